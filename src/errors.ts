@@ -1,0 +1,67 @@
+/**
+ * Error classes of the library. Messages read: where: expected, got; hint.
+ * Imports nothing; every layer may throw these, only `cli/` turns them into text and exit codes.
+ */
+
+/** Base of every error that this library raises on purpose. */
+export class EdloraError extends Error {
+  override name = 'EdloraError';
+}
+
+/** A file is missing, unsafe, damaged or not what it claims to be. Exit code 3. */
+export class FormatError extends EdloraError {
+  override name = 'FormatError';
+  /** The file the message speaks of. */
+  readonly file: string;
+  /** The tensor inside the file, where one is to blame. */
+  readonly tensor: string | undefined;
+
+  constructor(file: string, message: string, options: { tensor?: string; cause?: unknown } = {}) {
+    super(`${file}: ${message}`, options.cause === undefined ? undefined : { cause: options.cause });
+    this.file = file;
+    this.tensor = options.tensor;
+  }
+}
+
+/** A model needs a weight that its checkpoint does not hold. */
+export class MissingWeightError extends FormatError {
+  override name = 'MissingWeightError';
+}
+
+/** Shapes that do not fit: in a graph, in a weight file, between a concept and its base. */
+export class ShapeError extends EdloraError {
+  override name = 'ShapeError';
+}
+
+/** A concept, LoRA or checkpoint that cannot be used with the chosen base, or of another architecture. Exit code 3. */
+export class MismatchError extends EdloraError {
+  override name = 'MismatchError';
+}
+
+/** An operator that the graph layer does not know in this place. */
+export class UnsupportedOpError extends EdloraError {
+  override name = 'UnsupportedOpError';
+}
+
+/** A factorisation or a solve that broke down, or values that are not finite. */
+export class NumericalError extends EdloraError {
+  override name = 'NumericalError';
+  /** The layer concerned, if known. */
+  readonly layer: string | undefined;
+  /** The offending number, if one. */
+  readonly value: number | undefined;
+
+  constructor(message: string, fields: { layer?: string; value?: number; cause?: unknown } = {}) {
+    super(
+      fields.layer === undefined ? message : `${fields.layer}: ${message}`,
+      fields.cause === undefined ? undefined : { cause: fields.cause },
+    );
+    this.layer = fields.layer;
+    this.value = fields.value;
+  }
+}
+
+/** The caller asked for something impossible: bad option, unknown name, missing argument. Exit code 2. */
+export class UsageError extends EdloraError {
+  override name = 'UsageError';
+}
