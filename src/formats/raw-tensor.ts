@@ -2,7 +2,9 @@
  * A tensor as it lies in a file: name, dtype, shape, strides and where its bytes are. Nothing is read
  * until `readBytes` or `readFloat32` asks for it.
  */
-import type { DType } from './dtype.ts';
+import { FormatError, ShapeError } from '../errors.ts';
+import { memoryStorage } from './byte-reader.ts';
+import { type DType, decodeFloat32, decodeFloat64, dtypeWidth, isDecodable } from './dtype.ts';
 
 /** A stretch of a file. `offset` and `length` are in bytes. */
 export interface ByteRange {
@@ -19,6 +21,12 @@ export interface TensorStorage {
   readonly range: ByteRange | null;
   /** Bytes `[begin, end)` of the storage, little-endian. @throws {FormatError} when the file cannot be read. */
   read(begin: number, end: number): Uint8Array;
+  /**
+   * Compare the bytes with the checksum that the file keeps of them; absent where the format has none.
+   * Costs one pass over the storage the first time and nothing later. `read` does it by itself.
+   * @throws {FormatError} if they differ
+   */
+  verify?(): void;
 }
 
 export interface RawTensor {
@@ -32,4 +40,150 @@ export interface RawTensor {
   readonly storage: TensorStorage;
   /** First element within the storage, in elements. */
   readonly storageOffset: number;
+}
+
+/**
+ * Number of elements; 1 for a scalar. `NaN` if any size is not a whole number ≥ 0, or if the sizes other than
+ * zero multiply to more than 2^53 − 1 (so that 0 × 2^60 is refused as well).
+ */
+export function elementCount(shape: readonly number[]): number {
+  let count = 1;
+  let empty = false;
+  for (const size of shape) {
+    if (!(Number.isSafeInteger(size) && size >= 0)) return Number.NaN;
+    if (size === 0) empty = true;
+    else count *= size;
+    if (count > Number.MAX_SAFE_INTEGER) return Number.NaN;
+  }
+  return empty ? 0 : count;
+}
+
+/** Row-major strides of a shape, in elements. */
+export function rowMajorStrides(shape: readonly number[]): number[] {
+  const strides = new Array<number>(shape.length);
+  let step = 1;
+  for (let axis = shape.length - 1; axis >= 0; axis--) {
+    strides[axis] = step;
+    step *= Math.max(1, shape[axis]!);
+  }
+  return strides;
+}
+
+/** Whether the elements lie in row-major order without gaps. Strides of axes of size 1 do not matter. */
+export function isContiguous(tensor: RawTensor): boolean {
+  if (tensor.shape.includes(0)) return true;
+  let step = 1;
+  for (let axis = tensor.shape.length - 1; axis >= 0; axis--) {
+    const size = tensor.shape[axis]!;
+    if (size !== 1 && tensor.strides[axis] !== step) return false;
+    step *= size;
+  }
+  return true;
+}
+
+/**
+ * Where the tensor's bytes lie as they are needed: row-major, uncompressed, in a file. `null` otherwise.
+ * A storage with a checksum is verified before its place is given away.
+ */
+export function byteRangeOf(tensor: RawTensor): ByteRange | null {
+  const { range } = tensor.storage;
+  if (range === null || !isContiguous(tensor)) return null;
+  tensor.storage.verify?.();
+  const width = dtypeWidth(tensor.dtype);
+  return {
+    file: range.file,
+    offset: range.offset + tensor.storageOffset * width,
+    length: elementCount(tensor.shape) * width,
+  };
+}
+
+/**
+ * The tensor's bytes in row-major order, whatever its strides. May be a view of memory that others share:
+ * do not write to it.
+ * @throws {FormatError} if the file cannot be read or is damaged
+ */
+export function readBytes(tensor: RawTensor): Uint8Array {
+  const width = dtypeWidth(tensor.dtype);
+  const count = elementCount(tensor.shape);
+  const begin = tensor.storageOffset * width;
+  if (count === 0) return new Uint8Array(0);
+  if (isContiguous(tensor)) return tensor.storage.read(begin, begin + count * width);
+  const last = tensor.shape.reduce((sum, size, axis) => sum + (size - 1) * tensor.strides[axis]!, 0);
+  return gather(tensor.storage.read(begin, begin + (last + 1) * width), tensor, count, width);
+}
+
+/** Copy strided elements of `source` (which starts at the tensor's first element) into row-major order. */
+function gather(source: Uint8Array, { shape, strides }: RawTensor, count: number, width: number): Uint8Array {
+  const out = new Uint8Array(count * width);
+  const index = new Array<number>(shape.length).fill(0);
+  let from = 0;
+  for (let to = 0; to < out.length; to += width) {
+    for (let byte = 0; byte < width; byte++) out[to + byte] = source[from * width + byte]!;
+    for (let axis = shape.length - 1; axis >= 0; axis--) {
+      from += strides[axis]!;
+      if (++index[axis]! < shape[axis]!) break;
+      from -= shape[axis]! * strides[axis]!;
+      index[axis] = 0;
+    }
+  }
+  return out;
+}
+
+/**
+ * The tensor's numbers in row-major order. One read into the final buffer if it is contiguous float32. May be
+ * a view of memory that others share: do not write to it.
+ * @throws {FormatError} if the file cannot be read or is damaged, or if the dtype is C64 or F4
+ */
+export function readFloat32(tensor: RawTensor): Float32Array {
+  refuseUndecodable(tensor);
+  return decodeFloat32(readBytes(tensor), tensor.dtype);
+}
+
+/** As `readFloat32`, in float64: exact but for 64-bit integers beyond 2^53. */
+export function readFloat64(tensor: RawTensor): Float64Array {
+  refuseUndecodable(tensor);
+  return decodeFloat64(readBytes(tensor), tensor.dtype);
+}
+
+function refuseUndecodable(tensor: RawTensor): void {
+  if (isDecodable(tensor.dtype)) return;
+  const kind = tensor.dtype === 'C64' ? 'complex numbers (C64)' : 'packed 4-bit numbers (F4)';
+  throw new FormatError(
+    tensor.storage.range?.file ?? 'memory',
+    `tensor "${tensor.name}": expected real numbers of 8 bits or more, got ${kind}`,
+    { tensor: tensor.name },
+  );
+}
+
+/** A row-major float32 tensor over `data` (not copied). @throws {ShapeError} if the sizes do not fit. */
+export function float32Tensor(name: string, shape: readonly number[], data: Float32Array): RawTensor {
+  return memoryTensor(name, 'F32', shape, new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
+}
+
+/** A row-major tensor over little-endian `bytes` (not copied). @throws {ShapeError} if the sizes do not fit. */
+export function memoryTensor(
+  name: string,
+  dtype: DType,
+  shape: readonly number[],
+  bytes: Uint8Array,
+): RawTensor {
+  const needed = elementCount(shape) * dtypeWidth(dtype);
+  if (needed !== bytes.byteLength) {
+    throw new ShapeError(
+      `${name}: expected ${needed} bytes for ${dtype} [${shape.join(', ')}], got ${bytes.byteLength}`,
+    );
+  }
+  return {
+    name,
+    dtype,
+    shape: [...shape],
+    strides: rowMajorStrides(shape),
+    storage: memoryStorage(bytes),
+    storageOffset: 0,
+  };
+}
+
+/** The same tensor under another name. */
+export function renamed(tensor: RawTensor, name: string): RawTensor {
+  return { ...tensor, name };
 }
