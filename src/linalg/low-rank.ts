@@ -2,10 +2,178 @@
  * Deltas of linear layers as factors, ΔW = up · down, never expanded needlessly.
  * Every scale (strength, loraAlpha / rank) is already inside the factors.
  */
-import type { Matrix } from './matrix.ts';
+import { ShapeError, UsageError } from '../errors.ts';
+import { type Gram, quadraticTrace } from './gram.ts';
+import { type Matrix, matrix, transpose } from './matrix.ts';
+import { dot, multiply, multiplyTransposed } from './products.ts';
+import { qr } from './qr.ts';
+import { svd } from './svd.ts';
 
 /** ΔW [m, n] = up [m, r] · down [r, n]. */
 export interface LowRank {
   readonly up: Matrix;
   readonly down: Matrix;
+}
+
+/** A delta from its factors (not copied). @throws {ShapeError} if up's columns are not down's rows. */
+export function lowRank(up: Matrix, down: Matrix): LowRank {
+  if (up.cols !== down.rows) {
+    throw new ShapeError(
+      `low-rank delta: expected up [m, r] and down [r, n], got [${up.rows}, ${up.cols}] and [${down.rows}, ${down.cols}]`,
+    );
+  }
+  return { up, down };
+}
+
+/** The zero delta [m, n], of rank 0. */
+export function zeroDelta(m: number, n: number): LowRank {
+  return { up: matrix(m, 0), down: matrix(0, n) };
+}
+
+/** r: the number of columns of up, an upper bound of the rank of ΔW. */
+export function rankOf(delta: LowRank): number {
+  return delta.up.cols;
+}
+
+/** factor · ΔW. The factor goes into `up`; `down` is shared, not copied. */
+export function scale(delta: LowRank, factor: number): LowRank {
+  const { rows, cols, data } = delta.up;
+  return {
+    up: matrix(
+      rows,
+      cols,
+      data.map((value) => factor * value),
+    ),
+    down: delta.down,
+  };
+}
+
+/** Σ ΔWᵢ exactly, by laying factors side by side; the rank is the sum of the ranks. @throws {ShapeError} if shapes differ or there is no delta. */
+export function sum(deltas: readonly LowRank[]): LowRank {
+  const first = deltas[0];
+  if (first === undefined) throw new ShapeError('sum of deltas: expected at least one, got none');
+  const m = first.up.rows;
+  const n = first.down.cols;
+  const rank = deltas.reduce((total, delta) => total + rankOf(delta), 0);
+  const up = matrix(m, rank);
+  const down = matrix(rank, n);
+  let at = 0;
+  for (const delta of deltas) {
+    assertSameShape('sum of deltas', first, delta);
+    const r = rankOf(delta);
+    for (let i = 0; i < m; i++) up.data.set(delta.up.data.subarray(i * r, (i + 1) * r), i * rank + at);
+    down.data.set(delta.down.data, at * n);
+    at += r;
+  }
+  return { up, down };
+}
+
+/** ΔWₐ − ΔW_b, exactly. @throws {ShapeError} if shapes differ. */
+export function subtract(a: LowRank, b: LowRank): LowRank {
+  return sum([a, scale(b, -1)]);
+}
+
+/** ΔW x [m] for x [n]. @throws {ShapeError} if x has another length. */
+export function applyToVector(delta: LowRank, x: Float64Array): Float64Array {
+  return applyToRows(delta, matrix(1, x.length, x)).data;
+}
+
+/** X ΔWᵀ [N, m] for feature rows X [N, n]. @throws {ShapeError} if the widths differ. */
+export function applyToRows(delta: LowRank, x: Matrix): Matrix {
+  return multiplyTransposed(multiplyTransposed(x, delta.down), delta.up);
+}
+
+/** ⟨ΔWₐ, ΔW_b⟩ = tr(ΔWₐᵀ ΔW_b), from factors. @throws {ShapeError} if shapes differ. */
+export function innerProduct(a: LowRank, b: LowRank): number {
+  assertSameShape('inner product of deltas', a, b);
+  const ups = multiplyTransposed(transpose(a.up), transpose(b.up));
+  const downs = multiplyTransposed(a.down, b.down);
+  return dot(ups.data, 0, downs.data, 0, ups.data.length);
+}
+
+/**
+ * E [k, n] with EᵀE = ΔWᵀΔW, k = min(m, r). By QR of `up`, so that factors which nearly cancel (as in a difference)
+ * do so before anything is squared.
+ */
+function compressRows(delta: LowRank): Matrix {
+  return multiply(qr(delta.up).r, delta.down);
+}
+
+/** ‖ΔW‖_F, from factors. */
+export function frobeniusNorm(delta: LowRank): number {
+  const { data } = compressRows(delta);
+  return Math.sqrt(dot(data, 0, data, 0, data.length));
+}
+
+/**
+ * ‖X ΔWᵀ‖²_F = tr(ΔW G ΔWᵀ): what the delta does to the features whose Gram matrix is G = XᵀX [n, n].
+ *
+ * @throws {ShapeError} if the widths differ
+ */
+export function featureNormSquared(delta: LowRank, gram: Gram): number {
+  return quadraticTrace(compressRows(delta), gram);
+}
+
+/** A delta cut to fewer factors, and what the cut cost. */
+export interface Truncation {
+  /** √s is divided evenly between up and down. */
+  readonly delta: LowRank;
+  /** All singular values of the given delta that factors can hold, descending. */
+  readonly singularValues: Float64Array;
+  /** ‖left out‖_F / ‖ΔW‖_F; 0 for a zero delta. */
+  readonly relativeError: number;
+}
+
+/**
+ * The best approximation of ΔW of rank ≤ `rank` in the Frobenius norm, by QR of both factors and the SVD of the small core.
+ *
+ * @param rank  ≥ 0; when no smaller than the delta's own, the result is exact up to rounding and no longer than min(m, n)
+ * @throws {UsageError} if `rank` is not a natural number
+ * @throws {NumericalError} if the factors hold NaN or infinity
+ */
+export function truncate(delta: LowRank, rank: number): Truncation {
+  if (!Number.isInteger(rank) || rank < 0) {
+    throw new UsageError(`truncate: expected a rank of 0 or more, got ${rank}`);
+  }
+  const left = qr(delta.up);
+  const right = qr(transpose(delta.down));
+  const { u, singularValues, v } = svd(multiplyTransposed(left.r, right.r));
+  const kept = Math.min(rank, singularValues.length);
+  let total = 0;
+  let lost = 0;
+  singularValues.forEach((s, i) => {
+    total += s * s;
+    if (i >= kept) lost += s * s;
+  });
+  const roots = singularValues.map(Math.sqrt);
+  return {
+    delta: {
+      up: multiply(left.q, firstColumns(u, kept, roots)),
+      down: transpose(multiply(right.q, firstColumns(v, kept, roots))),
+    },
+    singularValues,
+    relativeError: total > 0 ? Math.sqrt(lost / total) : 0,
+  };
+}
+
+/** The first `count` columns, column j times factors[j]. */
+function firstColumns(a: Matrix, count: number, factors: Float64Array): Matrix {
+  const result = matrix(a.rows, count);
+  for (let i = 0; i < a.rows; i++) {
+    for (let j = 0; j < count; j++) result.data[i * count + j] = a.data[i * a.cols + j]! * factors[j]!;
+  }
+  return result;
+}
+
+/** ΔW [m, n] written out: for merging into a weight, and for small layers. */
+export function toDense(delta: LowRank): Matrix {
+  return multiply(delta.up, delta.down);
+}
+
+function assertSameShape(where: string, a: LowRank, b: LowRank): void {
+  if (a.up.rows !== b.up.rows || a.down.cols !== b.down.cols) {
+    throw new ShapeError(
+      `${where}: expected [${a.up.rows}, ${a.down.cols}], got [${b.up.rows}, ${b.down.cols}]`,
+    );
+  }
 }

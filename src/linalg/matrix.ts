@@ -1,5 +1,5 @@
 /** Dense float64 matrices, row-major. The plain type shared by every factorisation and solver. */
-import { ShapeError } from '../errors.ts';
+import { NumericalError, ShapeError } from '../errors.ts';
 
 export interface Matrix {
   readonly rows: number;
@@ -18,4 +18,46 @@ export function matrix(
     throw new ShapeError(`matrix: expected ${rows} × ${cols} = ${rows * cols} numbers, got ${data.length}`);
   }
   return { rows, cols, data };
+}
+
+/** I [n, n]. */
+export function identity(n: number): Matrix {
+  const result = matrix(n, n);
+  for (let i = 0; i < n; i++) result.data[i * n + i] = 1;
+  return result;
+}
+
+/** Aᵀ [n, m] of A [m, n], copied. */
+export function transpose(a: Matrix): Matrix {
+  const { rows, cols } = a;
+  const result = matrix(cols, rows);
+  const tile = 32;
+  for (let i0 = 0; i0 < rows; i0 += tile) {
+    const i1 = Math.min(rows, i0 + tile);
+    for (let j0 = 0; j0 < cols; j0 += tile) {
+      const j1 = Math.min(cols, j0 + tile);
+      for (let i = i0; i < i1; i++) {
+        for (let j = j0; j < j1; j++) result.data[j * rows + i] = a.data[i * cols + j]!;
+      }
+    }
+  }
+  return result;
+}
+
+/** Throws unless every number is finite. `where` opens the message. @throws {NumericalError} */
+export function assertFinite(where: string, data: ArrayLike<number>): void {
+  for (let i = 0; i < data.length; i++) {
+    if (!Number.isFinite(data[i]!)) {
+      throw new NumericalError(`${where}: expected finite numbers, got ${data[i]} at index ${i}`, {
+        value: data[i]!,
+      });
+    }
+  }
+}
+
+/** @throws {ShapeError} unless A is square. */
+export function assertSquare(where: string, a: Matrix): void {
+  if (a.rows !== a.cols) {
+    throw new ShapeError(`${where}: expected a square matrix, got [${a.rows}, ${a.cols}]`);
+  }
 }

@@ -1,0 +1,120 @@
+/**
+ * Blocked Cholesky factorisation A = L Lᵀ in place, and solves with many right-hand sides given as rows.
+ * Only the lower triangle of A is read and written.
+ *
+ * The loop alternates two steps, `eliminatePanel` (small, sequential) and `updateTrailing` (nearly all of the
+ * arithmetic, one matrix product); they are separate so that a caller may compute the second one elsewhere.
+ */
+import { NumericalError, ShapeError } from '../errors.ts';
+import { assertSquare, type Matrix, matrix } from './matrix.ts';
+import { addScaled, addSymmetricProduct, dot } from './products.ts';
+
+/** Columns factorised at a time. */
+export const PANEL_WIDTH = 64;
+
+/** L in the lower triangle (diagonal included) of a row-major [n, n]; what lies above is left as it was. */
+export interface CholeskyFactor {
+  readonly size: number;
+  readonly lower: Float64Array;
+}
+
+/**
+ * Factorise columns [begin, end) of A, whose earlier columns were already eliminated from the trailing block.
+ *
+ * @param a  [n, n], modified
+ * @param diagonal  the diagonal of A before any step; a pivot below n · 2⁻⁵² of its own entry has no correct digit left
+ * @throws {NumericalError} naming the pivot that is not positive
+ */
+export function eliminatePanel(a: Matrix, begin: number, end: number, diagonal: Float64Array): void {
+  const n = a.rows;
+  const data = a.data;
+  const lowest = n * Number.EPSILON;
+  for (let i = begin; i < n; i++) {
+    const row = i * n + begin;
+    const last = Math.min(i, end);
+    for (let j = begin; j < last; j++) {
+      const other = j * n + begin;
+      data[i * n + j] = (data[i * n + j]! - dot(data, row, data, other, j - begin)) / data[j * n + j]!;
+    }
+    if (i < end) {
+      const pivot = data[i * n + i]! - dot(data, row, data, row, i - begin);
+      if (!(pivot > lowest * diagonal[i]!) || !Number.isFinite(pivot)) {
+        throw new NumericalError(
+          `matrix [${n}, ${n}] not positive definite at pivot ${i}: expected more than ` +
+            `${(lowest * diagonal[i]!).toExponential(2)}, got ${pivot.toExponential(2)}`,
+          { value: pivot },
+        );
+      }
+      data[i * n + i] = Math.sqrt(pivot);
+    }
+  }
+}
+
+/** A₂₂ −= L₂₁ L₂₁ᵀ: take the finished columns [begin, end) out of the rows and columns from `end` on. */
+export function updateTrailing(a: Matrix, begin: number, end: number): void {
+  const n = a.rows;
+  const size = n - end;
+  const depth = end - begin;
+  const panel = new Float64Array(size * depth);
+  for (let i = 0; i < size; i++) {
+    const row = (end + i) * n;
+    panel.set(a.data.subarray(row + begin, row + end), i * depth);
+  }
+  addSymmetricProduct(a.data, end * n + end, n, -1, panel, size, depth);
+}
+
+/**
+ * A = L Lᵀ for symmetric positive definite A [n, n]; A's lower triangle is overwritten by L.
+ *
+ * @throws {ShapeError} if A is not square
+ * @throws {NumericalError} if a pivot is not positive, or A holds NaN or infinity; A is then spoilt
+ */
+export function cholesky(a: Matrix): CholeskyFactor {
+  assertSquare('cholesky', a);
+  const n = a.rows;
+  const diagonal = Float64Array.from({ length: n }, (_, i) => a.data[i * n + i]!);
+  for (let begin = 0; begin < n; begin += PANEL_WIDTH) {
+    const end = Math.min(n, begin + PANEL_WIDTH);
+    eliminatePanel(a, begin, end, diagonal);
+    updateTrailing(a, begin, end);
+  }
+  return { size: n, lower: a.data };
+}
+
+/** X = B A⁻¹ [k, n] for k right-hand sides as rows of B [k, n]. @throws {ShapeError} if the widths differ. */
+export function solveRows(factor: CholeskyFactor, b: Matrix): Matrix {
+  const { size: n, lower } = factor;
+  if (b.cols !== n) {
+    throw new ShapeError(`Cholesky solve: expected rows of ${n} numbers, got [${b.rows}, ${b.cols}]`);
+  }
+  const x = matrix(b.rows, n, Float64Array.from(b.data));
+  // One row of L serves all right-hand sides while it is in cache.
+  for (let j = 0; j < n; j++) {
+    const pivot = lower[j * n + j]!;
+    for (let r = 0; r < x.rows; r++) {
+      const at = r * n + j;
+      x.data[at] = (x.data[at]! - dot(lower, j * n, x.data, r * n, j)) / pivot;
+    }
+  }
+  for (let j = n - 1; j >= 0; j--) {
+    const pivot = lower[j * n + j]!;
+    for (let r = 0; r < x.rows; r++) {
+      const value = x.data[r * n + j]! / pivot;
+      x.data[r * n + j] = value;
+      addScaled(-value, lower, j * n, x.data, r * n, j);
+    }
+  }
+  return x;
+}
+
+/** (max Lⱼⱼ / min Lⱼⱼ)²: a lower bound of the condition number of A, free of charge. 1 for an empty matrix. */
+export function conditionLowerBound(factor: CholeskyFactor): number {
+  const { size: n, lower } = factor;
+  let smallest = Number.POSITIVE_INFINITY;
+  let largest = 0;
+  for (let i = 0; i < n; i++) {
+    smallest = Math.min(smallest, lower[i * n + i]!);
+    largest = Math.max(largest, lower[i * n + i]!);
+  }
+  return n === 0 ? 1 : (largest / smallest) ** 2;
+}

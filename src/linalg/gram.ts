@@ -1,0 +1,214 @@
+/**
+ * Gram matrices G = XᵀX [n, n] of features X [N, n]: accumulated in float64 while features stream by, packed to
+ * half their size for storage, and the few operations that solvers need on either form.
+ */
+import { ShapeError } from '../errors.ts';
+import { assertSquare, type Matrix, matrix } from './matrix.ts';
+import { addScaled, addSymmetricProduct, dot, multiplyTransposed } from './products.ts';
+
+/** The upper triangle of a symmetric [size, size], row by row: (0,0) … (0,n−1), (1,1) …; size (size + 1) / 2 numbers. */
+export interface PackedSymmetric {
+  readonly size: number;
+  readonly packed: Float32Array | Float64Array;
+}
+
+/** A symmetric matrix, dense or packed. */
+export type Gram = Matrix | PackedSymmetric;
+
+/** Rows of features taken together in one update. */
+const CHUNK_ROWS = 64;
+
+/** n of a Gram matrix [n, n]. */
+export function gramSize(gram: Gram): number {
+  return 'packed' in gram ? gram.size : gram.rows;
+}
+
+/** Numbers in the packed form of [n, n]. */
+export function packedLength(size: number): number {
+  return (size * (size + 1)) / 2;
+}
+
+/** View packed numbers as a symmetric matrix (not copied). @throws {ShapeError} if the length is not size (size + 1) / 2. */
+export function packedSymmetric(size: number, packed: Float32Array | Float64Array): PackedSymmetric {
+  if (packed.length !== packedLength(size)) {
+    throw new ShapeError(
+      `packed symmetric [${size}, ${size}]: expected ${packedLength(size)} numbers, got ${packed.length}`,
+    );
+  }
+  return { size, packed };
+}
+
+/** The upper triangle of symmetric A [n, n], rounded to float32. @throws {ShapeError} if A is not square. */
+export function packFloat32(a: Matrix): PackedSymmetric {
+  assertSquare('packing', a);
+  const n = a.rows;
+  const packed = new Float32Array(packedLength(n));
+  let at = 0;
+  for (let i = 0; i < n; i++) {
+    packed.set(a.data.subarray(i * n + i, (i + 1) * n), at);
+    at += n - i;
+  }
+  return { size: n, packed };
+}
+
+/** The dense float64 matrix of a Gram matrix; a dense one is returned as it is. */
+export function toDenseGram(gram: Gram): Matrix {
+  if (!('packed' in gram)) return gram;
+  const result = matrix(gram.size, gram.size);
+  addGramTo(result, gram, 1);
+  return result;
+}
+
+/** target += factor · G. @throws {ShapeError} if the sizes differ. */
+export function addGramTo(target: Matrix, gram: Gram, factor: number): void {
+  const n = gramSize(gram);
+  if (target.rows !== n || target.cols !== n) {
+    throw new ShapeError(`Gram sum: expected [${target.rows}, ${target.cols}], got [${n}, ${n}]`);
+  }
+  if (!('packed' in gram)) {
+    addScaled(factor, gram.data, 0, target.data, 0, n * n);
+    return;
+  }
+  let at = 0;
+  for (let i = 0; i < n; i++) {
+    target.data[i * n + i]! += factor * gram.packed[at++]!;
+    for (let j = i + 1; j < n; j++) {
+      const value = factor * gram.packed[at++]!;
+      target.data[i * n + j]! += value;
+      target.data[j * n + i]! += value;
+    }
+  }
+}
+
+/** Σ Gⱼⱼ: the squared Frobenius norm of the features. */
+export function gramTrace(gram: Gram): number {
+  const n = gramSize(gram);
+  let sum = 0;
+  if ('packed' in gram) {
+    for (let i = 0, at = 0; i < n; at += n - i, i++) sum += gram.packed[at]!;
+  } else {
+    for (let i = 0; i < n; i++) sum += gram.data[i * n + i]!;
+  }
+  return sum;
+}
+
+/** A G [r, n] of rows A [r, n]. @throws {ShapeError} if the widths differ. */
+export function multiplyByGram(a: Matrix, gram: Gram): Matrix {
+  const n = gramSize(gram);
+  if (a.cols !== n) {
+    throw new ShapeError(`A G: expected rows of ${n} numbers, got [${a.rows}, ${a.cols}]`);
+  }
+  // G is symmetric, so A Gᵀ does, along rows of both.
+  if (!('packed' in gram)) return multiplyTransposed(a, gram);
+  const result = matrix(a.rows, n);
+  const row = new Float64Array(n);
+  let at = 0;
+  for (let i = 0; i < n; i++) {
+    const length = n - i - 1;
+    const corner = gram.packed[at]!;
+    for (let j = 0; j < length; j++) row[j] = gram.packed[at + 1 + j]!;
+    at += n - i;
+    for (let r = 0; r < a.rows; r++) {
+      const from = r * n + i;
+      result.data[from]! += corner * a.data[from]! + dot(row, 0, a.data, from + 1, length);
+      addScaled(a.data[from]!, row, 0, result.data, from + 1, length);
+    }
+  }
+  return result;
+}
+
+/** tr(E G Eᵀ) = ‖X Eᵀ‖²_F for E [k, n]; never below zero. @throws {ShapeError} if the widths differ. */
+export function quadraticTrace(e: Matrix, gram: Gram): number {
+  const product = multiplyByGram(e, gram);
+  // Rounding of the Gram matrix can leave −1e-18 where the features give zero.
+  return Math.max(0, dot(product.data, 0, e.data, 0, e.data.length));
+}
+
+/**
+ * A running float64 sum of Gram matrices [n, n]. Keeps one n × n array, no features.
+ */
+export class GramAccumulator {
+  readonly size: number;
+  #rows = 0;
+  /** Lower triangle; what lies above the diagonal stays zero. */
+  readonly #sum: Float64Array;
+
+  constructor(size: number) {
+    this.size = size;
+    this.#sum = new Float64Array(size * size);
+  }
+
+  /** Feature rows N added so far. */
+  get rows(): number {
+    return this.#rows;
+  }
+
+  /** Add XᵀX of features X [N, n], row-major. @throws {ShapeError} if the length is no multiple of n. */
+  addRows(features: Float32Array | Float64Array): void {
+    const n = this.size;
+    const rows = features.length / n;
+    if (!Number.isInteger(rows)) {
+      throw new ShapeError(`features: expected rows of ${n} numbers, got ${features.length} numbers`);
+    }
+    for (let first = 0; first < rows; first += CHUNK_ROWS) {
+      const depth = Math.min(CHUNK_ROWS, rows - first);
+      const columns = new Float64Array(n * depth);
+      for (let k = 0; k < depth; k++) {
+        for (let j = 0; j < n; j++) columns[j * depth + k] = features[(first + k) * n + j]!;
+      }
+      addSymmetricProduct(this.#sum, 0, n, 1, columns, n, depth);
+    }
+    this.#rows += rows;
+  }
+
+  /**
+   * Add a Gram matrix [n, n] that was computed elsewhere, of `rows` feature rows. Its two halves may differ by
+   * rounding: their mean counts.
+   *
+   * @throws {ShapeError} if it does not have n² numbers
+   */
+  addGram(gram: Float32Array | Float64Array, rows: number): void {
+    const n = this.size;
+    if (gram.length !== n * n) {
+      throw new ShapeError(`Gram matrix: expected [${n}, ${n}] = ${n * n} numbers, got ${gram.length}`);
+    }
+    for (let i = 0; i < n; i++) {
+      for (let j = 0; j <= i; j++) this.#sum[i * n + j]! += (gram[i * n + j]! + gram[j * n + i]!) / 2;
+    }
+    this.#rows += rows;
+  }
+
+  /** Multiply everything added so far. The count of rows stays. */
+  scale(factor: number): void {
+    for (let i = 0; i < this.#sum.length; i++) this.#sum[i]! *= factor;
+  }
+
+  trace(): number {
+    return gramTrace(matrix(this.size, this.size, this.#sum));
+  }
+
+  /** The sum so far as a full symmetric matrix (a copy). */
+  toMatrix(): Matrix {
+    const n = this.size;
+    const result = matrix(n, n);
+    for (let i = 0; i < n; i++) {
+      for (let j = 0; j <= i; j++) {
+        const value = this.#sum[i * n + j]!;
+        result.data[i * n + j] = value;
+        result.data[j * n + i] = value;
+      }
+    }
+    return result;
+  }
+
+  /** The sum so far, half the numbers, rounded to float32. */
+  toPackedFloat32(): PackedSymmetric {
+    const n = this.size;
+    const packed = new Float32Array(packedLength(n));
+    let at = 0;
+    for (let i = 0; i < n; i++) {
+      for (let j = i; j < n; j++) packed[at++] = this.#sum[j * n + i]!;
+    }
+    return { size: n, packed };
+  }
+}

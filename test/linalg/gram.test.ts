@@ -1,0 +1,95 @@
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import { ShapeError } from '../../src/errors.ts';
+import {
+  addGramTo,
+  GramAccumulator,
+  gramTrace,
+  multiplyByGram,
+  packedSymmetric,
+  packFloat32,
+  quadraticTrace,
+  toDenseGram,
+} from '../../src/linalg/gram.ts';
+import { matrix, transpose } from '../../src/linalg/matrix.ts';
+import { naiveProduct, randomMatrix } from '../support/matrices.ts';
+
+const seed = fc.integer({ min: 0, max: 2 ** 31 });
+const width = fc.integer({ min: 1, max: 70 });
+
+describe('GramAccumulator', () => {
+  it('is XᵀX, however the rows are divided into batches', () => {
+    fc.assert(
+      fc.property(
+        width,
+        fc.array(fc.integer({ min: 0, max: 90 }), { maxLength: 4 }),
+        seed,
+        (n, batches, s) => {
+          const gram = new GramAccumulator(n);
+          const rows = batches.reduce((total, count) => total + count, 0);
+          const x = Float32Array.from(randomMatrix(s, rows, n).data);
+          let at = 0;
+          for (const count of batches) {
+            gram.addRows(x.subarray(at, at + count * n));
+            at += count * n;
+          }
+          const wide = matrix(rows, n, Float64Array.from(x));
+          const expected = naiveProduct(transpose(wide), wide);
+          expect(gram.rows).toBe(rows);
+          expect(gram.toMatrix().data).toBeAllClose(expected.data, { rtol: 1e-13, atol: 1e-300 });
+          expect(gram.trace()).toBeCloseTo(gramTrace(expected), 8);
+        },
+      ),
+      { numRuns: 25 },
+    );
+  });
+
+  it('adds Gram matrices computed elsewhere, as the mean of their halves, and scales', () => {
+    const gram = new GramAccumulator(2);
+    gram.addGram(Float32Array.of(4, 1, 3, 8), 5);
+    gram.addRows(Float32Array.of(1, 2));
+    gram.scale(0.5);
+    expect(gram.rows).toBe(6);
+    expect([...gram.toMatrix().data]).toEqual([2.5, 2, 2, 6]);
+    expect([...gram.toPackedFloat32().packed]).toEqual([2.5, 2, 6]);
+  });
+
+  it('refuses what does not fit', () => {
+    const gram = new GramAccumulator(3);
+    expect(() => gram.addRows(new Float32Array(4))).toThrow(ShapeError);
+    expect(() => gram.addGram(new Float32Array(6), 1)).toThrow(ShapeError);
+    expect(() => packedSymmetric(3, new Float32Array(5))).toThrow(ShapeError);
+  });
+});
+
+describe('packed and dense Gram matrices', () => {
+  it('agree in every operation', () => {
+    fc.assert(
+      fc.property(width, fc.integer({ min: 0, max: 6 }), seed, (n, k, s) => {
+        const x = randomMatrix(s, n, n);
+        const g = naiveProduct(transpose(x), x);
+        const packed = packFloat32(matrix(n, n, Float64Array.from(Float32Array.from(g.data))));
+        const dense = toDenseGram(packed);
+        expect(dense.data).toEqual(Float64Array.from(Float32Array.from(g.data)));
+        const a = randomMatrix(s + 1, k, n);
+        const product = naiveProduct(a, dense).data;
+        expect(multiplyByGram(a, packed).data).toBeAllClose(product, { rtol: 1e-12, atol: 1e-300 });
+        expect(multiplyByGram(a, dense).data).toBeAllClose(product, { rtol: 1e-12, atol: 1e-300 });
+        expect(gramTrace(packed)).toBe(gramTrace(dense));
+        expect(quadraticTrace(a, packed)).toBeCloseTo(quadraticTrace(a, dense), 6);
+        const total = randomMatrix(s + 2, n, n);
+        const other = matrix(n, n, Float64Array.from(total.data));
+        addGramTo(total, packed, -2);
+        addGramTo(other, dense, -2);
+        expect(total.data).toEqual(other.data);
+      }),
+      { numRuns: 25 },
+    );
+  });
+
+  it('refuse other sizes', () => {
+    const packed = packedSymmetric(2, new Float32Array(3));
+    expect(() => multiplyByGram(matrix(1, 3), packed)).toThrow(ShapeError);
+    expect(() => addGramTo(matrix(3, 3), packed, 1)).toThrow(ShapeError);
+  });
+});
