@@ -1,0 +1,122 @@
+/**
+ * A graph as ONNX bytes. Weights become external data: (file, offset, length) inside the user's own files.
+ * The runtime looks for external files in one folder only, so weights elsewhere, and those that do not lie
+ * in one uncompressed run, are handed over in memory.
+ */
+import { realpathSync } from 'node:fs';
+import path from 'node:path';
+import { byteRangeOf, readBytes } from '../../formats/raw-tensor.ts';
+import type { Tensor } from '../../tensor/tensor.ts';
+import type { Graph } from '../graph.ts';
+import { type Emitter, lower } from './lowering.ts';
+import { encodeModel, type OnnxNode, type OnnxTensor } from './proto.ts';
+
+export interface EncodedGraph {
+  readonly bytes: Uint8Array;
+  /** The folder that external locations are relative to; `null` when no weight lies in a file. */
+  readonly weightFolder: string | null;
+  /** Weights handed over in memory, by location. */
+  readonly inMemory: readonly { readonly location: string; readonly data: Uint8Array }[];
+}
+
+/** com.microsoft carries FusedMatMul, MultiHeadAttention and QuickGelu. */
+const OPSETS = { '': 21, 'com.microsoft': 1 };
+
+const bytesOf = ({ data }: Tensor): Uint8Array =>
+  new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+
+/** Encode `graph`. @throws {FormatError} when a weight that is not mappable cannot be read. */
+export function encodeGraph(graph: Graph): EncodedGraph {
+  const nodes: OnnxNode[] = [];
+  const initializers: OnnxTensor[] = graph.constants.map(({ value, tensor }) => ({
+    name: value.name,
+    dtype: tensor.dtype,
+    shape: tensor.shape,
+    data: bytesOf(tensor),
+  }));
+  const { placed, weightFolder, inMemory } = placeWeights(graph);
+  initializers.push(...placed);
+
+  const shared = new Map<string, string>();
+  const small = (kind: 'int64' | 'float32', values: readonly number[]): string => {
+    const key = `${kind}:${values.join()}`;
+    let name = shared.get(key);
+    if (name === undefined) {
+      name = `lowering/${kind}_${shared.size}`;
+      shared.set(key, name);
+      const data = kind === 'int64' ? BigInt64Array.from(values, BigInt) : Float32Array.from(values);
+      initializers.push({ name, dtype: kind, shape: [values.length], data: new Uint8Array(data.buffer) });
+    }
+    return name;
+  };
+  for (const node of graph.nodes) {
+    let part = 0;
+    const emitter: Emitter = {
+      emit: (opType, inputs, { attributes = {}, outputs, domain = '' } = {}) => {
+        const name = `${node.name}~${part++}`;
+        const results = outputs ?? [name];
+        nodes.push({ opType, domain, name, inputs, outputs: results, attributes });
+        return results[0]!;
+      },
+      ints: (values) => small('int64', values),
+      floats: (values) => small('float32', values),
+    };
+    lower(emitter, node);
+  }
+  for (const [name, value] of graph.outputs) {
+    nodes.push({
+      opType: 'Identity',
+      domain: '',
+      name: `output/${name}`,
+      inputs: [value.name],
+      outputs: [`output:${name}`],
+      attributes: {},
+    });
+  }
+  const outputs = [...graph.outputs].map(([name, { dtype, shape }]) => ({
+    name: `output:${name}`,
+    dtype,
+    shape,
+  }));
+  const bytes = encodeModel({ nodes, initializers, inputs: graph.inputs, outputs, opsets: OPSETS });
+  return { bytes, weightFolder, inMemory };
+}
+
+function placeWeights(graph: Graph): {
+  placed: OnnxTensor[];
+  weightFolder: string | null;
+  inMemory: { location: string; data: Uint8Array }[];
+} {
+  // Links that leave the folder are refused by the runtime, so folders are those of the real files.
+  const realPaths = new Map<string, string>();
+  const real = (file: string): string => {
+    let target = realPaths.get(file);
+    if (target === undefined) {
+      target = realpathSync(file);
+      realPaths.set(file, target);
+    }
+    return target;
+  };
+  const ranges = graph.weights.map(({ raw }) => byteRangeOf(raw));
+  const bytesPerFolder = new Map<string, number>();
+  for (const range of ranges) {
+    if (range === null) continue;
+    const folder = path.dirname(real(range.file));
+    bytesPerFolder.set(folder, (bytesPerFolder.get(folder) ?? 0) + range.length);
+  }
+  const weightFolder = [...bytesPerFolder].sort((a, b) => b[1] - a[1])[0]?.[0] ?? null;
+  const inMemory: { location: string; data: Uint8Array }[] = [];
+  const placed = graph.weights.map(({ value, raw }, i): OnnxTensor => {
+    const { name, dtype, shape } = value;
+    const range = ranges[i];
+    if (range && path.dirname(real(range.file)) === weightFolder) {
+      const location = path.basename(real(range.file));
+      return { name, dtype, shape, data: { location, offset: range.offset, length: range.length } };
+    }
+    const data = readBytes(raw);
+    const location = `memory-${inMemory.length}`;
+    inMemory.push({ location, data });
+    return { name, dtype, shape, data: { location, offset: 0, length: data.length } };
+  });
+  return { placed, weightFolder, inMemory };
+}

@@ -1,0 +1,207 @@
+/** Which ONNX nodes? One rule per operator; the table is total over the operator set. */
+import { sizeOf } from '../../tensor/tensor.ts';
+import type { NodeOf } from '../graph.ts';
+import type { OpType } from '../op-types.ts';
+import type { Value } from '../value.ts';
+import type { OnnxAttribute } from './proto.ts';
+
+const CONTRIB = 'com.microsoft';
+
+/** What a rule writes with; names of intermediate values are made up by the emitter. */
+export interface Emitter {
+  /** Adds a node; returns its outputs' names (fresh ones unless given). */
+  emit(
+    opType: string,
+    inputs: readonly string[],
+    options?: {
+      attributes?: Readonly<Record<string, OnnxAttribute>>;
+      outputs?: readonly string[];
+      domain?: string;
+    },
+  ): string;
+  ints(values: readonly number[]): string;
+  floats(values: readonly number[]): string;
+}
+
+type Lowering<K extends OpType> = (e: Emitter, node: NodeOf<K>) => void;
+
+const names = (values: readonly (Value | null)[]): string[] => values.map((value) => value?.name ?? '');
+const inputName = (node: NodeOf<OpType>, index: number): string => node.inputs[index]?.name ?? '';
+const firstOutput = (node: NodeOf<OpType>): readonly string[] => [node.outputs[0]!.name];
+
+/** The ONNX operator of the same name, inputs and outputs, without attributes. */
+const same = (e: Emitter, node: NodeOf<OpType>): void => {
+  e.emit(node.op, names(node.inputs), { outputs: names(node.outputs) });
+};
+
+const reduction = (e: Emitter, node: NodeOf<'ReduceSum' | 'ReduceMean' | 'ReduceMax'>): void => {
+  const { axes, keepDims } = node.attributes;
+  e.emit(node.op, [inputName(node, 0), e.ints(axes)], {
+    attributes: { keepdims: keepDims ? 1 : 0 },
+    outputs: firstOutput(node),
+  });
+};
+
+const rules: { readonly [K in OpType]: Lowering<K> } = {
+  Add: same,
+  Sub: same,
+  Mul: same,
+  Div: same,
+  Sqrt: same,
+  Exp: same,
+  Sin: same,
+  Cos: same,
+  Sigmoid: same,
+  Gelu: same,
+  QuickGelu: (e, node) => {
+    const alpha = { float: node.attributes.alpha };
+    e.emit('QuickGelu', names(node.inputs), {
+      attributes: { alpha },
+      outputs: firstOutput(node),
+      domain: CONTRIB,
+    });
+  },
+  Cast: (e, node) => {
+    const to = node.attributes.to === 'float32' ? 1 : 11;
+    e.emit('Cast', names(node.inputs), { attributes: { to }, outputs: firstOutput(node) });
+  },
+  FusedMatMul: (e, node) => {
+    const { transA, transB, alpha } = node.attributes;
+    // The contrib kernel exists for float32 only; ONNX's own takes the rest.
+    if (node.outputs[0]!.dtype !== 'float32' || (!transA && !transB && alpha === 1)) {
+      const operand = (index: number, trans: boolean): string => {
+        const value = node.inputs[index]!;
+        if (!trans) return value.name;
+        const rank = value.shape.length;
+        const perm = Array.from({ length: rank }, (_, i) => i)
+          .with(-1, rank - 2)
+          .with(-2, rank - 1);
+        return e.emit('Transpose', [value.name], { attributes: { perm } });
+      };
+      const inputs = [operand(0, transA), operand(1, transB)];
+      if (alpha === 1) {
+        e.emit('MatMul', inputs, { outputs: firstOutput(node) });
+        return;
+      }
+      const scale = e.emit('Cast', [e.floats([alpha])], { attributes: { to: 11 } });
+      e.emit('Mul', [e.emit('MatMul', inputs), scale], { outputs: firstOutput(node) });
+      return;
+    }
+    e.emit('FusedMatMul', names(node.inputs), {
+      attributes: { transA: transA ? 1 : 0, transB: transB ? 1 : 0, alpha: { float: alpha } },
+      outputs: firstOutput(node),
+      domain: CONTRIB,
+    });
+  },
+  Conv: (e, node) => {
+    const inputs = names(node.inputs[2] ? node.inputs : node.inputs.slice(0, 2));
+    const { strides, pads } = node.attributes;
+    e.emit('Conv', inputs, { attributes: { strides, pads }, outputs: firstOutput(node) });
+  },
+  Resize: (e, node) => {
+    const { height, width } = node.attributes;
+    const [, , fromHeight, fromWidth] = node.inputs[0]!.shape as [number, number, number, number];
+    if (height === 2 * fromHeight && width === 2 * fromWidth) {
+      e.emit('Resize', [inputName(node, 0), '', e.floats([1, 1, 2, 2])], {
+        attributes: {
+          mode: 'nearest',
+          coordinate_transformation_mode: 'asymmetric',
+          nearest_mode: 'floor',
+        },
+        outputs: firstOutput(node),
+      });
+      return;
+    }
+    // Other ratios as two gathers: the runtime divides by a rounded scale and can pick the neighbour.
+    const rows = Array.from({ length: height }, (_, i) => Math.floor((i * fromHeight) / height));
+    const cols = Array.from({ length: width }, (_, i) => Math.floor((i * fromWidth) / width));
+    const tall = e.emit('Gather', [inputName(node, 0), e.ints(rows)], { attributes: { axis: 2 } });
+    e.emit('Gather', [tall, e.ints(cols)], { attributes: { axis: 3 }, outputs: firstOutput(node) });
+  },
+  LayerNormalization: (e, node) => {
+    e.emit('LayerNormalization', names(node.inputs), {
+      attributes: { axis: -1, epsilon: { float: node.attributes.epsilon } },
+      outputs: names(node.outputs),
+    });
+  },
+  GroupNormalization: (e, node) => {
+    const { groups, epsilon } = node.attributes;
+    const { shape } = node.inputs[0]!;
+    const [batch, channels] = shape as [number, number];
+    const perChannel = [channels, ...shape.slice(2).map(() => 1)];
+    const grouped = e.emit('Reshape', [
+      inputName(node, 0),
+      e.ints([batch, groups, sizeOf(shape) / (batch * groups)]),
+    ]);
+    const normal = e.emit(
+      'InstanceNormalization',
+      [grouped, e.floats(Array(groups).fill(1)), e.floats(Array(groups).fill(0))],
+      { attributes: { epsilon: { float: epsilon } } },
+    );
+    const back = e.emit('Reshape', [normal, e.ints(shape)]);
+    const weight = e.emit('Reshape', [inputName(node, 1), e.ints(perChannel)]);
+    const bias = e.emit('Reshape', [inputName(node, 2), e.ints(perChannel)]);
+    e.emit('Add', [e.emit('Mul', [back, weight]), bias], { outputs: firstOutput(node) });
+  },
+  Softmax: (e, node) => {
+    e.emit('Softmax', names(node.inputs), {
+      attributes: { axis: node.attributes.axis },
+      outputs: firstOutput(node),
+    });
+  },
+  MultiHeadAttention: (e, node) => {
+    const [q, k, v] = names(node.inputs) as [string, string, string];
+    const inputs = node.inputs[3] ? [q, k, v, '', '', node.inputs[3].name] : [q, k, v];
+    e.emit('MultiHeadAttention', inputs, {
+      attributes: { num_heads: node.attributes.numHeads },
+      outputs: firstOutput(node),
+      domain: CONTRIB,
+    });
+  },
+  Reshape: (e, node) => {
+    // allowzero: a 0 means an empty axis, not "copy this axis".
+    const attributes = { allowzero: 1 };
+    e.emit('Reshape', [inputName(node, 0), e.ints(node.attributes.shape)], {
+      attributes,
+      outputs: firstOutput(node),
+    });
+  },
+  Transpose: (e, node) => {
+    e.emit('Transpose', names(node.inputs), {
+      attributes: { perm: node.attributes.perm },
+      outputs: firstOutput(node),
+    });
+  },
+  Concat: (e, node) => {
+    e.emit('Concat', names(node.inputs), {
+      attributes: { axis: node.attributes.axis },
+      outputs: firstOutput(node),
+    });
+  },
+  Split: (e, node) => {
+    e.emit('Split', [inputName(node, 0), e.ints(node.attributes.sizes)], {
+      attributes: { axis: node.attributes.axis },
+      outputs: names(node.outputs),
+    });
+  },
+  Slice: (e, node) => {
+    const { axis, start, end } = node.attributes;
+    e.emit('Slice', [inputName(node, 0), e.ints([start]), e.ints([end]), e.ints([axis])], {
+      outputs: firstOutput(node),
+    });
+  },
+  Gather: (e, node) => {
+    e.emit('Gather', names(node.inputs), {
+      attributes: { axis: node.attributes.axis },
+      outputs: firstOutput(node),
+    });
+  },
+  ReduceSum: reduction,
+  ReduceMean: reduction,
+  ReduceMax: reduction,
+};
+
+/** Write the ONNX nodes of one node of a graph. */
+export function lower(e: Emitter, node: NodeOf<OpType>): void {
+  (rules[node.op] as Lowering<OpType>)(e, node);
+}

@@ -1,0 +1,63 @@
+/**
+ * The operators of our graphs and their parameters. Separate tables, total over `OpType`, answer one
+ * question each: what shape (`ops/`), what value (`interpret/`), which ONNX nodes (`onnx/lowering.ts`).
+ *
+ * The set is what the runtime is fast at, not the ONNX standard: some operators are contrib operators of
+ * onnxruntime, and GroupNormalization is lowered to several nodes because the runtime's own is slow on CPUs.
+ */
+type None = Record<never, never>;
+
+export interface OpAttributes {
+  // elementwise, with NumPy broadcasting for two inputs
+  Add: None;
+  Sub: None;
+  Mul: None;
+  Div: None;
+  Sqrt: None;
+  Exp: None;
+  Sin: None;
+  Cos: None;
+  Sigmoid: None;
+  /** x · sigmoid(alpha · x); alpha 1 is SiLU, 1.702 is CLIP's activation. */
+  QuickGelu: { readonly alpha: number };
+  /** x · Φ(x), exact (erf). */
+  Gelu: None;
+  Cast: { readonly to: 'float32' | 'float64' };
+
+  /** alpha · op(A) · op(B) over the last two axes; leading axes broadcast. transB takes a checkpoint's [out, in] weight as it is. */
+  FusedMatMul: { readonly transA: boolean; readonly transB: boolean; readonly alpha: number };
+
+  /** x [B, C, H, W], weight [O, C, kh, kw], optional bias [O]. pads: top, left, bottom, right. */
+  Conv: {
+    readonly strides: readonly [number, number];
+    readonly pads: readonly [number, number, number, number];
+  };
+  /** Nearest-neighbour enlargement of [B, C, H, W] to height × width. */
+  Resize: { readonly height: number; readonly width: number };
+
+  /** x, weight [n], bias [n] over the last axis. Outputs: y, mean, inverse standard deviation. */
+  LayerNormalization: { readonly epsilon: number };
+  /** x [B, C, …], weight [C], bias [C]. */
+  GroupNormalization: { readonly groups: number; readonly epsilon: number };
+  Softmax: { readonly axis: number };
+  /**
+   * q [B, N, heads·d], k [B, M, heads·d], v [B, M, heads·e], optional bias added to the scores,
+   * broadcastable to [B, heads, N, M]. Returns [B, N, heads·e]; scores are scaled by 1/√d.
+   */
+  MultiHeadAttention: { readonly numHeads: number };
+
+  Reshape: { readonly shape: readonly number[] };
+  Transpose: { readonly perm: readonly number[] };
+  Concat: { readonly axis: number };
+  Split: { readonly axis: number; readonly sizes: readonly number[] };
+  /** Elements [start, end) along one axis. */
+  Slice: { readonly axis: number; readonly start: number; readonly end: number };
+  /** Rows of `data` along `axis` picked by an integer tensor. */
+  Gather: { readonly axis: number };
+
+  ReduceSum: { readonly axes: readonly number[]; readonly keepDims: boolean };
+  ReduceMean: { readonly axes: readonly number[]; readonly keepDims: boolean };
+  ReduceMax: { readonly axes: readonly number[]; readonly keepDims: boolean };
+}
+
+export type OpType = keyof OpAttributes;

@@ -1,0 +1,54 @@
+/** Convolution and nearest-neighbour enlargement of [B, C, H, W]. */
+import { ShapeError } from '../../errors.ts';
+import type { GraphBuilder } from '../builder.ts';
+import type { Value } from '../value.ts';
+import { expectRank, expectShape, required, type ShapeRules, sameDtype } from './rule.ts';
+
+export const convolutionShapes: ShapeRules<'Conv' | 'Resize'> = {
+  Conv: (inputs, { strides, pads }) => {
+    const x = required(inputs, 0);
+    const weight = required(inputs, 1);
+    expectRank(x, 4, 'input');
+    expectRank(weight, 4, 'weight');
+    const [batch, channels, height, width] = x.shape as [number, number, number, number];
+    const [out, weightChannels, kernelHeight, kernelWidth] = weight.shape as [number, number, number, number];
+    if (channels !== weightChannels) {
+      throw new ShapeError(
+        `${weightChannels} input channels expected by weight [${weight.shape.join(', ')}], got ${channels}`,
+      );
+    }
+    if (inputs[2]) expectShape(inputs[2], [out], 'bias');
+    const outHeight = Math.floor((height + pads[0] + pads[2] - kernelHeight) / strides[0]) + 1;
+    const outWidth = Math.floor((width + pads[1] + pads[3] - kernelWidth) / strides[1]) + 1;
+    if (outHeight < 1 || outWidth < 1) throw new ShapeError(`nothing left of ${height} × ${width}`);
+    return [{ dtype: sameDtype([x, weight, inputs[2] ?? null]), shape: [batch, out, outHeight, outWidth] }];
+  },
+  Resize: (inputs, { height, width }) => {
+    const x = required(inputs, 0);
+    expectRank(x, 4, 'input');
+    if (height < x.shape[2]! || width < x.shape[3]!) {
+      throw new ShapeError(`expected at least ${x.shape[2]} × ${x.shape[3]}, got ${height} × ${width}`);
+    }
+    return [{ dtype: x.dtype, shape: [x.shape[0]!, x.shape[1]!, height, width] }];
+  },
+};
+
+/** 2-D convolution. `pads` are top, left, bottom, right; one number pads all sides. */
+export function conv(
+  g: GraphBuilder,
+  x: Value,
+  weight: Value,
+  bias: Value | null,
+  {
+    stride = 1,
+    pads = 0,
+  }: { stride?: number; pads?: number | readonly [number, number, number, number] } = {},
+): Value {
+  const sides = typeof pads === 'number' ? ([pads, pads, pads, pads] as const) : pads;
+  return g.node('Conv', [x, weight, bias], { strides: [stride, stride], pads: sides })[0]!;
+}
+
+/** Nearest-neighbour enlargement; row i of the output is row ⌊i · H / height⌋ of the input, as in PyTorch. */
+export function resizeNearest(g: GraphBuilder, x: Value, height: number, width: number): Value {
+  return g.node('Resize', [x], { height, width })[0]!;
+}

