@@ -114,7 +114,7 @@ function alphaCumprodAt(schedule: NoiseSchedule, timestep: number): number {
 }
 
 /** Round half to even, as numpy does. */
-function roundHalfEven(x: number): number {
+export function roundHalfEven(x: number): number {
   const floor = Math.floor(x);
   const rest = x - floor;
   if (rest !== 0.5) return Math.round(x);
@@ -135,6 +135,18 @@ function checkSteps(config: SchedulerConfig, steps: number): void {
       `steps: expected a whole number from 1 to ${config.numTrainTimesteps}, got ${steps}`,
     );
   }
+}
+
+/** @throws {UsageError} if the highest (last) timestep lies beyond the training schedule */
+function checkReach(config: SchedulerConfig, ascending: number[]): number[] {
+  const highest = ascending[ascending.length - 1]!;
+  if (highest >= config.numTrainTimesteps) {
+    throw new UsageError(
+      `leading spacing of ${ascending.length} steps with offset ${config.stepsOffset}: expected timesteps below ` +
+        `${config.numTrainTimesteps}, got ${highest}; take fewer steps or another spacing`,
+    );
+  }
+  return ascending;
 }
 
 /**
@@ -167,7 +179,10 @@ export function spacedTimesteps(config: SchedulerConfig, steps: number, whole: b
         .reverse();
     case 'leading': {
       const ratio = Math.floor(count / steps);
-      return Array.from({ length: steps }, (_, i) => i * ratio + config.stepsOffset).reverse();
+      return checkReach(
+        config,
+        Array.from({ length: steps }, (_, i) => i * ratio + config.stepsOffset),
+      ).reverse();
     }
     case 'trailing':
       return trailing(count, count, steps);
@@ -195,7 +210,10 @@ export function solverTimesteps(
         .slice(0, -1);
     case 'leading': {
       const ratio = Math.floor(last / (steps + 1));
-      return Array.from({ length: steps }, (_, i) => (i + 1) * ratio + config.stepsOffset).reverse();
+      return checkReach(
+        config,
+        Array.from({ length: steps }, (_, i) => (i + 1) * ratio + config.stepsOffset),
+      ).reverse();
     }
     case 'trailing':
       return trailing(last, config.numTrainTimesteps, steps);
