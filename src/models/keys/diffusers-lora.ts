@@ -1,0 +1,57 @@
+/**
+ * diffusers' spellings of LoRA tensors, old to new:
+ *
+ *   unet.….attn1.processor.to_q_lora.down.weight   (≤ 0.17; text: ….self_attn.to_q_lora.down.weight)
+ *   unet.….attn1.to_q.lora.down.weight             (0.18 … 0.26; text: ….q_proj.lora_linear_layer.down.weight)
+ *   unet.….attn1.to_q.lora_A.weight                (now; A is down, B is up)
+ *
+ * with or without the component in front. Writing uses the last.
+ */
+import { type LoraKey, type LoraPart, type ModulePath, modulePath } from './module-path.ts';
+
+export type DiffusersSpelling = 'processor' | 'lora' | 'lora_linear_layer' | 'lora_A';
+
+const letters = { up: 'B', down: 'A' } as const;
+
+/** Understand one tensor name; `null` if it is none of these. Whether the layer exists is not checked. */
+export function parseDiffusersLoraKey(key: string): LoraKey | null {
+  let match = /^(.+)\.(?:lora|lora_linear_layer)\.(up|down)\.weight$/.exec(key);
+  if (match !== null) return withPart(match[1]!, match[2] as LoraPart);
+  match = /^(.+)\.lora_([AB])(?:\.[^.]+)?\.weight$/.exec(key);
+  if (match !== null) return withPart(match[1]!, match[2] === 'A' ? 'down' : 'up');
+  match = /^(.+\.attn[12])\.processor\.to_(q|k|v|out)_lora\.(up|down)\.weight$/.exec(key);
+  if (match !== null) {
+    return withPart(`${match[1]}.to_${match[2] === 'out' ? 'out.0' : match[2]}`, match[3] as LoraPart);
+  }
+  match = /^(.+\.self_attn)\.to_(q|k|v|out)_lora\.(up|down)\.weight$/.exec(key);
+  if (match !== null) return withPart(`${match[1]}.${match[2]}_proj`, match[3] as LoraPart);
+  match = /^(.+)\.alpha$/.exec(key);
+  return match === null ? null : withPart(match[1]!, 'alpha');
+}
+
+function withPart(path: string, part: LoraPart): LoraKey | null {
+  const module = modulePath(path);
+  return module === null ? null : { ...module, part };
+}
+
+/**
+ * Tensor name in one of the spellings.
+ * @returns `null` where the spelling has no name for the layer: `processor` knows attention only, `lora` the UNet,
+ *   `lora_linear_layer` the text encoder
+ */
+export function diffusersLoraKey(
+  { component, layerName }: ModulePath,
+  part: 'up' | 'down',
+  spelling: DiffusersSpelling = 'lora_A',
+): string | null {
+  const path = `${component}.${layerName}`;
+  if (spelling === 'lora_A') return `${path}.lora_${letters[part]}.weight`;
+  if (spelling === 'lora') return component === 'unet' ? `${path}.lora.${part}.weight` : null;
+  if (spelling === 'lora_linear_layer') {
+    return component === 'text_encoder' ? `${path}.lora_linear_layer.${part}.weight` : null;
+  }
+  const unet = /^(.+\.attn[12])\.to_(q|k|v|out)(?:\.0)?$/.exec(path);
+  if (unet !== null) return `${unet[1]}.processor.to_${unet[2]}_lora.${part}.weight`;
+  const text = /^(.+\.self_attn)\.(q|k|v|out)_proj$/.exec(path);
+  return text === null ? null : `${text[1]}.to_${text[2]}_lora.${part}.weight`;
+}

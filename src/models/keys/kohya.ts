@@ -1,0 +1,89 @@
+/**
+ * Names of kohya's sd-scripts, which most LoRA files use: `lora_unet_` or `lora_te_`, then the diffusers path with
+ * dots as underscores. Paths hold underscores of their own, so the way back goes by a table, never by replacing.
+ */
+import { FormatError } from '../../errors.ts';
+import {
+  type Component,
+  type LoraKey,
+  type LoraPart,
+  layerTemplates,
+  type ModulePath,
+  moduleId,
+} from './module-path.ts';
+
+const prefixes: Readonly<Record<Component, string>> = { unet: 'lora_unet_', text_encoder: 'lora_te_' };
+
+const suffixes: Readonly<Record<LoraPart, string>> = {
+  up: 'lora_up.weight',
+  down: 'lora_down.weight',
+  alpha: 'alpha',
+};
+
+/** `lora_unet_down_blocks_0_…_to_q`, without the tensor's suffix. */
+export function kohyaName({ component, layerName }: ModulePath): string {
+  return prefixes[component] + layerName.replaceAll('.', '_');
+}
+
+/** Full tensor name, e.g. `lora_te_text_model_encoder_layers_0_mlp_fc1.lora_up.weight`. */
+export function kohyaKey(module: ModulePath, part: LoraPart): string {
+  return `${kohyaName(module)}.${suffixes[part]}`;
+}
+
+/** kohya name to module, for the layers of an actual base. @throws {FormatError} if two layers share a name */
+export function kohyaNames(file: string, modules: Iterable<ModulePath>): Map<string, ModulePath> {
+  const names = new Map<string, ModulePath>();
+  for (const module of modules) {
+    const name = kohyaName(module);
+    const other = names.get(name);
+    if (other !== undefined) {
+      throw new FormatError(
+        file,
+        `layers ${moduleId(other)} and ${moduleId(module)} are both "${name}" in kohya's names`,
+      );
+    }
+    names.set(name, module);
+  }
+  return names;
+}
+
+/** The layers of SD 1.x as patterns over kohya names; a number is where a template has `#`, so no two can match. */
+const patterns: readonly { component: Component; parts: readonly string[]; pattern: RegExp }[] = (
+  ['unet', 'text_encoder'] as const
+).flatMap((component) =>
+  layerTemplates[component].map((template) => ({
+    component,
+    parts: template.split('#'),
+    pattern: new RegExp(`^${template.replaceAll('.', '_').replaceAll('#', '(0|[1-9]\\d{0,3})')}$`),
+  })),
+);
+
+/** Module of a kohya name by SD 1.x block structure alone; `null` if it has no such layer. */
+export function sd1ModuleOfKohyaName(name: string): ModulePath | null {
+  // Files made by diffusers' converter say lora_te1_ for the only text encoder.
+  const match = /^lora_(unet|te1?)_(.+)$/.exec(name);
+  if (match === null) return null;
+  const component: Component = match[1] === 'unet' ? 'unet' : 'text_encoder';
+  for (const { component: of, parts, pattern } of patterns) {
+    if (of !== component) continue;
+    const indices = pattern.exec(match[2]!)?.slice(1);
+    if (indices === undefined) continue;
+    return { component, layerName: parts.map((part, i) => part + (indices[i] ?? '')).join('') };
+  }
+  return null;
+}
+
+/**
+ * Understand one tensor name.
+ * @param names `kohyaNames` of the base; without it SD 1.x structure decides
+ * @returns `null` if it is no such name or no such layer
+ */
+export function parseKohyaKey(key: string, names?: ReadonlyMap<string, ModulePath>): LoraKey | null {
+  const dot = key.indexOf('.');
+  if (dot < 0) return null;
+  const suffix = key.slice(dot + 1);
+  const part = (Object.keys(suffixes) as LoraPart[]).find((part) => suffixes[part] === suffix);
+  const name = key.slice(0, dot).replace(/^lora_te1_/, 'lora_te_');
+  const module = names === undefined ? sd1ModuleOfKohyaName(name) : names.get(name);
+  return part === undefined || module === undefined || module === null ? null : { ...module, part };
+}
