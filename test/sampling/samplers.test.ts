@@ -31,7 +31,7 @@ describe.each(SAMPLER_NAMES)('%s', (name) => {
   for (const predictionType of name === 'pndm' ? (['epsilon', 'sample'] as const) : PREDICTIONS) {
     it(`ends at the picture that a network with ${predictionType} always answers`, async () => {
       const config = namedSamplerConfig(name, { ...SD, set_alpha_to_one: true }, 'test', { predictionType });
-      const sampler = createSampler(config, 8);
+      const sampler = createSampler(config, 10);
       const { alphasCumprod } = noiseSchedule(config);
       const originals: Float32Array[] = [];
       const end = await runSampler(
