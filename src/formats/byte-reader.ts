@@ -175,6 +175,14 @@ export class ByteReader {
     return this.#window.subarray(from, from + length);
   }
 
+  /** Step over `length` bytes without fetching them. @throws {FormatError} if fewer remain */
+  skip(length: number): void {
+    if (!(length <= this.remaining)) {
+      throw this.error(`expected ${length} more bytes, got ${this.remaining}; truncated file?`);
+    }
+    this.#position += length;
+  }
+
   #view(length: number): DataView {
     const bytes = this.bytes(length);
     return new DataView(bytes.buffer, bytes.byteOffset, length);

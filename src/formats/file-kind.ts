@@ -23,6 +23,8 @@ export function detectFileKind(name: string, { path, sizeBytes }: SourceFile): F
     throw new FormatError(name, 'expected a weight file, got an empty one (0 bytes); failed download?');
   const head = readFileRange(path, 0, Math.min(sizeBytes, SNIFF_BYTES));
   const startsWith = (...codes: number[]) => codes.every((code, i) => head[i] === code);
+  // First of all, since a header length may spell the start of anything: 0x80 is also a pickle's first byte.
+  if (head[8] === 0x7b && head[5] === 0 && head[6] === 0 && head[7] === 0) return 'safetensors';
   if (startsWith(0x50, 0x4b, 0x03, 0x04) || startsWith(0x50, 0x4b, 0x05, 0x06)) return 'zip';
   if (startsWith(...LEGACY_START)) return 'torch-legacy';
   const text = Buffer.from(head).toString('latin1');

@@ -3,6 +3,7 @@
  * keys such as `__proto__` or `1` next to `"1"` are just keys.
  */
 import { FormatError } from '../errors.ts';
+import type { PickleValue } from './pickle.ts';
 import type { RawTensor } from './raw-tensor.ts';
 
 /**
@@ -77,22 +78,32 @@ const MAX_DEPTH = 256;
 /** Values of the tree, counting shared ones as often as they are reached. */
 const MAX_TREE_SIZE = 5_000_000;
 
-function childrenOf(value: TorchValue): readonly TorchValue[] {
-  if (value instanceof Map) return [...value].flat(1);
+function childrenOf(value: object): readonly PickleValue[] {
+  if (value instanceof Map) return [...value.keys(), ...value.values()];
   if (Array.isArray(value)) return value;
-  if (isTagged(value) && (value.kind === 'tuple' || value.kind === 'set')) return value.items;
-  return [];
+  return 'kind' in value && 'items' in value && Array.isArray(value.items) ? value.items : [];
 }
 
+/** What may stand in a finished tree; a pickle's stack also holds storages, constructors and the like. */
+const FINISHED_KINDS = new Set<string>([
+  'tuple',
+  'set',
+  'size',
+  'dtype',
+  'tensor',
+  'reference',
+] satisfies TorchTagged['kind'][]);
+
 /**
- * Check that a value can be walked as a tree: no cycles, bounded depth, and bounded size when shared parts are
- * counted as often as they are reached. Every later walk may then recurse.
+ * The result of a pickle as plain data, after checking that it can be walked as a tree: no cycles, bounded
+ * depth, bounded size when shared parts are counted as often as they are reached, nothing unfinished. Every
+ * later walk may then recurse.
  * @throws {FormatError} otherwise
  */
-export function checkTree(file: string, root: TorchValue): void {
+export function plainTree(file: string, root: PickleValue): TorchValue {
   interface Frame {
     readonly value: object;
-    readonly children: readonly TorchValue[];
+    readonly children: readonly PickleValue[];
     next: number;
     size: number;
     height: number;
@@ -100,35 +111,41 @@ export function checkTree(file: string, root: TorchValue): void {
   const finished = new Map<object, { size: number; height: number }>();
   const open = new Set<object>();
   const stack: Frame[] = [];
-  const enter = (value: object, children: readonly TorchValue[]) => {
-    open.add(value);
-    stack.push({ value, children, next: 0, size: 1, height: 1 });
-  };
-  const rootChildren = childrenOf(root);
-  if (typeof root !== 'object' || root === null) return;
-  enter(root, rootChildren);
-  for (let frame = stack.at(-1); frame !== undefined; frame = stack.at(-1)) {
-    const child = frame.children[frame.next];
-    if (frame.next === frame.children.length) {
-      finished.set(frame.value, { size: frame.size, height: frame.height });
-      open.delete(frame.value);
-      stack.pop();
-      const parent = stack.at(-1);
-      if (parent !== undefined) addTo(parent, frame);
-      continue;
+
+  const visit = (value: PickleValue, parent: Frame | undefined) => {
+    if (typeof value !== 'object' || value === null) {
+      if (parent !== undefined) addTo(parent, { size: 1, height: 0 });
+      return;
     }
-    frame.next++;
-    if (typeof child !== 'object' || child === null) {
-      frame.size++;
-      continue;
+    if ('kind' in value && !FINISHED_KINDS.has(value.kind)) {
+      throw new FormatError(file, `expected plain data and tensors, got a bare ${value.kind}`);
     }
-    const known = finished.get(child);
-    if (open.has(child))
+    if (open.has(value))
       throw new FormatError(file, 'expected plain data, got a container that contains itself');
-    if (known !== undefined) addTo(frame, known);
-    else enter(child, childrenOf(child));
+    const known = finished.get(value);
+    if (known !== undefined && parent !== undefined) {
+      addTo(parent, known);
+      return;
+    }
+    open.add(value);
+    stack.push({ value, children: childrenOf(value), next: 0, size: 1, height: 1 });
     if (stack.length > MAX_DEPTH) throw tooDeep();
+  };
+
+  visit(root, undefined);
+  for (let frame = stack.at(-1); frame !== undefined; frame = stack.at(-1)) {
+    if (frame.next < frame.children.length) {
+      visit(frame.children[frame.next++]!, frame);
+      continue;
+    }
+    stack.pop();
+    open.delete(frame.value);
+    finished.set(frame.value, { size: frame.size, height: frame.height });
+    const parent = stack.at(-1);
+    if (parent !== undefined) addTo(parent, frame);
   }
+  // Every object in the tree has been visited and is of a finished kind.
+  return root as TorchValue;
 
   function addTo(frame: Frame, part: { size: number; height: number }): void {
     frame.size += part.size;
@@ -161,7 +178,7 @@ function keyName(key: TorchValue): string {
 /**
  * The tensors of a value under the dictionary keys and list indices that lead to them, joined by dots, in file
  * order. A bare tensor is called by the empty name.
- * @param root passed `checkTree`
+ * @param root as `plainTree` returns it
  * @throws {FormatError} if two tensors get the same name (`{'a.b': x, 'a': {'b': y}}`)
  */
 export function flattenTensors(file: string, root: TorchValue): Map<string, RawTensor> {

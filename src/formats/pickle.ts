@@ -1,0 +1,511 @@
+/**
+ * A pickle machine that builds plain containers and scalars and nothing else. Names of classes and functions,
+ * calls and persistent ids go to a host, which knows an allow-list; opcodes that could reach further (INST, OBJ,
+ * extension registry, out-of-band buffers) are refused. Iterative: nesting costs no call stack.
+ * Opcodes: https://github.com/python/cpython/blob/main/Lib/pickletools.py
+ */
+import type { FormatError } from '../errors.ts';
+import type { ByteReader } from './byte-reader.ts';
+
+/** Anything on the machine's stack. Objects with a `kind` are tuples, sets and what the host made. */
+export type PickleValue =
+  | null
+  | boolean
+  | number
+  | bigint
+  | string
+  | Uint8Array
+  | PickleValue[]
+  | Map<PickleValue, PickleValue>
+  | PickleObject;
+
+export interface PickleObject {
+  readonly kind: string;
+}
+
+export interface PickleTuple extends PickleObject {
+  readonly kind: 'tuple';
+  readonly items: readonly PickleValue[];
+}
+
+export interface PickleSet extends PickleObject {
+  readonly kind: 'set';
+  readonly items: PickleValue[];
+}
+
+/** What a pickle may refer to. Each method throws the error that `fail` makes when it refuses. */
+export interface PickleHost {
+  /** The stand-in for an allowed `module.name`. */
+  global(name: string, fail: Fail): PickleValue;
+  /** REDUCE. */
+  call(callee: PickleValue, args: readonly PickleValue[], fail: Fail): PickleValue;
+  /** NEWOBJ. */
+  create(type: PickleValue, args: readonly PickleValue[], fail: Fail): PickleValue;
+  /** BUILD. */
+  setState(object: PickleValue, state: PickleValue, fail: Fail): void;
+  /** BINPERSID. */
+  persistent(id: PickleValue, fail: Fail): PickleValue;
+}
+
+/** Makes an error that names file, part and position. */
+export type Fail = (message: string) => FormatError;
+
+/** A host for pickles that hold scalars and containers only. */
+export const PLAIN_DATA: PickleHost = {
+  global(name, fail) {
+    throw fail(`pickle refers to "${name}" where only plain data belongs`);
+  },
+  call: refuse,
+  create: refuse,
+  setState: refuse,
+  persistent: refuse,
+};
+
+function refuse(...args: readonly unknown[]): never {
+  const fail = args.at(-1) as Fail;
+  throw fail('expected plain data, got a call');
+}
+
+/** No protocol later than 5 exists. */
+const MAX_PROTOCOL = 5;
+/** Far more than the largest checkpoints with optimiser states need; bounds memory and time. */
+const MAX_OPERATIONS = 4_000_000;
+const MAX_STRING_BYTES = 1 << 24;
+/** Bounds the quadratic cost of converting to a big integer. */
+const MAX_INTEGER_BYTES = 1024;
+const MAX_LINE_BYTES = 1024;
+
+export function isTuple(value: PickleValue | undefined): value is PickleTuple {
+  return isPickleObject(value) && value.kind === 'tuple';
+}
+
+export function isPickleObject(value: PickleValue | undefined): value is PickleObject {
+  return typeof value === 'object' && value !== null && 'kind' in value;
+}
+
+function isSet(value: PickleValue | undefined): value is PickleSet {
+  return isPickleObject(value) && value.kind === 'set';
+}
+
+function tupleOf(items: readonly PickleValue[]): PickleTuple {
+  return { kind: 'tuple', items };
+}
+
+/** A set of the given members, equal ones once. */
+export function setOf(items: readonly PickleValue[], fail: Fail): PickleSet {
+  const keys = new PythonKeys();
+  const members = new Map<PickleValue, PickleValue>();
+  for (const item of items) keys.set(members, item, null, fail);
+  return { kind: 'set', items: [...members.keys()] };
+}
+
+/**
+ * Set `dict[key] = value` with Python's idea of equal keys: `1`, `1.0` and `True` are one key, tuples compare by
+ * content. The first spelling of a key stays.
+ */
+export class PythonKeys {
+  /** Content of keys that are objects here, per dictionary. */
+  readonly #contents = new WeakMap<Map<PickleValue, PickleValue>, Map<string, PickleValue>>();
+
+  set(dict: Map<PickleValue, PickleValue>, key: PickleValue, value: PickleValue, fail: Fail): void {
+    dict.set(this.#resident(dict, key, fail), value);
+  }
+
+  #resident(dict: Map<PickleValue, PickleValue>, key: PickleValue, fail: Fail): PickleValue {
+    if (typeof key === 'string') return key;
+    if (typeof key === 'boolean') return dict.has(Number(key)) ? Number(key) : key;
+    if (key === 0 || key === 1) return dict.has(key === 1) ? key === 1 : key;
+    if (typeof key !== 'object' || key === null) return key;
+    const content = keyContent(key, fail, 0);
+    let contents = this.#contents.get(dict);
+    if (contents === undefined) {
+      contents = new Map();
+      this.#contents.set(dict, contents);
+    }
+    const resident = contents.get(content);
+    if (resident !== undefined) return resident;
+    contents.set(content, key);
+    return key;
+  }
+}
+
+/** Text that is equal exactly for equal keys. */
+function keyContent(key: PickleValue, fail: Fail, depth: number): string {
+  if (depth > 8) throw fail('expected simple dictionary keys, got deeply nested tuples');
+  if (typeof key === 'string') return JSON.stringify(key);
+  if (typeof key === 'boolean') return `${Number(key)}`;
+  if (typeof key !== 'object' || key === null) return `${key}`;
+  if (key instanceof Uint8Array) return `b${Buffer.from(key).toString('hex')}`;
+  if (isTuple(key)) return `(${key.items.map((item) => keyContent(item, fail, depth + 1)).join()})`;
+  if (isPickleObject(key) && (key.kind === 'dtype' || key.kind === 'reference') && 'name' in key) {
+    return `${key.kind}:${key.name}`;
+  }
+  if (isPickleObject(key) && key.kind === 'size' && 'sizes' in key) return `(${key.sizes})`;
+  throw fail('expected a hashable dictionary key, got a container or a tensor');
+}
+
+/**
+ * Run one pickle from the reader's position to its STOP.
+ * @throws {FormatError} for anything not allowed, malformed or over the limits; nothing is executed
+ */
+export function unpickle(reader: ByteReader, host: PickleHost): PickleValue {
+  return new PickleMachine(reader, host).run();
+}
+
+const utf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
+
+class PickleMachine {
+  readonly #reader: ByteReader;
+  readonly #host: PickleHost;
+  readonly #fail: Fail;
+  readonly #stack: PickleValue[] = [];
+  /** Stack heights at the open MARKs. Nothing below the last one may be popped. */
+  readonly #marks: number[] = [];
+  readonly #memo = new Map<number, PickleValue>();
+  readonly #keys = new PythonKeys();
+  readonly #members = new WeakMap<PickleSet, Map<PickleValue, PickleValue>>();
+
+  constructor(reader: ByteReader, host: PickleHost) {
+    this.#reader = reader;
+    this.#host = host;
+    this.#fail = (message) => reader.error(message);
+  }
+
+  run(): PickleValue {
+    for (let operations = 0; operations < MAX_OPERATIONS; operations++) {
+      const code = this.#reader.u8();
+      if (code === 0x2e) {
+        const result = this.#pop();
+        if (this.#stack.length > 0 || this.#marks.length > 0) {
+          throw this.#fail(`expected an empty stack at STOP, got ${this.#stack.length} values left over`);
+        }
+        return result;
+      }
+      const value = this.#made(code);
+      if (value === undefined) this.#change(code);
+      else this.#stack.push(value);
+    }
+    throw this.#fail(`expected at most ${MAX_OPERATIONS} operations, got more`);
+  }
+
+  #pop(): PickleValue {
+    if (this.#stack.length <= (this.#marks.at(-1) ?? 0))
+      throw this.#fail('pickle takes a value from an empty stack');
+    return this.#stack.pop()!;
+  }
+
+  #top(): PickleValue {
+    const value = this.#pop();
+    this.#stack.push(value);
+    return value;
+  }
+
+  /** The values above the last MARK, which is removed with them. */
+  #popToMark(): PickleValue[] {
+    const mark = this.#marks.pop();
+    if (mark === undefined) throw this.#fail('pickle closes a MARK that was never set');
+    return this.#stack.splice(mark);
+  }
+
+  /** The value of an opcode that only makes one; `undefined` for all others. */
+  #made(code: number): PickleValue | undefined {
+    const reader = this.#reader;
+    switch (code) {
+      case 0x4e: // NONE
+        return null;
+      case 0x88: // NEWTRUE
+        return true;
+      case 0x89: // NEWFALSE
+        return false;
+      case 0x4b: // BININT1
+        return reader.u8();
+      case 0x4d: // BININT2
+        return reader.u16();
+      case 0x4a: // BININT
+        return reader.i32();
+      case 0x8a: // LONG1
+        return this.#integer(reader.u8());
+      case 0x8b: // LONG4
+        return this.#integer(reader.i32());
+      case 0x49: // INT
+        return this.#textInteger(this.#line(), true);
+      case 0x4c: // LONG
+        return this.#textInteger(this.#line().replace(/L$/, ''), false);
+      case 0x46: // FLOAT
+        return this.#textFloat(this.#line());
+      case 0x47: // BINFLOAT
+        return reader.f64BigEndian();
+      case 0x55: // SHORT_BINSTRING, a Python 2 str
+      case 0x8c: // SHORT_BINUNICODE
+        return this.#text(reader.u8());
+      case 0x54: // BINSTRING, a Python 2 str
+      case 0x58: // BINUNICODE
+        return this.#text(reader.u32());
+      case 0x8d: // BINUNICODE8
+        return this.#text(Number(reader.u64()));
+      case 0x43: // SHORT_BINBYTES
+        return this.#blob(reader.u8());
+      case 0x42: // BINBYTES
+        return this.#blob(reader.u32());
+      case 0x8e: // BINBYTES8
+      case 0x96: // BYTEARRAY8
+        return this.#blob(Number(reader.u64()));
+      case 0x29: // EMPTY_TUPLE
+        return tupleOf([]);
+      case 0x85: // TUPLE1
+      case 0x86: // TUPLE2
+      case 0x87: // TUPLE3
+        return this.#tuple(code - 0x84);
+      case 0x74: // TUPLE
+        return tupleOf(this.#popToMark());
+      case 0x5d: // EMPTY_LIST
+        return [];
+      case 0x6c: // LIST
+        return this.#popToMark();
+      case 0x7d: // EMPTY_DICT
+        return new Map();
+      case 0x64: // DICT
+        return this.#setItems(new Map(), this.#popToMark());
+      case 0x8f: // EMPTY_SET
+        return setOf([], this.#fail);
+      case 0x91: // FROZENSET
+        return setOf(this.#popToMark(), this.#fail);
+      case 0x32: // DUP
+        return this.#top();
+      case 0x68: // BINGET
+        return this.#recall(reader.u8());
+      case 0x6a: // LONG_BINGET
+        return this.#recall(reader.u32());
+      case 0x67: // GET
+        return this.#recall(this.#memoIndex(this.#line()));
+      case 0x63: // GLOBAL
+        return this.#host.global(`${this.#line()}.${this.#line()}`, this.#fail);
+      case 0x93: // STACK_GLOBAL
+        return this.#stackGlobal();
+      case 0x52: // REDUCE
+        return this.#reduce();
+      case 0x81: // NEWOBJ
+        return this.#newObject();
+      case 0x51: // BINPERSID
+        return this.#host.persistent(this.#pop(), this.#fail);
+      default:
+        return undefined;
+    }
+  }
+
+  /** Opcodes that change what is there already. */
+  #change(code: number): void {
+    const reader = this.#reader;
+    switch (code) {
+      case 0x80: // PROTO
+        this.#protocol(reader.u8());
+        break;
+      case 0x95: // FRAME
+        this.#frame(reader.u64());
+        break;
+      case 0x28: // MARK
+        this.#marks.push(this.#stack.length);
+        break;
+      case 0x30: // POP
+        // As in Python, a POP right after a MARK removes the MARK.
+        if (this.#marks.at(-1) === this.#stack.length) this.#marks.pop();
+        else this.#pop();
+        break;
+      case 0x31: // POP_MARK
+        this.#popToMark();
+        break;
+      case 0x61: // APPEND
+        this.#append([this.#pop()]);
+        break;
+      case 0x65: // APPENDS
+        this.#append(this.#popToMark());
+        break;
+      case 0x73: {
+        // SETITEM
+        const value = this.#pop();
+        const key = this.#pop();
+        this.#setItems(this.#top(), [key, value]);
+        break;
+      }
+      case 0x75: {
+        // SETITEMS
+        const items = this.#popToMark();
+        this.#setItems(this.#top(), items);
+        break;
+      }
+      case 0x90: // ADDITEMS
+        this.#addItems(this.#popToMark());
+        break;
+      case 0x71: // BINPUT
+        this.#memo.set(reader.u8(), this.#top());
+        break;
+      case 0x72: // LONG_BINPUT
+        this.#memo.set(reader.u32(), this.#top());
+        break;
+      case 0x70: // PUT
+        this.#memo.set(this.#memoIndex(this.#line()), this.#top());
+        break;
+      case 0x94: // MEMOIZE
+        this.#memo.set(this.#memo.size, this.#top());
+        break;
+      case 0x62: // BUILD
+        this.#build();
+        break;
+      default:
+        throw this.#fail(
+          `pickle opcode 0x${code.toString(16).padStart(2, '0')} is not allowed: unknown, or it could reach beyond plain data`,
+        );
+    }
+  }
+
+  #protocol(version: number): void {
+    if (version > MAX_PROTOCOL)
+      throw this.#fail(`expected pickle protocol 0 to ${MAX_PROTOCOL}, got ${version}`);
+  }
+
+  #frame(length: bigint): void {
+    if (length > BigInt(this.#reader.remaining)) {
+      throw this.#fail(`expected a frame of at most ${this.#reader.remaining} bytes, got ${length}`);
+    }
+  }
+
+  #line(): string {
+    return this.#decode(this.#reader.line(MAX_LINE_BYTES));
+  }
+
+  #decode(bytes: Uint8Array): string {
+    try {
+      return utf8.decode(bytes);
+    } catch {
+      throw this.#fail('expected a string in UTF-8, got other bytes');
+    }
+  }
+
+  #text(length: number): string {
+    return this.#decode(this.#limited(length));
+  }
+
+  #blob(length: number): Uint8Array {
+    return this.#limited(length).slice();
+  }
+
+  #limited(length: number): Uint8Array {
+    if (length > MAX_STRING_BYTES) {
+      throw this.#fail(`expected strings of at most ${MAX_STRING_BYTES} bytes, got one of ${length}`);
+    }
+    return this.#reader.bytes(length);
+  }
+
+  /** A little-endian two's complement integer. */
+  #integer(length: number): number | bigint {
+    if (length < 0 || length > MAX_INTEGER_BYTES) {
+      throw this.#fail(
+        `expected an integer of at most ${MAX_INTEGER_BYTES} bytes, got a length of ${length}`,
+      );
+    }
+    const bytes = this.#reader.bytes(length);
+    if (length === 0) return 0;
+    const magnitude = BigInt(`0x${Buffer.from(bytes).reverse().toString('hex')}`);
+    return compact(BigInt.asIntN(8 * length, magnitude));
+  }
+
+  #textInteger(text: string, mayBeBoolean: boolean): number | bigint | boolean {
+    if (mayBeBoolean && (text === '00' || text === '01')) return text === '01';
+    if (!/^[+-]?\d+$/.test(text))
+      throw this.#fail(`expected an integer, got ${JSON.stringify(text.slice(0, 40))}`);
+    return compact(BigInt(text.replace('+', '')));
+  }
+
+  #textFloat(text: string): number {
+    const special = { nan: Number.NaN, inf: Infinity, '-inf': -Infinity }[text];
+    if (special !== undefined) return special;
+    if (!/^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i.test(text)) {
+      throw this.#fail(`expected a number, got ${JSON.stringify(text.slice(0, 40))}`);
+    }
+    return Number(text);
+  }
+
+  #memoIndex(text: string): number {
+    if (!/^\d{1,10}$/.test(text))
+      throw this.#fail(`expected a memo index, got ${JSON.stringify(text.slice(0, 40))}`);
+    return Number(text);
+  }
+
+  #recall(index: number): PickleValue {
+    const value = this.#memo.get(index);
+    if (value === undefined) throw this.#fail(`pickle recalls memo entry ${index}, which was never written`);
+    return value;
+  }
+
+  #tuple(length: number): PickleTuple {
+    const items: PickleValue[] = [];
+    for (let i = 0; i < length; i++) items.push(this.#pop());
+    return tupleOf(items.reverse());
+  }
+
+  #append(items: readonly PickleValue[]): void {
+    const list = this.#top();
+    if (!Array.isArray(list)) throw this.#fail('expected a list to append to, got something else');
+    for (const item of items) list.push(item);
+  }
+
+  #setItems(dict: PickleValue, items: readonly PickleValue[]): PickleValue {
+    if (!(dict instanceof Map)) throw this.#fail('expected a dict to set items of, got something else');
+    if (items.length % 2 !== 0)
+      throw this.#fail('expected pairs of key and value, got an odd number of items');
+    for (let i = 0; i < items.length; i += 2) this.#keys.set(dict, items[i]!, items[i + 1]!, this.#fail);
+    return dict;
+  }
+
+  #addItems(items: readonly PickleValue[]): void {
+    const set = this.#top();
+    if (!isSet(set)) throw this.#fail('expected a set to add to, got something else');
+    let members = this.#members.get(set);
+    if (members === undefined) {
+      members = new Map();
+      for (const item of set.items) this.#keys.set(members, item, null, this.#fail);
+      this.#members.set(set, members);
+    }
+    for (const item of items) {
+      const before = members.size;
+      this.#keys.set(members, item, null, this.#fail);
+      if (members.size > before) set.items.push(item);
+    }
+  }
+
+  #stackGlobal(): PickleValue {
+    const name = this.#pop();
+    const module = this.#pop();
+    if (typeof name !== 'string' || typeof module !== 'string') {
+      throw this.#fail('expected module and name as strings, got something else');
+    }
+    return this.#host.global(`${module}.${name}`, this.#fail);
+  }
+
+  #arguments(): readonly PickleValue[] {
+    const args = this.#pop();
+    if (!isTuple(args)) throw this.#fail('expected a tuple of arguments, got something else');
+    return args.items;
+  }
+
+  #reduce(): PickleValue {
+    const args = this.#arguments();
+    return this.#host.call(this.#pop(), args, this.#fail);
+  }
+
+  #newObject(): PickleValue {
+    const args = this.#arguments();
+    return this.#host.create(this.#pop(), args, this.#fail);
+  }
+
+  #build(): void {
+    const state = this.#pop();
+    this.#host.setState(this.#top(), state, this.#fail);
+  }
+}
+
+/** Integers as numbers where that is exact. */
+function compact(value: bigint): number | bigint {
+  const number = Number(value);
+  return Number.isSafeInteger(number) ? number : value;
+}

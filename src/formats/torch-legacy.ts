@@ -1,0 +1,112 @@
+/**
+ * Torch files before PyTorch 1.6: five pickles one after the other (magic number, protocol, system, content,
+ * storage keys), then each storage as an element count and its bytes. Layout: torch/serialization.py, `_legacy_load`.
+ */
+import { ByteReader, readFileRange, type SourceFile } from './byte-reader.ts';
+import { type PickleValue, PLAIN_DATA, unpickle } from './pickle.ts';
+import type { ByteRange, TensorStorage } from './raw-tensor.ts';
+import type { TensorFile } from './tensor-file.ts';
+import { type FindStorage, type StorageRequest, torchHost } from './torch-host.ts';
+import { flattenTensors, plainTree } from './torch-value.ts';
+
+const MAGIC_NUMBER = 0x1950a86a20f9469cfc6cn;
+const PROTOCOL_VERSION = 1001;
+
+/** A storage whose place in the file is known only after the pickle that refers to it has been read. */
+class PendingStorage implements TensorStorage {
+  readonly request: StorageRequest;
+  range: ByteRange | null = null;
+
+  constructor(request: StorageRequest) {
+    this.request = request;
+  }
+
+  get sizeBytes(): number {
+    return this.request.sizeBytes;
+  }
+
+  read(begin: number, end: number): Uint8Array {
+    if (this.range === null) throw new Error('internal: legacy storage read before it was placed');
+    return readFileRange(this.range.file, this.range.offset + begin, this.range.offset + end);
+  }
+}
+
+/**
+ * Open a legacy torch file. Reads its pickles; tensors stay in the file.
+ * @throws {FormatError} if it is unsafe, damaged or truncated
+ */
+export function readTorchLegacy(file: string, source: SourceFile): TensorFile {
+  const reader = ByteReader.ofFile(file, 'legacy torch file', 0, source.sizeBytes);
+  const magic = unpickle(reader, PLAIN_DATA);
+  if (magic !== MAGIC_NUMBER) throw reader.error(`expected the torch magic number, got ${String(magic)}`);
+  const protocol = unpickle(reader, PLAIN_DATA);
+  if (protocol !== PROTOCOL_VERSION) {
+    throw reader.error(`expected torch protocol ${PROTOCOL_VERSION}, got ${String(protocol)}`);
+  }
+  const system = unpickle(reader, PLAIN_DATA);
+  if (!(system instanceof Map) || system.get('little_endian') !== true) {
+    throw reader.error('expected a file written in little-endian order, got another');
+  }
+
+  const storages = new Map<string, PendingStorage>();
+  const findStorage: FindStorage = (request, fail) => {
+    const known = storages.get(request.key);
+    if (known === undefined) {
+      // The bytes follow later in the file: a count that it has no room for is refused at once.
+      if (request.sizeBytes > source.sizeBytes) {
+        throw fail(
+          `storage "${request.key}": expected ${request.sizeBytes} bytes, the file has ${source.sizeBytes}`,
+        );
+      }
+      const storage = new PendingStorage(request);
+      storages.set(request.key, storage);
+      return storage;
+    }
+    if (known.request.count !== request.count || known.request.dtype !== request.dtype) {
+      throw fail(`storage "${request.key}" is used with two sizes or dtypes`);
+    }
+    return known;
+  };
+  const content = unpickle(reader, torchHost(findStorage));
+  placeStorages(reader, source, storages, unpickle(reader, PLAIN_DATA));
+  if (reader.remaining > 0)
+    throw reader.error(`expected the end of the file, got ${reader.remaining} more bytes`);
+
+  const root = plainTree(file, content);
+  return {
+    path: source.path,
+    format: 'torch-legacy',
+    sizeBytes: source.sizeBytes,
+    tensors: flattenTensors(file, root),
+    metadata: new Map(),
+    root,
+  };
+}
+
+function placeStorages(
+  reader: ByteReader,
+  source: SourceFile,
+  storages: ReadonlyMap<string, PendingStorage>,
+  keys: PickleValue,
+): void {
+  if (!Array.isArray(keys)) throw reader.error('expected the list of storage keys, got something else');
+  for (const key of keys) {
+    const storage = typeof key === 'string' ? storages.get(key) : undefined;
+    if (storage === undefined || storage.range !== null) {
+      throw reader.error(
+        `storage key ${JSON.stringify(String(key))}: expected each storage in use once, got another key`,
+      );
+    }
+    const count = reader.i64();
+    if (count !== BigInt(storage.request.count)) {
+      throw reader.error(
+        `storage "${key}": expected ${storage.request.count} elements, got a record of ${count}`,
+      );
+    }
+    storage.range = { file: source.path, offset: reader.position, length: storage.sizeBytes };
+    reader.skip(storage.sizeBytes);
+  }
+  for (const [key, { range }] of storages) {
+    if (range === null) throw reader.error(`storage "${key}": its bytes are not in the file`);
+  }
+}

@@ -1,0 +1,298 @@
+/**
+ * Writing torch zip files that `torch.load(weights_only=True)` opens: a pickle of protocol 2 and the tensors'
+ * bytes in stored entries, aligned to 64 bytes as PyTorch does. Every tensor gets a contiguous storage of its own.
+ */
+import zlib from 'node:zlib';
+import { UsageError } from '../errors.ts';
+import { writeFileAtomically } from './atomic-file.ts';
+import { dtypeWidth, isFloatDType } from './dtype.ts';
+import { elementCount, type RawTensor, readBytes, rowMajorStrides } from './raw-tensor.ts';
+import { STORAGE_CLASSES, TORCH_DTYPE_NAMES } from './torch-host.ts';
+import { isTagged, type TorchTensor, type TorchValue } from './torch-value.ts';
+
+const ALIGNMENT = 64;
+const TOP = 'archive';
+/** Sizes and offsets are written in 32 bits. */
+const MAX_FILE_BYTES = 0xffffffff;
+const MAX_DEPTH = 256;
+
+/**
+ * Write a torch zip file. Integers become Python ints, other numbers floats; Maps become dicts.
+ * @param file  path; its folder must exist, an existing file is replaced once the new one is complete
+ * @param value e.g. `new Map([['params', new Map(…)]])`, tensors as made by `torchTensor`
+ * @throws {UsageError} for what the format cannot hold: over 4 GiB, F4 tensors, references, cycles
+ */
+export async function writeTorchZip(file: string, value: TorchValue): Promise<void> {
+  const pickle = new PickleWriter(file);
+  pickle.value(value, 0);
+  await writeFileAtomically(file, zipChunks(file, pickle.finish(), pickle.tensors));
+}
+
+/** A tensor as a value of a torch file. */
+export function torchTensor(tensor: RawTensor): TorchTensor {
+  return { kind: 'tensor', tensor, parameter: false, requiresGrad: false };
+}
+
+class PickleWriter {
+  /** In the order of their keys `0`, `1`, … */
+  readonly tensors: RawTensor[] = [];
+  readonly #file: string;
+  readonly #parts: Uint8Array[] = [Uint8Array.of(0x80, 2)];
+
+  constructor(file: string) {
+    this.#file = file;
+  }
+
+  finish(): Uint8Array {
+    this.#code('.');
+    return Buffer.concat(this.#parts);
+  }
+
+  #code(opcode: string): void {
+    this.#parts.push(Buffer.from(opcode, 'latin1'));
+  }
+
+  #global(module: string, name: string): void {
+    this.#code(`c${module}\n${name}\n`);
+  }
+
+  #string(text: string): void {
+    if (/\p{Surrogate}/u.test(text)) {
+      throw new UsageError(`${this.#file}: expected well-formed Unicode, got ${JSON.stringify(text)}`);
+    }
+    const bytes = Buffer.from(text);
+    const head = Buffer.alloc(5);
+    head.write('X', 'latin1');
+    head.writeUInt32LE(bytes.length, 1);
+    this.#parts.push(head, bytes);
+  }
+
+  #integer(value: number | bigint): void {
+    if (value >= -0x80000000 && value <= 0x7fffffff) {
+      const bytes = Buffer.alloc(5);
+      bytes.write('J', 'latin1');
+      bytes.writeInt32LE(Number(value), 1);
+      this.#parts.push(bytes);
+      return;
+    }
+    // LONG1: two's complement, the shortest that keeps the sign.
+    let rest = BigInt(value);
+    const bytes: number[] = [];
+    do {
+      bytes.push(Number(rest & 0xffn));
+      rest >>= 8n;
+    } while (!((rest === 0n && bytes.at(-1)! < 0x80) || (rest === -1n && bytes.at(-1)! >= 0x80)));
+    if (bytes.length > 0xff)
+      throw new UsageError(`${this.#file}: expected integers below 2^2039, got a larger one`);
+    this.#parts.push(Uint8Array.of(0x8a, bytes.length, ...bytes));
+  }
+
+  #float(value: number): void {
+    const bytes = Buffer.alloc(9);
+    bytes.write('G', 'latin1');
+    bytes.writeDoubleBE(value, 1);
+    this.#parts.push(bytes);
+  }
+
+  #tuple(items: readonly TorchValue[], depth: number): void {
+    this.#code('(');
+    for (const item of items) this.value(item, depth + 1);
+    this.#code('t');
+  }
+
+  value(value: TorchValue, depth: number): void {
+    if (depth > MAX_DEPTH) {
+      throw new UsageError(
+        `${this.#file}: expected containers nested at most ${MAX_DEPTH} deep, got more, or a cycle`,
+      );
+    }
+    if (value === null) this.#code('N');
+    else if (typeof value === 'boolean') this.#code(value ? '\x88' : '\x89');
+    else if (typeof value === 'string') this.#string(value);
+    else if (typeof value === 'bigint') this.#integer(value);
+    else if (typeof value === 'number') {
+      if (Number.isSafeInteger(value) && !Object.is(value, -0)) this.#integer(value);
+      else this.#float(value);
+    } else if (value instanceof Uint8Array) {
+      this.#global('_codecs', 'encode');
+      this.#tuple([Buffer.from(value).toString('latin1'), 'latin1'], depth);
+      this.#code('R');
+    } else if (Array.isArray(value)) {
+      this.#code('](');
+      for (const item of value) this.value(item, depth + 1);
+      this.#code('e');
+    } else if (value instanceof Map) {
+      this.#code('}(');
+      for (const [key, item] of value) {
+        this.value(key, depth + 1);
+        this.value(item, depth + 1);
+      }
+      this.#code('u');
+    } else if (isTagged(value)) this.#tagged(value, depth);
+  }
+
+  #tagged(value: Extract<TorchValue, { kind: string }>, depth: number): void {
+    switch (value.kind) {
+      case 'tuple':
+        this.#tuple(value.items, depth);
+        break;
+      case 'set':
+        this.#global('__builtin__', 'set');
+        this.#tuple([[...value.items]], depth);
+        this.#code('R');
+        break;
+      case 'size':
+        this.#global('torch', 'Size');
+        this.#tuple([{ kind: 'tuple', items: value.sizes }], depth);
+        this.#code('R');
+        break;
+      case 'dtype':
+        this.#global('torch', value.name.replace(/^torch\./, ''));
+        break;
+      case 'tensor':
+        this.#tensor(value);
+        break;
+      case 'reference':
+        throw new UsageError(`${this.#file}: expected plain data, got the class name "${value.name}"`);
+    }
+  }
+
+  #tensor({ tensor, parameter, requiresGrad }: TorchTensor): void {
+    const { dtype, shape } = tensor;
+    const key = String(this.tensors.length);
+    const count = elementCount(shape);
+    const storageClass = STORAGE_CLASSES.get(dtype);
+    const dtypeName = TORCH_DTYPE_NAMES.get(dtype);
+    if (dtypeName === undefined) {
+      throw new UsageError(`${this.#file}: tensor "${tensor.name}": PyTorch has no dtype for ${dtype}`);
+    }
+    this.tensors.push(tensor);
+    if (parameter) {
+      this.#global('torch._utils', '_rebuild_parameter');
+      this.#code('(');
+    }
+    // Newer dtypes have no storage class of their own and name the dtype beside an untyped storage.
+    this.#global('torch._utils', storageClass === undefined ? '_rebuild_tensor_v3' : '_rebuild_tensor_v2');
+    this.#code('((');
+    this.#string('storage');
+    if (storageClass === undefined) this.#global('torch.storage', 'UntypedStorage');
+    else this.#global('torch', storageClass);
+    this.#string(key);
+    this.#string('cpu');
+    this.#integer(storageClass === undefined ? count * dtypeWidth(dtype) : count);
+    this.#code('tQ');
+    this.#integer(0);
+    this.#tuple(shape, 0);
+    this.#tuple(rowMajorStrides(shape), 0);
+    this.#code(requiresGrad && isFloatDType(dtype) ? '\x88' : '\x89');
+    this.#global('collections', 'OrderedDict');
+    this.#code(')R');
+    if (storageClass === undefined) this.#global('torch', dtypeName);
+    this.#code('tR');
+    if (parameter) {
+      this.#code(requiresGrad ? '\x88' : '\x89');
+      this.#global('collections', 'OrderedDict');
+      this.#code(')RtR');
+    }
+  }
+}
+
+interface WrittenEntry {
+  readonly name: Buffer;
+  readonly offset: number;
+  readonly size: number;
+  readonly crc: number;
+}
+
+/** The zip file piece by piece; one tensor is in memory at a time. */
+function* zipChunks(file: string, pickle: Uint8Array, tensors: readonly RawTensor[]): Generator<Uint8Array> {
+  const written: WrittenEntry[] = [];
+  let offset = 0;
+  const grow = (bytes: number) => {
+    offset += bytes;
+    if (offset > MAX_FILE_BYTES || written.length > 0xfffe) {
+      throw new UsageError(
+        `${file}: a torch zip of over 4 GiB or 65534 tensors is not written; use safetensors`,
+      );
+    }
+  };
+  const contents = function* (): Generator<[string, Uint8Array]> {
+    yield ['data.pkl', pickle];
+    yield ['byteorder', Buffer.from('little')];
+    for (const [index, tensor] of tensors.entries()) yield [`data/${index}`, readBytes(tensor)];
+    yield ['version', Buffer.from('3\n')];
+  };
+  for (const [path, bytes] of contents()) {
+    const entry: WrittenEntry = {
+      name: Buffer.from(`${TOP}/${path}`),
+      offset,
+      size: bytes.length,
+      crc: zlib.crc32(bytes),
+    };
+    const header = localHeader(entry);
+    grow(header.length + bytes.length);
+    written.push(entry);
+    yield header;
+    yield bytes;
+  }
+  const directoryStart = offset;
+  for (const entry of written) {
+    const record = directoryRecord(entry);
+    grow(record.length);
+    yield record;
+  }
+  yield endRecord(written.length, directoryStart, offset - directoryStart);
+}
+
+/** Names in UTF-8. */
+const FLAGS = 0x800;
+const VERSION = 20;
+/** 1 January 1980, the earliest that zip can say: equal content gives equal files. */
+const DATE = 0x21;
+
+/** Header with a filler field ("FB") that puts the data at a multiple of 64. */
+function localHeader({ name, offset, size, crc }: WrittenEntry): Buffer {
+  const bare = 30 + name.length + 4;
+  const filler = (ALIGNMENT - ((offset + bare) % ALIGNMENT)) % ALIGNMENT;
+  const header = Buffer.alloc(bare + filler);
+  header.writeUInt32LE(0x04034b50, 0);
+  header.writeUInt16LE(VERSION, 4);
+  header.writeUInt16LE(FLAGS, 6);
+  header.writeUInt16LE(DATE, 12);
+  header.writeUInt32LE(crc, 14);
+  header.writeUInt32LE(size, 18);
+  header.writeUInt32LE(size, 22);
+  header.writeUInt16LE(name.length, 26);
+  header.writeUInt16LE(4 + filler, 28);
+  name.copy(header, 30);
+  header.write('FB', 30 + name.length, 'latin1');
+  header.writeUInt16LE(filler, 32 + name.length);
+  header.fill('Z', bare);
+  return header;
+}
+
+function directoryRecord({ name, offset, size, crc }: WrittenEntry): Buffer {
+  const record = Buffer.alloc(46 + name.length);
+  record.writeUInt32LE(0x02014b50, 0);
+  record.writeUInt16LE(VERSION, 4);
+  record.writeUInt16LE(VERSION, 6);
+  record.writeUInt16LE(FLAGS, 8);
+  record.writeUInt16LE(DATE, 14);
+  record.writeUInt32LE(crc, 16);
+  record.writeUInt32LE(size, 20);
+  record.writeUInt32LE(size, 24);
+  record.writeUInt16LE(name.length, 28);
+  record.writeUInt32LE(offset, 42);
+  name.copy(record, 46);
+  return record;
+}
+
+function endRecord(entries: number, directoryStart: number, directoryBytes: number): Buffer {
+  const record = Buffer.alloc(22);
+  record.writeUInt32LE(0x06054b50, 0);
+  record.writeUInt16LE(entries, 8);
+  record.writeUInt16LE(entries, 10);
+  record.writeUInt32LE(directoryBytes, 12);
+  record.writeUInt32LE(directoryStart, 16);
+  return record;
+}

@@ -1,0 +1,233 @@
+/**
+ * The directory of a zip file, checked: one entry per name, sizes that the file has room for, entries that do
+ * not overlap, headers that agree. Nothing is ever extracted to disk. Reading the directory is yauzl's work.
+ */
+import zlib from 'node:zlib';
+import yauzl from 'yauzl';
+import { FormatError } from '../errors.ts';
+import { readFileRange, type SourceFile } from './byte-reader.ts';
+import type { TensorStorage } from './raw-tensor.ts';
+
+export interface ZipEntry {
+  readonly name: string;
+  readonly compressed: boolean;
+  /** Where the entry's bytes begin in the file. */
+  readonly dataStart: number;
+  readonly compressedBytes: number;
+  readonly sizeBytes: number;
+  readonly crc32: number;
+}
+
+/** Torch files have one entry per tensor; the largest checkpoints have a few thousand. */
+const MAX_ENTRIES = 50_000;
+
+const LOCAL_HEADER_BYTES = 30;
+const ENCRYPTED = 0x1;
+const SIZES_FOLLOW = 0x8;
+const STORED = 0;
+const DEFLATED = 8;
+/** No deflate stream expands further. */
+const MAX_DEFLATE_RATIO = 1032;
+
+/**
+ * Read the directory of a zip file.
+ * @throws {FormatError} if it is damaged, contradictory, encrypted, or uses other methods than store and deflate
+ */
+export async function readZipDirectory(file: string, source: SourceFile): Promise<Map<string, ZipEntry>> {
+  const entries = new Map<string, ZipEntry>();
+  const occupied: { begin: number; end: number; name: string }[] = [];
+  const zip = await onArchive(file, source, () =>
+    yauzl.openPromise(source.path, { strictFileNames: true, autoClose: false }),
+  );
+  try {
+    if (zip.entryCount > MAX_ENTRIES) {
+      throw new FormatError(file, `expected at most ${MAX_ENTRIES} zip entries, got ${zip.entryCount}`);
+    }
+    const records = zip.eachEntry();
+    for (;;) {
+      const next = await onArchive(file, source, () => records.next());
+      if (next.done === true) break;
+      const record: yauzl.Entry = next.value;
+      const entry = checkEntry(file, source, record);
+      if (entries.has(entry.name)) throw new FormatError(file, `zip entry "${entry.name}" occurs twice`);
+      entries.set(entry.name, entry);
+      occupied.push({
+        begin: record.relativeOffsetOfLocalHeader,
+        end: entry.dataStart + entry.compressedBytes,
+        name: entry.name,
+      });
+    }
+  } finally {
+    zip.close();
+  }
+  occupied.sort((a, b) => a.begin - b.begin);
+  for (const [i, entry] of occupied.entries()) {
+    const previous = occupied[i - 1];
+    if (previous !== undefined && entry.begin < previous.end) {
+      throw new FormatError(file, `zip entries "${previous.name}" and "${entry.name}" overlap`);
+    }
+  }
+  return entries;
+}
+
+/** Run one step of yauzl; its errors in our form. */
+async function onArchive<T>(file: string, source: SourceFile, step: () => Promise<T>): Promise<T> {
+  try {
+    return await step();
+  } catch (error) {
+    const message = error instanceof Error ? error.message : String(error);
+    if (message.startsWith('End of central directory record signature not found')) {
+      throw new FormatError(
+        file,
+        `expected a zip file with its directory at the end, got ${source.sizeBytes} bytes without one; truncated download: fetch it again`,
+        { cause: error },
+      );
+    }
+    throw new FormatError(file, `zip directory: ${message}; damaged file?`, { cause: error });
+  }
+}
+
+function checkEntry(file: string, source: SourceFile, record: yauzl.Entry): ZipEntry {
+  const name = record.fileName;
+  const fail = (message: string) => new FormatError(file, `zip entry "${name}": ${message}`);
+  const { compressionMethod: method, compressedSize, uncompressedSize, crc32 } = record;
+  if ((record.generalPurposeBitFlag & ENCRYPTED) !== 0) throw fail('expected plain data, got encrypted data');
+  if (method !== STORED && method !== DEFLATED) {
+    throw fail(`expected it stored or deflated, got compression method ${method}`);
+  }
+  const headerStart = record.relativeOffsetOfLocalHeader;
+  if (!(headerStart + LOCAL_HEADER_BYTES <= source.sizeBytes)) {
+    throw fail(`expected to begin within the file's ${source.sizeBytes} bytes, got byte ${headerStart}`);
+  }
+  const bytes = readFileRange(source.path, headerStart, headerStart + LOCAL_HEADER_BYTES);
+  const header = new DataView(bytes.buffer);
+  const nameBytes = header.getUint16(26, true);
+  const nameStart = headerStart + LOCAL_HEADER_BYTES;
+  const dataStart = nameStart + nameBytes + header.getUint16(28, true);
+  if (header.getUint32(0, true) !== 0x04034b50)
+    throw fail(`expected a header at byte ${headerStart}, got other bytes`);
+  if (!(dataStart + compressedSize <= source.sizeBytes)) {
+    throw fail(
+      `expected ${dataStart + compressedSize} bytes in the file, got ${source.sizeBytes}; truncated download?`,
+    );
+  }
+  if (!Buffer.from(readFileRange(source.path, nameStart, nameStart + nameBytes)).equals(record.fileNameRaw)) {
+    throw fail('expected the same name in its own header, got another');
+  }
+  if (header.getUint16(8, true) !== method)
+    throw fail('expected the same compression method in both headers');
+  const localCrc = header.getUint32(14, true);
+  if (
+    (header.getUint16(6, true) & SIZES_FOLLOW) === 0
+      ? localCrc !== crc32
+      : localCrc !== 0 && localCrc !== crc32
+  ) {
+    throw fail('expected the same checksum in both headers, got two');
+  }
+  if (method === DEFLATED && uncompressedSize > compressedSize * MAX_DEFLATE_RATIO) {
+    throw fail(`${compressedSize} deflated bytes cannot hold the declared ${uncompressedSize}`);
+  }
+  return {
+    name,
+    compressed: method === DEFLATED,
+    dataStart,
+    compressedBytes: compressedSize,
+    sizeBytes: uncompressedSize,
+    crc32,
+  };
+}
+
+/**
+ * An entry's bytes, inflated if need be, checked against size and checksum.
+ * @throws {FormatError} if they do not match; inflating stops at the declared size
+ */
+export function readZipEntry(file: string, source: SourceFile, entry: ZipEntry): Uint8Array {
+  const raw = readFileRange(source.path, entry.dataStart, entry.dataStart + entry.compressedBytes);
+  const bytes = entry.compressed ? inflate(file, entry, raw) : raw;
+  checkCrc(file, entry, zlib.crc32(bytes));
+  return bytes;
+}
+
+function inflate(file: string, entry: ZipEntry, raw: Uint8Array): Uint8Array {
+  const fail = (message: string, cause?: unknown) =>
+    new FormatError(file, `zip entry "${entry.name}": ${message}`, { cause });
+  let bytes: Buffer;
+  try {
+    // One byte more than declared, so that a longer stream is told from a fitting one.
+    bytes = zlib.inflateRawSync(raw, { maxOutputLength: entry.sizeBytes + 1 });
+  } catch (error) {
+    if (error instanceof RangeError)
+      throw fail(`expected ${entry.sizeBytes} bytes, got more when inflating`, error);
+    throw fail('expected deflated data, got something else', error);
+  }
+  if (bytes.length !== entry.sizeBytes) {
+    throw fail(`expected ${entry.sizeBytes} bytes, got ${bytes.length} when inflating`);
+  }
+  return bytes;
+}
+
+function checkCrc(file: string, entry: ZipEntry, crc: number): void {
+  if (crc === entry.crc32) return;
+  throw new FormatError(
+    file,
+    `zip entry "${entry.name}": expected checksum ${hex(entry.crc32)}, got ${hex(crc)}; damaged file: fetch it again`,
+  );
+}
+
+function hex(crc: number): string {
+  return crc.toString(16).padStart(8, '0');
+}
+
+/** How much is read at a time to compute a checksum. */
+const CHUNK_BYTES = 1 << 23;
+
+/** An entry as a tensor's storage. Its checksum is compared before any byte is handed out, once. */
+export function zipStorage(file: string, source: SourceFile, entry: ZipEntry): TensorStorage {
+  if (entry.compressed) return inflatedStorage(file, source, entry);
+  const { dataStart, sizeBytes } = entry;
+  let verified = false;
+  const verify = () => {
+    if (verified) return;
+    let crc = 0;
+    for (let from = 0; from < sizeBytes; from += CHUNK_BYTES) {
+      const to = Math.min(sizeBytes, from + CHUNK_BYTES);
+      crc = zlib.crc32(readFileRange(source.path, dataStart + from, dataStart + to), crc);
+    }
+    checkCrc(file, entry, crc);
+    verified = true;
+  };
+  return {
+    sizeBytes,
+    range: { file: source.path, offset: dataStart, length: sizeBytes },
+    verify,
+    read(begin, end) {
+      if (!verified && begin === 0 && end === sizeBytes) {
+        const bytes = readZipEntry(file, source, entry);
+        verified = true;
+        return bytes;
+      }
+      verify();
+      return readFileRange(source.path, dataStart + begin, dataStart + end);
+    },
+  };
+}
+
+function inflatedStorage(file: string, source: SourceFile, entry: ZipEntry): TensorStorage {
+  let kept: WeakRef<Uint8Array> | undefined;
+  const inflated = () => {
+    let bytes = kept?.deref();
+    if (bytes === undefined) {
+      bytes = readZipEntry(file, source, entry);
+      kept = new WeakRef(bytes);
+    }
+    return bytes;
+  };
+  return {
+    sizeBytes: entry.sizeBytes,
+    range: null,
+    verify() {
+      inflated();
+    },
+    read: (begin, end) => inflated().subarray(begin, end),
+  };
+}
