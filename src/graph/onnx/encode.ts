@@ -1,10 +1,12 @@
 /**
  * A graph as ONNX bytes. Weights become external data: (file, offset, length) inside the user's own files.
- * The runtime looks for external files in one folder only, so weights elsewhere, and those that do not lie
- * in one uncompressed run, are handed over in memory.
+ * The runtime looks for external files in one folder only, or takes external data from memory, never both. So
+ * weights that lie elsewhere, or not in one uncompressed run, travel inside the message; if no weight can be
+ * mapped at all (a compressed checkpoint), all are handed over in memory.
  */
 import { realpathSync } from 'node:fs';
 import path from 'node:path';
+import { FormatError } from '../../errors.ts';
 import { byteRangeOf, readBytes } from '../../formats/raw-tensor.ts';
 import type { Tensor } from '../../tensor/tensor.ts';
 import type { Graph } from '../graph.ts';
@@ -15,17 +17,20 @@ export interface EncodedGraph {
   readonly bytes: Uint8Array;
   /** The folder that external locations are relative to; `null` when no weight lies in a file. */
   readonly weightFolder: string | null;
-  /** Weights handed over in memory, by location. */
+  /** Weights handed over in memory, by location; empty when `weightFolder` is set. */
   readonly inMemory: readonly { readonly location: string; readonly data: Uint8Array }[];
 }
 
 /** com.microsoft carries FusedMatMul, MultiHeadAttention and QuickGelu. */
 const OPSETS = { '': 21, 'com.microsoft': 1 };
 
+/** Protobuf messages end at 2 GB. */
+const MAX_EMBEDDED_BYTES = 2 ** 30;
+
 const bytesOf = ({ data }: Tensor): Uint8Array =>
   new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
 
-/** Encode `graph`. @throws {FormatError} when a weight that is not mappable cannot be read. */
+/** Encode `graph`. @throws {FormatError} when a weight cannot be read, or too many lie outside the model's folder. */
 export function encodeGraph(graph: Graph): EncodedGraph {
   const nodes: OnnxNode[] = [];
   const initializers: OnnxTensor[] = graph.constants.map(({ value, tensor }) => ({
@@ -106,6 +111,7 @@ function placeWeights(graph: Graph): {
   }
   const weightFolder = [...bytesPerFolder].sort((a, b) => b[1] - a[1])[0]?.[0] ?? null;
   const inMemory: { location: string; data: Uint8Array }[] = [];
+  let embeddedBytes = 0;
   const placed = graph.weights.map(({ value, raw }, i): OnnxTensor => {
     const { name, dtype, shape } = value;
     const range = ranges[i];
@@ -114,6 +120,16 @@ function placeWeights(graph: Graph): {
       return { name, dtype, shape, data: { location, offset: range.offset, length: range.length } };
     }
     const data = readBytes(raw);
+    if (weightFolder !== null) {
+      embeddedBytes += data.length;
+      if (embeddedBytes > MAX_EMBEDDED_BYTES) {
+        throw new FormatError(
+          range?.file ?? raw.name,
+          `expected the model's weights in one folder (${weightFolder}), got over 1 GB elsewhere; move the files together`,
+        );
+      }
+      return { name, dtype, shape, data };
+    }
     const location = `memory-${inMemory.length}`;
     inMemory.push({ location, data });
     return { name, dtype, shape, data: { location, offset: 0, length: data.length } };

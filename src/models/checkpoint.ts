@@ -1,0 +1,196 @@
+/**
+ * A Stable Diffusion 1.x model as it lies on disk: a diffusers folder or an original single file. Opening reads
+ * configs and headers only; weights stay where they are and are named as diffusers names them.
+ */
+import { existsSync, statSync } from 'node:fs';
+import { readFile } from 'node:fs/promises';
+import path from 'node:path';
+import { z } from 'zod';
+import { FormatError, MismatchError } from '../errors.ts';
+import type { RawTensor } from '../formats/raw-tensor.ts';
+import { openShardedOrSingle, openTensorFile, type TensorFile } from '../formats/tensor-file.ts';
+import { CLIP_VIT_L_TEXT, type ClipTextConfig, clipTextSchema } from './clip/config.ts';
+import { type ClipTokenizer, loadTokenizer } from './clip/tokenizer.ts';
+import { readConfig } from './config-file.ts';
+import { foreignArchitecture } from './keys/architecture.ts';
+import { canonicalTextEncoderName, canonicalVaeName } from './keys/diffusers.ts';
+import { ldmTextEncoderNames, ldmUnetNames, ldmVaeNames } from './keys/ldm.ts';
+import type { WeightSource } from './network.ts';
+import { SD15_UNET, type UnetConfig, unetSchema } from './unet/config.ts';
+import { SD15_VAE, type VaeConfig, vaeSchema } from './vae/config.ts';
+
+/** One network of a checkpoint. */
+export interface ModelPart<C> {
+  readonly config: C;
+  readonly weights: WeightSource;
+  /** The weight files as they are, for hashing and rewriting. */
+  readonly file: TensorFile;
+}
+
+export interface Checkpoint {
+  /** Absolute path of the folder or file. */
+  readonly path: string;
+  readonly layout: 'diffusers' | 'single-file';
+  readonly tokenizer: ClipTokenizer;
+  readonly textEncoder: ModelPart<ClipTextConfig>;
+  readonly unet: ModelPart<UnetConfig>;
+  /** Parsed scheduler_config.json; null if the checkpoint has none (single files). */
+  readonly schedulerConfig: unknown;
+  /** The autoencoder, opened when asked for: fusion does without. @throws {FormatError} if it is missing or damaged */
+  vae(): Promise<ModelPart<VaeConfig>>;
+}
+
+export interface CheckpointOptions {
+  /**
+   * A diffusers folder whose tokenizer and configs describe a single-file checkpoint; such files hold weights only.
+   * For a single file of SD 1.x its `tokenizer/` is enough. Ignored for diffusers folders.
+   */
+  readonly configFolder?: string;
+}
+
+/**
+ * Open a model.
+ * @param location diffusers folder, or original single-file checkpoint (.safetensors, .ckpt)
+ * @throws {FormatError} if files are missing, unsafe or damaged
+ * @throws {MismatchError} if it is a model of another architecture, which is named
+ */
+export async function openCheckpoint(location: string, options: CheckpointOptions = {}): Promise<Checkpoint> {
+  const absolute = path.resolve(location);
+  const info = statSync(absolute, { throwIfNoEntry: false });
+  if (info === undefined) throw new FormatError(location, 'no such file or folder; check --base');
+  return info.isDirectory() ? openFolder(absolute) : openSingleFile(absolute, options.configFolder);
+}
+
+const INDEX_SCHEMA = z.object({ _class_name: z.string().default('') });
+
+async function openFolder(folder: string): Promise<Checkpoint> {
+  const index = path.join(folder, 'model_index.json');
+  if (!existsSync(index) && !existsSync(path.join(folder, 'unet'))) {
+    throw new FormatError(
+      folder,
+      'expected a diffusers folder (model_index.json, unet/, text_encoder/, tokenizer/)',
+    );
+  }
+  if (existsSync(index)) {
+    const { _class_name: pipeline } = await readConfig(index, INDEX_SCHEMA);
+    const foreign = /XL|Flux|StableDiffusion3|Kandinsky|PixArt|Sana|Cascade/.exec(pipeline);
+    if (foreign) throw new MismatchError(`${folder}: expected a Stable Diffusion 1.x model, got ${pipeline}`);
+  }
+  const open = async <C>(
+    part: string,
+    schema: z.ZodType<C>,
+    stems: readonly string[],
+    canonical: (name: string) => string,
+  ): Promise<ModelPart<C>> => {
+    const config = await readConfig(path.join(folder, part, 'config.json'), schema);
+    const file = await openShardedOrSingle(path.join(folder, part), ...stems);
+    return { config, file, weights: namedSource(file, canonical) };
+  };
+  const unet = await open('unet', unetSchema, ['diffusion_pytorch_model'], (name) => name);
+  refuseOtherFamilies(folder, unet.file);
+  return {
+    path: folder,
+    layout: 'diffusers',
+    tokenizer: await loadTokenizer(path.join(folder, 'tokenizer')),
+    textEncoder: await open(
+      'text_encoder',
+      clipTextSchema,
+      ['model', 'pytorch_model'],
+      canonicalTextEncoderName,
+    ),
+    unet,
+    schedulerConfig: await readJson(path.join(folder, 'scheduler', 'scheduler_config.json')),
+    vae: () => open('vae', vaeSchema, ['diffusion_pytorch_model'], canonicalVaeName),
+  };
+}
+
+async function openSingleFile(file: string, configFolder: string | undefined): Promise<Checkpoint> {
+  const opened = await openTensorFile(file);
+  const tensors = withoutCommonPrefix(opened.tensors, 'state_dict.');
+  refuseOtherFamilies(file, { ...opened, tensors });
+  if (!tensors.has('model.diffusion_model.input_blocks.0.0.weight')) {
+    throw new FormatError(
+      file,
+      'expected a whole Stable Diffusion checkpoint (model.diffusion_model.…); is this a LoRA or a single component?',
+    );
+  }
+  if (configFolder === undefined) {
+    throw new FormatError(
+      file,
+      'a single-file checkpoint holds no tokenizer; name a diffusers folder that has tokenizer/ with --base-config',
+    );
+  }
+  const described = async <C>(part: string, schema: z.ZodType<C>, known: C): Promise<C> => {
+    const config = path.join(configFolder, part, 'config.json');
+    return existsSync(config) ? readConfig(config, schema) : known;
+  };
+  const unetConfig = await described('unet', unetSchema, SD15_UNET);
+  const attention = unetConfig.blocks.map((block) => block.crossAttention);
+  const unetNames = ldmUnetNames({
+    layersPerBlock: unetConfig.layersPerBlock,
+    downAttention: attention,
+    upAttention: attention.toReversed(),
+  });
+  const part = <C>(config: C, toLdm: (name: string) => string | null): ModelPart<C> => ({
+    config,
+    file: opened,
+    weights: {
+      label: file,
+      get: (name) => {
+        const stored = toLdm(name);
+        return stored === null ? undefined : tensors.get(stored);
+      },
+    },
+  });
+  return {
+    path: file,
+    layout: 'single-file',
+    tokenizer: await loadTokenizer(configFolder),
+    textEncoder: part(await described('text_encoder', clipTextSchema, CLIP_VIT_L_TEXT), (name) =>
+      ldmTextEncoderNames.toLdm(name),
+    ),
+    unet: part(unetConfig, (name) => unetNames.toLdm(name)),
+    schedulerConfig: await readJson(path.join(configFolder, 'scheduler', 'scheduler_config.json')),
+    vae: async () => {
+      const config = await described('vae', vaeSchema, SD15_VAE);
+      const names = ldmVaeNames({
+        blocks: config.blockChannels.length,
+        layersPerBlock: config.layersPerBlock,
+      });
+      return part(config, (name) => names.toLdm(name));
+    },
+  };
+}
+
+function refuseOtherFamilies(location: string, { tensors }: TensorFile): void {
+  const foreign = foreignArchitecture(tensors.values());
+  if (foreign !== null) {
+    throw new MismatchError(`${location}: expected a Stable Diffusion 1.x model, got ${foreign}`);
+  }
+}
+
+function namedSource(file: TensorFile, canonical: (name: string) => string): WeightSource {
+  const tensors = new Map<string, RawTensor>();
+  for (const [name, tensor] of file.tensors) tensors.set(canonical(name), tensor);
+  return { label: file.path, get: (name) => tensors.get(name) };
+}
+
+/** Training checkpoints keep everything under one key. */
+function withoutCommonPrefix(
+  tensors: ReadonlyMap<string, RawTensor>,
+  prefix: string,
+): ReadonlyMap<string, RawTensor> {
+  const inside = [...tensors].filter(([name]) => name.startsWith(prefix));
+  return inside.length === 0
+    ? tensors
+    : new Map(inside.map(([name, tensor]) => [name.slice(prefix.length), tensor]));
+}
+
+async function readJson(file: string): Promise<unknown> {
+  if (!existsSync(file)) return null;
+  try {
+    return JSON.parse(await readFile(file, 'utf8'));
+  } catch (cause) {
+    throw new FormatError(file, 'expected JSON', { cause });
+  }
+}

@@ -1,0 +1,54 @@
+/** Configuration of CLIP's text encoder, as in `text_encoder/config.json`. */
+import { z } from 'zod';
+
+export interface ClipTextConfig {
+  /** D, 768 in SD 1.x. */
+  readonly hiddenSize: number;
+  readonly intermediateSize: number;
+  readonly numLayers: number;
+  readonly numHeads: number;
+  /** 77. */
+  readonly maxPositions: number;
+  readonly hiddenAct: 'quick_gelu' | 'gelu';
+  readonly layerNormEpsilon: number;
+  /** As stored; SD 1.x configs carry 2, see `pooledPosition`. */
+  readonly eosTokenId: number;
+}
+
+const size = z.number().int().positive().max(65_536);
+
+export const clipTextSchema = z
+  .object({
+    hidden_size: size.default(512),
+    intermediate_size: size.default(2048),
+    num_hidden_layers: size.default(12),
+    num_attention_heads: size.default(8),
+    max_position_embeddings: size.default(77),
+    hidden_act: z.enum(['quick_gelu', 'gelu']).default('quick_gelu'),
+    layer_norm_eps: z.number().positive().default(1e-5),
+    eos_token_id: z.number().int().default(49_407),
+  })
+  .transform(
+    (json): ClipTextConfig => ({
+      hiddenSize: json.hidden_size,
+      intermediateSize: json.intermediate_size,
+      numLayers: json.num_hidden_layers,
+      numHeads: json.num_attention_heads,
+      maxPositions: json.max_position_embeddings,
+      hiddenAct: json.hidden_act,
+      layerNormEpsilon: json.layer_norm_eps,
+      eosTokenId: json.eos_token_id,
+    }),
+  );
+
+/** The text encoder of SD 1.x. Source: huggingface.co/openai/clip-vit-large-patch14, config.json, text_config. */
+export const CLIP_VIT_L_TEXT: ClipTextConfig = {
+  hiddenSize: 768,
+  intermediateSize: 3072,
+  numLayers: 12,
+  numHeads: 12,
+  maxPositions: 77,
+  hiddenAct: 'quick_gelu',
+  layerNormEpsilon: 1e-5,
+  eosTokenId: 2,
+};

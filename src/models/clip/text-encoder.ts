@@ -1,0 +1,175 @@
+/**
+ * CLIP's text encoder: token embeddings to hidden states. The graph begins at the embeddings; rows of the table
+ * are looked up outside it, so that concept tokens need no enlarged table and the table is never loaded whole.
+ * Source: Hugging Face transformers, models/clip/modeling_clip.py.
+ */
+import { MismatchError, MissingWeightError, ShapeError } from '../../errors.ts';
+import { readFloat32, sliceRows } from '../../formats/raw-tensor.ts';
+import { multiHeadAttention } from '../../graph/ops/attention.ts';
+import { add, gelu, quickGelu } from '../../graph/ops/elementwise.ts';
+import type { Value } from '../../graph/value.ts';
+import { float32, type Tensor } from '../../tensor/tensor.ts';
+import { layerNorm, linear } from '../layers.ts';
+import { type Network, NetworkBuilder, type NetworkOptions, type WeightSource } from '../network.ts';
+import type { ClipTextConfig } from './config.ts';
+
+export interface TextEncoderSize {
+  /** Number of prompts, B. */
+  readonly batch: number;
+  /** Token positions T, at most the model's 77. */
+  readonly tokens: number;
+}
+
+/**
+ * Write the text encoder.
+ *
+ * Inputs: `token_embeddings` [B, T, D], and the factors asked for.
+ * Outputs: `last_hidden_state` [B, T, D] (after the final layer norm); with `hiddenStates`, also
+ * `hidden_states.k`: 0 = embeddings, k = after layer k, before the final norm; with `clipSkip` k,
+ * `last_hidden_state` is the final norm of the state k layers before the last.
+ * @throws {MissingWeightError | ShapeError} when the weights do not fit the config
+ */
+export function buildTextEncoder(
+  weights: WeightSource,
+  config: ClipTextConfig,
+  { batch, tokens }: TextEncoderSize,
+  options: NetworkOptions & { readonly clipSkip?: number; readonly hiddenStates?: boolean } = {},
+): Network {
+  const { hiddenSize: width, numHeads, numLayers, intermediateSize, layerNormEpsilon, hiddenAct } = config;
+  if (tokens > config.maxPositions) {
+    throw new ShapeError(`text encoder: expected at most ${config.maxPositions} tokens, got ${tokens}`);
+  }
+  const net = new NetworkBuilder(weights, options);
+  const { g } = net;
+  const layers = numLayers - (options.clipSkip ?? 0);
+  if (layers < 1) throw new ShapeError(`text encoder: clip skip ${options.clipSkip} of ${numLayers} layers`);
+  const embeddings = g.input('token_embeddings', 'float32', [batch, tokens, width]);
+  net.within('text_model', () => {
+    const positions = net.within('embeddings', () => positionEmbedding(net, weights, tokens, config));
+    let hidden = add(g, embeddings, positions);
+    const mask = g.constant(causalMask(tokens));
+    const activation = hiddenAct === 'quick_gelu' ? (x: Value) => quickGelu(g, x) : (x: Value) => gelu(g, x);
+    if (options.hiddenStates) g.output('hidden_states.0', hidden);
+    for (let layer = 0; layer < layers; layer++) {
+      hidden = net.within(`encoder.layers.${layer}`, () => {
+        const x = layerNorm(net, hidden, 'layer_norm1', layerNormEpsilon);
+        const attended = net.within('self_attn', () => {
+          const q = linear(net, x, 'q_proj', { out: width });
+          const k = linear(net, x, 'k_proj', { out: width });
+          const v = linear(net, x, 'v_proj', { out: width });
+          return linear(net, multiHeadAttention(g, { q, k, v, bias: mask }, numHeads), 'out_proj', {
+            out: width,
+          });
+        });
+        const residual = add(g, hidden, attended);
+        const y = layerNorm(net, residual, 'layer_norm2', layerNormEpsilon);
+        const mlp = net.within('mlp', () =>
+          linear(net, activation(linear(net, y, 'fc1', { out: intermediateSize })), 'fc2', { out: width }),
+        );
+        return add(g, residual, mlp);
+      });
+      if (options.hiddenStates) g.output(`hidden_states.${layer + 1}`, hidden);
+    }
+    g.output('last_hidden_state', layerNorm(net, hidden, 'final_layer_norm', layerNormEpsilon));
+  });
+  return net.finish();
+}
+
+/** Scores of later positions are pushed below any other, [1, 1, T, T]. */
+function causalMask(tokens: number): Tensor {
+  const mask = float32([1, 1, tokens, tokens]);
+  for (let i = 0; i < tokens; i++) mask.data.fill(-1e30, i * tokens + i + 1, (i + 1) * tokens);
+  return mask;
+}
+
+function positionEmbedding(
+  net: NetworkBuilder,
+  weights: WeightSource,
+  tokens: number,
+  { maxPositions, hiddenSize }: ClipTextConfig,
+): Value {
+  const name = `${net.path}.position_embedding.weight`;
+  const raw = weights.get(name);
+  if (raw === undefined) throw new MissingWeightError(weights.label, `no weight "${name}"`, { tensor: name });
+  if (raw.shape.join() !== [maxPositions, hiddenSize].join()) {
+    throw new ShapeError(
+      `${weights.label}: ${name}: expected [${maxPositions}, ${hiddenSize}], got [${raw.shape.join(', ')}]`,
+    );
+  }
+  return net.g.weight(sliceRows(raw, 0, tokens), [1, tokens, hiddenSize]);
+}
+
+/** The token embedding table of a text encoder, with the rows of added tokens behind it. */
+export class TokenEmbeddings {
+  readonly width: number;
+  readonly #weights: WeightSource;
+  readonly #added: Float32Array;
+  readonly #vocabSize: number;
+  readonly #rows = new Map<number, Float32Array>();
+
+  /**
+   * @param added rows of the tokens after the vocabulary, [added, D]
+   * @throws {MissingWeightError | MismatchError} if the table is missing or its width is not D
+   */
+  constructor(weights: WeightSource, config: ClipTextConfig, added: Float32Array = new Float32Array(0)) {
+    this.width = config.hiddenSize;
+    this.#weights = weights;
+    this.#added = added;
+    const { shape } = this.#table();
+    if (shape[1] !== this.width) {
+      throw new MismatchError(
+        `${weights.label}: token embedding: expected width ${this.width}, got [${shape.join(', ')}]`,
+      );
+    }
+    this.#vocabSize = shape[0]!;
+  }
+
+  #table() {
+    const name = 'text_model.embeddings.token_embedding.weight';
+    const raw = this.#weights.get(name);
+    if (raw === undefined)
+      throw new MissingWeightError(this.#weights.label, `no weight "${name}"`, { tensor: name });
+    return raw;
+  }
+
+  /** One row, [D]. @throws {ShapeError} for an id outside the table. */
+  row(id: number): Float32Array {
+    const extra = id - this.#vocabSize;
+    if (extra >= 0) {
+      if ((extra + 1) * this.width > this.#added.length) {
+        throw new ShapeError(
+          `token id ${id}: expected fewer than ${this.#vocabSize + this.#added.length / this.width}`,
+        );
+      }
+      return this.#added.subarray(extra * this.width, (extra + 1) * this.width);
+    }
+    let row = this.#rows.get(id);
+    if (row === undefined) {
+      row = readFloat32(sliceRows(this.#table(), id, 1));
+      this.#rows.set(id, row);
+    }
+    return row;
+  }
+
+  /** Rows of a batch of equally long id lists, [B, T, D]: what the graph takes as `token_embeddings`. */
+  lookUp(batch: readonly (readonly number[])[]): Tensor<Float32Array> {
+    const tokens = batch[0]?.length ?? 0;
+    const result = float32([batch.length, tokens, this.width]);
+    batch.forEach((ids, b) => {
+      if (ids.length !== tokens)
+        throw new ShapeError(`prompt ${b}: expected ${tokens} tokens, got ${ids.length}`);
+      ids.forEach((id, t) => {
+        result.data.set(this.row(id), (b * tokens + t) * this.width);
+      });
+    });
+    return result;
+  }
+}
+
+/**
+ * Position whose hidden state is CLIP's pooled output. Configs of SD 1.x carry eos_token_id 2, which stands for
+ * "the largest id" (an added token after the end would win); others name the id. Source: modeling_clip.py.
+ */
+export function pooledPosition(ids: readonly number[], eosTokenId: number): number {
+  return eosTokenId === 2 ? ids.indexOf(Math.max(...ids)) : Math.max(0, ids.indexOf(eosTokenId));
+}

@@ -1,0 +1,209 @@
+/**
+ * What a network is written with: a graph, the weights of one component under their diffusers names, and the
+ * two things every linear layer may be asked for from outside: low-rank factors as runtime inputs, and probes.
+ */
+import { MismatchError, MissingWeightError, ShapeError } from '../errors.ts';
+import type { RawTensor } from '../formats/raw-tensor.ts';
+import { GraphBuilder } from '../graph/builder.ts';
+import type { Graph } from '../graph/graph.ts';
+import { matmul } from '../graph/ops/matmul.ts';
+import { reshape } from '../graph/ops/movement.ts';
+import type { Value } from '../graph/value.ts';
+
+/** The weights of one component (UNet, text encoder, VAE) by diffusers' parameter names. */
+export interface WeightSource {
+  /** File or folder, for messages. */
+  readonly label: string;
+  /** The tensor of this name, or undefined. */
+  get(paramName: string): RawTensor | undefined;
+}
+
+/** Which numbers of a layer's input or output a run returns besides its result. */
+export interface ProbeRequest {
+  /** Layers whose input rows X [N, n] are returned as they are. */
+  readonly inputs?: Iterable<string>;
+  /** Layers whose output rows [N, m], bias included, are returned. */
+  readonly outputs?: Iterable<string>;
+  /** Layers whose XᵀX [n, n] is computed inside the graph. Layers that share an input share one matrix. */
+  readonly grams?: Iterable<string>;
+  /**
+   * What X is before its Gram matrix is taken, given rows [N, n] and their number of rows; default: as it is.
+   * A padding mask, for example, multiplies rows by 0 or 1.
+   */
+  readonly weighRows?: (g: GraphBuilder, rows: Value) => Value;
+}
+
+export interface NetworkOptions {
+  /** Layers that get factors as inputs: layer name → rank. All other layers run the base weight alone. */
+  readonly loraRanks?: ReadonlyMap<string, number>;
+  readonly probes?: ProbeRequest;
+}
+
+/** Output names of the probes of a finished network, by layer name. */
+export interface Probes {
+  readonly inputs: ReadonlyMap<string, string>;
+  readonly outputs: ReadonlyMap<string, string>;
+  readonly grams: ReadonlyMap<string, string>;
+}
+
+export interface Network {
+  readonly graph: Graph;
+  readonly probes: Probes;
+}
+
+/** Graph input of a layer's down factor, [r, n]. */
+export const loraDownInput = (layerName: string): string => `${layerName}.lora_down`;
+/** Graph input of a layer's up factor, [m, r]; strength and scale are already multiplied in. */
+export const loraUpInput = (layerName: string): string => `${layerName}.lora_up`;
+
+export class NetworkBuilder {
+  readonly g = new GraphBuilder();
+  readonly #source: WeightSource;
+  readonly #loraRanks: ReadonlyMap<string, number>;
+  readonly #wanted: { inputs: Set<string>; outputs: Set<string>; grams: Set<string> };
+  readonly #weighRows: ((g: GraphBuilder, rows: Value) => Value) | undefined;
+  readonly #found = {
+    inputs: new Map<string, string>(),
+    outputs: new Map<string, string>(),
+    grams: new Map<string, string>(),
+  };
+  readonly #gramOf = new Map<Value, string>();
+  readonly #adapted = new Set<string>();
+  #path = '';
+
+  constructor(source: WeightSource, { loraRanks = new Map(), probes = {} }: NetworkOptions = {}) {
+    this.#source = source;
+    this.#loraRanks = loraRanks;
+    this.#wanted = {
+      inputs: new Set(probes.inputs),
+      outputs: new Set(probes.outputs),
+      grams: new Set(probes.grams),
+    };
+    this.#weighRows = probes.weighRows;
+  }
+
+  /** Dotted path of the scope being written, e.g. `down_blocks.0.resnets.1`. */
+  get path(): string {
+    return this.#path;
+  }
+
+  /** Everything in `write` reads weights below `name` and is named under it. */
+  within<T>(name: string, write: () => T): T {
+    const outer = this.#path;
+    this.#path = outer === '' ? name : `${outer}.${name}`;
+    try {
+      return this.g.scope(name, write);
+    } finally {
+      this.#path = outer;
+    }
+  }
+
+  /** Does the checkpoint hold this parameter of the current scope? */
+  has(paramName: string): boolean {
+    return this.#source.get(this.#full(paramName)) !== undefined;
+  }
+
+  /**
+   * A parameter of the current scope.
+   * @param shape what the network expects; axes of size one at the end may be missing or surplus in the file
+   *              (1×1 convolutions stored as matrices and the reverse)
+   * @throws {MissingWeightError} if it is not there; {ShapeError} if it has another shape
+   */
+  weight(paramName: string, shape: readonly number[]): Value {
+    const name = this.#full(paramName);
+    const raw = this.#source.get(name);
+    if (raw === undefined) {
+      throw new MissingWeightError(
+        this.#source.label,
+        `no weight "${name}"; expected [${shape.join(', ')}]`,
+        {
+          tensor: name,
+        },
+      );
+    }
+    if (trimOnes(raw.shape).join() !== trimOnes(shape).join()) {
+      throw new ShapeError(
+        `${this.#source.label}: ${name}: expected [${shape.join(', ')}], got [${raw.shape.join(', ')}]`,
+      );
+    }
+    return this.g.weight(raw, shape);
+  }
+
+  /**
+   * The factors asked for on layer `name` of the current scope, as graph inputs; null if none were.
+   * @param m output features, @param n input features
+   */
+  lora(name: string, m: number, n: number): { down: Value; up: Value } | null {
+    const layerName = this.#full(name);
+    const rank = this.#loraRanks.get(layerName);
+    if (rank === undefined) return null;
+    this.#adapted.add(layerName);
+    return {
+      down: this.g.input(loraDownInput(layerName), 'float32', [rank, n]),
+      up: this.g.input(loraUpInput(layerName), 'float32', [m, rank]),
+    };
+  }
+
+  /** Serve the probes of layer `name` on its input: `rows()` is X, [N, n] or [B, T, n], written only if wanted. */
+  probeInput(name: string, x: Value, rows: () => Value = () => x): void {
+    const layerName = this.#full(name);
+    if (this.#wanted.inputs.has(layerName)) this.#emit('inputs', layerName, this.#flat(rows()));
+    if (!this.#wanted.grams.has(layerName)) return;
+    let output = this.#gramOf.get(x);
+    if (output === undefined) {
+      const flat = this.#flat(rows());
+      const weighed = this.#weighRows?.(this.g, flat) ?? flat;
+      output = `gram:${layerName}`;
+      this.g.output(output, matmul(this.g, weighed, weighed, { transA: true }));
+      this.#gramOf.set(x, output);
+    }
+    this.#found.grams.set(layerName, output);
+  }
+
+  /** Serve the probes of layer `name` on its output rows. */
+  probeOutput(name: string, rows: () => Value): void {
+    const layerName = this.#full(name);
+    if (this.#wanted.outputs.has(layerName)) this.#emit('outputs', layerName, this.#flat(rows()));
+  }
+
+  /** @throws {MismatchError} listing layers that factors or probes were asked for and that do not exist. */
+  finish(): Network {
+    const missing = [
+      ...[...this.#loraRanks.keys()].filter((name) => !this.#adapted.has(name)),
+      ...(['inputs', 'outputs', 'grams'] as const).flatMap((kind) =>
+        [...this.#wanted[kind]].filter((name) => !this.#found[kind].has(name)),
+      ),
+    ];
+    if (missing.length > 0) {
+      const shown = missing.slice(0, 5).join(', ');
+      throw new MismatchError(
+        `${this.#source.label}: ${missing.length} layers asked for are not linear layers of this network: ` +
+          `${shown}${missing.length > 5 ? ', …' : ''}`,
+      );
+    }
+    return { graph: this.g.finish(), probes: this.#found };
+  }
+
+  #emit(kind: 'inputs' | 'outputs', layerName: string, value: Value): void {
+    const output = `${kind}:${layerName}`;
+    this.g.output(output, value);
+    this.#found[kind].set(layerName, output);
+  }
+
+  #flat(rows: Value): Value {
+    const n = rows.shape.at(-1)!;
+    return rows.shape.length === 2
+      ? rows
+      : reshape(this.g, rows, [rows.shape.slice(0, -1).reduce((a, b) => a * b, 1), n]);
+  }
+
+  #full(name: string): string {
+    return this.#path === '' ? name : `${this.#path}.${name}`;
+  }
+}
+
+function trimOnes(shape: readonly number[]): readonly number[] {
+  let end = shape.length;
+  while (end > 1 && shape[end - 1] === 1) end--;
+  return shape.slice(0, end);
+}

@@ -1,0 +1,91 @@
+/**
+ * The UNet's building blocks: residual block, transformer, down- and up-sampling.
+ * Source: diffusers, models/resnet.py, models/attention.py, models/transformers/transformer_2d.py.
+ */
+import { multiHeadAttention } from '../../graph/ops/attention.ts';
+import { resizeNearest } from '../../graph/ops/convolution.ts';
+import { add, gelu, mul } from '../../graph/ops/elementwise.ts';
+import { reshape, split } from '../../graph/ops/movement.ts';
+import type { Value } from '../../graph/value.ts';
+import { conv2d, groupNorm, layerNorm, linear, normConv, toImage, toTokens } from '../layers.ts';
+import type { NetworkBuilder } from '../network.ts';
+import type { UnetConfig } from './config.ts';
+
+/** x [B, C, H, W], SiLU of the time embedding [B, 4·C₀] → [B, out, H, W] */
+export function resnet(
+  net: NetworkBuilder,
+  x: Value,
+  timeActivated: Value,
+  out: number,
+  config: UnetConfig,
+): Value {
+  const { g } = net;
+  const options = { out, groups: config.normGroups, epsilon: config.normEpsilon };
+  const [batch, channels] = x.shape as [number, number];
+  let hidden = normConv(net, x, { norm: 'norm1', conv: 'conv1' }, options);
+  const time = linear(net, timeActivated, 'time_emb_proj', { out });
+  hidden = add(g, hidden, reshape(g, time, [batch, out, 1, 1]));
+  hidden = normConv(net, hidden, { norm: 'norm2', conv: 'conv2' }, options);
+  const shortcut = channels === out ? x : conv2d(net, x, 'conv_shortcut', { out, kernel: 1 });
+  return add(g, shortcut, hidden);
+}
+
+/** Self- or cross-attention over tokens: x [B, N, C], context [B, T, D] → [B, N, C]. */
+export function attention(net: NetworkBuilder, x: Value, context: Value, numHeads: number): Value {
+  const out = x.shape[2]!;
+  const q = linear(net, x, 'to_q', { out, bias: false });
+  const k = linear(net, context, 'to_k', { out, bias: false });
+  const v = linear(net, context, 'to_v', { out, bias: false });
+  return linear(net, multiHeadAttention(net.g, { q, k, v }, numHeads), 'to_out.0', { out });
+}
+
+/** Spatial transformer: x [B, C, H, W], text features of this layer [B, T, D] → [B, C, H, W]. */
+export function transformer(
+  net: NetworkBuilder,
+  x: Value,
+  context: Value,
+  numHeads: number,
+  config: UnetConfig,
+): Value {
+  const { g } = net;
+  const [, channels, height, width] = x.shape as [number, number, number, number];
+  // Entry norm: epsilon 1e-6, whatever the config says for the resnets.
+  const normal = groupNorm(net, x, 'norm', { groups: config.normGroups, epsilon: 1e-6 });
+  // proj_in and proj_out are 1×1 convolutions or linears; over tokens they are the same thing.
+  let hidden = linear(net, toTokens(net, normal), 'proj_in', { out: channels });
+  hidden = net.within('transformer_blocks.0', () => {
+    const own = layerNorm(net, hidden, 'norm1');
+    let h = add(
+      g,
+      hidden,
+      net.within('attn1', () => attention(net, own, own, numHeads)),
+    );
+    const query = layerNorm(net, h, 'norm2');
+    h = add(
+      g,
+      h,
+      net.within('attn2', () => attention(net, query, context, numHeads)),
+    );
+    return add(g, h, feedForward(net, layerNorm(net, h, 'norm3')));
+  });
+  return add(g, toImage(net, linear(net, hidden, 'proj_out', { out: channels }), height, width), x);
+}
+
+/** GEGLU feed-forward: the second half of the first projection gates, through exact GELU. */
+function feedForward(net: NetworkBuilder, x: Value): Value {
+  const channels = x.shape[2]!;
+  return net.within('ff.net', () => {
+    const projected = linear(net, x, '0.proj', { out: 8 * channels });
+    const [value, gate] = split(net.g, projected, [4 * channels, 4 * channels], 2);
+    return linear(net, mul(net.g, value!, gelu(net.g, gate!)), '2', { out: channels });
+  });
+}
+
+export function downsample(net: NetworkBuilder, x: Value): Value {
+  return conv2d(net, x, 'downsamplers.0.conv', { out: x.shape[1]!, stride: 2 });
+}
+
+/** Enlarges to the given size: the skip connection's, which for odd sizes is not exactly twice. */
+export function upsample(net: NetworkBuilder, x: Value, height: number, width: number): Value {
+  return conv2d(net, resizeNearest(net.g, x, height, width), 'upsamplers.0.conv', { out: x.shape[1]! });
+}

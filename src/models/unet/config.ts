@@ -1,0 +1,142 @@
+/** Configuration of the SD 1.x UNet, as in `unet/config.json`. Anything the graph would not honour is refused. */
+import { z } from 'zod';
+
+export interface UnetBlockConfig {
+  readonly channels: number;
+  /** Whether the block's resnets are each followed by a transformer with cross-attention. */
+  readonly crossAttention: boolean;
+  /** Attention heads of this block's transformers. */
+  readonly numHeads: number;
+}
+
+export interface UnetConfig {
+  readonly inChannels: number;
+  readonly outChannels: number;
+  /** Down blocks in order; the up blocks mirror them. */
+  readonly blocks: readonly UnetBlockConfig[];
+  readonly layersPerBlock: number;
+  /** Width D of the text features, 768 in SD 1.x. */
+  readonly crossAttentionDim: number;
+  readonly normGroups: number;
+  /** Of the resnets and the last norm; the transformers' entry norm always has 1e-6. */
+  readonly normEpsilon: number;
+  readonly flipSinToCos: boolean;
+  readonly frequencyShift: number;
+  /** Latent size the model was trained at (64 for 512 × 512 pictures). */
+  readonly sampleSize: number;
+}
+
+const positive = z.number().int().positive().max(65_536);
+const perBlock = z.union([positive, z.array(positive)]);
+const DOWN = { CrossAttnDownBlock2D: true, DownBlock2D: false } as const;
+const UP = { CrossAttnUpBlock2D: true, UpBlock2D: false } as const;
+
+/** A field that must be absent, or one of these values: the graph knows no other. */
+const only = (...values: unknown[]) =>
+  z
+    .unknown()
+    .optional()
+    .refine((value) => value === undefined || value === null || values.includes(value), {
+      error: ({ input }) =>
+        `expected ${values.map((value) => JSON.stringify(value)).join(' or ') || 'nothing'}, got ${JSON.stringify(input)}; ` +
+        'only UNets of the SD 1.x family are supported',
+    });
+
+export const unetSchema = z
+  .object({
+    in_channels: positive.default(4),
+    out_channels: positive.default(4),
+    block_out_channels: z.array(positive).min(2).max(8),
+    down_block_types: z.array(z.enum(['CrossAttnDownBlock2D', 'DownBlock2D'])),
+    up_block_types: z.array(z.enum(['CrossAttnUpBlock2D', 'UpBlock2D'])),
+    layers_per_block: positive.max(16).default(2),
+    attention_head_dim: perBlock.default(8),
+    num_attention_heads: perBlock.nullish(),
+    cross_attention_dim: positive.default(1280),
+    norm_num_groups: positive.default(32),
+    norm_eps: z.number().positive().default(1e-5),
+    flip_sin_to_cos: z.boolean().default(true),
+    freq_shift: z.number().default(0),
+    sample_size: z.union([positive, z.array(positive)]).nullish(),
+    act_fn: only('silu', 'swish'),
+    mid_block_type: only('UNetMidBlock2DCrossAttn'),
+    downsample_padding: only(1),
+    mid_block_scale_factor: only(1),
+    center_input_sample: only(false),
+    only_cross_attention: only(false),
+    dual_cross_attention: only(false),
+    class_embed_type: only(),
+    num_class_embeds: only(),
+    addition_embed_type: only(),
+    encoder_hid_dim: only(),
+    encoder_hid_dim_type: only(),
+    resnet_time_scale_shift: only('default'),
+    time_embedding_type: only('positional'),
+    time_embedding_dim: only(),
+    time_embedding_act_fn: only(),
+    timestep_post_act: only(),
+    time_cond_proj_dim: only(),
+    conv_in_kernel: only(3),
+    conv_out_kernel: only(3),
+    attention_type: only('default'),
+    transformer_layers_per_block: only(1),
+    resnet_skip_time_act: only(false),
+    resnet_out_scale_factor: only(1),
+    cross_attention_norm: only(),
+    mid_block_only_cross_attention: only(false),
+  })
+  .transform((json, context): UnetConfig => {
+    const count = json.block_out_channels.length;
+    // diffusers reads attention_head_dim as the number of heads where num_attention_heads is not set.
+    const heads = json.num_attention_heads ?? json.attention_head_dim;
+    const cross = json.down_block_types.map((type) => DOWN[type]);
+    const mirrored = json.up_block_types.map((type) => UP[type]).toReversed();
+    if (
+      cross.length !== count ||
+      mirrored.join() !== cross.join() ||
+      (Array.isArray(heads) && heads.length !== count)
+    ) {
+      context.addIssue({
+        code: 'custom',
+        path: ['down_block_types'],
+        message: `expected ${count} down blocks and the same up blocks in reverse, got ${json.down_block_types.join(', ')} and ${json.up_block_types.join(', ')}`,
+      });
+      return z.NEVER;
+    }
+    return {
+      inChannels: json.in_channels,
+      outChannels: json.out_channels,
+      blocks: json.block_out_channels.map((channels, i) => ({
+        channels,
+        crossAttention: cross[i]!,
+        numHeads: Array.isArray(heads) ? heads[i]! : heads,
+      })),
+      layersPerBlock: json.layers_per_block,
+      crossAttentionDim: json.cross_attention_dim,
+      normGroups: json.norm_num_groups,
+      normEpsilon: json.norm_eps,
+      flipSinToCos: json.flip_sin_to_cos,
+      frequencyShift: json.freq_shift,
+      sampleSize: Array.isArray(json.sample_size) ? json.sample_size[0]! : (json.sample_size ?? 64),
+    };
+  });
+
+const block = (channels: number, crossAttention: boolean): UnetBlockConfig => ({
+  channels,
+  crossAttention,
+  numHeads: 8,
+});
+
+/** Source: huggingface.co/stable-diffusion-v1-5/stable-diffusion-v1-5, unet/config.json */
+export const SD15_UNET: UnetConfig = {
+  inChannels: 4,
+  outChannels: 4,
+  blocks: [block(320, true), block(640, true), block(1280, true), block(1280, false)],
+  layersPerBlock: 2,
+  crossAttentionDim: 768,
+  normGroups: 32,
+  normEpsilon: 1e-5,
+  flipSinToCos: true,
+  frequencyShift: 0,
+  sampleSize: 64,
+};

@@ -1,0 +1,66 @@
+/** Configuration of the autoencoder, as in `vae/config.json`. */
+import { z } from 'zod';
+
+export interface VaeConfig {
+  readonly inChannels: number;
+  readonly outChannels: number;
+  readonly latentChannels: number;
+  readonly blockChannels: readonly number[];
+  readonly layersPerBlock: number;
+  readonly normGroups: number;
+  /** Latents are multiplied by this after encoding and divided by it before decoding. */
+  readonly scalingFactor: number;
+  readonly quantConv: boolean;
+  readonly postQuantConv: boolean;
+  readonly midAttention: boolean;
+}
+
+/** Pixels per latent cell along each axis: 8 for SD 1.x. */
+export function vaeFactor(config: VaeConfig): number {
+  return 2 ** (config.blockChannels.length - 1);
+}
+
+const positive = z.number().int().positive().max(65_536);
+
+export const vaeSchema = z
+  .object({
+    in_channels: positive.default(3),
+    out_channels: positive.default(3),
+    latent_channels: positive.default(4),
+    block_out_channels: z.array(positive).min(1).max(8),
+    layers_per_block: positive.max(16).default(1),
+    norm_num_groups: positive.default(32),
+    scaling_factor: z.number().positive().default(0.18215),
+    shift_factor: z.null({ error: 'expected null; the autoencoder of another architecture?' }).optional(),
+    use_quant_conv: z.boolean().default(true),
+    use_post_quant_conv: z.boolean().default(true),
+    mid_block_add_attention: z.boolean().default(true),
+  })
+  .transform(
+    (json): VaeConfig => ({
+      inChannels: json.in_channels,
+      outChannels: json.out_channels,
+      latentChannels: json.latent_channels,
+      blockChannels: json.block_out_channels,
+      layersPerBlock: json.layers_per_block,
+      normGroups: json.norm_num_groups,
+      scalingFactor: json.scaling_factor,
+      quantConv: json.use_quant_conv,
+      postQuantConv: json.use_post_quant_conv,
+      midAttention: json.mid_block_add_attention,
+    }),
+  );
+
+/** Source: huggingface.co/stable-diffusion-v1-5/stable-diffusion-v1-5, vae/config.json */
+export const SD15_VAE: VaeConfig = {
+  inChannels: 3,
+  outChannels: 3,
+  latentChannels: 4,
+  blockChannels: [128, 256, 512, 512],
+  layersPerBlock: 2,
+  normGroups: 32,
+  scalingFactor: 0.18215,
+  quantConv: true,
+  postQuantConv: true,
+  midAttention: true,
+};
