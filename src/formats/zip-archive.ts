@@ -37,7 +37,10 @@ export async function readZipDirectory(file: string, source: SourceFile): Promis
   const entries = new Map<string, ZipEntry>();
   const occupied: { begin: number; end: number; name: string }[] = [];
   const zip = await onArchive(file, source, () =>
-    yauzl.openPromise(source.path, { strictFileNames: true, autoClose: false }),
+    yauzl.fromRandomAccessReaderPromise(new DirectoryReader(source), source.sizeBytes, {
+      strictFileNames: true,
+      autoClose: false,
+    }),
   );
   try {
     if (zip.entryCount > MAX_ENTRIES) {
@@ -68,6 +71,52 @@ export async function readZipDirectory(file: string, source: SourceFile): Promis
     }
   }
   return entries;
+}
+
+const WINDOW_BYTES = 1 << 18;
+
+/**
+ * How yauzl reads the file: in windows, holding no descriptor, and with places outside the file as errors
+ * (its own reader lets a position of 2^62 escape as an uncaught exception).
+ */
+class DirectoryReader extends yauzl.RandomAccessReader {
+  readonly #source: SourceFile;
+  #window: Uint8Array = new Uint8Array(0);
+  #windowStart = 0;
+
+  constructor(source: SourceFile) {
+    super();
+    this.#source = source;
+  }
+
+  override read(
+    buffer: Buffer,
+    offset: number,
+    length: number,
+    position: number,
+    callback: (error: Error | null, bytesRead?: number) => void,
+  ): void {
+    try {
+      buffer.set(this.#bytes(position, length), offset);
+    } catch (error) {
+      setImmediate(callback, error instanceof Error ? error : new Error(String(error)));
+      return;
+    }
+    setImmediate(callback, null, length);
+  }
+
+  #bytes(position: number, length: number): Uint8Array {
+    const end = position + length;
+    if (!(end <= this.#source.sizeBytes)) {
+      throw new Error(`expected bytes up to ${end}, got a file of ${this.#source.sizeBytes}`);
+    }
+    if (position < this.#windowStart || end > this.#windowStart + this.#window.length) {
+      const windowEnd = Math.min(this.#source.sizeBytes, position + Math.max(length, WINDOW_BYTES));
+      this.#window = readFileRange(this.#source.path, position, windowEnd);
+      this.#windowStart = position;
+    }
+    return this.#window.subarray(position - this.#windowStart, end - this.#windowStart);
+  }
 }
 
 /** Run one step of yauzl; its errors in our form. */

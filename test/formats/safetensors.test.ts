@@ -1,0 +1,119 @@
+import { writeFileSync } from 'node:fs';
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import { FormatError, UsageError } from '../../src/errors.ts';
+import { byteRangeOf, float32Tensor, readBytes, readFloat32, renamed } from '../../src/formats/raw-tensor.ts';
+import { openSafetensors, writeSafetensors } from '../../src/formats/safetensors.ts';
+import { scratchFolder } from './scratch-folder.ts';
+import { randomTensors, tensorName } from './weights.ts';
+
+const scratch = scratchFolder();
+
+/** A file with the given header text and data, as an attacker could write it. */
+function forge(header: string, data: Uint8Array = new Uint8Array(0)): string {
+  const text = Buffer.from(header);
+  const length = Buffer.alloc(8);
+  length.writeBigUInt64LE(BigInt(text.length));
+  const file = scratch('forged.safetensors');
+  writeFileSync(file, Buffer.concat([length, text, data]));
+  return file;
+}
+
+describe('writing and reading back', () => {
+  it('keeps names, dtypes, shapes, bytes and metadata', async () => {
+    const file = scratch('random.safetensors');
+    const labels = fc.uniqueArray(fc.tuple(tensorName, tensorName), {
+      maxLength: 4,
+      selector: ([key]) => key,
+    });
+    await fc.assert(
+      fc.asyncProperty(randomTensors(), labels, async (tensors, metadata) => {
+        await writeSafetensors(file, tensors, new Map(metadata));
+        const read = await openSafetensors(file);
+        expect([...read.metadata]).toEqual(metadata);
+        expect(new Set(read.tensors.keys())).toEqual(new Set(tensors.map(({ name }) => name)));
+        for (const tensor of tensors) {
+          const copy = read.tensors.get(tensor.name)!;
+          expect([copy.dtype, copy.shape]).toEqual([tensor.dtype, tensor.shape]);
+          expect(Buffer.from(readBytes(copy))).toEqual(Buffer.from(readBytes(tensor)));
+        }
+      }),
+      { numRuns: 60 },
+    );
+  });
+
+  it('is not taken for a pickle when the header length begins with 0x80', async () => {
+    const file = scratch('length-128.safetensors');
+    const tensor = float32Tensor('', [1], Float32Array.of(1));
+    const bare = '{"":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'.length;
+    for (const length of [128, 0x7b]) {
+      const name = 'n'.repeat(length - bare);
+      const header = `{"${name}":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}`;
+      expect(header.length).toBe(length);
+      const forged = forge(header, new Uint8Array(4));
+      expect((await openSafetensors(forged)).tensors.has(name)).toBe(true);
+      await writeSafetensors(file, [renamed(tensor, name)]);
+      expect(readFloat32((await openSafetensors(file)).tensors.get(name)!)).toEqual(Float32Array.of(1));
+    }
+  });
+
+  it('says where the bytes are', async () => {
+    const file = scratch('place.safetensors');
+    await writeSafetensors(file, [float32Tensor('w', [2, 2], Float32Array.of(1, 2, 3, 4))]);
+    const tensor = (await openSafetensors(file)).tensors.get('w')!;
+    const range = byteRangeOf(tensor)!;
+    expect(range.file).toBe(file);
+    expect(range.length).toBe(16);
+    expect(range.offset % 8).toBe(0);
+    expect(byteRangeOf({ ...tensor, strides: [1, 2] })).toBeNull();
+  });
+
+  it('refuses two tensors of one name, and broken Unicode', async () => {
+    const tensor = float32Tensor('w', [1], Float32Array.of(1));
+    const file = scratch('never.safetensors');
+    await expect(writeSafetensors(file, [tensor, tensor])).rejects.toThrow(UsageError);
+    await expect(writeSafetensors(file, [renamed(tensor, '__metadata__')])).rejects.toThrow(UsageError);
+    await expect(writeSafetensors(file, [renamed(tensor, '\ud800')])).rejects.toThrow(UsageError);
+    await expect(writeSafetensors(file, [tensor], { note: '\udc00' })).rejects.toThrow(UsageError);
+  });
+});
+
+describe('refusals', () => {
+  const entry = (fields: string) => `{"w":{${fields}}}`;
+  const good = '"dtype":"F32","shape":[2],"data_offsets":[0,8]';
+
+  it.each([
+    ['the same field twice', entry(`${good},"dtype":"F32"`), /"dtype" occurs twice/],
+    [
+      'three offsets',
+      entry('"dtype":"F32","shape":[2],"data_offsets":[0,8,8]'),
+      /data_offsets \[begin, end\]/,
+    ],
+    ['an exponent', entry('"dtype":"F32","shape":[2e0],"data_offsets":[0,8]'), /whole number/],
+    ['a leading zero', entry('"dtype":"F32","shape":[02],"data_offsets":[0,8]'), /whole number|expected "]"/],
+    ['a trailing comma', entry(`${good},`), /expected a string/],
+    ['a raw line break in a name', `{"w\n":{${good}}}`, /JSON string/],
+    ['half a byte', entry('"dtype":"F4","shape":[1],"data_offsets":[0,1]'), /needs 0.5 bytes/],
+    ['an escaped duplicate', `{"w":{${good}},"\\u0077":{${good}}}`, /"w" occurs twice/],
+    ['a second document', `${entry(good)}{}`, /the end of the header/],
+  ])('%s', async (_, header, message) => {
+    const opening = openSafetensors(forge(header, new Uint8Array(8)));
+    await expect(opening).rejects.toThrow(FormatError);
+    await expect(opening).rejects.toThrow(message);
+  });
+
+  it('names expected and actual size of a truncated download', async () => {
+    const file = forge(entry(good), new Uint8Array(5));
+    const whole = 8 + entry(good).length + 8;
+    await expect(openSafetensors(file)).rejects.toThrow(
+      `expected ${whole} bytes by its header, got ${whole - 3}; truncated download`,
+    );
+  });
+
+  it('notices that the file shrank after it was opened', async () => {
+    const file = forge(entry(good), new Uint8Array(8));
+    const tensor = (await openSafetensors(file)).tensors.get('w')!;
+    forge(entry(good), new Uint8Array(4));
+    expect(() => readFloat32(tensor)).toThrow(/changed since it was opened/);
+  });
+});
