@@ -68,8 +68,8 @@ function refuse(...args: readonly unknown[]): never {
 
 /** No protocol later than 5 exists. */
 const MAX_PROTOCOL = 5;
-/** Far more than the largest checkpoints with optimiser states need; bounds memory and time. */
-const MAX_OPERATIONS = 4_000_000;
+/** A tensor takes about 45, the largest checkpoints with optimiser states some 400,000; bounds memory and time. */
+const MAX_OPERATIONS = 1_500_000;
 const MAX_STRING_BYTES = 1 << 24;
 /** Bounds the quadratic cost of converting to a big integer. */
 const MAX_INTEGER_BYTES = 1024;

@@ -145,23 +145,6 @@ export function readFloat64(tensor: RawTensor): Float64Array {
   return decodeFloat64(readBytes(tensor), tensor.dtype);
 }
 
-/**
- * Some rows of a tensor, without reading the others; for embedding tables.
- * @param first index along axis 0
- * @param count rows; the result is [count, …rest] in row-major order
- * @throws {ShapeError} if the tensor has no such rows
- */
-export function readRows(tensor: RawTensor, first: number, count: number): Float32Array {
-  const [rows, ...rest] = tensor.shape;
-  if (rows === undefined || !(first >= 0 && count >= 0 && first + count <= rows)) {
-    throw new ShapeError(
-      `${tensor.name}: expected rows ${first} to ${first + count - 1}, got shape [${tensor.shape.join(', ')}]`,
-    );
-  }
-  const storageOffset = tensor.storageOffset + first * tensor.strides[0]!;
-  return readFloat32({ ...tensor, shape: [count, ...rest], storageOffset });
-}
-
 function refuseUndecodable(tensor: RawTensor): void {
   if (isDecodable(tensor.dtype)) return;
   const kind = tensor.dtype === 'C64' ? 'complex numbers (C64)' : 'packed 4-bit numbers (F4)';
@@ -206,17 +189,20 @@ export function renamed(tensor: RawTensor, name: string): RawTensor {
 }
 
 /**
- * Rows [start, start + count) of the first axis, without reading anything.
+ * Rows [start, start + count) of the first axis as a view; reads nothing. For embedding tables, of which a
+ * prompt needs few rows.
  * @throws {ShapeError} if the tensor has no such rows
  */
 export function sliceRows(tensor: RawTensor, start: number, count: number): RawTensor {
-  const rows = tensor.shape[0] ?? 0;
-  if (!(start >= 0 && count >= 0 && start + count <= rows)) {
-    throw new ShapeError(`${tensor.name}: expected rows below ${rows}, got [${start}, ${start + count})`);
+  const [rows, ...rest] = tensor.shape;
+  if (rows === undefined || !(start >= 0 && count >= 0 && start + count <= rows)) {
+    throw new ShapeError(
+      `${tensor.name}: expected rows ${start} to ${start + count - 1}, got shape [${tensor.shape.join(', ')}]`,
+    );
   }
   return {
     ...tensor,
-    shape: [count, ...tensor.shape.slice(1)],
+    shape: [count, ...rest],
     storageOffset: tensor.storageOffset + start * tensor.strides[0]!,
   };
 }

@@ -76,7 +76,7 @@ export function isTensor(value: TorchValue): value is TorchTensor {
 const MAX_DEPTH = 256;
 
 /** Values of the tree, counting shared ones as often as they are reached. */
-const MAX_TREE_SIZE = 5_000_000;
+const MAX_TREE_SIZE = 2_000_000;
 
 function childrenOf(value: object): readonly PickleValue[] {
   if (value instanceof Map) return [...value.keys(), ...value.values()];
@@ -127,8 +127,13 @@ export function plainTree(file: string, root: PickleValue): TorchValue {
       addTo(parent, known);
       return;
     }
+    const children = childrenOf(value);
+    if (children.length === 0) {
+      if (parent !== undefined) addTo(parent, { size: 1, height: 1 });
+      return;
+    }
     open.add(value);
-    stack.push({ value, children: childrenOf(value), next: 0, size: 1, height: 1 });
+    stack.push({ value, children, next: 0, size: 1, height: 1 });
     if (stack.length > MAX_DEPTH) throw tooDeep();
   };
 

@@ -8,7 +8,7 @@ import {
   readBytes,
   readFloat32,
   readFloat64,
-  readRows,
+  sliceRows,
 } from '../../src/formats/raw-tensor.ts';
 
 const counting = (count: number) => Float32Array.from({ length: count }, (_, i) => i);
@@ -45,13 +45,15 @@ describe('views', () => {
   });
 });
 
-describe('readRows', () => {
-  it('reads some rows of a table, also of a transposed one', () => {
+describe('sliceRows', () => {
+  it('views some rows of a table, also of a transposed one', () => {
     const table = float32Tensor('w', [4, 3], counting(12));
-    expect([...readRows(table, 1, 2)]).toEqual([3, 4, 5, 6, 7, 8]);
-    expect([...readRows({ ...table, shape: [3, 4], strides: [1, 3] }, 2, 1)]).toEqual([2, 5, 8, 11]);
-    expect(() => readRows(table, 3, 2)).toThrow(ShapeError);
-    expect(() => readRows(table, -1, 1)).toThrow(ShapeError);
+    expect([...readFloat32(sliceRows(table, 1, 2))]).toEqual([3, 4, 5, 6, 7, 8]);
+    const transposed = { ...table, shape: [3, 4], strides: [1, 3] };
+    expect([...readFloat32(sliceRows(transposed, 2, 1))]).toEqual([2, 5, 8, 11]);
+    expect(() => sliceRows(table, 3, 2)).toThrow(ShapeError);
+    expect(() => sliceRows(table, -1, 1)).toThrow(ShapeError);
+    expect(() => sliceRows(float32Tensor('s', [], counting(1)), 0, 0)).toThrow(ShapeError);
   });
 });
 

@@ -58,6 +58,10 @@ describe('pickle machine', () => {
     expect(() => run('K\x01(\x85.')).toThrow(/empty stack/);
   });
 
+  it('small opcodes that make many objects are stopped early', () => {
+    expect(() => run(`(${']'.repeat(3_000_000)}l.`)).toThrow(/operations/);
+  });
+
   it.each([
     ['a function', 'cos\nsystem\n.', /"os\.system".*not an allowed type/],
     ['a name that hides in an allowed module', 'ctorch._utils\nos.system\n.', /not an allowed type/],
