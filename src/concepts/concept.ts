@@ -3,9 +3,9 @@
  * delta per trained layer. Tensors stay in their file until someone reads them.
  */
 import type { RawTensor } from '../formats/raw-tensor.ts';
+import type { Component } from '../models/keys/module-path.ts';
 
-/** Which network a layer belongs to, named as in a diffusers folder. */
-export type Component = 'unet' | 'text_encoder';
+export type { Component } from '../models/keys/module-path.ts';
 
 /** One word of a concept, e.g. `<smiley1>`. */
 export interface ConceptToken {
@@ -14,7 +14,7 @@ export interface ConceptToken {
   readonly embedding: RawTensor;
 }
 
-/** One layer's factors as stored: ΔW = scale · up · down. 1×1 convolutions may carry trailing axes of size one. */
+/** One layer's factors as stored: ΔW = scale · up · down. Factors of convolutions carry the kernel's axes. */
 export interface LoraLayer {
   readonly component: Component;
   /**
@@ -35,7 +35,7 @@ export interface LoraLayer {
 export type ConceptFormat = 'ed-lora' | 'kohya' | 'diffusers' | 'peft';
 
 export interface Concept {
-  /** Absolute path of the file (PEFT: of the folder's weight file). */
+  /** Absolute path of the file (PEFT: of the folder, where it has several). */
   readonly path: string;
   readonly format: ConceptFormat;
   /** Words that call the concept, in order; empty for a plain LoRA without embeddings. */
@@ -43,4 +43,9 @@ export interface Concept {
   /** Keyed by `${component}:${layerName}`, in the order of the file. */
   readonly layers: ReadonlyMap<string, LoraLayer>;
   readonly metadata: ReadonlyMap<string, string>;
+}
+
+/** The words of a concept as one would write them in a prompt, e.g. `<smiley1> <smiley2>`; empty without tokens. */
+export function conceptName(concept: Concept): string {
+  return concept.tokens.map(({ word }) => word).join(' ');
 }

@@ -1,0 +1,80 @@
+/** What a LoRA file says of itself in its safetensors header, in the words that other tools display and check. */
+import { createHash } from 'node:crypto';
+import { open } from 'node:fs/promises';
+import { FormatError } from '../errors.ts';
+import { readFileRange } from '../formats/byte-reader.ts';
+
+export interface LoraDescription {
+  /** Shown by model browsers. */
+  readonly title: string;
+  /** Ranks of the layers. */
+  readonly ranks: Iterable<number>;
+  /** Titles of the inputs. */
+  readonly mergedFrom?: readonly string[];
+  /** Words that call the concepts. */
+  readonly triggerWords?: readonly string[];
+}
+
+/** The `ss_*` keys that sd-scripts writes at least, for plain LoRA of SD 1.x with alpha = rank. */
+export function networkMetadata({ ranks }: LoraDescription): Record<string, string> {
+  const distinct = new Set(ranks);
+  const dim = distinct.size === 1 ? String([...distinct][0]) : 'Dynamic';
+  return {
+    ss_v2: 'False',
+    ss_base_model_version: 'sd_v1',
+    ss_network_module: 'networks.lora',
+    ss_network_dim: dim,
+    ss_network_alpha: dim,
+    ss_network_args: '{}',
+  };
+}
+
+/** ModelSpec 1.0.1, what it requires of a LoRA and what is known. No date: equal inputs give equal files. */
+export function modelspecMetadata({
+  title,
+  mergedFrom,
+  triggerWords,
+}: LoraDescription): Record<string, string> {
+  return {
+    'modelspec.sai_model_spec': '1.0.1',
+    'modelspec.architecture': 'stable-diffusion-v1/lora',
+    'modelspec.implementation': 'diffusers',
+    'modelspec.title': title,
+    ...(mergedFrom === undefined || mergedFrom.length === 0
+      ? {}
+      : { 'modelspec.merged_from': mergedFrom.join(', ') }),
+    ...(triggerWords === undefined || triggerWords.length === 0
+      ? {}
+      : { 'modelspec.trigger_phrase': triggerWords.join(' ') }),
+  };
+}
+
+/**
+ * The two hashes by which web interfaces know a LoRA: SHA-256 of everything after the header, and the first 8 digits of
+ * that of 64 KiB at 1 MiB (which covers the header; sd-scripts takes it from a copy with `ss_*` metadata only).
+ * Source: kohya-ss/sd-scripts@48d368fa, library/train_util.py (precalculate_safetensors_hashes).
+ */
+export async function sshsHashes(file: string): Promise<{ modelHash: string; legacyHash: string }> {
+  const handle = await open(file).catch((cause: unknown) => {
+    throw new FormatError(file, 'cannot be read', { cause });
+  });
+  const model = createHash('sha256');
+  let sizeBytes: number;
+  try {
+    sizeBytes = (await handle.stat()).size;
+    if (sizeBytes < 8) throw new FormatError(file, `expected a safetensors file, got ${sizeBytes} bytes`);
+    const { buffer } = await handle.read(Buffer.alloc(8), 0, 8, 0);
+    const start = 8 + Number(buffer.readBigUInt64LE());
+    if (start <= sizeBytes) {
+      for await (const chunk of handle.createReadStream({ start, autoClose: false }))
+        model.update(chunk as Buffer);
+    }
+  } finally {
+    await handle.close();
+  }
+  const [begin, end] = [Math.min(0x100000, sizeBytes), Math.min(0x110000, sizeBytes)];
+  const legacy = createHash('sha256').update(
+    begin < end ? readFileRange(file, begin, end) : new Uint8Array(),
+  );
+  return { modelHash: model.digest('hex'), legacyHash: legacy.digest('hex').slice(0, 8) };
+}

@@ -1,0 +1,59 @@
+/**
+ * LoRA files in diffusers' spellings. Newer ones say their scaling in the header's `lora_adapter_metadata`; where
+ * neither that nor an alpha is stored, diffusers applies up · down, and so do we.
+ */
+import { FormatError } from '../../errors.ts';
+import type { TensorFile } from '../../formats/tensor-file.ts';
+import { parseDiffusersLoraKey } from '../../models/keys/diffusers-lora.ts';
+import { type PeftScaling, peftScale, peftScaling } from '../../models/keys/peft.ts';
+import type { Concept } from '../concept.ts';
+import { alphaOverRank, collectLayers } from './lora-layers.ts';
+
+/** Whether a tensor name is of this layout. */
+export function isDiffusersName(name: string): boolean {
+  return parseDiffusersLoraKey(name) !== null;
+}
+
+/** @throws {FormatError} as `collectLayers`, and on adapter metadata that cannot be understood */
+export function readDiffusers(file: TensorFile): Omit<Concept, 'path' | 'metadata'> {
+  const scalings = adapterScalings(file);
+  const layers = collectLayers(file.path, file.tensors.values(), {
+    parse: parseDiffusersLoraKey,
+    scale: (module, rank, loraAlpha) => {
+      const scaling = loraAlpha === null ? scalings.get(module.component) : undefined;
+      return scaling === undefined
+        ? alphaOverRank(module, rank, loraAlpha)
+        : peftScale(file.path, scaling, module.layerName, rank);
+    },
+  });
+  return { format: 'diffusers', tokens: [], layers };
+}
+
+/** Scaling per component from `lora_adapter_metadata`: a JSON object with keys such as `unet.lora_alpha`. */
+export function adapterScalings(file: TensorFile): Map<string, PeftScaling> {
+  const text = file.metadata.get('lora_adapter_metadata');
+  if (text === undefined) return new Map();
+  let config: unknown;
+  try {
+    config = JSON.parse(text);
+  } catch (cause) {
+    throw new FormatError(file.path, 'lora_adapter_metadata: not valid JSON', { cause });
+  }
+  if (typeof config !== 'object' || config === null) {
+    throw new FormatError(file.path, 'lora_adapter_metadata: expected an object');
+  }
+  const byComponent = new Map<string, Record<string, unknown>>();
+  for (const [key, value] of Object.entries(config)) {
+    const dot = key.indexOf('.');
+    const component = key.slice(0, Math.max(dot, 0));
+    const options = byComponent.get(component) ?? {};
+    options[key.slice(dot + 1)] = value;
+    byComponent.set(component, options);
+  }
+  return new Map(
+    [...byComponent].map(([component, options]) => [
+      component,
+      peftScaling(`${file.path} (lora_adapter_metadata, ${component || 'no component'})`, options),
+    ]),
+  );
+}

@@ -1,0 +1,139 @@
+/**
+ * What all LoRA layouts share: pairs of factors gathered from a file's tensors and checked. A layout brings its names
+ * and says how alpha scales; here nothing may be left over, missing, doubled or of the wrong shape.
+ */
+import { FormatError } from '../../errors.ts';
+import { isFloatDType } from '../../formats/dtype.ts';
+import { elementCount, type RawTensor, readFloat64 } from '../../formats/raw-tensor.ts';
+import { isKnownLayer, type LoraKey, type ModulePath, moduleId } from '../../models/keys/module-path.ts';
+import type { LoraLayer } from '../concept.ts';
+
+/** How a layout reads one name, and what multiplies up · down. */
+export interface LoraLayout {
+  /** `null` for a name that is not of this layout. */
+  readonly parse: (name: string) => LoraKey | null;
+  /** @param loraAlpha the number stored for this layer, `null` if none is */
+  readonly scale: (module: ModulePath, rank: number, loraAlpha: number | null) => number;
+  /** Layers that may occur; by default those of SD 1.x. */
+  readonly isLayer?: (module: ModulePath) => boolean;
+}
+
+/** kohya's rule, which is also that of files whose tool has none: alpha / rank, alpha being the rank where absent. */
+export function alphaOverRank(_: ModulePath, rank: number, loraAlpha: number | null): number {
+  return (loraAlpha ?? rank) / rank;
+}
+
+interface Parts {
+  readonly module: ModulePath;
+  readonly tensors: Partial<Record<'up' | 'down' | 'alpha', RawTensor>>;
+}
+
+/**
+ * Gather layers, keyed `component:layerName`, in file order.
+ * @param file for messages
+ * @throws {FormatError} on names that match nothing (all are listed), half pairs, doubled layers, impossible shapes,
+ *   rank 0, an alpha that is 0 or not finite
+ */
+export function collectLayers(
+  file: string,
+  tensors: Iterable<RawTensor>,
+  { parse, scale, isLayer = isKnownLayer }: LoraLayout,
+): Map<string, LoraLayer> {
+  const byLayer = new Map<string, Parts>();
+  const unmatched: string[] = [];
+  for (const tensor of tensors) {
+    const key = parse(tensor.name);
+    if (key === null || !isLayer(key)) {
+      unmatched.push(tensor.name);
+      continue;
+    }
+    const { component, layerName, part } = key;
+    const id = moduleId(key);
+    const parts: Parts = byLayer.get(id) ?? { module: { component, layerName }, tensors: {} };
+    byLayer.set(id, parts);
+    const other = parts.tensors[part];
+    if (other !== undefined) {
+      throw new FormatError(file, `"${other.name}" and "${tensor.name}" are both the ${part} of ${id}`, {
+        tensor: tensor.name,
+      });
+    }
+    parts.tensors[part] = tensor;
+  }
+  refuseUnmatched(file, unmatched);
+
+  const layers = new Map<string, LoraLayer>();
+  for (const [id, { module, tensors }] of byLayer) {
+    const { up, down, alpha } = tensors;
+    if (up === undefined || down === undefined) {
+      const [have, missing] = up === undefined ? ['down', 'up'] : ['up', 'down'];
+      const what =
+        up === undefined && down === undefined ? 'alpha without factors' : `${have} without ${missing}`;
+      throw new FormatError(file, `${id}: ${what}; truncated or hand-made file?`, { tensor: id });
+    }
+    const rank = checkShapes(file, up, down);
+    const loraAlpha = alpha === undefined ? null : readAlpha(file, alpha);
+    layers.set(id, { ...module, up, down, rank, scale: scale(module, rank, loraAlpha) });
+  }
+  return layers;
+}
+
+/** What unmatched names betray, so that the message says more than "unknown". */
+const betrayals: readonly (readonly [RegExp, string])[] = [
+  [/^(model\.diffusion_model|first_stage_model|cond_stage_model)\./, 'a whole checkpoint, not a concept'],
+  [/\.hada_/, 'LyCORIS LoHa'],
+  [/\.lokr_/, 'LyCORIS LoKr'],
+  [/\.lora_mid\./, 'LyCORIS LoCon with a Tucker core'],
+  [/\.(dora_scale|lora_magnitude_vector)/, 'DoRA'],
+  [/\.oft_/, 'OFT'],
+  [/\.(diff|diff_b)$/, 'full differences'],
+  [/^(unet|text_encoder):\d+:/, "cloneofsimo's positional names"],
+  [/^bundle_emb\./, 'embeddings bundled into a LoRA'],
+  [/^(string_to_param|emb_params|clip_[lg]$)/, 'a textual inversion embedding'],
+  [/^text_model\.embeddings\.|\.(norm\d?|weight|bias)$/, 'full weights'],
+];
+
+/** @throws {FormatError} listing the names, if there are any */
+export function refuseUnmatched(file: string, names: readonly string[]): void {
+  if (names.length === 0) return;
+  const kinds = betrayals.filter(([sign]) => names.some((name) => sign.test(name))).map(([, kind]) => kind);
+  const listed = names.slice(0, 40).map((name) => `\n  ${name}`);
+  if (names.length > listed.length) listed.push(`\n  … and ${names.length - listed.length} more`);
+  throw new FormatError(
+    file,
+    `${names.length} ${names.length === 1 ? 'tensor matches' : 'tensors match'} no LoRA pair of a Stable Diffusion 1.x layer${kinds.length > 0 ? ` (looks like ${kinds.join(', ')}; not supported)` : ''}:${listed.join('')}`,
+    { tensor: names[0]! },
+  );
+}
+
+/** down [r, n] or [r, n, kh, kw], up [m, r] or [m, r, 1, 1], both of real numbers. @returns r */
+function checkShapes(file: string, up: RawTensor, down: RawTensor): number {
+  const fail = ({ name, shape }: RawTensor, expected: string): FormatError =>
+    new FormatError(file, `${name}: expected ${expected}, got [${shape.join(', ')}]`, { tensor: name });
+  for (const tensor of [up, down]) {
+    if (!isFloatDType(tensor.dtype)) {
+      throw new FormatError(file, `${tensor.name}: expected floating point numbers, got ${tensor.dtype}`, {
+        tensor: tensor.name,
+      });
+    }
+  }
+  const rank = down.shape[0];
+  if ((down.shape.length !== 2 && down.shape.length !== 4) || rank === undefined) {
+    throw fail(down, 'a down factor [rank, inputs] or [rank, inputs, height, width]');
+  }
+  if (rank === 0) throw fail(down, 'a rank of at least 1');
+  if (elementCount(down.shape) === 0) throw fail(down, 'no axis of size 0');
+  const flat = up.shape.length === 2 || (up.shape.length === 4 && up.shape[2] === 1 && up.shape[3] === 1);
+  if (!flat) throw fail(up, 'an up factor [outputs, rank] or [outputs, rank, 1, 1]');
+  if (up.shape[1] !== rank) throw fail(up, `[outputs, ${rank}], the rank of its down factor,`);
+  if (elementCount(up.shape) === 0) throw fail(up, 'no axis of size 0');
+  return rank;
+}
+
+function readAlpha(file: string, tensor: RawTensor): number {
+  const fail = (got: string): FormatError =>
+    new FormatError(file, `${tensor.name}: expected one number, not 0, got ${got}`, { tensor: tensor.name });
+  if (elementCount(tensor.shape) !== 1) throw fail(`shape [${tensor.shape.join(', ')}]`);
+  const value = readFloat64(tensor)[0]!;
+  if (!Number.isFinite(value) || value === 0) throw fail(String(value));
+  return value;
+}

@@ -1,0 +1,53 @@
+/**
+ * PEFT adapters: `adapter_model.safetensors` (or `.bin`) with its `adapter_config.json` beside it, which alone knows
+ * lora_alpha. One adapter is of one network; a folder with adapters in `unet/` and `text_encoder/` is one concept.
+ */
+import { existsSync, readFileSync, statSync } from 'node:fs';
+import path from 'node:path';
+import { FormatError } from '../../errors.ts';
+import type { TensorFile } from '../../formats/tensor-file.ts';
+import { parsePeftKey, peftScale, peftScaling } from '../../models/keys/peft.ts';
+import type { Concept } from '../concept.ts';
+import { collectLayers } from './lora-layers.ts';
+
+export const adapterConfigName = 'adapter_config.json';
+
+/** A LoraConfig is about 1 kB; larger files are refused unread. */
+const maxConfigBytes = 4 << 20;
+
+/** Whether a tensor name is of this layout. */
+export function isPeftName(name: string): boolean {
+  return name.startsWith('base_model.model.');
+}
+
+/** @throws {FormatError} as `collectLayers`, and if the configuration is missing or senseless */
+export function readPeft(file: TensorFile): Omit<Concept, 'path' | 'metadata'> {
+  const configFile = path.join(path.dirname(file.path), adapterConfigName);
+  if (!existsSync(configFile)) {
+    throw new FormatError(
+      file.path,
+      `a PEFT adapter, but there is no ${adapterConfigName} beside it, which holds lora_alpha; keep the two together`,
+    );
+  }
+  const scaling = peftScaling(configFile, readConfig(configFile));
+  const layers = collectLayers(file.path, file.tensors.values(), {
+    parse: parsePeftKey,
+    scale: ({ layerName }, rank) => peftScale(file.path, scaling, layerName, rank),
+  });
+  return { format: 'peft', tokens: [], layers };
+}
+
+function readConfig(file: string): Record<string, unknown> {
+  const { size } = statSync(file);
+  if (size > maxConfigBytes) throw new FormatError(file, `expected a small JSON file, got ${size} bytes`);
+  let config: unknown;
+  try {
+    config = JSON.parse(readFileSync(file, 'utf8'));
+  } catch (cause) {
+    throw new FormatError(file, `cannot be read as JSON (${(cause as Error).message})`, { cause });
+  }
+  if (typeof config !== 'object' || config === null || Array.isArray(config)) {
+    throw new FormatError(file, 'expected a JSON object');
+  }
+  return config as Record<string, unknown>;
+}
