@@ -37,7 +37,11 @@ export async function loadConcept(file: string, options: LoadConceptOptions = {}
 }
 
 function readConcept(file: TensorFile, { modules }: LoadConceptOptions): Concept {
-  refuseUnmatched(file.path, file.root === null ? [] : strayValues(file.root));
+  const stray = file.root === null ? [] : strayValues(file.root);
+  if (stray.length > 0) {
+    const unowned = [...file.tensors.keys()].filter((name) => !layouts.some(({ owns }) => owns(name)));
+    refuseUnmatched(file.path, [...stray, ...unowned]);
+  }
   const architecture = foreignArchitecture(file.tensors.values());
   if (architecture !== null) {
     throw new MismatchError(

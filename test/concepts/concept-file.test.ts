@@ -308,7 +308,7 @@ describe('refusals', () => {
   it('list every unmatched name, up to a point', async () => {
     const names = Array.from({ length: 50 }, (_, i) => `lora_unet_nowhere_${i}.alpha`);
     const { message } = await refusal(await tensorFile(names.map((name) => tensor(name, []))));
-    expect(message).toContain('50 tensors match');
+    expect(message).toContain('50 entries match');
     expect(message).toContain('and 10 more');
     expect(message.split('\n')).toHaveLength(42);
   });
