@@ -3,7 +3,6 @@
  * configs and headers only; weights stay where they are and are named as diffusers names them.
  */
 import { existsSync, statSync } from 'node:fs';
-import { readFile } from 'node:fs/promises';
 import path from 'node:path';
 import { z } from 'zod';
 import { FormatError, MismatchError } from '../errors.ts';
@@ -34,8 +33,8 @@ export interface Checkpoint {
   readonly tokenizer: ClipTokenizer;
   readonly textEncoder: ModelPart<ClipTextConfig>;
   readonly unet: ModelPart<UnetConfig>;
-  /** Parsed scheduler_config.json; null if the checkpoint has none (single files). */
-  readonly schedulerConfig: unknown;
+  /** Path of its scheduler_config.json; null if it has none (single files). */
+  readonly schedulerConfigFile: string | null;
   /** The autoencoder, opened when asked for: fusion does without. @throws {FormatError} if it is missing or damaged */
   vae(): Promise<ModelPart<VaeConfig>>;
 }
@@ -99,7 +98,7 @@ async function openFolder(folder: string): Promise<Checkpoint> {
       canonicalTextEncoderName,
     ),
     unet,
-    schedulerConfig: await readJson(path.join(folder, 'scheduler', 'scheduler_config.json')),
+    schedulerConfigFile: existing(path.join(folder, 'scheduler', 'scheduler_config.json')),
     vae: () => open('vae', vaeSchema, ['diffusion_pytorch_model'], canonicalVaeName),
   };
 }
@@ -150,7 +149,7 @@ async function openSingleFile(file: string, configFolder: string | undefined): P
       ldmTextEncoderNames.toLdm(name),
     ),
     unet: part(unetConfig, (name) => unetNames.toLdm(name)),
-    schedulerConfig: await readJson(path.join(configFolder, 'scheduler', 'scheduler_config.json')),
+    schedulerConfigFile: existing(path.join(configFolder, 'scheduler', 'scheduler_config.json')),
     vae: async () => {
       const config = await described('vae', vaeSchema, SD15_VAE);
       const names = ldmVaeNames({
@@ -186,11 +185,6 @@ function withoutCommonPrefix(
     : new Map(inside.map(([name, tensor]) => [name.slice(prefix.length), tensor]));
 }
 
-async function readJson(file: string): Promise<unknown> {
-  if (!existsSync(file)) return null;
-  try {
-    return JSON.parse(await readFile(file, 'utf8'));
-  } catch (cause) {
-    throw new FormatError(file, 'expected JSON', { cause });
-  }
+function existing(file: string): string | null {
+  return existsSync(file) ? file : null;
 }

@@ -44,6 +44,8 @@ export interface Probes {
   readonly inputs: ReadonlyMap<string, string>;
   readonly outputs: ReadonlyMap<string, string>;
   readonly grams: ReadonlyMap<string, string>;
+  /** Rows N behind each layer's Gram matrix in one run. */
+  readonly gramRows: ReadonlyMap<string, number>;
 }
 
 export interface Network {
@@ -66,8 +68,9 @@ export class NetworkBuilder {
     inputs: new Map<string, string>(),
     outputs: new Map<string, string>(),
     grams: new Map<string, string>(),
+    gramRows: new Map<string, number>(),
   };
-  readonly #gramOf = new Map<Value, string>();
+  readonly #gramOf = new Map<Value, { output: string; rows: number }>();
   readonly #adapted = new Set<string>();
   #path = '';
 
@@ -149,15 +152,16 @@ export class NetworkBuilder {
     const layerName = this.#full(name);
     if (this.#wanted.inputs.has(layerName)) this.#emit('inputs', layerName, this.#flat(rows()));
     if (!this.#wanted.grams.has(layerName)) return;
-    let output = this.#gramOf.get(x);
-    if (output === undefined) {
+    let gram = this.#gramOf.get(x);
+    if (gram === undefined) {
       const flat = this.#flat(rows());
       const weighed = this.#weighRows?.(this.g, flat) ?? flat;
-      output = `gram:${layerName}`;
-      this.g.output(output, matmul(this.g, weighed, weighed, { transA: true }));
-      this.#gramOf.set(x, output);
+      gram = { output: `gram:${layerName}`, rows: flat.shape[0]! };
+      this.g.output(gram.output, matmul(this.g, weighed, weighed, { transA: true }));
+      this.#gramOf.set(x, gram);
     }
-    this.#found.grams.set(layerName, output);
+    this.#found.grams.set(layerName, gram.output);
+    this.#found.gramRows.set(layerName, gram.rows);
   }
 
   /** Serve the probes of layer `name` on its output rows. */

@@ -1,0 +1,75 @@
+/** Generic captions for prior preservation: what the base model must go on drawing as it does. */
+import { existsSync, statSync } from 'node:fs';
+import { readFile } from 'node:fs/promises';
+import path from 'node:path';
+import { FormatError } from '../errors.ts';
+import type { Checkpoint } from '../models/checkpoint.ts';
+
+/** A list of captions that a model folder may bring along, for models that know a world of their own. */
+const MODEL_LIST = 'preservation_captions.txt';
+
+/** The shipped list: everyday subjects, places and styles; the empty prompt is added to every list. */
+export const GENERIC_CAPTIONS: readonly string[] = [
+  'photo of a dog',
+  'photo of a cat sitting on a sofa',
+  'photo of a man',
+  'portrait of a woman, soft light',
+  'a group of people at a table',
+  'a child playing in a garden',
+  'photo of a red car on a street',
+  'a bicycle leaning against a wall',
+  'a wooden chair in a bright room',
+  'a cup of coffee on a desk',
+  'a bowl of fruit, still life',
+  'a mountain landscape at sunrise',
+  'a beach with blue water',
+  'a city skyline at night',
+  'a forest path in autumn',
+  'a house with a white fence',
+  'an oil painting of a ship at sea',
+  'a pencil drawing of a bird',
+  'a watercolor of flowers in a vase',
+  'a digital illustration of a robot',
+  'a statue in a museum',
+  'a horse running across a field',
+  'the interior of a kitchen',
+];
+
+/** How many captions guide denoising runs; each costs as much as a concept. */
+export const MAX_DENOISED_CAPTIONS = 8;
+
+const MAX_BYTES = 1 << 20;
+
+/**
+ * Read a list of captions, one a line; empty lines and lines that begin with # do not count.
+ * @throws {FormatError} if the file is missing, empty or larger than 1 MiB
+ */
+export async function readCaptions(file: string): Promise<string[]> {
+  const info = statSync(file, { throwIfNoEntry: false });
+  if (!info?.isFile()) throw new FormatError(file, 'expected a text file with one caption a line, got none');
+  if (info.size > MAX_BYTES)
+    throw new FormatError(file, `expected a list of captions, got ${info.size} bytes`);
+  const lines = (await readFile(file, 'utf8')).split(/\r?\n/).map((line) => line.trim());
+  const captions = lines.filter((line) => line !== '' && !line.startsWith('#'));
+  if (captions.length === 0) throw new FormatError(file, 'expected captions, one a line, got none');
+  return captions;
+}
+
+/** The base's own list (`preservation_captions.txt` in its folder) or the shipped one. */
+export async function defaultCaptions(base: Checkpoint): Promise<readonly string[]> {
+  const file = path.join(base.path, MODEL_LIST);
+  return base.layout === 'diffusers' && existsSync(file) ? readCaptions(file) : GENERIC_CAPTIONS;
+}
+
+/** The list with the empty prompt, which every guided picture is drawn against, and without repetitions. */
+export function withEmptyPrompt(captions: readonly string[]): string[] {
+  return [...new Set([...captions, ''])];
+}
+
+/** Evenly spread over the list, at most `MAX_DENOISED_CAPTIONS`, the empty prompt among them. */
+export function denoisedCaptions(captions: readonly string[]): string[] {
+  const named = captions.filter((caption) => caption !== '');
+  const count = Math.min(named.length, MAX_DENOISED_CAPTIONS - 1);
+  const picked = Array.from({ length: count }, (_, i) => named[Math.floor((i * named.length) / count)]!);
+  return [...picked, ''];
+}

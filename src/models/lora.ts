@@ -1,0 +1,62 @@
+/** Deltas of linear layers as the runtime inputs of a network that was written with `loraRanks`. */
+import { ShapeError } from '../errors.ts';
+import { type LowRank, rankOf } from '../linalg/low-rank.ts';
+import { float32, type Tensor } from '../tensor/tensor.ts';
+import { loraDownInput, loraUpInput } from './network.ts';
+
+/** ΔW [m, n] per layer name, every scale inside. */
+export type LayerDeltas = ReadonlyMap<string, LowRank>;
+
+/** The rank of each delta: what `NetworkOptions.loraRanks` wants. */
+export function deltaRanks(deltas: LayerDeltas): Map<string, number> {
+  return new Map([...deltas].map(([layerName, delta]) => [layerName, rankOf(delta)]));
+}
+
+/** The larger rank of each layer: one network that serves both sets of deltas. */
+export function commonRanks(sets: Iterable<LayerDeltas>): Map<string, number> {
+  const ranks = new Map<string, number>();
+  for (const deltas of sets) {
+    for (const [layerName, rank] of deltaRanks(deltas)) {
+      ranks.set(layerName, Math.max(rank, ranks.get(layerName) ?? 0));
+    }
+  }
+  return ranks;
+}
+
+/**
+ * Feeds for every layer of `ranks`: the delta's factors, filled up with zeros to the layer's rank, which changes
+ * nothing; all zeros for a layer without a delta.
+ * @param ranks  as the network was written
+ * @param shapes [m, n] of every layer in `ranks`
+ * @throws {ShapeError} if a delta has a higher rank than its layer, another shape, or no layer
+ */
+export function deltaFeeds(
+  deltas: LayerDeltas,
+  ranks: ReadonlyMap<string, number>,
+  shapes: ReadonlyMap<string, readonly [m: number, n: number]>,
+): Record<string, Tensor> {
+  for (const layerName of deltas.keys()) {
+    if (!ranks.has(layerName))
+      throw new ShapeError(`${layerName}: the network has no factors for this layer`);
+  }
+  const feeds: Record<string, Tensor> = {};
+  for (const [layerName, rank] of ranks) {
+    const [m, n] = shapes.get(layerName)!;
+    const down = float32([rank, n]);
+    const up = float32([m, rank]);
+    const delta = deltas.get(layerName);
+    if (delta !== undefined) {
+      const own = rankOf(delta);
+      if (own > rank || delta.up.rows !== m || delta.down.cols !== n) {
+        throw new ShapeError(
+          `${layerName}: expected factors of [${m}, ${n}] and rank ≤ ${rank}, got [${delta.up.rows}, ${delta.down.cols}] of rank ${own}`,
+        );
+      }
+      down.data.set(delta.down.data);
+      for (let i = 0; i < m; i++) up.data.set(delta.up.data.subarray(i * own, (i + 1) * own), i * rank);
+    }
+    feeds[loraDownInput(layerName)] = down;
+    feeds[loraUpInput(layerName)] = up;
+  }
+  return feeds;
+}

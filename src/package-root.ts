@@ -1,0 +1,19 @@
+/** Where the package lies: shipped models and lists are found from here, from source and from the build alike. */
+import { existsSync } from 'node:fs';
+import path from 'node:path';
+
+/** The folder of the package's package.json. */
+export function packageRoot(): string {
+  let folder = import.meta.dirname;
+  while (!existsSync(path.join(folder, 'package.json'))) {
+    const parent = path.dirname(folder);
+    if (parent === folder) throw new Error('internal: package.json not found above the library');
+    folder = parent;
+  }
+  return folder;
+}
+
+/** The miniature Stable Diffusion that ships with the package: a diffusers folder. */
+export function defaultBase(): string {
+  return path.join(packageRoot(), 'fixtures', 'tiny-world', 'model');
+}
