@@ -206,3 +206,21 @@ export function sliceRows(tensor: RawTensor, start: number, count: number): RawT
     storageOffset: tensor.storageOffset + start * tensor.strides[0]!,
   };
 }
+
+/**
+ * A row-major tensor whose bytes are made when they are read: for writers that change weights as they stream.
+ * @param compute little-endian bytes of the whole tensor; called anew for every read
+ */
+export function computedTensor(
+  name: string,
+  dtype: DType,
+  shape: readonly number[],
+  compute: () => Uint8Array,
+): RawTensor {
+  const storage: TensorStorage = {
+    sizeBytes: elementCount(shape) * dtypeWidth(dtype),
+    range: null,
+    read: (begin, end) => compute().subarray(begin, end),
+  };
+  return { name, dtype, shape: [...shape], strides: rowMajorStrides(shape), storage, storageOffset: 0 };
+}

@@ -1,0 +1,27 @@
+/** sha256 of files, streamed. */
+import { createHash } from 'node:crypto';
+import { createReadStream } from 'node:fs';
+import { pipeline } from 'node:stream/promises';
+import pLimit from 'p-limit';
+import { FormatError } from '../errors.ts';
+
+/** Disks gain nothing from more readers at once. */
+const READERS = 2;
+
+/** sha256 of a file's bytes, lower-case hex. @throws {FormatError} if it cannot be read. */
+export async function hashFile(file: string): Promise<string> {
+  const hash = createHash('sha256');
+  try {
+    await pipeline(createReadStream(file, { highWaterMark: 1 << 20 }), hash);
+  } catch (cause) {
+    throw new FormatError(file, 'cannot be read', { cause });
+  }
+  return hash.digest('hex');
+}
+
+/** sha256 of several files, a few at a time, by path. @throws {FormatError} if one cannot be read. */
+export async function hashFiles(files: Iterable<string>): Promise<Map<string, string>> {
+  const limit = pLimit(READERS);
+  const entries = [...new Set(files)].map((file) => limit(async () => [file, await hashFile(file)] as const));
+  return new Map(await Promise.all(entries));
+}

@@ -1,0 +1,137 @@
+/**
+ * A complete diffusers folder with fused weights, the concepts' tokens in its tokenizer, and Mix-of-Show's
+ * `new_concept_cfg.json`. Weights stream tensor by tensor and keep the base's dtype.
+ */
+import { existsSync } from 'node:fs';
+import { cp, mkdir, readFile } from 'node:fs/promises';
+import path from 'node:path';
+import { NumericalError, UsageError } from '../errors.ts';
+import { writeFileAtomically } from '../formats/atomic-file.ts';
+import { encodeFloat, isFloatDType, type WritableFloat } from '../formats/dtype.ts';
+import { computedTensor, type RawTensor, readFloat32 } from '../formats/raw-tensor.ts';
+import { writeSafetensors } from '../formats/safetensors.ts';
+import type { TensorFile } from '../formats/tensor-file.ts';
+import { type LowRank, toDense } from '../linalg/low-rank.ts';
+import { canonicalTextEncoderName } from '../models/keys/diffusers.ts';
+import type { Component } from '../models/keys/module-path.ts';
+import type { Fusion } from './fuse.ts';
+
+/**
+ * Write the model. The VAE, scheduler and other parts are copied; unet and text_encoder are rewritten.
+ * @param folder created if missing
+ * @throws {UsageError} if the base is a single file: it has no parts to copy
+ */
+export async function writeFusedCheckpoint(fusion: Fusion, folder: string): Promise<void> {
+  const { base } = fusion;
+  if (base.layout !== 'diffusers') {
+    throw new UsageError(`${base.path}: --checkpoint needs a diffusers folder as base, got a single file`);
+  }
+  await mkdir(folder, { recursive: true });
+  const index = path.join(base.path, 'model_index.json');
+  const parts = existsSync(index) ? Object.entries(JSON.parse(await readFile(index, 'utf8')) as object) : [];
+  for (const [part, value] of parts) {
+    const present = Array.isArray(value) && value[0] !== null && existsSync(path.join(base.path, part));
+    if (!present || part === 'unet' || part === 'text_encoder') continue;
+    await cp(path.join(base.path, part), path.join(folder, part), { recursive: true, dereference: true });
+  }
+  if (existsSync(index)) await cp(index, path.join(folder, 'model_index.json'));
+  await writeUnet(fusion, path.join(folder, 'unet'));
+  await writeTextEncoder(fusion, path.join(folder, 'text_encoder'));
+  await writeTokenizer(fusion, path.join(folder, 'tokenizer'));
+  await writeJson(path.join(folder, 'new_concept_cfg.json'), fusion.vocabulary.conceptConfig());
+}
+
+async function writeUnet(fusion: Fusion, folder: string): Promise<void> {
+  const { unet, path: base } = fusion.base;
+  await mkdir(folder, { recursive: true });
+  await cp(path.join(base, 'unet', 'config.json'), path.join(folder, 'config.json'));
+  const tensors = withDeltas(fusion, 'unet', unet.file, (name) => name);
+  await writeSafetensors(path.join(folder, 'diffusion_pytorch_model.safetensors'), tensors, { format: 'pt' });
+}
+
+async function writeTextEncoder(fusion: Fusion, folder: string): Promise<void> {
+  const { textEncoder, path: base } = fusion.base;
+  await mkdir(folder, { recursive: true });
+  const config = JSON.parse(await readFile(path.join(base, 'text_encoder', 'config.json'), 'utf8')) as object;
+  const rows = fusion.vocabulary.embeddingRows();
+  const tensors = withDeltas(fusion, 'text_encoder', textEncoder.file, canonicalTextEncoderName).map(
+    (tensor) =>
+      canonicalTextEncoderName(tensor.name) === 'text_model.embeddings.token_embedding.weight'
+        ? withRows(tensor, rows)
+        : tensor,
+  );
+  const vocabSize = fusion.vocabulary.tokenizer.vocabSize;
+  await writeJson(path.join(folder, 'config.json'), { ...config, vocab_size: vocabSize });
+  await writeSafetensors(path.join(folder, 'model.safetensors'), tensors, { format: 'pt' });
+}
+
+/** The base's files, with the new tokens where both older and newer readers look for them. */
+async function writeTokenizer(fusion: Fusion, folder: string): Promise<void> {
+  const { tokens } = fusion.vocabulary;
+  const added = tokens.flatMap(({ names, ids }) => names.map((name, i) => [name, ids[i]!] as const));
+  const addedFile = path.join(folder, 'added_tokens.json');
+  const before = existsSync(addedFile) ? (JSON.parse(await readFile(addedFile, 'utf8')) as object) : {};
+  await writeJson(addedFile, { ...before, ...Object.fromEntries(added) });
+  const configFile = path.join(folder, 'tokenizer_config.json');
+  const config = existsSync(configFile)
+    ? (JSON.parse(await readFile(configFile, 'utf8')) as { added_tokens_decoder?: object })
+    : {};
+  const plain = { lstrip: false, normalized: true, rstrip: false, single_word: false, special: false };
+  const decoder = Object.fromEntries(added.map(([content, id]) => [String(id), { content, ...plain }]));
+  await writeJson(configFile, {
+    ...config,
+    added_tokens_decoder: { ...config.added_tokens_decoder, ...decoder },
+  });
+}
+
+/** Every tensor of a component, fused layers as W₀ + ΔW, computed when written. */
+function withDeltas(
+  { layers }: Fusion,
+  component: Component,
+  file: TensorFile,
+  canonical: (name: string) => string,
+): RawTensor[] {
+  return [...file.tensors.values()].map((tensor) => {
+    const layerName = canonical(tensor.name).replace(/\.weight$/, '');
+    const fused = layers.get(`${component}:${layerName}`);
+    return fused === undefined || !tensor.name.endsWith('.weight') ? tensor : withDelta(tensor, fused.delta);
+  });
+}
+
+/** W₀ + ΔW in W₀'s dtype and shape. @throws {NumericalError} on reading, if the sum overflows the dtype */
+function withDelta(tensor: RawTensor, delta: LowRank): RawTensor {
+  const { name, dtype, shape } = tensor;
+  return computedTensor(name, dtype, shape, () => {
+    const change = toDense(delta).data;
+    const sum = readFloat32(tensor).map((value, i) => value + change[i]!);
+    return encodeFinite(name, sum, dtype as WritableFloat);
+  });
+}
+
+/** The table with rows appended, in its own dtype. */
+function withRows(table: RawTensor, rows: Float32Array): RawTensor {
+  const { name, dtype, shape } = table;
+  const [count, width] = shape as [number, number];
+  return computedTensor(name, dtype, [count + rows.length / width, width], () => {
+    const all = new Float32Array(count * width + rows.length);
+    all.set(readFloat32(table));
+    all.set(rows, count * width);
+    return encodeFinite(name, all, dtype as WritableFloat);
+  });
+}
+
+function encodeFinite(name: string, values: Float32Array, dtype: WritableFloat): Uint8Array {
+  if (!isFloatDType(dtype)) throw new UsageError(`${name}: expected a floating-point weight, got ${dtype}`);
+  const limit = dtype === 'F16' ? 65_504 : Number.MAX_VALUE;
+  const bad = values.find((value) => !(Math.abs(value) <= limit));
+  if (bad !== undefined)
+    throw new NumericalError(`expected numbers that ${dtype} can hold, got ${bad}`, {
+      layer: name,
+      value: bad,
+    });
+  return encodeFloat(values, dtype);
+}
+
+function writeJson(file: string, value: unknown): Promise<void> {
+  return writeFileAtomically(file, [`${JSON.stringify(value, null, 2)}\n`]);
+}

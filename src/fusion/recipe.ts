@@ -1,0 +1,81 @@
+/** What a fusion was made of: every resolved option and the hash of every input, enough to make it again. */
+import { readFileSync } from 'node:fs';
+import path from 'node:path';
+import { hashFiles } from '../formats/file-hash.ts';
+import type { TensorFile } from '../formats/tensor-file.ts';
+import { packageRoot } from '../package-root.ts';
+import type { Fusion } from './fuse.ts';
+import type { FusionOptions } from './options.ts';
+
+export interface RecipeFile {
+  /** Absolute path at the time. */
+  readonly path: string;
+  readonly sha256: string;
+}
+
+export interface Recipe {
+  readonly tool: 'edlora';
+  readonly kind: 'fusion';
+  readonly versions: { readonly edlora: string; readonly node: string; readonly onnxruntime: string };
+  readonly base: { readonly path: string; readonly files: readonly RecipeFile[] };
+  readonly concepts: readonly {
+    readonly name: string;
+    readonly words: readonly string[];
+    readonly unetStrength: number;
+    readonly textEncoderStrength: number;
+    readonly files: readonly RecipeFile[];
+  }[];
+  readonly options: FusionOptions;
+  readonly captions: readonly string[];
+}
+
+const manifestVersion = (file: string): string =>
+  (JSON.parse(readFileSync(file, 'utf8')) as { version: string }).version;
+
+/** Versions of what computed the numbers. */
+export function toolVersions(): Recipe['versions'] {
+  const runtime = import.meta.resolve('onnxruntime-node');
+  return {
+    edlora: manifestVersion(path.join(packageRoot(), 'package.json')),
+    node: process.versions.node,
+    onnxruntime: manifestVersion(path.join(path.dirname(new URL(runtime).pathname), '..', 'package.json')),
+  };
+}
+
+/** The files that a weight file's tensors lie in: itself, or its shards. */
+export function filesOf({ path: file, tensors }: TensorFile): string[] {
+  const files = new Set([file]);
+  for (const { storage } of tensors.values()) if (storage.range !== null) files.add(storage.range.file);
+  return [...files];
+}
+
+/** Describe a fusion; reads every input once to hash it. @throws {FormatError} if an input has vanished */
+export async function fusionRecipe({ base, participants, options, captions }: Fusion): Promise<Recipe> {
+  const baseFiles = [...new Set([...filesOf(base.textEncoder.file), ...filesOf(base.unet.file)])];
+  const conceptFiles = participants.map(({ concept }) => {
+    const tensors = [
+      ...concept.tokens.map(({ embedding }) => embedding),
+      ...[...concept.layers.values()].flatMap(({ up, down }) => [up, down]),
+    ];
+    const files = tensors.flatMap(({ storage }) => (storage.range === null ? [] : [storage.range.file]));
+    return [...new Set(files.length === 0 ? [concept.path] : files)];
+  });
+  const hashes = await hashFiles([...baseFiles, ...conceptFiles.flat()]);
+  const hashed = (files: readonly string[]): RecipeFile[] =>
+    files.map((file) => ({ path: file, sha256: hashes.get(file)! }));
+  return {
+    tool: 'edlora',
+    kind: 'fusion',
+    versions: toolVersions(),
+    base: { path: base.path, files: hashed(baseFiles) },
+    concepts: participants.map(({ concept, name, unetStrength, textEncoderStrength }, i) => ({
+      name,
+      words: concept.tokens.map(({ word }) => word),
+      unetStrength,
+      textEncoderStrength,
+      files: hashed(conceptFiles[i]!),
+    })),
+    options,
+    captions,
+  };
+}

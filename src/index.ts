@@ -1,0 +1,56 @@
+/**
+ * The library. Everything the commands do, typed: open a model, load concepts, fuse, write.
+ *
+ * ```ts
+ * import { defaultBase, fuse, loadConcept, openCheckpoint, writeFusion } from 'edlora';
+ * const base = await openCheckpoint(defaultBase());
+ * const participants = [{ concept: await loadConcept('a.pth') }, { concept: await loadConcept('b.pth') }];
+ * const fusion = await fuse({ base, participants });
+ * await writeFusion(fusion, 'fused');
+ * ```
+ */
+export type { Concept, ConceptToken, LoraLayer } from './concepts/concept.ts';
+export { conceptName } from './concepts/concept.ts';
+export { type LoadConceptOptions, loadConcept } from './concepts/concept-file.ts';
+export { checkFinite, layerDelta } from './concepts/layer-delta.ts';
+export {
+  type LoraNaming,
+  type MergedLayer,
+  type WriteLoraOptions,
+  writeEmbeddings,
+  writeLora,
+} from './concepts/lora-file.ts';
+export { type ConceptSpec, readManifest } from './concepts/manifest.ts';
+export { type BoundVocabulary, bindConcepts, renameTokens } from './concepts/prompt.ts';
+export * from './errors.ts';
+export type { DType } from './formats/dtype.ts';
+export { float32Tensor, type RawTensor, readBytes, readFloat32, readFloat64 } from './formats/raw-tensor.ts';
+export { writeSafetensors } from './formats/safetensors.ts';
+export { openTensorFile, type TensorFile } from './formats/tensor-file.ts';
+export {
+  type FusedLayer,
+  type FuseRequest,
+  type Fusion,
+  type FusionPlan,
+  fuse,
+  planFusion,
+} from './fusion/fuse.ts';
+export { DEFAULTS, type FusionOptions, PRESETS, type Preset } from './fusion/options.ts';
+export {
+  checkOutputFolder,
+  type WriteFusionOptions,
+  type WrittenFile,
+  writeFusion,
+} from './fusion/output.ts';
+export type { ParticipantInput } from './fusion/participant.ts';
+export type { Recipe } from './fusion/recipe.ts';
+export type {
+  ConceptReport,
+  FusionProgress,
+  FusionReport,
+  LayerReport,
+  StageReport,
+} from './fusion/report.ts';
+export type { PerStage, Stage } from './fusion/stage.ts';
+export { type Checkpoint, type CheckpointOptions, openCheckpoint } from './models/checkpoint.ts';
+export { defaultBase, packageRoot } from './package-root.ts';
