@@ -8,6 +8,7 @@ import path from 'node:path';
 import { NumericalError, UsageError } from '../errors.ts';
 import { writeFileAtomically } from '../formats/atomic-file.ts';
 import { encodeFloat, isFloatDType, type WritableFloat } from '../formats/dtype.ts';
+import { setJsonField } from '../formats/json-text.ts';
 import { computedTensor, type RawTensor, readFloat32 } from '../formats/raw-tensor.ts';
 import { writeSafetensors } from '../formats/safetensors.ts';
 import type { TensorFile } from '../formats/tensor-file.ts';
@@ -52,7 +53,7 @@ async function writeUnet(fusion: Fusion, folder: string): Promise<void> {
 async function writeTextEncoder(fusion: Fusion, folder: string): Promise<void> {
   const { textEncoder, path: base } = fusion.base;
   await mkdir(folder, { recursive: true });
-  const config = JSON.parse(await readFile(path.join(base, 'text_encoder', 'config.json'), 'utf8')) as object;
+  const config = await readFile(path.join(base, 'text_encoder', 'config.json'), 'utf8');
   const rows = fusion.vocabulary.embeddingRows();
   const tensors = withDeltas(fusion, 'text_encoder', textEncoder.file, canonicalTextEncoderName).map(
     (tensor) =>
@@ -61,7 +62,9 @@ async function writeTextEncoder(fusion: Fusion, folder: string): Promise<void> {
         : tensor,
   );
   const vocabSize = fusion.vocabulary.tokenizer.vocabSize;
-  await writeJson(path.join(folder, 'config.json'), { ...config, vocab_size: vocabSize });
+  await writeFileAtomically(path.join(folder, 'config.json'), [
+    setJsonField(config, 'vocab_size', vocabSize),
+  ]);
   await writeSafetensors(path.join(folder, 'model.safetensors'), tensors, { format: 'pt' });
 }
 
@@ -73,15 +76,13 @@ async function writeTokenizer(fusion: Fusion, folder: string): Promise<void> {
   const before = existsSync(addedFile) ? (JSON.parse(await readFile(addedFile, 'utf8')) as object) : {};
   await writeJson(addedFile, { ...before, ...Object.fromEntries(added) });
   const configFile = path.join(folder, 'tokenizer_config.json');
-  const config = existsSync(configFile)
-    ? (JSON.parse(await readFile(configFile, 'utf8')) as { added_tokens_decoder?: object })
-    : {};
+  const config = existsSync(configFile) ? await readFile(configFile, 'utf8') : '{}';
   const plain = { lstrip: false, normalized: true, rstrip: false, single_word: false, special: false };
-  const decoder = Object.fromEntries(added.map(([content, id]) => [String(id), { content, ...plain }]));
-  await writeJson(configFile, {
-    ...config,
-    added_tokens_decoder: { ...config.added_tokens_decoder, ...decoder },
-  });
+  const decoder = {
+    ...(JSON.parse(config) as { added_tokens_decoder?: object }).added_tokens_decoder,
+    ...Object.fromEntries(added.map(([content, id]) => [String(id), { content, ...plain }])),
+  };
+  await writeFileAtomically(configFile, [setJsonField(config, 'added_tokens_decoder', decoder)]);
 }
 
 /** Every tensor of a component, fused layers as W₀ + ΔW, computed when written. */
