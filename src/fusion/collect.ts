@@ -131,7 +131,8 @@ function sharedByKeysAndValues(crossLayers: readonly string[], sums: readonly Gr
   const grams = new Map<string, Gram>();
   const rows = new Map<string, number>();
   crossLayers.forEach((name, layer) => {
-    const gram = sums[layer]!.toPackedFloat32();
+    // In full: a few rows against D inputs make a singular matrix, whose small ridge float32 would drown.
+    const gram = sums[layer]!.toMatrix();
     for (const layerName of [`${name}.to_k`, `${name}.to_v`]) {
       grams.set(layerName, gram);
       rows.set(layerName, sums[layer]!.rows);

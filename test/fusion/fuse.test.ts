@@ -1,0 +1,236 @@
+/** A fusion from files to files, on the miniature with random float32 weights. */
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { loadConcept } from '../../src/concepts/concept-file.ts';
+import { layerDelta } from '../../src/concepts/layer-delta.ts';
+import { renameTokens } from '../../src/concepts/prompt.ts';
+import { float32Tensor, readFloat32 } from '../../src/formats/raw-tensor.ts';
+import { writeSafetensors } from '../../src/formats/safetensors.ts';
+import { openTensorFile } from '../../src/formats/tensor-file.ts';
+import { type FuseRequest, type Fusion, fuse, planFusion } from '../../src/fusion/fuse.ts';
+import { checkOutputFolder, writeFusion } from '../../src/fusion/output.ts';
+import { frobeniusNorm, toDense } from '../../src/linalg/low-rank.ts';
+import { type Checkpoint, openCheckpoint } from '../../src/models/checkpoint.ts';
+import { loadTokenizer } from '../../src/models/clip/tokenizer.ts';
+import { relativeError } from '../support/close.ts';
+import { goldenPath } from '../support/goldens.ts';
+
+const FOLDER = 'goldens-fusion/fusion';
+const file = (name: string): string => goldenPath(FOLDER, 'concepts', `${name}.pth`);
+/** One step and short lists: what is tested here does not depend on them. */
+const QUICK = { options: { steps: 1 }, preserveCaptions: ['a tree'] };
+
+let base: Checkpoint;
+let folder: string;
+beforeAll(async () => {
+  base = await openCheckpoint(goldenPath(FOLDER, 'base_model'));
+  folder = mkdtempSync(path.join(tmpdir(), 'edlora-fuse-'));
+});
+afterAll(() => rmSync(folder, { recursive: true }));
+
+async function request(names: readonly string[], strength = 1): Promise<FuseRequest> {
+  const participants = [];
+  for (const name of names) {
+    participants.push({
+      concept: await loadConcept(file(name)),
+      unetStrength: strength,
+      textEncoderStrength: strength,
+    });
+  }
+  return { base, participants, ...QUICK };
+}
+
+describe('fuse', () => {
+  it('changes nothing at strength 0', async () => {
+    const { layers } = await fuse(await request(['maple', 'river'], 0));
+    expect(layers.size).toBeGreaterThan(0);
+    for (const { delta } of layers.values()) expect(frobeniusNorm(delta)).toBe(0);
+  });
+
+  it('keeps a single concept whole without preservation and next to no ridge', async () => {
+    const none = { text: 0, cross: 0, spatial: 0 };
+    const tiny = { text: 1e-6, cross: 1e-9, spatial: 1e-4 };
+    const { report } = await fuse({
+      ...(await request(['maple'])),
+      options: { steps: 1, preserve: none, ridge: tiny },
+    });
+    for (const kept of Object.values(report.concepts[0]!.kept)) expect(kept).toBeGreaterThan(0.99);
+    expect(report.preservedCaptions).toBe(0);
+  });
+
+  it('does not depend on the order of concepts when statistics are their own', async () => {
+    const options = { steps: 1, statistics: 'own' } as const;
+    const one = await fuse({ ...(await request(['maple', 'river'])), options });
+    const other = await fuse({ ...(await request(['river', 'maple'])), options });
+    expect([...other.layers.keys()]).toEqual([...one.layers.keys()]);
+    for (const [key, { delta }] of one.layers) {
+      expect(
+        relativeError(toDense(other.layers.get(key)!.delta).data, toDense(delta).data),
+        key,
+      ).toBeLessThan(1e-5);
+    }
+  });
+
+  it('leaves out stages that were not asked for', async () => {
+    const { layers } = await fuse({
+      ...(await request(['maple'])),
+      options: { steps: 1, stages: ['cross'] },
+    });
+    expect([...layers.values()].every(({ layerName }) => /attn2\.to_[kv]$/.test(layerName))).toBe(true);
+  });
+
+  it('reports progress up to its own total, and stops when told to', async () => {
+    const seen: [number, number][] = [];
+    await fuse({
+      ...(await request(['maple', 'river'])),
+      onProgress: ({ done, total }) => seen.push([done, total]),
+    });
+    expect(seen.map(([done]) => done)).toEqual(seen.map((_, i) => i + 1));
+    expect(new Set(seen.map(([, total]) => total))).toEqual(new Set([seen.length]));
+    const controller = new AbortController();
+    const stopped = fuse({
+      ...(await request(['maple'])),
+      signal: controller.signal,
+      onProgress: () => controller.abort(new Error('stop here')),
+    });
+    await expect(stopped).rejects.toThrow('stop here');
+  });
+});
+
+describe('refusals', () => {
+  it('names both files when two concepts share a word, and accepts a renamed one', async () => {
+    const once = await loadConcept(file('maple'));
+    await expect(fuse({ base, participants: [{ concept: once }, { concept: once }] })).rejects.toThrow(
+      /maple\.pth: the word <maple1> is also in .*maple\.pth; rename one with --rename/,
+    );
+    const renamed = renameTokens(
+      once,
+      new Map([
+        ['<maple1>', '<a1>'],
+        ['<maple2>', '<a2>'],
+      ]),
+    );
+    const plan = await planFusion({ base, participants: [{ concept: once }, { concept: renamed }] });
+    expect(plan.participants.map(({ name }) => name)).toEqual(['<maple1> <maple2>', '<a1> <a2>']);
+  });
+
+  it('names concept, base and the reason when they do not fit', async () => {
+    const other = await openCheckpoint(goldenPath('goldens/tiny-random/model'));
+    const concept = await loadConcept(goldenPath('goldens/tiny-random/edlora.pth'));
+    await expect(planFusion({ base: other, participants: [{ concept }] })).resolves.toBeDefined();
+    await expect(
+      planFusion({ base: other, participants: [{ concept: await loadConcept(file('maple')) }] }),
+    ).rejects.toThrow(
+      /maple\.pth does not fit .*tiny-random\/model: \d+ of \d+ layers; trained on a base of other width/,
+    );
+  });
+
+  it('names an embedding of another width', async () => {
+    const wide = path.join(folder, 'wide.safetensors');
+    await writeSafetensors(wide, [
+      float32Tensor('new_concept_embedding.<w>', [16, 1024], new Float32Array(16 * 1024)),
+    ]);
+    const concept = await loadConcept(wide);
+    await expect(planFusion({ base, participants: [{ concept }] })).rejects.toThrow(
+      /embedding of <w>: expected \[16, \d+\], got \[16, 1024\]; trained on SD 2\.x\?/,
+    );
+  });
+
+  it('checks options before anything is read', async () => {
+    const { participants } = await request(['maple']);
+    const bad = (options: FuseRequest['options']) =>
+      planFusion({ base, participants, ...(options ? { options } : {}) });
+    await expect(bad({ steps: 0 })).rejects.toThrow('steps: expected a whole number from 1 to 1000, got 0');
+    await expect(bad({ ridge: { text: -1, cross: 0, spatial: 0 } })).rejects.toThrow('ridge text');
+    await expect(bad({ stages: [] })).rejects.toThrow('stages');
+    await expect(bad({ promptTemplates: ['no place'] })).rejects.toThrow('{}');
+    await expect(planFusion({ base, participants: [] })).rejects.toThrow('at least one concept');
+  });
+});
+
+describe('writeFusion', () => {
+  let fusion: Fusion;
+  beforeAll(async () => {
+    fusion = await fuse(await request(['maple', 'stone']));
+  });
+
+  it.each(['kohya', 'diffusers', 'peft', 'edlora'] as const)(
+    'writes %s names that read back as the same change',
+    async (naming) => {
+      const out = path.join(folder, naming);
+      const { files } = await writeFusion(fusion, out, { naming });
+      expect(files.map((written) => path.basename(written.path))).toEqual([
+        naming === 'peft' ? 'lora' : 'lora.safetensors',
+        'embeddings.safetensors',
+        'recipe.json',
+        'report.json',
+      ]);
+      const merged = await loadConcept(files[0]!.path);
+      expect(merged.layers.size).toBe(fusion.layers.size);
+      for (const [key, layer] of merged.layers) {
+        const { delta } = fusion.layers.get(key)!;
+        expect(relativeError(toDense(layerDelta(layer)).data, toDense(delta).data), key).toBeLessThan(1e-5);
+      }
+      const embeddings = await openTensorFile(files[1]!.path);
+      for (const { concept } of fusion.participants) {
+        for (const { word, embedding } of concept.tokens) {
+          expect(readFloat32(embeddings.tensors.get(word)!)).toEqual(readFloat32(embedding));
+        }
+      }
+    },
+  );
+
+  it('writes a model whose weights are the base plus the merged LoRA, layer by layer', async () => {
+    const out = path.join(folder, 'with-model');
+    await writeFusion(fusion, out, { checkpoint: true });
+    const model = await openCheckpoint(path.join(out, 'model'));
+    for (const { component, layerName, delta } of fusion.layers.values()) {
+      const part = component === 'unet' ? 'unet' : 'textEncoder';
+      const before = readFloat32(base[part].weights.get(`${layerName}.weight`)!);
+      const after = readFloat32(model[part].weights.get(`${layerName}.weight`)!);
+      const change = after.map((value, i) => value - before[i]!);
+      expect(relativeError(change, toDense(delta).data), layerName).toBeLessThan(1e-5);
+    }
+    const tokenizer = await loadTokenizer(path.join(out, 'model'));
+    const config = JSON.parse(
+      readFileSync(path.join(out, 'model', 'new_concept_cfg.json'), 'utf8'),
+    ) as Record<string, { concept_token_ids: number[]; concept_token_names: string[] }>;
+    const table = model.textEncoder.weights.get('text_model.embeddings.token_embedding.weight')!;
+    const width = table.shape[1]!;
+    for (const { concept } of fusion.participants) {
+      for (const { word, embedding } of concept.tokens) {
+        const { concept_token_ids: ids, concept_token_names: names } = config[word]!;
+        expect(names.map((name) => tokenizer.tokenId(name))).toEqual(ids);
+        const rows = readFloat32(table).subarray(ids[0]! * width, (ids.at(-1)! + 1) * width);
+        expect([...rows]).toEqual([...readFloat32(embedding)]);
+      }
+    }
+    expect(existsSync(path.join(out, 'model', 'vae', 'config.json'))).toBe(true);
+  });
+
+  it('says what it was made of', async () => {
+    const recipe = JSON.parse(readFileSync(path.join(folder, 'kohya', 'recipe.json'), 'utf8')) as {
+      concepts: { files: { sha256: string }[] }[];
+      options: { steps: number };
+    };
+    const { createHash } = await import('node:crypto');
+    const hash = createHash('sha256')
+      .update(readFileSync(file('maple')))
+      .digest('hex');
+    expect(recipe.concepts[0]!.files[0]!.sha256).toBe(hash);
+    expect(recipe.options.steps).toBe(1);
+  });
+
+  it('asks before it writes into a folder that holds something', async () => {
+    const out = path.join(folder, 'taken');
+    expect(() => checkOutputFolder(out)).not.toThrow();
+    await writeFusion(fusion, out);
+    writeFileSync(path.join(out, 'mine.txt'), 'mine');
+    await expect(writeFusion(fusion, out)).rejects.toThrow('--force');
+    await writeFusion(fusion, out, { force: true });
+    expect(readFileSync(path.join(out, 'mine.txt'), 'utf8')).toBe('mine');
+    expect(() => checkOutputFolder(file('maple'))).toThrow('expected a folder');
+  });
+});
