@@ -14,8 +14,11 @@ import type { Value } from '../graph/value.ts';
 export interface WeightSource {
   /** File or folder, for messages. */
   readonly label: string;
-  /** The tensor of this name, or undefined. */
-  get(paramName: string): RawTensor | undefined;
+  /**
+   * The tensor of this name, or undefined.
+   * @param expected the shape the network wants, where it is known; sources that make weights up go by it
+   */
+  get(paramName: string, expected?: readonly number[]): RawTensor | undefined;
 }
 
 /** Which numbers of a layer's input or output a run returns besides its result. */
@@ -114,7 +117,7 @@ export class NetworkBuilder {
    */
   weight(paramName: string, shape: readonly number[]): Value {
     const name = this.#full(paramName);
-    const raw = this.#source.get(name);
+    const raw = this.#source.get(name, shape);
     if (raw === undefined) {
       throw new MissingWeightError(
         this.#source.label,

@@ -4,8 +4,9 @@
  */
 import { readFileSync } from 'node:fs';
 import path from 'node:path';
+import { packageRoot } from '../../src/package-root.ts';
 
-const root = path.resolve(process.env.EDLORA_GOLDENS ?? path.join(import.meta.dirname, '../../fixtures'));
+const root = path.resolve(process.env.EDLORA_GOLDENS ?? path.join(packageRoot(), 'fixtures'));
 
 /** Absolute path inside the goldens, e.g. `goldenPath('goldens/formats/formats.json')`. */
 export function goldenPath(...parts: string[]): string {

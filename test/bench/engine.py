@@ -1,0 +1,23 @@
+"""The UNet's forward pass by diffusers. usage: engine.py MODEL_FOLDER RUNS; prints one JSON line."""
+import json
+import resource
+import sys
+import time
+
+import diffusers
+import torch
+
+folder, runs = sys.argv[1], int(sys.argv[2])
+start = time.perf_counter()
+unet = diffusers.UNet2DConditionModel.from_pretrained(folder, subfolder="unet").eval()
+load = time.perf_counter() - start
+sample, context = torch.randn(1, 4, 64, 64), torch.randn(1, 77, 768)
+times = []
+with torch.no_grad():
+    for _ in range(runs):
+        start = time.perf_counter()
+        unet(sample, 500, context)
+        times.append((time.perf_counter() - start) * 1000)
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+versions = f"torch {torch.__version__}, diffusers {diffusers.__version__}, {torch.get_num_threads()} threads"
+print(json.dumps({"loadMs": load * 1000, "forwardMs": times, "peakBytes": peak, "versions": versions}))
