@@ -2,13 +2,13 @@
  * The UNet's building blocks: residual block, transformer, down- and up-sampling.
  * Source: diffusers, models/resnet.py, models/attention.py, models/transformers/transformer_2d.py.
  */
-import { multiHeadAttention } from '../../graph/ops/attention.ts';
 import { resizeNearest } from '../../graph/ops/convolution.ts';
 import { add, gelu, mul } from '../../graph/ops/elementwise.ts';
 import { reshape, split } from '../../graph/ops/movement.ts';
 import type { Value } from '../../graph/value.ts';
 import { conv2d, groupNorm, layerNorm, linear, normConv, toImage, toTokens } from '../layers.ts';
 import type { NetworkBuilder } from '../network.ts';
+import type { AttentionPlace, Attentions } from './attention.ts';
 import type { UnetConfig } from './config.ts';
 
 /** x [B, C, H, W], SiLU of the time embedding [B, 4·C₀] → [B, out, H, W] */
@@ -30,21 +30,12 @@ export function resnet(
   return add(g, shortcut, hidden);
 }
 
-/** Self- or cross-attention over tokens: x [B, N, C], context [B, T, D] → [B, N, C]. */
-export function attention(net: NetworkBuilder, x: Value, context: Value, numHeads: number): Value {
-  const out = x.shape[2]!;
-  const q = linear(net, x, 'to_q', { out, bias: false });
-  const k = linear(net, context, 'to_k', { out, bias: false });
-  const v = linear(net, context, 'to_v', { out, bias: false });
-  return linear(net, multiHeadAttention(net.g, { q, k, v }, numHeads), 'to_out.0', { out });
-}
-
-/** Spatial transformer: x [B, C, H, W], text features of this layer [B, T, D] → [B, C, H, W]. */
+/** Spatial transformer: x [B, C, H, W] → [B, C, H, W]. */
 export function transformer(
   net: NetworkBuilder,
   x: Value,
-  context: Value,
-  numHeads: number,
+  place: AttentionPlace,
+  attentions: Attentions,
   config: UnetConfig,
 ): Value {
   const { g } = net;
@@ -58,13 +49,13 @@ export function transformer(
     let h = add(
       g,
       hidden,
-      net.within('attn1', () => attention(net, own, own, numHeads)),
+      net.within('attn1', () => attentions.self(net, own, place)),
     );
     const query = layerNorm(net, h, 'norm2');
     h = add(
       g,
       h,
-      net.within('attn2', () => attention(net, query, context, numHeads)),
+      net.within('attn2', () => attentions.cross(net, query, place)),
     );
     return add(g, h, feedForward(net, layerNorm(net, h, 'norm3')));
   });

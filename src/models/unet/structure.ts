@@ -31,6 +31,20 @@ export function transformerPlaces({ blocks, layersPerBlock }: UnetConfig): Trans
   return places;
 }
 
+/** Height and width of the latents at each level: halved, rounding up, from block to block. */
+export function levelSizes(
+  { blocks }: UnetConfig,
+  latentHeight: number,
+  latentWidth: number,
+): { readonly height: number; readonly width: number }[] {
+  const sizes = [{ height: latentHeight, width: latentWidth }];
+  for (let i = 1; i < blocks.length; i++) {
+    const { height, width } = sizes[i - 1]!;
+    sizes.push({ height: Math.ceil(height / 2), width: Math.ceil(width / 2) });
+  }
+  return sizes;
+}
+
 /** Layer names of the cross-attentions (`….transformer_blocks.0.attn2`), in context order. */
 export function crossAttentionNames(config: UnetConfig): string[] {
   return transformerPlaces(config).map(({ path }) => `${path}.transformer_blocks.0.attn2`);

@@ -3,15 +3,19 @@
  * Source: diffusers, models/unets/unet_2d_condition.py; per-layer context as in Mix-of-Show's EDLoRA attention.
  */
 import { ShapeError } from '../../errors.ts';
-import { silu } from '../../graph/ops/elementwise.ts';
+import type { GraphBuilder } from '../../graph/builder.ts';
+import { add, silu } from '../../graph/ops/elementwise.ts';
 import { concat, gather, reshape } from '../../graph/ops/movement.ts';
 import type { Value } from '../../graph/value.ts';
 import { int64 } from '../../tensor/tensor.ts';
 import { conv2d, normConv } from '../layers.ts';
 import { type Network, NetworkBuilder, type NetworkOptions, type WeightSource } from '../network.ts';
-import { downsample, resnet, transformer, upsample } from './blocks.ts';
+import { contextAttentions } from './attention.ts';
+import { upsample } from './blocks.ts';
 import type { UnetConfig } from './config.ts';
-import { transformerPlaces } from './structure.ts';
+import { blockWriter, downAndMiddle } from './down-path.ts';
+import { type SourceLayout, sharedAttentions } from './region-attention.ts';
+import { levelSizes, transformerPlaces } from './structure.ts';
 import { timeEmbedding } from './time-embedding.ts';
 
 export interface UnetSize {
@@ -19,7 +23,7 @@ export interface UnetSize {
   /** In latent cells: an eighth of the picture for SD 1.x. Odd sizes are fine. */
   readonly latentHeight: number;
   readonly latentWidth: number;
-  /** Text positions T. */
+  /** Text positions T; not looked at where `sources` says it. */
   readonly tokens: number;
 }
 
@@ -29,76 +33,76 @@ export interface UnetOptions extends NetworkOptions {
    * Default true.
    */
   readonly layerwiseContext?: boolean;
+  /**
+   * Take K and V of the cross-attentions as inputs instead of the text features (layers `….attn2.to_k` and
+   * `to_v` are then not part of this graph), for one text or for several that share the picture. Default `null`.
+   */
+  readonly sources?: SourceLayout | null;
+  /** Take one feature per down block, added to the block's output (T2I-Adapter). Default false. */
+  readonly adapterFeatures?: boolean;
+  /** Take one residual per skip connection and one for the middle (ControlNet). Default false. */
+  readonly controlResiduals?: boolean;
 }
+
+/** Input [1, C_i, h_i, w_i]: the feature added to down block i. */
+export const adapterInput = (block: number): string => `adapter.${block}`;
+/** Input [B, …]: the residual added to skip connection i. */
+export const controlDownInput = (skip: number): string => `control.down.${skip}`;
+/** Input [B, …]: the residual added to the middle's output. */
+export const CONTROL_MIDDLE_INPUT = 'control.mid';
 
 /**
  * Write the UNet.
  *
  * Inputs: `sample` [B, C, h, w]; `timestep` [B] (fractions allowed); `encoder_hidden_states` [B, L, T, D] or
- * [B, T, D], layers in the order of `transformerPlaces`; and the factors asked for.
+ * [B, T, D], layers in the order of `transformerPlaces`, or else the inputs of region-attention.ts; features and
+ * residuals, and the factors asked for.
  * Output: `noise_pred` [B, C, h, w].
  * @throws {MissingWeightError | ShapeError} when the weights do not fit the config
  */
 export function buildUnet(
   weights: WeightSource,
   config: UnetConfig,
-  { batch, latentHeight, latentWidth, tokens }: UnetSize,
-  { layerwiseContext = true, ...options }: UnetOptions = {},
+  size: UnetSize,
+  {
+    layerwiseContext = true,
+    sources = null,
+    adapterFeatures = false,
+    controlResiduals = false,
+    ...options
+  }: UnetOptions = {},
 ): Network {
   const net = new NetworkBuilder(weights, options);
   const { g } = net;
-  const { blocks, crossAttentionDim: width } = config;
-  const places = new Map(transformerPlaces(config).map((place, index) => [place.path, { ...place, index }]));
+  const { blocks } = config;
+  const { batch, latentHeight, latentWidth } = size;
   const sample = g.input('sample', 'float32', [batch, config.inChannels, latentHeight, latentWidth]);
   const timestep = g.input('timestep', 'float32', [batch]);
-  const context = g.input(
-    'encoder_hidden_states',
-    'float32',
-    layerwiseContext ? [batch, places.size, tokens, width] : [batch, tokens, width],
-  );
-  const contexts = new Map<number, Value>();
-  const contextOf = (index: number): Value => {
-    if (!layerwiseContext) return context;
-    const layer = contexts.get(index) ?? gather(g, context, g.constant(int64([], [index])), 1);
-    contexts.set(index, layer);
-    return layer;
-  };
+  const attentions =
+    sources === null
+      ? contextAttentions(contextInput(g, config, size, layerwiseContext))
+      : sharedAttentions(sources);
   const time = silu(g, timeEmbedding(net, reshape(g, timestep, [batch, 1]), config));
-  const resnetAt = (x: Value, name: string, out: number): Value =>
-    net.within(name, () => resnet(net, x, time, out, config));
-  const transformerAt = (x: Value, name: string): Value =>
-    net.within(name, () => {
-      const place = places.get(net.path)!;
-      return transformer(net, x, contextOf(place.index), place.numHeads, config);
-    });
+  const write = blockWriter(net, config, time, attentions);
+  const features = adapterFeatures
+    ? levelSizes(config, latentHeight, latentWidth).map(({ height, width }, i) =>
+        g.input(adapterInput(i), 'float32', [1, blocks[i]!.channels, height, width]),
+      )
+    : [];
 
-  let hidden = conv2d(net, sample, 'conv_in', { out: blocks[0]!.channels });
-  const skips = [hidden];
-  blocks.forEach(({ channels, crossAttention }, i) => {
-    net.within(`down_blocks.${i}`, () => {
-      for (let j = 0; j < config.layersPerBlock; j++) {
-        hidden = resnetAt(hidden, `resnets.${j}`, channels);
-        if (crossAttention) hidden = transformerAt(hidden, `attentions.${j}`);
-        skips.push(hidden);
-      }
-      if (i === blocks.length - 1) return;
-      hidden = downsample(net, hidden);
-      skips.push(hidden);
-    });
-  });
-  net.within('mid_block', () => {
-    const channels = hidden.shape[1]!;
-    hidden = resnetAt(hidden, 'resnets.0', channels);
-    hidden = transformerAt(hidden, 'attentions.0');
-    hidden = resnetAt(hidden, 'resnets.1', channels);
-  });
+  const first = conv2d(net, sample, 'conv_in', { out: blocks[0]!.channels });
+  let { hidden, skips } = downAndMiddle(net, config, write, first, features);
+  if (controlResiduals) {
+    skips = skips.map((skip, i) => add(g, skip, g.input(controlDownInput(i), 'float32', skip.shape)));
+    hidden = add(g, hidden, g.input(CONTROL_MIDDLE_INPUT, 'float32', hidden.shape));
+  }
   blocks.toReversed().forEach(({ channels, crossAttention }, i) => {
     net.within(`up_blocks.${i}`, () => {
       for (let j = 0; j <= config.layersPerBlock; j++) {
         const skip = skips.pop();
         if (skip === undefined) throw new ShapeError('internal: UNet has more up than down layers');
-        hidden = resnetAt(concat(g, [hidden, skip], 1), `resnets.${j}`, channels);
-        if (crossAttention) hidden = transformerAt(hidden, `attentions.${j}`);
+        hidden = write.resnet(concat(g, [hidden, skip], 1), `resnets.${j}`, channels);
+        if (crossAttention) hidden = write.transformer(hidden, `attentions.${j}`);
       }
       if (i === blocks.length - 1) return;
       const [, , height, skipWidth] = skips.at(-1)!.shape as [number, number, number, number];
@@ -117,4 +121,24 @@ export function buildUnet(
   );
   g.output('noise_pred', hidden);
   return net.finish();
+}
+
+/** The input `encoder_hidden_states`, and the features of the index-th cross-attention. */
+export function contextInput(
+  g: GraphBuilder,
+  config: UnetConfig,
+  { batch, tokens }: { readonly batch: number; readonly tokens: number },
+  layerwise: boolean,
+): (index: number) => Value {
+  const width = config.crossAttentionDim;
+  const layers = transformerPlaces(config).length;
+  const shape = layerwise ? [batch, layers, tokens, width] : [batch, tokens, width];
+  const context = g.input('encoder_hidden_states', 'float32', shape);
+  const contexts = new Map<number, Value>();
+  return (index) => {
+    if (!layerwise) return context;
+    const layer = contexts.get(index) ?? gather(g, context, g.constant(int64([], [index])), 1);
+    contexts.set(index, layer);
+    return layer;
+  };
 }

@@ -1,0 +1,67 @@
+/** The first half of the UNet, which a ControlNet repeats with weights of its own: down blocks and middle. */
+import { add } from '../../graph/ops/elementwise.ts';
+import type { Value } from '../../graph/value.ts';
+import type { NetworkBuilder } from '../network.ts';
+import type { Attentions } from './attention.ts';
+import { downsample, resnet, transformer } from './blocks.ts';
+import type { UnetConfig } from './config.ts';
+import { transformerPlaces } from './structure.ts';
+
+/** Resnets and transformers of one network, by the name of the layer in the current scope. */
+export interface BlockWriter {
+  resnet(x: Value, name: string, out: number): Value;
+  transformer(x: Value, name: string): Value;
+}
+
+/** @param time SiLU of the time embedding, [B, 4·C₀] */
+export function blockWriter(
+  net: NetworkBuilder,
+  config: UnetConfig,
+  time: Value,
+  attentions: Attentions,
+): BlockWriter {
+  const places = new Map(transformerPlaces(config).map((place, index) => [place.path, { ...place, index }]));
+  return {
+    resnet: (x, name, out) => net.within(name, () => resnet(net, x, time, out, config)),
+    transformer: (x, name) =>
+      net.within(name, () => transformer(net, x, places.get(net.path)!, attentions, config)),
+  };
+}
+
+/**
+ * Down blocks and middle.
+ * @param hidden   the first convolution's output, [B, C₀, h, w]
+ * @param features one per down block, added to the block's last output (T2I-Adapter); default none
+ * @returns the middle's output, and what the second half takes up again, in order
+ */
+export function downAndMiddle(
+  net: NetworkBuilder,
+  config: UnetConfig,
+  write: BlockWriter,
+  hidden: Value,
+  features: readonly Value[] = [],
+): { hidden: Value; skips: Value[] } {
+  const { blocks, layersPerBlock } = config;
+  const skips = [hidden];
+  blocks.forEach(({ channels, crossAttention }, i) => {
+    net.within(`down_blocks.${i}`, () => {
+      for (let j = 0; j < layersPerBlock; j++) {
+        hidden = write.resnet(hidden, `resnets.${j}`, channels);
+        if (crossAttention) hidden = write.transformer(hidden, `attentions.${j}`);
+        const feature = j === layersPerBlock - 1 ? features[i] : undefined;
+        if (feature !== undefined) hidden = add(net.g, hidden, feature);
+        skips.push(hidden);
+      }
+      if (i === blocks.length - 1) return;
+      hidden = downsample(net, hidden);
+      skips.push(hidden);
+    });
+  });
+  net.within('mid_block', () => {
+    const channels = hidden.shape[1]!;
+    hidden = write.resnet(hidden, 'resnets.0', channels);
+    hidden = write.transformer(hidden, 'attentions.0');
+    hidden = write.resnet(hidden, 'resnets.1', channels);
+  });
+  return { hidden, skips };
+}

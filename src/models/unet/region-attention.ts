@@ -1,0 +1,177 @@
+/**
+ * Cross-attention over several texts, each in its share of the picture, and self-attention kept inside shares.
+ *
+ *   y_n = Σ_s w_s(n) · attention(q_n; K_s, V_s),   Σ_s w_s(n) = 1,   s = 0 the context, s ≥ 1 the regions
+ *
+ * K_s and V_s do not depend on the step; they come in as inputs (see keys-values.ts). Each source is computed for the
+ * rows where its weight is not zero, and nowhere else: rows are gathered per source, attended, and gathered back, as
+ * often as sources overlap. With boxes and equal weights this is the attention of Mix-of-Show's regional pipeline
+ * (TencentARC/Mix-of-Show@51270fd, mixofshow/pipelines/pipeline_regionally_t2iadapter.py).
+ */
+import type { GraphBuilder } from '../../graph/builder.ts';
+import { multiHeadAttention } from '../../graph/ops/attention.ts';
+import { add, mul } from '../../graph/ops/elementwise.ts';
+import { concat, gather, slice, split } from '../../graph/ops/movement.ts';
+import type { Value } from '../../graph/value.ts';
+import { linear } from '../layers.ts';
+import type { NetworkBuilder } from '../network.ts';
+import type { AttentionPlace, Attentions } from './attention.ts';
+import { attention } from './attention.ts';
+
+/** How sources share the rows of one resolution. Only sizes: the numbers are fed. */
+export interface LevelLayout {
+  /** Rows that each source is computed for; 0: not at all. */
+  readonly rows: readonly number[];
+  /** How many sources a row takes at most, ≥ 1. */
+  readonly depth: number;
+  /** Whether any weight differs from 1. */
+  readonly weighted: boolean;
+  /**
+   * Self-attention in parts: rows of each part. Rows of a part attend to that part, those of the last (the
+   * background) to all. `null`: all attend to all.
+   */
+  readonly parts: readonly number[] | null;
+}
+
+export interface SourceLayout {
+  /** Text positions T of each source; source 0 is the context. */
+  readonly tokens: readonly number[];
+  /** By level, 0 at full size. */
+  readonly levels: readonly LevelLayout[];
+}
+
+/** The layout of one text everywhere. @param rows number of rows per level */
+export function plainLayout(tokens: number, rows: readonly number[]): SourceLayout {
+  const level = (count: number): LevelLayout => ({ rows: [count], depth: 1, weighted: false, parts: null });
+  return { tokens: [tokens], levels: rows.map(level) };
+}
+
+/** Input [B, T, C] of a cross-attention (`….attn2`): the keys of a source. */
+export const keyInput = (attentionName: string, source: number): string => `${attentionName}.key.${source}`;
+/** Input [B, T, C] of a cross-attention (`….attn2`): the values of a source. */
+export const valueInput = (attentionName: string, source: number): string =>
+  `${attentionName}.value.${source}`;
+
+/** Names of a level's inputs. */
+export const levelInputs = {
+  /** int64 [Σ rows]: the row of the picture behind each computed row, source by source. */
+  rows: (level: number): string => `level.${level}.rows`,
+  /** int64 [N]: which computed row is a row's `overlap`-th contribution. */
+  places: (level: number, overlap: number): string => `level.${level}.places.${overlap}`,
+  /** [1, N, 1]: the weight of that contribution; 0 where a row has fewer. */
+  weights: (level: number, overlap: number): string => `level.${level}.weights.${overlap}`,
+  /** int64 [N]: rows of the picture, part by part. */
+  partRows: (level: number): string => `level.${level}.part_rows`,
+  /** int64 [N]: where in that order each row stands. */
+  partPlaces: (level: number): string => `level.${level}.part_places`,
+} as const;
+
+/** Is a source alone and everywhere? Then rows need not move. */
+function onlySource({ rows, depth }: LevelLayout, count: number): number | null {
+  const source = rows.indexOf(count);
+  return depth === 1 && source >= 0 ? source : null;
+}
+
+/** The attentions of a UNet whose texts share the picture as `layout` says. */
+export function sharedAttentions(layout: SourceLayout): Attentions {
+  const inputs = new Map<string, Value>();
+  const once = (name: string, make: () => Value): Value => {
+    const value = inputs.get(name) ?? make();
+    inputs.set(name, value);
+    return value;
+  };
+  const indices = (g: GraphBuilder, name: string, count: number): Value =>
+    once(name, () => g.input(name, 'int64', [count]));
+
+  const attend = (net: NetworkBuilder, q: Value, source: number, { numHeads }: AttentionPlace): Value => {
+    const [batch, , width] = q.shape as [number, number, number];
+    const shape = [batch, layout.tokens[source]!, width];
+    const k = net.g.input(keyInput(net.path, source), 'float32', shape);
+    const v = net.g.input(valueInput(net.path, source), 'float32', shape);
+    return multiHeadAttention(net.g, { q, k, v }, numHeads);
+  };
+
+  const blended = (net: NetworkBuilder, q: Value, place: AttentionPlace): Value => {
+    const { g } = net;
+    const { level } = place;
+    const { rows, depth, weighted } = layout.levels[level]!;
+    const count = q.shape[1]!;
+    const total = rows.reduce((sum, n) => sum + n, 0);
+    const picked = gather(g, q, indices(g, levelInputs.rows(level), total), 1);
+    const present = rows.flatMap((n, source) => (n > 0 ? [{ source, n }] : []));
+    const queries = split(
+      g,
+      picked,
+      present.map(({ n }) => n),
+      1,
+    );
+    const attended = concat(
+      g,
+      present.map(({ source }, i) => attend(net, queries[i]!, source, place)),
+      1,
+    );
+    let result: Value | null = null;
+    for (let overlap = 0; overlap < depth; overlap++) {
+      let part = gather(g, attended, indices(g, levelInputs.places(level, overlap), count), 1);
+      if (weighted) {
+        const name = levelInputs.weights(level, overlap);
+        part = mul(
+          g,
+          part,
+          once(name, () => g.input(name, 'float32', [1, count, 1])),
+        );
+      }
+      result = result === null ? part : add(g, result, part);
+    }
+    return result!;
+  };
+
+  return {
+    cross: (net, x, place) => {
+      const out = x.shape[2]!;
+      const q = linear(net, x, 'to_q', { out, bias: false });
+      const alone = onlySource(layout.levels[place.level]!, x.shape[1]!);
+      const y = alone === null ? blended(net, q, place) : attend(net, q, alone, place);
+      return linear(net, y, 'to_out.0', { out });
+    },
+    self: (net, x, place) => {
+      const { parts } = layout.levels[place.level]!;
+      if (parts === null) return attention(net, x, x, place.numHeads);
+      return separateAttention(net, x, place, parts, indices);
+    },
+  };
+}
+
+/** Self-attention in parts; exact, and cheaper than over all rows. */
+function separateAttention(
+  net: NetworkBuilder,
+  x: Value,
+  { level, numHeads }: AttentionPlace,
+  parts: readonly number[],
+  indices: (g: GraphBuilder, name: string, count: number) => Value,
+): Value {
+  const { g } = net;
+  const [, count, out] = x.shape as [number, number, number];
+  const order = indices(g, levelInputs.partRows(level), count);
+  const back = indices(g, levelInputs.partPlaces(level), count);
+  const sorted = gather(g, x, order, 1);
+  const project = (name: string): Value => linear(net, sorted, name, { out, bias: false });
+  const [q, k, v] = [project('to_q'), project('to_k'), project('to_v')];
+  let start = 0;
+  const attended: Value[] = [];
+  parts.forEach((size, part) => {
+    const [from, to] = [start, start + size];
+    start = to;
+    if (size === 0) return;
+    const background = part === parts.length - 1;
+    const rowsOf = (all: Value): Value => (size === count ? all : slice(g, all, 1, from, to));
+    attended.push(
+      multiHeadAttention(
+        g,
+        { q: rowsOf(q), k: background ? k : rowsOf(k), v: background ? v : rowsOf(v) },
+        numHeads,
+      ),
+    );
+  });
+  return linear(net, gather(g, concat(g, attended, 1), back, 1), 'to_out.0', { out });
+}
