@@ -55,7 +55,9 @@ function parametersOf(
     let tensor = parameters.get(name);
     if (tensor === undefined) {
       if (shape === undefined) throw new Error(`internal: ${name} was asked for without a shape`);
-      tensor = randomWeight(name, shape, dtype);
+      // Stored as 1×1 convolutions in SD 1.x; the graph takes them as matrices.
+      const stored = /\.attentions\.\d+\.proj_(in|out)\.weight$/.test(name) ? [...shape, 1, 1] : shape;
+      tensor = randomWeight(name, stored, dtype);
       parameters.set(name, tensor);
     }
     return tensor;
@@ -68,7 +70,7 @@ function parametersOf(
  * The tokenizer is the miniature's, with as many token embeddings.
  */
 export async function ensureRandomModel(dtype: Width = 'F32'): Promise<string> {
-  const folder = path.join(benchCache(), `random-sd15-${dtype.toLowerCase()}-v1`);
+  const folder = path.join(benchCache(), `random-sd15-${dtype.toLowerCase()}-v2`);
   if (existsSync(path.join(folder, 'model_index.json'))) return folder;
   process.stderr.write(`generating a random SD 1.5 (${dtype}) in ${folder} …\n`);
   const draft = `${folder}.tmp`;
