@@ -1,0 +1,167 @@
+/** Pictures for measurements on the miniature: plain DDIM with guidance, many prompts in one batch. */
+import { type BoundVocabulary, bindConcepts } from '../../src/concepts/prompt.ts';
+import type { Fusion } from '../../src/fusion/fuse.ts';
+import { GraphSession } from '../../src/graph/session.ts';
+import type { Checkpoint } from '../../src/models/checkpoint.ts';
+import { encodeText } from '../../src/models/clip/encode-text.ts';
+import { TokenEmbeddings } from '../../src/models/clip/text-encoder.ts';
+import { deltaFeeds, deltaRanks, type LayerDeltas } from '../../src/models/lora.ts';
+import { linearLayers } from '../../src/models/unet/structure.ts';
+import { buildUnet } from '../../src/models/unet/unet.ts';
+import { vaeFactor } from '../../src/models/vae/config.ts';
+import { buildVaeDecoder } from '../../src/models/vae/decoder.ts';
+import { checkpointSchedule } from '../../src/sampling/checkpoint-schedule.ts';
+import { ddim } from '../../src/sampling/samplers/ddim.ts';
+import { runSampler } from '../../src/sampling/samplers/sampler.ts';
+import { TorchGenerator } from '../../src/tensor/random.ts';
+import { float32, type Tensor } from '../../src/tensor/tensor.ts';
+import type { Picture } from '../support/shapeland/picture.ts';
+
+/** A model to draw with: a base, changes on it, and the words it knows. */
+export interface DrawingModel {
+  readonly base: Checkpoint;
+  readonly textDeltas: LayerDeltas;
+  readonly unetDeltas: LayerDeltas;
+  readonly vocabulary: BoundVocabulary;
+}
+
+export interface DrawOptions {
+  /** Default 25. */
+  readonly steps?: number;
+  /** Default 4, as in the table of the miniature. */
+  readonly guidanceScale?: number;
+  readonly seed: number;
+}
+
+const BATCH = 24;
+
+/** The base alone. */
+export function plainModel(base: Checkpoint): DrawingModel {
+  return { base, textDeltas: new Map(), unetDeltas: new Map(), vocabulary: bindConcepts(base.tokenizer, []) };
+}
+
+/** A fusion as a model. */
+export function fusedModel({ base, layers, vocabulary }: Fusion): DrawingModel {
+  const of = (component: string): LayerDeltas =>
+    new Map(
+      [...layers.values()]
+        .filter((layer) => layer.component === component)
+        .map(({ layerName, delta }) => [layerName, delta]),
+    );
+  return { base, textDeltas: of('text_encoder'), unetDeltas: of('unet'), vocabulary };
+}
+
+/** One picture per prompt, without a negative prompt. */
+export async function draw(
+  model: DrawingModel,
+  prompts: readonly string[],
+  { steps = 25, guidanceScale = 4, seed }: DrawOptions,
+): Promise<Picture[]> {
+  const { base, vocabulary } = model;
+  const { sampleSize: size, inChannels } = base.unet.config;
+  const pixels = inChannels * size * size;
+  const noise = new TorchGenerator(seed).randn(prompts.length * pixels);
+  const sampler = ddim(await checkpointSchedule(base, 'DDIMScheduler'), steps);
+  const embeddings = new TokenEmbeddings(
+    base.textEncoder.weights,
+    base.textEncoder.config,
+    vocabulary.embeddingRows(),
+  );
+  const encode = async (prompt: string): Promise<Float32Array> =>
+    (
+      await encodeText(base.textEncoder, embeddings, vocabulary.encode(prompt, { pad: true }), {
+        deltas: model.textDeltas,
+      })
+    ).hiddenStates.data;
+  const empty = await encode('');
+  const pictures: Picture[] = [];
+  for (let first = 0; first < prompts.length; first += BATCH) {
+    const part = prompts.slice(first, first + BATCH);
+    const contexts: Float32Array[] = [];
+    for (const prompt of part) contexts.push(await encode(prompt));
+    const latents = await denoise(
+      model,
+      sampler,
+      contexts,
+      empty,
+      guidanceScale,
+      noise.slice(first * pixels, (first + part.length) * pixels),
+    );
+    pictures.push(...(await decode(base, latents, part.length)));
+  }
+  return pictures;
+}
+
+async function denoise(
+  { base, unetDeltas }: DrawingModel,
+  sampler: ReturnType<typeof ddim>,
+  contexts: readonly Float32Array[],
+  empty: Float32Array,
+  guidanceScale: number,
+  noise: Float32Array,
+): Promise<Float32Array> {
+  const { config, weights } = base.unet;
+  const { sampleSize: size, inChannels, crossAttentionDim: width } = config;
+  const batch = 2 * contexts.length;
+  const tokens = base.textEncoder.config.maxPositions;
+  const ranks = deltaRanks(unetDeltas);
+  const network = buildUnet(
+    weights,
+    config,
+    { batch, latentHeight: size, latentWidth: size, tokens },
+    { loraRanks: ranks },
+  );
+  const session = await GraphSession.create(network.graph);
+  const context = float32([batch, empty.length / (tokens * width), tokens, width]);
+  contexts.forEach((positive, i) => {
+    context.data.set(empty, i * empty.length);
+    context.data.set(positive, (contexts.length + i) * empty.length);
+  });
+  const feeds: Record<string, Tensor> = {
+    encoder_hidden_states: context,
+    ...deltaFeeds(unetDeltas, ranks, linearLayers(config)),
+  };
+  const latents = await runSampler(sampler, noise, {
+    denoise: async (current, timestep) => {
+      const doubled = float32([batch, inChannels, size, size]);
+      doubled.data.set(current);
+      doubled.data.set(current, current.length);
+      const out = await session.run({
+        sample: doubled,
+        timestep: float32([batch], Array(batch).fill(timestep)),
+        ...feeds,
+      });
+      const both = out.noise_pred!.data as Float32Array;
+      return Float32Array.from(
+        current,
+        (_, i) => both[i]! + guidanceScale * (both[current.length + i]! - both[i]!),
+      );
+    },
+  });
+  await session.dispose();
+  return latents;
+}
+
+async function decode(base: Checkpoint, latents: Float32Array, batch: number): Promise<Picture[]> {
+  const { config, weights } = await base.vae();
+  const { sampleSize: size, inChannels } = base.unet.config;
+  const session = await GraphSession.create(
+    buildVaeDecoder(weights, config, { batch, latentHeight: size, latentWidth: size }).graph,
+    { lean: true },
+  );
+  const scaled = latents.map((value) => value / config.scalingFactor);
+  const { image } = await session.run({ latents: float32([batch, inChannels, size, size], scaled) });
+  await session.dispose();
+  const side = size * vaeFactor(config);
+  const plane = side * side;
+  return Array.from({ length: batch }, (_, b) => {
+    const data = new Uint8Array(3 * plane);
+    for (let c = 0; c < 3; c++) {
+      for (let p = 0; p < plane; p++) {
+        const value = (image!.data as Float32Array)[(b * 3 + c) * plane + p]! / 2 + 0.5;
+        data[3 * p + c] = Math.round(255 * Math.min(1, Math.max(0, value)));
+      }
+    }
+    return { width: side, height: side, data };
+  });
+}
