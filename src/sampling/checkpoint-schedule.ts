@@ -1,9 +1,13 @@
 /** The noise schedule that belongs to a checkpoint. */
 import { readFile } from 'node:fs/promises';
+import { FormatError } from '../errors.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
+import { namedSamplerConfig } from './samplers/create.ts';
 import {
   parseSchedulerConfig,
+  parseSchedulerJson,
   resolveSchedulerConfig,
+  type ScheduleOverrides,
   type SchedulerClass,
   type SchedulerConfig,
 } from './scheduler-config.ts';
@@ -32,4 +36,20 @@ export async function checkpointSchedule(
 ): Promise<SchedulerConfig> {
   if (file === null) return resolveSchedulerConfig(SD15_SCHEDULER, path, schedulerClass);
   return parseSchedulerConfig(await readFile(file, 'utf8'), file, schedulerClass);
+}
+
+/**
+ * The checkpoint's schedule for a sampler by name (`dpmpp-2m`, `euler-a`, …).
+ * @throws {UsageError} for an unknown name or an impossible override
+ * @throws {FormatError} as `checkpointSchedule`
+ */
+export async function checkpointSampler(
+  { path, schedulerConfigFile: file }: Checkpoint,
+  name: string,
+  overrides: ScheduleOverrides = {},
+): Promise<SchedulerConfig> {
+  if (file === null) return namedSamplerConfig(name, SD15_SCHEDULER, path, overrides);
+  const json = parseSchedulerJson(await readFile(file, 'utf8'), file);
+  if (typeof json !== 'object' || json === null) throw new FormatError(file, 'expected a JSON object');
+  return namedSamplerConfig(name, json as Readonly<Record<string, unknown>>, file, overrides);
 }

@@ -264,13 +264,16 @@ export function parseSchedulerConfig(
   file: string,
   schedulerClass: SchedulerClass | null = null,
 ): SchedulerConfig {
-  let json: unknown;
+  return resolveSchedulerConfig(parseSchedulerJson(text, file), file, schedulerClass);
+}
+
+/** The contents of a scheduler_config.json as they are. @throws {FormatError} if it is not JSON */
+export function parseSchedulerJson(text: string, file: string): unknown {
   try {
-    json = JSON.parse(text.replace(/(:\s*)(-?Infinity)(?=\s*[,}])/g, '$1"$2"'));
+    return JSON.parse(text.replace(/(:\s*)(-?Infinity)(?=\s*[,}])/g, '$1"$2"'));
   } catch (cause) {
     throw new FormatError(file, 'expected JSON; damaged scheduler config?', { cause });
   }
-  return resolveSchedulerConfig(json, file, schedulerClass);
 }
 
 /** Read a scheduler_config.json. @throws {FormatError} if it cannot be read, or as `parseSchedulerConfig` */

@@ -1,0 +1,132 @@
+/**
+ * Who rules where: weights of context and regions for every row of every resolution, as the layout that the UNet is
+ * written with and the numbers that it is fed with.
+ */
+import { type LevelLayout, levelInputs, type SourceLayout } from '../models/unet/region-attention.ts';
+import { float32, int64, type Tensor } from '../tensor/tensor.ts';
+import { coverage, type Region } from './region.ts';
+
+/** Weights below this are nothing. */
+const NEGLIGIBLE = 1e-6;
+
+/**
+ * Weights of the sources at one resolution, [1 + regions][height · width]; they sum to 1 in every row.
+ *
+ *   c = min(1, Σ m_i),   w_i = c · a_i m_i / Σ a_j m_j,   w_context = 1 − c
+ *
+ * with coverage m_i and the region's weight a_i. Boxes of weight 1 give the average by count.
+ */
+export function sourceWeights(regions: readonly Region[], height: number, width: number): Float32Array[] {
+  const covers = regions.map(({ shape }) => coverage(shape, height, width));
+  const context = new Float32Array(height * width).fill(1);
+  const weights = regions.map(() => new Float32Array(height * width));
+  for (let n = 0; n < context.length; n++) {
+    let covered = 0;
+    let weighted = 0;
+    regions.forEach(({ weight = 1 }, i) => {
+      covered += covers[i]![n]!;
+      weighted += weight * covers[i]![n]!;
+    });
+    if (weighted <= NEGLIGIBLE) continue;
+    const share = Math.min(1, covered);
+    context[n] = share > 1 - NEGLIGIBLE ? 0 : 1 - share;
+    regions.forEach(({ weight = 1 }, i) => {
+      const own = (share * weight * covers[i]![n]!) / weighted;
+      weights[i]![n] = own < NEGLIGIBLE ? 0 : own;
+    });
+  }
+  return [context, ...weights];
+}
+
+export interface SharedPicture {
+  readonly layout: SourceLayout;
+  /** The inputs of region-attention.ts but for keys and values. */
+  readonly feeds: Readonly<Record<string, Tensor>>;
+}
+
+/**
+ * @param tokens   text positions of context and regions
+ * @param levels   size of the UNet's latents at each level
+ * @param isolated whether self-attention stays inside regions
+ */
+export function sharePicture(
+  regions: readonly Region[],
+  tokens: readonly number[],
+  levels: readonly { readonly height: number; readonly width: number }[],
+  isolated: boolean,
+): SharedPicture {
+  const feeds: Record<string, Tensor> = {};
+  const layouts = levels.map(({ height, width }, level): LevelLayout => {
+    const weights = sourceWeights(regions, height, width);
+    const { layout, rows, places, parts } = shareLevel(weights, height * width, isolated);
+    feeds[levelInputs.rows(level)] = int64([rows.length], rows);
+    places.forEach(({ from, weight }, overlap) => {
+      feeds[levelInputs.places(level, overlap)] = int64([from.length], from);
+      feeds[levelInputs.weights(level, overlap)] = float32([1, weight.length, 1], weight);
+    });
+    if (parts !== null) {
+      const back = new Array<number>(parts.length);
+      parts.forEach((row, place) => {
+        back[row] = place;
+      });
+      feeds[levelInputs.partRows(level)] = int64([parts.length], parts);
+      feeds[levelInputs.partPlaces(level)] = int64([back.length], back);
+    }
+    return layout;
+  });
+  return { layout: { tokens, levels: layouts }, feeds };
+}
+
+interface LevelShares {
+  readonly layout: LevelLayout;
+  /** Picture row of every computed row. */
+  readonly rows: readonly number[];
+  /** Per overlap: computed row and weight of every picture row. */
+  readonly places: readonly { from: number[]; weight: number[] }[];
+  /** Picture rows part by part; null if not isolated. */
+  readonly parts: readonly number[] | null;
+}
+
+function shareLevel(weights: readonly Float32Array[], count: number, isolated: boolean): LevelShares {
+  const rows: number[] = [];
+  const perSource = weights.map((own) => {
+    const before = rows.length;
+    own.forEach((weight, n) => {
+      if (weight > 0) rows.push(n);
+    });
+    return rows.length - before;
+  });
+  const places: { from: number[]; weight: number[] }[] = [];
+  const taken = new Uint16Array(count);
+  let computed = 0;
+  weights.forEach((own) => {
+    own.forEach((weight, n) => {
+      if (weight === 0) return;
+      const overlap = taken[n]!++;
+      places[overlap] ??= {
+        from: new Array<number>(count).fill(0),
+        weight: new Array<number>(count).fill(0),
+      };
+      places[overlap].from[n] = computed++;
+      places[overlap].weight[n] = weight;
+    });
+  });
+  const weighted = places.some(({ weight }) => weight.some((value) => value !== 1));
+  const apart = isolated ? partition(weights, count) : null;
+  return {
+    layout: { rows: perSource, depth: places.length, weighted, parts: apart?.sizes ?? null },
+    rows,
+    places,
+    parts: apart?.rows ?? null,
+  };
+}
+
+/** Each row belongs to the source with the largest weight; regions first, the context's rows last. */
+function partition(weights: readonly Float32Array[], count: number): { sizes: number[]; rows: number[] } {
+  const owners = Array.from({ length: count }, (_, n) =>
+    weights.reduce((best, own, source) => (own[n]! > weights[best]![n]! ? source : best), 0),
+  );
+  const order = [...weights.keys()].slice(1).concat(0);
+  const parts = order.map((source) => owners.flatMap((owner, n) => (owner === source ? [n] : [])));
+  return { sizes: parts.map((part) => part.length), rows: parts.flat() };
+}

@@ -1,0 +1,115 @@
+/** Where a text rules: shapes on the picture, and what they cover at the UNet's resolutions. */
+import { UsageError } from '../errors.ts';
+
+/** Edges as fractions of the picture's height and width, 0 … 1. */
+export interface Box {
+  readonly top: number;
+  readonly left: number;
+  readonly bottom: number;
+  readonly right: number;
+}
+
+/** How much each pixel belongs to a region, 0 … 1. */
+export interface SoftMask {
+  readonly width: number;
+  readonly height: number;
+  /** [H, W] */
+  readonly data: Float32Array;
+}
+
+export type RegionShape =
+  | { readonly kind: 'box'; readonly box: Box }
+  | { readonly kind: 'mask'; readonly mask: SoftMask };
+
+/** A text with its place. */
+export interface Region {
+  readonly prompt: string;
+  /** Default: empty, as in Mix-of-Show. */
+  readonly negativePrompt?: string;
+  readonly shape: RegionShape;
+  /** Counts where regions overlap: each gets its weight's part. Default 1, which is the plain average. */
+  readonly weight?: number;
+}
+
+/** First and one past the last cell that a box covers along one axis: rounded inwards. */
+export function coveredCells(from: number, to: number, size: number): readonly [start: number, end: number] {
+  return [Math.ceil(from * size), Math.floor(to * size)];
+}
+
+/**
+ * What a shape covers at a resolution, [height · width]. Boxes cover whole cells, rounded inwards (start up, end down)
+ * at each resolution by itself, and may be empty at a low one; masks are averaged over each cell's area.
+ * Source of the rounding: TencentARC/Mix-of-Show@51270fd, pipeline_regionally_t2iadapter.py.
+ */
+export function coverage(shape: RegionShape, height: number, width: number): Float32Array {
+  if (shape.kind === 'mask') return areaAverage(shape.mask, height, width);
+  const covered = new Float32Array(height * width);
+  const [top, bottom] = coveredCells(shape.box.top, shape.box.bottom, height);
+  const [left, right] = coveredCells(shape.box.left, shape.box.right, width);
+  for (let y = Math.max(0, top); y < Math.min(height, bottom); y++) {
+    covered.fill(1, y * width + Math.max(0, left), y * width + Math.max(0, left, Math.min(width, right)));
+  }
+  return covered;
+}
+
+/** Mean over each cell's area; pixels that cells share count by their part. */
+export function areaAverage(mask: SoftMask, height: number, width: number): Float32Array {
+  const rows = shares(mask.height, height);
+  const cols = shares(mask.width, width);
+  const narrow = new Float64Array(mask.height * width);
+  for (let y = 0; y < mask.height; y++) {
+    cols.forEach((parts, x) => {
+      for (const [from, part] of parts) narrow[y * width + x]! += part * mask.data[y * mask.width + from]!;
+    });
+  }
+  const result = new Float32Array(height * width);
+  rows.forEach((parts, y) => {
+    for (let x = 0; x < width; x++) {
+      let sum = 0;
+      for (const [from, part] of parts) sum += part * narrow[from * width + x]!;
+      result[y * width + x] = sum;
+    }
+  });
+  return result;
+}
+
+/** For each of `to` cells: the pixels under it and their parts, which sum to 1. */
+function shares(from: number, to: number): (readonly [pixel: number, part: number])[][] {
+  const scale = from / to;
+  return Array.from({ length: to }, (_, cell) => {
+    const [start, end] = [cell * scale, (cell + 1) * scale];
+    const parts: [number, number][] = [];
+    for (let pixel = Math.floor(start); pixel < Math.min(from, end); pixel++) {
+      const part = (Math.min(end, pixel + 1) - Math.max(start, pixel)) / scale;
+      if (part > 1e-12) parts.push([pixel, part]);
+    }
+    return parts;
+  });
+}
+
+/** @throws {UsageError} for a box that lies outside the picture, or covers no cell of the latents */
+export function checkRegion(
+  where: string,
+  shape: RegionShape,
+  latentHeight: number,
+  latentWidth: number,
+): void {
+  if (shape.kind === 'box') {
+    const { top, left, bottom, right } = shape.box;
+    if (![top, left, bottom, right].every((edge) => edge >= 0 && edge <= 1)) {
+      throw new UsageError(
+        `${where}: expected edges inside the picture (0 … 1), got ${[left, top, right, bottom].join(', ')}`,
+      );
+    }
+    if (top >= bottom || left >= right) {
+      throw new UsageError(
+        `${where}: expected left < right and top < bottom, got ${[left, top, right, bottom].join(', ')}`,
+      );
+    }
+  }
+  if (coverage(shape, latentHeight, latentWidth).every((share) => share === 0)) {
+    throw new UsageError(
+      `${where}: covers no whole cell of the ${latentWidth} × ${latentHeight} latents; make it larger`,
+    );
+  }
+}

@@ -1,0 +1,171 @@
+/** What a run of the sampler is asked for, with its defaults, and the checks that need no network. */
+import { nearestName } from '../concepts/nearest-name.ts';
+import type { BoundVocabulary } from '../concepts/prompt.ts';
+import { UsageError } from '../errors.ts';
+import type { Picture } from '../formats/picture.ts';
+import type { Checkpoint } from '../models/checkpoint.ts';
+import { checkRegion, type Region } from './region.ts';
+import type { ScheduleOverrides } from './scheduler-config.ts';
+
+export interface SampleRequest {
+  /** The context: what rules where no region covers. Weights `(word:1.2)` and any length. */
+  readonly prompt: string;
+  /** Default empty. */
+  readonly negativePrompt?: string;
+  /** Other prompts for single cross-attention layers, by index in context order. Default none. */
+  readonly layerPrompts?: ReadonlyMap<number, string>;
+  /** Texts with their places. Default none. */
+  readonly regions?: readonly Region[];
+  /** Share of the steps, from the first, in which self-attention stays inside regions, 0 … 1. Default 0. */
+  readonly isolate?: number;
+  /** Pixels, a multiple of the autoencoder's factor (8 for SD 1.x). Default: what the model was trained at. */
+  readonly width?: number;
+  readonly height?: number;
+  /** Default 25. */
+  readonly steps?: number;
+  /** 1 or less: no guidance, the negative prompt is not used. Default 7.5. */
+  readonly guidanceScale?: number;
+  /** 0 … 1, see guidance.ts. Default 0. */
+  readonly guidanceRescale?: number;
+  /** A short name, e.g. `euler-a`. Default `dpmpp-2m`. */
+  readonly sampler?: string;
+  /** Changes to the model's own schedule. Default none. */
+  readonly schedule?: ScheduleOverrides;
+  /** DDIM: share of fresh noise. Default 0. */
+  readonly eta?: number;
+  /** Of the first picture; each further one takes the next number. Default 0. */
+  readonly seed?: number;
+  /** Default 1. */
+  readonly count?: number;
+  /** Pictures per pass of the UNet. Default 1. */
+  readonly batchSize?: number;
+  /**
+   * Where pictures of a batch take their noise: each from its own seed (default), or all from the first one's
+   * generator, as diffusers does for `num_images_per_prompt`.
+   */
+  readonly batchNoise?: 'own' | 'shared';
+  /** Image to image: where to start from, of the wanted size, and how much of the way to go back, 0 … 1. Default none. */
+  readonly init?: { readonly picture: Picture; readonly denoise: number };
+}
+
+type Defaulted =
+  | 'negativePrompt'
+  | 'layerPrompts'
+  | 'regions'
+  | 'isolate'
+  | 'width'
+  | 'height'
+  | 'steps'
+  | 'guidanceScale'
+  | 'guidanceRescale'
+  | 'sampler'
+  | 'schedule'
+  | 'eta'
+  | 'seed'
+  | 'count'
+  | 'batchSize'
+  | 'batchNoise';
+
+export type ResolvedRequest = SampleRequest & Required<Pick<SampleRequest, Defaulted>>;
+
+export const REQUEST_DEFAULTS = {
+  negativePrompt: '',
+  layerPrompts: new Map<number, string>(),
+  regions: [],
+  isolate: 0,
+  steps: 25,
+  guidanceScale: 7.5,
+  guidanceRescale: 0,
+  sampler: 'dpmpp-2m',
+  schedule: {},
+  eta: 0,
+  seed: 0,
+  count: 1,
+  batchSize: 1,
+  batchNoise: 'own',
+} as const satisfies Partial<SampleRequest>;
+
+/**
+ * Defaults in place and everything checked that needs no network.
+ * @param factor pixels per latent cell
+ * @throws {UsageError} for sizes, counts, shares, regions or guiding pictures that cannot be
+ */
+export function resolveRequest(
+  request: SampleRequest,
+  base: Checkpoint,
+  factor: number,
+  layerCount: number,
+): ResolvedRequest {
+  const size = base.unet.config.sampleSize * factor;
+  const given = Object.fromEntries(Object.entries(request).filter(([, value]) => value !== undefined));
+  const defaults = { width: size, height: size, ...REQUEST_DEFAULTS, prompt: request.prompt };
+  const resolved: ResolvedRequest = { ...defaults, ...given };
+  const { width, height, regions, isolate, init } = resolved;
+  checkSize('width', width, factor);
+  checkSize('height', height, factor);
+  for (const name of ['count', 'batchSize', 'steps'] as const) {
+    const value = resolved[name];
+    if (!Number.isSafeInteger(value) || value < 1) {
+      throw new UsageError(`${name}: expected a whole number of 1 or more, got ${value}`);
+    }
+  }
+  if (!Number.isSafeInteger(resolved.seed))
+    throw new UsageError(`seed: expected an integer, got ${resolved.seed}`);
+  for (const name of ['isolate', 'guidanceRescale', 'eta'] as const) {
+    const value = resolved[name];
+    if (!(value >= 0 && value <= 1)) throw new UsageError(`${name}: expected 0 … 1, got ${value}`);
+  }
+  if (!Number.isFinite(resolved.guidanceScale)) {
+    throw new UsageError(`guidance: expected a number, got ${resolved.guidanceScale}`);
+  }
+  regions.forEach(({ shape, weight = 1 }, i) => {
+    checkRegion(`region ${i + 1}`, shape, height / factor, width / factor);
+    if (!(weight > 0 && Number.isFinite(weight))) {
+      throw new UsageError(`region ${i + 1}: expected a weight above 0, got ${weight}`);
+    }
+  });
+  if (isolate > 0 && regions.length === 0)
+    throw new UsageError('isolate: there are no regions to keep apart');
+  for (const index of resolved.layerPrompts.keys()) {
+    if (!(Number.isInteger(index) && index >= 0 && index < layerCount)) {
+      throw new UsageError(`style mix: expected layers 0 … ${layerCount - 1}, got ${index}`);
+    }
+  }
+  const pictures = [...(init === undefined ? [] : [['initial picture', init.picture] as const])];
+  for (const [what, picture] of pictures) {
+    if (picture.width !== width || picture.height !== height) {
+      throw new UsageError(
+        `${what}: expected ${width} × ${height} pixels, got ${picture.width} × ${picture.height}`,
+      );
+    }
+  }
+  return resolved;
+}
+
+function checkSize(name: string, value: number, factor: number): void {
+  if (Number.isSafeInteger(value) && value >= factor && value % factor === 0) return;
+  const low = Math.max(factor, Math.floor(value / factor) * factor);
+  const hint = Number.isFinite(value) ? `; ${low} and ${low + factor} work` : '';
+  throw new UsageError(`${name}: expected a multiple of ${factor} pixels, got ${value}${hint}`);
+}
+
+/** A word in pointed brackets that the model does not know. */
+export interface UnknownWord {
+  readonly word: string;
+  /** The known concept word it is nearest to, if any is near. */
+  readonly nearest: string | null;
+}
+
+/** Concept words (`<…>`) in prompts that neither the vocabulary nor the tokenizer knows: they are read as letters. */
+export function unknownWords(prompts: Iterable<string>, vocabulary: BoundVocabulary): UnknownWord[] {
+  const known = [
+    ...vocabulary.tokens.map(({ word }) => word),
+    ...vocabulary.tokenizer.addedTokens.map(({ word }) => word).filter((word) => /^<[^|]*>$/.test(word)),
+  ];
+  const lower = new Set(known.map((word) => word.toLowerCase()));
+  const words = new Set([...prompts].flatMap((prompt) => prompt.match(/<[^<>|\s]+>/g) ?? []));
+  const candidates = vocabulary.tokens.length > 0 ? vocabulary.tokens.map(({ word }) => word) : known;
+  return [...words]
+    .filter((word) => !lower.has(word.toLowerCase()))
+    .map((word) => ({ word, nearest: nearestName(word, candidates) }));
+}

@@ -1,0 +1,154 @@
+/** The UNet of a model kept loaded for sampling: one guided prediction per call, whatever the number of texts. */
+import { GraphSession } from '../graph/session.ts';
+import type { Checkpoint } from '../models/checkpoint.ts';
+import { deltaFeeds, deltaRanks, type LayerDeltas } from '../models/lora.ts';
+import { buildKeysValues, isKeyOrValue, keysOutput, valuesOutput } from '../models/unet/keys-values.ts';
+import { keyInput, type SourceLayout, valueInput } from '../models/unet/region-attention.ts';
+import { crossAttentionNames, linearLayers } from '../models/unet/structure.ts';
+import { buildUnet } from '../models/unet/unet.ts';
+import { float32, type Tensor } from '../tensor/tensor.ts';
+
+type Feeds = Readonly<Record<string, Tensor>>;
+
+/** Text features [L, T, D] of one source: negative first, or positive alone where there is no guidance. */
+export type SourceContexts = readonly Tensor<Float32Array>[];
+
+export interface UnetSetup {
+  /** Pictures in one pass. */
+  readonly pictures: number;
+  readonly latentHeight: number;
+  readonly latentWidth: number;
+  readonly layout: SourceLayout;
+  /** Whether each picture is predicted twice, negative and positive. */
+  readonly guided: boolean;
+  readonly adapterFeatures: boolean;
+  readonly controlResiduals: boolean;
+}
+
+/** A UNet with deltas. One session is loaded at a time; it stays as long as the same setup is asked for. */
+export class UnetDenoiser {
+  readonly #base: Checkpoint;
+  readonly #unetDeltas: LayerDeltas;
+  readonly #textDeltas: LayerDeltas;
+  readonly #threads: number | undefined;
+  #loaded: { key: string; session: GraphSession; inputs: ReadonlySet<string>; factors: Feeds } | null = null;
+
+  constructor(base: Checkpoint, deltas: LayerDeltas, threads?: number) {
+    this.#base = base;
+    const all = [...deltas];
+    // K and V are computed apart from the UNet, so their deltas are applied there.
+    this.#textDeltas = new Map(all.filter(([name]) => isKeyOrValue(name)));
+    this.#unetDeltas = new Map(all.filter(([name]) => !isKeyOrValue(name)));
+    this.#threads = threads;
+  }
+
+  /**
+   * K and V of all cross-attentions for all sources, as the UNet's inputs.
+   * @param pictures how often each text is repeated
+   */
+  async keysValues(sources: readonly SourceContexts[], pictures: number): Promise<Feeds> {
+    const { weights, config } = this.#base.unet;
+    const names = crossAttentionNames(config);
+    const loraRanks = deltaRanks(this.#textDeltas);
+    const factors = deltaFeeds(this.#textDeltas, loraRanks, linearLayers(config));
+    const feeds: Record<string, Tensor> = {};
+    // Texts of one length share a run.
+    const lengths = new Set(sources.map((contexts) => contexts[0]!.shape[1]!));
+    for (const tokens of lengths) {
+      const members = sources.flatMap((contexts, source) =>
+        contexts[0]!.shape[1] === tokens ? [{ source, contexts }] : [],
+      );
+      const texts = members.flatMap(({ contexts }) => contexts);
+      const size = { batch: texts.length, tokens };
+      const { graph } = buildKeysValues(weights, config, size, { loraRanks });
+      const session = await GraphSession.create(graph, { lean: true });
+      try {
+        const shape = [texts.length, ...texts[0]!.shape];
+        const outputs = await session.run({
+          encoder_hidden_states: float32(shape, joined(texts)),
+          ...factors,
+        });
+        for (const name of names) {
+          let at = 0;
+          for (const { source, contexts } of members) {
+            const range = [at, at + contexts.length] as const;
+            feeds[keyInput(name, source)] = repeated(outputs[keysOutput(name)]!, range, pictures);
+            feeds[valueInput(name, source)] = repeated(outputs[valuesOutput(name)]!, range, pictures);
+            at += contexts.length;
+          }
+        }
+      } finally {
+        await session.dispose();
+      }
+    }
+    return feeds;
+  }
+
+  /** Load the UNet for a setup; nothing happens if it is loaded already. */
+  async load(setup: UnetSetup): Promise<void> {
+    const { pictures, latentHeight, latentWidth, layout, guided, adapterFeatures, controlResiduals } = setup;
+    const key = JSON.stringify(setup);
+    if (this.#loaded?.key === key) return;
+    await this.dispose();
+    const { weights, config } = this.#base.unet;
+    const loraRanks = deltaRanks(this.#unetDeltas);
+    const size = { batch: (guided ? 2 : 1) * pictures, latentHeight, latentWidth, tokens: layout.tokens[0]! };
+    const options = { sources: layout, adapterFeatures, controlResiduals, loraRanks };
+    const { graph } = buildUnet(weights, config, size, options);
+    this.#loaded = {
+      key,
+      session: await GraphSession.create(
+        graph,
+        this.#threads === undefined ? {} : { threads: this.#threads },
+      ),
+      inputs: new Set(graph.inputs.map(({ name }) => name)),
+      factors: deltaFeeds(this.#unetDeltas, loraRanks, linearLayers(config)),
+    };
+  }
+
+  /**
+   * One pass of the loaded UNet: `sample` [B, C, h, w], all rows at one timestep.
+   * @param feeds everything else; what this setup has no input for is left out
+   */
+  async predict(sample: Tensor<Float32Array>, timestep: number, feeds: Feeds): Promise<Float32Array> {
+    const { session, inputs, factors } = this.#loaded!;
+    const batch = sample.shape[0]!;
+    const known = Object.entries(feeds).filter(([name]) => inputs.has(name));
+    const { noise_pred } = await session.run({
+      ...factors,
+      ...Object.fromEntries(known),
+      sample,
+      timestep: float32([batch], new Float32Array(batch).fill(timestep)),
+    });
+    return noise_pred!.data as Float32Array;
+  }
+
+  async dispose(): Promise<void> {
+    await this.#loaded?.session.dispose();
+    this.#loaded = null;
+  }
+}
+
+function joined(tensors: readonly Tensor<Float32Array>[]): Float32Array {
+  const size = tensors[0]!.data.length;
+  const all = new Float32Array(tensors.length * size);
+  tensors.forEach(({ data }, i) => {
+    all.set(data, i * size);
+  });
+  return all;
+}
+
+/** Rows [from, to) of the first axis, each `times` in a row. */
+function repeated(
+  { shape, data }: Tensor,
+  [from, to]: readonly [number, number],
+  times: number,
+): Tensor<Float32Array> {
+  const size = data.length / shape[0]!;
+  const result = float32([(to - from) * times, ...shape.slice(1)]);
+  for (let i = from; i < to; i++) {
+    const row = (data as Float32Array).subarray(i * size, (i + 1) * size);
+    for (let j = 0; j < times; j++) result.data.set(row, ((i - from) * times + j) * size);
+  }
+  return result;
+}
