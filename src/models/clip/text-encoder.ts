@@ -5,13 +5,13 @@
  */
 import { MismatchError, MissingWeightError, ShapeError } from '../../errors.ts';
 import { readFloat32, sliceRows } from '../../formats/raw-tensor.ts';
-import { multiHeadAttention } from '../../graph/ops/attention.ts';
-import { add, gelu, quickGelu } from '../../graph/ops/elementwise.ts';
+import { add } from '../../graph/ops/elementwise.ts';
 import type { Value } from '../../graph/value.ts';
 import { float32, type Tensor } from '../../tensor/tensor.ts';
-import { layerNorm, linear } from '../layers.ts';
+import { layerNorm } from '../layers.ts';
 import { type Network, NetworkBuilder, type NetworkOptions, type WeightSource } from '../network.ts';
 import type { ClipTextConfig } from './config.ts';
+import { clipLayer } from './transformer.ts';
 
 export interface TextEncoderSize {
   /** Number of prompts, B. */
@@ -35,7 +35,7 @@ export function buildTextEncoder(
   { batch, tokens }: TextEncoderSize,
   options: NetworkOptions & { readonly clipSkip?: number; readonly hiddenStates?: boolean } = {},
 ): Network {
-  const { hiddenSize: width, numHeads, numLayers, intermediateSize, layerNormEpsilon, hiddenAct } = config;
+  const { hiddenSize: width, numLayers, layerNormEpsilon } = config;
   if (tokens > config.maxPositions) {
     throw new ShapeError(`text encoder: expected at most ${config.maxPositions} tokens, got ${tokens}`);
   }
@@ -48,26 +48,9 @@ export function buildTextEncoder(
     const positions = net.within('embeddings', () => positionEmbedding(net, weights, tokens, config));
     let hidden = add(g, embeddings, positions);
     const mask = g.constant(causalMask(tokens));
-    const activation = hiddenAct === 'quick_gelu' ? (x: Value) => quickGelu(g, x) : (x: Value) => gelu(g, x);
     if (options.hiddenStates) g.output('hidden_states.0', hidden);
     for (let layer = 0; layer < layers; layer++) {
-      hidden = net.within(`encoder.layers.${layer}`, () => {
-        const x = layerNorm(net, hidden, 'layer_norm1', layerNormEpsilon);
-        const attended = net.within('self_attn', () => {
-          const q = linear(net, x, 'q_proj', { out: width });
-          const k = linear(net, x, 'k_proj', { out: width });
-          const v = linear(net, x, 'v_proj', { out: width });
-          return linear(net, multiHeadAttention(g, { q, k, v, bias: mask }, numHeads), 'out_proj', {
-            out: width,
-          });
-        });
-        const residual = add(g, hidden, attended);
-        const y = layerNorm(net, residual, 'layer_norm2', layerNormEpsilon);
-        const mlp = net.within('mlp', () =>
-          linear(net, activation(linear(net, y, 'fc1', { out: intermediateSize })), 'fc2', { out: width }),
-        );
-        return add(g, residual, mlp);
-      });
+      hidden = net.within(`encoder.layers.${layer}`, () => clipLayer(net, hidden, config, mask));
       if (options.hiddenStates) g.output(`hidden_states.${layer + 1}`, hidden);
     }
     g.output('last_hidden_state', layerNorm(net, hidden, 'final_layer_norm', layerNormEpsilon));

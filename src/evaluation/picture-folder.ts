@@ -1,0 +1,31 @@
+/** The pictures of a folder, e.g. those a concept was trained on. */
+import { readdir } from 'node:fs/promises';
+import path from 'node:path';
+import { FormatError } from '../errors.ts';
+import { type Picture, readPicture } from '../formats/picture.ts';
+
+/** A picture with the name reports show it by. */
+export interface NamedPicture extends Picture {
+  readonly name: string;
+}
+
+/**
+ * All PNG, JPEG and WebP pictures of a folder, by name. Files that end in `_mask` (training masks) do not show the
+ * subject and are left out.
+ * @throws {FormatError} if the folder is missing, holds no pictures, or one cannot be decoded
+ */
+export async function readPictureFolder(folder: string): Promise<NamedPicture[]> {
+  let names: string[];
+  try {
+    names = await readdir(folder);
+  } catch (cause) {
+    throw new FormatError(folder, 'expected a folder of pictures', { cause });
+  }
+  const files = names
+    .filter((name) => /\.(png|jpe?g|webp)$/i.test(name) && !/_mask\.\w+$/i.test(name))
+    .sort();
+  if (files.length === 0) throw new FormatError(folder, 'expected PNG, JPEG or WebP pictures, got none');
+  const pictures: NamedPicture[] = [];
+  for (const name of files) pictures.push({ name, ...(await readPicture(path.join(folder, name))) });
+  return pictures;
+}

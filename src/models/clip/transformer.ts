@@ -1,0 +1,45 @@
+/** The layer that CLIP's text and vision towers are stacks of. */
+import { multiHeadAttention } from '../../graph/ops/attention.ts';
+import { add, gelu, quickGelu } from '../../graph/ops/elementwise.ts';
+import type { Value } from '../../graph/value.ts';
+import { layerNorm, linear } from '../layers.ts';
+import type { NetworkBuilder } from '../network.ts';
+
+export interface ClipLayerConfig {
+  /** D. */
+  readonly hiddenSize: number;
+  readonly intermediateSize: number;
+  readonly numHeads: number;
+  readonly hiddenAct: 'quick_gelu' | 'gelu';
+  readonly layerNormEpsilon: number;
+}
+
+/**
+ * Attention and MLP, each behind a layer norm and beside a residual; weights of the current scope.
+ * @param hidden [B, T, D]
+ * @param mask added to the scores, broadcastable to [B, heads, T, T]; null for none
+ * Source: Hugging Face transformers, models/clip/modeling_clip.py, CLIPEncoderLayer.
+ */
+export function clipLayer(
+  net: NetworkBuilder,
+  hidden: Value,
+  { hiddenSize: width, intermediateSize, numHeads, hiddenAct, layerNormEpsilon }: ClipLayerConfig,
+  mask: Value | null,
+): Value {
+  const { g } = net;
+  const x = layerNorm(net, hidden, 'layer_norm1', layerNormEpsilon);
+  const attended = net.within('self_attn', () => {
+    const q = linear(net, x, 'q_proj', { out: width });
+    const k = linear(net, x, 'k_proj', { out: width });
+    const v = linear(net, x, 'v_proj', { out: width });
+    return linear(net, multiHeadAttention(g, { q, k, v, bias: mask }, numHeads), 'out_proj', { out: width });
+  });
+  const residual = add(g, hidden, attended);
+  const y = layerNorm(net, residual, 'layer_norm2', layerNormEpsilon);
+  const mlp = net.within('mlp', () => {
+    const inner = linear(net, y, 'fc1', { out: intermediateSize });
+    const activated = hiddenAct === 'quick_gelu' ? quickGelu(g, inner) : gelu(g, inner);
+    return linear(net, activated, 'fc2', { out: width });
+  });
+  return add(g, residual, mlp);
+}
