@@ -1,0 +1,113 @@
+/** A concept against the base it is to change: every layer and embedding checked, deltas as numbers. */
+import { MismatchError, UsageError } from '../errors.ts';
+import { type LowRank, sum } from '../linalg/low-rank.ts';
+import type { Checkpoint } from '../models/checkpoint.ts';
+import { textLinearLayers } from '../models/clip/structure.ts';
+import type { LayerDeltas } from '../models/lora.ts';
+import { crossAttentionNames, linearLayers } from '../models/unet/structure.ts';
+import type { Concept, LoraLayer } from './concept.ts';
+import { checkFinite, layerDelta } from './layer-delta.ts';
+
+export interface ConceptStrengths {
+  /** Multiplies the UNet's deltas; default 1. */
+  readonly unetStrength?: number;
+  /** Multiplies the text encoder's deltas; default 1. */
+  readonly textEncoderStrength?: number;
+}
+
+/** Deltas per network, by layer name, strengths inside. */
+export interface ConceptDeltas {
+  readonly textDeltas: LayerDeltas;
+  readonly unetDeltas: LayerDeltas;
+}
+
+/**
+ * Read a concept's deltas and check every one against the base.
+ * @throws {MismatchError} naming concept and base, the layers that do not fit, and the likely reason
+ * @throws {FormatError} if a number is not finite
+ * @throws {UsageError} if a strength is not a finite number
+ */
+export function conceptDeltas(
+  base: Checkpoint,
+  concept: Concept,
+  { unetStrength = 1, textEncoderStrength = 1 }: ConceptStrengths = {},
+): ConceptDeltas {
+  for (const strength of [unetStrength, textEncoderStrength]) {
+    if (!Number.isFinite(strength))
+      throw new UsageError(`${concept.path}: strength: expected a number, got ${strength}`);
+  }
+  checkEmbeddings(base, concept);
+  const shapes = {
+    unet: linearLayers(base.unet.config),
+    text_encoder: textLinearLayers(base.textEncoder.config),
+  };
+  const problems = [...concept.layers.values()]
+    .map((layer) => misfit(layer, shapes[layer.component].get(layer.layerName)))
+    .filter((problem) => problem !== null);
+  if (problems.length > 0) throw misfitError(base, concept, problems);
+  checkFinite(concept);
+  const deltas = (component: LoraLayer['component'], strength: number): LayerDeltas =>
+    new Map(
+      [...concept.layers.values()]
+        .filter((layer) => layer.component === component)
+        .map((layer) => [layer.layerName, layerDelta(layer, strength)]),
+    );
+  return {
+    textDeltas: deltas('text_encoder', textEncoderStrength),
+    unetDeltas: deltas('unet', unetStrength),
+  };
+}
+
+/** Several sets of deltas on one network: layer by layer the exact sum, factors side by side. */
+export function sumDeltas(sets: readonly LayerDeltas[]): LayerDeltas {
+  const perLayer = new Map<string, LowRank[]>();
+  for (const deltas of sets) {
+    for (const [layerName, delta] of deltas) {
+      perLayer.set(layerName, [...(perLayer.get(layerName) ?? []), delta]);
+    }
+  }
+  return new Map([...perLayer].map(([layerName, deltas]) => [layerName, sum(deltas)]));
+}
+
+function misfit(
+  { layerName, up, down, rank }: LoraLayer,
+  shape: readonly [number, number] | undefined,
+): string | null {
+  if (shape === undefined) {
+    return down.shape.slice(2).some((size) => size > 1)
+      ? `${layerName}: a ${down.shape.slice(2).join('×')} convolution; only linear layers and 1×1 convolutions can be used`
+      : `${layerName}: no such linear layer`;
+  }
+  const [m, n] = [up.shape[0]!, down.shape.slice(1).reduce((a, b) => a * b, 1)];
+  return m === shape[0] && n === shape[1]
+    ? null
+    : `${layerName}: expected up [${shape[0]}, ${rank}] and down [${rank}, ${shape[1]}], got [${m}, ${rank}] and [${rank}, ${n}]`;
+}
+
+function misfitError(base: Checkpoint, concept: Concept, problems: readonly string[]): MismatchError {
+  const context = base.unet.config.crossAttentionDim;
+  const reason = problems.every((problem) => problem.includes('convolution'))
+    ? 'a LoCon or LyCORIS file; extract its linear layers first'
+    : `trained on a base of other width than this one (text width ${context})?`;
+  const shown = problems.slice(0, 4).map((problem) => `\n  ${problem}`);
+  return new MismatchError(
+    `${concept.path} does not fit ${base.path}: ${problems.length} of ${concept.layers.size} layers; ${reason}${shown.join('')}` +
+      (problems.length > 4 ? `\n  … and ${problems.length - 4} more` : ''),
+  );
+}
+
+function checkEmbeddings(base: Checkpoint, concept: Concept): void {
+  const width = base.textEncoder.config.hiddenSize;
+  const layers = crossAttentionNames(base.unet.config).length;
+  for (const { word, embedding } of concept.tokens) {
+    const [rows, columns] = embedding.shape as [number, number];
+    if (columns !== width || (rows !== 1 && rows !== layers)) {
+      const sizes: Record<number, string> = { 768: 'SD 1.x', 1024: 'SD 2.x', 1280: 'SDXL' };
+      const made = sizes[columns] === undefined ? 'another base' : `${sizes[columns]}`;
+      throw new MismatchError(
+        `${concept.path} does not fit ${base.path}: embedding of ${word}: expected [${layers}, ${width}], ` +
+          `got [${rows}, ${columns}]; trained on ${made}?`,
+      );
+    }
+  }
+}
