@@ -8,13 +8,13 @@
  * Every solver takes these types.
  */
 import { ShapeError, UsageError } from '../errors.ts';
-import { type Gram, gramSize } from '../linalg/gram.ts';
+import { type GramTerm, gramSize } from '../linalg/gram.ts';
 import type { LowRank } from '../linalg/low-rank.ts';
 
 /** Prior preservation: features on which the base model's answers are to stay. */
 export interface Preservation {
-  /** G_reg [n, n]. */
-  readonly gram: Gram;
+  /** G_reg [n, n], or the rows behind it. */
+  readonly gram: GramTerm;
   /** β ≥ 0, relative: 1 weighs these features as much as all concepts together (equal traces). Example: 0.3. */
   readonly weight: number;
 }
@@ -25,8 +25,11 @@ export interface InputProblem {
   readonly inputName: string;
   /** n: width of the input. */
   readonly inputSize: number;
-  /** G_i [n, n], one per concept, in the run's order of concepts; those that do not train a layer too. At least one. */
-  readonly grams: readonly Gram[];
+  /**
+   * G_i [n, n], or the rows X_i behind it, one per concept, in the run's order of concepts; those that do not train a
+   * layer too. At least one.
+   */
+  readonly grams: readonly GramTerm[];
   /** `null`: the published objective, without preservation. */
   readonly preserve: Preservation | null;
   /** λ in units of the mean diagonal of Σ G_i; ≥ 0. 0 asks for the minimum-norm optimum. Example: 1e-2. */
@@ -55,10 +58,10 @@ export function checkInput(input: InputProblem): void {
   if (grams.length === 0) throw new ShapeError(`${inputName}: expected a Gram matrix per concept, got none`);
   const all = preserve === null ? grams : [...grams, preserve.gram];
   all.forEach((gram, i) => {
-    const isSquare = 'packed' in gram || gram.rows === gram.cols;
+    const isSquare = !('rows' in gram) || gram.rows === gram.cols;
     if (gramSize(gram) !== n || !isSquare) {
       const which = i < grams.length ? `Gram matrix of concept ${i + 1}` : 'preservation Gram matrix';
-      const got = 'packed' in gram ? [gram.size, gram.size] : [gram.rows, gram.cols];
+      const got = 'rows' in gram ? [gram.rows, gram.cols] : [gramSize(gram), gramSize(gram)];
       throw new ShapeError(`${inputName}: ${which}: expected [${n}, ${n}], got [${got.join(', ')}]`);
     }
   });

@@ -2,7 +2,7 @@
  * What a fused layer kept of each concept and who disturbs whom, from Gram matrices and factors alone: every number is
  * a trace tr(ΔW G ΔWᵀ) = ‖X ΔWᵀ‖²_F of a difference of factors. Works for the result of any solver.
  */
-import { type Gram, gramTrace } from '../linalg/gram.ts';
+import { type GramTerm, gramTrace } from '../linalg/gram.ts';
 import { featureNormSquared, frobeniusNorm, type LowRank, subtract } from '../linalg/low-rank.ts';
 import { checkLayer, type LayerProblem } from './problem.ts';
 
@@ -77,11 +77,11 @@ export function fusionLoss(layer: LayerProblem, fused: LowRank, rows: number): n
   return total / (rows * layer.outputSize);
 }
 
-function residualOf(delta: LowRank | null, fused: LowRank, gram: Gram): number {
+function residualOf(delta: LowRank | null, fused: LowRank, gram: GramTerm): number {
   return featureNormSquared(delta === null ? fused : subtract(fused, delta), gram);
 }
 
-function relativeEffect(fused: LowRank, gram: Gram): number {
+function relativeEffect(fused: LowRank, gram: GramTerm): number {
   const energy = gramTrace(gram);
   return energy > 0 ? Math.sqrt(featureNormSquared(fused, gram) / energy) : 0;
 }

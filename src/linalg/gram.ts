@@ -1,10 +1,10 @@
 /**
  * Gram matrices G = XᵀX [n, n] of features X [N, n]: accumulated in float64 while features stream by, packed to
- * half their size for storage, and the few operations that solvers need on either form.
+ * half their size for storage, or left as their few rows; and the few operations that solvers need on every form.
  */
 import { ShapeError } from '../errors.ts';
 import { assertSquare, type Matrix, matrix } from './matrix.ts';
-import { addScaled, addSymmetricProduct, dot, multiplyTransposed } from './products.ts';
+import { addScaled, addSymmetricProduct, dot, multiply, multiplyTransposed } from './products.ts';
 
 /** The upper triangle of a symmetric [size, size], row by row: (0,0) … (0,n−1), (1,1) …; size (size + 1) / 2 numbers. */
 export interface PackedSymmetric {
@@ -15,11 +15,20 @@ export interface PackedSymmetric {
 /** A symmetric matrix, dense or packed. */
 export type Gram = Matrix | PackedSymmetric;
 
+/** G = XᵀX given by X itself [N, n]: the smaller form, and the more exact one, where rows are few (N < n). */
+export interface FeatureRows {
+  readonly features: Matrix;
+}
+
+/** A Gram matrix in any form. */
+export type GramTerm = Gram | FeatureRows;
+
 /** Rows of features taken together in one update. */
 const CHUNK_ROWS = 64;
 
 /** n of a Gram matrix [n, n]. */
-export function gramSize(gram: Gram): number {
+export function gramSize(gram: GramTerm): number {
+  if ('features' in gram) return gram.features.cols;
   return 'packed' in gram ? gram.size : gram.rows;
 }
 
@@ -52,20 +61,27 @@ export function packFloat32(a: Matrix): PackedSymmetric {
 }
 
 /** The dense float64 matrix of a Gram matrix; a dense one is returned as it is. */
-export function toDenseGram(gram: Gram): Matrix {
-  if (!('packed' in gram)) return gram;
-  const result = matrix(gram.size, gram.size);
+export function toDenseGram(gram: GramTerm): Matrix {
+  if ('rows' in gram) return gram;
+  const n = gramSize(gram);
+  const result = matrix(n, n);
   addGramTo(result, gram, 1);
   return result;
 }
 
 /** target += factor · G. @throws {ShapeError} if the sizes differ. */
-export function addGramTo(target: Matrix, gram: Gram, factor: number): void {
+export function addGramTo(target: Matrix, gram: GramTerm, factor: number): void {
   const n = gramSize(gram);
   if (target.rows !== n || target.cols !== n) {
     throw new ShapeError(`Gram sum: expected [${target.rows}, ${target.cols}], got [${n}, ${n}]`);
   }
-  if (!('packed' in gram)) {
+  if ('features' in gram) {
+    const accumulator = new GramAccumulator(n);
+    accumulator.addRows(gram.features.data);
+    addGramTo(target, accumulator.toMatrix(), factor);
+    return;
+  }
+  if ('rows' in gram) {
     addScaled(factor, gram.data, 0, target.data, 0, n * n);
     return;
   }
@@ -81,7 +97,11 @@ export function addGramTo(target: Matrix, gram: Gram, factor: number): void {
 }
 
 /** Σ Gⱼⱼ: the squared Frobenius norm of the features. */
-export function gramTrace(gram: Gram): number {
+export function gramTrace(gram: GramTerm): number {
+  if ('features' in gram) {
+    const { data } = gram.features;
+    return dot(data, 0, data, 0, data.length);
+  }
   const n = gramSize(gram);
   let sum = 0;
   if ('packed' in gram) {
@@ -93,13 +113,14 @@ export function gramTrace(gram: Gram): number {
 }
 
 /** A G [r, n] of rows A [r, n]. @throws {ShapeError} if the widths differ. */
-export function multiplyByGram(a: Matrix, gram: Gram): Matrix {
+export function multiplyByGram(a: Matrix, gram: GramTerm): Matrix {
   const n = gramSize(gram);
   if (a.cols !== n) {
     throw new ShapeError(`A G: expected rows of ${n} numbers, got [${a.rows}, ${a.cols}]`);
   }
+  if ('features' in gram) return multiply(multiplyTransposed(a, gram.features), gram.features);
   // G is symmetric, so A Gᵀ does, along rows of both.
-  if (!('packed' in gram)) return multiplyTransposed(a, gram);
+  if ('rows' in gram) return multiplyTransposed(a, gram);
   const result = matrix(a.rows, n);
   const row = new Float64Array(n);
   let at = 0;
@@ -118,7 +139,11 @@ export function multiplyByGram(a: Matrix, gram: Gram): Matrix {
 }
 
 /** tr(E G Eᵀ) = ‖X Eᵀ‖²_F for E [k, n]; never below zero. @throws {ShapeError} if the widths differ. */
-export function quadraticTrace(e: Matrix, gram: Gram): number {
+export function quadraticTrace(e: Matrix, gram: GramTerm): number {
+  if ('features' in gram) {
+    const { data } = multiplyTransposed(gram.features, e);
+    return dot(data, 0, data, 0, data.length);
+  }
   const product = multiplyByGram(e, gram);
   // Rounding of the Gram matrix can leave −1e-18 where the features give zero.
   return Math.max(0, dot(product.data, 0, e.data, 0, e.data.length));

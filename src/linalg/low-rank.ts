@@ -3,7 +3,7 @@
  * Every scale (strength, loraAlpha / rank) is already inside the factors.
  */
 import { ShapeError, UsageError } from '../errors.ts';
-import { type Gram, quadraticTrace } from './gram.ts';
+import { type GramTerm, quadraticTrace } from './gram.ts';
 import { type Matrix, matrix, transpose } from './matrix.ts';
 import { dot, multiply, multiplyTransposed } from './products.ts';
 import { qr } from './qr.ts';
@@ -110,7 +110,7 @@ export function frobeniusNorm(delta: LowRank): number {
  *
  * @throws {ShapeError} if the widths differ
  */
-export function featureNormSquared(delta: LowRank, gram: Gram): number {
+export function featureNormSquared(delta: LowRank, gram: GramTerm): number {
   return quadraticTrace(compressRows(delta), gram);
 }
 
