@@ -63,6 +63,11 @@ export function updateTrailing(a: Matrix, begin: number, end: number): void {
   addSymmetricProduct(a.data, end * n + end, n, -1, panel, size, depth);
 }
 
+/** A copy of A's diagonal, which `eliminatePanel` judges its pivots by. */
+export function diagonalOf(a: Matrix): Float64Array {
+  return Float64Array.from({ length: a.rows }, (_, i) => a.data[i * a.rows + i]!);
+}
+
 /**
  * A = L Lᵀ for symmetric positive definite A [n, n]; A's lower triangle is overwritten by L.
  *
@@ -72,7 +77,7 @@ export function updateTrailing(a: Matrix, begin: number, end: number): void {
 export function cholesky(a: Matrix): CholeskyFactor {
   assertSquare('cholesky', a);
   const n = a.rows;
-  const diagonal = Float64Array.from({ length: n }, (_, i) => a.data[i * n + i]!);
+  const diagonal = diagonalOf(a);
   for (let begin = 0; begin < n; begin += PANEL_WIDTH) {
     const end = Math.min(n, begin + PANEL_WIDTH);
     eliminatePanel(a, begin, end, diagonal);
@@ -83,11 +88,13 @@ export function cholesky(a: Matrix): CholeskyFactor {
 
 /** X = B A⁻¹ [k, n] for k right-hand sides as rows of B [k, n]. @throws {ShapeError} if the widths differ. */
 export function solveRows(factor: CholeskyFactor, b: Matrix): Matrix {
+  return solveUpperRows(factor, solveLowerRows(factor, b));
+}
+
+/** Z = B L⁻ᵀ [k, n], the first half of a solve: Z Zᵀ = B A⁻¹ Bᵀ. @throws {ShapeError} if the widths differ. */
+export function solveLowerRows(factor: CholeskyFactor, b: Matrix): Matrix {
   const { size: n, lower } = factor;
-  if (b.cols !== n) {
-    throw new ShapeError(`Cholesky solve: expected rows of ${n} numbers, got [${b.rows}, ${b.cols}]`);
-  }
-  const x = matrix(b.rows, n, Float64Array.from(b.data));
+  const x = rightHandSides(factor, b);
   // One row of L serves all right-hand sides while it is in cache.
   for (let j = 0; j < n; j++) {
     const pivot = lower[j * n + j]!;
@@ -96,6 +103,13 @@ export function solveRows(factor: CholeskyFactor, b: Matrix): Matrix {
       x.data[at] = (x.data[at]! - dot(lower, j * n, x.data, r * n, j)) / pivot;
     }
   }
+  return x;
+}
+
+/** X = Z L⁻¹ [k, n], the second half of a solve. @throws {ShapeError} if the widths differ. */
+export function solveUpperRows(factor: CholeskyFactor, z: Matrix): Matrix {
+  const { size: n, lower } = factor;
+  const x = rightHandSides(factor, z);
   for (let j = n - 1; j >= 0; j--) {
     const pivot = lower[j * n + j]!;
     for (let r = 0; r < x.rows; r++) {
@@ -105,6 +119,14 @@ export function solveRows(factor: CholeskyFactor, b: Matrix): Matrix {
     }
   }
   return x;
+}
+
+/** A copy to solve in place. */
+function rightHandSides({ size: n }: CholeskyFactor, b: Matrix): Matrix {
+  if (b.cols !== n) {
+    throw new ShapeError(`Cholesky solve: expected rows of ${n} numbers, got [${b.rows}, ${b.cols}]`);
+  }
+  return matrix(b.rows, n, Float64Array.from(b.data));
 }
 
 /** (max Lⱼⱼ / min Lⱼⱼ)²: a lower bound of the condition number of A, free of charge. 1 for an empty matrix. */

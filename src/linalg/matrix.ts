@@ -44,6 +44,25 @@ export function transpose(a: Matrix): Matrix {
   return result;
 }
 
+/** Matrices [k_i, cols] one above the other, copied: [Σ k_i, cols]. @throws {ShapeError} if a width differs. */
+export function stackRows(cols: number, parts: readonly Matrix[]): Matrix {
+  const result = matrix(
+    parts.reduce((total, part) => total + part.rows, 0),
+    cols,
+  );
+  let at = 0;
+  for (const part of parts) {
+    if (part.cols !== cols) {
+      throw new ShapeError(
+        `stacked rows: expected rows of ${cols} numbers, got [${part.rows}, ${part.cols}]`,
+      );
+    }
+    result.data.set(part.data, at);
+    at += part.data.length;
+  }
+  return result;
+}
+
 /** Throws unless every number is finite. `where` opens the message. @throws {NumericalError} */
 export function assertFinite(where: string, data: ArrayLike<number>): void {
   for (let i = 0; i < data.length; i++) {
