@@ -3,7 +3,10 @@ import { nearestName } from '../concepts/nearest-name.ts';
 import type { BoundVocabulary } from '../concepts/prompt.ts';
 import { UsageError } from '../errors.ts';
 import type { Picture } from '../formats/picture.ts';
+import { checkAdapterFits } from '../models/adapter/open.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
+import { checkControlNetFits } from '../models/controlnet/open.ts';
+import type { AdapterGuide, ControlGuide } from './guides.ts';
 import { checkRegion, type Region } from './region.ts';
 import type { ScheduleOverrides } from './scheduler-config.ts';
 
@@ -46,6 +49,10 @@ export interface SampleRequest {
   readonly batchNoise?: 'own' | 'shared';
   /** Image to image: where to start from, of the wanted size, and how much of the way to go back, 0 … 1. Default none. */
   readonly init?: { readonly picture: Picture; readonly denoise: number };
+  /** T2I-Adapters; their features are added up. Default none. */
+  readonly adapters?: readonly AdapterGuide[];
+  /** ControlNets; their residuals are added up. Default none. */
+  readonly controls?: readonly ControlGuide[];
 }
 
 type Defaulted =
@@ -64,7 +71,9 @@ type Defaulted =
   | 'seed'
   | 'count'
   | 'batchSize'
-  | 'batchNoise';
+  | 'batchNoise'
+  | 'adapters'
+  | 'controls';
 
 export type ResolvedRequest = SampleRequest & Required<Pick<SampleRequest, Defaulted>>;
 
@@ -83,6 +92,8 @@ export const REQUEST_DEFAULTS = {
   count: 1,
   batchSize: 1,
   batchNoise: 'own',
+  adapters: [],
+  controls: [],
 } as const satisfies Partial<SampleRequest>;
 
 /**
@@ -100,7 +111,7 @@ export function resolveRequest(
   const given = Object.fromEntries(Object.entries(request).filter(([, value]) => value !== undefined));
   const defaults = { width: size, height: size, ...REQUEST_DEFAULTS, prompt: request.prompt };
   const resolved: ResolvedRequest = { ...defaults, ...given };
-  const { width, height, regions, isolate, init } = resolved;
+  const { width, height, regions, isolate, init, adapters, controls } = resolved;
   checkSize('width', width, factor);
   checkSize('height', height, factor);
   for (const name of ['count', 'batchSize', 'steps'] as const) {
@@ -131,7 +142,13 @@ export function resolveRequest(
       throw new UsageError(`style mix: expected layers 0 … ${layerCount - 1}, got ${index}`);
     }
   }
-  const pictures = [...(init === undefined ? [] : [['initial picture', init.picture] as const])];
+  for (const { adapter } of adapters) checkAdapterFits(adapter, base, factor);
+  for (const { controlNet } of controls) checkControlNetFits(controlNet, base, factor);
+  const pictures = [
+    ...(init === undefined ? [] : [['initial picture', init.picture] as const]),
+    ...adapters.map(({ picture }) => ['adapter picture', picture] as const),
+    ...controls.map(({ picture }) => ['ControlNet picture', picture] as const),
+  ];
   for (const [what, picture] of pictures) {
     if (picture.width !== width || picture.height !== height) {
       throw new UsageError(

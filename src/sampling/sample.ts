@@ -6,18 +6,15 @@ import { type BoundVocabulary, bindConcepts } from '../concepts/prompt.ts';
 import type { Picture } from '../formats/picture.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
 import type { LayerDeltas } from '../models/lora.ts';
-import { crossAttentionNames, levelSizes } from '../models/unet/structure.ts';
+import { crossAttentionNames } from '../models/unet/structure.ts';
 import { vaeFactor } from '../models/vae/config.ts';
-import { TorchGenerator } from '../tensor/random.ts';
-import { float32, type Tensor } from '../tensor/tensor.ts';
+import type { Tensor } from '../tensor/tensor.ts';
 import { checkpointSampler } from './checkpoint-schedule.ts';
-import { guide } from './guidance.ts';
+import { DenoisingRun, isGuided } from './denoising-run.ts';
 import { LatentCodec } from './latent-codec.ts';
 import { PromptEncoder } from './prompt-encoder.ts';
-import { sharePicture } from './region-shares.ts';
 import { type ResolvedRequest, resolveRequest, type SampleRequest } from './request.ts';
 import { createSampler } from './samplers/create.ts';
-import { beginIndexFor, runSampler, type Sampler } from './samplers/sampler.ts';
 import { UnetDenoiser } from './unet-denoiser.ts';
 
 export interface PipelineParts {
@@ -60,8 +57,6 @@ export interface SampleHooks {
   readonly signal?: AbortSignal;
 }
 
-type Feeds = Readonly<Record<string, Tensor>>;
-
 /** A base with its changes, loaded once for any number of pictures. Dispose it when done. */
 export class Pipeline {
   readonly base: Checkpoint;
@@ -102,19 +97,29 @@ export class Pipeline {
    */
   async sample(request: SampleRequest, hooks: SampleHooks = {}): Promise<SampledPicture[]> {
     const resolved = this.resolve(request);
-    const { sampler: name, schedule, steps, eta, count, batchSize } = resolved;
+    const { sampler: name, schedule, steps, eta, count, batchSize, seed } = resolved;
     const config = await checkpointSampler(this.base, name, schedule);
-    const sampler = createSampler(config, steps, { eta });
-    const run = new Run(this.base, resolved, this.#unet, this.#codec, this.factor, sampler);
-    const sources = await this.#encode(resolved, run.guided);
+    const run = new DenoisingRun({
+      base: this.base,
+      request: resolved,
+      unet: this.#unet,
+      codec: this.#codec,
+      sampler: createSampler(config, steps, { eta }),
+      sources: await this.#encode(resolved),
+      factor: this.factor,
+      ...(hooks.signal === undefined ? {} : { signal: hooks.signal }),
+    });
     const done: SampledPicture[] = [];
     for (let first = 0; first < count; first += batchSize) {
       const pictures = Array.from({ length: Math.min(batchSize, count - first) }, (_, i) => first + i);
-      for (const latents of await run.denoise(pictures, sources, hooks)) {
+      const batch = await run.denoise(pictures, ({ done: step, calls: steps, predicted }) =>
+        hooks.onStep?.({ pictures, step, steps, preview: () => this.#codec.decode(predicted) }),
+      );
+      for (const latents of batch) {
         hooks.signal?.throwIfAborted();
         const index = done.length;
         const picture = await this.#codec.decode(latents);
-        done.push({ ...picture, index, seed: resolved.seed + index, latents });
+        done.push({ ...picture, index, seed: seed + index, latents });
         await hooks.onPicture?.(done[index]!);
       }
     }
@@ -122,8 +127,9 @@ export class Pipeline {
   }
 
   /** Text features of context and regions. */
-  #encode(request: ResolvedRequest, guided: boolean): Promise<Tensor<Float32Array>[][]> {
+  #encode(request: ResolvedRequest): Promise<Tensor<Float32Array>[][]> {
     const { layerCount } = this.vocabulary;
+    const guided = isGuided(request);
     const everywhere = (text: string): string[] => Array<string>(layerCount).fill(text);
     const group = (positive: string[], negative: string): string[][] =>
       guided ? [everywhere(negative), positive] : [positive];
@@ -138,130 +144,4 @@ export class Pipeline {
     await this.#unet.dispose();
     await this.#codec.dispose();
   }
-}
-
-/** One request being drawn. */
-class Run {
-  readonly guided: boolean;
-  readonly #base: Checkpoint;
-  readonly #request: ResolvedRequest;
-  readonly #unet: UnetDenoiser;
-  readonly #codec: LatentCodec;
-  readonly #sampler: Sampler;
-  readonly #latentHeight: number;
-  readonly #latentWidth: number;
-
-  constructor(
-    base: Checkpoint,
-    request: ResolvedRequest,
-    unet: UnetDenoiser,
-    codec: LatentCodec,
-    factor: number,
-    sampler: Sampler,
-  ) {
-    this.#base = base;
-    this.#request = request;
-    this.#unet = unet;
-    this.#codec = codec;
-    this.#sampler = sampler;
-    this.#latentHeight = request.height / factor;
-    this.#latentWidth = request.width / factor;
-    this.guided = request.guidanceScale > 1;
-  }
-
-  get #shape(): [number, number, number, number] {
-    return [1, this.#base.unet.config.inChannels, this.#latentHeight, this.#latentWidth];
-  }
-
-  /** Final latents of each picture, [1, C, h, w]. */
-  async denoise(
-    pictures: readonly number[],
-    sources: readonly (readonly Tensor<Float32Array>[])[],
-    hooks: SampleHooks,
-  ): Promise<Tensor<Float32Array>[]> {
-    const { guidanceScale, guidanceRescale, seed, batchNoise } = this.#request;
-    const n = pictures.length;
-    const shape = this.#shape;
-    const size = shape.reduce((a, b) => a * b, 1);
-    const generators =
-      batchNoise === 'shared'
-        ? [new TorchGenerator(seed + pictures[0]!)]
-        : pictures.map((index) => new TorchGenerator(seed + index));
-    const drawNoise = (): Float32Array => {
-      const parts = generators.map((generator) => generator.randn((n * size) / generators.length));
-      return parts.length === 1 ? parts[0]! : concatenated(parts);
-    };
-    const { latents, beginIndex } = await this.#start(n, drawNoise, generators);
-    const feeds = await this.#unet.keysValues(sources, n);
-    const isolatedCalls = Math.round(this.#request.isolate * this.#sampler.timesteps.length);
-    const share = (isolated: boolean) => {
-      const tokens = sources.map((contexts) => contexts[0]!.shape[1]!);
-      const levels = levelSizes(this.#base.unet.config, this.#latentHeight, this.#latentWidth);
-      return sharePicture(this.#request.regions, tokens, levels, isolated);
-    };
-    const shared = { apart: isolatedCalls > 0 ? share(true) : null, together: share(false) };
-    const repeats = this.guided ? 2 : 1;
-    const final = await runSampler(this.#sampler, latents, {
-      beginIndex,
-      drawNoise,
-      ...(hooks.signal === undefined ? {} : { signal: hooks.signal }),
-      denoise: async (scaled, timestep, index) => {
-        const { layout, feeds: places } = index < isolatedCalls ? shared.apart! : shared.together;
-        await this.#unet.load({
-          pictures: n,
-          latentHeight: this.#latentHeight,
-          latentWidth: this.#latentWidth,
-          layout,
-          guided: this.guided,
-          adapterFeatures: false,
-          controlResiduals: false,
-        });
-        const all: Feeds = { ...feeds, ...places };
-        const doubled = this.guided ? concatenated([scaled, scaled]) : scaled;
-        const sample = float32([repeats * n, ...shape.slice(1)], doubled);
-        const output = await this.#unet.predict(sample, timestep, all);
-        return this.guided ? guide(output, n, guidanceScale, guidanceRescale) : output;
-      },
-      onStep: async ({ index, callCount, original }) => {
-        await hooks.onStep?.({
-          pictures,
-          step: index + 1 - beginIndex,
-          steps: callCount - beginIndex,
-          preview: () => this.#codec.decode(float32(shape, original.slice(0, size))),
-        });
-      },
-    });
-    return pictures.map((_, i) => float32(shape, final.slice(i * size, (i + 1) * size)));
-  }
-
-  /** Pure noise, or the initial picture with the noise of the step to begin at. */
-  async #start(
-    n: number,
-    drawNoise: () => Float32Array,
-    generators: readonly TorchGenerator[],
-  ): Promise<{ latents: Float32Array; beginIndex: number }> {
-    const { init, steps } = this.#request;
-    const sampler = this.#sampler;
-    if (init === undefined) {
-      return { latents: drawNoise().map((value) => value * sampler.initNoiseSigma), beginIndex: 0 };
-    }
-    const beginIndex = beginIndexFor(sampler, steps, init.denoise);
-    const encoded: Float32Array[] = [];
-    for (let i = 0; i < n; i++) {
-      // The autoencoder's own noise comes before the sampler's, from the same generator.
-      const generator = generators[i] ?? generators[0]!;
-      encoded.push((await this.#codec.encode(init.picture, (count) => generator.randn(count))).data);
-    }
-    return { latents: sampler.addNoise(concatenated(encoded), drawNoise(), beginIndex), beginIndex };
-  }
-}
-
-function concatenated(parts: readonly Float32Array[]): Float32Array {
-  const all = new Float32Array(parts.reduce((sum, part) => sum + part.length, 0));
-  let at = 0;
-  for (const part of parts) {
-    all.set(part, at);
-    at += part.length;
-  }
-  return all;
 }

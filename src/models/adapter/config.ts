@@ -1,0 +1,33 @@
+/** Configuration of a T2I-Adapter, as in its `config.json`. */
+import { z } from 'zod';
+
+export interface AdapterConfig {
+  readonly inChannels: number;
+  /** Of each feature: one per down block of the UNet. */
+  readonly channels: readonly number[];
+  readonly numResBlocks: number;
+  /** Pixels per cell of the first feature along each axis. */
+  readonly downscaleFactor: number;
+}
+
+const positive = z.number().int().positive().max(65_536);
+
+export const adapterSchema = z
+  .object({
+    adapter_type: z.string().refine((type) => type === 'full_adapter', {
+      error: ({ input }) =>
+        `expected full_adapter, got ${JSON.stringify(input)}; an adapter for another architecture?`,
+    }),
+    in_channels: positive.default(3),
+    channels: z.array(positive).min(1).max(8).default([320, 640, 1280, 1280]),
+    num_res_blocks: positive.max(16).default(2),
+    downscale_factor: positive.max(64).default(8),
+  })
+  .transform(
+    (json): AdapterConfig => ({
+      inChannels: json.in_channels,
+      channels: json.channels,
+      numResBlocks: json.num_res_blocks,
+      downscaleFactor: json.downscale_factor,
+    }),
+  );
