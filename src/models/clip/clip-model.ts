@@ -32,7 +32,7 @@ const modelSchema = z.object({
   vision_config: clipVisionSchema,
   projection_dim: z.number().int().positive().max(65_536).default(512),
 });
-const kindSchema = z.object({ model_type: z.string().default(''), vision_config: z.unknown() });
+const kindSchema = z.object({ model_type: z.string().default(''), vision_config: z.unknown().optional() });
 
 /**
  * Open a folder as transformers' `CLIPModel.save_pretrained` writes it, e.g. a download of openai/clip-vit-large-patch14.
