@@ -1,0 +1,169 @@
+/**
+ * Where does a word act? Cross-attention probabilities of a word's tokens, averaged over steps, heads and the layers
+ * of one resolution, while a picture is drawn.
+ */
+
+import { bindConcepts } from '../concepts/prompt.ts';
+import type { Picture } from '../formats/picture.ts';
+import { GraphSession } from '../graph/session.ts';
+import type { Checkpoint } from '../models/checkpoint.ts';
+import { deltaFeeds, deltaRanks } from '../models/lora.ts';
+import { levelSizes, linearLayers, transformerPlaces } from '../models/unet/structure.ts';
+import { buildUnet } from '../models/unet/unet.ts';
+import { vaeFactor } from '../models/vae/config.ts';
+import { checkpointSampler } from '../sampling/checkpoint-schedule.ts';
+import { guide } from '../sampling/guidance.ts';
+import { LatentCodec } from '../sampling/latent-codec.ts';
+import { PromptEncoder } from '../sampling/prompt-encoder.ts';
+import { resolveRequest } from '../sampling/request.ts';
+import type { PipelineParts } from '../sampling/sample.ts';
+import { createSampler } from '../sampling/samplers/create.ts';
+import { runSampler } from '../sampling/samplers/sampler.ts';
+import { TorchGenerator } from '../tensor/random.ts';
+import { float32, type Tensor } from '../tensor/tensor.ts';
+import type { EvaluationSampling } from './evaluate.ts';
+import { conceptWords, wordAttention, wordPositions } from './word-attention.ts';
+
+export interface AttentionMapsRequest {
+  readonly base: Checkpoint;
+  readonly parts?: PipelineParts;
+  /** Plain text: weights `(word:1.2)` are not read here. */
+  readonly prompt: string;
+  /** Words of the prompt to look at. Default: the concept words in it. */
+  readonly words?: readonly string[];
+  /** Default 0. */
+  readonly seed?: number;
+  readonly sampling?: EvaluationSampling;
+  readonly onStep?: (done: number, total: number) => void;
+  readonly signal?: AbortSignal;
+}
+
+/** Attention of one resolution. */
+export interface AttentionMap {
+  readonly word: string;
+  readonly height: number;
+  readonly width: number;
+  /** How many layers were averaged. */
+  readonly layers: number;
+  /** Share of attention on the word's tokens, [height, width], 0 … 1. */
+  readonly values: Float32Array;
+}
+
+export interface AttentionMaps {
+  readonly picture: Picture;
+  /** Word by word, the finest resolution first. */
+  readonly maps: readonly AttentionMap[];
+}
+
+/**
+ * Draw one picture (the same as the sampler draws) and average the attention of words in it.
+ * @throws {UsageError} if a word is not in the prompt, there is none to look at, or the request is impossible
+ */
+export async function attentionMaps(request: AttentionMapsRequest): Promise<AttentionMaps> {
+  const { base, parts = {}, prompt, sampling = {}, seed = 0 } = request;
+  const { config, weights } = base.unet;
+  const places = transformerPlaces(config);
+  const { unetDeltas = new Map(), textDeltas = new Map(), clipSkip = 0 } = parts;
+  const vocabulary = parts.vocabulary ?? bindConcepts(base.tokenizer, [], places.length);
+  const vae = await base.vae();
+  const factor = vaeFactor(vae.config);
+  const resolved = resolveRequest({ ...sampling, prompt, seed }, base, factor, places.length);
+  const words = request.words ?? conceptWords(prompt, vocabulary);
+  const positions = wordPositions(prompt, words, vocabulary);
+  const guided = resolved.guidanceScale > 1;
+  const everywhere = (text: string): string[] => Array<string>(places.length).fill(text);
+  const encoder = new PromptEncoder(base, vocabulary, textDeltas, clipSkip);
+  const plain = prompt.replace(/[()]/g, (mark) => `\\${mark}`);
+  const [contexts] = await encoder.encode([
+    guided ? [everywhere(resolved.negativePrompt), everywhere(plain)] : [everywhere(plain)],
+  ]);
+  const batch = contexts!.length;
+  const [latentHeight, latentWidth] = [resolved.height / factor, resolved.width / factor];
+  const [layerCount, tokens, width] = contexts![0]!.shape as [number, number, number];
+  const context = float32([batch, layerCount, tokens, width]);
+  contexts!.forEach(({ data }, i) => {
+    context.data.set(data, i * data.length);
+  });
+
+  const names = places.map(({ path }) => `${path}.transformer_blocks.0.attn2`);
+  const loraRanks = deltaRanks(unetDeltas);
+  const network = buildUnet(
+    weights,
+    config,
+    { batch, latentHeight, latentWidth, tokens },
+    { loraRanks, probes: { outputs: names.flatMap((name) => [`${name}.to_q`, `${name}.to_k`]) } },
+  );
+  const sampler = createSampler(
+    await checkpointSampler(base, resolved.sampler, resolved.schedule),
+    resolved.steps,
+    { eta: resolved.eta },
+  );
+  const levels = levelSizes(config, latentHeight, latentWidth);
+  const sums = words.map(() => levels.map(({ height, width }) => new Float64Array(height * width)));
+  const shape = [batch, config.inChannels, latentHeight, latentWidth];
+  const size = config.inChannels * latentHeight * latentWidth;
+  const generator = new TorchGenerator(resolved.seed);
+  const session = await GraphSession.create(network.graph);
+  let latents: Float32Array;
+  try {
+    const factors = deltaFeeds(unetDeltas, loraRanks, linearLayers(config));
+    latents = await runSampler(
+      sampler,
+      generator.randn(size).map((value) => value * sampler.initNoiseSigma),
+      {
+        drawNoise: () => generator.randn(size),
+        ...(request.signal === undefined ? {} : { signal: request.signal }),
+        denoise: async (current, timestep) => {
+          const sample = float32(shape);
+          for (let b = 0; b < batch; b++) sample.data.set(current, b * size);
+          const timesteps = float32([batch], new Float32Array(batch).fill(timestep));
+          const outputs = await session.run({
+            sample,
+            timestep: timesteps,
+            encoder_hidden_states: context,
+            ...factors,
+          });
+          names.forEach((name, layer) => {
+            const query = outputs[network.probes.outputs.get(`${name}.to_q`)!]!;
+            const key = outputs[network.probes.outputs.get(`${name}.to_k`)!]!;
+            const { level, numHeads } = places[layer]!;
+            const columns = positions.map((found) => found[layer]!);
+            const shares = wordAttention(lastOf(query, batch), lastOf(key, batch), numHeads, columns);
+            shares.forEach((share, word) => {
+              const sum = sums[word]![level]!;
+              for (let i = 0; i < share.length; i++) sum[i]! += share[i]!;
+            });
+          });
+          const noisePred = outputs.noise_pred!.data as Float32Array;
+          return guided ? guide(noisePred, 1, resolved.guidanceScale, resolved.guidanceRescale) : noisePred;
+        },
+        onStep: ({ index, callCount }) => request.onStep?.(index + 1, callCount),
+      },
+    );
+  } finally {
+    await session.dispose();
+  }
+  const codec = new LatentCodec(vae);
+  try {
+    const picture = await codec.decode(float32([1, ...shape.slice(1)], latents));
+    const calls = sampler.timesteps.length;
+    const maps = words.flatMap((word, w) =>
+      levels.flatMap(({ height, width }, level) => {
+        const layers = places.filter((place) => place.level === level).length;
+        if (layers === 0) return [];
+        const values = Float32Array.from(sums[w]![level]!, (sum) => sum / (layers * calls));
+        return [{ word, height, width, layers, values }];
+      }),
+    );
+    return { picture, maps };
+  } finally {
+    await codec.dispose();
+  }
+}
+
+/** The last of `batch` equal parts of the rows: the prompt's, behind the negative prompt's. */
+function lastOf({ shape, data }: Tensor, batch: number): Tensor<Float32Array> {
+  const [rows, width] = shape as [number, number];
+  const own = rows / batch;
+  return float32([own, width], (data as Float32Array).subarray((rows - own) * width));
+}
