@@ -45,8 +45,10 @@ export interface BoundVocabulary {
  * Give every concept word its layer tokens.
  * @param layerCount cross-attention layers of the base. Default: as many as the embeddings have rows; 16 if no concept
  *   has more than one row. A word with a single row [1, D] uses it in every layer.
+ * @param installed words whose layer tokens are in the tokenizer already, as a fused checkpoint has them. Default none.
  * @throws {UsageError} if two files have the same word, or a word is in the vocabulary already
- * @throws {MismatchError} if embeddings differ in width or in layers
+ * @throws {MismatchError} if embeddings differ in width or in layers, or an installed word has other tokens than the
+ *   tokenizer
  */
 export function bindConcepts(
   tokenizer: ClipTokenizer,
@@ -55,13 +57,20 @@ export function bindConcepts(
     0,
     ...concepts.flatMap(({ tokens }) => tokens.map(rowsOf).filter((rows) => rows > 1)),
   ) || sd1LayerCount,
+  installed: ConceptConfig = {},
 ): BoundVocabulary {
+  const present = installedTokens(tokenizer, installed, layerCount);
   const owners = new Map<string, Concept>();
   const embeddings: ConceptToken[] = [];
   let width: number | undefined;
   for (const concept of concepts) {
     for (const token of concept.tokens) {
       checkWord(tokenizer, owners, concept, token.word);
+      if (present.some(({ word }) => word.toLowerCase() === token.word.toLowerCase())) {
+        throw new UsageError(
+          `${concept.path}: the word ${token.word} is already one of the fused checkpoint`,
+        );
+      }
       const [rows, columns] = [rowsOf(token), token.embedding.shape[1]!];
       if (rows !== 1 && rows !== layerCount) {
         throw new MismatchError(
@@ -82,13 +91,14 @@ export function bindConcepts(
   let next = firstFreeNumber(tokenizer);
   const names = embeddings.map(() => Array.from({ length: layerCount }, () => `<new${next++}>`));
   const extended = tokenizer.withAddedTokens(names.flat());
-  const tokens = embeddings.map(
+  const added = embeddings.map(
     ({ word }, i): BoundToken => ({
       word,
       names: names[i]!,
       ids: names[i]!.map((name) => extended.tokenId(name)!),
     }),
   );
+  const tokens = [...present, ...added];
   const replace = wordReplacer(tokens);
   return {
     tokenizer: extended,
@@ -120,6 +130,28 @@ export function bindConcepts(
         ]),
       ),
   };
+}
+
+/** Words of a fused checkpoint. @throws {MismatchError} unless the tokenizer has exactly these tokens */
+function installedTokens(
+  tokenizer: ClipTokenizer,
+  installed: ConceptConfig,
+  layerCount: number,
+): BoundToken[] {
+  return Object.entries(installed).map(([word, { concept_token_ids: ids, concept_token_names: names }]) => {
+    if (names.length !== layerCount || ids.length !== layerCount) {
+      throw new MismatchError(
+        `new_concept_cfg.json: ${word}: expected ${layerCount} tokens, one per cross-attention layer, got ${names.length}`,
+      );
+    }
+    const wrong = names.findIndex((name, i) => tokenizer.tokenId(name) !== ids[i]);
+    if (wrong >= 0) {
+      throw new MismatchError(
+        `new_concept_cfg.json: ${word}: expected token ${names[wrong]} to have id ${ids[wrong]}, the tokenizer has ${tokenizer.tokenId(names[wrong]!) ?? 'no such token'}`,
+      );
+    }
+    return { word, ids: [...ids], names: [...names] };
+  });
 }
 
 function rowsOf({ embedding }: ConceptToken): number {

@@ -87,29 +87,30 @@ function shares(from: number, to: number): (readonly [pixel: number, part: numbe
   });
 }
 
-/** @throws {UsageError} for a box that lies outside the picture, or covers no cell of the latents */
+/** @throws {UsageError} for a box that lies outside the picture or has no inside */
+export function checkBox(where: string, { top, left, bottom, right }: Box): void {
+  const shown = [left, top, right, bottom].join(', ');
+  if (![top, left, bottom, right].every((edge) => edge >= 0 && edge <= 1)) {
+    throw new UsageError(
+      `${where}: expected a box inside the picture, got left, top, right, bottom = ${shown} of it`,
+    );
+  }
+  if (top >= bottom || left >= right) {
+    throw new UsageError(`${where}: expected left < right and top < bottom, got ${shown}`);
+  }
+}
+
+/** @throws {UsageError} for a shape that lies outside the picture, or covers no cell of the latents */
 export function checkRegion(
   where: string,
   shape: RegionShape,
   latentHeight: number,
   latentWidth: number,
 ): void {
-  if (shape.kind === 'box') {
-    const { top, left, bottom, right } = shape.box;
-    if (![top, left, bottom, right].every((edge) => edge >= 0 && edge <= 1)) {
-      throw new UsageError(
-        `${where}: expected edges inside the picture (0 … 1), got ${[left, top, right, bottom].join(', ')}`,
-      );
-    }
-    if (top >= bottom || left >= right) {
-      throw new UsageError(
-        `${where}: expected left < right and top < bottom, got ${[left, top, right, bottom].join(', ')}`,
-      );
-    }
-  }
+  if (shape.kind === 'box') checkBox(where, shape.box);
   if (coverage(shape, latentHeight, latentWidth).every((share) => share === 0)) {
     throw new UsageError(
-      `${where}: covers no whole cell of the ${latentWidth} × ${latentHeight} latents; make it larger`,
+      `${where}: covers no whole cell of the ${latentWidth} × ${latentHeight} latents; make it larger (numbers above 1 are pixels)`,
     );
   }
 }

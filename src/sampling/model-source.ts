@@ -1,0 +1,180 @@
+/**
+ * From the files that a scene names to a base with its changes and words: fusions, fused checkpoints, single concepts,
+ * plain LoRAs and textual inversion embeddings, alone or together.
+ */
+import { existsSync, statSync } from 'node:fs';
+import path from 'node:path';
+import { z } from 'zod';
+import { type Concept, conceptName } from '../concepts/concept.ts';
+import { loadConcept } from '../concepts/concept-file.ts';
+import { type EmbeddingFile, loadEmbeddings } from '../concepts/embedding-file.ts';
+import { type ConceptDeltas, conceptDeltas, sumDeltas } from '../concepts/fit.ts';
+import { type BoundVocabulary, bindConcepts, type ConceptConfig } from '../concepts/prompt.ts';
+import { FormatError, UsageError } from '../errors.ts';
+import { type Checkpoint, openCheckpoint } from '../models/checkpoint.ts';
+import { readConfig } from '../models/config-file.ts';
+import { crossAttentionNames } from '../models/unet/structure.ts';
+import { defaultBase } from '../package-root.ts';
+import type { NormalScene } from './scene.ts';
+
+/** What a scene draws with. */
+export interface SceneModel {
+  readonly base: Checkpoint;
+  readonly vocabulary: BoundVocabulary;
+  readonly unetDeltas: ConceptDeltas['unetDeltas'];
+  readonly textDeltas: ConceptDeltas['textDeltas'];
+  /** What prompts call the concepts, e.g. `<smiley1> <smiley2>`; empty without concepts. */
+  readonly conceptNames: readonly string[];
+}
+
+export type ModelSources = Pick<
+  NormalScene,
+  'base' | 'baseConfig' | 'fused' | 'concepts' | 'loras' | 'embeddings'
+>;
+
+const recipeSchema = z.object({
+  base: z.object({ path: z.string() }),
+  concepts: z.array(z.object({ name: z.string(), words: z.array(z.string()) })),
+});
+
+const conceptConfigSchema = z.record(
+  z.string(),
+  z.object({ concept_token_ids: z.array(z.int()), concept_token_names: z.array(z.string()) }),
+);
+
+/**
+ * Open everything a scene names. Headers and small tensors only; no network is loaded.
+ * @throws {FormatError | MismatchError} for files that are damaged or do not fit the base
+ * @throws {UsageError} for sources that exclude each other, or words that are used twice
+ */
+export async function openSceneModel(sources: ModelSources): Promise<SceneModel> {
+  const fused = sources.fused === undefined ? null : await openFused(sources.fused);
+  if (fused?.kind === 'checkpoint' && sources.base !== undefined) {
+    throw new UsageError(`${fused.folder}: is a whole checkpoint; leave out --base ${sources.base}`);
+  }
+  const location =
+    fused?.kind === 'checkpoint' ? fused.folder : (sources.base ?? fused?.base ?? defaultBase());
+  const options = sources.baseConfig === undefined ? {} : { configFolder: sources.baseConfig };
+  const base = await openCheckpoint(location, options);
+  const layerCount = crossAttentionNames(base.unet.config).length;
+  const { hiddenSize } = base.textEncoder.config;
+
+  const concepts: Concept[] = [];
+  const deltas: ConceptDeltas[] = [];
+  const expansions = new Map<string, readonly string[]>();
+  const addEmbeddings = ({ concept, expansions: own }: EmbeddingFile): void => {
+    concepts.push(concept);
+    for (const [word, words] of own) expansions.set(word, words);
+  };
+  if (fused?.kind === 'fusion') {
+    deltas.push(conceptDeltas(base, await loadConcept(fused.lora)));
+    if (fused.embeddings !== null) {
+      const opened = await loadEmbeddings(fused.embeddings, layerCount, hiddenSize);
+      addEmbeddings({ ...opened, concept: inWordOrder(opened.concept, fused.words) });
+    }
+  }
+  for (const { path: file, unetStrength, textEncoderStrength } of [...sources.concepts, ...sources.loras]) {
+    const concept = await loadConcept(file);
+    deltas.push(conceptDeltas(base, concept, { unetStrength, textEncoderStrength }));
+    if (concept.tokens.length > 0) concepts.push(concept);
+  }
+  for (const file of sources.embeddings ?? []) {
+    addEmbeddings(await loadEmbeddings(file, layerCount, hiddenSize));
+  }
+  const installed = await installedConcepts(base);
+  const vocabulary = bindConcepts(base.tokenizer, concepts, layerCount, installed);
+  const names = [
+    ...(fused?.kind === 'fusion' ? fused.names : []),
+    ...(fused?.kind === 'checkpoint' ? namesOfWords(Object.keys(installed)) : []),
+    ...concepts.filter(({ layers }) => layers.size > 0).map(conceptName),
+  ];
+  return {
+    base,
+    vocabulary: expansions.size === 0 ? vocabulary : expanding(vocabulary, expansions),
+    unetDeltas: sumDeltas(deltas.map(({ unetDeltas }) => unetDeltas)),
+    textDeltas: sumDeltas(deltas.map(({ textDeltas }) => textDeltas)),
+    conceptNames: names,
+  };
+}
+
+interface FusionFolder {
+  readonly kind: 'fusion';
+  readonly lora: string;
+  readonly embeddings: string | null;
+  /** Path of the base that it was made on; null if that is not there any more. */
+  readonly base: string | null;
+  readonly names: readonly string[];
+  readonly words: readonly string[];
+}
+
+interface FusedCheckpoint {
+  readonly kind: 'checkpoint';
+  readonly folder: string;
+}
+
+/** What kind of fusion a folder holds. @throws {FormatError} if it holds none */
+async function openFused(folder: string): Promise<FusionFolder | FusedCheckpoint> {
+  if (!statSync(folder, { throwIfNoEntry: false })?.isDirectory()) {
+    throw new FormatError(folder, 'expected the folder of a fusion');
+  }
+  if (existsSync(path.join(folder, 'unet'))) return { kind: 'checkpoint', folder };
+  const lora = ['lora.safetensors', 'lora'].map((name) => path.join(folder, name)).find(existsSync);
+  const recipeFile = path.join(folder, 'recipe.json');
+  if (lora === undefined || !existsSync(recipeFile)) {
+    throw new FormatError(
+      folder,
+      'expected a fusion (lora.safetensors and recipe.json) or a fused checkpoint (unet/, new_concept_cfg.json)',
+    );
+  }
+  const recipe = await readConfig(recipeFile, recipeSchema);
+  const embeddings = path.join(folder, 'embeddings.safetensors');
+  return {
+    kind: 'fusion',
+    lora,
+    embeddings: existsSync(embeddings) ? embeddings : null,
+    base: existsSync(recipe.base.path) ? recipe.base.path : null,
+    names: recipe.concepts.map(({ name }) => name),
+    words: recipe.concepts.flatMap(({ words }) => words),
+  };
+}
+
+/** Safetensors files order by name; the recipe knows the order of the words. */
+function inWordOrder(concept: Concept, words: readonly string[]): Concept {
+  const place = ({ word }: { word: string }): number => {
+    const index = words.indexOf(word);
+    return index < 0 ? words.length : index;
+  };
+  return { ...concept, tokens: concept.tokens.toSorted((a, b) => place(a) - place(b)) };
+}
+
+/** Words that a fused checkpoint's tokenizer holds already: `new_concept_cfg.json`, as Mix-of-Show writes it. */
+async function installedConcepts({ path: folder, layout }: Checkpoint): Promise<ConceptConfig> {
+  const file = path.join(folder, 'new_concept_cfg.json');
+  if (layout !== 'diffusers' || !existsSync(file)) return {};
+  return readConfig(file, conceptConfigSchema);
+}
+
+/** Words to concepts: those that differ only in a number at the end belong together, `<potter1> <potter2>`. */
+function namesOfWords(words: readonly string[]): string[] {
+  const groups = new Map<string, string[]>();
+  for (const word of words) {
+    const stem = word.replace(/\d*>$/, '>');
+    groups.set(stem, [...(groups.get(stem) ?? []), word]);
+  }
+  return [...groups.values()].map((group) => group.join(' '));
+}
+
+/** The vocabulary with words of several tokens written out in prompts. */
+function expanding(
+  vocabulary: BoundVocabulary,
+  expansions: ReadonlyMap<string, readonly string[]>,
+): BoundVocabulary {
+  const sources = [...expansions.keys()]
+    .sort((a, b) => b.length - a.length)
+    .map((word) => word.replace(/[\\^$.*+?()[\]{}|/]/g, '\\$&'));
+  const pattern = new RegExp(sources.join('|'), 'giu');
+  const byWord = new Map([...expansions].map(([word, words]) => [word.toLowerCase(), words.join(' ')]));
+  const expand = (prompt: string): string =>
+    prompt.replace(pattern, (word) => byWord.get(word.toLowerCase()) ?? word);
+  return { ...vocabulary, layerPrompts: (prompt) => vocabulary.layerPrompts(expand(prompt)) };
+}

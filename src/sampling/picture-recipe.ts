@@ -1,0 +1,105 @@
+/**
+ * What a picture carries: `parameters`, the text that web UIs show and read, and `edlora.scene`, the complete scene,
+ * from which it can be drawn again.
+ */
+import path from 'node:path';
+import { z } from 'zod';
+import { UsageError } from '../errors.ts';
+import { readPngTexts } from '../formats/png.ts';
+import type { NormalScene, Scene } from './scene.ts';
+import { checkScene } from './scene-file.ts';
+
+/** Keyword of the scene in a PNG file. */
+export const SCENE_KEY = 'edlora.scene';
+/** Keyword of the text that web UIs read. */
+export const PARAMETERS_KEY = 'parameters';
+
+/** The samplers as web UIs call them. */
+const DISPLAY_NAMES: Readonly<Record<string, string>> = {
+  ddim: 'DDIM',
+  ddpm: 'DDPM',
+  pndm: 'PLMS',
+  lms: 'LMS',
+  euler: 'Euler',
+  'euler-a': 'Euler a',
+  heun: 'Heun',
+  dpm2: 'DPM2',
+  'dpmpp-2m': 'DPM++ 2M',
+  'dpmpp-2m-sde': 'DPM++ 2M SDE',
+  'dpmpp-2s': 'DPM++ 2S',
+  unipc: 'UniPC',
+};
+
+/**
+ * Texts for one picture's PNG file.
+ * @param scene   with defaults in place
+ * @param seed    the picture's own
+ * @param base    path of the model
+ * @param version of this program
+ */
+export function recipeTexts(
+  scene: NormalScene,
+  seed: number,
+  base: string,
+  version: string,
+): Record<string, string> {
+  const own = { ...scene, base: scene.fused === undefined ? base : scene.base, seed, count: 1, batch: 1 };
+  return {
+    [PARAMETERS_KEY]: parametersText(own, base, version),
+    [SCENE_KEY]: JSON.stringify({ edlora: version, scene: own }),
+  };
+}
+
+/** Prompt, negative prompt, and one last line of `Key: value` pairs, as the AUTOMATIC1111 web UI writes it. */
+function parametersText(scene: NormalScene, base: string, version: string): string {
+  const { prompt = '', negative = '', schedule, clipSkip, init } = scene;
+  const fields: [string, string | number | undefined][] = [
+    ['Steps', scene.steps],
+    ['Sampler', DISPLAY_NAMES[scene.sampler ?? ''] ?? scene.sampler],
+    ['Schedule type', schedule?.includes('karras') ? 'Karras' : undefined],
+    ['CFG scale', scene.guidance],
+    ['Seed', scene.seed],
+    ['Size', `${scene.width}x${scene.height}`],
+    ['Model', path.parse(base).name],
+    ['Denoising strength', init?.denoise],
+    // The web UI counts the last layer as 1.
+    ['Clip skip', clipSkip === undefined || clipSkip === 0 ? undefined : clipSkip + 1],
+    ['RNG', 'CPU'],
+    ['Regions', scene.regions.length > 0 ? scene.regions.length : undefined],
+    ['Version', `edlora ${version}`],
+  ];
+  const line = fields
+    .filter(([, value]) => value !== undefined)
+    .map(([key, value]) => `${key}: ${quoted(String(value))}`)
+    .join(', ');
+  return [prompt, ...(negative === '' ? [] : [`Negative prompt: ${negative}`]), line].join('\n');
+}
+
+function quoted(value: string): string {
+  return /[,:\n]/.test(value) ? JSON.stringify(value) : value;
+}
+
+const embedded = z.object({ edlora: z.string(), scene: z.unknown() });
+
+/**
+ * The scene that a picture was drawn from.
+ * @throws {UsageError} if it carries none
+ * @throws {FormatError} if it is no PNG file or damaged
+ */
+export async function readPictureScene(file: string): Promise<Scene> {
+  const text = (await readPngTexts(file)).get(SCENE_KEY);
+  if (text === undefined) {
+    throw new UsageError(
+      `${file}: carries no scene; was it drawn by edlora sample, and saved by nothing else since?`,
+    );
+  }
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch (cause) {
+    throw new UsageError(`${file}: its scene is not JSON; damaged?`, { cause });
+  }
+  const parsed = embedded.safeParse(value);
+  if (!parsed.success) throw new UsageError(`${file}: its scene has another form than expected`);
+  return checkScene(parsed.data.scene, () => `${file} (${SCENE_KEY})`);
+}

@@ -1,0 +1,234 @@
+/** From a scene and its model to a request: pictures opened, shapes drawn, defaults that need the model filled in. */
+import { UsageError } from '../errors.ts';
+import { pictureSize, readGrayPicture, readPicture } from '../formats/picture.ts';
+import { openT2iAdapter } from '../models/adapter/open.ts';
+import { openControlNet } from '../models/controlnet/open.ts';
+import { vaeFactor } from '../models/vae/config.ts';
+import type { AdapterGuide, ControlGuide, RegionStrength } from './guides.ts';
+import { parseStyleMix } from './layer-groups.ts';
+import type { SceneModel } from './model-source.ts';
+import { checkBox, type Region, type RegionShape } from './region.ts';
+import { boxMask, feathered, pictureMask, polygonMask } from './region-mask.ts';
+import { parseMixOfShowRegions, parseMixOfShowStrengths } from './region-text.ts';
+import { resolveRequest, type SampleRequest, unknownWords } from './request.ts';
+import {
+  DEFAULT_DENOISE,
+  type NormalScene,
+  type SceneGuide,
+  type ScenePlace,
+  scenePlace,
+  sceneRegion,
+} from './scene.ts';
+import type { ScheduleOverrides, TimestepSpacing } from './scheduler-config.ts';
+
+export interface PreparedScene {
+  readonly request: SampleRequest;
+  /** The scene with all defaults in place: what draws this picture again. */
+  readonly scene: NormalScene;
+  /** What the user should know: words that nobody knows, pictures that were resized. */
+  readonly notes: readonly string[];
+}
+
+/**
+ * Open a scene's pictures and bring everything into the form that the sampler takes. No network is loaded.
+ * @throws {UsageError} for regions, sizes or settings that cannot be
+ * @throws {FormatError | MismatchError} for pictures and adapters that cannot be used
+ */
+export async function prepareScene(scene: NormalScene, model: SceneModel): Promise<PreparedScene> {
+  const { base } = model;
+  const factor = vaeFactor((await base.vae()).config);
+  const notes: string[] = [];
+  const complete = withDefaultScene(scene, model, base.unet.config.sampleSize * factor);
+  const { width, height } = complete;
+  const shapeOf = (place: ScenePlace): Promise<RegionShape> => drawShape(place, width, height, notes);
+  const regions: Region[] = [];
+  for (const { prompt, negative, weight, ...place } of complete.regions) {
+    regions.push({
+      prompt,
+      ...(negative === undefined ? {} : { negativePrompt: negative }),
+      ...(weight === undefined ? {} : { weight }),
+      shape: await shapeOf(place),
+    });
+  }
+  const sized = async (file: string) => {
+    const size = await pictureSize(file);
+    if (size.width !== width || size.height !== height) {
+      notes.push(`${file}: resized from ${size.width} × ${size.height} to ${width} × ${height}`);
+    }
+    return readPicture(file, { width, height });
+  };
+  const adapters: AdapterGuide[] = [];
+  for (const guide of scene.guides ?? []) {
+    adapters.push({
+      adapter: await openT2iAdapter(guide.adapter),
+      picture: await sized(guide.image),
+      ...(guide.strength === undefined ? {} : { strength: guide.strength }),
+      regionStrengths: await regionStrengths(guide.regions, width, height, shapeOf),
+    });
+  }
+  const controls: ControlGuide[] = [];
+  for (const { model: folder, image, strength } of scene.controls ?? []) {
+    controls.push({
+      controlNet: await openControlNet(folder),
+      picture: await sized(image),
+      ...(strength === undefined ? {} : { strength }),
+    });
+  }
+  const request: SampleRequest = {
+    prompt: complete.prompt,
+    regions,
+    width,
+    height,
+    adapters,
+    controls,
+    schedule: parseSchedule(scene),
+    layerPrompts: parseStyleMix(scene.styleMix ?? {}, base.unet.config),
+    ...defined({
+      negativePrompt: scene.negative,
+      isolate: scene.isolate,
+      steps: scene.steps,
+      guidanceScale: scene.guidance,
+      guidanceRescale: scene.guidanceRescale,
+      sampler: scene.sampler,
+      eta: scene.eta,
+      seed: scene.seed,
+      count: scene.count,
+      batchSize: scene.batch,
+    }),
+    ...(scene.init === undefined
+      ? {}
+      : { init: { picture: await sized(scene.init.image), denoise: scene.init.denoise ?? DEFAULT_DENOISE } }),
+  };
+  const resolved = resolveRequest(request, base, factor, model.vocabulary.layerCount);
+  for (const { word, nearest } of unknownWords(promptsOf(request), model.vocabulary)) {
+    notes.push(
+      `${word}: no such word in this model, read as letters${nearest === null ? '' : `; did you mean ${nearest}?`}`,
+    );
+  }
+  return {
+    request,
+    notes,
+    scene: {
+      ...complete,
+      negative: resolved.negativePrompt,
+      isolate: resolved.isolate,
+      steps: resolved.steps,
+      guidance: resolved.guidanceScale,
+      guidanceRescale: resolved.guidanceRescale,
+      sampler: resolved.sampler,
+      eta: resolved.eta,
+      seed: resolved.seed,
+      count: resolved.count,
+      batch: resolved.batchSize,
+    },
+  };
+}
+
+function promptsOf({ prompt, negativePrompt = '', regions = [], layerPrompts }: SampleRequest): string[] {
+  const inRegions = regions.flatMap((region) => [region.prompt, region.negativePrompt ?? '']);
+  return [prompt, negativePrompt, ...inRegions, ...(layerPrompts?.values() ?? [])];
+}
+
+function defined<T extends object>(entries: T): { [K in keyof T]: NonNullable<T[K]> } {
+  return Object.fromEntries(Object.entries(entries).filter(([, value]) => value !== undefined)) as {
+    [K in keyof T]: NonNullable<T[K]>;
+  };
+}
+
+/** A scene without prompt and regions shows its concepts side by side. */
+function withDefaultScene(
+  scene: NormalScene,
+  { conceptNames: names }: SceneModel,
+  size: number,
+): NormalScene & { prompt: string; width: number; height: number } {
+  const { width, height, prompt } = scene;
+  const bare = prompt === undefined && scene.regions.length === 0 && scene.promptRewrite === undefined;
+  const regions = scene.regions;
+  if (!bare || names.length < 2) {
+    if (bare && names.length === 0) throw new UsageError('expected a prompt; give one with --prompt');
+    const sized = {
+      ...scene,
+      prompt: prompt ?? (bare ? `photo of a ${names[0]}` : ''),
+      width: width ?? size,
+      height: height ?? size,
+    };
+    if (scene.promptRewrite === undefined) return sized;
+    const { promptRewrite, ...rest } = sized;
+    const more = parseMixOfShowRegions(promptRewrite!, sized.width, sized.height).map(sceneRegion);
+    return { ...rest, regions: [...regions, ...more] };
+  }
+  return {
+    ...scene,
+    prompt: `photo of ${names.map((name) => `a ${name}`).join(' and ')}`,
+    width: width ?? size * names.length,
+    height: height ?? size,
+    regions: names.map((name, i) => ({
+      prompt: `photo of a ${name}`,
+      box: [i / names.length, 0, (i + 1) / names.length, 1],
+    })),
+  };
+}
+
+/** A place as the sampler takes it: plain boxes stay boxes, everything else becomes a mask of the picture's size. */
+async function drawShape(
+  { box, polygon, mask, feather = 0 }: ScenePlace,
+  width: number,
+  height: number,
+  notes: string[],
+): Promise<RegionShape> {
+  if (box !== undefined) {
+    const pixels = box.some((edge) => edge > 1);
+    const [left, top, right, bottom] = pixels
+      ? [box[0] / width, box[1] / height, box[2] / width, box[3] / height]
+      : box;
+    const edges = { top, left, bottom, right };
+    checkBox('region', edges);
+    if (feather === 0) return { kind: 'box', box: edges };
+    return { kind: 'mask', mask: feathered(boxMask(edges, width, height), feather) };
+  }
+  if (polygon !== undefined) {
+    const pixels = polygon.flat().some((value) => value > 1);
+    const corners = pixels ? polygon.map(([x, y]) => [x / width, y / height] as const) : polygon;
+    return { kind: 'mask', mask: feathered(polygonMask(corners, width, height), feather) };
+  }
+  const picture = await readGrayPicture(mask!);
+  if (picture.width !== width || picture.height !== height) {
+    notes.push(`${mask}: mask resized from ${picture.width} × ${picture.height} to ${width} × ${height}`);
+  }
+  return { kind: 'mask', mask: feathered(pictureMask(picture, width, height), feather) };
+}
+
+async function regionStrengths(
+  regions: SceneGuide['regions'],
+  width: number,
+  height: number,
+  shapeOf: (place: ScenePlace) => Promise<RegionShape>,
+): Promise<RegionStrength[]> {
+  const entries =
+    typeof regions === 'string'
+      ? parseMixOfShowStrengths(regions, width, height).map(({ shape, strength }) => ({
+          ...scenePlace(shape),
+          strength,
+        }))
+      : (regions ?? []);
+  const result: RegionStrength[] = [];
+  for (const { strength, ...place } of entries) result.push({ shape: await shapeOf(place), strength });
+  return result;
+}
+
+const SPACINGS: readonly string[] = ['leading', 'linspace', 'trailing'];
+
+/** @throws {UsageError} for an unknown part */
+function parseSchedule({ schedule = 'model', prediction }: NormalScene): ScheduleOverrides {
+  const parts = schedule.split('+').map((part) => part.trim());
+  const unknown = parts.find((part) => part !== 'model' && part !== 'karras' && !SPACINGS.includes(part));
+  if (unknown !== undefined) {
+    throw new UsageError(`schedule: expected model, karras, leading, linspace or trailing, got "${unknown}"`);
+  }
+  const spacing = parts.find((part) => SPACINGS.includes(part));
+  return {
+    ...(parts.includes('karras') ? { useKarrasSigmas: true } : {}),
+    ...(spacing === undefined ? {} : { timestepSpacing: spacing as TimestepSpacing }),
+    ...(prediction === undefined ? {} : { predictionType: prediction }),
+  };
+}
