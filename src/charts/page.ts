@@ -28,6 +28,7 @@ th,td{padding:4px 10px;border-bottom:1px solid var(--line);text-align:left;verti
 th{background:var(--panel);font-weight:600}td.number,th.number{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 figure{margin:14px 0}figcaption{margin-top:4px}.good{color:var(--good)}.bad{color:var(--bad)}code{font-size:13px}
 .grid{display:flex;flex-wrap:wrap;gap:10px}.grid figure{margin:0;max-width:170px}.grid img{display:block;width:128px;height:auto;image-rendering:pixelated;border:1px solid var(--line)}
+.pictures img{display:block;width:112px;height:auto;image-rendering:pixelated}
 footer{margin-top:40px;border-top:1px solid var(--line);padding-top:8px}
 @media print{body{max-width:none;padding:0;color:#000;background:#fff}nav{display:none}h2{break-after:avoid}figure,tr{break-inside:avoid}.scroll{overflow:visible}}
 `;

@@ -1,0 +1,74 @@
+/** The folder of an evaluation: pictures as they are drawn, at the end report.json and report.html. */
+import { existsSync, mkdirSync, readdirSync } from 'node:fs';
+import path from 'node:path';
+import { EdloraError, UsageError } from '../errors.ts';
+import { writeFileAtomically } from '../formats/atomic-file.ts';
+import type { Picture } from '../formats/picture.ts';
+import { encodePng } from '../formats/png.ts';
+import type { EvaluationReport } from './evaluation-report.ts';
+import { evaluationPage } from './report-page.ts';
+
+export class ReportFolder {
+  /** Absolute path. */
+  readonly path: string;
+  readonly #groups = new Map<string, { folder: string; count: number }>();
+
+  /**
+   * @throws {UsageError} if the folder holds anything and `force` is not set
+   */
+  constructor(folder: string, { force = false }: { force?: boolean } = {}) {
+    this.path = path.resolve(folder);
+    if (existsSync(this.path) && readdirSync(this.path).length > 0 && !force) {
+      throw new UsageError(
+        `${folder}: the folder is not empty; choose another --out, or --force to write into it`,
+      );
+    }
+  }
+
+  /**
+   * Save a picture under its group, numbered.
+   * @param group e.g. the model's name; any text
+   * @param texts PNG texts by keyword
+   * @returns its path relative to the folder, with forward slashes
+   */
+  async savePicture(
+    group: string,
+    picture: Picture,
+    texts: Readonly<Record<string, string>> = {},
+  ): Promise<string> {
+    const place = this.#groups.get(group) ?? { folder: this.#freshFolder(group), count: 0 };
+    this.#groups.set(group, place);
+    const file = `${place.folder}/${String(place.count++).padStart(3, '0')}.png`;
+    await this.#write(file, encodePng(picture, texts));
+    return file;
+  }
+
+  /** Write the report. @returns the two files, absolute */
+  async finish(report: EvaluationReport): Promise<{ json: string; html: string }> {
+    const html = await evaluationPage(report, this.path);
+    return {
+      json: await this.#write('report.json', `${JSON.stringify(report, null, 2)}\n`),
+      html: await this.#write('report.html', html),
+    };
+  }
+
+  async #write(file: string, content: string | Uint8Array): Promise<string> {
+    const full = path.join(this.path, file);
+    try {
+      mkdirSync(path.dirname(full), { recursive: true });
+    } catch (cause) {
+      throw new EdloraError(`${path.dirname(full)}: the folder cannot be made`, { cause });
+    }
+    await writeFileAtomically(full, [content]);
+    return full;
+  }
+
+  /** A name that every file system takes, and that no other group has. */
+  #freshFolder(group: string): string {
+    const plain = group.replace(/[^A-Za-z0-9._-]+/g, '-').replace(/^[.-]+|[.-]+$/g, '') || 'pictures';
+    const taken = new Set([...this.#groups.values()].map(({ folder }) => folder));
+    let name = `pictures/${plain}`;
+    for (let i = 2; taken.has(name); i++) name = `pictures/${plain}-${i}`;
+    return name;
+  }
+}

@@ -1,0 +1,32 @@
+/** Small pictures inside a page. */
+import { readFile } from 'node:fs/promises';
+import path from 'node:path';
+import sharp from 'sharp';
+import { dataUri, type Html, html } from '../charts/html.ts';
+import { FormatError } from '../errors.ts';
+
+/** Pictures up to this side are embedded as they are, larger ones as WebP of this side. */
+const SIDE = 160;
+
+/**
+ * An `<img>` with the picture's bytes inside.
+ * @param file relative to `folder`; must stay inside it
+ * @throws {FormatError} if it leaves the folder or cannot be decoded
+ */
+export async function thumbnail(folder: string, file: string, alt: string): Promise<Html> {
+  const root = path.resolve(folder);
+  const full = path.resolve(root, file);
+  if (!full.startsWith(root + path.sep)) throw new FormatError(full, `expected a picture inside ${root}`);
+  try {
+    const bytes = await readFile(full);
+    const image = sharp(bytes, { limitInputPixels: 2 ** 28 });
+    const { width, height, format } = await image.metadata();
+    const small = Math.max(width, height) <= SIDE && format === 'png';
+    const shown = small
+      ? bytes
+      : await image.resize(SIDE, SIDE, { fit: 'inside' }).webp({ quality: 80 }).toBuffer();
+    return html`<img src="${dataUri(shown, small ? 'image/png' : 'image/webp')}" alt="${alt}" loading="lazy">`;
+  } catch (cause) {
+    throw new FormatError(full, 'expected a picture', { cause });
+  }
+}
