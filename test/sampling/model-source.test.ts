@@ -1,0 +1,111 @@
+import { cpSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { afterAll, describe, expect, it } from 'vitest';
+import { FormatError, MismatchError, UsageError } from '../../src/errors.ts';
+import { float32Tensor } from '../../src/formats/raw-tensor.ts';
+import { writeSafetensors } from '../../src/formats/safetensors.ts';
+import { type ModelSources, openSceneModel } from '../../src/sampling/model-source.ts';
+import { normalScene, type Scene } from '../../src/sampling/scene.ts';
+import { prepareScene } from '../../src/sampling/scene-request.ts';
+import { goldenPath } from '../support/goldens.ts';
+
+const folder = mkdtempSync(path.join(tmpdir(), 'edlora-model-'));
+afterAll(() => rmSync(folder, { recursive: true }));
+const model = goldenPath('goldens/tiny-random/model');
+const edlora = goldenPath('goldens/tiny-random/edlora.pth');
+const open = (scene: Scene): ReturnType<typeof openSceneModel> =>
+  openSceneModel(normalScene(scene, (file) => file) satisfies ModelSources);
+const rows = (count: number, width = 32): Float32Array =>
+  Float32Array.from({ length: count * width }, (_, i) => i / 100);
+
+describe('what a scene draws with', () => {
+  it('is the base alone', async () => {
+    const { base, vocabulary, unetDeltas, conceptNames } = await open({ base: model });
+    expect(base.path).toBe(model);
+    expect(unetDeltas.size).toBe(0);
+    expect(vocabulary.tokens).toEqual([]);
+    expect(conceptNames).toEqual([]);
+  });
+
+  it('is a concept with its words, and strengths add up exactly', async () => {
+    const one = await open({ base: model, concepts: [{ path: edlora, strength: 0.5 }] });
+    expect(one.conceptNames).toEqual(['<potter1> <potter2>']);
+    expect(one.vocabulary.layerPrompts('a <POTTER1>')[3]).toBe('a <new3>');
+    const both = await open({ base: model, loras: [{ path: edlora, unetStrength: 0.25 }], concepts: [] });
+    expect(both.unetDeltas.size).toBe(one.unetDeltas.size);
+    const [name, delta] = [...one.unetDeltas][0]!;
+    const other = both.unetDeltas.get(name)!;
+    expect(other.up.data).toEqual(delta.up.data.map((value) => value / 2));
+  });
+
+  it('is a fused checkpoint as Mix-of-Show writes it', async () => {
+    const fused = path.join(folder, 'fused');
+    cpSync(model, fused, { recursive: true });
+    const known = await open({ base: model, concepts: [edlora] });
+    const names = known.vocabulary.tokens.flatMap(({ names: own }) => own);
+    const start = known.base.tokenizer.vocabSize;
+    const added = Object.fromEntries(names.map((name, i) => [name, start + i]));
+    writeFileSync(path.join(fused, 'tokenizer/added_tokens.json'), JSON.stringify(added));
+    writeFileSync(path.join(fused, 'new_concept_cfg.json'), JSON.stringify(known.vocabulary.conceptConfig()));
+    const opened = await open({ fused });
+    expect(opened.vocabulary.layerPrompts('a <potter1> <potter2>')).toEqual(
+      known.vocabulary.layerPrompts('a <potter1> <potter2>'),
+    );
+    expect(opened.vocabulary.embeddingRows().length).toBe(0);
+    expect(opened.conceptNames).toEqual(['<potter1> <potter2>']);
+    await expect(open({ fused, base: model })).rejects.toThrow(/whole checkpoint; leave out --base/);
+    writeFileSync(
+      path.join(fused, 'new_concept_cfg.json'),
+      JSON.stringify({ '<x>': { concept_token_ids: [1], concept_token_names: ['<new0>'] } }),
+    );
+    await expect(open({ fused })).rejects.toThrow(MismatchError);
+  });
+
+  it('takes textual inversions of every layout', async () => {
+    const diffusers = path.join(folder, 'diffusers.safetensors');
+    await writeSafetensors(diffusers, [float32Tensor('<one>', [1, 32], rows(1))]);
+    const several = path.join(folder, 'several.safetensors');
+    await writeSafetensors(several, [float32Tensor('<three>', [3, 32], rows(3))]);
+    const layered = path.join(folder, 'layered.safetensors');
+    await writeSafetensors(layered, [float32Tensor('<deep>', [16, 32], rows(16))]);
+    const kohya = path.join(folder, 'kohyaword.safetensors');
+    await writeSafetensors(kohya, [float32Tensor('emb_params', [2, 32], rows(2))]);
+    const { vocabulary } = await open({ base: model, embeddings: [diffusers, several, layered, kohya] });
+    const [first] = vocabulary.layerPrompts('<one>|<three>|<deep>|kohyaword');
+    expect(first!.split('|').map((part) => part.split(' ').length)).toEqual([1, 3, 1, 2]);
+    expect(vocabulary.embeddingRows().length).toBe((1 + 3 + 1 + 2) * 16 * 32);
+    const wide = path.join(folder, 'wide.safetensors');
+    await writeSafetensors(wide, [float32Tensor('<wide>', [1, 768], rows(1, 768))]);
+    await expect(open({ base: model, embeddings: [wide] })).rejects.toThrow(/trained on SD 1.x/);
+    const lora = path.join(folder, 'lora.safetensors');
+    await writeSafetensors(lora, [float32Tensor('lora_unet_x.lora_up.weight', [1, 32], rows(1))]);
+    await expect(open({ base: model, embeddings: [lora] })).rejects.toThrow(/is it a LoRA/);
+  });
+
+  it('refuses folders that hold no fusion', async () => {
+    const empty = path.join(folder, 'empty');
+    mkdirSync(empty);
+    await expect(open({ fused: empty })).rejects.toThrow(FormatError);
+    await expect(open({ fused: path.join(folder, 'nowhere') })).rejects.toThrow(FormatError);
+  });
+});
+
+describe('a scene without prompt', () => {
+  it('shows the concepts side by side', async () => {
+    const scene = normalScene({ base: model, concepts: [edlora] }, (file) => file);
+    const source = await openSceneModel(scene);
+    const one = await prepareScene(scene, source);
+    expect(one.request.prompt).toBe('photo of a <potter1> <potter2>');
+    const two = await prepareScene(scene, { ...source, conceptNames: ['<a>', '<b>'] });
+    expect(two.request.regions!.map(({ prompt }) => prompt)).toEqual(['photo of a <a>', 'photo of a <b>']);
+    expect(two.request.width).toBe(2 * two.request.height!);
+    await expect(prepareScene(scene, { ...source, conceptNames: [] })).rejects.toThrow(UsageError);
+  });
+
+  it('notes words that nobody knows, with the nearest one', async () => {
+    const scene = normalScene({ base: model, concepts: [edlora], prompt: 'a <poter1>' }, (file) => file);
+    const { notes } = await prepareScene(scene, await openSceneModel(scene));
+    expect(notes).toEqual(['<poter1>: no such word in this model, read as letters; did you mean <potter1>?']);
+  });
+});

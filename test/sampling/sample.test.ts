@@ -1,0 +1,277 @@
+/** The pipeline's promises that no golden states, on the miniature with random weights. */
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { MismatchError, UsageError } from '../../src/errors.ts';
+import { encodePng } from '../../src/formats/png.ts';
+import { openT2iAdapter } from '../../src/models/adapter/open.ts';
+import { type Checkpoint, openCheckpoint } from '../../src/models/checkpoint.ts';
+import { openControlNet } from '../../src/models/controlnet/open.ts';
+import { LatentCodec } from '../../src/sampling/latent-codec.ts';
+import { layerGroups, parseStyleMix } from '../../src/sampling/layer-groups.ts';
+import { openSceneModel } from '../../src/sampling/model-source.ts';
+import { readPictureScene, recipeTexts } from '../../src/sampling/picture-recipe.ts';
+import { PromptEncoder } from '../../src/sampling/prompt-encoder.ts';
+import type { Region } from '../../src/sampling/region.ts';
+import { Pipeline } from '../../src/sampling/sample.ts';
+import { normalScene } from '../../src/sampling/scene.ts';
+import { prepareScene } from '../../src/sampling/scene-request.ts';
+import { TorchGenerator } from '../../src/tensor/random.ts';
+import { float32 } from '../../src/tensor/tensor.ts';
+import { goldenPath } from '../support/goldens.ts';
+
+const model = goldenPath('goldens/tiny-random/model');
+const folder = mkdtempSync(path.join(tmpdir(), 'edlora-sample-'));
+let base: Checkpoint;
+let pipeline: Pipeline;
+beforeAll(async () => {
+  base = await openCheckpoint(model);
+  pipeline = await Pipeline.create(base);
+});
+afterAll(async () => {
+  await pipeline.dispose();
+  rmSync(folder, { recursive: true });
+});
+
+const SMALL = { prompt: 'a photo of a cat', width: 64, height: 64, steps: 3, guidanceScale: 4 };
+const box = (left: number, top: number, right: number, bottom: number): Region['shape'] => ({
+  kind: 'box',
+  box: { top, left, bottom, right },
+});
+
+describe('pictures', () => {
+  it('are the same for the same seed, alone or in a batch', async () => {
+    const one = await pipeline.sample({ ...SMALL, seed: 5, count: 3 });
+    const batch = await pipeline.sample({ ...SMALL, seed: 5, count: 3, batchSize: 2 });
+    expect(one.map(({ seed }) => seed)).toEqual([5, 6, 7]);
+    one.forEach(({ latents, width, height }, i) => {
+      expect([width, height]).toEqual([64, 64]);
+      expect(batch[i]!.latents.data).toBeAllClose(latents.data, { rtol: 1e-5, atol: 1e-5 });
+    });
+    const [again] = await pipeline.sample({ ...SMALL, seed: 6 });
+    expect(again!.data).toEqual(one[1]!.data);
+    expect(again!.data).not.toEqual(one[0]!.data);
+  });
+
+  it('with a region over everything are those of its prompt', async () => {
+    const other = { prompt: 'the castle', negativePrompt: 'blurry' };
+    const [region] = await pipeline.sample({ ...SMALL, regions: [{ ...other, shape: box(0, 0, 1, 1) }] });
+    const [alone] = await pipeline.sample({ ...SMALL, ...other });
+    expect(region!.latents.data).toBeAllClose(alone!.latents.data, { rtol: 1e-5, atol: 1e-5 });
+  });
+
+  it('with regions of the context’s own prompt are those without regions', async () => {
+    const regions = [box(0, 0, 0.5, 1), box(0.25, 0.25, 1, 1)].map((shape) => ({
+      prompt: SMALL.prompt,
+      shape,
+    }));
+    const [regional] = await pipeline.sample({ ...SMALL, regions });
+    const [plain] = await pipeline.sample(SMALL);
+    expect(regional!.latents.data).toBeAllClose(plain!.latents.data, { rtol: 1e-4, atol: 1e-4 });
+  });
+
+  it('change when regions keep to themselves, and one region over everything changes nothing', async () => {
+    const regions = [
+      { prompt: 'a cat', shape: box(0, 0, 0.5, 1) },
+      { prompt: 'a dog', shape: box(0.5, 0, 1, 1) },
+    ];
+    const [apart] = await pipeline.sample({ ...SMALL, regions, isolate: 1 });
+    const [first] = await pipeline.sample({ ...SMALL, regions, isolate: 0.4 });
+    const [together] = await pipeline.sample({ ...SMALL, regions });
+    const distance = (a: Float32Array, b: Float32Array): number =>
+      Math.sqrt(a.reduce((sum, value, i) => sum + (value - b[i]!) ** 2, 0));
+    const full = distance(apart!.latents.data, together!.latents.data);
+    expect(full).toBeGreaterThan(0);
+    expect(distance(first!.latents.data, together!.latents.data)).toBeGreaterThan(0);
+    const whole = [{ prompt: SMALL.prompt, shape: box(0, 0, 1, 1) }];
+    const [isolated] = await pipeline.sample({ ...SMALL, regions: whole, isolate: 1 });
+    const [plain] = await pipeline.sample(SMALL);
+    expect(isolated!.latents.data).toBeAllClose(plain!.latents.data, { rtol: 1e-5, atol: 1e-5 });
+  });
+
+  it('with a half-covered mask are neither the region’s nor the context’s', async () => {
+    const covered = async (share: number) => {
+      const mask = { width: 64, height: 64, data: new Float32Array(64 * 64).fill(share) };
+      const regions = [{ prompt: 'the castle', shape: { kind: 'mask', mask } as const }];
+      return (await pipeline.sample({ ...SMALL, steps: 1, regions }))[0]!.latents.data;
+    };
+    const [context, half, region] = [await covered(0.001), await covered(0.5), await covered(1)];
+    const distance = (a: Float32Array, b: Float32Array): number =>
+      Math.sqrt(a.reduce((sum, value, i) => sum + (value - b[i]!) ** 2, 0));
+    const full = distance(context, region);
+    expect(distance(half, context)).toBeLessThan(0.75 * full);
+    expect(distance(half, region)).toBeLessThan(0.75 * full);
+  });
+
+  it('stop between steps, and finished ones stay finished', async () => {
+    const abort = new AbortController();
+    const finished: number[] = [];
+    const run = pipeline.sample(
+      { ...SMALL, count: 3 },
+      {
+        signal: abort.signal,
+        onPicture: ({ index }) => void finished.push(index),
+        onStep: ({ pictures, step }) => {
+          if (pictures[0] === 1 && step === 2) abort.abort(new Error('enough'));
+        },
+      },
+    );
+    await expect(run).rejects.toThrow('enough');
+    expect(finished).toEqual([0]);
+  });
+
+  it('show a preview of what a step predicts', async () => {
+    const sizes: number[] = [];
+    await pipeline.sample(SMALL, {
+      onStep: async ({ preview }) => void sizes.push((await preview()).data.length),
+    });
+    expect(sizes).toEqual([64 * 64 * 3, 64 * 64 * 3, 64 * 64 * 3]);
+  });
+
+  it('are guided by a ControlNet, by nothing at strength 0', async () => {
+    const controlNet = await openControlNet(goldenPath('goldens/tiny-random/controlnet'));
+    const picture = { width: 64, height: 64, data: new Uint8Array(64 * 64 * 3).fill(200) };
+    const [plain] = await pipeline.sample(SMALL);
+    const [zero] = await pipeline.sample({ ...SMALL, controls: [{ controlNet, picture, strength: 0 }] });
+    const [guided] = await pipeline.sample({ ...SMALL, controls: [{ controlNet, picture }] });
+    expect(zero!.latents.data).toBeAllClose(plain!.latents.data, { rtol: 1e-5, atol: 1e-5 });
+    expect(guided!.data).not.toEqual(plain!.data);
+  });
+});
+
+describe('requests', () => {
+  it.each([
+    [{ width: 63 }, 'width: expected a multiple of 8 pixels, got 63; 56 and 64 work'],
+    [{ steps: 0 }, 'steps: expected a whole number of 1 or more, got 0'],
+    [{ isolate: 0.5 }, 'isolate: there are no regions to keep apart'],
+    [{ regions: [{ prompt: 'x', shape: box(0, 0, 2, 1) }] }, 'region 1: expected a box inside the picture'],
+    [{ layerPrompts: new Map([[99, 'x']]) }, 'style mix: expected layers 0 … 15, got 99'],
+    [{ sampler: 'eulr' }, 'sampler: expected one of'],
+  ])('that cannot be are refused: %o', async (change, message) => {
+    await expect(pipeline.sample({ ...SMALL, ...change })).rejects.toThrow(message);
+    await expect(pipeline.sample({ ...SMALL, ...change })).rejects.toThrow(UsageError);
+  });
+
+  it('refuse adapters of another architecture', async () => {
+    const adapter = await openT2iAdapter(goldenPath('goldens/tiny-random/t2i_adapter'));
+    const other = { ...adapter, config: { ...adapter.config, channels: [320, 640, 1280, 1280] } };
+    const picture = { width: 64, height: 64, data: new Uint8Array(64 * 64 * 3) };
+    const request = { ...SMALL, adapters: [{ adapter: other, picture }] };
+    await expect(pipeline.sample(request)).rejects.toThrow(MismatchError);
+  });
+});
+
+describe('prompts', () => {
+  const everywhere = (text: string): string[] => Array<string>(16).fill(text);
+
+  it('take weights, any length, and other texts for single layers', async () => {
+    const encoder = new PromptEncoder(base, pipeline.vocabulary, new Map(), 0);
+    const long = Array.from({ length: 60 }, (_, i) => `word ${i}`).join(', ');
+    const mixed = everywhere('a cat').with(3, 'the castle');
+    const [[plain, one, none, empty], [short, chunked], [mix]] = (await encoder.encode([
+      ['a red cat', 'a (red:1) cat', 'a (red:0) cat', ''].map(everywhere),
+      ['a cat', long].map(everywhere),
+      [mixed],
+    ])) as [Float32Tensors, Float32Tensors, Float32Tensors];
+    expect(one!.data).toEqual(plain!.data);
+    // Weight 0 leaves what an empty prompt has in the word's place, and nothing else changes.
+    const width = plain!.shape[2]!;
+    const changed = [...plain!.data.keys()].filter((i) => none!.data[i] !== plain!.data[i]);
+    expect(changed.length).toBeGreaterThan(0);
+    for (const i of changed) expect(none!.data[i]).toBeCloseTo(empty!.data[i]!, 5);
+    expect(new Set(changed.map((i) => Math.floor(i / width))).size).toBeLessThan(16 * 10);
+    expect(chunked!.shape[1]! % 77).toBe(0);
+    expect(chunked!.shape[1]!).toBeGreaterThan(77);
+    expect(short!.shape).toEqual(chunked!.shape);
+    const layer = mix!.data.length / 16;
+    expect(mix!.data.slice(3 * layer, 4 * layer)).not.toEqual(mix!.data.slice(0, layer));
+    expect(mix!.data.slice(4 * layer, 5 * layer)).toEqual(mix!.data.slice(0, layer));
+  });
+
+  it('longer than one chunk draw pictures', async () => {
+    const prompt = Array.from({ length: 60 }, (_, i) => `word ${i}`).join(', ');
+    const [long] = await pipeline.sample({ ...SMALL, prompt });
+    const [other] = await pipeline.sample({ ...SMALL, prompt: `${prompt} and a cat` });
+    expect(long!.data).not.toEqual(other!.data);
+  });
+
+  it('name layers by groups and ranges', () => {
+    const groups = layerGroups(base.unet.config);
+    expect(groups).toEqual({
+      coarse: [4, 5, 6, 7, 8, 9],
+      middle: [2, 3, 10, 11, 12],
+      fine: [0, 1, 13, 14, 15],
+    });
+    const mix = parseStyleMix({ fine: 'a', '0,2-3': 'b' }, base.unet.config);
+    expect([...mix].sort(([a], [b]) => a - b)).toEqual([
+      [0, 'b'],
+      [1, 'a'],
+      [2, 'b'],
+      [3, 'b'],
+      [13, 'a'],
+      [14, 'a'],
+      [15, 'a'],
+    ]);
+    expect(() => parseStyleMix({ corse: 'a' }, base.unet.config)).toThrow('did you mean "coarse"?');
+  });
+});
+
+type Float32Tensors = Awaited<ReturnType<PromptEncoder['encode']>>[number];
+
+describe('decoding in tiles', () => {
+  it('shows no seams: tiles meet as smoothly as the picture is inside', async () => {
+    const vae = await base.vae();
+    const latents = float32([1, 4, 40, 24], new TorchGenerator(3).randn(4 * 40 * 24));
+    const whole = await new LatentCodec(vae).decode(latents);
+    const tiled = await new LatentCodec(vae, 16).decode(latents);
+    expect([tiled.width, tiled.height]).toEqual([whole.width, whole.height]);
+    /** Mean difference between neighbouring rows. */
+    const steps = ({ data, width, height }: typeof whole): number[] =>
+      Array.from({ length: height - 1 }, (_, y) => {
+        let sum = 0;
+        for (let i = 0; i < width * 3; i++)
+          sum += Math.abs(data[(y + 1) * width * 3 + i]! - data[y * width * 3 + i]!);
+        return sum / (width * 3);
+      });
+    const worst = Math.max(...steps(whole));
+    for (const step of steps(tiled)) expect(step).toBeLessThan(1.3 * worst);
+    let distance = 0;
+    whole.data.forEach((value, i) => {
+      distance += Math.abs(value - tiled.data[i]!) / whole.data.length;
+    });
+    expect(distance).toBeLessThan(8);
+  });
+});
+
+describe('a picture’s recipe', () => {
+  it('draws it again', async () => {
+    const scene = normalScene(
+      {
+        base: model,
+        prompt: 'a photo of a cat',
+        width: 64,
+        height: 64,
+        steps: 2,
+        regions: ['the castle @ 0,0,0.5,1'],
+        count: 2,
+        seed: 9,
+      },
+      (file) => file,
+    );
+    const source = await openSceneModel(scene);
+    const prepared = await prepareScene(scene, source);
+    const own = await Pipeline.create(source.base, source);
+    const drawn = await own.sample(prepared.request);
+    const file = path.join(folder, 'picture.png');
+    const texts = recipeTexts(prepared.scene, drawn[1]!.seed, source.base.path, '1.2.3');
+    expect(texts.parameters).toBe(
+      'a photo of a cat\nSteps: 2, Sampler: DPM++ 2M, CFG scale: 7.5, Seed: 10, Size: 64x64, Model: model, RNG: CPU, Regions: 1, Version: edlora 1.2.3',
+    );
+    writeFileSync(file, encodePng(drawn[1]!, texts));
+    const stored = normalScene(await readPictureScene(file), (name) => name);
+    const [again] = await own.sample((await prepareScene(stored, await openSceneModel(stored))).request);
+    expect(again!.data).toEqual(drawn[1]!.data);
+    await own.dispose();
+  });
+});
