@@ -78,17 +78,26 @@ export function factoriseInput(input: InputProblem): NormalSystem {
   );
 }
 
+/** Below this many rows the plain loops are as fast as handing products to the graph runtime. */
+const ENGINE_FROM_ROWS = 2048;
+
 /**
  * The same as `factoriseInput`, with the bulk of a large Cholesky factorisation (ridge > 0) done by `engine`.
  *
+ * @param fromRows  size from which the engine is used; default 2048
  * @throws as `factoriseInput`, and whatever the engine throws
  */
-export async function factoriseInputWith(engine: MatmulEngine, input: InputProblem): Promise<NormalSystem> {
+export async function factoriseInputWith(
+  engine: MatmulEngine,
+  input: InputProblem,
+  fromRows: number = ENGINE_FROM_ROWS,
+): Promise<NormalSystem> {
   if (input.ridge === 0) return factoriseInput(input);
   const equations = equationsOf(input);
+  const { symmetric } = equations;
   let factor: CholeskyFactor;
   try {
-    factor = await choleskyAsync(equations.symmetric, engine);
+    factor = symmetric.rows < fromRows ? cholesky(symmetric) : await choleskyAsync(symmetric, engine);
   } catch (cause) {
     throw explained(input.inputName, cause, hintFor(input));
   }

@@ -18,10 +18,10 @@ export interface Objective {
   /** f and its gradient at x; must not keep or change x. */
   evaluate(x: Float64Array): Evaluation;
   /**
-   * max|vᵢ| and Σ|vᵢ| of a vector in the coordinates that the stopping rules and the first step are stated in.
+   * Whether max|vᵢ| ≤ bound, and Σ|vᵢ|, in the coordinates that the stopping rules and the first step are stated in.
    * Give them where x are other coordinates of the same Euclidean space. Default: of v itself.
    */
-  readonly maxAbs?: (v: Float64Array) => number;
+  readonly isWithin?: (v: Float64Array, bound: number) => boolean;
   readonly sumAbs?: (v: Float64Array) => number;
 }
 
@@ -79,7 +79,7 @@ export function lbfgs(objective: Objective, start: Float64Array, options: LbfgsO
       throw new UsageError(`L-BFGS ${name}: expected a whole number of 1 or more, got ${value}`);
     }
   }
-  const maxAbs = objective.maxAbs ?? largestMagnitude;
+  const isWithin = objective.isWithin ?? ((v, bound) => v.every((value) => Math.abs(value) <= bound));
   const sumAbs = objective.sumAbs ?? sumOfMagnitudes;
 
   let evaluations = 0;
@@ -101,7 +101,7 @@ export function lbfgs(objective: Objective, start: Float64Array, options: LbfgsO
   let here = evaluate(x);
   const losses = [here.loss];
   const finish = (stopped: StopReason): LbfgsResult => ({ ...best, losses, evaluations, stopped });
-  if (maxAbs(here.gradient) <= toleranceGradient) return finish('gradient');
+  if (isWithin(here.gradient, toleranceGradient)) return finish('gradient');
 
   const memory = new CurvatureMemory(history);
   for (let iteration = 1; ; iteration++) {
@@ -122,7 +122,7 @@ export function lbfgs(objective: Objective, start: Float64Array, options: LbfgsO
     };
     const reached = strongWolfe(along, { ...here, step: 0, slope }, firstStep, {
       maxTrials: maxEvaluations - evaluations,
-      directionSize: () => maxAbs(direction),
+      isWithin: (bound) => isWithin(direction, bound),
     });
     x = moved(from, reached.step, direction);
     const before = here;
@@ -131,9 +131,9 @@ export function lbfgs(objective: Objective, start: Float64Array, options: LbfgsO
 
     if (iteration === maxIterations) return finish('iterations');
     if (evaluations >= maxEvaluations) return finish('evaluations');
-    if (maxAbs(here.gradient) <= toleranceGradient) return finish('gradient');
+    if (isWithin(here.gradient, toleranceGradient)) return finish('gradient');
     const step = direction.map((value) => value * reached.step);
-    if (maxAbs(step) <= toleranceChange) return finish('step');
+    if (isWithin(step, toleranceChange)) return finish('step');
     if (Math.abs(here.loss - before.loss) < toleranceChange) return finish('loss');
     memory.learn(step, moved(here.gradient, -1, before.gradient));
   }
@@ -179,8 +179,8 @@ class CurvatureMemory {
 interface LineSearchLimits {
   /** Trials after the first. */
   readonly maxTrials: number;
-  /** Largest element of the direction. */
-  readonly directionSize: () => number;
+  /** Whether no element of the direction is larger than `bound`. */
+  readonly isWithin: (bound: number) => boolean;
 }
 
 /**
@@ -191,7 +191,7 @@ function strongWolfe(
   along: (step: number) => Trial,
   origin: Trial,
   firstStep: number,
-  { maxTrials, directionSize }: LineSearchLimits,
+  { maxTrials, isWithin }: LineSearchLimits,
 ): Trial {
   const decreases = ({ loss, step }: Trial) =>
     loss <= origin.loss + SUFFICIENT_DECREASE * step * origin.slope;
@@ -220,7 +220,7 @@ function strongWolfe(
   while (trials < maxTrials) {
     const nearest = Math.min(ends[0].step, ends[1].step);
     const farthest = Math.max(ends[0].step, ends[1].step);
-    if ((farthest - nearest) * directionSize() < SHORTEST_BRACKET) break;
+    if (isWithin(SHORTEST_BRACKET / (farthest - nearest))) break;
     let step = cubicMinimum(ends[0], ends[1], nearest, farthest);
     // Twice in a row close to an end, or on it: look a tenth of the bracket further in.
     const margin = 0.1 * (farthest - nearest);
@@ -264,12 +264,6 @@ function moved(x: Float64Array, factor: number, v: Float64Array): Float64Array<A
   const result = Float64Array.from(x);
   addScaled(factor, v, 0, result, 0, v.length);
   return result;
-}
-
-function largestMagnitude(v: Float64Array): number {
-  let largest = 0;
-  for (let i = 0; i < v.length; i++) largest = Math.max(largest, Math.abs(v[i]!));
-  return largest;
 }
 
 function sumOfMagnitudes(v: Float64Array): number {

@@ -2,14 +2,10 @@
  * The closed form against Mix-of-Show's gradient fusion and against dense float64 solutions, on every layer of the
  * fusion goldens: loss, probes, full weights, norms and ranks.
  */
-import { readdirSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
-import { readFloat64 } from '../../src/formats/raw-tensor.ts';
-import { openTensorFile, type TensorFile } from '../../src/formats/tensor-file.ts';
 import { factoriseInput, type NormalSystem, solveLayer } from '../../src/fusion/least-squares.ts';
-import type { InputProblem, LayerProblem } from '../../src/fusion/problem.ts';
+import type { LayerProblem } from '../../src/fusion/problem.ts';
 import { fusionLoss, measureRetention } from '../../src/fusion/retention.ts';
-import { GramAccumulator } from '../../src/linalg/gram.ts';
 import {
   applyToVector,
   frobeniusNorm,
@@ -19,113 +15,43 @@ import {
   scale,
   toDense,
 } from '../../src/linalg/low-rank.ts';
-import { identity, type Matrix, matrix } from '../../src/linalg/matrix.ts';
+import { matrix } from '../../src/linalg/matrix.ts';
 import { svd } from '../../src/linalg/svd.ts';
 import { relativeError } from '../support/close.ts';
-import { goldenJson, goldenPath } from '../support/goldens.ts';
-
-const FOLDER = 'goldens-fusion/fusion';
-
-interface LayerRecord {
-  readonly shape: readonly number[];
-  readonly rows: readonly number[];
-  readonly alphas: readonly number[];
-  readonly ranks: readonly number[];
-  readonly sum_of_ranks: number;
-  readonly input_group: string;
-  readonly loss_W0: number;
-  readonly loss_lbfgs: number;
-  readonly loss_min: number;
-  readonly loss_ridge: Readonly<Record<string, number>>;
-  readonly lambda_: Readonly<Record<string, number>>;
-  readonly delta_fro: number;
-  readonly delta_fro_lbfgs: number;
-  readonly x_sv_max: number;
-  readonly lbfgs_delta_beyond_sum_of_ranks_rel: number;
-  readonly delta_fro_ridge: Readonly<Record<string, number>>;
-}
+import {
+  asMatrix,
+  type FusionRun,
+  fusionRuns,
+  type GoldenLayer,
+  openFusionRun,
+  referenceChange,
+} from '../support/fusion-runs.ts';
 
 /** Solutions are named `min` (ridge 0) and `ridge_<relative ridge>`. */
 function ridgeOf(solution: string): number {
   return solution === 'min' ? 0 : Number(solution.slice('ridge_'.length));
 }
 
-/** First axis against all others. */
-function asMatrix(file: TensorFile, name: string): Matrix {
-  const tensor = file.tensors.get(name);
-  if (tensor === undefined) throw new Error(`${file.path} has no ${name}`);
-  const data = readFloat64(tensor);
-  const rows = tensor.shape[0]!;
-  return matrix(rows, data.length / rows, data);
-}
-
-/** Rows as stored, or a packed triangular factor with the same Gram matrix. */
-function gramOfInputs(file: TensorFile, name: string, n: number): Matrix {
-  const tensor = file.tensors.get(name);
-  if (tensor === undefined) throw new Error(`${file.path} has no ${name}`);
-  const data = readFloat64(tensor);
-  const gram = new GramAccumulator(n);
-  if (tensor.shape.length === 2) {
-    gram.addRows(data);
-  } else {
-    const triangle = new Float64Array(n * n);
-    for (let i = 0, at = 0; i < n; at += n - i, i++) triangle.set(data.subarray(at, at + n - i), i * n + i);
-    gram.addRows(triangle);
-  }
-  return gram.toMatrix();
-}
-
-interface Solved {
-  readonly paramName: string;
-  readonly record: LayerRecord;
-  readonly base: Matrix;
-  readonly rows: number;
+interface Solved extends GoldenLayer {
   readonly layer: LayerProblem;
   /** By name of the solution. */
   readonly systems: ReadonlyMap<string, NormalSystem>;
   readonly fused: ReadonlyMap<string, LowRank>;
 }
 
-interface Run {
-  readonly solved: readonly Solved[];
-  readonly open: (file: string) => Promise<TensorFile>;
-}
-
-async function solveRun(name: string): Promise<Run> {
-  const open = (file: string) => openTensorFile(goldenPath(FOLDER, name, file));
-  const records = goldenJson<Record<string, LayerRecord>>(FOLDER, name, 'layers.json');
-  const list = goldenJson<{ lora_path: string }[]>(FOLDER, `concept_list_${name.split('_')[1]}.json`);
-  const concepts = await Promise.all(
-    list.map(({ lora_path }) => openTensorFile(goldenPath(FOLDER, lora_path))),
-  );
-  const textEncoder = await openTensorFile(goldenPath(FOLDER, 'base_model/text_encoder/model.safetensors'));
-  const unet = await openTensorFile(
-    goldenPath(FOLDER, 'base_model/unet/diffusion_pytorch_model.safetensors'),
-  );
-  const inputs = await open('inputs.safetensors');
-
+function solveRun({ layers, grams }: FusionRun): Solved[] {
   const systems = new Map<string, Map<string, NormalSystem>>();
-  const solved = Object.entries(records).map(([paramName, record]): Solved => {
-    const isText = textEncoder.tensors.has(paramName);
-    const base = asMatrix(isText ? textEncoder : unet, paramName);
-    const [m, n] = [base.rows, base.cols];
-    const layerName = paramName.slice(0, -'.weight'.length);
-    const prefix = `params.${isText ? 'text_encoder' : 'unet'}.${layerName}`;
-    const deltas = concepts.map((concept, i) => {
-      if (!concept.tensors.has(`${prefix}.lora_up.weight`)) return null;
-      const up = asMatrix(concept, `${prefix}.lora_up.weight`);
-      return scale(lowRank(up, asMatrix(concept, `${prefix}.lora_down.weight`)), record.alphas[i]!);
-    });
+  return layers.map((golden): Solved => {
+    const { record, base, layerName, deltas } = golden;
     const group = record.input_group;
     let shared = systems.get(group);
     if (shared === undefined) {
-      const grams = concepts.map((_, i) => gramOfInputs(inputs, `${group}|${i}`, n));
       shared = new Map(
         ['min', ...Object.keys(record.loss_ridge)].map((solution) => {
-          const input: InputProblem = {
+          const input = {
             inputName: group,
-            inputSize: n,
-            grams,
+            inputSize: base.cols,
+            grams: grams.get(group)!,
             preserve: null,
             ridge: ridgeOf(solution),
           };
@@ -134,17 +60,9 @@ async function solveRun(name: string): Promise<Run> {
       );
       systems.set(group, shared);
     }
-    const layerFor = (system: NormalSystem): LayerProblem => ({
-      layerName,
-      outputSize: m,
-      deltas,
-      input: system.input,
-    });
+    const layerFor = ({ input }: NormalSystem) => ({ layerName, outputSize: base.rows, deltas, input });
     return {
-      paramName,
-      record,
-      base,
-      rows: record.rows.reduce((total, count) => total + count, 0),
+      ...golden,
       layer: layerFor(shared.get('min')!),
       systems: shared,
       fused: new Map(
@@ -152,17 +70,18 @@ async function solveRun(name: string): Promise<Run> {
       ),
     };
   });
-  return { solved, open };
 }
 
-const runs = readdirSync(goldenPath(FOLDER)).filter((entry) => /^run_\d+$/.test(entry));
+const runs = fusionRuns();
 
 it('there are runs to check', () => {
   expect(runs.length).toBeGreaterThan(0);
 });
 
 describe.each(runs)('%s', async (name) => {
-  const { solved, open } = await solveRun(name);
+  const run = await openFusionRun(name);
+  const { open } = run;
+  const solved = solveRun(run);
   /** Runs a check on every layer; a failure names its layer. */
   const eachLayer = (check: (layer: Solved) => void) => {
     for (const layer of solved) {
@@ -268,17 +187,9 @@ describe.each(runs)('%s', async (name) => {
 
   it('the reference’s own result has its stated loss, and our misfit is no larger', async () => {
     const reference = await open('fused_lbfgs.safetensors');
-    eachLayer(({ paramName, layer, fused, base, rows, record }) => {
-      const theirs = reference.tensors.has(paramName)
-        ? {
-            up: matrix(
-              base.rows,
-              base.cols,
-              asMatrix(reference, paramName).data.map((w, i) => w - base.data[i]!),
-            ),
-            down: identity(base.cols),
-          }
-        : lowRank(asMatrix(reference, `${paramName}|up`), asMatrix(reference, `${paramName}|down`));
+    eachLayer((golden) => {
+      const { layer, fused, base, rows, record } = golden;
+      const theirs = referenceChange(reference, golden);
       // Norms of the misfit differ by no more than X times what the stored form leaves out: float32 rounding and,
       // where it is factors, everything beyond the sum of the ranks.
       const misfit = (loss: number) => Math.sqrt(loss * rows * base.rows);

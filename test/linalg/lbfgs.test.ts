@@ -153,7 +153,7 @@ describe('promises', () => {
           const { loss, gradient } = evaluate(back(z));
           return { loss, gradient: multiply(transpose(q), matrix(n, 1, gradient)).data };
         },
-        maxAbs: (z) => Math.max(...back(z).map(Math.abs)),
+        isWithin: (z, bound) => Math.max(...back(z).map(Math.abs)) <= bound,
         sumAbs: (z) => back(z).reduce((sum, value) => sum + Math.abs(value), 0),
       },
       new Float64Array(n),
