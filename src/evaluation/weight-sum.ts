@@ -1,0 +1,42 @@
+/** The simplest way to put concepts into one model: add their deltas. What every fusion must beat. */
+import type { Concept } from '../concepts/concept.ts';
+import { conceptDeltas } from '../concepts/fit.ts';
+import { bindConcepts } from '../concepts/prompt.ts';
+import { UsageError } from '../errors.ts';
+import { type LowRank, sum } from '../linalg/low-rank.ts';
+import type { Checkpoint } from '../models/checkpoint.ts';
+import type { LayerDeltas } from '../models/lora.ts';
+import { crossAttentionNames } from '../models/unet/structure.ts';
+import type { PipelineParts } from '../sampling/sample.ts';
+
+/**
+ * Σ strength · ΔW_i of every layer, with the words of all concepts. One concept at strength 1 is that concept alone;
+ * strength 1 / n is the average.
+ * @throws {MismatchError} for concepts that do not fit the base; {UsageError} for none, or a word used twice
+ */
+export function summedParts(
+  base: Checkpoint,
+  concepts: readonly Concept[],
+  strength = 1,
+): Required<Pick<PipelineParts, 'vocabulary' | 'unetDeltas' | 'textDeltas'>> {
+  if (concepts.length === 0) throw new UsageError('sum: expected at least one concept');
+  const strengths = { unetStrength: strength, textEncoderStrength: strength };
+  const deltas = concepts.map((concept) => conceptDeltas(base, concept, strengths));
+  return {
+    vocabulary: bindConcepts(base.tokenizer, concepts, crossAttentionNames(base.unet.config).length),
+    unetDeltas: summed(deltas.map(({ unetDeltas }) => unetDeltas)),
+    textDeltas: summed(deltas.map(({ textDeltas }) => textDeltas)),
+  };
+}
+
+function summed(all: readonly LayerDeltas[]): LayerDeltas {
+  const parts = new Map<string, LowRank[]>();
+  for (const deltas of all) {
+    for (const [layerName, delta] of deltas) {
+      parts.set(layerName, [...(parts.get(layerName) ?? []), delta]);
+    }
+  }
+  return new Map(
+    [...parts].map(([layerName, list]) => [layerName, list.length === 1 ? list[0]! : sum(list)]),
+  );
+}
