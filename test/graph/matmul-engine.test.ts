@@ -1,0 +1,67 @@
+import { afterAll, describe, expect, it } from 'vitest';
+import { NumericalError, ShapeError } from '../../src/errors.ts';
+import { GraphMatmulEngine } from '../../src/graph/matmul-engine.ts';
+import { type CholeskyFactor, cholesky } from '../../src/linalg/cholesky.ts';
+import { ASYNC_PANEL_WIDTH, choleskyAsync } from '../../src/linalg/cholesky-async.ts';
+import { type Matrix, matrix } from '../../src/linalg/matrix.ts';
+import { relativeError } from '../support/close.ts';
+import { gramOf } from '../support/fusion-problems.ts';
+import { naiveProduct, randomMatrix } from '../support/matrices.ts';
+
+const graph = new GraphMatmulEngine({ threads: 1 });
+afterAll(() => graph.dispose());
+
+const copy = (a: Matrix) => matrix(a.rows, a.cols, Float64Array.from(a.data));
+
+function lowerTriangle({ size, lower }: CholeskyFactor): Float64Array {
+  return lower.map((value, i) => (i % size <= Math.floor(i / size) ? value : 0));
+}
+
+const engines = {
+  'plain loops': async (a: Matrix, b: Matrix) => naiveProduct(a, b),
+  'the graph runtime': graph.multiply,
+};
+
+describe.each(Object.entries(engines))('Cholesky with products by %s', (_, engine) => {
+  it.each([1, ASYNC_PANEL_WIDTH, ASYNC_PANEL_WIDTH + 1, 2 * ASYNC_PANEL_WIDTH, 300])(
+    'gives the factor of the plain one: %i rows',
+    async (n) => {
+      const a = gramOf(randomMatrix(n, n + 20, n));
+      const factor = await choleskyAsync(copy(a), engine);
+      expect(relativeError(lowerTriangle(factor), lowerTriangle(cholesky(copy(a))))).toBeLessThan(1e-12);
+    },
+  );
+
+  it('reports the bad pivot, in the first panel and behind it', async () => {
+    for (const pivot of [5, ASYNC_PANEL_WIDTH + 7]) {
+      const a = gramOf(randomMatrix(3, 250, 200));
+      a.data[pivot * 200 + pivot] = -1;
+      await expect(choleskyAsync(a, engine)).rejects.toThrow(NumericalError);
+      const again = gramOf(randomMatrix(3, 250, 200));
+      again.data[pivot * 200 + pivot] = -1;
+      await expect(choleskyAsync(again, engine)).rejects.toThrow(`at pivot ${pivot}`);
+    }
+  });
+});
+
+it('refuses a matrix that is not square', async () => {
+  await expect(choleskyAsync(matrix(3, 4), graph.multiply)).rejects.toThrow(ShapeError);
+});
+
+describe('products in the graph runtime', () => {
+  it('are those of plain loops, in float64, with sessions reused and renewed', async () => {
+    const engine = new GraphMatmulEngine({ threads: 1 });
+    try {
+      for (let round = 0; round < 2; round++) {
+        for (let k = 1; k <= 70; k++) {
+          const a = randomMatrix(k, 3, k);
+          const b = randomMatrix(k + 1, k, 2);
+          expect((await engine.multiply(a, b)).data).toBeAllClose(naiveProduct(a, b).data, { rtol: 1e-14 });
+        }
+      }
+      await expect(engine.multiply(matrix(2, 3), matrix(4, 2))).rejects.toThrow(ShapeError);
+    } finally {
+      await engine.dispose();
+    }
+  });
+});
