@@ -87,6 +87,29 @@ describe('packed and dense Gram matrices', () => {
     );
   });
 
+  it('given by their rows are the same matrices', () => {
+    fc.assert(
+      fc.property(width, fc.integer({ min: 0, max: 9 }), seed, (n, rows, s) => {
+        const features = randomMatrix(s, rows, n);
+        const dense = naiveProduct(transpose(features), features);
+        const a = randomMatrix(s + 1, 3, n);
+        const close = { rtol: 1e-12, atol: 1e-300 };
+        expect(toDenseGram({ features }).data).toBeAllClose(dense.data, close);
+        expect(multiplyByGram(a, { features }).data).toBeAllClose(multiplyByGram(a, dense).data, close);
+        expect([gramTrace({ features })]).toBeAllClose([gramTrace(dense)], close);
+        expect([quadraticTrace(a, { features })]).toBeAllClose([quadraticTrace(a, dense)], close);
+        const total = matrix(n, n);
+        addGramTo(total, { features }, -2);
+        expect(total.data).toBeAllClose(
+          dense.data.map((value) => -2 * value),
+          close,
+        );
+      }),
+      { numRuns: 25, seed: 1 },
+    );
+    expect(() => multiplyByGram(matrix(1, 3), { features: matrix(4, 2) })).toThrow(ShapeError);
+  });
+
   it('refuse other sizes', () => {
     const packed = packedSymmetric(2, new Float32Array(3));
     expect(() => multiplyByGram(matrix(1, 3), packed)).toThrow(ShapeError);
