@@ -12,6 +12,7 @@
 export type { Concept, ConceptToken, LoraLayer } from './concepts/concept.ts';
 export { conceptName } from './concepts/concept.ts';
 export { type LoadConceptOptions, loadConcept } from './concepts/concept-file.ts';
+export { type Inspection, type InspectionKind, inspect } from './concepts/inspect.ts';
 export { checkFinite, layerDelta } from './concepts/layer-delta.ts';
 export {
   type LoraNaming,
@@ -27,6 +28,7 @@ export type { DType } from './formats/dtype.ts';
 export { float32Tensor, type RawTensor, readBytes, readFloat32, readFloat64 } from './formats/raw-tensor.ts';
 export { writeSafetensors } from './formats/safetensors.ts';
 export { openTensorFile, type TensorFile } from './formats/tensor-file.ts';
+export { readCaptions } from './fusion/captions.ts';
 export {
   type FusedLayer,
   type FuseRequest,

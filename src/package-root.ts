@@ -1,5 +1,5 @@
 /** Where the package lies: shipped models and lists are found from here, from source and from the build alike. */
-import { existsSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 
 /** The folder of the package's package.json. */
@@ -16,4 +16,12 @@ export function packageRoot(): string {
 /** The miniature Stable Diffusion that ships with the package: a diffusers folder. */
 export function defaultBase(): string {
   return path.join(packageRoot(), 'fixtures', 'tiny-world', 'model');
+}
+
+/** The package's own version. */
+export function toolVersion(): string {
+  const manifest = JSON.parse(readFileSync(path.join(packageRoot(), 'package.json'), 'utf8')) as {
+    version: string;
+  };
+  return manifest.version;
 }

@@ -4,7 +4,9 @@
  * the same input share one matrix.
  */
 import { ShapeError } from '../errors.ts';
+import type { GraphBuilder } from '../graph/builder.ts';
 import { mul } from '../graph/ops/elementwise.ts';
+import { slice } from '../graph/ops/movement.ts';
 import { GraphSession } from '../graph/session.ts';
 import type { Value } from '../graph/value.ts';
 import { type Gram, GramAccumulator } from '../linalg/gram.ts';
@@ -161,6 +163,8 @@ export async function collectCrossPrior(
 export interface DenoisingRun {
   /** Text features [1, L, T, D]. */
   readonly context: LayerContexts;
+  /** Features of the empty prompt, [1, L, T, D]; used by guided runs only. */
+  readonly emptyContext: LayerContexts;
   /** Initial noise [4 · h · w], standard normal. */
   readonly noise: Float32Array;
   /** For progress. */
@@ -175,32 +179,55 @@ export interface SpatialCollector {
   dispose(): Promise<void>;
 }
 
+export interface SpatialSettings {
+  /** 20 steps of DPM-Solver++ 2M in the reference. */
+  readonly sampler: Sampler;
+  /** Height and width of the latents. */
+  readonly latentSize: { readonly height: number; readonly width: number };
+  /** 1 denoises by the prompt alone, as the reference does. */
+  readonly guidanceScale: number;
+  readonly signal?: AbortSignal;
+}
+
 /**
- * Prepare the collection of spatial inputs: plain denoising without guidance, picture by picture.
- * @param deltas   of the model the features are collected in
- * @param layers   whose inputs are wanted
- * @param sampler  20 steps of DPM-Solver++ 2M in the reference
- * @param latentSize  height and width of the latents
+ * Prepare the collection of spatial inputs: denoising, picture by picture. A guided run also evaluates the empty
+ * prompt; only the rows of the prompt itself are counted.
+ * @param deltas of the model the features are collected in
+ * @param layers whose inputs are wanted
  */
 export async function spatialCollector(
   base: Checkpoint,
   deltas: LayerDeltas,
   layers: readonly string[],
-  sampler: Sampler,
-  latentSize: { readonly height: number; readonly width: number },
-  signal?: AbortSignal,
+  { sampler, latentSize: { height, width }, guidanceScale, signal }: SpatialSettings,
 ): Promise<SpatialCollector> {
   const { config, weights } = base.unet;
-  const { height, width } = latentSize;
   const loraRanks = deltaRanks(deltas);
   const tokens = base.textEncoder.config.maxPositions;
-  const size = { batch: 1, latentHeight: height, latentWidth: width, tokens };
-  const network = buildUnet(weights, config, size, { loraRanks, probes: { grams: layers } });
+  const batch = guidanceScale === 1 ? 1 : 2;
+  const size = { batch, latentHeight: height, latentWidth: width, tokens };
+  const promptRows = (g: GraphBuilder, rows: Value): Value => {
+    const count = rows.shape[0]!;
+    return process.env.EDLORA_ROWS === 'all' || batch === 1 ? rows : slice(g, rows, 0, count / batch, count);
+  };
+  const network = buildUnet(weights, config, size, {
+    loraRanks,
+    probes: { grams: layers, weighRows: promptRows },
+  });
   const session = await GraphSession.create(network.graph);
   const feeds = deltaFeeds(deltas, loraRanks, linearLayers(config));
   const sums = new GramSums(network.probes.grams);
+  const stacked = (parts: readonly Float32Array[], shape: readonly number[]): Tensor<Float32Array> => {
+    const result = float32([parts.length, ...shape]);
+    parts.forEach((part, i) => {
+      result.data.set(part, i * part.length);
+    });
+    return result;
+  };
   return {
-    run: async ({ context, noise }, onStep) => {
+    run: async ({ context, emptyContext, noise }, onStep) => {
+      const contexts = batch === 1 ? [context.data] : [emptyContext.data, context.data];
+      const encoderHiddenStates = stacked(contexts, context.shape.slice(1));
       await runSampler(
         sampler,
         noise.map((value) => value * sampler.initNoiseSigma),
@@ -209,13 +236,18 @@ export async function spatialCollector(
           onStep: () => onStep?.(),
           denoise: async (latents, timestep) => {
             const outputs = await session.run({
-              sample: float32([1, config.inChannels, height, width], latents),
-              timestep: float32([1], [timestep]),
-              encoder_hidden_states: context,
+              sample: stacked(Array(batch).fill(latents), [config.inChannels, height, width]),
+              timestep: float32([batch], Array(batch).fill(timestep)),
+              encoder_hidden_states: encoderHiddenStates,
               ...feeds,
             });
-            sums.add(outputs, (layerName) => network.probes.gramRows.get(layerName)!);
-            return outputs.noise_pred!.data as Float32Array;
+            sums.add(outputs, (layerName) => network.probes.gramRows.get(layerName)! / batch);
+            const predicted = outputs.noise_pred!.data as Float32Array;
+            if (batch === 1) return predicted;
+            const count = latents.length;
+            return latents.map(
+              (_, i) => predicted[i]! + guidanceScale * (predicted[count + i]! - predicted[i]!),
+            );
           },
         },
       );

@@ -22,6 +22,7 @@ import {
   collectCross,
   collectCrossPrior,
   collectText,
+  type DenoisingRun,
   type LayerGrams,
   spatialCollector,
 } from './collect.ts';
@@ -40,7 +41,7 @@ export interface FuseRequest {
   readonly options?: Partial<FusionOptions>;
   /** Captions to preserve; the empty prompt is added. Default: the base's own list, or the shipped one. */
   readonly preserveCaptions?: readonly string[];
-  /** Initial noise of each participant's denoising run, [4 · h · w]. Default: torch's generator with the seed, the same for all. */
+  /** Initial noise of each participant's first denoising run, [4 · h · w]. Default: drawn from the seed. */
   readonly noise?: readonly Float32Array[];
   readonly onProgress?: (progress: FusionProgress) => void;
   /** Stops the fusion between two runs of a network by throwing its reason. */
@@ -140,6 +141,16 @@ export async function fuse(request: FuseRequest): Promise<Fusion> {
   };
 }
 
+/**
+ * Seed of one denoising run: from the run's own seed, what it draws and its number, so that a concept's noise does not
+ * depend on which other concepts are fused with it. FNV-1a.
+ */
+function seedOf(seed: number, subject: string, run: number): number {
+  let hash = 0x811c9dc5;
+  for (const char of `${seed}\n${subject}\n${run}`) hash = Math.imul(hash ^ char.codePointAt(0)!, 0x01000193);
+  return hash >>> 0;
+}
+
 /** One run's state: what the stages hand on to each other. */
 class FusionRun {
   readonly fused = new Map<string, FusedLayer>();
@@ -206,25 +217,22 @@ class FusionRun {
 
   async spatial(): Promise<void> {
     const { base, signal } = this.#request;
-    const { options, participants } = this.#plan;
+    const { options, participants, captions } = this.#plan;
     const layers = this.#plan.layers.spatial;
     const config = await checkpointSchedule(base, 'DPMSolverMultistepScheduler');
-    const sampler = dpmSolver(config, options.steps);
     const { sampleSize: size, inChannels } = base.unet.config;
-    const noiseOf = (seed: number): Float32Array => new TorchGenerator(seed).randn(inChannels * size * size);
+    const settings = {
+      sampler: dpmSolver(config, options.steps),
+      latentSize: { height: size, width: size },
+      guidanceScale: options.guidanceScale,
+      ...(signal === undefined ? {} : { signal }),
+    };
     const collect = async (
       deltas: LayerDeltas,
-      runs: readonly { subject: string; noise: Float32Array; context: Tensor<Float32Array> }[],
+      runs: readonly DenoisingRun[],
       action: 'collect' | 'preserve',
     ): Promise<LayerGrams> => {
-      const collector = await spatialCollector(
-        base,
-        deltas,
-        layers,
-        sampler,
-        { height: size, width: size },
-        signal,
-      );
+      const collector = await spatialCollector(base, deltas, layers, settings);
       try {
         for (const run of runs) {
           await collector.run(run, () => this.#advance('spatial', action, run.subject));
@@ -234,21 +242,33 @@ class FusionRun {
         await collector.dispose();
       }
     };
+    const noiseOf = (subject: string, run: number): Float32Array =>
+      new TorchGenerator(seedOf(options.seed, subject, run)).randn(inChannels * size * size);
     const collected: LayerGrams[] = [];
     for (const [i, participant] of participants.entries()) {
-      const context = await this.#context(this.#prompts[i]!.guiding, this.#textDeltasFor(participant));
-      const noise = this.#request.noise?.[i] ?? noiseOf(options.seed);
-      const run = { subject: participant.name, noise, context };
-      collected.push(await collect(this.#unetDeltasFor(participant), [run], 'collect'));
+      const { padded } = this.#prompts[i]!;
+      const deltas = this.#textDeltasFor(participant);
+      const emptyContext = await this.#context(this.#plan.vocabulary.encode('', { pad: true }), deltas);
+      const runs: DenoisingRun[] = [];
+      for (let run = 0; run < options.runs; run++) {
+        const context = await this.#context(padded[run % padded.length]!, deltas);
+        const given = run === 0 ? this.#request.noise?.[i] : undefined;
+        runs.push({
+          subject: participant.name,
+          noise: given ?? noiseOf(participant.name, run),
+          context,
+          emptyContext,
+        });
+      }
+      collected.push(await collect(this.#unetDeltasFor(participant), runs, 'collect'));
     }
     let prior: LayerGrams | null = null;
     if (this.#preserves('spatial')) {
-      const runs = [];
-      for (const [k, caption] of denoisedCaptions(this.#plan.captions).entries()) {
-        const { ids } = base.tokenizer.encodePadded(caption);
-        const perLayer = Array(crossAttentionNames(base.unet.config).length).fill(ids);
-        const context = await this.#context(perLayer, new Map());
-        runs.push({ subject: caption, noise: noiseOf(options.seed + 1 + k), context });
+      const emptyContext = await this.#plainContext('');
+      const runs: DenoisingRun[] = [];
+      for (const caption of denoisedCaptions(captions)) {
+        const context = await this.#plainContext(caption);
+        runs.push({ subject: caption, noise: noiseOf(caption, 0), context, emptyContext });
       }
       prior = await collect(new Map(), runs, 'preserve');
     }
@@ -289,6 +309,13 @@ class FusionRun {
       deltas,
     });
     return float32([1, ...hiddenStates.shape], hiddenStates.data);
+  }
+
+  /** A caption as the base model reads it, the same for every cross-attention. */
+  #plainContext(caption: string): Promise<Tensor<Float32Array>> {
+    const { base } = this.#request;
+    const { ids } = base.tokenizer.encodePadded(caption);
+    return this.#context(Array(crossAttentionNames(base.unet.config).length).fill(ids), new Map());
   }
 
   #solve(

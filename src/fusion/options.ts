@@ -14,10 +14,14 @@ export interface SolveOptions {
 export interface CollectOptions {
   /** Denoising steps (DPM-Solver++ 2M) whose features the spatial stage sees. Default 20, minimum 1. */
   readonly steps: number;
-  /** Seed of the initial latents, torch's CPU generator. Default 0. */
+  /** Seed of the initial latents; every run draws its own from it. Default 0. */
   readonly seed: number;
-  /** Prompts with `{}` for the concept's name. The first one also guides the denoising run. */
+  /** Prompts with `{}` for the concept's name. Denoising runs take them in turn. */
   readonly promptTemplates: readonly string[];
+  /** Denoising runs per concept, each from its own noise. Default 1, as in the reference; minimum 1. */
+  readonly runs: number;
+  /** Guidance of the denoising runs; 1 (default) draws by the prompt alone, as the reference does. */
+  readonly guidanceScale: number;
   /**
    * In which model a concept's features are collected: `fused`: with the stages before it fused already, as
    * Mix-of-Show does; `own`: in the concept's own model, independent of the others. Default `fused`.
@@ -35,6 +39,8 @@ export const DEFAULTS: FusionOptions = {
   steps: 20,
   seed: 0,
   promptTemplates: ['photo of a {}', '{}'],
+  runs: 1,
+  guidanceScale: 1,
   statistics: 'fused',
 };
 
@@ -65,6 +71,12 @@ export function checkFusionOptions(options: FusionOptions): void {
   }
   if (!(Number.isInteger(options.steps) && options.steps >= 1 && options.steps <= 1000)) {
     throw new UsageError(`steps: expected a whole number from 1 to 1000, got ${options.steps}`);
+  }
+  if (!(Number.isInteger(options.runs) && options.runs >= 1)) {
+    throw new UsageError(`runs: expected a whole number ≥ 1, got ${options.runs}`);
+  }
+  if (!Number.isFinite(options.guidanceScale)) {
+    throw new UsageError(`guidance: expected a number, got ${options.guidanceScale}`);
   }
   if (!Number.isSafeInteger(options.seed))
     throw new UsageError(`seed: expected an integer, got ${options.seed}`);

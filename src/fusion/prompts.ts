@@ -4,8 +4,8 @@ import type { BoundVocabulary } from '../concepts/prompt.ts';
 export interface ConceptPrompts {
   /** Ids per template and cross-attention layer, not padded: `ids[template][layer]`. */
   readonly ids: readonly (readonly (readonly number[])[])[];
-  /** Ids of the first template per layer, padded to 77: what guides the denoising run. */
-  readonly guiding: readonly (readonly number[])[];
+  /** The same padded to 77: what guides denoising runs. */
+  readonly padded: readonly (readonly (readonly number[])[])[];
   /** Positions of the concept's own tokens and of the end of text in one list of ids. */
   conceptRows(ids: readonly number[]): number[];
 }
@@ -24,7 +24,7 @@ export function conceptPrompts(
   const nameIds = vocabulary.encode(name, { pad: false }).map((ids) => ids.slice(1, -1));
   return {
     ids: texts.map((text) => vocabulary.encode(text, { pad: false })),
-    guiding: vocabulary.encode(texts[0]!, { pad: true }),
+    padded: texts.map((text) => vocabulary.encode(text, { pad: true })),
     conceptRows: (ids) => {
       const rows = new Set([ids.indexOf(tokenizer.eosId)]);
       for (const wanted of nameIds) {

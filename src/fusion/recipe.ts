@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import { hashFiles } from '../formats/file-hash.ts';
 import type { TensorFile } from '../formats/tensor-file.ts';
-import { packageRoot } from '../package-root.ts';
+import { toolVersion } from '../package-root.ts';
 import type { Fusion } from './fuse.ts';
 import type { FusionOptions } from './options.ts';
 
@@ -36,7 +36,7 @@ const manifestVersion = (file: string): string =>
 export function toolVersions(): Recipe['versions'] {
   const runtime = import.meta.resolve('onnxruntime-node');
   return {
-    edlora: manifestVersion(path.join(packageRoot(), 'package.json')),
+    edlora: toolVersion(),
     node: process.versions.node,
     onnxruntime: manifestVersion(path.join(path.dirname(new URL(runtime).pathname), '..', 'package.json')),
   };

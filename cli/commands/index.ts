@@ -1,0 +1,6 @@
+/** All commands, in the order in which help lists them. */
+import type { Command } from '../command.ts';
+import { fuseCommand } from './fuse.ts';
+import { inspectCommand } from './inspect.ts';
+
+export const COMMANDS: readonly Command[] = [fuseCommand, inspectCommand];

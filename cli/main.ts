@@ -1,0 +1,5 @@
+#!/usr/bin/env node
+/** The program `edlora`. */
+import { start } from './process.ts';
+
+await start('edlora');

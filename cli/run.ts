@@ -1,0 +1,113 @@
+/** Parses a command line, runs its command, turns errors into text and exit codes. */
+import yargs, { type Argv, type Options } from 'yargs';
+import { nearestName } from '../src/concepts/nearest-name.ts';
+import { EdloraError, FormatError, MismatchError, UsageError } from '../src/errors.ts';
+import { toolVersion } from '../src/package-root.ts';
+import type { Command } from './command.ts';
+import { COMMANDS } from './commands/index.ts';
+import { globalOptions } from './options.ts';
+import { type Io, paint } from './terminal/io.ts';
+
+/** 0 done, 1 failed, 2 usage, 3 bad or unsafe input file, 130 interrupted. */
+export type ExitCode = 0 | 1 | 2 | 3 | 130;
+
+export function exitCodeOf(error: unknown, signal: AbortSignal): ExitCode {
+  if (signal.aborted) return 130;
+  if (error instanceof UsageError) return 2;
+  if (error instanceof FormatError || error instanceof MismatchError) return 3;
+  return 1;
+}
+
+/**
+ * Run one command line without touching the process: tests call this too.
+ * @param argv arguments after the program's name
+ * @param program what the user typed: `fuse` is short for `edlora fuse`
+ */
+export async function run(
+  argv: readonly string[],
+  io: Io,
+  { program = 'edlora', signal = new AbortController().signal } = {},
+): Promise<ExitCode> {
+  try {
+    const line = program === 'edlora' ? argv : [program, ...argv];
+    const parser = createParser(io, signal);
+    if (line.length === 0) {
+      io.out(`${await parser.getHelp()}\n`);
+      return 2;
+    }
+    let printed = '';
+    await parser.parseAsync([...line], {}, (_error: unknown, _args: unknown, output: string) => {
+      printed = output;
+    });
+    if (printed !== '') io.out(`${withEpilogues(printed)}\n`);
+    return 0;
+  } catch (error) {
+    const known = error instanceof EdloraError || signal.aborted;
+    const message = signal.aborted ? 'interrupted' : error instanceof Error ? error.message : String(error);
+    io.err(`${paint(io, 'red', 'error:')} ${message}\n`);
+    if (argv.includes('--verbose') && error instanceof Error) io.err(`${error.stack}\n`);
+    else if (!known) io.err('This is a defect in edlora; --verbose shows where.\n');
+    return exitCodeOf(error, signal);
+  }
+}
+
+function createParser(io: Io, signal: AbortSignal): Argv {
+  let parser: Argv = yargs()
+    .scriptName('edlora')
+    .usage('$0 <command>\n\nFuse personal Stable Diffusion concepts into one model, without Python.')
+    .version(toolVersion())
+    .options(globalOptions as Record<string, Options>)
+    .strict()
+    .demandCommand(1, 'expected a command')
+    .recommendCommands()
+    .wrap(Math.min(io.columns, 100))
+    .exitProcess(false)
+    .showHelpOnFail(false)
+    // yargs goes on to run the command unless this throws.
+    .fail((message: string | undefined, error: Error | undefined) => {
+      throw error ?? new UsageError(withHint(message ?? 'wrong usage'));
+    });
+  for (const command of COMMANDS) parser = register(parser, command, io, signal);
+  return parser;
+}
+
+function register(parser: Argv, command: Command, io: Io, signal: AbortSignal): Argv {
+  return parser.command(
+    command.usage,
+    command.description,
+    (builder) => {
+      let built: Argv = builder.options(command.options);
+      for (const [name, options] of Object.entries(command.positionals ?? {})) {
+        built = built.positional(name, options as never);
+      }
+      return built.epilogue(epilogueMark(command));
+    },
+    (args) => command.run(args, { io, signal }),
+  );
+}
+
+/** Stands in help where a command's examples go: yargs would break their lines. */
+const epilogueMark = ({ usage }: Command): string => `@${usage.split(' ')[0]}@`;
+
+function withEpilogues(help: string): string {
+  return COMMANDS.reduce((text, command) => {
+    const examples = command.examples.map(([line, what]) => `  # ${what}\n  ${line}\n`);
+    const parts = ['Examples:', ...examples, ...(command.epilogue === undefined ? [] : [command.epilogue])];
+    return text.replace(epilogueMark(command), parts.join('\n').trimEnd());
+  }, help);
+}
+
+/** "Did you mean" for unknown arguments: yargs names them, we know all option names. */
+function withHint(message: string): string {
+  const command = /^Did you mean (.+)\?$/.exec(message)?.[1];
+  if (command !== undefined) return `unknown command; did you mean "${command}"?`;
+  const unknown = /^Unknown arguments?: (.+)$/.exec(message)?.[1]?.split(', ')[0];
+  if (unknown === undefined) return message;
+  const known = [
+    ...Object.keys(globalOptions),
+    ...COMMANDS.flatMap((command) => Object.keys(command.options)),
+  ];
+  const nearest = nearestName(unknown.replace(/^-+/, ''), known);
+  const name = `unknown option "${unknown}"`;
+  return nearest === null ? `${name}; --help lists the options` : `${name}; did you mean --${nearest}?`;
+}

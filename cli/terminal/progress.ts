@@ -1,0 +1,56 @@
+/**
+ * Progress on standard error: one line that redraws itself on a terminal, otherwise a plain line at every change of
+ * activity and every few seconds.
+ */
+import { type Io, paint } from './io.ts';
+import { duration, shorten } from './table.ts';
+
+export interface ProgressState {
+  /** What is going on, e.g. `spatial: collecting <smiley1> <smiley2>`. */
+  readonly activity: string;
+  readonly done: number;
+  readonly total: number;
+}
+
+const REDRAW_MS = 100;
+const PLAIN_LINE_MS = 5000;
+const BAR_WIDTH = 20;
+
+export class ProgressLine {
+  readonly #io: Io;
+  readonly #started = performance.now();
+  #lastLine = Number.NEGATIVE_INFINITY;
+  #lastGroup = '';
+  #drawn = false;
+
+  constructor(io: Io) {
+    this.#io = io;
+  }
+
+  /** @param group changes of it are worth a plain line at once, e.g. the stage */
+  update({ activity, done, total }: ProgressState, group: string): void {
+    const now = performance.now();
+    const since = now - this.#lastLine;
+    const left = done > 0 ? ((now - this.#started) / done) * (total - done) : 0;
+    const numbers = `${done}/${total}, ${duration(left)} left`;
+    if (this.#io.interactive) {
+      if (since < REDRAW_MS && done < total) return;
+      const filled = Math.round((BAR_WIDTH * done) / total);
+      const bar = '█'.repeat(filled) + '░'.repeat(BAR_WIDTH - filled);
+      const room = Math.max(10, this.#io.columns - BAR_WIDTH - numbers.length - 4);
+      this.#io.err(`\r\x1b[2K${paint(this.#io, 'cyan', bar)} ${numbers}  ${shorten(activity, room)}`);
+      this.#drawn = true;
+    } else {
+      if (group === this.#lastGroup && since < PLAIN_LINE_MS) return;
+      this.#io.err(`${activity} (${numbers})\n`);
+    }
+    this.#lastLine = now;
+    this.#lastGroup = group;
+  }
+
+  /** Clear the line; what follows starts on a fresh one. */
+  finish(): void {
+    if (this.#drawn) this.#io.err('\r\x1b[2K');
+    this.#drawn = false;
+  }
+}

@@ -1,0 +1,85 @@
+/** Command lines parsed in-process: help, mistakes, exit codes. */
+import { describe, expect, it } from 'vitest';
+import { COMMANDS } from '../../cli/commands/index.ts';
+import { exitCodeOf, run } from '../../cli/run.ts';
+import { EdloraError, FormatError, MismatchError, UsageError } from '../../src/errors.ts';
+import { toolVersion } from '../../src/package-root.ts';
+import { fakeIo } from '../support/fake-io.ts';
+
+async function line(...argv: string[]) {
+  const io = fakeIo();
+  return { code: await run(argv, io), ...io.written };
+}
+
+describe('help', () => {
+  it('lists every command', async () => {
+    const { code, out } = await line('--help');
+    expect(code).toBe(0);
+    for (const { usage } of COMMANDS) expect(out).toContain(`edlora ${usage}`);
+  });
+
+  it('of each command shows its examples whole and fits 80 columns elsewhere', async () => {
+    for (const command of COMMANDS) {
+      const { code, out } = await line(command.usage.split(' ')[0]!, '--help');
+      expect(code).toBe(0);
+      for (const [example] of command.examples) expect(out).toContain(`\n  ${example}\n`);
+      const long = out.split('\n').filter((text) => [...text].length > 80 && !text.startsWith('  edlora '));
+      expect(long).toEqual([]);
+    }
+  });
+
+  it('prints the version', async () => {
+    expect(await line('--version')).toMatchObject({ code: 0, out: `${toolVersion()}\n` });
+  });
+
+  it('without a command shows help and fails as a usage mistake', async () => {
+    expect(await line()).toMatchObject({ code: 2 });
+  });
+});
+
+describe('mistakes', () => {
+  it.each([
+    [['fuze'], /unknown command; did you mean "fuse"\?/],
+    [['fuse', '--concpts', 'a.pth'], /unknown option "concpts"; did you mean --concepts\?/],
+    [['fuse'], /expected --concepts with at least one file/],
+    [
+      ['fuse', '--concepts', 'a.pth', '--ridge', 'txt=1'],
+      /--ridge: unknown stage "txt"; did you mean "text"\?/,
+    ],
+    [
+      ['fuse', '--concepts', 'a.pth', '--preserve', 'text=much'],
+      /--preserve text: expected a number, got "much"/,
+    ],
+    [
+      ['fuse', '--concepts', 'a.pth', '--stages', 'cros'],
+      /--stages: unknown stage "cros"; did you mean "cross"\?/,
+    ],
+    [['fuse', '--concepts', 'a.pth', '--steps', 'ten'], /--steps: expected a number, got "ten"/],
+    [['fuse', '--concepts', 'a.pth', '--format', 'webui'], /format/],
+    [['inspect'], /Not enough non-option arguments/],
+  ])('%j exit 2 with one line', async (argv, message) => {
+    const { code, out, err } = await line(...argv);
+    expect(code).toBe(2);
+    expect(out).toBe('');
+    expect(err).toMatch(/^error: /);
+    expect(err).toMatch(message);
+  });
+
+  it('show the stack only when asked', async () => {
+    expect((await line('fuse', '--concepts', 'nowhere.pth')).err).toBe(
+      'error: nowhere.pth: no such file or folder\n',
+    );
+    expect((await line('fuse', '--concepts', 'nowhere.pth', '--verbose')).err).toContain('    at ');
+  });
+});
+
+describe('exit codes', () => {
+  it('follow the kind of error', () => {
+    const { signal } = new AbortController();
+    expect(exitCodeOf(new UsageError('x'), signal)).toBe(2);
+    expect(exitCodeOf(new FormatError('f', 'x'), signal)).toBe(3);
+    expect(exitCodeOf(new MismatchError('x'), signal)).toBe(3);
+    expect(exitCodeOf(new EdloraError('x'), signal)).toBe(1);
+    expect(exitCodeOf(new Error('x'), AbortSignal.abort())).toBe(130);
+  });
+});
