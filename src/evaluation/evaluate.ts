@@ -19,6 +19,8 @@ export interface Variant {
   readonly words: string;
   /** Changes of the base and words it knows. Default none. */
   readonly parts?: PipelineParts;
+  /** Default: the request's. */
+  readonly base?: Checkpoint;
 }
 
 /** How pictures are drawn, the same for all variants. See `SampleRequest` for the meanings. */
@@ -202,12 +204,12 @@ interface Drawn {
 
 async function drawVariant(
   request: EvaluateRequest,
-  { name, words, parts = {} }: Variant,
+  { name, words, parts = {}, base = request.base }: Variant,
   plan: readonly Draw[],
   before: number,
   samples: number,
 ): Promise<Drawn[]> {
-  const { base, variants, prompts, seed = 0, batchSize = 4, sampling = {}, signal } = request;
+  const { variants, prompts, seed = 0, batchSize = 4, sampling = {}, signal } = request;
   const drawn: Drawn[] = [];
   const pipeline = await Pipeline.create(base, parts);
   try {

@@ -91,10 +91,10 @@ export async function runEvaluation(
 }
 
 async function mixed(request: EvaluationRunRequest, clip: ClipEncoder): Promise<StyleMixReport | null> {
-  const { styleMix: wanted = null, base, variants, seed = 0, sampling = {}, signal, folder } = request;
+  const { styleMix: wanted = null, variants, seed = 0, sampling = {}, signal, folder } = request;
   if (wanted === null) return null;
   const { order, points } = await styleMix({
-    base,
+    base: variants[0]?.base ?? request.base,
     clip,
     ...wanted,
     seed,
@@ -128,12 +128,12 @@ function weighed({ density: concepts = [], base }: EvaluationRunRequest): Densit
 }
 
 async function attended(request: EvaluationRunRequest): Promise<AttentionReport | null> {
-  const { attentionPrompt = null, base, variants, seed = 0, sampling = {}, signal, folder } = request;
+  const { attentionPrompt = null, variants, seed = 0, sampling = {}, signal, folder } = request;
   const first = variants[0];
   if (attentionPrompt === null || first === undefined) return null;
   const prompt = withWords(attentionPrompt, first.words);
   const { picture, maps } = await attentionMaps({
-    base,
+    base: first.base ?? request.base,
     prompt,
     seed,
     sampling,

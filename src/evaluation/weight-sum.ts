@@ -1,11 +1,9 @@
 /** The simplest way to put concepts into one model: add their deltas. What every fusion must beat. */
 import type { Concept } from '../concepts/concept.ts';
-import { conceptDeltas } from '../concepts/fit.ts';
+import { conceptDeltas, sumDeltas } from '../concepts/fit.ts';
 import { bindConcepts } from '../concepts/prompt.ts';
 import { UsageError } from '../errors.ts';
-import { type LowRank, sum } from '../linalg/low-rank.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
-import type { LayerDeltas } from '../models/lora.ts';
 import { crossAttentionNames } from '../models/unet/structure.ts';
 import type { PipelineParts } from '../sampling/sample.ts';
 
@@ -24,19 +22,7 @@ export function summedParts(
   const deltas = concepts.map((concept) => conceptDeltas(base, concept, strengths));
   return {
     vocabulary: bindConcepts(base.tokenizer, concepts, crossAttentionNames(base.unet.config).length),
-    unetDeltas: summed(deltas.map(({ unetDeltas }) => unetDeltas)),
-    textDeltas: summed(deltas.map(({ textDeltas }) => textDeltas)),
+    unetDeltas: sumDeltas(deltas.map(({ unetDeltas }) => unetDeltas)),
+    textDeltas: sumDeltas(deltas.map(({ textDeltas }) => textDeltas)),
   };
-}
-
-function summed(all: readonly LayerDeltas[]): LayerDeltas {
-  const parts = new Map<string, LowRank[]>();
-  for (const deltas of all) {
-    for (const [layerName, delta] of deltas) {
-      parts.set(layerName, [...(parts.get(layerName) ?? []), delta]);
-    }
-  }
-  return new Map(
-    [...parts].map(([layerName, list]) => [layerName, list.length === 1 ? list[0]! : sum(list)]),
-  );
 }

@@ -34,7 +34,7 @@ export async function identityRate(
 }
 
 /** Every k-th of all pairs of colour and shape, `count` of them. */
-function otherPairs(count: number): { colour: string; shape: string }[] {
+export function otherPairs(count: number): { colour: string; shape: string }[] {
   const pairs = Object.keys(COLOURS).flatMap((colour) => SHAPES.map((shape) => ({ colour, shape })));
   // 37 shares no divisor with the 80 pairs: the walk meets colours and shapes evenly.
   return Array.from({ length: count }, (_, i) => pairs[(i * 37 + 5) % pairs.length]!);

@@ -1,0 +1,189 @@
+/** The models that `eval:fusion` compares, and what is measured on each. */
+import path from 'node:path';
+import type { Concept } from '../../src/concepts/concept.ts';
+import { loadConcept } from '../../src/concepts/concept-file.ts';
+import { bootstrapMean, type Interval } from '../../src/evaluation/bootstrap.ts';
+import { ClipEncoder } from '../../src/evaluation/clip-encoder.ts';
+import { evaluate } from '../../src/evaluation/evaluate.ts';
+import { readPictureFolder } from '../../src/evaluation/picture-folder.ts';
+import { defaultPrompts } from '../../src/evaluation/prompt-sets.ts';
+import { mean } from '../../src/evaluation/similarity.ts';
+import { summedParts } from '../../src/evaluation/weight-sum.ts';
+import { type Fusion, fuse } from '../../src/fusion/fuse.ts';
+import { type Checkpoint, openCheckpoint } from '../../src/models/checkpoint.ts';
+import { openClipModel } from '../../src/models/clip/clip-model.ts';
+import type { LayerDeltas } from '../../src/models/lora.ts';
+import { defaultBase, packageRoot } from '../../src/package-root.ts';
+import { Pipeline, type PipelineParts } from '../../src/sampling/sample.ts';
+import { CONCEPT_THRESHOLDS, conceptScore } from '../support/shapeland/concept-detector.ts';
+import { detect } from '../support/shapeland/detect.ts';
+import { CONCEPTS, type ConceptName } from '../support/shapeland/world.ts';
+import { otherPairs, wordsOf } from './identity.ts';
+
+/** Pictures per prompt and concept. */
+export const SEEDS = 4;
+export const OTHER_PROMPTS = 20;
+/** DPM-Solver++ 2M: on single concepts 12 steps give the rates of 25 within two pictures of eighty. */
+export const SAMPLING = { sampler: 'dpmpp-2m', steps: 12, guidanceScale: 4 } as const;
+export const SUM_STRENGTHS = [0.4, 0.7, 1] as const;
+
+/** How the concepts of a model come together. */
+export type Way =
+  | { readonly kind: 'single' }
+  | { readonly kind: 'sum'; readonly strength: number }
+  | { readonly kind: 'average' }
+  | { readonly kind: 'normal'; readonly statistics: 'own' | 'fused'; readonly preserve: boolean };
+
+export interface Job {
+  readonly label: string;
+  readonly concepts: readonly ConceptName[];
+  readonly way: Way;
+}
+
+export interface ConceptResult {
+  readonly concept: ConceptName;
+  readonly identity: number;
+  readonly clipI: number;
+  readonly clipT: number;
+}
+
+export interface JobResult {
+  readonly concepts: readonly ConceptResult[];
+  /** Over all concepts and prompts. */
+  readonly identity: Interval;
+  readonly clipI: number;
+  readonly clipT: number;
+  /** Share of "photo of a COLOUR SHAPE" with both words right. */
+  readonly otherPrompts: number;
+  readonly pictures: number;
+}
+
+/** Single concepts first, then every way for two, three and four of them. */
+export function allJobs(): Job[] {
+  const singles = CONCEPTS.map(
+    (concept): Job => ({ label: 'single', concepts: [concept], way: { kind: 'single' } }),
+  );
+  const ways: [string, Way][] = [
+    ...SUM_STRENGTHS.map((strength): [string, Way] => [`sum ${strength}`, { kind: 'sum', strength }]),
+    ['average', { kind: 'average' }],
+    ...(['fused', 'own'] as const).flatMap((statistics) =>
+      [true, false].map((preserve): [string, Way] => [
+        `normal, ${statistics} statistics${preserve ? ', preserve' : ''}`,
+        { kind: 'normal', statistics, preserve },
+      ]),
+    ),
+  ];
+  const together = [2, 3, 4].flatMap((count) =>
+    ways.map(([label, way]): Job => ({ label, way, concepts: CONCEPTS.slice(0, count) })),
+  );
+  return [...singles, ...together];
+}
+
+/** Everything jobs share: opened once per process. */
+export class FusionBench {
+  readonly #base: Checkpoint;
+  readonly #clip: ClipEncoder;
+  readonly #prompts: readonly string[];
+
+  private constructor(base: Checkpoint, clip: ClipEncoder, prompts: readonly string[]) {
+    this.#base = base;
+    this.#clip = clip;
+    this.#prompts = prompts;
+  }
+
+  static async open(): Promise<FusionBench> {
+    const base = await openCheckpoint(defaultBase());
+    const clip = new ClipEncoder(await openClipModel(path.join(defaultBase(), 'clip')));
+    return new FusionBench(base, clip, await defaultPrompts(base));
+  }
+
+  async run({ concepts, way }: Job): Promise<JobResult> {
+    const loaded: Concept[] = [];
+    for (const name of concepts) {
+      loaded.push(await loadConcept(path.join(folder, `edlora_${name}.pth`)));
+    }
+    // One thread a process: the miniature's products are too small to share.
+    const parts = { ...(await this.#model(loaded, way)), threads: 1 };
+    const results: ConceptResult[] = [];
+    const found: number[] = [];
+    const groups: number[] = [];
+    for (const [i, concept] of concepts.entries()) {
+      const hits: number[] = [];
+      const { variants } = await evaluate({
+        base: this.#base,
+        clip: this.#clip,
+        prompts: this.#prompts,
+        samples: SEEDS * this.#prompts.length,
+        references: await readPictureFolder(path.join(folder, concept)),
+        sampling: SAMPLING,
+        batchSize: SEEDS,
+        variants: [{ name: concept, words: wordsOf(concept), parts }],
+        onPicture: ({ picture }) => {
+          hits.push(conceptScore(picture, concept).score >= CONCEPT_THRESHOLDS[concept] ? 1 : 0);
+          return '';
+        },
+      });
+      const [scores] = variants;
+      groups.push(...scores!.samples.map(({ prompt }) => i * this.#prompts.length + prompt));
+      found.push(...hits);
+      results.push({ concept, identity: mean(hits), clipI: scores!.image.mean, clipT: scores!.text.mean });
+    }
+    return {
+      concepts: results,
+      identity: bootstrapMean(found, groups),
+      clipI: mean(results.map(({ clipI }) => clipI)),
+      clipT: mean(results.map(({ clipT }) => clipT)),
+      otherPrompts: await this.#others(parts),
+      pictures: found.length + OTHER_PROMPTS,
+    };
+  }
+
+  async #model(concepts: readonly Concept[], way: Way): Promise<PipelineParts> {
+    switch (way.kind) {
+      case 'single':
+        return summedParts(this.#base, concepts);
+      case 'sum':
+        return summedParts(this.#base, concepts, way.strength);
+      case 'average':
+        return summedParts(this.#base, concepts, 1 / concepts.length);
+      case 'normal': {
+        const { statistics, preserve } = way;
+        const options = { statistics, ...(preserve ? {} : { preserve: { text: 0, cross: 0, spatial: 0 } }) };
+        const participants = concepts.map((concept) => ({ concept }));
+        return fusedParts(await fuse({ base: this.#base, participants, options }));
+      }
+    }
+  }
+
+  async #others(parts: PipelineParts): Promise<number> {
+    const pipeline = await Pipeline.create(this.#base, parts);
+    try {
+      let right = 0;
+      for (const [i, { colour, shape }] of otherPairs(OTHER_PROMPTS).entries()) {
+        const prompt = `photo of a ${colour} ${shape}`;
+        const [picture] = await pipeline.sample({ ...SAMPLING, prompt, seed: 1000 + i });
+        const seen = detect(picture!);
+        if (seen?.colour === colour && seen.shape === shape) right++;
+      }
+      return right / OTHER_PROMPTS;
+    } finally {
+      await pipeline.dispose();
+    }
+  }
+
+  async dispose(): Promise<void> {
+    await this.#clip.dispose();
+  }
+}
+
+const folder = path.join(packageRoot(), 'fixtures/tiny-world/concepts');
+
+function fusedParts({ layers, vocabulary }: Fusion): PipelineParts {
+  const of = (component: string): LayerDeltas =>
+    new Map(
+      [...layers.values()]
+        .filter((layer) => layer.component === component)
+        .map(({ layerName, delta }) => [layerName, delta]),
+    );
+  return { vocabulary, unetDeltas: of('unet'), textDeltas: of('text_encoder') };
+}

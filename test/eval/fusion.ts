@@ -1,0 +1,125 @@
+/**
+ * What fusion gains and costs on the miniature, against every simpler way: identity rate by the detector, CLIP image
+ * and text alignment, other prompts. `npm run eval:fusion`; `-- --json`; `-- --figure file.svg` writes the figure.
+ * One process per core draws; about ten minutes on two.
+ */
+import { type ChildProcess, fork } from 'node:child_process';
+import { writeFileSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
+import { fileURLToPath } from 'node:url';
+import { scatterChart } from '../../src/charts/scatter-chart.ts';
+import { printReport } from '../support/tool-output.ts';
+import {
+  allJobs,
+  FusionBench,
+  type Job,
+  type JobResult,
+  OTHER_PROMPTS,
+  SAMPLING,
+  SEEDS,
+} from './fusion-jobs.ts';
+
+type Reply = { readonly result: JobResult } | { readonly error: string };
+
+if (process.argv.includes('--worker')) {
+  const bench = await FusionBench.open();
+  process.on('message', async (job: Job) => {
+    const reply: Reply = await bench.run(job).then(
+      (result) => ({ result }),
+      (error: Error) => ({ error: error.stack ?? error.message }),
+    );
+    process.send!(reply);
+  });
+  process.on('disconnect', () => process.exit());
+} else await main();
+
+async function main(): Promise<void> {
+  const started = performance.now();
+  const jobs = allJobs();
+  const results = new Map<Job, JobResult>();
+  const waiting = [...jobs];
+  const workers = Array.from({ length: Math.min(availableParallelism(), jobs.length) }, () =>
+    fork(fileURLToPath(import.meta.url), ['--worker']),
+  );
+  await Promise.all(
+    workers.map(async (worker) => {
+      for (let job = waiting.shift(); job !== undefined; job = waiting.shift()) {
+        results.set(job, await asked(worker, job));
+        process.stderr.write(
+          `${results.size} of ${jobs.length}: ${job.concepts.join(' + ')}, ${job.label}\n`,
+        );
+      }
+      worker.disconnect();
+    }),
+  );
+  report(jobs, results, performance.now() - started);
+}
+
+/** A worker's answer to one job. */
+function asked(worker: ChildProcess, job: Job): Promise<JobResult> {
+  return new Promise((resolve, reject) => {
+    const gone = (code: number | null): void => reject(new Error(`a worker ended early (exit ${code})`));
+    worker.once('exit', gone);
+    worker.once('message', (reply: Reply) => {
+      worker.off('exit', gone);
+      if ('result' in reply) resolve(reply.result);
+      else reject(new Error(reply.error));
+    });
+    worker.send(job);
+  });
+}
+
+function report(jobs: readonly Job[], results: ReadonlyMap<Job, JobResult>, elapsedMs: number): void {
+  const percent = (share: number): string => `${(100 * share).toFixed(0)} %`;
+  const singles = new Map(
+    jobs.filter(({ way }) => way.kind === 'single').map((job) => [job.concepts[0]!, results.get(job)!]),
+  );
+  const rows = jobs.map((job) => {
+    const { concepts, identity, clipI, clipT, otherPrompts } = results.get(job)!;
+    const alone = concepts.map(({ concept }) => singles.get(concept)!.identity.mean);
+    const reference = alone.reduce((a, b) => a + b, 0) / alone.length;
+    return {
+      concepts: job.concepts.length === 1 ? job.concepts[0]! : job.concepts.length,
+      model: job.label,
+      identity: `${percent(identity.mean)} (${percent(identity.low)} to ${percent(identity.high)})`,
+      'of single': percent(identity.mean / reference),
+      'per concept': concepts.map((each) => percent(each.identity)).join(' '),
+      'CLIP-I': clipI.toFixed(3),
+      'CLIP-T': clipT.toFixed(3),
+      'other prompts': percent(otherPrompts),
+    };
+  });
+  const figure = process.argv.indexOf('--figure');
+  if (figure >= 0) {
+    const chart = scatterChart({
+      title: 'Identity kept against other prompts kept, two to four concepts in one model',
+      xLabel: 'identity rate, %',
+      yLabel: 'other prompts right, %',
+      xDomain: [0, 100],
+      yDomain: [0, 100],
+      height: 520,
+      points: jobs
+        .filter(({ concepts }) => concepts.length > 1)
+        .map((job) => ({
+          label: `${job.concepts.length}: ${job.label}`,
+          series: job.way.kind,
+          x: 100 * results.get(job)!.identity.mean,
+          y: 100 * results.get(job)!.otherPrompts,
+        })),
+    });
+    writeFileSync(process.argv[figure + 1]!, chart);
+  }
+  const pictures = [...results.values()].reduce((sum, result) => sum + result.pictures, 0);
+  printReport({
+    title: 'Fusion on the miniature, against simpler ways',
+    rows,
+    notes: [
+      `identity: share of pictures in which the detector finds the concept, over 20 prompts × ${SEEDS} seeds per concept; 95 % interval over prompts`,
+      'of single: against the mean rate of the same concepts alone; per concept: in the order smiley, bullseye, beachball, checker',
+      'CLIP-I: mean cosine with the ten training pictures; CLIP-T: with the prompt without the concept; both by the miniature’s own CLIP',
+      `other prompts: ${OTHER_PROMPTS} × "photo of a COLOUR SHAPE", both words right`,
+      `${SAMPLING.sampler}, ${SAMPLING.steps} steps, guidance ${SAMPLING.guidanceScale}; ${pictures} pictures, ${(elapsedMs / 60_000).toFixed(1)} minutes`,
+    ],
+    details: jobs.map((job) => ({ ...job, ...results.get(job)! })),
+  });
+}
