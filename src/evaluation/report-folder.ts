@@ -1,10 +1,11 @@
 /** The folder of an evaluation: pictures as they are drawn, at the end report.json and report.html. */
-import { existsSync, mkdirSync, readdirSync } from 'node:fs';
+import { mkdirSync } from 'node:fs';
 import path from 'node:path';
-import { EdloraError, UsageError } from '../errors.ts';
+import { EdloraError } from '../errors.ts';
 import { writeFileAtomically } from '../formats/atomic-file.ts';
 import type { Picture } from '../formats/picture.ts';
 import { encodePng } from '../formats/png.ts';
+import { checkOutputFolder } from '../fusion/output.ts';
 import type { EvaluationReport } from './evaluation-report.ts';
 import { evaluationPage } from './report-page.ts';
 
@@ -18,11 +19,7 @@ export class ReportFolder {
    */
   constructor(folder: string, { force = false }: { force?: boolean } = {}) {
     this.path = path.resolve(folder);
-    if (existsSync(this.path) && readdirSync(this.path).length > 0 && !force) {
-      throw new UsageError(
-        `${folder}: the folder is not empty; choose another --out, or --force to write into it`,
-      );
-    }
+    checkOutputFolder(folder, force);
   }
 
   /**
