@@ -3,7 +3,7 @@ import { conv } from '../graph/ops/convolution.ts';
 import { add, silu } from '../graph/ops/elementwise.ts';
 import { matmul } from '../graph/ops/matmul.ts';
 import { reshape, transpose } from '../graph/ops/movement.ts';
-import { groupNorm as groupNormOp, layerNorm as layerNormOp } from '../graph/ops/normalization.ts';
+import { layerNorm as layerNormOp } from '../graph/ops/normalization.ts';
 import type { Value } from '../graph/value.ts';
 import type { NetworkBuilder } from './network.ts';
 
@@ -74,7 +74,7 @@ export function groupNorm(
 ): Value {
   const channels = x.shape[1]!;
   const weight = net.weight(`${name}.weight`, [channels]);
-  return groupNormOp(net.g, x, weight, net.weight(`${name}.bias`, [channels]), options);
+  return net.writeGroupNorm(net.g, x, weight, net.weight(`${name}.bias`, [channels]), options);
 }
 
 /** Group norm, SiLU, 3×3 convolution: the half of a residual block. */

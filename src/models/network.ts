@@ -8,6 +8,7 @@ import { GraphBuilder } from '../graph/builder.ts';
 import type { Graph } from '../graph/graph.ts';
 import { matmul } from '../graph/ops/matmul.ts';
 import { reshape } from '../graph/ops/movement.ts';
+import { groupNorm } from '../graph/ops/normalization.ts';
 import type { Value } from '../graph/value.ts';
 
 /** The weights of one component (UNet, text encoder, VAE) by diffusers' parameter names. */
@@ -40,7 +41,18 @@ export interface NetworkOptions {
   /** Layers that get factors as inputs: layer name → rank. All other layers run the base weight alone. */
   readonly loraRanks?: ReadonlyMap<string, number>;
   readonly probes?: ProbeRequest;
+  /** Writes group norms in place of the operator. Default: the operator. */
+  readonly groupNorm?: GroupNormWriter;
 }
+
+/** A group norm of x [B, C, H, W] with weight and bias [C]. */
+export type GroupNormWriter = (
+  g: GraphBuilder,
+  x: Value,
+  weight: Value,
+  bias: Value,
+  options: { readonly groups: number; readonly epsilon: number },
+) => Value;
 
 /** Output names of the probes of a finished network, by layer name. */
 export interface Probes {
@@ -63,6 +75,7 @@ export const loraUpInput = (layerName: string): string => `${layerName}.lora_up`
 
 export class NetworkBuilder {
   readonly g = new GraphBuilder();
+  readonly writeGroupNorm: GroupNormWriter;
   readonly #source: WeightSource;
   readonly #loraRanks: ReadonlyMap<string, number>;
   readonly #wanted: { inputs: Set<string>; outputs: Set<string>; grams: Set<string> };
@@ -77,7 +90,11 @@ export class NetworkBuilder {
   readonly #adapted = new Set<string>();
   #path = '';
 
-  constructor(source: WeightSource, { loraRanks = new Map(), probes = {} }: NetworkOptions = {}) {
+  constructor(
+    source: WeightSource,
+    { loraRanks = new Map(), probes = {}, groupNorm: writer = groupNorm }: NetworkOptions = {},
+  ) {
+    this.writeGroupNorm = writer;
     this.#source = source;
     this.#loraRanks = loraRanks;
     this.#wanted = {

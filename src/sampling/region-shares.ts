@@ -71,6 +71,9 @@ export function sharePicture(
       });
       feeds[levelInputs.partRows(level)] = int64([parts.length], parts);
       feeds[levelInputs.partPlaces(level)] = int64([back.length], back);
+      const { members, owners } = partMatrices(parts, layout.parts!);
+      feeds[levelInputs.partMembers(level)] = members;
+      feeds[levelInputs.partOwners(level)] = owners;
     }
     return layout;
   });
@@ -129,4 +132,24 @@ function partition(weights: readonly Float32Array[], count: number): { sizes: nu
   const order = [...weights.keys()].slice(1).concat(0);
   const parts = order.map((source) => owners.flatMap((owner, n) => (owner === source ? [n] : [])));
   return { sizes: parts.map((part) => part.length), rows: parts.flat() };
+}
+
+/** Rows of each part's statistics (its own; for the background all) and rows of each part, [N, P]. */
+function partMatrices(
+  rows: readonly number[],
+  sizes: readonly number[],
+): { members: Tensor<Float32Array>; owners: Tensor<Float32Array> } {
+  const shape = [rows.length, sizes.length];
+  const [members, owners] = [float32(shape), float32(shape)];
+  let at = 0;
+  sizes.forEach((size, part) => {
+    const background = part === sizes.length - 1;
+    // A part without rows counts all, so that nothing is divided by zero.
+    for (const row of background || size === 0 ? rows : rows.slice(at, at + size)) {
+      members.data[row * sizes.length + part] = 1;
+    }
+    for (const row of rows.slice(at, at + size)) owners.data[row * sizes.length + part] = 1;
+    at += size;
+  });
+  return { members, owners };
 }

@@ -12,11 +12,13 @@ import type { GraphBuilder } from '../../graph/builder.ts';
 import { multiHeadAttention } from '../../graph/ops/attention.ts';
 import { add, mul } from '../../graph/ops/elementwise.ts';
 import { concat, gather, slice, split } from '../../graph/ops/movement.ts';
+import { groupNorm } from '../../graph/ops/normalization.ts';
 import type { Value } from '../../graph/value.ts';
 import { linear } from '../layers.ts';
-import type { NetworkBuilder } from '../network.ts';
+import type { GroupNormWriter, NetworkBuilder } from '../network.ts';
 import type { AttentionPlace, Attentions } from './attention.ts';
 import { attention } from './attention.ts';
+import { type PartMatrices, partGroupNorm } from './part-norm.ts';
 
 /** How sources share the rows of one resolution. Only sizes: the numbers are fed. */
 export interface LevelLayout {
@@ -27,8 +29,8 @@ export interface LevelLayout {
   /** Whether any weight differs from 1. */
   readonly weighted: boolean;
   /**
-   * Self-attention in parts: rows of each part. Rows of a part attend to that part, those of the last (the
-   * background) to all. `null`: all attend to all.
+   * Parts that are kept apart: rows of each. Rows of a part attend to that part, those of the last (the background) to
+   * all; group norms take their statistics from the same rows. `null`: all attend to all.
    */
   readonly parts: readonly number[] | null;
 }
@@ -64,6 +66,10 @@ export const levelInputs = {
   partRows: (level: number): string => `level.${level}.part_rows`,
   /** int64 [N]: where in that order each row stands. */
   partPlaces: (level: number): string => `level.${level}.part_places`,
+  /** [N, P]: 1 where a part's statistics include a row. */
+  partMembers: (level: number): string => `level.${level}.part_members`,
+  /** [N, P]: 1 where a row belongs to a part. */
+  partOwners: (level: number): string => `level.${level}.part_owners`,
 } as const;
 
 /** Is a source alone and everywhere? Then rows need not move. */
@@ -139,6 +145,30 @@ export function sharedAttentions(layout: SourceLayout): Attentions {
       if (parts === null) return attention(net, x, x, place.numHeads);
       return separateAttention(net, x, place, parts, indices);
     },
+  };
+}
+
+/**
+ * Group norms of a UNet whose layout keeps parts of the picture apart.
+ * @param levels size of the latents at each level
+ */
+export function sharedGroupNorm(
+  { levels: layouts }: SourceLayout,
+  levels: readonly { readonly height: number; readonly width: number }[],
+): GroupNormWriter {
+  const inputs = new Map<number, PartMatrices>();
+  return (g, x, weight, bias, options) => {
+    const [, , height, width] = x.shape as [number, number, number, number];
+    const level = levels.findIndex((size) => size.height === height && size.width === width);
+    const parts = layouts[level]?.parts ?? null;
+    if (parts === null) return groupNorm(g, x, weight, bias, options);
+    const shape = [height * width, parts.length];
+    const matrices = inputs.get(level) ?? {
+      members: g.input(levelInputs.partMembers(level), 'float32', shape),
+      owners: g.input(levelInputs.partOwners(level), 'float32', shape),
+    };
+    inputs.set(level, matrices);
+    return partGroupNorm(g, x, weight, bias, options, matrices);
   };
 }
 

@@ -14,7 +14,7 @@ import { contextAttentions } from './attention.ts';
 import { upsample } from './blocks.ts';
 import type { UnetConfig } from './config.ts';
 import { blockWriter, downAndMiddle } from './down-path.ts';
-import { type SourceLayout, sharedAttentions } from './region-attention.ts';
+import { type SourceLayout, sharedAttentions, sharedGroupNorm } from './region-attention.ts';
 import { levelSizes, transformerPlaces } from './structure.ts';
 import { timeEmbedding } from './time-embedding.ts';
 
@@ -72,10 +72,14 @@ export function buildUnet(
     ...options
   }: UnetOptions = {},
 ): Network {
-  const net = new NetworkBuilder(weights, options);
+  const { batch, latentHeight, latentWidth } = size;
+  const levels = levelSizes(config, latentHeight, latentWidth);
+  const net = new NetworkBuilder(weights, {
+    ...(sources === null ? {} : { groupNorm: sharedGroupNorm(sources, levels) }),
+    ...options,
+  });
   const { g } = net;
   const { blocks } = config;
-  const { batch, latentHeight, latentWidth } = size;
   const sample = g.input('sample', 'float32', [batch, config.inChannels, latentHeight, latentWidth]);
   const timestep = g.input('timestep', 'float32', [batch]);
   const attentions =
@@ -85,7 +89,7 @@ export function buildUnet(
   const time = silu(g, timeEmbedding(net, reshape(g, timestep, [batch, 1]), config));
   const write = blockWriter(net, config, time, attentions);
   const features = adapterFeatures
-    ? levelSizes(config, latentHeight, latentWidth).map(({ height, width }, i) =>
+    ? levels.map(({ height, width }, i) =>
         g.input(adapterInput(i), 'float32', [1, blocks[i]!.channels, height, width]),
       )
     : [];
