@@ -1,6 +1,7 @@
 /**
  * What fusion gains and costs on the miniature, against every simpler way: identity rate by the detector, CLIP image
- * and text alignment, other prompts. `npm run eval:fusion`; `-- --json`; `-- --figure file.svg` writes the figure.
+ * and text alignment, other prompts. `npm run eval:fusion`; `-- --json`; `-- --figure file.svg` writes the figure;
+ * `-- --only normal` draws single concepts and the ways whose names hold that text.
  * One process per core draws; about ten minutes on two.
  */
 import { type ChildProcess, fork } from 'node:child_process';
@@ -35,7 +36,8 @@ if (process.argv.includes('--worker')) {
 
 async function main(): Promise<void> {
   const started = performance.now();
-  const jobs = allJobs();
+  const only = argument('--only') ?? '';
+  const jobs = allJobs().filter(({ label, way }) => way.kind === 'single' || label.includes(only));
   const results = new Map<Job, JobResult>();
   const waiting = [...jobs];
   const workers = Array.from({ length: Math.min(availableParallelism(), jobs.length) }, () =>
@@ -53,6 +55,12 @@ async function main(): Promise<void> {
     }),
   );
   report(jobs, results, performance.now() - started);
+}
+
+/** What follows an option on the command line. */
+function argument(name: string): string | undefined {
+  const at = process.argv.indexOf(name);
+  return at < 0 ? undefined : process.argv[at + 1];
 }
 
 /** A worker's answer to one job. */
@@ -89,8 +97,8 @@ function report(jobs: readonly Job[], results: ReadonlyMap<Job, JobResult>, elap
       'other prompts': percent(otherPrompts),
     };
   });
-  const figure = process.argv.indexOf('--figure');
-  if (figure >= 0) {
+  const figure = argument('--figure');
+  if (figure !== undefined) {
     const chart = scatterChart({
       title: 'Identity kept against other prompts kept, two to four concepts in one model',
       xLabel: 'identity rate, %',
@@ -107,7 +115,7 @@ function report(jobs: readonly Job[], results: ReadonlyMap<Job, JobResult>, elap
           y: 100 * results.get(job)!.otherPrompts,
         })),
     });
-    writeFileSync(process.argv[figure + 1]!, chart);
+    writeFileSync(figure, chart);
   }
   const pictures = [...results.values()].reduce((sum, result) => sum + result.pictures, 0);
   printReport({
