@@ -8,12 +8,7 @@ import { isFloatDType } from '../formats/dtype.ts';
 import { float32Tensor, type RawTensor, readFloat32 } from '../formats/raw-tensor.ts';
 import { openTensorFile, type TensorFile } from '../formats/tensor-file.ts';
 import type { Concept, ConceptToken } from './concept.ts';
-
-/** Keys of XTI files, in the order of the cross-attentions. Source: prompt-plus-pytorch, train_textual_inversion_XTI.py. */
-const XTI_KEYS = [
-  ...['IN01', 'IN02', 'IN04', 'IN05', 'IN07', 'IN08', 'MID'],
-  ...['OUT03', 'OUT04', 'OUT05', 'OUT06', 'OUT07', 'OUT08', 'OUT09', 'OUT10', 'OUT11'],
-];
+import { XTI_KEYS } from './readers/textual-inversion.ts';
 
 export interface EmbeddingFile {
   /** The words as a concept without layers. */

@@ -28,16 +28,23 @@ export function isEdLoraName(name: string): boolean {
 
 /** @throws {FormatError} as `collectLayers`, and on embeddings that are no [L, D] of one size */
 export function readEdLora(file: TensorFile): Omit<Concept, 'path' | 'metadata'> {
-  const tokens: ConceptToken[] = [];
   const factors: RawTensor[] = [];
   for (const tensor of file.tensors.values()) {
     const name = tensor.name.replace(params, '');
-    const word = edLoraWord(name);
-    if (word === null) factors.push(renamed(tensor, name));
-    else tokens.push({ word, embedding: checkEmbedding(file.path, word, tensor, tokens[0]) });
+    if (edLoraWord(name) === null) factors.push(renamed(tensor, name));
   }
   const layers = collectLayers(file.path, factors, { parse: parseEdLoraKey, scale: () => 1 });
-  return { format: 'ed-lora', tokens: inStoredOrder(file, tokens), layers };
+  return { format: 'ed-lora', tokens: orderedWords(file), layers };
+}
+
+/** The words of a file and their embeddings, in the order that the file means. @throws {FormatError} as `readEdLora` */
+export function orderedWords(file: TensorFile): readonly ConceptToken[] {
+  const tokens: ConceptToken[] = [];
+  for (const tensor of file.tensors.values()) {
+    const word = edLoraWord(tensor.name.replace(params, ''));
+    if (word !== null) tokens.push({ word, embedding: checkEmbedding(file.path, word, tensor, tokens[0]) });
+  }
+  return inStoredOrder(file, tokens);
 }
 
 /** Tokens as the header lists them; as they stand in the file where it does not. */

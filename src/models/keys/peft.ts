@@ -34,13 +34,18 @@ export interface PeftScaling {
 /**
  * Read the scaling of a LoraConfig and refuse what is not plain LoRA.
  * @param config the parsed JSON, keys as in `adapter_config.json`
+ * @param options.dora accept DoRA, whose magnitudes the caller then applies
  * @throws {FormatError} on a missing or senseless number, another adapter type, DoRA
  */
-export function peftScaling(file: string, config: Readonly<Record<string, unknown>>): PeftScaling {
+export function peftScaling(
+  file: string,
+  config: Readonly<Record<string, unknown>>,
+  { dora = false }: { readonly dora?: boolean } = {},
+): PeftScaling {
   if (config.peft_type !== undefined && config.peft_type !== 'LORA') {
     throw new FormatError(file, `peft_type: expected "LORA", got ${JSON.stringify(config.peft_type)}`);
   }
-  for (const option of ['use_dora', 'fan_in_fan_out', 'use_qalora', 'lora_bias']) {
+  for (const option of [...(dora ? [] : ['use_dora']), 'fan_in_fan_out', 'use_qalora', 'lora_bias']) {
     if (config[option] === true) throw new FormatError(file, `${option}: not supported; only plain LoRA is`);
   }
   const positive = (name: string, value: unknown): number => {

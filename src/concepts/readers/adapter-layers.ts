@@ -1,0 +1,289 @@
+/**
+ * From a file's named parts to layers of one kind each, checked: nothing may be left over, missing, doubled, or of a
+ * shape that contradicts the rest of its layer.
+ */
+import { FormatError } from '../../errors.ts';
+import { isFloatDType } from '../../formats/dtype.ts';
+import { elementCount, type RawTensor, readFloat64 } from '../../formats/raw-tensor.ts';
+import {
+  type AdapterModule,
+  type Architecture,
+  adapterModuleId,
+  kernelOfLayer,
+} from '../../models/keys/sd-modules.ts';
+import type { AdapterLayer, FullFactor, LayerWeights, PairFactor } from '../adapter.ts';
+import { type AdapterName, type AdapterPart, foreignPart, partSuffix } from './adapter-names.ts';
+
+export type Parts = ReadonlyMap<AdapterPart, RawTensor>;
+
+export interface CollectOptions {
+  readonly architecture: Architecture;
+  readonly parse: (name: string) => AdapterName | null;
+  /** What multiplies the product. @param loraAlpha the stored number; `null` if none is */
+  readonly scale: (module: AdapterModule, rank: number, loraAlpha: number | null) => number;
+}
+
+export interface CollectedLayers {
+  readonly layers: Map<string, AdapterLayer>;
+  /** Names of other methods, and what they are. */
+  readonly unusable: { name: string; reason: string }[];
+  /** Names that mean nothing. */
+  readonly unknown: string[];
+}
+
+/**
+ * Gather the layers of a file.
+ * @throws {FormatError} on half pairs, doubled parts, mixed kinds, impossible shapes, rank 0, an alpha that is 0 or NaN
+ */
+export function collectAdapterLayers(
+  file: string,
+  tensors: Iterable<RawTensor>,
+  options: CollectOptions,
+): CollectedLayers {
+  const byLayer = new Map<string, { module: AdapterModule; parts: Map<AdapterPart, RawTensor> }>();
+  const unusable: { name: string; reason: string }[] = [];
+  const unknown: string[] = [];
+  for (const tensor of tensors) {
+    const key = options.parse(tensor.name);
+    if (key === null) {
+      const reason = foreignPart(tensor.name);
+      if (reason === null) unknown.push(tensor.name);
+      else unusable.push({ name: tensor.name, reason });
+      continue;
+    }
+    const { component, layerName, part } = key;
+    const id = adapterModuleId(key);
+    const entry = byLayer.get(id) ?? { module: { component, layerName }, parts: new Map() };
+    byLayer.set(id, entry);
+    const other = entry.parts.get(part);
+    if (other !== undefined) {
+      throw new FormatError(
+        file,
+        `"${other.name}" and "${tensor.name}" are both ${partSuffix[part]} of ${id}`,
+        {
+          tensor: tensor.name,
+        },
+      );
+    }
+    entry.parts.set(part, tensor);
+  }
+  const layers = new Map<string, AdapterLayer>();
+  for (const [id, { module, parts }] of byLayer) {
+    // OFT files carry alpha as well; such a layer is unusable as a whole.
+    if ([...parts.keys()].every((part) => part === 'alpha') && unusable.length > 0) {
+      for (const { name } of parts.values())
+        unusable.push({ name, reason: 'alpha of a layer that is not usable' });
+      continue;
+    }
+    layers.set(id, assembleLayer(file, module, parts, options));
+  }
+  return { layers, unusable, unknown };
+}
+
+/** One layer of its parts. @throws {FormatError} as `collectAdapterLayers` */
+export function assembleLayer(
+  file: string,
+  module: AdapterModule,
+  parts: Parts,
+  { architecture, scale }: Pick<CollectOptions, 'architecture' | 'scale'>,
+): AdapterLayer {
+  const id = adapterModuleId(module);
+  const fail = (message: string): FormatError => new FormatError(file, `${id}: ${message}`, { tensor: id });
+  for (const [part, { dtype, shape, name }] of parts) {
+    if (!isFloatDType(dtype) && part !== 'onInput' && part !== 'alpha') {
+      throw new FormatError(file, `${name}: expected floating point numbers, got ${dtype}`, { tensor: name });
+    }
+    if (elementCount(shape) === 0) {
+      throw new FormatError(
+        file,
+        `${name}: expected a rank of at least 1 and no empty axis, got [${shape}]`,
+        {
+          tensor: name,
+        },
+      );
+    }
+  }
+  const weights = weightsOf(parts, fail);
+  const rank = rankOf(weights, fail);
+  const alpha = parts.get('alpha');
+  const loraAlpha = alpha === undefined ? null : readAlpha(file, alpha);
+  const undivided =
+    weights.kind === 'diff' ||
+    weights.kind === 'ia3' ||
+    weights.kind === 'weight' ||
+    // LyCORIS: alpha counts for nothing where neither factor is decomposed.
+    (weights.kind === 'lokr' && rank === null);
+  const layer = {
+    ...module,
+    ...weights,
+    rank,
+    scale: undivided ? 1 : scale(module, rank!, loraAlpha),
+    kernel: kernelOfWeights(weights) ?? flatKernel(architecture, module, weights),
+    doraScale: parts.get('dora') ?? null,
+    biasDiff: parts.get('biasDiff') ?? null,
+  };
+  return layer;
+}
+
+type Fail = (message: string) => FormatError;
+
+const kindParts: Readonly<Record<'lora' | 'loha' | 'lokr' | 'ia3' | 'diff', readonly AdapterPart[]>> = {
+  lora: ['up', 'down', 'mid'],
+  loha: ['w1a', 'w1b', 'w2a', 'w2b', 't1', 't2'],
+  lokr: ['k1', 'k1a', 'k1b', 'k2', 'k2a', 'k2b', 'k1t', 'k2t'],
+  ia3: ['ia3', 'onInput'],
+  diff: ['diff'],
+};
+
+function weightsOf(parts: Parts, fail: Fail): LayerWeights {
+  const kinds = (Object.keys(kindParts) as (keyof typeof kindParts)[]).filter((kind) =>
+    kindParts[kind].some((part) => parts.has(part)),
+  );
+  if (kinds.length === 0) {
+    throw fail(
+      parts.has('biasDiff')
+        ? 'a bias difference without a weight difference'
+        : 'alpha without factors; truncated or hand-made file?',
+    );
+  }
+  if (kinds.length > 1) throw fail(`parts of ${kinds.join(' and ')} in one layer`);
+  const need = (part: AdapterPart): RawTensor => {
+    const tensor = parts.get(part);
+    if (tensor === undefined) {
+      const have = [...parts.keys()].filter((other) => kindParts[kinds[0]!].includes(other));
+      throw fail(
+        `${have.map((other) => partSuffix[other]).join(', ')} without ${partSuffix[part]}; truncated or hand-made file?`,
+      );
+    }
+    return tensor;
+  };
+  const pair = (a: AdapterPart, b: AdapterPart, core: AdapterPart): PairFactor => ({
+    a: need(a),
+    b: need(b),
+    core: parts.get(core) ?? null,
+  });
+  const factor = (
+    full: AdapterPart,
+    a: AdapterPart,
+    b: AdapterPart,
+    core: AdapterPart,
+  ): PairFactor | FullFactor => {
+    const whole = parts.get(full);
+    if (whole === undefined) return pair(a, b, core);
+    if (parts.has(a) || parts.has(b)) throw fail(`${partSuffix[full]} both whole and decomposed`);
+    return { full: whole };
+  };
+  switch (kinds[0]!) {
+    case 'lora':
+      return { kind: 'lora', up: need('up'), down: need('down'), mid: parts.get('mid') ?? null };
+    case 'loha':
+      return { kind: 'loha', w1: pair('w1a', 'w1b', 't1'), w2: pair('w2a', 'w2b', 't2') };
+    case 'lokr':
+      return {
+        kind: 'lokr',
+        w1: factor('k1', 'k1a', 'k1b', 'k1t'),
+        w2: factor('k2', 'k2a', 'k2b', 'k2t'),
+      };
+    case 'ia3':
+      return { kind: 'ia3', weight: need('ia3'), onInput: readFloat64(need('onInput'))[0] !== 0 };
+    case 'diff':
+      return { kind: 'diff', diff: need('diff') };
+  }
+}
+
+const shown = ({ name, shape }: RawTensor): string => `${name} [${shape.join(', ')}]`;
+
+/** r, and the check that all factors agree on it. `null` where nothing is decomposed. */
+function rankOf(weights: LayerWeights, fail: Fail): number | null {
+  switch (weights.kind) {
+    case 'lora': {
+      const { up, down, mid } = weights;
+      const rank = down.shape[0];
+      if (rank === undefined || (down.shape.length !== 2 && down.shape.length !== 4)) {
+        throw fail(`expected a down factor [rank, inputs, …], got ${shown(down)}`);
+      }
+      const flat = up.shape.length === 2 || (up.shape.length === 4 && up.shape[2] === 1 && up.shape[3] === 1);
+      if (!flat || up.shape[1] !== (mid === null ? rank : mid.shape[0])) {
+        throw fail(`expected up [outputs, ${rank}] to fit ${shown(down)}, got ${shown(up)}`);
+      }
+      if (mid !== null && (mid.shape.length !== 4 || mid.shape[1] !== rank)) {
+        throw fail(`expected lora_mid [${up.shape[1]}, ${rank}, height, width], got ${shown(mid)}`);
+      }
+      return rank;
+    }
+    case 'loha':
+      return pairRank(weights.w1, fail) === pairRank(weights.w2, fail)
+        ? pairRank(weights.w1, fail)
+        : failing(
+            fail(
+              `the two products have ranks ${pairRank(weights.w1, fail)} and ${pairRank(weights.w2, fail)}`,
+            ),
+          );
+    case 'lokr': {
+      const { w1, w2 } = weights;
+      // LyCORIS divides by the rank of the factor that is decomposed; both have the same where both are.
+      if (!('full' in w2)) return pairRank(w2, fail);
+      return 'full' in w1 ? null : pairRank(w1, fail);
+    }
+    default:
+      return null;
+  }
+}
+
+function failing(error: FormatError): never {
+  throw error;
+}
+
+function pairRank({ a, b, core }: PairFactor, fail: Fail): number {
+  if (a.shape.length !== 2 || b.shape.length !== 2)
+    throw fail(`expected matrices, got ${shown(a)}, ${shown(b)}`);
+  const [rank, other] = core === null ? [a.shape[1]!, b.shape[0]!] : [a.shape[0]!, b.shape[0]!];
+  if (core === null && rank !== other) throw fail(`${shown(a)} does not fit ${shown(b)}`);
+  if (core !== null && (core.shape.length !== 4 || core.shape[0] !== rank || core.shape[1] !== other)) {
+    throw fail(`expected a core [${rank}, ${other}, height, width], got ${shown(core)}`);
+  }
+  return other;
+}
+
+/** The kernel where the tensors' own axes tell it. */
+function kernelOfWeights(weights: LayerWeights): readonly [number, number] | null {
+  const ofAxes = (shape: readonly number[]): readonly [number, number] | null =>
+    shape.length === 4 ? [shape[2]!, shape[3]!] : null;
+  switch (weights.kind) {
+    case 'lora':
+      return ofAxes((weights.mid ?? weights.down).shape);
+    case 'loha':
+      return weights.w1.core === null ? null : ofAxes(weights.w1.core.shape);
+    case 'lokr':
+      return 'full' in weights.w2
+        ? ofAxes(weights.w2.full.shape)
+        : weights.w2.core === null
+          ? null
+          : ofAxes(weights.w2.core.shape);
+    case 'diff':
+      return ofAxes(weights.diff.shape);
+    case 'weight':
+      return ofAxes(weights.weight.shape);
+    case 'ia3':
+      return null;
+  }
+}
+
+/** Flattened factors of convolutions are told by the layer's name alone. */
+function flatKernel(
+  architecture: Architecture,
+  module: AdapterModule,
+  weights: LayerWeights,
+): readonly [number, number] | null {
+  const flattened = weights.kind === 'loha' || weights.kind === 'lokr' || weights.kind === 'ia3';
+  return flattened ? kernelOfLayer(architecture, module) : null;
+}
+
+function readAlpha(file: string, tensor: RawTensor): number {
+  const fail = (got: string): FormatError =>
+    new FormatError(file, `${tensor.name}: expected one number, not 0, got ${got}`, { tensor: tensor.name });
+  if (elementCount(tensor.shape) !== 1) throw fail(`shape [${tensor.shape.join(', ')}]`);
+  const value = readFloat64(tensor)[0]!;
+  if (!Number.isFinite(value) || value === 0) throw fail(String(value));
+  return value;
+}

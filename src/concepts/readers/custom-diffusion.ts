@@ -1,0 +1,82 @@
+/**
+ * Custom Diffusion's delta files. In spite of the name they hold the changed weights themselves, keys and values of the
+ * cross-attentions: `unet.<layer>.weight` (the authors' diffusers code), `….processor.to_k_custom_diffusion.weight`
+ * (diffusers' own), `state_dict.model.diffusion_model.….weight` (the authors' CompVis code), or, compressed,
+ * `<layer>.u` and `.v` with ΔW = u v. Words lie under `modifier_token` or `embed`.
+ * Source: adobe-research/custom-diffusion@7c19c9a, src/diffusers_model_pipeline.py, src/compress.py.
+ */
+import type { RawTensor } from '../../formats/raw-tensor.ts';
+import { ldmUnetNames, sd1UnetStructure } from '../../models/keys/ldm.ts';
+import { isKnownLayer } from '../../models/keys/module-path.ts';
+import { type AdapterModule, adapterModuleId } from '../../models/keys/sd-modules.ts';
+import type { AdapterLayer, AdapterWord } from '../adapter.ts';
+
+const ldm = ldmUnetNames(sd1UnetStructure);
+
+interface Parsed extends AdapterModule {
+  readonly part: 'weight' | 'u' | 'v';
+}
+
+/** Understand one name; `null` if it is none of these. */
+function parse(name: string): Parsed | null {
+  let own = name.replace(/^(unet|state_dict)\./, '');
+  if (own.startsWith('model.diffusion_model.')) own = ldm.fromLdm(own) ?? own;
+  const processor = /^(.+\.attn[12])\.processor\.(to_[qkv]|to_out)_custom_diffusion(\.0)?\.weight$/.exec(own);
+  if (processor !== null) own = `${processor[1]}.${processor[2]}${processor[3] ?? ''}.weight`;
+  const match = /^(.+\.attn[12]\.to_(?:q|k|v|out\.0))\.(?:weight(?:\.(u|v))?|(u|v))$/.exec(own);
+  if (match === null) return null;
+  const module = { component: 'unet' as const, layerName: match[1]! };
+  return isKnownLayer(module)
+    ? { ...module, part: (match[2] ?? match[3] ?? 'weight') as Parsed['part'] }
+    : null;
+}
+
+/** Whether a tensor name is of this layout. */
+export function isCustomDiffusion(name: string): boolean {
+  return parse(name) !== null || name.startsWith('modifier_token.');
+}
+
+/** Layers, words, and the names that are neither. */
+export function readCustomDiffusion(tensors: ReadonlyMap<string, RawTensor>): {
+  layers: Map<string, AdapterLayer>;
+  words: AdapterWord[];
+  unknown: string[];
+} {
+  const parts = new Map<
+    string,
+    { module: AdapterModule; weight?: RawTensor; u?: RawTensor; v?: RawTensor }
+  >();
+  const words: AdapterWord[] = [];
+  const unknown: string[] = [];
+  for (const tensor of tensors.values()) {
+    const word = /^(?:modifier_token|embed)\.(.+)$/.exec(tensor.name);
+    if (word !== null) {
+      const width = tensor.shape.at(-1)!;
+      const rows = tensor.shape.length === 2 ? tensor.shape[0]! : 1;
+      const embedding =
+        tensor.shape.length === 2 ? tensor : { ...tensor, shape: [rows, width], strides: [width, 1] };
+      words.push({ word: word[1]!, embedding, rows: 'tokens', encoder: 'text_encoder' });
+      continue;
+    }
+    const name = parse(tensor.name);
+    if (name === null) {
+      unknown.push(tensor.name);
+      continue;
+    }
+    const module = { component: name.component, layerName: name.layerName };
+    const id = adapterModuleId(module);
+    parts.set(id, { ...(parts.get(id) ?? { module }), [name.part]: tensor });
+  }
+  const layers = new Map<string, AdapterLayer>();
+  for (const [id, { module, weight, u, v }] of parts) {
+    const plain = { ...module, scale: 1, kernel: null, doraScale: null, biasDiff: null };
+    if (weight !== undefined && weight.shape.length === 2) {
+      layers.set(id, { ...plain, rank: null, kind: 'weight', weight });
+    } else if (u !== undefined && v !== undefined && u.shape[1] === v.shape[0]) {
+      layers.set(id, { ...plain, rank: u.shape[1]!, kind: 'lora', up: u, down: v, mid: null });
+    } else {
+      unknown.push(...[weight, u, v].flatMap((tensor) => (tensor === undefined ? [] : [tensor.name])));
+    }
+  }
+  return { layers, words, unknown };
+}

@@ -1,0 +1,123 @@
+/**
+ * Embeddings in every form that tools write: diffusers (`<word>`), A1111 (`string_to_param.*` with a name inside), kohya
+ * (`emb_params`), SDXL (`clip_l`, `clip_g`), XTI (16 keys), and bundled into LoRA files (`bundle_emb.<name>.…`).
+ */
+import path from 'node:path';
+import { FormatError } from '../../errors.ts';
+import { isFloatDType } from '../../formats/dtype.ts';
+import { float32Tensor, type RawTensor, readFloat32 } from '../../formats/raw-tensor.ts';
+import type { TensorFile } from '../../formats/tensor-file.ts';
+import type { AdapterWord } from '../adapter.ts';
+
+/** Keys of XTI files, in the order of the cross-attentions. Source: prompt-plus-pytorch, train_textual_inversion_XTI.py. */
+export const XTI_KEYS: readonly string[] = [
+  ...['IN01', 'IN02', 'IN04', 'IN05', 'IN07', 'IN08', 'MID'],
+  ...['OUT03', 'OUT04', 'OUT05', 'OUT06', 'OUT07', 'OUT08', 'OUT09', 'OUT10', 'OUT11'],
+];
+
+const bundle = /^bundle_emb\.(.+)\.(string_to_param\.\*|emb_params|clip_l|clip_g)$/;
+
+/** Whether a tensor is an embedding inside a LoRA file. */
+export function isBundledEmbedding(name: string): boolean {
+  return bundle.test(name);
+}
+
+/** @throws {FormatError} if one is no [n, D] of numbers */
+export function bundledWords(file: string, tensors: Iterable<RawTensor>): AdapterWord[] {
+  return [...tensors].flatMap((tensor) => {
+    const match = bundle.exec(tensor.name);
+    if (match === null) return [];
+    return [tokens(file, match[1]!, tensor, match[2] === 'clip_g' ? 'text_encoder_2' : 'text_encoder')];
+  });
+}
+
+/**
+ * A file of embeddings and nothing else; `null` if it is something else.
+ * @throws {FormatError} if an embedding is no [n, D] of numbers
+ */
+export function readTextualInversion(file: TensorFile): AdapterWord[] | null {
+  const names = [...file.tensors.keys()];
+  const stem = path.parse(file.path).name;
+  const first = (name: string): RawTensor => file.tensors.get(name)!;
+  const a1111 = names.filter((name) => name.startsWith('string_to_param.'));
+  if (a1111.length > 0) {
+    if (names.length !== a1111.length) return null;
+    const inside = nameInside(file);
+    return a1111.map((name, i) => {
+      const own = name.slice('string_to_param.'.length);
+      const word = own !== '*' ? own : i === 0 && inside !== null ? inside : stem;
+      return tokens(file.path, word, first(name), 'text_encoder');
+    });
+  }
+  if (names.length === 1 && names[0] === 'emb_params') {
+    return [tokens(file.path, nameInside(file) ?? stem, first('emb_params'), 'text_encoder')];
+  }
+  if (names.length > 0 && names.every((name) => name === 'clip_l' || name === 'clip_g')) {
+    return names.map((name) =>
+      tokens(file.path, stem, first(name), name === 'clip_l' ? 'text_encoder' : 'text_encoder_2'),
+    );
+  }
+  if (names.length === XTI_KEYS.length && XTI_KEYS.every((key) => file.tensors.has(key))) {
+    return layerWise(file, stem);
+  }
+  const isWord = (name: string): boolean => {
+    const { shape, dtype } = first(name);
+    return (
+      isFloatDType(dtype) &&
+      (shape.length === 1 || shape.length === 2) &&
+      !/(\.|:|^)(weight|bias|alpha|diff|diff_b|dora_scale|up|down|u|v|hada_\w+|lokr_\w+)$/.test(name)
+    );
+  };
+  if (names.length === 0 || !names.every(isWord)) return null;
+  return names.map((name) => {
+    const embedding = asRows(file.path, name, first(name));
+    // A concept of the P+ kind has as many rows as there are cross-attentions.
+    const rows = embedding.shape[0] === XTI_KEYS.length ? 'layers' : 'tokens';
+    return { word: name, embedding, rows, encoder: 'text_encoder' };
+  });
+}
+
+function tokens(file: string, word: string, tensor: RawTensor, encoder: AdapterWord['encoder']): AdapterWord {
+  return { word, embedding: asRows(file, word, tensor), rows: 'tokens', encoder };
+}
+
+/** The name that A1111 stores in the file; in safetensors the header's `name`. */
+function nameInside({ root, metadata }: TensorFile): string | null {
+  const name = root instanceof Map ? root.get('name') : metadata.get('name');
+  return typeof name === 'string' && name !== '' && !/\s/.test(name) ? name : null;
+}
+
+/** Sixteen tensors [n, D] or [D] to n words of [16, D]. */
+function layerWise(file: TensorFile, stem: string): AdapterWord[] {
+  const layers = XTI_KEYS.map((key) => asRows(file.path, key, file.tensors.get(key)!));
+  const [count, width] = layers[0]!.shape as [number, number];
+  const bad = layers.findIndex(({ shape }) => shape.join() !== [count, width].join());
+  if (bad >= 0) {
+    throw new FormatError(file.path, `${XTI_KEYS[bad]}: expected [${count}, ${width}] as ${XTI_KEYS[0]}`);
+  }
+  const values = layers.map(readFloat32);
+  return Array.from({ length: count }, (_, i) => {
+    const word = count === 1 ? `<${stem}>` : `<${stem}${i + 1}>`;
+    const data = new Float32Array(XTI_KEYS.length * width);
+    values.forEach((layer, l) => {
+      data.set(layer.subarray(i * width, (i + 1) * width), l * width);
+    });
+    const embedding = float32Tensor(word, [XTI_KEYS.length, width], data);
+    return { word, embedding, rows: 'layers' as const, encoder: 'text_encoder' as const };
+  });
+}
+
+function asRows(file: string, word: string, tensor: RawTensor): RawTensor {
+  const { shape, strides } = tensor;
+  if (isFloatDType(tensor.dtype) && shape.length === 1 && shape[0]! > 0) {
+    return { ...tensor, shape: [1, shape[0]!], strides: [shape[0]!, strides[0]!] };
+  }
+  if (!isFloatDType(tensor.dtype) || shape.length !== 2 || shape.includes(0)) {
+    throw new FormatError(
+      file,
+      `embedding of ${word}: expected numbers of [vectors, width], got ${tensor.dtype} [${shape.join(', ')}]`,
+      { tensor: tensor.name },
+    );
+  }
+  return tensor;
+}
