@@ -43,6 +43,11 @@ export class UnsupportedOpError extends EdloraError {
   override name = 'UnsupportedOpError';
 }
 
+/** A gradient was asked for through an operator that has none, or of a value that the result does not depend on. */
+export class NoGradientError extends EdloraError {
+  override name = 'NoGradientError';
+}
+
 /** A factorisation or a solve that broke down, or values that are not finite. */
 export class NumericalError extends EdloraError {
   override name = 'NumericalError';

@@ -30,6 +30,31 @@ export class GraphBuilder {
   #path: string[] = [];
   #counter = 0;
 
+  /** Go on writing a finished graph, which itself stays as it is. */
+  static continuing(graph: Graph): GraphBuilder {
+    const g = new GraphBuilder();
+    g.#inputs.push(...graph.inputs);
+    g.#constants.push(...graph.constants);
+    g.#weights.push(...graph.weights);
+    g.#nodes.push(...graph.nodes);
+    for (const [name, value] of graph.outputs) g.#outputs.set(name, value);
+    const values = [
+      ...graph.inputs,
+      ...graph.constants.map(({ value }) => value),
+      ...graph.weights.map(({ value }) => value),
+      ...graph.nodes.flatMap(({ outputs }) => outputs),
+    ];
+    for (const { name } of values) g.#names.add(name);
+    // Every numbered name of the finished graph has a smaller number.
+    g.#counter = values.length + graph.nodes.length;
+    return g;
+  }
+
+  /** The nodes written so far, in order. */
+  get nodes(): readonly GraphNode[] {
+    return this.#nodes;
+  }
+
   /** Everything that `write` adds is named under `name`. Scopes nest as the checkpoint's names do. */
   scope<T>(name: string, write: () => T): T {
     this.#path.push(name);

@@ -18,10 +18,16 @@ export interface OpAttributes {
   Sin: None;
   Cos: None;
   Sigmoid: None;
+  Erf: None;
+  /** 1 where a = b, else 0; always bool. */
+  Equal: None;
+  /** The same numbers, through which no gradient flows. */
+  StopGradient: None;
   /** x · sigmoid(alpha · x); alpha 1 is SiLU, 1.702 is CLIP's activation. */
   QuickGelu: { readonly alpha: number };
   /** x · Φ(x), exact (erf). */
   Gelu: None;
+  /** From any dtype; bool becomes 0 or 1. */
   Cast: { readonly to: 'float32' | 'float64' };
 
   /** alpha · op(A) · op(B) over the last two axes; leading axes broadcast. transB takes a checkpoint's [out, in] weight as it is. */
@@ -31,6 +37,18 @@ export interface OpAttributes {
   Conv: {
     readonly strides: readonly [number, number];
     readonly pads: readonly [number, number, number, number];
+    /** Cells between neighbouring taps of the kernel; 1 is dense. */
+    readonly dilations: readonly [number, number];
+  };
+  /**
+   * The transpose of Conv as a linear map: x [B, O, h, w], weight [O, C, kh, kw] as Conv has it, to
+   * [B, C, height, width]. Strides and pads are those of the convolution it transposes.
+   */
+  ConvTranspose: {
+    readonly strides: readonly [number, number];
+    readonly pads: readonly [number, number, number, number];
+    readonly height: number;
+    readonly width: number;
   };
   /** Nearest-neighbour enlargement of [B, C, H, W] to height × width. */
   Resize: { readonly height: number; readonly width: number };
@@ -54,6 +72,10 @@ export interface OpAttributes {
   Slice: { readonly axis: number; readonly start: number; readonly end: number };
   /** Rows of `data` along `axis` picked by an integer tensor. */
   Gather: { readonly axis: number };
+  /** The transpose of Gather along axis 0: rows [...I, ...rest] are added into `size` rows of zeros at indices [...I]. */
+  ScatterRows: { readonly size: number };
+  /** Broadcasts to `shape`. */
+  Expand: { readonly shape: readonly number[] };
 
   ReduceSum: { readonly axes: readonly number[]; readonly keepDims: boolean };
   ReduceMean: { readonly axes: readonly number[]; readonly keepDims: boolean };

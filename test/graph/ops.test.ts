@@ -54,7 +54,10 @@ describe('elementwise', () => {
       await agree((g, x, y) => elementwise[op](g, x!, y!), b, a);
     });
   }
-  for (const op of ['exp', 'sin', 'cos', 'sigmoid', 'gelu', 'quickGelu', 'silu'] as const) {
+  it('compares', () =>
+    agree((g, x, y) => elementwise.cast(g, elementwise.equal(g, x!, y!), 'float32'), a, a));
+  it('stopGradient changes nothing', () => agree((g, x) => elementwise.stopGradient(g, x!), a));
+  for (const op of ['erf', 'exp', 'sin', 'cos', 'sigmoid', 'gelu', 'quickGelu', 'silu'] as const) {
     it(op, () => agree((g, x) => elementwise[op](g, x!), a));
   }
   it('sqrt', () => agree((g, x) => elementwise.sqrt(g, elementwise.mul(g, x!, x!)), a));
@@ -84,6 +87,32 @@ describe('convolution', () => {
       (g, x, w) => conv(g, x!, w!, null, { stride: 2, pads: [0, 0, 1, 1] }),
       image,
       numbers([4, 6, 3, 3], 10),
+    ));
+  it('dilates', () =>
+    agree((g, x, w) => conv(g, x!, w!, null, { pads: 2, dilation: 2 }), image, numbers([4, 6, 3, 3], 10)));
+  for (const [stride, rows, cols] of [
+    [1, 5, 7],
+    [2, 3, 4],
+  ] as const) {
+    it(`transposes stride ${stride}`, () =>
+      agree(
+        (g, x, w) =>
+          g.node('ConvTranspose', [x!, w!], {
+            strides: [stride, stride],
+            pads: [1, 1, 1, 1],
+            height: 5,
+            width: 8 - (stride % 2),
+          }),
+        numbers([2, 4, rows, cols], 20),
+        numbers([4, 6, 3, 3], 21),
+      ));
+  }
+  it('transposes one-sided padding', () =>
+    agree(
+      (g, x, w) =>
+        g.node('ConvTranspose', [x!, w!], { strides: [2, 2], pads: [0, 0, 1, 1], height: 6, width: 7 }),
+      numbers([1, 4, 3, 3], 20),
+      numbers([4, 2, 3, 3], 21),
     ));
   it('doubles', () => agree((g, x) => resizeNearest(g, x!, 10, 14), image));
   it('enlarges to odd sizes as PyTorch does', () => agree((g, x) => resizeNearest(g, x!, 9, 13), image));
@@ -127,6 +156,13 @@ describe('movement', () => {
   it('joins', () => agree((g, x, y) => movement.concat(g, [x!, y!], 1), a, numbers([2, 2, 4], 19)));
   it('splits', () => agree((g, x) => movement.split(g, x!, [1, 3], -1), a));
   it('cuts', () => agree((g, x) => movement.slice(g, x!, 1, 1, 3), a));
+  it('scatters rows and adds them up', () =>
+    agree(
+      (g, x, i) => movement.scatterRows(g, x!, i!, 5),
+      numbers([2, 2, 3], 22),
+      int64([2, 2], [2, 0, 2, 4]),
+    ));
+  it('expands', () => agree((g, x) => movement.expand(g, x!, [2, 3, 4]), b));
   it('gathers', () => agree((g, x, i) => movement.gather(g, x!, i!, 1), a, int64([2, 2], [2, 0, 1, 1])));
 });
 

@@ -1,4 +1,4 @@
-import type { BinaryOp, UnaryOp } from '../ops/elementwise.ts';
+import type { ElementwiseOp } from '../ops/elementwise.ts';
 import { broadcastOffset, type Dense, dense, type Evaluators, forEachIndex, stridesOf } from './evaluator.ts';
 
 const binary =
@@ -39,7 +39,7 @@ export function erf(x: number): number {
 }
 
 /** Elementwise operators, number by number. */
-export const evaluateElementwise: Evaluators<BinaryOp | UnaryOp | 'Cast'> = {
+export const evaluateElementwise: Evaluators<ElementwiseOp> = {
   Add: binary((a, b) => a + b),
   Sub: binary((a, b) => a - b),
   Mul: binary((a, b) => a * b),
@@ -49,6 +49,9 @@ export const evaluateElementwise: Evaluators<BinaryOp | UnaryOp | 'Cast'> = {
   Sin: unary(Math.sin),
   Cos: unary(Math.cos),
   Sigmoid: unary(sigmoid),
+  Erf: unary(erf),
+  Equal: binary((a, b) => (a === b ? 1 : 0)),
+  StopGradient: ([x]) => [x!],
   QuickGelu: ([x], { attributes: { alpha } }) => unary((v) => v * sigmoid(alpha * v))([x!]),
   Gelu: unary((x) => 0.5 * x * (1 + erf(x / Math.SQRT2))),
   Cast: ([x]) => [x!],

@@ -1,7 +1,7 @@
 import { sizeOf } from '../../tensor/tensor.ts';
 import type { MovementOp } from '../ops/movement.ts';
 import { normalAxis } from '../ops/rule.ts';
-import { type Dense, dense, type Evaluators, forEachIndex, stridesOf } from './evaluator.ts';
+import { broadcastOffset, type Dense, dense, type Evaluators, forEachIndex, stridesOf } from './evaluator.ts';
 
 /** `count` slices of `x` along `axis`, beginning at `start`. */
 function cut(x: Dense, axis: number, start: number, count: number): Dense {
@@ -64,6 +64,22 @@ export const evaluateMovement: Evaluators<MovementOp> = {
       const row = outer * data!.shape[along]! + indices!.data[block % count]!;
       out.data.set(data!.data.subarray(row * inner, (row + 1) * inner), block * inner);
     }
+    return [out];
+  },
+  ScatterRows: ([rows, indices], { attributes: { size }, outputs }) => {
+    const out = dense(outputs[0]!.shape);
+    const width = out.data.length / size;
+    indices!.data.forEach((row, i) => {
+      for (let k = 0; k < width; k++) out.data[row * width + k]! += rows!.data[i * width + k]!;
+    });
+    return [out];
+  },
+  Expand: ([x], { outputs }) => {
+    const out = dense(outputs[0]!.shape);
+    const strides = stridesOf(x!.shape);
+    forEachIndex(out.shape, (flat, index) => {
+      out.data[flat] = x!.data[broadcastOffset(index, x!.shape, strides)]!;
+    });
     return [out];
   },
 };

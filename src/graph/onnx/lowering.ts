@@ -52,6 +52,11 @@ const rules: { readonly [K in OpType]: Lowering<K> } = {
   Sin: same,
   Cos: same,
   Sigmoid: same,
+  Erf: same,
+  Equal: same,
+  StopGradient: (e, node) => {
+    e.emit('Identity', names(node.inputs), { outputs: firstOutput(node) });
+  },
   Gelu: same,
   QuickGelu: (e, node) => {
     const alpha = { float: node.attributes.alpha };
@@ -95,8 +100,22 @@ const rules: { readonly [K in OpType]: Lowering<K> } = {
   },
   Conv: (e, node) => {
     const inputs = names(node.inputs[2] ? node.inputs : node.inputs.slice(0, 2));
-    const { strides, pads } = node.attributes;
-    e.emit('Conv', inputs, { attributes: { strides, pads }, outputs: firstOutput(node) });
+    const { strides, pads, dilations } = node.attributes;
+    e.emit('Conv', inputs, { attributes: { strides, pads, dilations }, outputs: firstOutput(node) });
+  },
+  ConvTranspose: (e, node) => {
+    const { strides, pads, height, width } = node.attributes;
+    const [, , rows, cols] = node.inputs[0]!.shape as [number, number, number, number];
+    const [kernelHeight, kernelWidth] = node.inputs[1]!.shape.slice(2) as [number, number];
+    // Rows that a stride leaves over at the bottom or right, which the convolution did not read.
+    const surplus = [
+      height - ((rows - 1) * strides[0] + kernelHeight - pads[0] - pads[2]),
+      width - ((cols - 1) * strides[1] + kernelWidth - pads[1] - pads[3]),
+    ];
+    e.emit('ConvTranspose', names(node.inputs), {
+      attributes: { strides, pads, output_padding: surplus },
+      outputs: firstOutput(node),
+    });
   },
   Resize: (e, node) => {
     const { height, width } = node.attributes;
@@ -195,6 +214,21 @@ const rules: { readonly [K in OpType]: Lowering<K> } = {
       attributes: { axis: node.attributes.axis },
       outputs: firstOutput(node),
     });
+  },
+  ScatterRows: (e, node) => {
+    const [rows, indices] = names(node.inputs) as [string, string];
+    const { shape, dtype } = node.outputs[0]!;
+    const zero = e.floats([0]);
+    const typed = dtype === 'float64' ? e.emit('Cast', [zero], { attributes: { to: 11 } }) : zero;
+    const zeros = e.emit('Expand', [typed, e.ints(shape)]);
+    const positions = e.emit('Unsqueeze', [indices, e.ints([-1])]);
+    e.emit('ScatterND', [zeros, positions, rows], {
+      attributes: { reduction: 'add' },
+      outputs: firstOutput(node),
+    });
+  },
+  Expand: (e, node) => {
+    e.emit('Expand', [inputName(node, 0), e.ints(node.attributes.shape)], { outputs: firstOutput(node) });
   },
   ReduceSum: reduction,
   ReduceMean: reduction,

@@ -5,7 +5,17 @@ import type { Value, ValueSpec } from '../value.ts';
 import { broadcastShapes, required, type ShapeRules, sameDtype } from './rule.ts';
 
 export type BinaryOp = 'Add' | 'Sub' | 'Mul' | 'Div';
-export type UnaryOp = 'Sqrt' | 'Exp' | 'Sin' | 'Cos' | 'Sigmoid' | 'QuickGelu' | 'Gelu';
+export type UnaryOp =
+  | 'Sqrt'
+  | 'Exp'
+  | 'Sin'
+  | 'Cos'
+  | 'Sigmoid'
+  | 'Erf'
+  | 'StopGradient'
+  | 'QuickGelu'
+  | 'Gelu';
+export type ElementwiseOp = BinaryOp | UnaryOp | 'Equal' | 'Cast';
 
 const binary = (inputs: readonly (ValueSpec | null)[]): ValueSpec[] => {
   const a = required(inputs, 0);
@@ -17,7 +27,7 @@ const unary = (inputs: readonly (ValueSpec | null)[]): ValueSpec[] => {
   return [{ dtype, shape }];
 };
 
-export const elementwiseShapes: ShapeRules<BinaryOp | UnaryOp | 'Cast'> = {
+export const elementwiseShapes: ShapeRules<ElementwiseOp> = {
   Add: binary,
   Sub: binary,
   Mul: binary,
@@ -27,6 +37,9 @@ export const elementwiseShapes: ShapeRules<BinaryOp | UnaryOp | 'Cast'> = {
   Sin: unary,
   Cos: unary,
   Sigmoid: unary,
+  Erf: unary,
+  StopGradient: unary,
+  Equal: (inputs) => binary(inputs).map(({ shape }) => ({ dtype: 'bool', shape })),
   QuickGelu: unary,
   Gelu: unary,
   Cast: (inputs, { to }) => [{ dtype: to, shape: required(inputs, 0).shape }],
@@ -44,6 +57,13 @@ export const exp = (g: GraphBuilder, x: Value): Value => one(g, 'Exp', [x], {});
 export const sin = (g: GraphBuilder, x: Value): Value => one(g, 'Sin', [x], {});
 export const cos = (g: GraphBuilder, x: Value): Value => one(g, 'Cos', [x], {});
 export const sigmoid = (g: GraphBuilder, x: Value): Value => one(g, 'Sigmoid', [x], {});
+export const erf = (g: GraphBuilder, x: Value): Value => one(g, 'Erf', [x], {});
+/** 1 where a = b, else 0, as bool. */
+export const equal = (g: GraphBuilder, a: Value, b: Value): Value => one(g, 'Equal', [a, b], {});
+export const cast = (g: GraphBuilder, x: Value, to: 'float32' | 'float64'): Value =>
+  one(g, 'Cast', [x], { to });
+/** x, through which no gradient flows. */
+export const stopGradient = (g: GraphBuilder, x: Value): Value => one(g, 'StopGradient', [x], {});
 /** Exact (erf) GELU. */
 export const gelu = (g: GraphBuilder, x: Value): Value => one(g, 'Gelu', [x], {});
 /** x · sigmoid(alpha · x), CLIP's activation at alpha 1.702. */

@@ -3,9 +3,17 @@ import { ShapeError } from '../../errors.ts';
 import { sizeOf } from '../../tensor/tensor.ts';
 import type { GraphBuilder } from '../builder.ts';
 import type { Value } from '../value.ts';
-import { expectShape, normalAxis, required, type ShapeRules, sameDtype } from './rule.ts';
+import { broadcastShapes, expectShape, normalAxis, required, type ShapeRules, sameDtype } from './rule.ts';
 
-export type MovementOp = 'Reshape' | 'Transpose' | 'Concat' | 'Split' | 'Slice' | 'Gather';
+export type MovementOp =
+  | 'Reshape'
+  | 'Transpose'
+  | 'Concat'
+  | 'Split'
+  | 'Slice'
+  | 'Gather'
+  | 'ScatterRows'
+  | 'Expand';
 
 export const movementShapes: ShapeRules<MovementOp> = {
   Reshape: (inputs, { shape }) => {
@@ -70,6 +78,19 @@ export const movementShapes: ShapeRules<MovementOp> = {
       },
     ];
   },
+  ScatterRows: (inputs, { size }) => {
+    const rows = required(inputs, 0);
+    const indices = required(inputs, 1);
+    if (indices.dtype !== 'int64') throw new ShapeError(`indices: expected int64, got ${indices.dtype}`);
+    const lead = indices.shape.length;
+    expectShape({ dtype: rows.dtype, shape: rows.shape.slice(0, lead) }, indices.shape, 'rows');
+    return [{ dtype: rows.dtype, shape: [size, ...rows.shape.slice(lead)] }];
+  },
+  Expand: (inputs, { shape }) => {
+    const x = required(inputs, 0);
+    expectShape({ dtype: x.dtype, shape: broadcastShapes(x.shape, shape) }, shape, 'target');
+    return [{ dtype: x.dtype, shape }];
+  },
 };
 
 /** The same numbers in the same order under another shape. */
@@ -98,4 +119,14 @@ export function slice(g: GraphBuilder, x: Value, axis: number, start: number, en
 /** Rows of `data` along `axis`; the axes of `indices` take its place. */
 export function gather(g: GraphBuilder, data: Value, indices: Value, axis = 0): Value {
   return g.node('Gather', [data, indices], { axis })[0]!;
+}
+
+/** Adds rows [...I, ...rest] into `size` rows of zeros at `indices` [...I]; equal indices add up. */
+export function scatterRows(g: GraphBuilder, rows: Value, indices: Value, size: number): Value {
+  return g.node('ScatterRows', [rows, indices], { size })[0]!;
+}
+
+/** x broadcast to `shape`. */
+export function expand(g: GraphBuilder, x: Value, shape: readonly number[]): Value {
+  return g.node('Expand', [x], { shape })[0]!;
 }
