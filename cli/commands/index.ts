@@ -1,6 +1,7 @@
 /** All commands, in the order in which help lists them. */
 import type { Command } from '../command.ts';
+import { evalCommand } from './eval.ts';
 import { fuseCommand } from './fuse.ts';
 import { inspectCommand } from './inspect.ts';
 
-export const COMMANDS: readonly Command[] = [fuseCommand, inspectCommand];
+export const COMMANDS: readonly Command[] = [fuseCommand, evalCommand, inspectCommand];

@@ -69,8 +69,9 @@ export interface DrawnSample {
 }
 
 export interface EvaluationProgress {
+  /** The model that draws; `style mix` and `attention` for the analyses after it. */
   readonly variant: string;
-  /** Pictures drawn and to draw, over all variants. */
+  /** Pictures drawn and to draw, over all variants; of an analysis its own steps. */
   readonly done: number;
   readonly total: number;
 }

@@ -3,9 +3,11 @@ import { existsSync } from 'node:fs';
 import path from 'node:path';
 import { type Concept, conceptName } from '../concepts/concept.ts';
 import { loadConcept } from '../concepts/concept-file.ts';
+import { loadEmbeddings } from '../concepts/embedding-file.ts';
 import type { BoundVocabulary } from '../concepts/prompt.ts';
-import { UsageError } from '../errors.ts';
+import { MismatchError, UsageError } from '../errors.ts';
 import { type Checkpoint, openCheckpoint } from '../models/checkpoint.ts';
+import { crossAttentionNames } from '../models/unet/structure.ts';
 import { defaultBase } from '../package-root.ts';
 import { openSceneModel, type SceneModel } from '../sampling/model-source.ts';
 import type { DescribedVariant } from './evaluation-run.ts';
@@ -85,6 +87,24 @@ export async function openEvaluationModels(sources: EvaluationSources): Promise<
     variants.push({ name: 'base', description: 'the base model with the class word', words: className });
   }
   return { base, concept, name: path.parse(concept.path).name, variants };
+}
+
+/**
+ * A file with learned words: a concept, or embeddings alone (Textual Inversion, XTI).
+ * @throws {FormatError | MismatchError} the complaint of the concept reader, if it is neither
+ */
+export async function loadWords(file: string, base: Checkpoint): Promise<Concept> {
+  try {
+    const concept = await loadConcept(file);
+    if (concept.tokens.length > 0) return concept;
+    throw new MismatchError(`${file}: expected learned words, got a LoRA without embeddings`);
+  } catch (reason) {
+    const layers = crossAttentionNames(base.unet.config).length;
+    const { hiddenSize } = base.textEncoder.config;
+    const opened = await loadEmbeddings(file, layers, hiddenSize).catch(() => null);
+    if (opened === null) throw reason;
+    return opened.concept;
+  }
 }
 
 interface OpenedFusion {

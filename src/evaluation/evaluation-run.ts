@@ -99,6 +99,7 @@ async function mixed(request: EvaluationRunRequest, clip: ClipEncoder): Promise<
     ...wanted,
     seed,
     sampling,
+    onProgress: (done, total) => request.onProgress?.({ variant: 'style mix', done, total }),
     ...(variants[0]?.parts === undefined ? {} : { parts: variants[0].parts }),
     ...(signal === undefined ? {} : { signal }),
   });
@@ -137,6 +138,7 @@ async function attended(request: EvaluationRunRequest): Promise<AttentionReport 
     prompt,
     seed,
     sampling,
+    onStep: (done, total) => request.onProgress?.({ variant: 'attention', done, total }),
     ...(first.parts === undefined ? {} : { parts: first.parts }),
     ...(signal === undefined ? {} : { signal }),
   });

@@ -36,7 +36,7 @@ export class ReportFolder {
     const place = this.#groups.get(group) ?? { folder: this.#freshFolder(group), count: 0 };
     this.#groups.set(group, place);
     const file = `${place.folder}/${String(place.count++).padStart(3, '0')}.png`;
-    await this.#write(file, encodePng(picture, texts));
+    await this.write(file, encodePng(picture, texts));
     return file;
   }
 
@@ -44,12 +44,13 @@ export class ReportFolder {
   async finish(report: EvaluationReport): Promise<{ json: string; html: string }> {
     const html = await evaluationPage(report, this.path);
     return {
-      json: await this.#write('report.json', `${JSON.stringify(report, null, 2)}\n`),
-      html: await this.#write('report.html', html),
+      json: await this.write('report.json', `${JSON.stringify(report, null, 2)}\n`),
+      html: await this.write('report.html', html),
     };
   }
 
-  async #write(file: string, content: string | Uint8Array): Promise<string> {
+  /** Write one file. @param file relative to the folder. @returns its absolute path */
+  async write(file: string, content: string | Uint8Array): Promise<string> {
     const full = path.join(this.path, file);
     try {
       mkdirSync(path.dirname(full), { recursive: true });
