@@ -24,6 +24,19 @@ export {
 export { type ConceptSpec, readManifest } from './concepts/manifest.ts';
 export { type BoundVocabulary, bindConcepts, renameTokens } from './concepts/prompt.ts';
 export * from './errors.ts';
+export { type AttentionMap, type AttentionMaps, attentionMaps } from './evaluation/attention-maps.ts';
+export { bootstrapMean, type Interval } from './evaluation/bootstrap.ts';
+export { ClipEncoder, type Embeddings } from './evaluation/clip-encoder.ts';
+export { type VocabularyDensity, vocabularyDensity } from './evaluation/density.ts';
+export { type EvaluateRequest, type Evaluation, evaluate, type Variant } from './evaluation/evaluate.ts';
+export { type EvaluationSources, openEvaluationModels } from './evaluation/evaluation-models.ts';
+export { type EvaluationReport, readEvaluationReport } from './evaluation/evaluation-report.ts';
+export { type EvaluationRunRequest, runEvaluation } from './evaluation/evaluation-run.ts';
+export { type NamedPicture, readPictureFolder } from './evaluation/picture-folder.ts';
+export { defaultPrompts, loadPrompts, PROMPT_SETS } from './evaluation/prompt-sets.ts';
+export { ReportFolder } from './evaluation/report-folder.ts';
+export { imageAlignment, similarities, textAlignment } from './evaluation/similarity.ts';
+export { type StyleMix, styleMix } from './evaluation/style-mix.ts';
 export type { DType } from './formats/dtype.ts';
 export { float32Tensor, type RawTensor, readBytes, readFloat32, readFloat64 } from './formats/raw-tensor.ts';
 export { writeSafetensors } from './formats/safetensors.ts';
@@ -55,4 +68,5 @@ export type {
 } from './fusion/report.ts';
 export type { PerStage, Stage } from './fusion/stage.ts';
 export { type Checkpoint, type CheckpointOptions, openCheckpoint } from './models/checkpoint.ts';
+export { type ClipModel, openClipModel } from './models/clip/clip-model.ts';
 export { defaultBase, packageRoot } from './package-root.ts';
