@@ -1,0 +1,101 @@
+/**
+ * Ways to merge the changes of several adapters in one layer, as one table: name, title, idea, source, parameters. The
+ * command line, recipes and documentation read it. One file per method in methods/.
+ */
+import { nearestName } from '../concepts/nearest-name.ts';
+import { UsageError } from '../errors.ts';
+import type { MatmulEngine } from '../linalg/cholesky-async.ts';
+import type { LowRank } from '../linalg/low-rank.ts';
+import { cat } from './methods/cat.ts';
+import { dareLinear, dareLinearSvd, dareTies, dareTiesSvd } from './methods/dare.ts';
+import { knots } from './methods/knots.ts';
+import { linear } from './methods/linear.ts';
+import { magnitudePrune, magnitudePruneSvd } from './methods/magnitude-prune.ts';
+import { svdMerge } from './methods/svd.ts';
+import { ties, tiesSvd } from './methods/ties.ts';
+
+/** One adapter's change of a layer, ΔW = scale · up · down, and how much of it is wanted. */
+export interface MergeTerm extends LowRank {
+  readonly scale: number;
+  /** May be negative. */
+  readonly strength: number;
+}
+
+export type MajoritySign = 'total' | 'frequency';
+
+/** What a run of a method may set. */
+export interface MergeSettings {
+  /** Rank of the result, where the method truncates; `null`: see the method. */
+  readonly rank: number | null;
+  /** Share of the numbers that pruning keeps, in (0, 1]. */
+  readonly density: number;
+  /** TIES' election: by the sum of the numbers, or by how many there are of each sign. */
+  readonly majoritySign: MajoritySign;
+}
+
+export const MERGE_DEFAULTS: MergeSettings = { rank: null, density: 0.5, majoritySign: 'total' };
+
+export interface MergeContext extends MergeSettings {
+  /** Which of `count` numbers DARE keeps, each with probability `density`; seeded per layer. */
+  readonly keepMask: (count: number, density: number) => Uint8Array;
+  /** Gaussian numbers for randomised factorisations; seeded per layer. */
+  readonly gaussians: (count: number) => Float64Array;
+  /** Large matrix products. */
+  readonly engine: MatmulEngine;
+}
+
+export type MergeParameter = 'rank' | 'density' | 'majoritySign' | 'seed';
+
+export interface MergeMethod {
+  readonly title: string;
+  /** What it does, in a sentence. */
+  readonly idea: string;
+  readonly source: string;
+  readonly parameters: readonly MergeParameter[];
+  /** Whether the result is the weighted sum itself, up to the truncation that `rank` asks for. */
+  readonly exact: boolean;
+  /**
+   * @param terms at least one, of one shape
+   * @throws {UsageError} if the method is not defined for these terms, e.g. for unequal ranks
+   */
+  merge(terms: readonly MergeTerm[], context: MergeContext): LowRank | Promise<LowRank>;
+}
+
+/** All methods by name. */
+export const mergeMethods = {
+  cat,
+  svd: svdMerge,
+  linear,
+  ties,
+  'ties-svd': tiesSvd,
+  'dare-linear': dareLinear,
+  'dare-linear-svd': dareLinearSvd,
+  'dare-ties': dareTies,
+  'dare-ties-svd': dareTiesSvd,
+  'magnitude-prune': magnitudePrune,
+  'magnitude-prune-svd': magnitudePruneSvd,
+  knots,
+} as const satisfies Readonly<Record<string, MergeMethod>>;
+
+export type MergeMethodName = keyof typeof mergeMethods;
+
+export const mergeMethodNames = Object.keys(mergeMethods) as readonly MergeMethodName[];
+
+/** @throws {UsageError} naming the nearest method, if there is none of this name */
+export function mergeMethod(name: string): MergeMethod {
+  if (Object.hasOwn(mergeMethods, name)) return mergeMethods[name as MergeMethodName];
+  const nearest = nearestName(name, mergeMethodNames);
+  throw new UsageError(
+    `unknown merge method "${name}"; ${nearest === null ? `expected one of ${mergeMethodNames.join(', ')}` : `did you mean "${nearest}"?`}`,
+  );
+}
+
+/** @throws {UsageError} if a setting is out of range */
+export function checkMergeSettings({ rank, density }: MergeSettings): void {
+  if (rank !== null && !(Number.isInteger(rank) && rank >= 1)) {
+    throw new UsageError(`rank: expected a whole number of 1 or more, got ${rank}`);
+  }
+  if (!(density > 0 && density <= 1)) {
+    throw new UsageError(`density: expected a number above 0, up to 1, got ${density}`);
+  }
+}
