@@ -107,3 +107,11 @@ export function seriesColours(names: Iterable<string>): Map<string, string> {
   }
   return colours;
 }
+
+/** The chart for a file of its own, shown as a picture: with a white ground, as it cannot take the page's colours. */
+export function standaloneSvg(svg: string): string {
+  return svg.replace(
+    /^<svg ([^>]*)>/,
+    '<svg style="color:#1c2126" $1><rect width="100%" height="100%" fill="#fff"/>',
+  );
+}

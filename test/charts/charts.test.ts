@@ -7,7 +7,7 @@ import { dataUri, html, markup } from '../../src/charts/html.ts';
 import { lineChart } from '../../src/charts/line-chart.ts';
 import { chartFigure, page, table } from '../../src/charts/page.ts';
 import { scatterChart } from '../../src/charts/scatter-chart.ts';
-import { SERIES_COLOURS } from '../../src/charts/svg.ts';
+import { SERIES_COLOURS, standaloneSvg } from '../../src/charts/svg.ts';
 
 const TITLE = 'a <b> & "c"';
 
@@ -120,6 +120,17 @@ describe('scatter chart', () => {
     );
     expect(chart.texts).toEqual(expect.arrayContaining(['sum 0.5', 'normal']));
     expect(chart.all('[aria-label="dot"] circle')).toHaveLength(2);
+  });
+});
+
+describe('a chart as a file', () => {
+  it('brings its own ground', async () => {
+    const svg = barChart({ title: TITLE, bars: [{ label: 'a', value: 1 }], valueLabel: 'v' });
+    const { data } = await sharp(Buffer.from(standaloneSvg(svg)))
+      .removeAlpha()
+      .raw()
+      .toBuffer({ resolveWithObject: true });
+    expect([...data.subarray(0, 3)]).toEqual([255, 255, 255]);
   });
 });
 

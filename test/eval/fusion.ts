@@ -9,6 +9,7 @@ import { writeFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { fileURLToPath } from 'node:url';
 import { scatterChart } from '../../src/charts/scatter-chart.ts';
+import { standaloneSvg } from '../../src/charts/svg.ts';
 import { printReport } from '../support/tool-output.ts';
 import {
   allJobs,
@@ -109,13 +110,13 @@ function report(jobs: readonly Job[], results: ReadonlyMap<Job, JobResult>, elap
       points: jobs
         .filter(({ concepts }) => concepts.length > 1)
         .map((job) => ({
-          label: `${job.concepts.length}: ${job.label}`,
-          series: job.way.kind,
+          label: String(job.concepts.length),
+          series: job.label,
           x: 100 * results.get(job)!.identity.mean,
           y: 100 * results.get(job)!.otherPrompts,
         })),
     });
-    writeFileSync(figure, chart);
+    writeFileSync(figure, standaloneSvg(chart));
   }
   const pictures = [...results.values()].reduce((sum, result) => sum + result.pictures, 0);
   printReport({
