@@ -4,7 +4,7 @@ import { type LowRank, sum } from '../linalg/low-rank.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
 import { textLinearLayers } from '../models/clip/structure.ts';
 import type { LayerDeltas } from '../models/lora.ts';
-import { crossAttentionNames, linearLayers } from '../models/unet/structure.ts';
+import { crossAttentionNames, factorLayers, linearLayers } from '../models/unet/structure.ts';
 import type { Concept, LoraLayer } from './concept.ts';
 import { checkFinite, layerDelta } from './layer-delta.ts';
 
@@ -13,6 +13,11 @@ export interface ConceptStrengths {
   readonly unetStrength?: number;
   /** Multiplies the text encoder's deltas; default 1. */
   readonly textEncoderStrength?: number;
+}
+
+export interface FitOptions extends ConceptStrengths {
+  /** Take factors of 3×3 convolutions too (LoCon): the sampler can apply them, fusion cannot. Default false. */
+  readonly convolutions?: boolean;
 }
 
 /** Deltas per network, by layer name, strengths inside. */
@@ -30,7 +35,7 @@ export interface ConceptDeltas {
 export function conceptDeltas(
   base: Checkpoint,
   concept: Concept,
-  { unetStrength = 1, textEncoderStrength = 1 }: ConceptStrengths = {},
+  { unetStrength = 1, textEncoderStrength = 1, convolutions = false }: FitOptions = {},
 ): ConceptDeltas {
   for (const strength of [unetStrength, textEncoderStrength]) {
     if (!Number.isFinite(strength))
@@ -38,7 +43,7 @@ export function conceptDeltas(
   }
   checkEmbeddings(base, concept);
   const shapes = {
-    unet: linearLayers(base.unet.config),
+    unet: (convolutions ? factorLayers : linearLayers)(base.unet.config),
     text_encoder: textLinearLayers(base.textEncoder.config),
   };
   const problems = [...concept.layers.values()]

@@ -30,7 +30,10 @@ export function linear(
   return y;
 }
 
-/** Convolution of [B, C, H, W] with a square kernel. 1×1 kernels take factors and probes as linears do. */
+/**
+ * Convolution of [B, C, H, W] with a square kernel, and factors as LoCon has them: down with the kernel, up 1×1.
+ * 1×1 kernels take probes too.
+ */
 export function conv2d(
   net: NetworkBuilder,
   x: Value,
@@ -51,10 +54,11 @@ export function conv2d(
   const weight = net.weight(`${name}.weight`, [out, channels, kernel, kernel]);
   if (kernel === 1) net.probeInput(name, x, () => toTokens(net, x));
   let y = conv(net.g, x, weight, net.weight(`${name}.bias`, [out]), { stride, pads });
-  const lora = kernel === 1 ? net.lora(name, out, channels) : null;
+  const lora = net.lora(name, out, channels * kernel * kernel);
   if (lora !== null) {
     const rank = lora.down.shape[0]!;
-    const reduced = conv(net.g, x, reshape(net.g, lora.down, [rank, channels, 1, 1]), null, { stride });
+    const down = reshape(net.g, lora.down, [rank, channels, kernel, kernel]);
+    const reduced = conv(net.g, x, down, null, { stride, pads });
     y = add(net.g, y, conv(net.g, reduced, reshape(net.g, lora.up, [out, rank, 1, 1]), null));
   }
   if (kernel === 1) net.probeOutput(name, () => toTokens(net, y));

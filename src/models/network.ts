@@ -154,7 +154,7 @@ export class NetworkBuilder {
 
   /**
    * The factors asked for on layer `name` of the current scope, as graph inputs; null if none were.
-   * @param m output features, @param n input features
+   * @param m output features, @param n input features; of a convolution times the kernel's area
    */
   lora(name: string, m: number, n: number): { down: Value; up: Value } | null {
     const layerName = this.#full(name);

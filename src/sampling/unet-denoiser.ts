@@ -4,7 +4,7 @@ import type { Checkpoint } from '../models/checkpoint.ts';
 import { deltaFeeds, deltaRanks, type LayerDeltas } from '../models/lora.ts';
 import { buildKeysValues, isKeyOrValue, keysOutput, valuesOutput } from '../models/unet/keys-values.ts';
 import { keyInput, type SourceLayout, valueInput } from '../models/unet/region-attention.ts';
-import { crossAttentionNames, linearLayers } from '../models/unet/structure.ts';
+import { crossAttentionNames, factorLayers } from '../models/unet/structure.ts';
 import { buildUnet } from '../models/unet/unet.ts';
 import { float32, type Tensor } from '../tensor/tensor.ts';
 
@@ -50,7 +50,7 @@ export class UnetDenoiser {
     const { weights, config } = this.#base.unet;
     const names = crossAttentionNames(config);
     const loraRanks = deltaRanks(this.#textDeltas);
-    const factors = deltaFeeds(this.#textDeltas, loraRanks, linearLayers(config));
+    const factors = deltaFeeds(this.#textDeltas, loraRanks, factorLayers(config));
     const feeds: Record<string, Tensor> = {};
     // Texts of one length share a run.
     const lengths = new Set(sources.map((contexts) => contexts[0]!.shape[1]!));
@@ -102,7 +102,7 @@ export class UnetDenoiser {
         this.#threads === undefined ? {} : { threads: this.#threads },
       ),
       inputs: new Set(graph.inputs.map(({ name }) => name)),
-      factors: deltaFeeds(this.#unetDeltas, loraRanks, linearLayers(config)),
+      factors: deltaFeeds(this.#unetDeltas, loraRanks, factorLayers(config)),
     };
   }
 

@@ -262,8 +262,8 @@ describe('probes', () => {
     expect(() => buildUnet(weights, config, size, { probes: { grams: ['nowhere.to_q'] } })).toThrow(
       'nowhere.to_q',
     );
-    expect(() => buildUnet(weights, config, size, { loraRanks: new Map([['conv_in', 4]]) })).toThrow(
-      'conv_in',
+    expect(() => buildUnet(weights, config, size, { loraRanks: new Map([['conv_norm_out', 4]]) })).toThrow(
+      'conv_norm_out',
     );
   });
 });

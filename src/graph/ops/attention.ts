@@ -2,6 +2,7 @@
 import { ShapeError } from '../../errors.ts';
 import type { GraphBuilder } from '../builder.ts';
 import type { Value } from '../value.ts';
+import { reshape, transpose } from './movement.ts';
 import { broadcastShapes, expectRank, expectShape, required, type ShapeRules, sameDtype } from './rule.ts';
 
 export const attentionShapes: ShapeRules<'MultiHeadAttention'> = {
@@ -39,4 +40,16 @@ export function multiHeadAttention(
   numHeads: number,
 ): Value {
   return g.node('MultiHeadAttention', [q, k, v, bias], { numHeads })[0]!;
+}
+
+/** [B, N, heads·d] → [B, heads, N, d] */
+export function splitHeads(g: GraphBuilder, x: Value, numHeads: number): Value {
+  const [batch, rows, width] = x.shape as [number, number, number];
+  return transpose(g, reshape(g, x, [batch, rows, numHeads, width / numHeads]), [0, 2, 1, 3]);
+}
+
+/** [B, heads, N, d] → [B, N, heads·d] */
+export function joinHeads(g: GraphBuilder, x: Value): Value {
+  const [batch, numHeads, rows, width] = x.shape as [number, number, number, number];
+  return reshape(g, transpose(g, x, [0, 2, 1, 3]), [batch, rows, numHeads * width]);
 }

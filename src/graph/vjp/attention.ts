@@ -1,8 +1,7 @@
 /** Gradient of multi-head attention. The probabilities are computed anew: nothing of size N × M is kept. */
-import type { GraphBuilder } from '../builder.ts';
+import { joinHeads, splitHeads } from '../ops/attention.ts';
 import { add, mul, sub } from '../ops/elementwise.ts';
 import { matmul } from '../ops/matmul.ts';
-import { reshape, transpose } from '../ops/movement.ts';
 import { softmax } from '../ops/normalization.ts';
 import { reduceSum } from '../ops/reduction.ts';
 import type { Value } from '../value.ts';
@@ -31,15 +30,3 @@ export const attentionVjps: Vjps<'MultiHeadAttention'> = {
     ];
   },
 };
-
-/** [B, N, h·d] → [B, h, N, d] */
-function splitHeads(g: GraphBuilder, x: Value, numHeads: number): Value {
-  const [batch, rows, width] = x.shape as [number, number, number];
-  return transpose(g, reshape(g, x, [batch, rows, numHeads, width / numHeads]), [0, 2, 1, 3]);
-}
-
-/** [B, h, N, d] → [B, N, h·d] */
-function joinHeads(g: GraphBuilder, x: Value): Value {
-  const [batch, numHeads, rows, width] = x.shape as [number, number, number, number];
-  return reshape(g, transpose(g, x, [0, 2, 1, 3]), [batch, rows, numHeads * width]);
-}

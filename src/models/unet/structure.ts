@@ -79,6 +79,31 @@ export function linearLayers(config: UnetConfig): Map<string, readonly [m: numbe
   return layers;
 }
 
+/** All 3×3 convolutions that can carry factors (LoCon), in declared order, with [m, 9 · n] of a weight [m, n, 3, 3]. */
+export function convLayers(config: UnetConfig): Map<string, readonly [m: number, n: number]> {
+  const { blocks } = config;
+  const layers = new Map<string, readonly [number, number]>();
+  const last = blocks.length - 1;
+  layers.set('conv_in', [blocks[0]!.channels, 9 * config.inChannels]);
+  for (const { path, inChannels, channels } of resnetPlaces(config)) {
+    layers.set(`${path}.conv1`, [channels, 9 * inChannels]);
+    layers.set(`${path}.conv2`, [channels, 9 * channels]);
+  }
+  blocks.forEach(({ channels }, i) => {
+    if (i === last) return;
+    layers.set(`down_blocks.${i}.downsamplers.0.conv`, [channels, 9 * channels]);
+    const up = blocks[last - i]!.channels;
+    layers.set(`up_blocks.${i}.upsamplers.0.conv`, [up, 9 * up]);
+  });
+  layers.set('conv_out', [config.outChannels, 9 * blocks[0]!.channels]);
+  return layers;
+}
+
+/** Every layer that can carry factors: linears, 1×1 convolutions, and 3×3 convolutions with [m, 9 · n]. */
+export function factorLayers(config: UnetConfig): Map<string, readonly [m: number, n: number]> {
+  return new Map([...linearLayers(config), ...convLayers(config)]);
+}
+
 /** All residual blocks in declared order with their channel counts (skip connections included). */
 export function resnetPlaces({
   blocks,

@@ -5,12 +5,11 @@
 import { ShapeError } from '../../errors.ts';
 import type { GraphBuilder } from '../../graph/builder.ts';
 import { add, silu } from '../../graph/ops/elementwise.ts';
-import { concat, gather, reshape } from '../../graph/ops/movement.ts';
+import { concat, reshape, split } from '../../graph/ops/movement.ts';
 import type { Value } from '../../graph/value.ts';
-import { int64 } from '../../tensor/tensor.ts';
 import { conv2d, normConv } from '../layers.ts';
 import { type Network, NetworkBuilder, type NetworkOptions, type WeightSource } from '../network.ts';
-import { contextAttentions } from './attention.ts';
+import { type Attentions, contextAttentions } from './attention.ts';
 import { upsample } from './blocks.ts';
 import type { UnetConfig } from './config.ts';
 import { blockWriter, downAndMiddle } from './down-path.ts';
@@ -38,6 +37,11 @@ export interface UnetOptions extends NetworkOptions {
    * `to_v` are then not part of this graph), for one text or for several that share the picture. Default `null`.
    */
   readonly sources?: SourceLayout | null;
+  /**
+   * How attention is written where `sources` is null, given the text features [B, T, D] of the index-th transformer.
+   * Default `contextAttentions`.
+   */
+  readonly attentions?: (contextOf: (index: number) => Value) => Attentions;
   /** Take one feature per down block, added to the block's output (T2I-Adapter). Default false. */
   readonly adapterFeatures?: boolean;
   /** Take one residual per skip connection and one for the middle (ControlNet). Default false. */
@@ -67,6 +71,7 @@ export function buildUnet(
   {
     layerwiseContext = true,
     sources = null,
+    attentions: attentionsOver = contextAttentions,
     adapterFeatures = false,
     controlResiduals = false,
     ...options
@@ -84,7 +89,7 @@ export function buildUnet(
   const timestep = g.input('timestep', 'float32', [batch]);
   const attentions =
     sources === null
-      ? contextAttentions(contextInput(g, config, size, layerwiseContext))
+      ? attentionsOver(contextInput(g, config, size, layerwiseContext))
       : sharedAttentions(sources);
   const time = silu(g, timeEmbedding(net, reshape(g, timestep, [batch, 1]), config));
   const write = blockWriter(net, config, time, attentions);
@@ -138,11 +143,9 @@ export function contextInput(
   const layers = transformerPlaces(config).length;
   const shape = layerwise ? [batch, layers, tokens, width] : [batch, tokens, width];
   const context = g.input('encoder_hidden_states', 'float32', shape);
-  const contexts = new Map<number, Value>();
-  return (index) => {
-    if (!layerwise) return context;
-    const layer = contexts.get(index) ?? gather(g, context, g.constant(int64([], [index])), 1);
-    contexts.set(index, layer);
-    return layer;
-  };
+  if (!layerwise) return () => context;
+  const contexts = split(g, context, Array(layers).fill(1), 1).map((layer) =>
+    reshape(g, layer, [batch, tokens, width]),
+  );
+  return (index) => contexts[index]!;
 }
