@@ -39,16 +39,32 @@ export async function run(
     await parser.parseAsync([...line], {}, (_error: unknown, _args: unknown, output: string) => {
       printed = output;
     });
-    if (printed !== '') io.out(`${withEpilogues(printed)}\n`);
+    const help = withEpilogues(printed);
+    if (help !== '') io.out(`${program === 'fuse' ? help.replaceAll('edlora fuse', 'fuse') : help}\n`);
     return 0;
   } catch (error) {
-    const known = error instanceof EdloraError || signal.aborted;
-    const message = signal.aborted ? 'interrupted' : error instanceof Error ? error.message : String(error);
-    io.err(`${paint(io, 'red', 'error:')} ${message}\n`);
-    if (argv.includes('--verbose') && error instanceof Error) io.err(`${error.stack}\n`);
-    else if (!known) io.err('This is a defect in edlora; --verbose shows where.\n');
+    const verbose = argv.includes('--verbose');
+    io.err(`${paint(io, 'red', 'error:')} ${messageOf(error, signal, verbose)}\n`);
+    if (verbose) io.err(`${stackOf(error)}\n`);
     return exitCodeOf(error, signal);
   }
+}
+
+/** What went wrong, in one line. */
+function messageOf(error: unknown, signal: AbortSignal, verbose: boolean): string {
+  if (signal.aborted) return 'interrupted';
+  const lines = (error instanceof Error ? error.message : String(error)).trim().split(/\s*\n\s*/);
+  const message = lines.join(', ').replaceAll(':, ', ': ');
+  return error instanceof EdloraError || verbose
+    ? message
+    : `${message} (a defect in edlora; --verbose shows where)`;
+}
+
+/** Where an error came from, and the errors behind it. */
+function stackOf(error: unknown): string {
+  const stacks: string[] = [];
+  for (let at = error; at instanceof Error; at = at.cause) stacks.push(at.stack ?? at.message);
+  return stacks.join('\ncaused by: ');
 }
 
 function createParser(io: Io, signal: AbortSignal): Argv {
@@ -103,6 +119,9 @@ function withHint(message: string): string {
   if (command !== undefined) return `unknown command; did you mean "${command}"?`;
   const unknown = /^Unknown arguments?: (.+)$/.exec(message)?.[1]?.split(', ')[0];
   if (unknown === undefined) return message;
+  if (/\.(pth|pt|safetensors|ckpt|bin)$/.test(unknown)) {
+    return `"${unknown}" stands alone; files of concepts come after --concepts`;
+  }
   const known = [
     ...Object.keys(globalOptions),
     ...COMMANDS.flatMap((command) => Object.keys(command.options)),

@@ -1,21 +1,29 @@
 /** `edlora inspect`: what weight files and model folders hold. */
+import path from 'node:path';
 import type { Options } from 'yargs';
 import { type Inspection, inspect } from '../../src/index.ts';
 import type { Command, CommandContext } from '../command.ts';
 import { texts } from '../options.ts';
 import { type Io, paint } from '../terminal/io.ts';
-import { bytes } from '../terminal/table.ts';
+import { bytes, nearPath, table } from '../terminal/table.ts';
 
 const options = {
   json: { type: 'boolean', default: false, describe: 'Print one JSON document with everything in full' },
-  hash: { type: 'boolean', default: false, describe: 'Also compute each file’s sha256' },
+  hash: {
+    type: 'boolean',
+    default: true,
+    describe: 'Read every byte: sha256 and checksums; --no-hash looks at headers and LoRA factors only',
+  },
+  tensors: { type: 'boolean', default: false, describe: 'List every tensor; --json always does' },
 } as const satisfies Record<string, Options>;
 
 export const inspectCommand: Command = {
   usage: 'inspect <files..>',
   description: 'Say what weight files and model folders hold',
   options,
-  positionals: { files: { type: 'string', describe: 'Weight files, diffusers folders or PEFT folders' } },
+  positionals: {
+    files: { type: 'string', describe: 'Weight files, LoRA folders (PEFT, diffusers) or model folders' },
+  },
   examples: [
     ['edlora inspect fixtures/tiny-world/concepts/edlora_smiley.pth', 'Words, layers and ranks of a concept'],
     ['edlora inspect --json fixtures/tiny-world/model', 'A model folder, for other programs'],
@@ -23,47 +31,94 @@ export const inspectCommand: Command = {
   run: runInspect,
 };
 
-async function runInspect(args: Readonly<Record<string, unknown>>, { io }: CommandContext): Promise<void> {
+async function runInspect(
+  args: Readonly<Record<string, unknown>>,
+  { io, signal }: CommandContext,
+): Promise<void> {
   const inspections: Inspection[] = [];
-  for (const file of texts(args, 'files'))
+  for (const file of texts(args, 'files')) {
+    signal.throwIfAborted();
     inspections.push(await inspect(file, { hash: args.hash === true }));
+  }
   if (args.json === true) {
     io.out(`${JSON.stringify(inspections.length === 1 ? inspections[0] : inspections, null, 2)}\n`);
     return;
   }
-  io.out(inspections.map((inspection) => describe(io, inspection)).join('\n'));
+  const descriptions = inspections.map(
+    (inspection) =>
+      describe(io, inspection) + (args.tensors === true ? `\n${tensorTable(io, inspection)}` : ''),
+  );
+  io.out(descriptions.join('\n'));
 }
 
 const LABEL_WIDTH = 12;
 
+/** Notes may list hundreds of names; --json has them all. */
+const NOTE_WIDTH = 300;
+
 function describe(io: Io, inspection: Inspection): string {
-  const { tokens, layers, dtypes, metadata } = inspection;
+  const { description, files, tokens, layers, scales, parts, dtypes, metadata } = inspection;
+  const several = files.length > 1 ? ` in ${files.length} files` : '';
   const lines: [string, string][] = [
-    ['kind', inspection.description],
-    ['file', `${inspection.format}, ${bytes(inspection.sizeBytes)}`],
+    ['kind', description],
+    ['file', `${inspection.format}, ${bytes(inspection.sizeBytes)}${several}`],
     [
       'tensors',
-      `${inspection.tensorCount} (${Object.entries(dtypes)
-        .map(([dtype, count]) => `${count} ${dtype}`)
-        .join(', ')}), ` + `${inspection.parameterCount.toLocaleString('en')} numbers`,
+      `${inspection.tensorCount} (${counted(dtypes)}), ${grouped(inspection.parameterCount)} numbers`,
     ],
   ];
-  if (inspection.sha256 !== null) lines.push(['sha256', inspection.sha256]);
+  for (const { path: file, sha256 } of files) {
+    if (sha256 === null) continue;
+    const name = path.relative(inspection.path, file);
+    lines.push(['sha256', name === '' ? sha256 : `${sha256.slice(0, 16)}… ${name}`]);
+  }
   if (tokens.length > 0) {
     const few = tokens.slice(0, 8).map(({ word, shape }) => `${word} [${shape.join(', ')}]`);
     lines.push(['words', few.join(', ') + (tokens.length > 8 ? `, … ${tokens.length - 8} more` : '')]);
   }
+  for (const [part, count] of Object.entries(parts)) lines.push([part, `${grouped(count)} numbers`]);
   for (const [component, ranks] of Object.entries(layers ?? {})) {
-    const parts = Object.entries(ranks).map(([rank, count]) => `${count} layers of rank ${rank}`);
-    lines.push([component, parts.join(', ') || 'none']);
+    const counts = Object.entries(ranks).map(([rank, count]) => `${count} layers of rank ${rank}`);
+    lines.push([component, counts.join(', ') || 'none']);
   }
-  for (const [key, value] of Object.entries(metadata)) lines.push([`  ${key}`, clip(value, 60)]);
-  for (const note of inspection.notes) lines.push(['note', note]);
-  const body = lines.map(([label, value]) => `  ${label.padEnd(LABEL_WIDTH)} ${value}\n`);
-  return `${paint(io, 'bold', inspection.path)}\n${body.join('')}`;
+  if (scales !== null) {
+    const several = Object.entries(scales).map(([scale, count]) => `${scale} (${count} layers)`);
+    lines.push(['scale', several.length === 1 ? Object.keys(scales)[0]! : several.join(', ')]);
+  }
+  for (const [key, value] of Object.entries(metadata)) {
+    const line = `${key}: ${value.replace(/\s+/g, ' ')}`;
+    lines.push(['metadata', clip(line, io.columns - LABEL_WIDTH - 3)]);
+  }
+  for (const note of inspection.notes) {
+    const text = note.replace(`${inspection.path}: `, '').replace(/\s+/g, ' ');
+    lines.push(['note', clip(text, NOTE_WIDTH)]);
+  }
+  const body = lines.map(([label, value]) => `  ${clip(label, LABEL_WIDTH).padEnd(LABEL_WIDTH)} ${value}\n`);
+  return `${paint(io, 'bold', nearPath(inspection.path))}\n${body.join('')}`;
 }
 
-function clip(value: string, width: number): string {
-  const line = value.replace(/\s+/g, ' ');
+function tensorTable(io: Io, { tensors }: Inspection): string {
+  return table(
+    tensors,
+    [
+      { title: 'tensor', value: ({ name }) => name, flexible: true },
+      { title: 'dtype', value: ({ dtype }) => dtype },
+      { title: 'shape', value: ({ shape }) => `[${shape.join(', ')}]`, align: 'right' },
+    ],
+    io.columns,
+  );
+}
+
+function counted(counts: Readonly<Record<string, number>>): string {
+  return Object.entries(counts)
+    .map(([what, count]) => `${count} ${what}`)
+    .join(', ');
+}
+
+function grouped(count: number): string {
+  return count.toLocaleString('en');
+}
+
+function clip(line: string, width: number): string {
   return line.length <= width ? line : `${line.slice(0, width - 1)}…`;
 }

@@ -1,16 +1,36 @@
-/** What a weight file or model folder holds, as plain data. Reads headers, and the factors' alphas; no weights. */
-import { existsSync, statSync } from 'node:fs';
+/**
+ * What a weight file or model folder holds, as plain data: for people who want to know before they use it. Builds and
+ * runs nothing.
+ */
+import { existsSync, readdirSync, statSync } from 'node:fs';
 import path from 'node:path';
 import { FormatError, MismatchError } from '../errors.ts';
-import { hashFile } from '../formats/file-hash.ts';
+import { type DType, isFloatDType } from '../formats/dtype.ts';
+import { hashFiles } from '../formats/file-hash.ts';
 import { elementCount, type RawTensor } from '../formats/raw-tensor.ts';
-import { openTensorFile } from '../formats/tensor-file.ts';
-import { openCheckpoint } from '../models/checkpoint.ts';
+import { openShardedOrSingle, openTensorFile, type TensorFile } from '../formats/tensor-file.ts';
 import { foreignArchitecture } from '../models/keys/architecture.ts';
-import type { Concept } from './concept.ts';
+import type { Component, Concept } from './concept.ts';
 import { loadConcept } from './concept-file.ts';
+import { loadEmbeddings } from './embedding-file.ts';
+import { checkFinite } from './layer-delta.ts';
+import { adapterConfigName } from './readers/peft.ts';
 
-export type InspectionKind = 'concept' | 'lora' | 'checkpoint' | 'model-folder' | 'tensors';
+export type InspectionKind =
+  /** Words with their embeddings and LoRA layers, in Mix-of-Show's names. */
+  | 'concept'
+  /** LoRA layers in another naming. */
+  | 'lora'
+  /** Embeddings of words and nothing else. */
+  | 'embeddings'
+  /** A whole model in one file, in the original names. */
+  | 'checkpoint'
+  /** A whole model in diffusers' folders. */
+  | 'model-folder'
+  /** One network of a diffusers model. */
+  | 'component'
+  /** Anything else. */
+  | 'tensors';
 
 export interface Inspection {
   /** Absolute. */
@@ -20,114 +40,270 @@ export interface Inspection {
   readonly description: string;
   /** `safetensors`, `torch-zip`, `torch-legacy`, `sharded`, or `folder`. */
   readonly format: string;
+  /** Of all files together. */
   readonly sizeBytes: number;
+  /** sha256 is null unless asked for. */
+  readonly files: readonly {
+    readonly path: string;
+    readonly sizeBytes: number;
+    readonly sha256: string | null;
+  }[];
   readonly tensorCount: number;
   readonly parameterCount: number;
   /** Number of tensors per dtype. */
   readonly dtypes: Readonly<Record<string, number>>;
-  /** Words of a concept with the shape of their embeddings. */
+  /** Words with the shape of their embeddings. */
   readonly tokens: readonly { readonly word: string; readonly shape: readonly number[] }[];
-  /** Adapted layers per network and rank; null if the file is no LoRA. */
-  readonly layers: Readonly<Record<'unet' | 'text_encoder', Readonly<Record<string, number>>>> | null;
+  /** Adapted layers per network and rank; null if there are none. */
+  readonly layers: Readonly<Record<Component, Readonly<Record<string, number>>>> | null;
+  /** What multiplies up · down, with the number of layers; null if there are none. */
+  readonly scales: Readonly<Record<string, number>> | null;
+  /** Networks of a model with their number of weights. */
+  readonly parts: Readonly<Record<string, number>>;
   readonly metadata: Readonly<Record<string, string>>;
-  /** Of a file, if asked for. */
-  readonly sha256: string | null;
-  /** Why a file is only listed as tensors, for example. */
+  readonly tensors: readonly {
+    readonly name: string;
+    readonly dtype: DType;
+    readonly shape: readonly number[];
+  }[];
+  /** Why it cannot be used as what it seems to be, for example. */
   readonly notes: readonly string[];
 }
 
+/** What a reader tells of the content. */
+type Content = Pick<Inspection, 'kind' | 'description' | 'tokens' | 'layers' | 'scales' | 'parts' | 'notes'>;
+
+/** Content, and what it was told from. */
+interface Reading {
+  readonly content: Content;
+  readonly format: string;
+  readonly tensors: readonly RawTensor[];
+  readonly metadata: ReadonlyMap<string, string>;
+  /** Files beside those that the tensors lie in, e.g. an index. */
+  readonly files: readonly string[];
+}
+
+/** Stems of a network's weights inside a diffusers folder. */
+const STEMS = ['diffusion_pytorch_model', 'model', 'pytorch_model'] as const;
+
 /**
- * Inspect a file, a diffusers folder or a PEFT folder.
- * @param options.hash also compute the sha256 of a file
- * @throws {FormatError} if it is missing, unsafe or damaged
+ * Look into a weight file, a sharded one's index, a LoRA folder (PEFT, diffusers), or a model folder.
+ * @param options.hash read every byte as well: sha256 of each file, and the checksums that torch files keep
+ * @throws {FormatError} if it is missing, unsafe, damaged, or nothing that can be read
  */
 export async function inspect(location: string, { hash = false } = {}): Promise<Inspection> {
-  const absolute = path.resolve(location);
-  const info = statSync(absolute, { throwIfNoEntry: false });
-  if (info?.isDirectory()) return inspectFolder(absolute);
-  const file = await openTensorFile(location);
-  const tensors = [...file.tensors.values()];
-  const base = {
-    path: absolute,
-    format: file.format,
-    sizeBytes: file.sizeBytes,
-    ...counts(tensors),
-    tokens: [],
-    layers: null,
-    metadata: Object.fromEntries(file.metadata),
-    sha256: hash ? await hashFile(absolute) : null,
-    notes: [],
+  const info = statSync(location, { throwIfNoEntry: false });
+  const reading = info?.isDirectory() ? await readFolder(location) : await readFile(location);
+  const { content, format, tensors, metadata } = reading;
+  if (hash) for (const storage of new Set(tensors.map((tensor) => tensor.storage))) storage.verify?.();
+  const holders = tensors.flatMap(({ storage }) => storage.range?.file ?? []);
+  const files = [...new Set([...reading.files, ...holders])];
+  const hashes = hash ? await hashFiles(files) : new Map<string, string>();
+  const sizes = files.map((file) => statSync(file).size);
+  return {
+    path: path.resolve(location),
+    ...content,
+    format,
+    sizeBytes: sizes.reduce((sum, size) => sum + size, 0),
+    files: files.map((file, i) => ({
+      path: file,
+      sizeBytes: sizes[i]!,
+      sha256: hashes.get(file) ?? null,
+    })),
+    tensorCount: tensors.length,
+    parameterCount: countNumbers(tensors),
+    dtypes: tally(tensors.map(({ dtype }) => dtype)),
+    metadata: Object.fromEntries(metadata),
+    tensors: tensors.map(({ name, dtype, shape }) => ({ name, dtype, shape })),
   };
-  const foreign = foreignArchitecture(tensors);
-  const isCheckpoint = tensors.some(({ name }) => name.includes('model.diffusion_model.'));
-  if (isCheckpoint) {
-    return { ...base, kind: 'checkpoint', description: `${foreign ?? 'SD 1.x'} checkpoint (single file)` };
+}
+
+async function readFile(file: string): Promise<Reading> {
+  return readingOf(await openTensorFile(file));
+}
+
+async function readingOf(file: TensorFile): Promise<Reading> {
+  const { format, tensors, metadata } = file;
+  return {
+    content: await contentOf(file),
+    format,
+    tensors: [...tensors.values()],
+    metadata,
+    files: [file.path],
+  };
+}
+
+async function readFolder(folder: string): Promise<Reading> {
+  const holds = (...parts: string[]): boolean => existsSync(path.join(folder, ...parts));
+  const isLora =
+    ['', 'unet', 'text_encoder'].some((part) => holds(part, adapterConfigName)) ||
+    ['safetensors', 'bin'].some((ending) => holds(`pytorch_lora_weights.${ending}`));
+  if (isLora) {
+    const concept = await loadConcept(folder);
+    const tensors = [...concept.layers.values()].flatMap(({ up, down }) => [down, up]);
+    const { metadata } = concept;
+    return { content: conceptContent(concept), format: 'folder', tensors, metadata, files: [] };
   }
+  if (holds('model_index.json') || holds('unet')) return readModelFolder(folder);
+  return { ...(await readingOf(await openShardedOrSingle(folder, ...STEMS))), format: 'folder' };
+}
+
+async function readModelFolder(folder: string): Promise<Reading> {
+  const names = readdirSync(folder, { withFileTypes: true })
+    .filter((entry) => entry.isDirectory() && hasWeights(path.join(folder, entry.name)))
+    .map(({ name }) => name);
+  if (names.length === 0)
+    throw new FormatError(folder, 'expected networks with weights, got none; incomplete download?');
+  const opened: [string, TensorFile][] = [];
+  for (const name of names) opened.push([name, await openShardedOrSingle(path.join(folder, name), ...STEMS)]);
+  const tensors = opened.flatMap(([name, file]) =>
+    [...file.tensors.values()].map((tensor) => ({ ...tensor, name: `${name}/${tensor.name}` })),
+  );
+  const unet = opened.find(([name]) => name === 'unet')?.[1];
+  const family = unet === undefined ? null : (foreignArchitecture(unet.tensors.values()) ?? 'SD 1.x');
+  return {
+    content: {
+      ...nothing,
+      kind: 'model-folder',
+      description: `${family === null ? '' : `${family} `}model (diffusers folder)`,
+      parts: Object.fromEntries(
+        opened.map(([name, file]) => [name, countNumbers([...file.tensors.values()])]),
+      ),
+    },
+    format: 'folder',
+    tensors,
+    metadata: new Map(),
+    files: opened.map(([, file]) => file.path),
+  };
+}
+
+function hasWeights(folder: string): boolean {
+  return readdirSync(folder).some(
+    (name) =>
+      STEMS.some((stem) => name.startsWith(`${stem}.`)) && /\.(safetensors|bin)(\.index\.json)?$/.test(name),
+  );
+}
+
+const nothing: Omit<Content, 'kind' | 'description'> = {
+  tokens: [],
+  layers: null,
+  scales: null,
+  parts: {},
+  notes: [],
+};
+
+async function contentOf(file: TensorFile): Promise<Content> {
+  const tensors = [...file.tensors.values()];
+  const some = (test: (name: string) => boolean): boolean => tensors.some(({ name }) => test(name));
+  const family = foreignArchitecture(tensors);
+  if (some((name) => /^(state_dict\.)?model\.diffusion_model\./.test(name))) {
+    const description = `${family ?? 'SD 1.x'} checkpoint (single file)`;
+    return { ...nothing, kind: 'checkpoint', description, parts: checkpointParts(tensors) };
+  }
+  const component = COMPONENTS.find(([, ...marks]) => marks.every((mark) => some((name) => mark.test(name))));
+  if (component !== undefined) return { ...nothing, kind: 'component', description: component[0] };
+  const embeddings = await embeddingContent(file);
+  if (embeddings !== null) return embeddings;
   try {
-    return { ...base, ...describeConcept(await loadConcept(location)) };
+    return conceptContent(await loadConcept(file.path));
   } catch (error) {
     if (!(error instanceof FormatError || error instanceof MismatchError)) throw error;
-    const description = foreign === null ? 'tensors of no known layout' : `weights for ${foreign}`;
-    return { ...base, kind: 'tensors', description, notes: [error.message] };
+    const description = family === null ? 'tensors of no known layout' : `weights for ${family}`;
+    return { ...nothing, kind: 'tensors', description, notes: [error.message] };
   }
 }
 
-async function inspectFolder(folder: string): Promise<Inspection> {
-  const isModel =
-    existsSync(path.join(folder, 'model_index.json')) || existsSync(path.join(folder, 'unet', 'config.json'));
-  const common = { path: folder, format: 'folder', sha256: null, notes: [] };
-  if (!isModel) {
-    const concept = await loadConcept(folder);
-    const tensors = [...concept.layers.values()].flatMap(({ up, down }) => [up, down]);
-    return {
-      ...common,
-      sizeBytes: byteCount(tensors),
-      ...counts(tensors),
-      metadata: Object.fromEntries(concept.metadata),
-      ...describeConcept(concept),
-    };
+/** Networks on their own, by names that all of theirs have. */
+const COMPONENTS: readonly (readonly [string, ...RegExp[]])[] = [
+  ['ControlNet', /^controlnet_down_blocks\./, /^conv_in\./],
+  ['UNet (diffusers names)', /^down_blocks\.0\.(resnets|attentions)\./, /^conv_out\./],
+  ['autoencoder (diffusers names)', /^encoder\.down_blocks\./, /^decoder\.up_blocks\./],
+  ['CLIP, text and vision', /^text_model\.encoder\./, /^vision_model\.encoder\./],
+  ['CLIP text encoder', /^(text_model\.)?encoder\.layers\.0\.self_attn\.q_proj\.weight$/],
+  ['T2I-Adapter', /^adapter\.(conv_in|body)\./],
+];
+
+const LDM_PARTS = [
+  ['UNet', 'model.diffusion_model.'],
+  ['text encoder', 'cond_stage_model.'],
+  ['text encoders', 'conditioner.'],
+  ['autoencoder', 'first_stage_model.'],
+] as const;
+
+/** Numbers per network of a single-file checkpoint; what belongs to none is `other`. */
+function checkpointParts(tensors: readonly RawTensor[]): Record<string, number> {
+  const parts: Record<string, number> = {};
+  for (const tensor of tensors) {
+    const name = tensor.name.replace(/^state_dict\./, '');
+    const part = LDM_PARTS.find(([, prefix]) => name.startsWith(prefix))?.[0] ?? 'other';
+    parts[part] = (parts[part] ?? 0) + elementCount(tensor.shape);
   }
-  const model = await openCheckpoint(folder);
-  const files = [model.textEncoder.file, model.unet.file, (await model.vae()).file];
-  return {
-    ...common,
-    kind: 'model-folder',
-    description: 'SD 1.x model (diffusers folder)',
-    sizeBytes: files.reduce((sum, file) => sum + file.sizeBytes, 0),
-    ...counts(files.flatMap((file) => [...file.tensors.values()])),
-    tokens: model.tokenizer.addedTokens
-      .filter(({ word }) => !/^<\|(start|end)oftext\|>$/.test(word))
-      .map(({ word }) => ({ word, shape: [model.textEncoder.config.hiddenSize] })),
-    layers: null,
-    metadata: Object.fromEntries(model.unet.file.metadata),
-  };
+  return parts;
 }
 
-function describeConcept(concept: Concept): Pick<Inspection, 'kind' | 'description' | 'tokens' | 'layers'> {
-  const layers: Record<'unet' | 'text_encoder', Record<string, number>> = { unet: {}, text_encoder: {} };
-  for (const { component, rank } of concept.layers.values()) {
-    layers[component][rank] = (layers[component][rank] ?? 0) + 1;
-  }
+function conceptContent(concept: Concept): Content {
+  const layers = [...concept.layers.values()];
+  const ranks = (wanted: Component): Record<string, number> =>
+    tally(layers.filter(({ component }) => component === wanted).map(({ rank }) => rank));
   const isConcept = concept.format === 'ed-lora';
   return {
+    ...nothing,
     kind: isConcept ? 'concept' : 'lora',
     description: isConcept ? 'ED-LoRA concept' : `LoRA (${concept.format} names)`,
-    tokens: concept.tokens.map(({ word, embedding }) => ({ word, shape: embedding.shape })),
-    layers,
+    tokens: wordsOf(concept),
+    layers: { text_encoder: ranks('text_encoder'), unet: ranks('unet') },
+    scales: tally(layers.map(({ scale }) => Number(scale.toPrecision(6)))),
+    notes: notesOf(concept),
   };
 }
 
-const byteCount = (tensors: readonly RawTensor[]): number =>
-  tensors.reduce((sum, tensor) => sum + tensor.storage.sizeBytes, 0);
+/** Numbers that are not finite, if any. */
+function notesOf(concept: Concept): string[] {
+  try {
+    checkFinite(concept);
+    return [];
+  } catch (error) {
+    if (!(error instanceof FormatError)) throw error;
+    return [error.message];
+  }
+}
 
-function counts(
-  tensors: readonly RawTensor[],
-): Pick<Inspection, 'tensorCount' | 'parameterCount' | 'dtypes'> {
-  const dtypes: Record<string, number> = {};
-  for (const { dtype } of tensors) dtypes[dtype] = (dtypes[dtype] ?? 0) + 1;
-  return {
-    tensorCount: tensors.length,
-    parameterCount: tensors.reduce((sum, { shape }) => sum + elementCount(shape), 0),
-    dtypes,
-  };
+function wordsOf({ tokens }: Concept): Content['tokens'] {
+  return tokens.map(({ word, embedding }) => ({ word, shape: embedding.shape }));
+}
+
+/** Narrower tensors are taken for anything else than embeddings of words. */
+const MIN_WIDTH = 16;
+
+/** Cross-attention layers of SD 1.x: a word with so many vectors has one for each. */
+const LAYERS = 16;
+
+/** Embeddings, if every tensor could be one and a known layout reads them; else null. */
+async function embeddingContent(file: TensorFile): Promise<Content | null> {
+  const tensors = [...file.tensors.values()].filter(({ dtype }) => isFloatDType(dtype));
+  const width = tensors[0]?.shape.at(-1) ?? 0;
+  const plausible =
+    width >= MIN_WIDTH &&
+    tensors.every(({ name, shape }) => name !== '' && shape.length <= 2 && shape.at(-1) === width);
+  if (!plausible) return null;
+  const kind = { kind: 'embeddings', description: 'embeddings of words (textual inversion)' } as const;
+  try {
+    const { concept } = await loadEmbeddings(file.path, LAYERS, width);
+    return { ...nothing, ...kind, tokens: wordsOf(concept), notes: notesOf(concept) };
+  } catch (error) {
+    if (error instanceof MismatchError) return { ...nothing, ...kind, notes: [error.message] };
+    if (error instanceof FormatError) return null;
+    throw error;
+  }
+}
+
+function countNumbers(tensors: readonly RawTensor[]): number {
+  return tensors.reduce((sum, { shape }) => sum + elementCount(shape), 0);
+}
+
+/** How often each value occurs. */
+function tally(values: readonly (string | number)[]): Record<string, number> {
+  const counts: Record<string, number> = {};
+  for (const value of values) counts[value] = (counts[value] ?? 0) + 1;
+  return counts;
 }
