@@ -4,12 +4,10 @@
  * the same input share one matrix.
  */
 import { ShapeError } from '../errors.ts';
-import type { GraphBuilder } from '../graph/builder.ts';
 import { mul } from '../graph/ops/elementwise.ts';
-import { slice } from '../graph/ops/movement.ts';
 import { GraphSession } from '../graph/session.ts';
 import type { Value } from '../graph/value.ts';
-import { type Gram, GramAccumulator } from '../linalg/gram.ts';
+import { type Gram, GramAccumulator, gramSize, toDenseGram } from '../linalg/gram.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
 import { encodeText } from '../models/clip/encode-text.ts';
 import type { TokenEmbeddings } from '../models/clip/text-encoder.ts';
@@ -163,7 +161,7 @@ export async function collectCrossPrior(
 export interface DenoisingRun {
   /** Text features [1, L, T, D]. */
   readonly context: LayerContexts;
-  /** Features of the empty prompt, [1, L, T, D]; used by guided runs only. */
+  /** Features of the empty prompt in the base model, [1, L, T, D]; used by guided runs only. */
   readonly emptyContext: LayerContexts;
   /** Initial noise [4 · h · w], standard normal. */
   readonly noise: Float32Array;
@@ -171,11 +169,19 @@ export interface DenoisingRun {
   readonly subject: string;
 }
 
+/** What denoising runs have shown: the features of the prompt, and for guided runs those of the empty prompt. */
+export interface SpatialGrams {
+  /** Inputs of the layers in the model with its deltas, under the prompt. */
+  readonly prompt: LayerGrams;
+  /** Inputs in the base model, under the empty prompt, on the same latents; null for runs without guidance. */
+  readonly empty: LayerGrams | null;
+}
+
 /** The UNet with its deltas, kept loaded over several denoising runs; dispose it when done. */
 export interface SpatialCollector {
   /** Denoise once from noise, adding the features of every step to the sums. */
   run(run: DenoisingRun, onStep?: () => void): Promise<void>;
-  finish(): LayerGrams;
+  finish(): SpatialGrams;
   dispose(): Promise<void>;
 }
 
@@ -190,8 +196,9 @@ export interface SpatialSettings {
 }
 
 /**
- * Prepare the collection of spatial inputs: denoising, picture by picture. A guided run also evaluates the empty
- * prompt; only the rows of the prompt itself are counted.
+ * Prepare the collection of spatial inputs: denoising, picture by picture. A guided run steers away from what the
+ * *base* predicts for the empty prompt: so do pictures of a fused model whose empty prompt was preserved, and these
+ * are the latents on which it has to be.
  * @param deltas of the model the features are collected in
  * @param layers whose inputs are wanted
  */
@@ -204,55 +211,70 @@ export async function spatialCollector(
   const { config, weights } = base.unet;
   const loraRanks = deltaRanks(deltas);
   const tokens = base.textEncoder.config.maxPositions;
-  const batch = guidanceScale === 1 ? 1 : 2;
-  const size = { batch, latentHeight: height, latentWidth: width, tokens };
-  const promptRows = (g: GraphBuilder, rows: Value): Value => {
-    const count = rows.shape[0]!;
-    return process.env.EDLORA_ROWS === 'all' || batch === 1 ? rows : slice(g, rows, 0, count / batch, count);
-  };
-  const network = buildUnet(weights, config, size, {
-    loraRanks,
-    probes: { grams: layers, weighRows: promptRows },
-  });
+  const guided = guidanceScale !== 1;
+  const size = { batch: 1, latentHeight: height, latentWidth: width, tokens };
+  const network = buildUnet(weights, config, size, { loraRanks, probes: { grams: layers } });
   const session = await GraphSession.create(network.graph);
-  const feeds = deltaFeeds(deltas, loraRanks, linearLayers(config));
-  const sums = new GramSums(network.probes.grams);
-  const stacked = (parts: readonly Float32Array[], shape: readonly number[]): Tensor<Float32Array> => {
-    const result = float32([parts.length, ...shape]);
-    parts.forEach((part, i) => {
-      result.data.set(part, i * part.length);
+  const shapes = linearLayers(config);
+  const ownFeeds = deltaFeeds(deltas, loraRanks, shapes);
+  const baseFeeds = deltaFeeds(new Map(), loraRanks, shapes);
+  const promptSums = new GramSums(network.probes.grams);
+  const emptySums = new GramSums(network.probes.grams);
+  const predict = async (
+    latents: Float32Array,
+    timestep: number,
+    context: LayerContexts,
+    feeds: Readonly<Record<string, Tensor>>,
+    sums: GramSums,
+  ): Promise<Float32Array> => {
+    const outputs = await session.run({
+      sample: float32([1, config.inChannels, height, width], latents),
+      timestep: float32([1], [timestep]),
+      encoder_hidden_states: context,
+      ...feeds,
     });
-    return result;
+    sums.add(outputs, (layerName) => network.probes.gramRows.get(layerName)!);
+    return outputs.noise_pred!.data as Float32Array;
   };
   return {
     run: async ({ context, emptyContext, noise }, onStep) => {
-      const contexts = batch === 1 ? [context.data] : [emptyContext.data, context.data];
-      const encoderHiddenStates = stacked(contexts, context.shape.slice(1));
-      await runSampler(
-        sampler,
-        noise.map((value) => value * sampler.initNoiseSigma),
-        {
-          ...(signal === undefined ? {} : { signal }),
-          onStep: () => onStep?.(),
-          denoise: async (latents, timestep) => {
-            const outputs = await session.run({
-              sample: stacked(Array(batch).fill(latents), [config.inChannels, height, width]),
-              timestep: float32([batch], Array(batch).fill(timestep)),
-              encoder_hidden_states: encoderHiddenStates,
-              ...feeds,
-            });
-            sums.add(outputs, (layerName) => network.probes.gramRows.get(layerName)! / batch);
-            const predicted = outputs.noise_pred!.data as Float32Array;
-            if (batch === 1) return predicted;
-            const count = latents.length;
-            return latents.map(
-              (_, i) => predicted[i]! + guidanceScale * (predicted[count + i]! - predicted[i]!),
-            );
-          },
+      const start = noise.map((value) => value * sampler.initNoiseSigma);
+      await runSampler(sampler, start, {
+        ...(signal === undefined ? {} : { signal }),
+        onStep: () => onStep?.(),
+        denoise: async (latents, timestep) => {
+          const prompted = await predict(latents, timestep, context, ownFeeds, promptSums);
+          if (!guided) return prompted;
+          const empty = await predict(latents, timestep, emptyContext, baseFeeds, emptySums);
+          return prompted.map((value, i) => empty[i]! + guidanceScale * (value - empty[i]!));
         },
-      );
+      });
     },
-    finish: () => sums.finish(),
+    finish: () => ({ prompt: promptSums.finish(), empty: guided ? emptySums.finish() : null }),
     dispose: () => session.dispose(),
   };
+}
+
+/** Statistics of several sets of features together. */
+export function addGrams(parts: readonly LayerGrams[]): LayerGrams {
+  const sums = new Map<string, GramAccumulator>();
+  const shared = new Map<string, Gram>();
+  const grams = new Map<string, Gram>();
+  const rows = new Map<string, number>();
+  const firsts = new Map<Gram, string>();
+  for (const layerName of parts[0]?.grams.keys() ?? []) {
+    // Layers with one input share one matrix; sum it once.
+    const key = firsts.get(parts[0]!.grams.get(layerName)!) ?? layerName;
+    firsts.set(parts[0]!.grams.get(layerName)!, key);
+    if (!sums.has(key)) {
+      const sum = new GramAccumulator(gramSize(parts[0]!.grams.get(layerName)!));
+      for (const part of parts)
+        sum.addGram(toDenseGram(part.grams.get(layerName)!).data, part.rows.get(layerName)!);
+      sums.set(key, sum);
+      shared.set(key, sum.toPackedFloat32());
+    }
+    grams.set(layerName, shared.get(key)!);
+    rows.set(layerName, sums.get(key)!.rows);
+  }
+  return { grams, rows };
 }

@@ -19,11 +19,13 @@ import { TorchGenerator } from '../tensor/random.ts';
 import { float32, type Tensor } from '../tensor/tensor.ts';
 import { defaultCaptions, denoisedCaptions, withEmptyPrompt } from './captions.ts';
 import {
+  addGrams,
   collectCross,
   collectCrossPrior,
   collectText,
   type DenoisingRun,
   type LayerGrams,
+  type SpatialGrams,
   spatialCollector,
 } from './collect.ts';
 import { checkFusionOptions, DEFAULTS, type FusionOptions } from './options.ts';
@@ -231,7 +233,7 @@ class FusionRun {
       deltas: LayerDeltas,
       runs: readonly DenoisingRun[],
       action: 'collect' | 'preserve',
-    ): Promise<LayerGrams> => {
+    ): Promise<SpatialGrams> => {
       const collector = await spatialCollector(base, deltas, layers, settings);
       try {
         for (const run of runs) {
@@ -244,11 +246,11 @@ class FusionRun {
     };
     const noiseOf = (subject: string, run: number): Float32Array =>
       new TorchGenerator(seedOf(options.seed, subject, run)).randn(inChannels * size * size);
-    const collected: LayerGrams[] = [];
+    const emptyContext = await this.#plainContext('');
+    const collected: SpatialGrams[] = [];
     for (const [i, participant] of participants.entries()) {
       const { padded } = this.#prompts[i]!;
       const deltas = this.#textDeltasFor(participant);
-      const emptyContext = await this.#context(this.#plan.vocabulary.encode('', { pad: true }), deltas);
       const runs: DenoisingRun[] = [];
       for (let run = 0; run < options.runs; run++) {
         const context = await this.#context(padded[run % padded.length]!, deltas);
@@ -264,15 +266,18 @@ class FusionRun {
     }
     let prior: LayerGrams | null = null;
     if (this.#preserves('spatial')) {
-      const emptyContext = await this.#plainContext('');
       const runs: DenoisingRun[] = [];
       for (const caption of denoisedCaptions(captions)) {
         const context = await this.#plainContext(caption);
         runs.push({ subject: caption, noise: noiseOf(caption, 0), context, emptyContext });
       }
-      prior = await collect(new Map(), runs, 'preserve');
+      const generic = await collect(new Map(), runs, 'preserve');
+      // The empty prompt has to stay as it is on the concepts' own latents too: guidance steers away from it there.
+      const empty = [generic, ...collected].flatMap((grams) => (grams.empty === null ? [] : [grams.empty]));
+      prior = addGrams([generic.prompt, ...empty]);
     }
-    this.#solve('spatial', 'unet', collected, prior);
+    const prompts = collected.map(({ prompt }) => prompt);
+    this.#solve('spatial', 'unet', prompts, prior);
   }
 
   #preserves(stage: Stage): boolean {
