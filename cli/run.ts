@@ -18,15 +18,21 @@ export function exitCodeOf(error: unknown, signal: AbortSignal): ExitCode {
   return 1;
 }
 
+export interface RunOptions {
+  /** What the user typed: `fuse` is short for `edlora fuse`. Default `edlora`. */
+  readonly program?: string;
+  /** Aborted by Ctrl-C. Default: never. */
+  readonly signal?: AbortSignal;
+}
+
 /**
  * Run one command line without touching the process: tests call this too.
  * @param argv arguments after the program's name
- * @param program what the user typed: `fuse` is short for `edlora fuse`
  */
 export async function run(
   argv: readonly string[],
   io: Io,
-  { program = 'edlora', signal = new AbortController().signal } = {},
+  { program = 'edlora', signal = new AbortController().signal }: RunOptions = {},
 ): Promise<ExitCode> {
   try {
     const line = program === 'edlora' ? argv : [program, ...argv];
