@@ -2,7 +2,7 @@
 
 import { nearestName } from '../src/concepts/nearest-name.ts';
 import { UsageError } from '../src/errors.ts';
-import { type PerStage, STAGES } from '../src/fusion/stage.ts';
+import { type PerStage, STAGES, type Stage } from '../src/fusion/stage.ts';
 
 /** Which model to work on. */
 export const baseOptions = {
@@ -68,25 +68,36 @@ export function perStage(name: string, value: string, defaults: PerStage): PerSt
   const result = { ...defaults };
   for (const pair of value.split(',')) {
     const [stage = '', amount = ''] = pair.split('=').map((part) => part.trim());
-    const known = STAGES.find((candidate) => candidate === stage);
-    if (known === undefined) {
-      const nearest = nearestName(stage, STAGES);
-      const hint = nearest === null ? `expected ${STAGES.join(', ')}` : `did you mean "${nearest}"?`;
-      throw new UsageError(`--${name}: unknown stage "${stage}"; ${hint}`);
-    }
-    result[known] = number(`--${name} ${stage}`, amount);
+    result[stageNamed(name, stage)] = number(`--${name} ${stage}`, amount);
   }
   return result;
 }
 
-/** `old=new` pairs. @throws {UsageError} for what is no pair */
-export function pairs(name: string, values: readonly string[]): Map<string, string> {
-  return new Map(
-    values.map((value) => {
-      const at = value.indexOf('=');
-      if (at < 1 || at === value.length - 1)
-        throw new UsageError(`--${name}: expected old=new, got "${value}"`);
-      return [value.slice(0, at), value.slice(at + 1)];
-    }),
-  );
+/** `left=right` values of a repeatable option, in order. @throws {UsageError} where a side is missing */
+export function pairs(name: string, values: readonly string[]): [left: string, right: string][] {
+  return values.map((value) => {
+    const at = value.indexOf('=');
+    const [left, right] = [value.slice(0, Math.max(0, at)).trim(), value.slice(at + 1).trim()];
+    if (left === '' || right === '') throw new UsageError(`--${name}: expected old=new, got "${value}"`);
+    return [left, right];
+  });
+}
+
+/** `text,cross` → stages, each once. @throws {UsageError} for unknown and repeated stages */
+export function stages(name: string, value: string): Stage[] {
+  const result: Stage[] = [];
+  for (const part of value.split(',')) {
+    const stage = stageNamed(name, part.trim());
+    if (result.includes(stage)) throw new UsageError(`--${name}: ${stage} given twice`);
+    result.push(stage);
+  }
+  return result;
+}
+
+function stageNamed(name: string, value: string): Stage {
+  const known = STAGES.find((candidate) => candidate === value);
+  if (known !== undefined) return known;
+  const nearest = nearestName(value, STAGES);
+  const hint = nearest === null ? `expected ${STAGES.join(', ')}` : `did you mean "${nearest}"?`;
+  throw new UsageError(`--${name}: unknown stage "${value}"; ${hint}`);
 }

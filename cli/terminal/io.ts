@@ -21,7 +21,11 @@ export function paint(io: Io, style: Style, text: string): string {
 }
 
 /** Colours on a terminal, unless NO_COLOR or --no-color say otherwise; FORCE_COLOR turns them on anywhere. */
-function wantsColour(argv: readonly string[], env: NodeJS.ProcessEnv, isTerminal: boolean): boolean {
+export function wantsColour(
+  argv: readonly string[],
+  env: Readonly<Record<string, string | undefined>>,
+  isTerminal: boolean,
+): boolean {
   if (argv.includes('--no-color') || (env.NO_COLOR ?? '') !== '') return false;
   if (env.FORCE_COLOR !== undefined) return env.FORCE_COLOR !== '0' && env.FORCE_COLOR !== 'false';
   return isTerminal && env.TERM !== 'dumb';

@@ -16,23 +16,37 @@ const REDRAW_MS = 100;
 const PLAIN_LINE_MS = 5000;
 const BAR_WIDTH = 20;
 
+/** Units that tell a group's speed. */
+const FEWEST_UNITS = 3;
+
+export interface ProgressSettings {
+  /** Units cost differently from group to group: time left is told by the present group's speed. Default false. */
+  readonly unequalGroups?: boolean;
+}
+
 export class ProgressLine {
   readonly #io: Io;
-  readonly #started = performance.now();
+  readonly #unequalGroups: boolean;
   #lastLine = Number.NEGATIVE_INFINITY;
   #lastGroup = '';
   #drawn = false;
+  /** Since when speed is measured. */
+  #start = { group: '', at: performance.now(), done: 0 };
 
-  constructor(io: Io) {
+  constructor(io: Io, { unequalGroups = false }: ProgressSettings = {}) {
     this.#io = io;
+    this.#unequalGroups = unequalGroups;
   }
 
   /** @param group changes of it are worth a plain line at once, e.g. the stage */
   update({ activity, done, total }: ProgressState, group: string): void {
     const now = performance.now();
     const since = now - this.#lastLine;
-    const left = done > 0 ? ((now - this.#started) / done) * (total - done) : 0;
-    const numbers = `${done}/${total}, ${duration(left)} left`;
+    if (this.#unequalGroups && group !== this.#start.group) this.#start = { group, at: now, done };
+    const units = done - this.#start.done;
+    const fewest = this.#unequalGroups ? FEWEST_UNITS : 1;
+    const left = units < fewest ? null : ((now - this.#start.at) / units) * (total - done);
+    const numbers = `${done}/${total}${left === null ? '' : `, ${duration(left)} left`}`;
     if (this.#io.interactive) {
       if (since < REDRAW_MS && done < total) return;
       const filled = Math.round((BAR_WIDTH * done) / total);

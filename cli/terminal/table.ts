@@ -68,6 +68,11 @@ export function percent(share: number | null): string {
   return share === null ? '–' : `${Math.round(100 * share)} %`;
 }
 
+/** `1.4 times`; `12 times` */
+export function times(factor: number): string {
+  return `${factor < 9.95 ? factor.toFixed(1) : Math.round(factor)} times`;
+}
+
 /** A path as one would type it: relative below the working folder, absolute elsewhere. */
 export function nearPath(file: string): string {
   const relative = path.relative('.', file);

@@ -3,12 +3,18 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'n
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { fusionNotes } from '../../cli/fusion/result.ts';
 import { run } from '../../cli/run.ts';
+import { writeLora } from '../../src/concepts/lora-file.ts';
+import { DEFAULTS, PRESETS } from '../../src/fusion/options.ts';
+import type { FusionReport } from '../../src/fusion/report.ts';
 import { packageRoot } from '../../src/package-root.ts';
 import { fakeIo } from '../support/fake-io.ts';
+import { goldenPath } from '../support/goldens.ts';
 
 const concept = (name: string): string =>
   path.join(packageRoot(), 'fixtures/tiny-world/concepts', `edlora_${name}.pth`);
+const list = path.join(packageRoot(), 'fixtures/tiny-world/concepts/concepts.json');
 let folder: string;
 beforeAll(() => {
   folder = mkdtempSync(path.join(tmpdir(), 'edlora-cli-'));
@@ -30,7 +36,13 @@ describe('fuse', () => {
       'fuse',
     );
     expect(result.code).toBe(0);
-    expect(result.out).toMatch(/<smiley1> <smiley2>\s+edlora_smiley\.pth\s+140\s+\d+ %\s+\d+ %\s+\d+ %/);
+    expect(result.out).toMatch(
+      /<smiley1> <smiley2>\s+edlora_smiley\.pth\s+4\s+140\s+\d+ %\s+\d+ %\s+\d+ %\n/,
+    );
+    expect(result.out).toMatch(/spatial\s+96\s+[\d.]+ times\s+[\d.]+ s\n/);
+    // The longest concept of the two rows stands in full, and no line is wider than a terminal except notes.
+    const lines = result.out.split('\n').filter((line) => !line.startsWith('note:'));
+    expect(lines.filter((line) => [...line].length > 100)).toEqual([]);
     expect(result.out).toContain('lora.safetensors');
     expect(readdirSync(out).sort()).toEqual([
       'embeddings.safetensors',
@@ -38,7 +50,7 @@ describe('fuse', () => {
       'recipe.json',
       'report.json',
     ]);
-    expect(result.err).toMatch(/spatial: collecting <smiley1> <smiley2> \(\d+\/\d+, [\d.]+ s left\)\n/);
+    expect(result.err).toMatch(/spatial: collecting <smiley1> <smiley2>, step 1 of 1 \(\d+\/\d+\)\n/);
     expect(result.err).not.toContain('\x1b');
     const again = await fuse(['--concepts', concept('smiley'), '--out', out]);
     expect(again).toMatchObject({ code: 2, out: '' });
@@ -50,8 +62,13 @@ describe('fuse', () => {
     const argv = ['--concepts', concept('smiley'), '--stages', 'cross', '--out', out, '--json', '--quiet'];
     const result = await fuse(argv);
     expect(result.err).toBe('');
-    const { report, files } = JSON.parse(result.out) as { report: { concepts: object[] }; files: object[] };
-    expect([report.concepts.length, files.length]).toEqual([1, 4]);
+    const document = JSON.parse(result.out) as {
+      report: { concepts: object[] };
+      files: object[];
+      concepts: { words: string[]; rank: string }[];
+    };
+    expect([document.report.concepts.length, document.files.length]).toEqual([1, 4]);
+    expect(document.concepts).toMatchObject([{ words: ['<smiley1>', '<smiley2>'], rank: '4' }]);
   });
 
   it('redraws one line on a terminal, in colour only if wanted', async () => {
@@ -72,7 +89,6 @@ describe('fuse', () => {
 
   it('plans without writing', async () => {
     const out = path.join(folder, 'planned');
-    const list = path.join(packageRoot(), 'fixtures/tiny-world/concepts/concepts.json');
     const result = await fuse([
       '--config',
       list,
@@ -116,6 +132,47 @@ describe('fuse', () => {
     expect(unused.err).toContain('nothing is called <nobody>');
   });
 
+  it('names a LoRA that has no words of its own, and renames words of a list', async () => {
+    const lora = path.join(folder, 'style.safetensors');
+    await writeLora(lora, [
+      {
+        component: 'unet',
+        layerName: 'mid_block.attentions.0.transformer_blocks.0.attn1.to_q',
+        up: new Float32Array(64).fill(0.01),
+        down: new Float32Array(64).fill(0.01),
+        rank: 1,
+        kernel: null,
+      },
+    ]);
+    const argv = ['--concepts', lora, '--config', list, '--dry-run', '--json'];
+    const result = await fuse([
+      ...argv,
+      '--name',
+      'style.safetensors=oil paint',
+      '--rename',
+      '<smiley1>=<a>',
+    ]);
+    const { concepts } = JSON.parse(result.out) as { concepts: { name: string; format: string }[] };
+    expect(concepts.map(({ name }) => name).slice(0, 2)).toEqual(['oil paint', '<a> <smiley2>']);
+    expect(concepts[0]!.format).toBe('kohya');
+    const unknown = await fuse([...argv, '--name', 'other.safetensors=x']);
+    expect(unknown).toMatchObject({ code: 2 });
+    expect(unknown.err).toContain('other.safetensors');
+  });
+
+  it('takes what was given before the preset, and the preset before the defaults', async () => {
+    const argv = ['--concepts', concept('smiley'), '--dry-run', '--json', '--preset', 'mix-of-show'];
+    const result = await fuse([...argv, '--ridge', 'cross=0.5', '--stages', 'cross,spatial', '--seed', '-3']);
+    const { options } = JSON.parse(result.out) as { options: object };
+    expect(options).toMatchObject({
+      ridge: { ...PRESETS['mix-of-show'].ridge, cross: 0.5 },
+      preserve: PRESETS['mix-of-show'].preserve,
+      stages: ['cross', 'spatial'],
+      steps: DEFAULTS.steps,
+      seed: -3,
+    });
+  });
+
   it('names what is wrong with an input before any work', async () => {
     const bad = path.join(folder, 'page.safetensors');
     writeFileSync(bad, '<!DOCTYPE html><html><body>404</body></html>');
@@ -126,6 +183,13 @@ describe('fuse', () => {
     expect(strengths).toMatchObject({ code: 2 });
     expect(strengths.err).toContain('expected one number, or 1 for 1 concepts, got 3');
     expect((await fuse(['--concepts', concept('smiley'), '--base', folder])).code).toBe(3);
+    const single = goldenPath('goldens/tiny-random/single_file.safetensors');
+    const whole = await fuse(['--concepts', concept('smiley'), '--base', single, '--checkpoint']);
+    expect(whole).toMatchObject({ code: 2, out: '' });
+    expect(whole.err).toContain('needs a diffusers folder');
+    const misfit = await fuse(['--concepts', goldenPath('goldens/tiny-random/edlora.pth'), '--dry-run']);
+    expect(misfit).toMatchObject({ code: 3, out: '' });
+    expect(misfit.err).toMatch(/edlora\.pth.*tiny-world/);
   });
 
   it('keeps the recipe of what it did', async () => {
@@ -139,6 +203,34 @@ describe('fuse', () => {
       '<smiley2>',
       '<bullseye1>',
       '<bullseye2>',
+    ]);
+  });
+});
+
+describe('notes', () => {
+  const report = (kept: number, largestChange: number): FusionReport => ({
+    concepts: [
+      {
+        name: '<a>',
+        file: '/a.pth',
+        kept: { text: 0.9, cross: kept, spatial: null },
+        worst: { layerName: 'mid.to_k', kept },
+      },
+    ],
+    stages: [{ stage: 'cross', layers: 1, ridge: 0, preserve: 0, largestChange, elapsedMs: 1 }],
+    layers: [],
+    preservedCaptions: 0,
+    elapsedMs: 1,
+    peakMemoryBytes: 1,
+  });
+
+  it('say what is off in words, and nothing otherwise', () => {
+    expect(fusionNotes(report(0.5, 5))).toEqual([]);
+    expect(fusionNotes(report(0.49, 5))).toEqual([
+      expect.stringMatching(/^<a> kept little in cross \(worst/),
+    ]);
+    expect(fusionNotes(report(0.5, 5.1))).toEqual([
+      expect.stringContaining('cross: a layer changed 5.1 times'),
     ]);
   });
 });

@@ -2,6 +2,7 @@
 import { describe, expect, it } from 'vitest';
 import { COMMANDS } from '../../cli/commands/index.ts';
 import { exitCodeOf, run } from '../../cli/run.ts';
+import { wantsColour } from '../../cli/terminal/io.ts';
 import { EdloraError, FormatError, MismatchError, UsageError } from '../../src/errors.ts';
 import { toolVersion } from '../../src/package-root.ts';
 import { fakeIo } from '../support/fake-io.ts';
@@ -26,6 +27,13 @@ describe('help', () => {
       const long = out.split('\n').filter((text) => [...text].length > 80 && !text.startsWith('  edlora '));
       expect(long).toEqual([]);
     }
+  });
+
+  it('speaks of the program that was called', async () => {
+    const io = fakeIo();
+    expect(await run(['--help'], io, { program: 'fuse' })).toBe(0);
+    expect(io.written.out).toMatch(/^fuse\n/);
+    expect(io.written.out).not.toContain('edlora fuse');
   });
 
   it('prints the version', async () => {
@@ -56,12 +64,18 @@ describe('mistakes', () => {
     ],
     [['fuse', '--concepts', 'a.pth', '--steps', 'ten'], /--steps: expected a number, got "ten"/],
     [['fuse', '--concepts', 'a.pth', '--format', 'webui'], /format/],
+    [['fuse', '--concepts', 'a.pth', '--stages', 'text,text'], /--stages: text given twice/],
+    [['fuse', '--concepts', 'a.pth', '--out', 'x', '--out', 'y'], /--out: expected one value/],
+    [['fuse', '--concepts', 'a.pth', '--ridge', '-1'], /ridge text: expected a number ≥ 0, got -1/],
+    [['fuse', '--concepts', 'a.pth', '--steps', '0'], /steps: expected a whole number/],
+    [['fuse', '--concepts', 'a.pth', '--rename', 'a'], /--rename: expected old=new, got "a"/],
+    [['fuse', 'a.pth', 'b.pth'], /"a\.pth" stands alone; files of concepts come after --concepts/],
     [['inspect'], /Not enough non-option arguments/],
   ])('%j exit 2 with one line', async (argv, message) => {
     const { code, out, err } = await line(...argv);
     expect(code).toBe(2);
     expect(out).toBe('');
-    expect(err).toMatch(/^error: /);
+    expect(err).toMatch(/^error: .+\n$/);
     expect(err).toMatch(message);
   });
 
@@ -81,5 +95,20 @@ describe('exit codes', () => {
     expect(exitCodeOf(new MismatchError('x'), signal)).toBe(3);
     expect(exitCodeOf(new EdloraError('x'), signal)).toBe(1);
     expect(exitCodeOf(new Error('x'), AbortSignal.abort())).toBe(130);
+  });
+});
+
+describe('colours', () => {
+  it.each([
+    [[], {}, true, true],
+    [[], {}, false, false],
+    [[], { NO_COLOR: '1' }, true, false],
+    [[], { NO_COLOR: '' }, true, true],
+    [[], { FORCE_COLOR: '1' }, false, true],
+    [[], { FORCE_COLOR: '0' }, true, false],
+    [[], { TERM: 'dumb' }, true, false],
+    [['--no-color'], { FORCE_COLOR: '1' }, true, false],
+  ] as const)('%j, %j, terminal %s: %s', (argv, env, terminal, wanted) => {
+    expect(wantsColour(argv, env, terminal)).toBe(wanted);
   });
 });

@@ -1,0 +1,82 @@
+/** What `fuse --dry-run` says. */
+import path from 'node:path';
+import { STAGES, stageOf } from '../../src/fusion/stage.ts';
+import type { Concept, DEFAULTS, FusionPlan, Stage } from '../../src/index.ts';
+import { nearPath, table } from '../terminal/table.ts';
+
+/** `text=0.01,cross=0.1,spatial=0.01` */
+export function stageList(values: typeof DEFAULTS.ridge): string {
+  return STAGES.map((stage) => `${stage}=${values[stage]}`).join(',');
+}
+
+/** `4`, or `4–8`; `–` without layers. */
+export function rankRange({ layers }: Concept): string {
+  const ranks = [...layers.values()].map(({ rank }) => rank);
+  const [least, most] = [Math.min(...ranks), Math.max(...ranks)];
+  return ranks.length === 0 ? '–' : least === most ? String(least) : `${least}–${most}`;
+}
+
+const stageLayers = ({ layers }: Concept, stage: Stage): number =>
+  [...layers.values()].filter((layer) => stageOf(layer) === stage).length;
+
+/** The plan as `--json` prints it. */
+export function planData(
+  { participants, options, captions, layers }: FusionPlan,
+  base: string,
+  out: string,
+): object {
+  return {
+    base,
+    out: path.resolve(out),
+    concepts: participants.map(({ concept, name, unetStrength, textEncoderStrength }) => ({
+      name,
+      file: concept.path,
+      format: concept.format,
+      words: concept.tokens.map(({ word }) => word),
+      unetStrength,
+      textEncoderStrength,
+      layers: Object.fromEntries(STAGES.map((stage) => [stage, stageLayers(concept, stage)])),
+      ranks: [...new Set([...concept.layers.values()].map(({ rank }) => rank))].sort((a, b) => a - b),
+    })),
+    options,
+    captions,
+    layers,
+  };
+}
+
+/** The plan for people. */
+export function planText(plan: FusionPlan, base: string, out: string, columns: number): string {
+  const { options, captions, layers, participants } = plan;
+  const rows = table(
+    participants,
+    [
+      { title: 'concept', value: ({ name }) => name },
+      { title: 'file', value: ({ concept }) => path.basename(concept.path), flexible: true },
+      { title: 'rank', value: ({ concept }) => rankRange(concept), align: 'right' },
+      {
+        title: 'strength',
+        value: (p) => [...new Set([p.unetStrength, p.textEncoderStrength])].join('/'),
+        align: 'right',
+      },
+      ...STAGES.map((stage) => ({
+        title: stage,
+        value: ({ concept }: { concept: Concept }) => String(stageLayers(concept, stage)),
+        align: 'right' as const,
+      })),
+    ],
+    columns,
+  );
+  const counts = STAGES.map((stage) => `${stage} ${layers[stage].length}`).join(', ');
+  const { runs, steps, seed, statistics } = options;
+  return [
+    `Would fuse ${participants.length} concepts on ${nearPath(base)}; nothing is written.`,
+    '',
+    rows,
+    `layers to solve: ${counts}`,
+    `ridge ${stageList(options.ridge)}`,
+    `preserve ${stageList(options.preserve)} over ${captions.length} captions`,
+    `${runs} denoising run${runs === 1 ? '' : 's'} of ${steps} steps a concept, seed ${seed}, ${statistics} statistics`,
+    `results would go to ${nearPath(path.resolve(out))}`,
+    '',
+  ].join('\n');
+}

@@ -1,0 +1,124 @@
+/** What `fuse` says when it is done. */
+import path from 'node:path';
+import { STAGES } from '../../src/fusion/stage.ts';
+import type { Fusion, FusionReport, WrittenFile } from '../../src/index.ts';
+import { rankOf } from '../../src/linalg/low-rank.ts';
+import { type Io, paint } from '../terminal/io.ts';
+import { bytes, duration, nearPath, percent, table, times } from '../terminal/table.ts';
+import { rankRange } from './plan.ts';
+
+interface Written {
+  readonly folder: string;
+  readonly files: readonly WrittenFile[];
+}
+
+/** A concept of which less is left in a stage is hard to recognise. */
+const LITTLE_KEPT = 0.5;
+
+/** A change that is larger than the concepts' own by more than this shows in other prompts. */
+const LARGE_CHANGE = 5;
+
+/** What a user should know before trusting the result; empty if nothing is off. */
+export function fusionNotes({ concepts, stages }: FusionReport): string[] {
+  const notes: string[] = [];
+  for (const { name, kept, worst } of concepts) {
+    const weak = STAGES.filter((stage) => (kept[stage] ?? 1) < LITTLE_KEPT);
+    if (weak.length === 0) continue;
+    notes.push(
+      `${name} kept little in ${weak.join(' and ')} (worst layer ${worst?.layerName}); lower --ridge or --preserve there, or fuse fewer concepts`,
+    );
+  }
+  for (const { stage, largestChange } of stages) {
+    if (largestChange === null || largestChange <= LARGE_CHANGE) continue;
+    notes.push(
+      `${stage}: a layer changed ${times(largestChange)} as much as any concept’s own, other prompts may suffer; raise --ridge ${stage}=… or --preserve ${stage}=…`,
+    );
+  }
+  return notes;
+}
+
+/** The result as `--json` prints it. */
+export function resultData(
+  { report, participants, base, options }: Fusion,
+  { folder, files }: Written,
+): object {
+  return {
+    base: base.path,
+    folder,
+    files,
+    concepts: participants.map(({ concept, name }) => ({
+      name,
+      words: concept.tokens.map(({ word }) => word),
+      rank: rankRange(concept),
+      layers: concept.layers.size,
+    })),
+    options,
+    notes: fusionNotes(report),
+    report,
+  };
+}
+
+/** The result for people. */
+export function resultText(fusion: Fusion, { folder, files }: Written, io: Io): string {
+  const { report, participants, layers, base } = fusion;
+  const rank = Math.max(0, ...[...layers.values()].map(({ delta }) => rankOf(delta)));
+  const rows = report.concepts.map((concept, i) => ({ ...concept, concept: participants[i]!.concept }));
+  const concepts = table(
+    rows,
+    [
+      { title: 'concept', value: ({ name }) => name },
+      { title: 'file', value: ({ file }) => path.basename(file), flexible: true },
+      { title: 'rank', value: ({ concept }) => rankRange(concept), align: 'right' },
+      { title: 'layers', value: ({ concept }) => String(concept.layers.size), align: 'right' },
+      ...STAGES.map((stage) => ({
+        title: stage,
+        value: ({ kept }: (typeof rows)[number]) => percent(kept[stage]),
+        align: 'right' as const,
+      })),
+    ],
+    io.columns,
+  );
+  const stages = table(
+    report.stages,
+    [
+      { title: 'stage', value: ({ stage }) => stage },
+      { title: 'layers', value: (stage) => String(stage.layers), align: 'right' },
+      {
+        title: 'largest change',
+        value: ({ largestChange }) => (largestChange === null ? '–' : times(largestChange)),
+        align: 'right',
+      },
+      { title: 'time', value: ({ elapsedMs }) => duration(elapsedMs), align: 'right' },
+    ],
+    io.columns,
+  );
+  const written = table(
+    files,
+    [
+      { title: `files in ${nearPath(folder)}`, value: (file) => path.basename(file.path) },
+      { title: 'size', value: (file) => bytes(file.sizeBytes), align: 'right' },
+      { title: 'what', value: (file) => file.what },
+    ],
+    io.columns,
+  );
+  const notes = fusionNotes(report);
+  const verdict =
+    notes.length === 0
+      ? [paint(io, 'green', 'Every concept was kept, by a change of about its own size.')]
+      : notes.map((note) => `${paint(io, 'yellow', 'note:')} ${note}`);
+  const count = report.concepts.length;
+  return [
+    `Fused ${count} concept${count === 1 ? '' : 's'} on ${nearPath(base.path)}`,
+    '',
+    concepts,
+    'Kept: the share of each concept’s own effect on its own features that survived.',
+    '',
+    stages,
+    'Largest change: of any layer, relative to the largest of the concepts’ own changes.',
+    `${layers.size} layers, rank up to ${rank}; ${report.preservedCaptions} captions preserved; ${duration(report.elapsedMs)}, ${bytes(report.peakMemoryBytes)} of memory.`,
+    '',
+    written,
+    ...verdict,
+    '',
+  ].join('\n');
+}
