@@ -16,7 +16,7 @@ import { kohyaKey, kohyaNames } from '../models/keys/kohya.ts';
 import { type Component, type ModulePath, moduleId } from '../models/keys/module-path.ts';
 import { peftKey } from '../models/keys/peft.ts';
 import type { ConceptToken } from './concept.ts';
-import { modelspecMetadata, networkMetadata, sshsHashes } from './lora-metadata.ts';
+import { modelspecMetadata, networkMetadata, sshsHashesOf } from './lora-metadata.ts';
 import { tokenOrderKey } from './readers/ed-lora.ts';
 import { adapterConfigName } from './readers/peft.ts';
 
@@ -158,9 +158,7 @@ async function writeKohya(
     // Always float32: bfloat16 would round ranks above 256.
     float32Tensor(kohyaKey(layer, 'alpha'), [], Float32Array.of(layer.rank)),
   ]);
-  // The hashes are defined over the file with the network's metadata alone.
-  await writeSafetensors(file, tensors, network);
-  const { modelHash, legacyHash } = await sshsHashes(file);
+  const { modelHash, legacyHash } = sshsHashesOf(tensors, network);
   await writeSafetensors(file, tensors, {
     ...network,
     ...described,

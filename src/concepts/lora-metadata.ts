@@ -3,6 +3,12 @@ import { createHash } from 'node:crypto';
 import { open } from 'node:fs/promises';
 import { FormatError } from '../errors.ts';
 import { readFileRange } from '../formats/byte-reader.ts';
+import type { RawTensor } from '../formats/raw-tensor.ts';
+import { layOutSafetensors, tensorChunks } from '../formats/safetensors.ts';
+
+/** The stretch of a file that web interfaces used to know it by. */
+const LEGACY_BEGIN = 0x100000;
+const LEGACY_END = 0x110000;
 
 export interface LoraDescription {
   /** Shown by model browsers. */
@@ -72,9 +78,36 @@ export async function sshsHashes(file: string): Promise<{ modelHash: string; leg
   } finally {
     await handle.close();
   }
-  const [begin, end] = [Math.min(0x100000, sizeBytes), Math.min(0x110000, sizeBytes)];
+  const [begin, end] = [Math.min(LEGACY_BEGIN, sizeBytes), Math.min(LEGACY_END, sizeBytes)];
   const legacy = createHash('sha256').update(
     begin < end ? readFileRange(file, begin, end) : new Uint8Array(),
   );
+  return { modelHash: model.digest('hex'), legacyHash: legacy.digest('hex').slice(0, 8) };
+}
+
+/**
+ * The same two hashes of a file not yet written, which would hold these tensors and, as sd-scripts defines them, the
+ * network's metadata alone.
+ */
+export function sshsHashesOf(
+  tensors: Iterable<RawTensor>,
+  network: Readonly<Record<string, string>>,
+): { modelHash: string; legacyHash: string } {
+  const { head, order } = layOutSafetensors('hash', tensors, network);
+  const model = createHash('sha256');
+  const legacy = createHash('sha256');
+  let at = 0;
+  const hash = (bytes: Uint8Array): void => {
+    const [from, to] = [Math.max(0, LEGACY_BEGIN - at), Math.min(bytes.length, LEGACY_END - at)];
+    if (from < to) legacy.update(bytes.subarray(from, to));
+    at += bytes.length;
+  };
+  hash(head);
+  for (const tensor of order) {
+    for (const chunk of tensorChunks(tensor)) {
+      model.update(chunk);
+      hash(chunk);
+    }
+  }
   return { modelHash: model.digest('hex'), legacyHash: legacy.digest('hex').slice(0, 8) };
 }

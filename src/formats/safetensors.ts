@@ -110,8 +110,25 @@ function checkCoverage(entries: readonly HeaderEntry[], error: (message: string)
 export async function writeSafetensors(
   file: string,
   tensors: Iterable<RawTensor>,
-  metadata: Readonly<Record<string, string>> | ReadonlyMap<string, string> = {},
+  metadata: SafetensorsMetadata = {},
 ): Promise<void> {
+  const { head, order } = layOutSafetensors(file, tensors, metadata);
+  await writeFileAtomically(path.resolve(file), chunksOf(head, order));
+}
+
+/** Strings for `__metadata__`, in order. */
+export type SafetensorsMetadata = Readonly<Record<string, string>> | ReadonlyMap<string, string>;
+
+/**
+ * What `writeSafetensors` writes, before any tensor is read: the bytes of length and header, then the tensors in order.
+ * For writers that bring the tensors' bytes themselves.
+ * @throws {UsageError} as `writeSafetensors`
+ */
+export function layOutSafetensors(
+  file: string,
+  tensors: Iterable<RawTensor>,
+  metadata: SafetensorsMetadata = {},
+): { readonly head: Uint8Array; readonly order: readonly RawTensor[] } {
   const sorted = [...tensors].sort(
     (a, b) =>
       DTYPES.indexOf(b.dtype) - DTYPES.indexOf(a.dtype) ||
@@ -139,18 +156,19 @@ export async function writeSafetensors(
   header.copy(padded);
   const length = Buffer.alloc(LENGTH_BYTES);
   length.writeBigUInt64LE(BigInt(padded.length));
-  await writeFileAtomically(path.resolve(file), chunksOf([length, padded], sorted));
+  return { head: Buffer.concat([length, padded]), order: sorted };
 }
 
 /** Bytes of a tensor that are held in memory at once while writing. */
 const CHUNK_BYTES = 1 << 26;
 
-function* chunksOf(head: readonly Uint8Array[], tensors: readonly RawTensor[]): Generator<Uint8Array> {
-  yield* head;
+function* chunksOf(head: Uint8Array, tensors: readonly RawTensor[]): Generator<Uint8Array> {
+  yield head;
   for (const tensor of tensors) yield* tensorChunks(tensor);
 }
 
-function* tensorChunks(tensor: RawTensor): Generator<Uint8Array> {
+/** A tensor's bytes in row-major order, in pieces that fit in memory. */
+export function* tensorChunks(tensor: RawTensor): Generator<Uint8Array> {
   if (!isContiguous(tensor)) {
     yield readBytes(tensor);
     return;

@@ -1,0 +1,115 @@
+/** One adapter in another scheme. Plain LoRA passes as it is, number for number; other kinds become LoRA where it must be. */
+import path from 'node:path';
+import type { Adapter, AdapterLayer } from '../concepts/adapter.ts';
+import { UsageError } from '../errors.ts';
+import { type RawTensor, readFloat64 } from '../formats/raw-tensor.ts';
+import { truncate } from '../linalg/low-rank.ts';
+import { multiply } from '../linalg/products.ts';
+import { adapterModuleId } from '../models/keys/sd-modules.ts';
+import { encodeLayer, encodeTensor, type FactorDType } from './adapter-layer.ts';
+import { type BaseWeights, layerDelta, needsBase } from './delta.ts';
+import { weighted } from './factors.ts';
+import { layerContext } from './merge.ts';
+import { MERGE_DEFAULTS } from './method.ts';
+import type { OutputAdapter } from './output.ts';
+import { truncateDense } from './range-finder.ts';
+import { type LayerFormat, schemes } from './schemes.ts';
+
+export interface ConvertOptions {
+  /** Largest rank of layers that are not yet LoRA; `null`: exactly, refusing those that would need the full rank. */
+  readonly rank?: number | null;
+  /** Convert the factors too; default: as they are (layers that become LoRA: F32). */
+  readonly dtype?: FactorDType;
+  readonly base?: BaseWeights;
+}
+
+/** A layer that changed its kind. */
+export interface ConvertedLayer {
+  readonly id: string;
+  readonly from: AdapterLayer['kind'] | 'dora' | 'tucker';
+  readonly rank: number;
+  /** ‖ΔW − its LoRA‖ / ‖ΔW‖ before rounding to the dtype. */
+  readonly relativeError: number;
+}
+
+export interface Conversion {
+  readonly output: OutputAdapter;
+  readonly converted: readonly ConvertedLayer[];
+}
+
+/**
+ * Prepare an adapter for a scheme.
+ * @throws {UsageError} if a layer needs a rank to become LoRA and none is given
+ * @throws {MismatchError} if a layer needs a base and there is none
+ */
+export async function convertAdapter(
+  adapter: Adapter,
+  format: LayerFormat,
+  { rank = null, dtype, base }: ConvertOptions = {},
+): Promise<Conversion> {
+  if (rank !== null && !(Number.isInteger(rank) && rank >= 1)) {
+    throw new UsageError(`rank: expected a whole number of 1 or more, got ${rank}`);
+  }
+  const converted: ConvertedLayer[] = [];
+  const layers: AdapterLayer[] = [];
+  for (const [id, layer] of adapter.layers) {
+    const plain = layer.kind === 'lora' && layer.mid === null && layer.doraScale === null;
+    if (plain || (schemes[format].anyKind && layer.kind !== 'weight')) {
+      layers.push(dtype === undefined || layer.kind !== 'lora' ? layer : recoded(layer, dtype));
+      continue;
+    }
+    if (schemes[format].refuses(layer, adapter.architecture) !== null) {
+      layers.push(layer);
+      continue;
+    }
+    const done = await asLora(id, layer, rank, dtype ?? 'F32', base);
+    layers.push(done.layer);
+    converted.push(done.report);
+  }
+  const { architecture, words } = adapter;
+  return { output: { architecture, layers, words, title: path.parse(adapter.path).name }, converted };
+}
+
+/** @throws {UsageError} if the exact rank is the full one and no rank is given */
+async function asLora(
+  id: string,
+  layer: AdapterLayer,
+  most: number | null,
+  dtype: FactorDType,
+  base: BaseWeights | undefined,
+): Promise<{ layer: AdapterLayer; report: ConvertedLayer }> {
+  const delta = layerDelta(layer, needsBase(layer) ? base?.(layer) : undefined);
+  const factors = weighted({ ...delta, strength: 1 });
+  const full = Math.min(factors.up.rows, factors.down.cols);
+  const exact = factors.up.cols;
+  const from = layer.doraScale !== null ? 'dora' : layer.kind === 'lora' ? 'tucker' : layer.kind;
+  if (most === null && exact >= full) {
+    throw new UsageError(
+      `${id}: this ${from} layer has the full rank ${full}; choose a smaller one with --rank, its error is then stated`,
+    );
+  }
+  const cut =
+    most === null || exact <= most
+      ? { delta: factors, relativeError: 0 }
+      : exact >= full
+        ? await truncateDense(multiply(factors.up, factors.down), most, layerContext(id, 0, MERGE_DEFAULTS))
+        : truncate(factors, most);
+  const encoded = encodeLayer(layer, layer.kernel, cut.delta, dtype, delta.bias);
+  return {
+    layer: encoded,
+    report: { id, from, rank: encoded.rank!, relativeError: cut.relativeError },
+  };
+}
+
+/** A LoRA layer's tensors in another dtype; scale and alpha stay. */
+function recoded(layer: Extract<AdapterLayer, { kind: 'lora' }>, dtype: FactorDType): AdapterLayer {
+  const id = adapterModuleId(layer);
+  const recode = (tensor: RawTensor): RawTensor =>
+    tensor.dtype === dtype ? tensor : encodeTensor(id, tensor.shape, readFloat64(tensor), dtype);
+  return {
+    ...layer,
+    up: recode(layer.up),
+    down: recode(layer.down),
+    mid: layer.mid === null ? null : recode(layer.mid),
+  };
+}

@@ -1,0 +1,38 @@
+/** The names by which web interfaces and model sites know a file. */
+import { createHash } from 'node:crypto';
+import { statSync } from 'node:fs';
+import { sshsHashes } from '../concepts/lora-metadata.ts';
+import { FormatError } from '../errors.ts';
+import { readFileRange } from '../formats/byte-reader.ts';
+import { hashFile } from '../formats/file-hash.ts';
+
+export interface FileHashes {
+  /** Of the whole file, lower-case hex. */
+  readonly sha256: string;
+  /** First 10 digits of it (A1111's model hash, Civitai's AutoV2). */
+  readonly autoV2: string;
+  /** First 8 digits of the SHA-256 of 64 KiB at 1 MiB (AutoV1, A1111's first model hash). */
+  readonly autoV1: string;
+  /** First 12 digits of `sshsModel` (Civitai's AutoV3); `null` where the file is no safetensors. */
+  readonly autoV3: string | null;
+  /** SHA-256 of everything after the safetensors header. */
+  readonly sshsModel: string | null;
+}
+
+/** Hash a file; it is read twice. @throws {FormatError} if it cannot be read */
+export async function fileHashes(file: string): Promise<FileHashes> {
+  const sizeBytes = statSync(file, { throwIfNoEntry: false })?.size;
+  if (sizeBytes === undefined) throw new FormatError(file, 'no such file');
+  const sha256 = await hashFile(file);
+  const stretch = [0x100000, 0x110000].map((at) => Math.min(at, sizeBytes)) as [number, number];
+  const old = stretch[0] < stretch[1] ? readFileRange(file, ...stretch) : new Uint8Array();
+  const isSafetensors = /\.safetensors$/.test(file);
+  const sshsModel = isSafetensors ? (await sshsHashes(file)).modelHash : null;
+  return {
+    sha256,
+    autoV1: createHash('sha256').update(old).digest('hex').slice(0, 8),
+    autoV2: sha256.slice(0, 10),
+    autoV3: sshsModel === null ? null : sshsModel.slice(0, 12),
+    sshsModel,
+  };
+}

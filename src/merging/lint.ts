@@ -1,0 +1,98 @@
+/** How far another tool's merge of the same files is from the true sum. */
+import { UsageError } from '../errors.ts';
+import { frobeniusNorm, innerProduct, subtract } from '../linalg/low-rank.ts';
+import { type BaseWeights, layerDelta, needsBase } from './delta.ts';
+import { weightedSum } from './factors.ts';
+import { foreignMerge, type StoredTerm } from './foreign-merges.ts';
+import {
+  commonArchitecture,
+  layerStrength,
+  layersByModule,
+  type MergeInput,
+  refuseUnequalShapes,
+} from './merge.ts';
+
+export interface LintedLayer {
+  readonly id: string;
+  /** ‖theirs − true‖ / ‖true‖; infinite where the true sum is zero and theirs is not. */
+  readonly relativeError: number;
+  /** ⟨theirs, true⟩ / ‖true‖²: 1 is right, 0.25 a quarter of the strength. */
+  readonly gain: number;
+  /** Cosine of the angle between theirs and the true sum. */
+  readonly cosine: number;
+}
+
+export interface LintReport {
+  readonly tool: string;
+  readonly title: string;
+  readonly defect: string;
+  readonly source: string;
+  readonly layers: readonly LintedLayer[];
+  /** √(Σ‖theirs − true‖² / Σ‖true‖²) over all layers. */
+  readonly relativeError: number;
+  readonly gain: number;
+  /** Why the tool refuses these inputs; `null` if it takes them. */
+  readonly refusal: string | null;
+}
+
+/**
+ * Compare.
+ * @param rank what truncating tools are asked for; `null`: the largest of the inputs
+ * @throws {UsageError} if there is no such tool; {MismatchError} on mixed architectures
+ */
+export function lintMerge(
+  inputs: readonly MergeInput[],
+  tool: string,
+  { rank = null, base }: { readonly rank?: number | null; readonly base?: BaseWeights } = {},
+): LintReport {
+  const foreign = foreignMerge(tool);
+  commonArchitecture(inputs.map(({ adapter }) => adapter));
+  const layers: LintedLayer[] = [];
+  const { title, defect, source } = foreign;
+  const about = { tool, title, defect, source };
+  let [errors, norms, products] = [0, 0, 0];
+  for (const [id, parts] of layersByModule(inputs)) {
+    const terms: StoredTerm[] = parts.map(({ layer, input }) => {
+      const delta = layerDelta(layer, needsBase(layer) ? base?.(layer) : undefined);
+      return {
+        ...delta,
+        strength: layerStrength(input, layer),
+        loraAlpha: layer.scale * (layer.rank ?? 1),
+      };
+    });
+    refuseUnequalShapes(id, terms);
+    const truth = weightedSum(terms);
+    let theirs: typeof truth;
+    try {
+      theirs = foreign.merge(terms, rank);
+    } catch (error) {
+      if (!(error instanceof UsageError)) throw error;
+      return {
+        ...about,
+        layers: [],
+        relativeError: Number.NaN,
+        gain: Number.NaN,
+        refusal: `${id}: ${error.message}`,
+      };
+    }
+    const [error, norm] = [frobeniusNorm(subtract(theirs, truth)), frobeniusNorm(truth)];
+    const product = innerProduct(theirs, truth);
+    const own = frobeniusNorm(theirs);
+    layers.push({
+      id,
+      relativeError: norm > 0 ? error / norm : error > 0 ? Number.POSITIVE_INFINITY : 0,
+      gain: norm > 0 ? product / norm ** 2 : 1,
+      cosine: norm > 0 && own > 0 ? product / (norm * own) : 1,
+    });
+    errors += error ** 2;
+    norms += norm ** 2;
+    products += product;
+  }
+  return {
+    ...about,
+    layers,
+    relativeError: norms > 0 ? Math.sqrt(errors / norms) : 0,
+    gain: norms > 0 ? products / norms : 1,
+    refusal: null,
+  };
+}

@@ -1,0 +1,220 @@
+/** Several adapters as one: layer by layer, whatever their schemes, ranks, alphas and dtypes. */
+import { createHash } from 'node:crypto';
+import path from 'node:path';
+import type { Adapter, AdapterLayer, AdapterModule, AdapterWord, Architecture } from '../concepts/adapter.ts';
+import { MismatchError, ShapeError, UsageError } from '../errors.ts';
+import type { MatmulEngine } from '../linalg/cholesky-async.ts';
+import { multiply } from '../linalg/products.ts';
+import { TorchGenerator } from '../tensor/random.ts';
+import { encodeLayer, type FactorDType, type LoraLayer } from './adapter-layer.ts';
+import { type BlockWeights, blockFactor } from './block-weights.ts';
+import { type BaseWeights, layerDelta, needsBase } from './delta.ts';
+import {
+  checkMergeSettings,
+  MERGE_DEFAULTS,
+  type MergeContext,
+  type MergeMethodName,
+  type MergeSettings,
+  type MergeTerm,
+  mergeMethod,
+} from './method.ts';
+import type { OutputAdapter, Unheld } from './output.ts';
+
+export interface MergeInput {
+  readonly adapter: Adapter;
+  /** Multiplies every change. May be negative. Default 1. */
+  readonly strength?: number;
+  /** In place of `strength` for text encoders. */
+  readonly textEncoderStrength?: number;
+  /** Factors per block on top; default none. */
+  readonly blockWeights?: BlockWeights;
+}
+
+export interface MergeOptions extends Partial<MergeSettings> {
+  /** Default `cat`. */
+  readonly method?: MergeMethodName;
+  /** Of the written factors. Default F32. */
+  readonly dtype?: FactorDType;
+  /** For methods that draw at random. Default 0. */
+  readonly seed?: number;
+  /** Needed for layers that are changes only against their base ((IA)³, DoRA, Custom Diffusion). */
+  readonly base?: BaseWeights;
+  /** Large products; default plain loops. */
+  readonly engine?: MatmulEngine;
+  /** Called after each layer. */
+  readonly onLayer?: (done: number, total: number, layer: LoraLayer) => void;
+}
+
+/** A word that was renamed because another input has it too. */
+export interface RenamedWord {
+  readonly path: string;
+  readonly from: string;
+  readonly to: string;
+}
+
+export interface Merge {
+  readonly output: OutputAdapter;
+  readonly renamed: readonly RenamedWord[];
+}
+
+/** Entries of the inputs that no merge can use. */
+export function unusableOf(adapters: readonly Adapter[]): Unheld[] {
+  return adapters.flatMap(({ path: own, unusable }) =>
+    unusable.map(({ name, reason }) => ({ name: `${path.basename(own)}: ${name}`, reason })),
+  );
+}
+
+/**
+ * The common architecture.
+ * @throws {UsageError} without inputs; {MismatchError} if SD 1.x and SDXL are mixed
+ */
+export function commonArchitecture(adapters: readonly Adapter[]): Architecture {
+  const first = adapters[0];
+  if (first === undefined) throw new UsageError('merge: expected at least one adapter, got none');
+  const title = { sd1: 'Stable Diffusion 1.x', sdxl: 'SDXL' };
+  const other = adapters.find(({ architecture }) => architecture !== first.architecture);
+  if (other !== undefined) {
+    throw new MismatchError(
+      `${other.path}: expected an adapter for ${title[first.architecture]} as ${first.path}, got one for ${title[other.architecture]}; they cannot be merged`,
+    );
+  }
+  return first.architecture;
+}
+
+/** Strength of an input in one layer, block weights inside. */
+export function layerStrength(
+  { adapter, strength = 1, textEncoderStrength = strength, blockWeights }: MergeInput,
+  module: AdapterModule,
+): number {
+  const own = module.component === 'unet' ? strength : textEncoderStrength;
+  return blockWeights === undefined ? own : own * blockFactor(blockWeights, adapter.architecture, module);
+}
+
+/** The layers of all inputs, each with the terms that change it. Nothing is read yet. */
+export function layersByModule(
+  inputs: readonly MergeInput[],
+): Map<string, { readonly layer: AdapterLayer; readonly input: MergeInput }[]> {
+  const byLayer = new Map<string, { layer: AdapterLayer; input: MergeInput }[]>();
+  for (const input of inputs) {
+    for (const [id, layer] of input.adapter.layers) {
+      byLayer.set(id, [...(byLayer.get(id) ?? []), { layer, input }]);
+    }
+  }
+  return byLayer;
+}
+
+/**
+ * Merge.
+ * @throws {MismatchError} on mixed architectures, or a base that is needed and missing
+ * @throws {ShapeError} if the changes of a layer differ in shape, naming the layer
+ * @throws {UsageError} on settings out of range, or ranks that the method cannot take
+ * @throws {NumericalError} if a number is not finite
+ */
+export async function mergeAdapters(
+  inputs: readonly MergeInput[],
+  options: MergeOptions = {},
+): Promise<Merge> {
+  const { method: name = 'cat', dtype = 'F32', seed = 0, base, onLayer } = options;
+  const architecture = commonArchitecture(inputs.map(({ adapter }) => adapter));
+  const settings = { ...MERGE_DEFAULTS, ...definedSettings(options) };
+  checkMergeSettings(settings);
+  for (const { adapter, strength = 1, textEncoderStrength = strength } of inputs) {
+    for (const value of [strength, textEncoderStrength]) {
+      if (!Number.isFinite(value))
+        throw new UsageError(`${adapter.path}: strength: expected a number, got ${value}`);
+    }
+  }
+  const method = mergeMethod(name);
+  const byLayer = layersByModule(inputs);
+  const layers: LoraLayer[] = [];
+  let done = 0;
+  for (const [id, parts] of byLayer) {
+    done++;
+    const active = parts
+      .map(({ layer, input }) => ({ layer, strength: layerStrength(input, layer) }))
+      .filter(({ strength }) => strength !== 0);
+    if (active.length === 0) continue;
+    const module = active[0]!.layer;
+    const kernel = active.map(({ layer }) => layer.kernel).find((own) => own !== null) ?? null;
+    const terms: MergeTerm[] = [];
+    let bias: Float64Array | null = null;
+    for (const { layer, strength } of active) {
+      const delta = layerDelta(layer, needsBase(layer) ? base?.(layer) : undefined);
+      terms.push({ up: delta.up, down: delta.down, scale: delta.scale, strength });
+      if (delta.bias !== null) {
+        bias ??= new Float64Array(delta.bias.length);
+        for (let i = 0; i < bias.length; i++) bias[i]! += strength * delta.bias[i]!;
+      }
+    }
+    refuseUnequalShapes(id, terms);
+    const merged = await method.merge(terms, layerContext(id, seed, settings, options.engine));
+    const encoded = encodeLayer(module, kernel, merged, dtype, bias);
+    layers.push(encoded);
+    onLayer?.(done, byLayer.size, encoded);
+  }
+  const { words, renamed } = mergeWords(inputs.map(({ adapter }) => adapter));
+  const titles = inputs.map(({ adapter }) => path.parse(adapter.path).name);
+  return {
+    output: { architecture, layers, words, title: titles.join(' + '), mergedFrom: titles },
+    renamed,
+  };
+}
+
+function definedSettings({ rank, density, majoritySign }: Partial<MergeSettings>): Partial<MergeSettings> {
+  return {
+    ...(rank === undefined ? {} : { rank }),
+    ...(density === undefined ? {} : { density }),
+    ...(majoritySign === undefined ? {} : { majoritySign }),
+  };
+}
+
+/** @throws {ShapeError} naming the layer and both shapes */
+export function refuseUnequalShapes(id: string, terms: readonly MergeTerm[]): void {
+  const { up, down } = terms[0]!;
+  for (const term of terms) {
+    if (term.up.rows !== up.rows || term.down.cols !== down.cols) {
+      throw new ShapeError(
+        `${id}: expected changes of one shape, got [${up.rows}, ${down.cols}] and [${term.up.rows}, ${term.down.cols}]; trained on different bases?`,
+      );
+    }
+  }
+}
+
+/** A method's context for one layer: random numbers depend on seed and layer, not on the order of layers. */
+export function layerContext(
+  id: string,
+  seed: number,
+  settings: MergeSettings,
+  engine: MatmulEngine = async (a, b) => multiply(a, b),
+): MergeContext {
+  const digest = createHash('sha256').update(`${seed}:${id}`).digest();
+  const generator = new TorchGenerator(digest.readUInt32LE());
+  return {
+    ...settings,
+    engine,
+    gaussians: (count) => generator.randnFloat64(count),
+    keepMask: (count, density) =>
+      Uint8Array.from(generator.randFloat64(count), (value) => (value < density ? 1 : 0)),
+  };
+}
+
+/** All words, those that appear again under a name of their own: `<w>` becomes `<w-2>`. */
+export function mergeWords(adapters: readonly Adapter[]): { words: AdapterWord[]; renamed: RenamedWord[] } {
+  const taken = new Set<string>();
+  const words: AdapterWord[] = [];
+  const renamed: RenamedWord[] = [];
+  for (const adapter of adapters) {
+    const own = new Map<string, string>();
+    for (const { word } of adapter.words) {
+      if (own.has(word)) continue;
+      let name = word;
+      for (let i = 2; taken.has(name); i++)
+        name = word.endsWith('>') ? `${word.slice(0, -1)}-${i}>` : `${word}-${i}`;
+      own.set(word, name);
+      if (name !== word) renamed.push({ path: adapter.path, from: word, to: name });
+    }
+    for (const name of own.values()) taken.add(name);
+    words.push(...adapter.words.map((entry) => ({ ...entry, word: own.get(entry.word)! })));
+  }
+  return { words, renamed };
+}

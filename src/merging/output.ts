@@ -1,0 +1,347 @@
+/** Writing adapters: what a scheme cannot hold is listed first and needs the user's word; then files, whole or not at all. */
+import { existsSync, realpathSync } from 'node:fs';
+import { mkdir } from 'node:fs/promises';
+import path from 'node:path';
+import type {
+  Adapter,
+  AdapterComponent,
+  AdapterLayer,
+  AdapterWord,
+  Architecture,
+} from '../concepts/adapter.ts';
+import { modelspecMetadata, networkMetadata, sshsHashesOf } from '../concepts/lora-metadata.ts';
+import { partSuffix } from '../concepts/readers/adapter-names.ts';
+import { positionalLayers } from '../concepts/readers/cloneofsimo.ts';
+import { tokenOrderKey } from '../concepts/readers/ed-lora.ts';
+import { adapterConfigName } from '../concepts/readers/peft.ts';
+import { UsageError } from '../errors.ts';
+import { writeFileAtomically } from '../formats/atomic-file.ts';
+import { float32Tensor, memoryTensor, type RawTensor, renamed } from '../formats/raw-tensor.ts';
+import { writeSafetensors } from '../formats/safetensors.ts';
+import { torchTensor, writeTorchZip } from '../formats/torch-writer.ts';
+import { edLoraEmbeddingKey } from '../models/keys/ed-lora.ts';
+import { type AdapterModule, adapterModuleId, componentsOf } from '../models/keys/sd-modules.ts';
+import { foldScale, type LoraLayer, loraAlphaOf } from './adapter-layer.ts';
+import { factorTensors, type LayerFormat, partTensors, schemes } from './schemes.ts';
+import { bundledTensors, layerWiseWords, spreadTokens } from './words.ts';
+
+/** What is to be written. */
+export interface OutputAdapter {
+  readonly architecture: Architecture;
+  readonly layers: readonly AdapterLayer[];
+  readonly words: readonly AdapterWord[];
+  /** Shown by model browsers. */
+  readonly title: string;
+  readonly mergedFrom?: readonly string[];
+  /** Further header entries: recipe, the inputs' own metadata. */
+  readonly metadata?: Readonly<Record<string, string>>;
+}
+
+/** Something that a target cannot hold. */
+export interface Unheld {
+  readonly name: string;
+  readonly reason: string;
+}
+
+/** What would be lost by writing in a scheme. */
+export function unheldBy(format: LayerFormat, { layers, words, architecture }: OutputAdapter): Unheld[] {
+  const scheme = schemes[format];
+  const unheld: Unheld[] = [];
+  for (const layer of layers) {
+    const name = adapterModuleId(layer);
+    const reason = scheme.refuses(layer, architecture);
+    if (reason !== null) unheld.push({ name, reason });
+    else if (layer.biasDiff !== null && !scheme.anyKind) {
+      unheld.push({ name: `${name} (bias)`, reason: `${format} has no place for a difference of biases` });
+    }
+  }
+  for (const { word, rows, encoder } of words) {
+    if (scheme.words === 'none') unheld.push({ name: word, reason: `${format} files hold no embeddings` });
+    else if (scheme.words === 'tokens' && rows === 'layers') {
+      unheld.push({
+        name: word,
+        reason: 'one vector per cross-attention layer; the scheme holds one per token',
+      });
+    } else if (encoder === 'text_encoder_2' && (format === 'ed-lora' || format === 'cloneofsimo')) {
+      unheld.push({ name: word, reason: 'a vector of the second text encoder' });
+    }
+  }
+  return unheld;
+}
+
+/** @throws {UsageError} listing what would be lost, unless `drop` */
+export function refuseLoss(target: string, unheld: readonly Unheld[], drop: boolean): void {
+  if (drop || unheld.length === 0) return;
+  const listed = unheld.slice(0, 20).map(({ name, reason }) => `\n  ${name}: ${reason}`);
+  if (unheld.length > listed.length) listed.push(`\n  … and ${unheld.length - listed.length} more`);
+  throw new UsageError(
+    `${target}: ${unheld.length} ${unheld.length === 1 ? 'entry' : 'entries'} cannot be held; --drop leaves them out:${listed.join('')}`,
+  );
+}
+
+/** @throws {UsageError} if a target is one of the inputs, or exists and `force` is off */
+export function checkTarget(target: string, inputs: readonly string[], force: boolean): void {
+  if (!existsSync(target)) return;
+  const real = realpathSync(target);
+  const input = inputs.find((file) => existsSync(file) && realpathSync(file) === real);
+  if (input !== undefined)
+    throw new UsageError(`${target}: is also an input; inputs are never changed, choose another name`);
+  if (!force) throw new UsageError(`${target}: exists; --force replaces it`);
+}
+
+/** Files of adapters, and the folders that hold them, for `checkTarget`. */
+export function filesOfAdapters(adapters: readonly Adapter[]): string[] {
+  return adapters.flatMap(({ path: own, files }) => [own, ...files]);
+}
+
+/**
+ * Write an adapter in a scheme. Call `refuseLoss` first: what the scheme does not hold is left out here.
+ * @param target a file; for `peft` a folder
+ * @throws {UsageError} if a layer is given twice, is not yet plain LoRA where the scheme needs it, or a numbered scheme
+ *   lacks some of its layers; {EdloraError} if the disk is full or read-only
+ */
+export async function writeAdapter(
+  target: string,
+  format: LayerFormat,
+  adapter: OutputAdapter,
+): Promise<void> {
+  const { architecture } = adapter;
+  const scheme = schemes[format];
+  const ids = new Set<string>();
+  const layers = adapter.layers.filter((layer) => {
+    const id = adapterModuleId(layer);
+    if (ids.has(id)) throw new UsageError(`${target}: layer ${id} given twice`);
+    ids.add(id);
+    return scheme.refuses(layer, architecture) === null;
+  });
+  const words = adapter.words.filter(
+    ({ rows }) => scheme.words === 'layers' || (scheme.words === 'tokens' && rows === 'tokens'),
+  );
+  const output = { ...adapter, layers, words };
+  if (scheme.anyKind) return writeKohya(target, format, output, lycorisTensors(output));
+  const plain = layers.map((layer) => plainLora(target, layer));
+  const stored = scheme.storesAlpha ? plain : plain.map(foldScale);
+  switch (format) {
+    case 'kohya':
+    case 'kohya-ldm':
+      return writeKohya(
+        target,
+        format,
+        output,
+        stored.flatMap((layer) => [
+          ...factorTensors(layer, scheme.key!, architecture),
+          alphaTensor(scheme.key!(layer, 'up', architecture), loraAlphaOf(layer)),
+        ]),
+      );
+    case 'peft':
+      return writePeft(target, stored, output);
+    case 'ed-lora':
+      return writeEdLora(target, stored, output);
+    case 'cloneofsimo':
+      return writePositional(target, stored, output);
+    default:
+      return writeSafetensors(
+        target,
+        stored.flatMap((layer) => factorTensors(layer, scheme.key!, architecture)),
+        { ...describe(output), format: 'pt' },
+      );
+  }
+}
+
+/** @throws {UsageError} if it is not one */
+function plainLora(target: string, layer: AdapterLayer): LoraLayer {
+  if (layer.kind !== 'lora' || layer.mid !== null || layer.doraScale !== null) {
+    throw new UsageError(`internal: ${target}: ${adapterModuleId(layer)} is not plain LoRA yet`);
+  }
+  return layer;
+}
+
+function ranksOf(layers: readonly AdapterLayer[]): number[] {
+  return layers.flatMap(({ rank }) => (rank === null ? [] : [rank]));
+}
+
+function describe({
+  title,
+  mergedFrom,
+  words,
+  layers,
+  architecture,
+  metadata,
+}: OutputAdapter): Record<string, string> {
+  const described = modelspecMetadata({
+    title,
+    ranks: ranksOf(layers),
+    ...(mergedFrom === undefined ? {} : { mergedFrom }),
+    triggerWords: words.map(({ word }) => word),
+  });
+  if (architecture === 'sdxl') {
+    described['modelspec.architecture'] = 'stable-diffusion-xl-v1-base/lora';
+    described['modelspec.implementation'] = 'https://github.com/Stability-AI/generative-models';
+  }
+  return { ...described, ...metadata };
+}
+
+/** Always float32: bfloat16 would round ranks above 256. */
+function alphaTensor(upKey: string, loraAlpha: number): RawTensor {
+  return float32Tensor(upKey.replace(partSuffix.up, partSuffix.alpha), [], Float32Array.of(loraAlpha));
+}
+
+function lycorisTensors({ layers, architecture }: OutputAdapter): RawTensor[] {
+  const { key } = schemes.lycoris;
+  return layers.flatMap((layer) => {
+    const stem = key!(layer, 'up', architecture).slice(0, -partSuffix.up.length);
+    const tensors = partTensors(layer).map(([suffix, tensor]) => renamed(tensor, stem + suffix));
+    if (layer.kind === 'ia3') {
+      tensors.push(memoryTensor(stem + partSuffix.onInput, 'BOOL', [], Uint8Array.of(layer.onInput ? 1 : 0)));
+    } else if (layer.rank !== null) {
+      tensors.push(float32Tensor(stem + partSuffix.alpha, [], Float32Array.of(layer.scale * layer.rank)));
+    }
+    return tensors;
+  });
+}
+
+async function writeKohya(
+  file: string,
+  format: LayerFormat,
+  output: OutputAdapter,
+  tensors: readonly RawTensor[],
+): Promise<void> {
+  const { layers, architecture, words, title, metadata } = output;
+  const all = [...tensors, ...bundledTensors(words)];
+  const alphas = new Set(layers.map((layer) => (layer.rank === null ? null : layer.scale * layer.rank)));
+  const alpha = alphas.size === 1 ? [...alphas][0]! : null;
+  const network: Record<string, string> = {
+    ...networkMetadata({ title, ranks: ranksOf(layers) }),
+    ss_network_alpha: alpha === null ? 'Dynamic' : String(Math.fround(alpha)),
+    ...(architecture === 'sdxl' ? { ss_base_model_version: 'sdxl_base_v1-0' } : {}),
+    ...(format === 'lycoris' ? { ss_network_module: 'lycoris.kohya' } : {}),
+  };
+  const kept = Object.fromEntries(
+    Object.entries(metadata ?? {}).filter(([key]) => key.startsWith('ss_') && !(key in network)),
+  );
+  const { modelHash, legacyHash } = sshsHashesOf(all, { ...kept, ...network });
+  await writeSafetensors(file, all, {
+    ...describe(output),
+    ...network,
+    format: 'pt',
+    'modelspec.hash_sha256': `0x${modelHash}`,
+    sshs_model_hash: modelHash,
+    sshs_legacy_hash: legacyHash,
+  });
+}
+
+async function writePeft(folder: string, layers: readonly LoraLayer[], output: OutputAdapter): Promise<void> {
+  const { key } = schemes.peft;
+  for (const component of componentsOf(output.architecture)) {
+    const own = layers.filter((layer) => layer.component === component);
+    if (own.length === 0) continue;
+    const place = path.join(folder, component);
+    await mkdir(place, { recursive: true });
+    await writeSafetensors(
+      path.join(place, 'adapter_model.safetensors'),
+      own.flatMap((layer) => factorTensors(layer, key!, output.architecture)),
+      { ...describe(output), format: 'pt' },
+    );
+    await writeFileAtomically(path.join(place, adapterConfigName), [
+      `${JSON.stringify(adapterConfig(own), null, 2)}\n`,
+    ]);
+  }
+}
+
+/** A LoraConfig whose scales are the layers' own. */
+function adapterConfig(layers: readonly LoraLayer[]): Record<string, unknown> {
+  const r = mostCommon(layers.map(({ rank }) => rank!));
+  const loraAlpha = mostCommon(layers.map(loraAlphaOf));
+  const exceptions = (usual: number, of: (layer: LoraLayer) => number): Record<string, number> =>
+    Object.fromEntries(
+      layers.filter((layer) => of(layer) !== usual).map((layer) => [layer.layerName, of(layer)]),
+    );
+  return {
+    peft_type: 'LORA',
+    task_type: null,
+    base_model_name_or_path: null,
+    inference_mode: true,
+    r,
+    lora_alpha: loraAlpha,
+    rank_pattern: exceptions(r, ({ rank }) => rank!),
+    alpha_pattern: exceptions(loraAlpha, loraAlphaOf),
+    target_modules: layers.map(({ layerName }) => layerName),
+    lora_dropout: 0,
+    bias: 'none',
+    use_rslora: false,
+    use_dora: false,
+    fan_in_fan_out: false,
+  };
+}
+
+function mostCommon(values: readonly number[]): number {
+  const counts = new Map<number, number>();
+  for (const value of values) counts.set(value, (counts.get(value) ?? 0) + 1);
+  return [...counts].reduce((best, entry) => (entry[1] > best[1] ? entry : best))[0];
+}
+
+async function writeEdLora(file: string, layers: readonly LoraLayer[], output: OutputAdapter): Promise<void> {
+  const { key } = schemes['ed-lora'];
+  const words = layerWiseWords(output.words);
+  const factors = layers.flatMap((layer) => factorTensors(layer, key!, 'sd1'));
+  if (!/\.(pth|pt|bin)$/.test(file)) {
+    await writeSafetensors(
+      file,
+      [...words.map(({ word, embedding }) => renamed(embedding, edLoraEmbeddingKey(word))), ...factors],
+      { ...describe(output), format: 'pt', [tokenOrderKey]: JSON.stringify(words.map(({ word }) => word)) },
+    );
+    return;
+  }
+  const dictionary = (component: AdapterComponent) =>
+    new Map(
+      factors
+        .filter(({ name }) => name.startsWith(`${component}.`))
+        .map((tensor) => [tensor.name.slice(component.length + 1), torchTensor(tensor)]),
+    );
+  const params = new Map([
+    ['new_concept_embedding', new Map(words.map(({ word, embedding }) => [word, torchTensor(embedding)]))],
+    ['text_encoder', dictionary('text_encoder')],
+    ['unet', dictionary('unet')],
+  ]);
+  await writeTorchZip(file, new Map([['params', params]]));
+}
+
+async function writePositional(
+  file: string,
+  layers: readonly LoraLayer[],
+  output: OutputAdapter,
+): Promise<void> {
+  const byId = new Map(layers.map((layer) => [adapterModuleId(layer), layer]));
+  const tensors: RawTensor[] = [];
+  const header: Record<string, string> = {};
+  for (const component of ['unet', 'text_encoder'] as const) {
+    const own = layers.filter((layer) => layer.component === component);
+    if (own.length === 0) continue;
+    const feedForward = own.some(({ layerName }) => layerName.includes('.ff.'));
+    const walk: AdapterModule[] =
+      component === 'text_encoder'
+        ? positionalLayers(component).slice(0, Math.ceil(own.length / 4) * 4)
+        : positionalLayers(component, feedForward ? 0 : 2);
+    const missing = walk.map(adapterModuleId).filter((id) => !byId.has(id));
+    if (missing.length > 0) {
+      throw new UsageError(
+        `${file}: numbered layers must be complete, ${missing.length} of ${walk.length} are missing: ${missing.slice(0, 3).join(', ')}${missing.length > 3 ? ', …' : ''}`,
+      );
+    }
+    walk.forEach((module, i) => {
+      const layer = byId.get(adapterModuleId(module))!;
+      header[`${component}:${i}:rank`] = String(layer.rank);
+      tensors.push(renamed(layer.up, `${component}:${i}:up`), renamed(layer.down, `${component}:${i}:down`));
+    });
+    header[component] = JSON.stringify(
+      component === 'text_encoder'
+        ? ['CLIPAttention']
+        : ['CrossAttention', 'Attention', ...(feedForward ? ['GEGLU'] : [])],
+    );
+  }
+  for (const { word, embedding } of spreadTokens(output.words)) {
+    tensors.push({ ...embedding, name: word, shape: [embedding.shape[1]!], strides: [1] });
+    header[word] = '<embed>';
+  }
+  await writeSafetensors(file, tensors, { ...describe(output), ...header });
+}

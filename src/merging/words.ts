@@ -1,0 +1,195 @@
+/** Embeddings of words in the forms that files want: one vector per token, one per layer, bundled, or alone. */
+import type { AdapterWord } from '../concepts/adapter.ts';
+import { XTI_KEYS } from '../concepts/readers/textual-inversion.ts';
+import { UsageError } from '../errors.ts';
+import { dtypeWidth } from '../formats/dtype.ts';
+import { memoryTensor, type RawTensor, readBytes, renamed, sliceRows } from '../formats/raw-tensor.ts';
+import { writeSafetensors } from '../formats/safetensors.ts';
+import type { TorchValue } from '../formats/torch-value.ts';
+import { torchTensor, writeTorchZip } from '../formats/torch-writer.ts';
+import type { Unheld } from './output.ts';
+
+export const wordFormats = [
+  'diffusers-embedding',
+  'a1111',
+  'kohya-embedding',
+  'sdxl-embedding',
+  'xti',
+  'ed-lora',
+] as const;
+
+/** Forms of files that hold embeddings alone. */
+export type WordFormat = (typeof wordFormats)[number];
+
+/** A word of n tokens as n words: `<w>`, `<w>_1`, …, as diffusers numbers them. One row each, [1, D]. */
+export function spreadTokens(words: readonly AdapterWord[]): AdapterWord[] {
+  return words.flatMap((word) => {
+    const count = word.embedding.shape[0]!;
+    if (word.rows === 'layers' || count === 1) return [word];
+    return Array.from({ length: count }, (_, i) => ({
+      ...word,
+      word: i === 0 ? word.word : `${word.word}_${i}`,
+      embedding: sliceRows(word.embedding, i, 1),
+    }));
+  });
+}
+
+/** Every word with one row per cross-attention layer, [L, D]; a single vector serves all layers. */
+export function layerWiseWords(words: readonly AdapterWord[]): AdapterWord[] {
+  return spreadTokens(words).map((word) =>
+    word.rows === 'layers'
+      ? word
+      : { ...word, rows: 'layers', embedding: repeated(word.embedding, XTI_KEYS.length) },
+  );
+}
+
+function repeated(row: RawTensor, count: number): RawTensor {
+  const bytes = readBytes(row);
+  const all = new Uint8Array(bytes.length * count);
+  for (let i = 0; i < count; i++) all.set(bytes, i * bytes.length);
+  return memoryTensor(row.name, row.dtype, [count, row.shape[1]!], all);
+}
+
+/** Embeddings inside a LoRA file, as A1111 loads them. */
+export function bundledTensors(words: readonly AdapterWord[]): RawTensor[] {
+  const second = new Set(words.filter(({ encoder }) => encoder === 'text_encoder_2').map(({ word }) => word));
+  return words.map(({ word, embedding, encoder }) => {
+    const part = encoder === 'text_encoder_2' ? 'clip_g' : second.has(word) ? 'clip_l' : 'string_to_param.*';
+    return renamed(embedding, `bundle_emb.${word}.${part}`);
+  });
+}
+
+/** Which words a form cannot hold. */
+export function wordsUnheldBy(format: WordFormat, words: readonly AdapterWord[]): Unheld[] {
+  return words.flatMap(({ word, rows, encoder }) => {
+    const reason =
+      encoder === 'text_encoder_2' && format !== 'sdxl-embedding'
+        ? 'a vector of the second text encoder'
+        : rows === 'layers' && format !== 'xti' && format !== 'ed-lora' && format !== 'diffusers-embedding'
+          ? 'one vector per cross-attention layer; the form holds one per token'
+          : null;
+    return reason === null ? [] : [{ name: word, reason }];
+  });
+}
+
+/**
+ * Write embeddings alone: safetensors, or a torch file where the name ends in .pt, .pth or .bin.
+ * @throws {UsageError} if the form holds one word and there are several
+ */
+export async function writeWords(
+  file: string,
+  format: WordFormat,
+  given: readonly AdapterWord[],
+): Promise<void> {
+  const lost = new Set(wordsUnheldBy(format, given).map(({ name }) => name));
+  const words = given.filter(
+    ({ word, encoder }) => format === 'sdxl-embedding' || (encoder === 'text_encoder' && !lost.has(word)),
+  );
+  if (words.length === 0) throw new UsageError(`${file}: no word is left to write`);
+  const torch = /\.(pt|pth|bin)$/.test(file);
+  const single = (): AdapterWord => {
+    if (new Set(words.map(({ word }) => word)).size > 1) {
+      throw new UsageError(
+        `${file}: ${format} holds one word, got ${words.map(({ word }) => word).join(', ')}; choose one with --word`,
+      );
+    }
+    return words[0]!;
+  };
+  switch (format) {
+    case 'diffusers-embedding':
+      return write(
+        file,
+        torch,
+        words.map(({ word, embedding }) => renamed(embedding, word)),
+      );
+    case 'kohya-embedding':
+      return write(file, torch, [renamed(single().embedding, 'emb_params')], { name: single().word });
+    case 'a1111': {
+      const { word, embedding } = single();
+      if (!torch) return write(file, false, [renamed(embedding, 'emb_params')], { name: word });
+      return writeTorchZip(
+        file,
+        new Map<TorchValue, TorchValue>([
+          ['string_to_token', new Map([['*', 265]])],
+          ['string_to_param', new Map([['*', torchTensor(embedding)]])],
+          ['name', word],
+          ['step', 0],
+          ['sd_checkpoint', null],
+          ['sd_checkpoint_name', null],
+        ]),
+      );
+    }
+    case 'sdxl-embedding': {
+      single();
+      return write(
+        file,
+        torch,
+        words.map(({ embedding, encoder }) =>
+          renamed(embedding, encoder === 'text_encoder' ? 'clip_l' : 'clip_g'),
+        ),
+        { name: words[0]!.word },
+      );
+    }
+    case 'xti':
+      return write(file, torch, xtiTensors(file, layerWiseWords(words)));
+    case 'ed-lora': {
+      const all = layerWiseWords(words);
+      if (!torch)
+        return write(
+          file,
+          false,
+          all.map(({ word, embedding }) => renamed(embedding, `new_concept_embedding.${word}`)),
+          { 'edlora.tokens': JSON.stringify(all.map(({ word }) => word)) },
+        );
+      const embeddings = new Map(all.map(({ word, embedding }) => [word, torchTensor(embedding)]));
+      return writeTorchZip(
+        file,
+        new Map([
+          [
+            'params',
+            new Map<TorchValue, TorchValue>([
+              ['new_concept_embedding', embeddings],
+              ['text_encoder', new Map()],
+              ['unet', new Map()],
+            ]),
+          ],
+        ]),
+      );
+    }
+  }
+}
+
+async function write(
+  file: string,
+  torch: boolean,
+  tensors: readonly RawTensor[],
+  metadata: Record<string, string> = {},
+): Promise<void> {
+  if (!torch) return writeSafetensors(file, tensors, { format: 'pt', ...metadata });
+  return writeTorchZip(file, new Map(tensors.map((tensor) => [tensor.name, torchTensor(tensor)])));
+}
+
+/** n words of [L, D] as L tensors [n, D]. @throws {UsageError} if widths or dtypes differ, or L is not 16 */
+function xtiTensors(file: string, words: readonly AdapterWord[]): RawTensor[] {
+  const { dtype, shape } = words[0]!.embedding;
+  for (const { word, embedding } of words) {
+    if (
+      embedding.shape[0] !== XTI_KEYS.length ||
+      embedding.shape[1] !== shape[1] ||
+      embedding.dtype !== dtype
+    ) {
+      throw new UsageError(
+        `${file}: ${word}: expected ${dtype} [${XTI_KEYS.length}, ${shape[1]}], got ${embedding.dtype} [${embedding.shape.join(', ')}]`,
+      );
+    }
+  }
+  const rowBytes = shape[1]! * dtypeWidth(dtype);
+  const bytes = words.map(({ embedding }) => readBytes(embedding));
+  return XTI_KEYS.map((key, layer) => {
+    const rows = new Uint8Array(words.length * rowBytes);
+    bytes.forEach((own, i) => {
+      rows.set(own.subarray(layer * rowBytes, (layer + 1) * rowBytes), i * rowBytes);
+    });
+    return memoryTensor(key, dtype, [words.length, shape[1]!], rows);
+  });
+}
