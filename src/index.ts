@@ -70,3 +70,14 @@ export type { PerStage, Stage } from './fusion/stage.ts';
 export { type Checkpoint, type CheckpointOptions, openCheckpoint } from './models/checkpoint.ts';
 export { type ClipModel, openClipModel } from './models/clip/clip-model.ts';
 export { defaultBase, packageRoot } from './package-root.ts';
+export { type DrawnScene, type DrawSceneOptions, drawScene, planScene } from './sampling/draw-scene.ts';
+export type { Box, Region, RegionShape, SoftMask } from './sampling/region.ts';
+export type { SampleRequest } from './sampling/request.ts';
+export {
+  Pipeline,
+  type PipelineParts,
+  type SampledPicture,
+  type SampleHooks,
+} from './sampling/sample.ts';
+export { type NormalScene, normalScene, type Scene } from './sampling/scene.ts';
+export { readSceneFile } from './sampling/scene-file.ts';

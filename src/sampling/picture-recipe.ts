@@ -101,5 +101,5 @@ export async function readPictureScene(file: string): Promise<Scene> {
   }
   const parsed = embedded.safeParse(value);
   if (!parsed.success) throw new UsageError(`${file}: its scene has another form than expected`);
-  return checkScene(parsed.data.scene, () => `${file} (${SCENE_KEY})`);
+  return checkScene(parsed.data.scene, (_, name) => `${file} (${SCENE_KEY}): ${name || 'scene'}`);
 }

@@ -48,9 +48,10 @@ export function parseSceneText(text: string, label: string): Scene {
     }
     return 1;
   };
-  return checkScene(value ?? {}, (at, key) =>
-    key === undefined ? `${label}:${lineOf(at)}` : `${label}:${keyLine(text, lines, key) ?? lineOf(at)}`,
-  );
+  return checkScene(value ?? {}, (at, name, key) => {
+    const line = (key === undefined ? null : keyLine(text, lines, key)) ?? lineOf(at);
+    return `${label}:${line}${name === '' ? '' : `: ${name}`}`;
+  });
 }
 
 /** Line of a key, for keys that are not part of the schema and so have no value to point at. */
@@ -62,12 +63,12 @@ function keyLine(text: string, lines: LineCounter, key: string): number | null {
 
 /**
  * Check a value against the scene's schema.
- * @param where place of a path in the value, for messages; `key` is an unknown one inside it
+ * @param where what messages begin with, for a path in the value and its name; `key` is an unknown one inside it
  * @throws {UsageError} about the first mistake
  */
 export function checkScene(
   value: unknown,
-  where: (at: readonly PropertyKey[], key?: string) => string,
+  where: (at: readonly PropertyKey[], name: string, key?: string) => string,
 ): Scene {
   const result = sceneSchema.safeParse(value);
   if (result.success) return result.data;
@@ -79,12 +80,11 @@ export function checkScene(
   if (issue.code === 'unrecognized_keys') {
     const key = issue.keys[0]!;
     const nearest = at.length === 0 ? nearestName(key, Object.keys(sceneSchema.shape)) : null;
-    const inside = name === '' ? '' : `${name}: `;
     throw new UsageError(
-      `${where(at, key)}: ${inside}unknown key "${key}"${nearest === null ? '' : `; did you mean "${nearest}"?`}`,
+      `${where(at, name, key)}: unknown key "${key}"${nearest === null ? '' : `; did you mean "${nearest}"?`}`,
     );
   }
-  throw new UsageError(`${where(at)}: ${name === '' ? '' : `${name}: `}${issue.message}`);
+  throw new UsageError(`${where(at, name)}: ${issue.message}`);
 }
 
 /** Of a value that may have several forms: the mistake in the form that it comes nearest to. */

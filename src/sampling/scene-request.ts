@@ -4,6 +4,7 @@ import { pictureSize, readGrayPicture, readPicture } from '../formats/picture.ts
 import { openT2iAdapter } from '../models/adapter/open.ts';
 import { openControlNet } from '../models/controlnet/open.ts';
 import { vaeFactor } from '../models/vae/config.ts';
+import { checkpointSampler } from './checkpoint-schedule.ts';
 import type { AdapterGuide, ControlGuide, RegionStrength } from './guides.ts';
 import { parseStyleMix } from './layer-groups.ts';
 import type { SceneModel } from './model-source.ts';
@@ -11,6 +12,8 @@ import { checkBox, type Region, type RegionShape } from './region.ts';
 import { boxMask, feathered, pictureMask, polygonMask } from './region-mask.ts';
 import { parseMixOfShowRegions, parseMixOfShowStrengths } from './region-text.ts';
 import { resolveRequest, type SampleRequest, unknownWords } from './request.ts';
+import { createSampler } from './samplers/create.ts';
+import { beginIndexFor } from './samplers/sampler.ts';
 import {
   DEFAULT_DENOISE,
   type NormalScene,
@@ -100,6 +103,10 @@ export async function prepareScene(scene: NormalScene, model: SceneModel): Promi
       : { init: { picture: await sized(scene.init.image), denoise: scene.init.denoise ?? DEFAULT_DENOISE } }),
   };
   const resolved = resolveRequest(request, base, factor, model.vocabulary.layerCount);
+  const { steps, eta, init } = resolved;
+  const config = await checkpointSampler(base, resolved.sampler, resolved.schedule);
+  const sampler = createSampler(config, steps, { eta });
+  if (init !== undefined) beginIndexFor(sampler, steps, init.denoise);
   for (const { word, nearest } of unknownWords(promptsOf(request), model.vocabulary)) {
     notes.push(
       `${word}: no such word in this model, read as letters${nearest === null ? '' : `; did you mean ${nearest}?`}`,
@@ -112,11 +119,11 @@ export async function prepareScene(scene: NormalScene, model: SceneModel): Promi
       ...complete,
       negative: resolved.negativePrompt,
       isolate: resolved.isolate,
-      steps: resolved.steps,
+      steps,
       guidance: resolved.guidanceScale,
       guidanceRescale: resolved.guidanceRescale,
       sampler: resolved.sampler,
-      eta: resolved.eta,
+      eta,
       seed: resolved.seed,
       count: resolved.count,
       batch: resolved.batchSize,

@@ -1,0 +1,296 @@
+/** `edlora sample`: pictures from a model, with regions, adapters and several concepts. */
+import path from 'node:path';
+import type { Options } from 'yargs';
+import { UsageError } from '../../src/errors.ts';
+import { type DrawnScene, drawScene, type PlannedScene, planScene } from '../../src/sampling/draw-scene.ts';
+import { readPictureScene } from '../../src/sampling/picture-recipe.ts';
+import { REQUEST_DEFAULTS } from '../../src/sampling/request.ts';
+import { SAMPLER_NAMES } from '../../src/sampling/samplers/create.ts';
+import { DEFAULT_DENOISE, type NormalScene, normalScene } from '../../src/sampling/scene.ts';
+import { checkScene, readSceneFile } from '../../src/sampling/scene-file.ts';
+import type { Command, CommandContext } from '../command.ts';
+import { baseOptions, number, outputOptions, pairs, text, texts } from '../options.ts';
+import { type Io, paint } from '../terminal/io.ts';
+import { ProgressLine } from '../terminal/progress.ts';
+import { duration, nearPath, table } from '../terminal/table.ts';
+
+type Args = Readonly<Record<string, unknown>>;
+
+const { steps, guidanceScale, sampler, seed, count } = REQUEST_DEFAULTS;
+
+const option = (group: string, describe: string, more: Options = {}): Options => ({
+  type: 'string',
+  requiresArg: true,
+  group,
+  describe,
+  ...more,
+});
+const MODEL = 'What to draw with:';
+const SCENE = 'What to draw:';
+const HOW = 'How:';
+const GUIDES = 'Guided by pictures:';
+const RESULTS = 'Results:';
+const many = { array: true };
+const flag: Options = { type: 'boolean', requiresArg: false, default: false };
+
+const options = {
+  fused: option(MODEL, 'Folder of a fusion, or a fused checkpoint as Mix-of-Show writes it'),
+  base: {
+    ...baseOptions.base,
+    group: MODEL,
+    describe: 'Base model [default: the fusion’s, or the miniature]',
+  },
+  'base-config': { ...baseOptions['base-config'], group: MODEL },
+  concept: option(MODEL, 'Concept file; "file:0.8" sets its strength', many),
+  lora: option(MODEL, 'LoRA file; "file:0.7" sets its strength', many),
+  embedding: option(MODEL, 'Textual inversion file', many),
+  prompt: option(SCENE, 'What the picture shows; (word:1.2) weighs words', { requiresArg: false }),
+  negative: option(SCENE, 'What it does not show', { requiresArg: false }),
+  region: option(
+    SCENE,
+    '"prompt @ left,top,right,bottom : negative"; also a polygon, or a mask picture',
+    many,
+  ),
+  'prompt-rewrite': option(SCENE, 'Regions as Mix-of-Show writes them'),
+  'style-mix': option(SCENE, '"layers=prompt": coarse, middle, fine, 3 or 0-5', many),
+  scene: option(SCENE, 'Scene file, YAML or JSON; options go before it'),
+  from: option(SCENE, 'Draw the picture of this file again; options go before it'),
+  width: option(SCENE, 'Pixels [default: what the model was trained at]'),
+  height: option(SCENE, 'Pixels [default: what the model was trained at]'),
+  init: option(SCENE, 'Picture to start from'),
+  denoise: option(SCENE, `How far it goes back to noise, 0 … 1 [default: ${DEFAULT_DENOISE}]`),
+  steps: option(HOW, `Steps [default: ${steps}]`),
+  guidance: option(HOW, `Guidance scale; 1 is none [default: ${guidanceScale}]`),
+  'guidance-rescale': option(HOW, 'Against overexposure at high guidance, 0 … 1 [default: 0]'),
+  sampler: option(HOW, `One of ${SAMPLER_NAMES.join(', ')} [default: ${sampler}]`),
+  schedule: option(
+    HOW,
+    'model, karras, leading, linspace, trailing; karras+trailing for both [default: model]',
+  ),
+  prediction: option(HOW, 'What the model predicts: epsilon, v_prediction or sample [default: as it says]'),
+  eta: option(HOW, 'ddim: share of fresh noise, 0 … 1 [default: 0]'),
+  isolate: option(HOW, 'Share of the steps in which regions keep to themselves, 0 … 1 [default: 0]'),
+  'clip-skip': option(HOW, 'Layers of the text encoder to leave out [default: 0]'),
+  seed: option(HOW, `Seed of the first picture; each further one takes the next [default: ${seed}]`),
+  count: option(HOW, `Pictures [default: ${count}]`),
+  batch: option(HOW, 'Pictures in one pass [default: 1]'),
+  keypose: option(GUIDES, 'Pose picture'),
+  'keypose-adapter': option(GUIDES, 'Folder of the T2I-Adapter for it'),
+  'keypose-strength': option(GUIDES, '[default: 1]'),
+  'keypose-regions': option(GUIDES, 'Strengths by place: "[y0, x0, y1, x1]-0.8|…"'),
+  sketch: option(GUIDES, 'Sketch picture'),
+  'sketch-adapter': option(GUIDES, 'Folder of the T2I-Adapter for it'),
+  'sketch-strength': option(GUIDES, '[default: 1]'),
+  'sketch-regions': option(GUIDES, 'Strengths by place, as above'),
+  control: option(GUIDES, 'Folder of a ControlNet'),
+  'control-image': option(GUIDES, 'Picture for it'),
+  'control-strength': option(GUIDES, '[default: 1]'),
+  out: option(RESULTS, 'Folder; pictures are numbered on', { default: 'out' }),
+  grid: { ...flag, group: RESULTS, describe: 'Also write one sheet with all pictures' },
+  preview: option(RESULTS, 'Write preview.png every so many steps'),
+  metadata: {
+    ...flag,
+    default: true,
+    group: RESULTS,
+    describe: 'Store the recipe in pictures; --no-metadata does not',
+  },
+  'dry-run': { ...flag, group: RESULTS, describe: 'Check everything and print the scene only' },
+  json: { ...outputOptions.json, group: RESULTS },
+  quiet: { ...outputOptions.quiet, group: RESULTS },
+} as const satisfies Record<string, Options>;
+
+const CONCEPTS = 'fixtures/tiny-world/concepts';
+
+export const sampleCommand: Command = {
+  usage: 'sample',
+  description: 'Draw pictures, several concepts each in its place',
+  options,
+  examples: [
+    ['edlora sample --prompt "photo of a red circle" --guidance 4 --count 4 --grid', 'The shipped miniature'],
+    [
+      `edlora sample --concept ${CONCEPTS}/edlora_smiley.pth --prompt "a <smiley1> <smiley2> on a blue background" --guidance 4`,
+      'One concept',
+    ],
+    [
+      'edlora sample --fused fused --width 128 --height 64 --guidance 4 --isolate 1 --prompt "" --region "photo of a <smiley1> <smiley2> @ 0,0,0.45,1" --region "photo of a <bullseye1> <bullseye2> @ 0.55,0,1,1"',
+      'Two fused concepts side by side',
+    ],
+    ['edlora sample --from out/0000.png --seed 7', 'The same scene with another seed'],
+  ],
+  epilogue: 'Exit codes: 0 done, 1 failed, 2 wrong usage, 3 bad input file, 130 interrupted.',
+  run: runSample,
+};
+
+async function runSample(args: Args, { io, signal }: CommandContext): Promise<void> {
+  const previewEvery = args.preview === undefined ? 0 : number('--preview', text(args, 'preview')!);
+  const planned = await planScene(await readScene(args));
+  if (args.quiet !== true) {
+    for (const note of planned.notes) io.err(`${paint(io, 'yellow', 'note:')} ${note}\n`);
+  }
+  if (args['dry-run'] === true) {
+    io.out(args.json === true ? json({ scene: planned.scene, notes: planned.notes }) : planText(planned));
+    return;
+  }
+  const line = new ProgressLine(io);
+  const total = planned.request.count ?? 1;
+  const drawn = await drawScene(planned, {
+    folder: text(args, 'out')!,
+    grid: args.grid === true,
+    metadata: args.metadata === true,
+    previewEvery,
+    signal,
+    onProgress: ({ done, total: stepCount, picture }) => {
+      if (args.quiet === true) return;
+      line.update({ activity: `picture ${picture} of ${total}`, done, total: stepCount }, 'drawing');
+    },
+  }).finally(() => line.finish());
+  io.out(args.json === true ? json({ ...drawn, notes: planned.notes }) : resultText(planned, drawn, io));
+}
+
+const json = (value: unknown): string => `${JSON.stringify(value, null, 2)}\n`;
+
+/** The scene of `--scene` or `--from`, with the options in place of what it says. */
+async function readScene(args: Args): Promise<NormalScene> {
+  const [file, picture] = [text(args, 'scene'), text(args, 'from')];
+  if (file !== undefined && picture !== undefined)
+    throw new UsageError('--scene and --from: expected one of them');
+  const given = givenScene(args);
+  const own = normalScene(
+    checkScene(given, ([key]) => `--${optionOf(String(key))}`),
+    (name) => path.resolve(name),
+  );
+  let stored: NormalScene | null = null;
+  if (file !== undefined) {
+    const folder = path.dirname(path.resolve(file));
+    stored = normalScene(await readSceneFile(file), (name) => path.resolve(folder, name));
+  }
+  if (picture !== undefined)
+    stored = normalScene(await readPictureScene(picture), (name) => path.resolve(name));
+  if (stored === null) return own;
+  const overridden = Object.entries(own).filter(([key]) => key in given);
+  return { ...stored, ...Object.fromEntries(overridden) };
+}
+
+/** The option behind a field of the scene, for messages. */
+function optionOf(field: string): string {
+  const names: Readonly<Record<string, string>> = {
+    concepts: 'concept',
+    loras: 'lora',
+    embeddings: 'embedding',
+    regions: 'region',
+  };
+  return names[field] ?? field.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
+}
+
+/** What the options say, in the form of a scene file. */
+function givenScene(args: Args): Record<string, unknown> {
+  const scene: Record<string, unknown> = {};
+  const put = (field: string, value: unknown): void => {
+    if (value !== undefined) scene[field] = value;
+  };
+  const figure = (name: string): number | undefined =>
+    args[name] === undefined ? undefined : number(`--${name}`, text(args, name)!);
+  const list = (name: string): string[] | undefined =>
+    args[name] === undefined ? undefined : texts(args, name);
+  for (const field of ['fused', 'base', 'prompt', 'negative', 'sampler', 'schedule', 'prediction']) {
+    put(field, text(args, field));
+  }
+  put('baseConfig', text(args, 'base-config'));
+  put('promptRewrite', text(args, 'prompt-rewrite'));
+  for (const field of ['width', 'height', 'steps', 'guidance', 'eta', 'isolate', 'seed', 'count', 'batch']) {
+    put(field, figure(field));
+  }
+  put('guidanceRescale', figure('guidance-rescale'));
+  put('clipSkip', figure('clip-skip'));
+  put('concepts', list('concept')?.map(withStrength));
+  put('loras', list('lora')?.map(withStrength));
+  put('embeddings', list('embedding'));
+  put('regions', list('region'));
+  const mix = list('style-mix');
+  if (mix !== undefined) put('styleMix', Object.fromEntries(pairs('style-mix', mix)));
+  const init = text(args, 'init');
+  if (init !== undefined) put('init', { image: init, ...defined({ denoise: figure('denoise') }) });
+  else if (args.denoise !== undefined) throw new UsageError('--denoise: expected --init with a picture');
+  const guides = (['keypose', 'sketch'] as const).flatMap((kind) => guide(args, kind, figure));
+  if (guides.length > 0) put('guides', guides);
+  const model = text(args, 'control');
+  const image = text(args, 'control-image');
+  if ((model === undefined) !== (image === undefined)) {
+    throw new UsageError('--control and --control-image: expected both of them');
+  }
+  if (model !== undefined)
+    put('controls', [{ model, image, ...defined({ strength: figure('control-strength') }) }]);
+  return scene;
+}
+
+function defined(entries: Record<string, unknown>): Record<string, unknown> {
+  return Object.fromEntries(Object.entries(entries).filter(([, value]) => value !== undefined));
+}
+
+/** `file:0.7` → file and strength; a colon that no number follows belongs to the name. */
+function withStrength(value: string): string | { path: string; strength: number } {
+  const match = /^(.+):([+-]?(?:\d+\.?\d*|\.\d+))$/.exec(value);
+  return match === null ? value : { path: match[1]!, strength: Number(match[2]) };
+}
+
+function guide(
+  args: Args,
+  kind: 'keypose' | 'sketch',
+  figure: (name: string) => number | undefined,
+): Record<string, unknown>[] {
+  const image = text(args, kind);
+  const adapter = text(args, `${kind}-adapter`);
+  const strength = figure(`${kind}-strength`);
+  const regions = text(args, `${kind}-regions`);
+  if (image === undefined) {
+    if (adapter === undefined && strength === undefined && regions === undefined) return [];
+    throw new UsageError(`--${kind}-…: expected --${kind} with a picture`);
+  }
+  if (adapter === undefined) {
+    const known = { keypose: 't2iadapter_openpose_sd14v1', sketch: 't2iadapter_sketch_sd14v1' }[kind];
+    throw new UsageError(
+      `--${kind}: expected --${kind}-adapter with the folder of a T2I-Adapter, e.g. a download of TencentARC/${known}`,
+    );
+  }
+  return [{ adapter, image, ...defined({ strength, regions }) }];
+}
+
+function planText({ scene, model, request }: PlannedScene): string {
+  const { prompt, negative, width, height, steps: n, guidance, sampler: name } = scene;
+  return [
+    `Would draw ${scene.count} of ${width} × ${height} on ${nearPath(model.base.path)}; nothing is written.`,
+    '',
+    `prompt    ${prompt || '(empty)'}`,
+    ...(negative ? [`negative  ${negative}`] : []),
+    ...scene.regions.map(({ prompt: own, negative: not, box, polygon, mask }, i) => {
+      const where = box
+        ? `box ${box.join(', ')}`
+        : polygon
+          ? `polygon of ${polygon.length}`
+          : nearPath(mask!);
+      return `region ${i + 1}  ${own} @ ${where}${not ? ` : ${not}` : ''}`;
+    }),
+    `${n} steps of ${name}, guidance ${guidance}, seed ${scene.seed}${request.isolate ? `, isolated ${request.isolate}` : ''}`,
+    '',
+  ].join('\n');
+}
+
+function resultText(planned: PlannedScene, drawn: DrawnScene, io: Io): string {
+  const { pictures, elapsedMs } = drawn;
+  const rows = table(
+    pictures,
+    [
+      { title: `pictures in ${nearPath(drawn.folder)}`, value: ({ file }) => path.basename(file) },
+      { title: 'seed', value: (picture) => String(picture.seed), align: 'right' },
+      { title: 'size', value: ({ width, height }) => `${width} × ${height}`, align: 'right' },
+    ],
+    io.columns,
+  );
+  const { steps: n, sampler: name, guidance } = planned.scene;
+  const each = duration(elapsedMs / pictures.length);
+  return [
+    `${rows}${drawn.grid === null ? '' : `all of them: ${nearPath(drawn.grid)}\n`}`,
+    `${n} steps of ${name}, guidance ${guidance}; ${each} a picture.`,
+    '',
+  ].join('\n');
+}

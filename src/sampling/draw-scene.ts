@@ -1,0 +1,146 @@
+/** A scene from its description to numbered PNG files in a folder. */
+import { existsSync, readdirSync, statSync } from 'node:fs';
+import { mkdir, rm } from 'node:fs/promises';
+import path from 'node:path';
+import { UsageError } from '../errors.ts';
+import { writeFileAtomically } from '../formats/atomic-file.ts';
+import type { Picture } from '../formats/picture.ts';
+import { encodePng } from '../formats/png.ts';
+import { toolVersion } from '../package-root.ts';
+import { openSceneModel, type SceneModel } from './model-source.ts';
+import { recipeTexts } from './picture-recipe.ts';
+import { Pipeline } from './sample.ts';
+import type { NormalScene } from './scene.ts';
+import { type PreparedScene, prepareScene } from './scene-request.ts';
+
+/** A scene whose files are open and checked; no network is loaded yet. */
+export interface PlannedScene extends PreparedScene {
+  readonly model: SceneModel;
+}
+
+/**
+ * Open and check everything that a scene names.
+ * @throws {UsageError | FormatError | MismatchError} for what cannot be drawn
+ */
+export async function planScene(scene: NormalScene): Promise<PlannedScene> {
+  const model = await openSceneModel(scene);
+  return { model, ...(await prepareScene(scene, model)) };
+}
+
+export interface DrawSceneOptions {
+  /** Folder of the pictures; made if missing. Numbers go on after those that are there. */
+  readonly folder: string;
+  /** Also write one sheet with all pictures of the run. Default false. */
+  readonly grid?: boolean;
+  /** Write `preview.png` every so many steps; 0 (default) never. */
+  readonly previewEvery?: number;
+  /** Store the recipe in the pictures. Default true. */
+  readonly metadata?: boolean;
+  readonly onProgress?: (progress: DrawProgress) => void;
+  /** Stops between two steps by throwing its reason; finished pictures stay. */
+  readonly signal?: AbortSignal;
+}
+
+export interface DrawProgress {
+  /** Steps of all pictures. */
+  readonly done: number;
+  readonly total: number;
+  /** Picture at work, from 1. */
+  readonly picture: number;
+}
+
+export interface DrawnPicture {
+  /** Absolute. */
+  readonly file: string;
+  readonly seed: number;
+  readonly width: number;
+  readonly height: number;
+}
+
+export interface DrawnScene {
+  readonly folder: string;
+  readonly pictures: readonly DrawnPicture[];
+  /** The sheet; null if none was asked for. */
+  readonly grid: string | null;
+  readonly elapsedMs: number;
+}
+
+/**
+ * Draw a planned scene. Each picture is written as soon as it is finished, complete or not at all.
+ * @throws {UsageError} if the folder is a file
+ * @throws {NumericalError} if latents stop being finite
+ */
+export async function drawScene(planned: PlannedScene, options: DrawSceneOptions): Promise<DrawnScene> {
+  const { model, request, scene } = planned;
+  const { grid = false, previewEvery = 0, metadata = true, onProgress, signal } = options;
+  const folder = path.resolve(options.folder);
+  if (statSync(folder, { throwIfNoEntry: false })?.isFile()) {
+    throw new UsageError(`${folder}: expected a folder for the pictures, got a file`);
+  }
+  await mkdir(folder, { recursive: true });
+  const start = performance.now();
+  const first = nextNumber(folder);
+  const clipSkip = scene.clipSkip ?? 0;
+  const pipeline = await Pipeline.create(model.base, { ...model, clipSkip });
+  const preview = path.join(folder, 'preview.png');
+  const pictures: DrawnPicture[] = [];
+  const kept: Picture[] = [];
+  const count = request.count ?? 1;
+  let finished = 0;
+  try {
+    await pipeline.sample(request, {
+      ...(signal === undefined ? {} : { signal }),
+      onStep: async ({ pictures: batch, step, steps, preview: decode }) => {
+        onProgress?.({
+          done: finished * steps + step * batch.length,
+          total: count * steps,
+          picture: finished + 1,
+        });
+        if (previewEvery > 0 && step % previewEvery === 0 && step < steps) {
+          await writeFileAtomically(preview, [encodePng(await decode())]);
+        }
+      },
+      onPicture: async (picture) => {
+        const file = path.join(folder, `${String(first + picture.index).padStart(4, '0')}.png`);
+        const texts = metadata ? recipeTexts(scene, picture.seed, model.base.path, toolVersion()) : {};
+        await writeFileAtomically(file, [encodePng(picture, texts)]);
+        pictures.push({ file, seed: picture.seed, width: picture.width, height: picture.height });
+        if (grid) kept.push(picture);
+        finished++;
+      },
+    });
+  } finally {
+    await pipeline.dispose();
+    await rm(preview, { force: true });
+  }
+  let sheet: string | null = null;
+  if (grid) {
+    sheet = path.join(folder, `grid-${String(first).padStart(4, '0')}.png`);
+    await writeFileAtomically(sheet, [encodePng(pictureGrid(kept))]);
+  }
+  return { folder, pictures, grid: sheet, elapsedMs: performance.now() - start };
+}
+
+/** One more than the highest number of a picture in the folder. */
+function nextNumber(folder: string): number {
+  const numbers = existsSync(folder)
+    ? readdirSync(folder).map((name) => Number(/^(\d{4,})\.png$/.exec(name)?.[1] ?? -1))
+    : [];
+  return Math.max(-1, ...numbers) + 1;
+}
+
+/** Pictures of one size, row by row, as near to a square as they go. */
+export function pictureGrid(pictures: readonly Picture[]): Picture {
+  const { width, height } = pictures[0]!;
+  const columns = Math.max(1, Math.round(Math.sqrt((pictures.length * height) / width)));
+  const rows = Math.ceil(pictures.length / columns);
+  const data = new Uint8Array(columns * width * rows * height * 3);
+  pictures.forEach((picture, i) => {
+    const [left, top] = [(i % columns) * width, Math.floor(i / columns) * height];
+    for (let y = 0; y < height; y++) {
+      const row = picture.data.subarray(y * width * 3, (y + 1) * width * 3);
+      data.set(row, ((top + y) * columns * width + left) * 3);
+    }
+  });
+  return { width: columns * width, height: rows * height, data };
+}
