@@ -1,0 +1,516 @@
+/**
+ * A training step against PyTorch: losses, every gradient and AdamW, on the miniature with random weights. Cases, tensors
+ * and shapes come from the index and the files.
+ */
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import type { Concept } from '../../src/concepts/concept.ts';
+import { loadConcept } from '../../src/concepts/concept-file.ts';
+import { type BoundVocabulary, bindConcepts } from '../../src/concepts/prompt.ts';
+import { float32Tensor, readFloat32, readFloat64 } from '../../src/formats/raw-tensor.ts';
+import { openTensorFile, type TensorFile } from '../../src/formats/tensor-file.ts';
+import { type Checkpoint, openCheckpoint } from '../../src/models/checkpoint.ts';
+import { TokenEmbeddings } from '../../src/models/clip/text-encoder.ts';
+import { loraDownInput, loraUpInput } from '../../src/models/network.ts';
+import { crossAttentionNames } from '../../src/models/unet/structure.ts';
+import { checkpointSchedule } from '../../src/sampling/checkpoint-schedule.ts';
+import { type NoiseSchedule, noiseSchedule } from '../../src/sampling/noise-schedule.ts';
+import { float32, sizeOf, type Tensor } from '../../src/tensor/tensor.ts';
+import { adamwState, adamwStep } from '../../src/training/adamw.ts';
+import { meanRowNorm } from '../../src/training/concept-embeddings.ts';
+import {
+  maskedWeights,
+  noisyBatch,
+  type PredictionType,
+  plainWeights,
+} from '../../src/training/loss-weights.ts';
+import { linearRate } from '../../src/training/lr-schedule.ts';
+import { type StepBatch, type StepPlan, type StepResult, TrainingStep } from '../../src/training/step.ts';
+import { relativeError } from '../support/close.ts';
+import { goldenJson, goldenPath } from '../support/goldens.ts';
+
+const FOLDER = 'goldens-fusion/training';
+/** README of the goldens: gradients 1e-4 relative per tensor (L2); losses are sums of the same size. */
+const GRADIENT_TOLERANCE = 1e-4;
+const LOSS_TOLERANCE = 2e-5;
+
+interface Cases {
+  readonly captions: readonly (readonly string[])[];
+  readonly prior_caption: string;
+  readonly lora_start: string;
+  readonly cases: Record<
+    string,
+    {
+      readonly loss: number;
+      readonly instance?: number;
+      readonly prior?: number;
+      readonly prior_weight?: number;
+      readonly prompts?: readonly string[];
+      readonly tokens?: readonly string[];
+      readonly captions?: readonly string[];
+      readonly token_init?: string;
+      readonly threshold?: number;
+      readonly log?: readonly { loss: number; lrs: number[]; norm_mean: number; stopped: boolean }[];
+      readonly lr?: { embedding: number; text_encoder: number; unet: number };
+      readonly weight_decay?: number;
+      readonly betas?: [number, number];
+      readonly eps?: number;
+    }
+  >;
+}
+const index = goldenJson<Cases>(FOLDER, 'cases.json');
+const norms = goldenJson<Record<string, number>>(FOLDER, 'norms.json');
+
+let base: Checkpoint;
+let maple: Concept;
+let data: TensorFile;
+let golden: TensorFile;
+let schedule: NoiseSchedule;
+const steps: TrainingStep[] = [];
+beforeAll(async () => {
+  base = await openCheckpoint(goldenPath('goldens-fusion/fusion/base_model'));
+  maple = await loadConcept(goldenPath('goldens-fusion/fusion', index.lora_start));
+  data = await openTensorFile(goldenPath(FOLDER, 'data.safetensors'));
+  golden = await openTensorFile(goldenPath(FOLDER, 'grads_and_steps.safetensors'));
+  schedule = noiseSchedule(await checkpointSchedule(base));
+});
+afterAll(async () => {
+  for (const step of steps) await step.dispose();
+});
+
+const stored = (file: TensorFile, name: string): Float32Array => {
+  const raw = file.tensors.get(name);
+  if (raw === undefined) throw new Error(`${file.path} has no ${name}`);
+  return readFloat32(raw);
+};
+
+/** Factors of a concept as feeds: copies that may be trained. */
+function factorsOf(concept: Concept) {
+  const feeds = {
+    unet: {} as Record<string, Tensor<Float32Array>>,
+    text_encoder: {} as Record<string, Tensor<Float32Array>>,
+  };
+  const ranks = { unet: new Map<string, number>(), text_encoder: new Map<string, number>() };
+  for (const { component, layerName, up, down, rank } of concept.layers.values()) {
+    ranks[component].set(layerName, rank);
+    const flat = (shape: readonly number[]): number[] => [shape[0]!, sizeOf(shape.slice(1))];
+    feeds[component][loraDownInput(layerName)] = float32(flat(down.shape), readFloat32(down).slice());
+    feeds[component][loraUpInput(layerName)] = float32(flat(up.shape), readFloat32(up).slice());
+  }
+  return { feeds, ranks };
+}
+
+/** Words with one row of zeros per layer; the rows themselves are given to `TokenEmbeddings`. */
+function vocabularyOf(words: readonly string[], layers: number): BoundVocabulary {
+  const width = base.textEncoder.config.hiddenSize;
+  const tokens = words.map((word) => ({
+    word,
+    embedding: float32Tensor(word, [layers, width], new Float32Array(layers * width)),
+  }));
+  const concept: Concept = {
+    path: 'words',
+    format: 'ed-lora',
+    tokens,
+    layers: new Map(),
+    metadata: new Map(),
+  };
+  return bindConcepts(base.tokenizer, [concept], layers);
+}
+
+interface Setup {
+  readonly words: readonly string[];
+  readonly layers: number;
+  readonly rows: Float32Array;
+  readonly plan: Partial<StepPlan>;
+}
+
+function stepOf({ words, layers, rows, plan }: Setup) {
+  const vocabulary = vocabularyOf(words, layers);
+  const width = base.textEncoder.config.hiddenSize;
+  const embeddings = new TokenEmbeddings(base.textEncoder.weights, base.textEncoder.config, rows);
+  const step = new TrainingStep(base, embeddings, rows.length / width, {
+    unetRanks: new Map(),
+    textRanks: new Map(),
+    firstTrainedId: vocabulary.tokens[0]?.ids[0] ?? null,
+    layerwise: layers > 1,
+    attention: null,
+    attentionWeight: 0,
+    detachFirstToken: false,
+    checkpointBlocks: false,
+    ...plan,
+  });
+  steps.push(step);
+  const prompts = (captions: readonly string[]) =>
+    captions.map((caption) => vocabulary.encode(caption, { pad: true }));
+  return { step, vocabulary, prompts };
+}
+
+/** Latents, noise and timesteps of one recorded step, with what they make. */
+function recorded(s: number, prediction: PredictionType = 'epsilon') {
+  const latents = stored(data, `step${s}|latents`);
+  const timesteps = [...readFloat64(data.tensors.get(`step${s}|timesteps`)!)];
+  const [rows, channels, latentHeight, latentWidth] = data.tensors.get(`step${s}|latents`)!.shape as [
+    number,
+    number,
+    number,
+    number,
+  ];
+  const { noisy, target } = noisyBatch(
+    schedule,
+    latents,
+    stored(data, `step${s}|noise`),
+    timesteps,
+    prediction,
+  );
+  const cells = latentHeight * latentWidth;
+  return { noisy, target, timesteps, rows, channels, cells, latentHeight, latentWidth };
+}
+
+function expectGradients(name: string, result: StepResult, words: readonly string[]): void {
+  let compared = 0;
+  const check = (key: string, actual: Float32Array): void => {
+    const raw = golden.tensors.get(key);
+    if (raw !== undefined) {
+      expect(relativeError(actual, readFloat32(raw)), key).toBeLessThan(GRADIENT_TOLERANCE);
+      compared++;
+    }
+    const norm = norms[key];
+    if (norm === undefined) return;
+    expect(Math.abs(Math.hypot(...actual) / norm - 1), `norm of ${key}`).toBeLessThan(GRADIENT_TOLERANCE);
+    compared++;
+  };
+  for (const [part, layers] of [
+    ['unet', result.unet],
+    ['text_encoder', result.text],
+  ] as const) {
+    for (const [layer, { down, up }] of layers) {
+      check(`${name}|${part}|${layer}.lora_down.weight`, down);
+      check(`${name}|${part}|${layer}.lora_up.weight`, up);
+    }
+  }
+  const size = (result.embeddings?.length ?? 0) / words.length;
+  words.forEach((word, i) => {
+    check(`${name}|embedding|${word}`, result.embeddings!.subarray(i * size, (i + 1) * size));
+  });
+  const expected = [...golden.tensors.keys()].filter((key) =>
+    new RegExp(`^${name}\\|(unet|text_encoder|embedding)\\|`).test(key),
+  );
+  expect(expected.length).toBeGreaterThan(0);
+  expect(compared).toBeGreaterThanOrEqual(expected.length);
+}
+
+const loaded = new Map<string, ReturnType<typeof stepOf> & { rows: Float32Array }>();
+
+/** ED-LoRA's cases: concept words with 16 rows, factors of the start concept. */
+function edLora(plan: Partial<StepPlan> = {}) {
+  const words = maple.tokens.map(({ word }) => word);
+  const layers = crossAttentionNames(base.unet.config).length;
+  const { feeds, ranks } = factorsOf(maple);
+  const rows = Float32Array.from(maple.tokens.flatMap(({ embedding }) => [...readFloat32(embedding)]));
+  // One set of loaded graphs per plan; what is trained is given to every run.
+  const key = JSON.stringify(plan);
+  const made = loaded.get(key) ?? {
+    rows,
+    ...stepOf({
+      words,
+      layers,
+      rows,
+      plan: { unetRanks: ranks.unet, textRanks: ranks.text_encoder, ...plan },
+    }),
+  };
+  loaded.set(key, made);
+  made.rows.set(rows);
+  const batch = (
+    s: number,
+    weights: 'plain' | 'mask' | 'img_mask' | 'ones' | Float32Array,
+    captions: readonly string[],
+    prediction: PredictionType = 'epsilon',
+  ): StepBatch => {
+    const { rows: count, channels, cells, ...own } = recorded(s, prediction);
+    const prompts = made.prompts(captions);
+    const masks = stored(data, `step${s}|mask`);
+    const lossWeights =
+      weights instanceof Float32Array
+        ? weights
+        : weights === 'plain'
+          ? plainWeights(count, channels, cells)
+          : weights === 'ones'
+            ? maskedWeights(new Float32Array(count * cells).fill(1), count)
+            : maskedWeights(stored(data, `step${s}|${weights}`), count);
+    const ids = made.vocabulary.tokens.map((token) => new Set(token.ids));
+    const places = prompts.map(
+      (layersOf) => ids.map((own) => layersOf[0]!.findIndex((id) => own.has(id))) as [number, number],
+    );
+    return { ...own, lossWeights, prompts, attention: { masks, words: places } };
+  };
+  return {
+    ...made,
+    words,
+    feeds,
+    batch,
+    run: (b: StepBatch) => made.step.run(b, feeds.unet, feeds.text_encoder),
+  };
+}
+
+const captionsOf = (s: number): readonly string[] => index.captions[s]!;
+const lossOf = (name: string): number => index.cases[name]!.loss;
+const expectLoss = (actual: number, expected: number): void => {
+  expect(Math.abs(actual / expected - 1)).toBeLessThan(LOSS_TOLERANCE);
+};
+
+describe('ED-LoRA', () => {
+  it('plain noise prediction', async () => {
+    const { run, batch, words } = edLora();
+    const b = batch(0, 'plain', captionsOf(0));
+    expect(relativeError(b.noisy, stored(golden, 'eps_mse|noisy_latents'))).toBeLessThan(1e-6);
+    const result = await run(b);
+    expect(result.outputs.noise_pred!.data as Float32Array).toBeAllClose(
+      stored(golden, 'eps_mse|model_pred'),
+      {
+        rtol: 2e-5,
+      },
+    );
+    expectLoss(result.loss, lossOf('eps_mse'));
+    expectGradients('eps_mse', result, words);
+  });
+
+  it('masks, and masks of ones', async () => {
+    const { run, batch, words } = edLora();
+    const result = await run(batch(0, 'mask', captionsOf(0)));
+    expectLoss(result.loss, lossOf('masked'));
+    expectGradients('masked', result, words);
+    expectLoss((await run(batch(0, 'ones', captionsOf(0)))).loss, lossOf('mos_ones_mask'));
+    expectLoss((await run(batch(0, 'img_mask', captionsOf(0)))).loss, lossOf('img_masked'));
+  });
+
+  it.each([
+    ['masked_attnreg_full', true],
+    ['masked_attnreg_nofull', false],
+  ])('%s', async (name, fullIdentity) => {
+    const { run, batch, words } = edLora({ attention: { fullIdentity }, attentionWeight: 0.05 });
+    const result = await run(batch(0, 'mask', captionsOf(0)));
+    expectLoss(result.loss, lossOf(name));
+    expectGradients(name, result, words);
+    const maps = [...golden.tensors.keys()].filter((key) => key.startsWith('attn_maps|'));
+    expect(maps.length).toBeGreaterThan(0);
+    for (const key of maps) {
+      const cells = sizeOf(golden.tensors.get(key)!.shape.slice(1, 3));
+      const own = Object.entries(result.outputs).find(
+        ([output, { shape }]) => output.startsWith('attention_maps.') && shape[1] === cells,
+      );
+      expect(own![1].data as Float32Array, key).toBeAllClose(stored(golden, key), { rtol: 2e-5 });
+    }
+  });
+
+  it('v prediction', async () => {
+    const { run, batch, words } = edLora();
+    const result = await run(batch(0, 'mask', captionsOf(0), 'v_prediction'));
+    expectLoss(result.loss, lossOf('v_prediction_masked'));
+    expectGradients('v_prediction_masked', result, words);
+  });
+
+  it('prior preservation', async () => {
+    const { run, batch, words } = edLora();
+    const { prior_weight, instance, prior } = index.cases.prior_preservation!;
+    const { channels, cells } = recorded(0);
+    const lossWeights = Float32Array.of(
+      ...plainWeights(1, channels, cells),
+      ...plainWeights(1, channels, cells, prior_weight!),
+    );
+    const result = await run(batch(0, lossWeights, [captionsOf(0)[0]!, index.prior_caption]));
+    expectLoss(result.loss, lossOf('prior_preservation'));
+    expectLoss(result.errors[0]!, instance!);
+    expectLoss(result.errors[1]! / prior_weight!, prior!);
+    expectGradients('prior_preservation', result, words);
+  });
+
+  it('gives the same gradients when blocks are recomputed', async () => {
+    const { run, batch, words } = edLora({
+      checkpointBlocks: true,
+      attention: { fullIdentity: false },
+      attentionWeight: 0.05,
+    });
+    expectGradients('masked_attnreg_nofull', await run(batch(0, 'mask', captionsOf(0))), words);
+  });
+});
+
+it('LoRA alone', async () => {
+  const { feeds, ranks } = factorsOf(maple);
+  const { step, prompts } = stepOf({
+    words: [],
+    layers: 1,
+    rows: new Float32Array(0),
+    plan: { unetRanks: ranks.unet, textRanks: ranks.text_encoder },
+  });
+  const { rows, channels, cells, ...own } = recorded(0);
+  const batch = {
+    ...own,
+    lossWeights: plainWeights(rows, channels, cells),
+    prompts: prompts([index.prior_caption, index.prior_caption]),
+  };
+  const result = await step.run(batch, feeds.unet, feeds.text_encoder);
+  expectLoss(result.loss, lossOf('lora_only'));
+  expectGradients('lora_only', result, []);
+});
+
+describe('embeddings alone', () => {
+  it.each(Object.keys(index.cases).filter((name) => index.cases[name]!.prompts !== undefined))(
+    '%s',
+    async (name) => {
+      const { tokens, prompts: templates } = index.cases[name]!;
+      const raw = golden.tensors.get(`${name}|init`)!;
+      const layerwise = name === 'xti';
+      const words = layerwise ? ['<x>'] : tokens!;
+      const { step, prompts } = stepOf({
+        words,
+        layers: layerwise ? tokens!.length : 1,
+        rows: readFloat32(raw),
+        plan: {},
+      });
+      const { rows, channels, cells, ...own } = recorded(0);
+      const result = await step.run(
+        {
+          ...own,
+          lossWeights: plainWeights(rows, channels, cells),
+          prompts: prompts(templates!.map((template) => template.replace('{}', words.join(' ')))),
+        },
+        {},
+        {},
+      );
+      expectLoss(result.loss, lossOf(name));
+      expect(relativeError(result.embeddings!, stored(golden, `${name}|grad`))).toBeLessThan(
+        GRADIENT_TOLERANCE,
+      );
+    },
+  );
+});
+
+describe('Custom Diffusion', () => {
+  it.each([
+    ['custom_diffusion', true],
+    ['custom_diffusion_no_detach', false],
+  ])('%s', async (name, detachFirstToken) => {
+    const { captions, token_init, prior_weight } = index.cases[name]!;
+    const layers = crossAttentionNames(base.unet.config).flatMap((path) => [`${path}.to_k`, `${path}.to_v`]);
+    const width = base.unet.config.crossAttentionDim;
+    const identity = Float32Array.from({ length: width * width }, (_, i) => (i % (width + 1) === 0 ? 1 : 0));
+    const feeds: Record<string, Tensor> = {};
+    for (const layer of layers) {
+      const m = base.unet.weights.get(`${layer}.weight`)!.shape[0]!;
+      feeds[loraDownInput(layer)] = float32([width, width], identity);
+      feeds[loraUpInput(layer)] = float32([m, width]);
+    }
+    const { step, prompts } = stepOf({
+      words: ['<new1>'],
+      layers: 1,
+      rows: stored(golden, token_init!),
+      plan: { unetRanks: new Map(layers.map((layer) => [layer, width])), detachFirstToken },
+    });
+    const { rows, channels, cells, ...own } = recorded(0);
+    const lossWeights = Float32Array.of(
+      ...plainWeights(rows / 2, channels, cells),
+      ...plainWeights(rows / 2, channels, cells, prior_weight!),
+    );
+    const result = await step.run({ ...own, lossWeights, prompts: prompts(captions!) }, feeds, {});
+    expectLoss(result.loss, lossOf(name));
+    let compared = 0;
+    for (const [layer, { up }] of result.unet) {
+      const raw = golden.tensors.get(`${name}|${layer}.weight`);
+      if (raw === undefined) continue;
+      expect(relativeError(up, readFloat32(raw)), layer).toBeLessThan(GRADIENT_TOLERANCE);
+      compared++;
+    }
+    expect(compared).toBeGreaterThan(0);
+    const token = golden.tensors.get(`${name}|token`);
+    if (token === undefined) return;
+    expect(relativeError(result.embeddings!, readFloat32(token))).toBeLessThan(GRADIENT_TOLERANCE);
+  });
+});
+
+describe('AdamW', () => {
+  it.each(Object.keys(index.cases).filter((name) => index.cases[name]!.log !== undefined))(
+    '%s',
+    async (name) => {
+      const { log, threshold, lr, weight_decay, betas, eps } = {
+        ...index.cases.adamw_masked!,
+        ...index.cases[name]!,
+      };
+      const { run, batch, words, rows, feeds } = edLora();
+      const groups = [
+        { lr: lr!.embedding, parameters: new Map([['', rows]]) },
+        {
+          lr: lr!.text_encoder,
+          parameters: new Map(Object.entries(feeds.text_encoder).map(([k, t]) => [k, t.data])),
+        },
+        { lr: lr!.unet, parameters: new Map(Object.entries(feeds.unet).map(([k, t]) => [k, t.data])) },
+      ];
+      const states = groups.map(
+        ({ parameters }) => new Map([...parameters].map(([k, p]) => [k, adamwState(p.length)])),
+      );
+      const width = base.textEncoder.config.hiddenSize;
+      let stopped = false;
+      for (const [s, entry] of log!.entries()) {
+        const result = await run(batch(s, 'mask', captionsOf(s)));
+        expectLoss(result.loss, entry.loss);
+        const rates = groups.map((group) => linearRate(group.lr, s, log!.length));
+        rates.forEach((rate, i) => {
+          expect(rate).toBeCloseTo(entry.lrs[i]!, 12);
+        });
+        const gradientsOf = [
+          new Map([['', result.embeddings!]]),
+          factorMap(result.text),
+          factorMap(result.unet),
+        ];
+        groups.forEach(({ parameters }, i) => {
+          if (i === 0 && stopped) return;
+          for (const [key, parameter] of parameters) {
+            adamwStep(parameter, gradientsOf[i]!.get(key)!, states[i]!.get(key)!, rates[i]!, {
+              betas: betas!,
+              epsilon: eps!,
+              weightDecay: weight_decay!,
+            });
+          }
+        });
+        const norm = meanRowNorm(rows, width);
+        stopped ||= norm >= threshold!;
+        expect(norm).toBeCloseTo(entry.norm_mean, 6);
+        expect(stopped).toBe(entry.stopped);
+        expectParameters(name, s + 1, words, rows, feeds, lr!);
+      }
+    },
+  );
+});
+
+/** Mean over a tensor of |difference| / lr below 2e-3: AdamW divides by the gradient's size. */
+function expectParameters(
+  name: string,
+  after: number,
+  words: readonly string[],
+  rows: Float32Array,
+  feeds: { unet: Record<string, Tensor<Float32Array>>; text_encoder: Record<string, Tensor<Float32Array>> },
+  lr: { embedding: number; text_encoder: number; unet: number },
+): void {
+  const prefix = `${name}|after${after}|`;
+  const size = rows.length / words.length;
+  for (const key of [...golden.tensors.keys()].filter((candidate) => candidate.startsWith(prefix))) {
+    const [part, rest] = key.slice(prefix.length).split('|') as [
+      'embedding' | 'unet' | 'text_encoder',
+      string,
+    ];
+    const word = words.indexOf(rest);
+    const actual =
+      part === 'embedding'
+        ? rows.subarray(word * size, (word + 1) * size)
+        : feeds[part][rest.replace(/\.weight$/, '')]!.data;
+    const expected = stored(golden, key);
+    const total = expected.reduce((sum, value, i) => sum + Math.abs(value - actual[i]!), 0);
+    expect(total / expected.length / lr[part], key).toBeLessThan(2e-3);
+  }
+}
+
+const factorMap = (layers: StepResult['unet']): Map<string, Float32Array> =>
+  new Map(
+    [...layers].flatMap(([layer, { down, up }]) => [
+      [loraDownInput(layer), down],
+      [loraUpInput(layer), up],
+    ]),
+  );
