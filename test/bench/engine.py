@@ -1,4 +1,4 @@
-"""The UNet's forward pass by diffusers. usage: engine.py MODEL_FOLDER RUNS; prints one JSON line."""
+"""The UNet's forward pass by diffusers. usage: engine.py MODEL_FOLDER RUNS [BATCH]; prints one JSON line."""
 import json
 import resource
 import sys
@@ -8,10 +8,11 @@ import diffusers
 import torch
 
 folder, runs = sys.argv[1], int(sys.argv[2])
+batch = int(sys.argv[3]) if len(sys.argv) > 3 else 1
 start = time.perf_counter()
 unet = diffusers.UNet2DConditionModel.from_pretrained(folder, subfolder="unet").eval()
 load = time.perf_counter() - start
-sample, context = torch.randn(1, 4, 64, 64), torch.randn(1, 77, 768)
+sample, context = torch.randn(batch, 4, 64, 64), torch.randn(batch, 77, 768)
 times = []
 with torch.no_grad():
     for _ in range(runs):

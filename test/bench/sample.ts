@@ -1,0 +1,133 @@
+/**
+ * Sampling at full size: a random-weight SD 1.5 at 512 × 512. What a step costs without guidance, with it, with two and
+ * four regions, and with isolation; what decoding takes. The same guided step in PyTorch where python3 with torch and
+ * diffusers is present (PYTHON names the interpreter). `npm run bench:sample`; several minutes.
+ */
+import { spawnSync } from 'node:child_process';
+import path from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { openCheckpoint } from '../../src/models/checkpoint.ts';
+import { packageRoot } from '../../src/package-root.ts';
+import { LatentCodec } from '../../src/sampling/latent-codec.ts';
+import type { Region } from '../../src/sampling/region.ts';
+import type { SampleRequest } from '../../src/sampling/request.ts';
+import { Pipeline } from '../../src/sampling/sample.ts';
+import { TorchGenerator } from '../../src/tensor/random.ts';
+import { float32 } from '../../src/tensor/tensor.ts';
+import { printReport } from '../support/tool-output.ts';
+import { ensureRandomModel } from './random-sd15.ts';
+
+/** Steps per setting; the first warms up, the fastest of the others counts. */
+const STEPS = 4;
+const SIZE = 512;
+
+const seconds = (ms: number): string => `${(ms / 1000).toFixed(2)} s`;
+const gigabytes = (bytes: number): string => `${(bytes / 1e9).toFixed(2)} GB`;
+
+/** Boxes that divide the picture into so many columns and rows. */
+function tiles(columns: number, rows: number): Region[] {
+  return Array.from({ length: columns * rows }, (_, i) => {
+    const [x, y] = [i % columns, Math.floor(i / columns)];
+    const box = {
+      left: x / columns,
+      right: (x + 1) / columns,
+      top: y / rows,
+      bottom: (y + 1) / rows,
+    };
+    return { prompt: `region ${i}`, shape: { kind: 'box', box } };
+  });
+}
+
+const SETTINGS: readonly (readonly [what: string, request: Partial<SampleRequest>])[] = [
+  ['no guidance', { guidanceScale: 1 }],
+  ['guidance', {}],
+  ['guidance, 2 regions', { regions: tiles(2, 1) }],
+  ['guidance, 4 regions', { regions: tiles(2, 2) }],
+  ['guidance, 4 regions, isolated', { regions: tiles(2, 2), isolate: 1 }],
+];
+
+/** Peak memory of decoding one picture in this process. */
+async function decodeOnly(): Promise<void> {
+  const codec = new LatentCodec(await (await openCheckpoint(await ensureRandomModel())).vae());
+  const cells = SIZE / 8;
+  const latents = float32([1, 4, cells, cells], new TorchGenerator(0).randn(4 * cells * cells));
+  const start = performance.now();
+  await codec.decode(latents);
+  const elapsedMs = performance.now() - start;
+  await codec.dispose();
+  const peakBytes = process.resourceUsage().maxRSS * 1024;
+  process.stdout.write(JSON.stringify({ elapsedMs, peakBytes }));
+}
+
+/** Fastest step of one setting, the first left out. */
+async function stepTime(folder: string, request: Partial<SampleRequest>): Promise<number> {
+  const pipeline = await Pipeline.create(await openCheckpoint(folder));
+  const times: number[] = [];
+  let last = 0;
+  const abort = new AbortController();
+  try {
+    await pipeline.sample(
+      { prompt: 'a picture', width: SIZE, height: SIZE, steps: STEPS, ...request },
+      {
+        signal: abort.signal,
+        onStep: ({ step }) => {
+          const now = performance.now();
+          if (step > 1) times.push(now - last);
+          last = now;
+          // Decoding is measured by itself.
+          if (step === STEPS) abort.abort();
+        },
+      },
+    );
+  } catch (error) {
+    if (!abort.signal.aborted) throw error;
+  } finally {
+    await pipeline.dispose();
+  }
+  return Math.min(...times);
+}
+
+/** The guided step in diffusers: a forward pass of batch 2. A text is the reason why there is none. */
+function pythonStep(folder: string): { forwardMs: number[]; versions: string } | string {
+  const python = process.env.PYTHON ?? 'python3';
+  const script = path.join(packageRoot(), 'test', 'bench', 'engine.py');
+  const { status, stdout, error } = spawnSync(python, [script, folder, String(STEPS), '2'], {
+    encoding: 'utf8',
+  });
+  if (error !== undefined) return `${python}: ${error.message}`;
+  if (status !== 0) return `${python} without torch and diffusers, or it failed`;
+  return JSON.parse(stdout.trim().split('\n').at(-1)!) as { forwardMs: number[]; versions: string };
+}
+
+async function benchmark(): Promise<void> {
+  const folder = await ensureRandomModel();
+  const measured = [];
+  for (const [what, request] of SETTINGS) measured.push({ what, ms: await stepTime(folder, request) });
+  const [unguided, guided] = [measured[0]!.ms, measured[1]!.ms];
+  const { stdout } = spawnSync(process.execPath, [fileURLToPath(import.meta.url), '--decode'], {
+    encoding: 'utf8',
+  });
+  const decode = JSON.parse(stdout) as { elapsedMs: number; peakBytes: number };
+  const theirs = pythonStep(folder);
+  const pytorchMs = typeof theirs === 'string' ? null : Math.min(...theirs.forwardMs.slice(1));
+  printReport({
+    title: `A step at ${SIZE} × ${SIZE}: SD 1.5 UNet, random float32 weights`,
+    rows: measured.map(({ what, ms }) => ({
+      what,
+      'a step': seconds(ms),
+      'to no guidance': `${(ms / unguided).toFixed(2)} ×`,
+      'to guidance': `${(ms / guided).toFixed(2)} ×`,
+      PyTorch: what === 'guidance' && pytorchMs !== null ? seconds(pytorchMs) : null,
+      'PyTorch / edlora':
+        what === 'guidance' && pytorchMs !== null ? `${(pytorchMs / ms).toFixed(2)} ×` : null,
+    })),
+    notes: [
+      `decoding one picture: ${seconds(decode.elapsedMs)} with loading, ${gigabytes(decode.peakBytes)} at most in a process of its own`,
+      `guided steps are one pass of batch 2; regions are boxes that cover the picture; fastest of ${STEPS - 1}`,
+      typeof theirs === 'string' ? `comparison with PyTorch skipped: ${theirs}` : theirs.versions,
+    ],
+    details: { measured, decode, pytorch: theirs },
+  });
+}
+
+await (process.argv.includes('--decode') ? decodeOnly() : benchmark());
