@@ -5,6 +5,7 @@ import { sshsHashes } from '../concepts/lora-metadata.ts';
 import { FormatError } from '../errors.ts';
 import { readFileRange } from '../formats/byte-reader.ts';
 import { hashFile } from '../formats/file-hash.ts';
+import { openTensorFile } from '../formats/tensor-file.ts';
 
 export interface FileHashes {
   /** Of the whole file, lower-case hex. */
@@ -26,7 +27,7 @@ export async function fileHashes(file: string): Promise<FileHashes> {
   const sha256 = await hashFile(file);
   const stretch = [0x100000, 0x110000].map((at) => Math.min(at, sizeBytes)) as [number, number];
   const old = stretch[0] < stretch[1] ? readFileRange(file, ...stretch) : new Uint8Array();
-  const isSafetensors = /\.safetensors$/.test(file);
+  const isSafetensors = (await openTensorFile(file).catch(() => null))?.format === 'safetensors';
   const sshsModel = isSafetensors ? (await sshsHashes(file)).modelHash : null;
   return {
     sha256,

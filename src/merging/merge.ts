@@ -107,7 +107,7 @@ export function layersByModule(
  * Merge.
  * @throws {MismatchError} on mixed architectures, or a base that is needed and missing
  * @throws {ShapeError} if the changes of a layer differ in shape, naming the layer
- * @throws {UsageError} on settings out of range, or ranks that the method cannot take
+ * @throws {UsageError} on settings out of range, ranks that the method cannot take, or strengths that are all 0
  * @throws {NumericalError} if a number is not finite
  */
 export async function mergeAdapters(
@@ -151,6 +151,9 @@ export async function mergeAdapters(
     const encoded = encodeLayer(module, kernel, merged, dtype, bias);
     layers.push(encoded);
     onLayer?.(done, byLayer.size, encoded);
+  }
+  if (layers.length === 0 && byLayer.size > 0) {
+    throw new UsageError('merge: every strength is 0, nothing would be left; give at least one other number');
   }
   const { words, renamed } = mergeWords(inputs.map(({ adapter }) => adapter));
   const titles = inputs.map(({ adapter }) => path.parse(adapter.path).name);

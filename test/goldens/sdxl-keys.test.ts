@@ -1,0 +1,74 @@
+import { describe, expect, it } from 'vitest';
+import { parseDiffusersStyle, parseKohyaStyle } from '../../src/concepts/readers/adapter-names.ts';
+import { schemes } from '../../src/merging/schemes.ts';
+import {
+  adapterModulePath,
+  diffusersKohyaName,
+  kernelOfLayer,
+  modulesOf,
+} from '../../src/models/keys/sd-modules.ts';
+import { goldenJson } from '../support/goldens.ts';
+
+interface KeyFile {
+  modules: { kohya: string; diffusers_module: string; weight: number[] }[];
+}
+
+const { modules } = goldenJson<KeyFile>('goldens-fusion/keys/sdxl_kohya_keys.json');
+
+describe('names of every SDXL module', () => {
+  it.each(modules.map((entry) => [entry.kohya, entry] as const))(
+    '%s',
+    (_, { kohya, diffusers_module, weight }) => {
+      const module = adapterModulePath(diffusers_module)!;
+      expect(parseKohyaStyle(`${kohya}.alpha`, 'sdxl')).toEqual({ ...module, part: 'alpha' });
+      expect(parseKohyaStyle(`${diffusersKohyaName('sdxl', module)}.alpha`, 'sdxl')).toEqual({
+        ...module,
+        part: 'alpha',
+      });
+      for (const part of ['up', 'down'] as const) {
+        const key = schemes.kohya.key!(module, part, 'sdxl');
+        expect(key).toBe(`${kohya}.lora_${part}.weight`);
+        const diffusers = schemes.diffusers.key!(module, part, 'sdxl');
+        expect(diffusers).toBe(`${diffusers_module}.lora_${part === 'up' ? 'B' : 'A'}.weight`);
+        for (const format of ['diffusers', 'diffusers-lora'] as const) {
+          expect(parseDiffusersStyle(schemes[format].key!(module, part, 'sdxl'))).toEqual({
+            ...module,
+            part,
+          });
+        }
+      }
+      expect(kernelOfLayer('sdxl', module)).toEqual(weight.length === 4 ? weight.slice(2) : null);
+    },
+  );
+
+  it('are all in the table', () => {
+    const known = new Set(modulesOf('sdxl').map(({ component, layerName }) => `${component}.${layerName}`));
+    for (const { diffusers_module } of modules) expect(known).toContain(diffusers_module);
+  });
+});
+
+interface Sd15 {
+  modules: { module: string; weight: number[] }[];
+}
+
+describe('SD 1.5 in the original numbering', () => {
+  const sd15 = goldenJson<Sd15>('goldens-fusion/keys/sd15_lora_keys.json').modules;
+
+  it.each(sd15.map(({ module }) => module))('%s', (path) => {
+    const module = adapterModulePath(path)!;
+    for (const format of ['kohya', 'kohya-ldm'] as const) {
+      expect(parseKohyaStyle(schemes[format].key!(module, 'up', 'sd1'), 'sd1')).toEqual({
+        ...module,
+        part: 'up',
+      });
+    }
+  });
+
+  it('tells convolutions by their names', () => {
+    for (const { module, weight } of sd15) {
+      expect(kernelOfLayer('sd1', adapterModulePath(module)!)).toEqual(
+        weight.length === 4 ? weight.slice(2) : null,
+      );
+    }
+  });
+});
