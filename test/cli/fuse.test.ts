@@ -173,6 +173,24 @@ describe('fuse', () => {
     });
   });
 
+  it('stops when interrupted, with code 130 and nothing written', async () => {
+    const controller = new AbortController();
+    const io = fakeIo();
+    const out = path.join(folder, 'interrupted');
+    const stopping = {
+      ...io,
+      err: (text: string) => {
+        io.err(text);
+        if (text.startsWith('spatial')) controller.abort(new Error('stop'));
+      },
+    };
+    const argv = ['fuse', '--concepts', concept('smiley'), '--steps', '2', '--out', out];
+    expect(await run(argv, stopping, { signal: controller.signal })).toBe(130);
+    expect(io.written.out).toBe('');
+    expect(io.written.err).toMatch(/error: interrupted\n$/);
+    expect(readdirSync(folder)).not.toContain('interrupted');
+  });
+
   it('names what is wrong with an input before any work', async () => {
     const bad = path.join(folder, 'page.safetensors');
     writeFileSync(bad, '<!DOCTYPE html><html><body>404</body></html>');
