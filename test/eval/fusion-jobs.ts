@@ -23,8 +23,8 @@ import { otherPairs, wordsOf } from './identity.ts';
 /** Pictures per prompt and concept. */
 export const SEEDS = 4;
 export const OTHER_PROMPTS = 20;
-/** DPM-Solver++ 2M: on single concepts 12 steps give the rates of 25 within two pictures of eighty. */
-export const SAMPLING = { sampler: 'dpmpp-2m', steps: 12, guidanceScale: 4 } as const;
+/** DPM-Solver++ 2M: 8 steps find single concepts as often as 25 do (67, 67, 65 of 80 against 66, 69, 62). */
+export const SAMPLING = { sampler: 'dpmpp-2m', steps: 8, guidanceScale: 4 } as const;
 export const SUM_STRENGTHS = [0.4, 0.7, 1] as const;
 
 /** How the concepts of a model come together. */

@@ -91,7 +91,7 @@ function report(jobs: readonly Job[], results: ReadonlyMap<Job, JobResult>, elap
       concepts: job.concepts.length === 1 ? job.concepts[0]! : job.concepts.length,
       model: job.label,
       identity: `${percent(identity.mean)} (${percent(identity.low)} to ${percent(identity.high)})`,
-      'of single': percent(identity.mean / reference),
+      'of single': reference > 0 ? percent(identity.mean / reference) : null,
       'per concept': concepts.map((each) => percent(each.identity)).join(' '),
       'CLIP-I': clipI.toFixed(3),
       'CLIP-T': clipT.toFixed(3),
