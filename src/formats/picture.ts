@@ -67,6 +67,16 @@ export function readGrayPicture(file: string): Promise<GrayPicture> {
   });
 }
 
+/** The alpha channel of a picture; null if it has none. @throws {FormatError} if it cannot be decoded */
+export function readAlphaChannel(file: string): Promise<GrayPicture | null> {
+  return decode(file, async (image) => {
+    const { hasAlpha } = await image.metadata();
+    if (!hasAlpha) return null;
+    const { data, info } = await image.extractChannel('alpha').raw().toBuffer({ resolveWithObject: true });
+    return { width: info.width, height: info.height, data: new Uint8Array(data) };
+  });
+}
+
 /** Width and height of a picture, from its header. @throws {FormatError} if it cannot be read */
 export function pictureSize(file: string): Promise<{ width: number; height: number }> {
   return decode(file, async (image) => {

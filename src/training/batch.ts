@@ -1,0 +1,132 @@
+/** The k-th batch of a run: which views, their prompts, noise, timesteps, targets and weights. */
+import type { NoiseSchedule } from '../sampling/noise-schedule.ts';
+import type { TorchGenerator } from '../tensor/random.ts';
+import { BatchOrder } from './data/batch-order.ts';
+import { drawCaption, withWords } from './data/captions.ts';
+import type { TrainingItem } from './data/latent-cache.ts';
+import { maskedWeights, noisyBatch, type PredictionType, plainWeights } from './loss-weights.ts';
+import type { ResolvedSettings } from './methods/method.ts';
+import type { StepBatch } from './step.ts';
+import type { Trainables } from './trainables.ts';
+
+export interface BatchSources {
+  readonly items: readonly TrainingItem[];
+  /** Empty without prior preservation. */
+  readonly classItems: readonly TrainingItem[];
+  readonly settings: ResolvedSettings;
+  readonly trainables: Trainables;
+  readonly schedule: NoiseSchedule;
+  readonly prediction: PredictionType;
+}
+
+/** Purposes of the random orders. */
+const ORDER = { pictures: 10, classPictures: 11 } as const;
+
+export class BatchMaker {
+  readonly #sources: BatchSources;
+  readonly #order: BatchOrder<TrainingItem>;
+  readonly #classOrder: BatchOrder<TrainingItem> | null;
+  readonly #encoded = new Map<string, readonly (readonly number[])[]>();
+
+  constructor(sources: BatchSources) {
+    const { items, classItems, settings } = sources;
+    this.#sources = sources;
+    this.#order = new BatchOrder(items, settings.batch, settings.seed, ORDER.pictures);
+    this.#classOrder =
+      classItems.length === 0
+        ? null
+        : new BatchOrder(classItems, settings.batch, settings.seed, ORDER.classPictures);
+  }
+
+  /** @param number counts batches from 0, accumulated ones too */
+  make(number: number, random: TorchGenerator): StepBatch {
+    const { settings, schedule, prediction, trainables } = this.#sources;
+    const own = this.#order.at(number);
+    const others = this.#classOrder?.at(number) ?? [];
+    const rows = [...own, ...others];
+    const { latentHeight, latentWidth } = own[0]!;
+    const cells = latentHeight * latentWidth;
+    const channels = own[0]!.mean.length / cells;
+    const prompts = [
+      ...own.map((item) => this.#encode(this.#prompt(item, number, random))),
+      ...others.map(({ caption }) => this.#encode(caption)),
+    ];
+    const latents = concatenated(rows.map((item) => drawLatents(item, settings.latents, random)));
+    const noise = random.randn(latents.length);
+    if (settings.noiseOffset > 0) {
+      const offsets = random.randn(rows.length * channels);
+      for (let i = 0; i < noise.length; i++)
+        noise[i]! += settings.noiseOffset * offsets[Math.floor(i / cells)]!;
+    }
+    const timesteps = random.randint(0, schedule.alphasCumprod.length, rows.length);
+    const masks = concatenated(own.map(({ mask }) => mask ?? new Float32Array(cells).fill(1)));
+    const weights = [
+      own.some(({ mask }) => mask !== null)
+        ? maskedWeights(masks, own.length)
+        : plainWeights(own.length, channels, cells),
+      ...(others.length === 0 ? [] : [plainWeights(others.length, channels, cells, settings.priorWeight)]),
+    ];
+    const ids = trainables.vocabulary.tokens.slice(0, 2).map((token) => new Set(token.ids));
+    const words = prompts.map((layers): [number, number] | null => {
+      const places = ids.map((known) => layers[0]!.findIndex((id) => known.has(id)));
+      return places.length === 2 && places.every((place) => place >= 0) ? (places as [number, number]) : null;
+    });
+    return {
+      latentHeight,
+      latentWidth,
+      ...noisyBatch(schedule, latents, noise, timesteps, prediction),
+      timesteps,
+      lossWeights: concatenated(weights),
+      prompts,
+      attention: {
+        masks: concatenated([masks, ...others.map(() => new Float32Array(cells).fill(1))]),
+        words,
+      },
+    };
+  }
+
+  #prompt(item: TrainingItem, number: number, random: TorchGenerator): string {
+    const { settings, trainables } = this.#sources;
+    const { words, pictureWords } = trainables.plan;
+    let active = words;
+    if (settings.progressive) {
+      // The first vector from the start, the others one after the other, evenly over the run.
+      const share = Math.floor(number / settings.accumulate) / settings.steps;
+      const vectors = Math.min(settings.vectors, 1 + Math.floor(share * settings.vectors));
+      active = words.filter((_, i) => i % settings.vectors < vectors);
+    }
+    const caption = drawCaption(withWords(item.caption, active), settings, random);
+    return pictureWords.length === 0 || caption === ''
+      ? caption
+      : `${caption} with ${pictureWords[item.picture]}`;
+  }
+
+  #encode(prompt: string): readonly (readonly number[])[] {
+    let ids = this.#encoded.get(prompt);
+    if (ids === undefined) {
+      ids = this.#sources.trainables.vocabulary.encode(prompt, { pad: true });
+      this.#encoded.set(prompt, ids);
+    }
+    return ids;
+  }
+}
+
+function drawLatents(
+  { mean, deviation }: TrainingItem,
+  mode: 'sample' | 'mean',
+  random: TorchGenerator,
+): Float32Array {
+  if (mode === 'mean') return mean;
+  const noise = random.randn(mean.length);
+  return mean.map((value, i) => value + deviation[i]! * noise[i]!);
+}
+
+function concatenated(parts: readonly Float32Array[]): Float32Array {
+  const result = new Float32Array(parts.reduce((sum, part) => sum + part.length, 0));
+  let at = 0;
+  for (const part of parts) {
+    result.set(part, at);
+    at += part.length;
+  }
+  return result;
+}

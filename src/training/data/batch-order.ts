@@ -1,0 +1,57 @@
+/**
+ * Which items form the k-th batch: every item once an epoch, in random order, batches of one size only. A pure function
+ * of seed and k, so that a resumed run goes on with the same batches.
+ */
+import { TorchGenerator } from '../../tensor/random.ts';
+import type { TrainingItem } from './latent-cache.ts';
+
+/** A generator of its own for each purpose and number, e.g. for each step. */
+export function numberedGenerator(seed: number, purpose: number, number: number): TorchGenerator {
+  // Odd multipliers keep neighbouring numbers and purposes apart.
+  const mixed = BigInt(seed) * 0x9e3779b97f4a7c15n + BigInt(purpose) * 0xd1b54a32d192ed03n + BigInt(number);
+  return new TorchGenerator(BigInt.asUintN(63, mixed * 0xbf58476d1ce4e5b9n));
+}
+
+export class BatchOrder<T extends Pick<TrainingItem, 'latentHeight' | 'latentWidth'>> {
+  readonly #groups: readonly (readonly T[])[];
+  readonly #batch: number;
+  readonly #seed: number;
+  readonly #purpose: number;
+  /** Batches of an epoch. */
+  readonly batches: number;
+  #epoch: { readonly index: number; readonly batches: readonly (readonly T[])[] } | null = null;
+
+  /** @param purpose keeps the orders of several lists apart */
+  constructor(items: readonly T[], batch: number, seed: number, purpose: number) {
+    const groups = new Map<string, T[]>();
+    for (const item of items) {
+      const key = `${item.latentHeight} ${item.latentWidth}`;
+      const group = groups.get(key);
+      if (group === undefined) groups.set(key, [item]);
+      else group.push(item);
+    }
+    this.#groups = [...groups.values()];
+    this.#batch = batch;
+    this.#seed = seed;
+    this.#purpose = purpose;
+    this.batches = this.#groups.reduce((sum, group) => sum + Math.ceil(group.length / batch), 0);
+  }
+
+  /** The k-th batch of the run, from 0. The last one of a group is filled up from its beginning. */
+  at(k: number): readonly T[] {
+    const index = Math.floor(k / this.batches);
+    if (this.#epoch?.index !== index) this.#epoch = { index, batches: this.#shuffled(index) };
+    return this.#epoch.batches[k % this.batches]!;
+  }
+
+  #shuffled(epoch: number): (readonly T[])[] {
+    const random = numberedGenerator(this.#seed, this.#purpose, epoch);
+    const batches = this.#groups.flatMap((group) => {
+      const order = random.randperm(group.length);
+      return Array.from({ length: Math.ceil(group.length / this.#batch) }, (_, b) =>
+        Array.from({ length: this.#batch }, (_, i) => group[order[(b * this.#batch + i) % group.length]!]!),
+      );
+    });
+    return random.randperm(batches.length).map((i) => batches[i]!);
+  }
+}

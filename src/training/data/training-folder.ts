@@ -1,0 +1,179 @@
+/**
+ * Pictures with their captions and masks, as people keep them: `NN.png` with `NN.txt` and `NN_mask.png` beside it, or
+ * captions in one `.json` or `.jsonl` file. Everything that is missing or broken is named before training starts.
+ */
+import { existsSync, readdirSync, statSync } from 'node:fs';
+import { readFile } from 'node:fs/promises';
+import path from 'node:path';
+import { EdloraError, FormatError, UsageError } from '../../errors.ts';
+import type { GrayPicture } from '../../formats/picture.ts';
+import { pictureSize, readAlphaChannel, readGrayPicture } from '../../formats/picture.ts';
+
+const PICTURE = /\.(png|jpe?g|webp)$/i;
+const MASK = /_mask\.[a-z]+$/i;
+const MAX_CAPTION_BYTES = 1 << 20;
+
+export interface TrainingPicture {
+  readonly file: string;
+  readonly width: number;
+  readonly height: number;
+  /** As written, `<TOK>` not yet replaced. */
+  readonly caption: string;
+  /** 255 where the loss looks; null: everywhere. Of the picture's size. */
+  readonly mask: GrayPicture | null;
+}
+
+export interface FolderOptions {
+  readonly captions: 'auto' | 'file-name' | 'prompt';
+  /** For pictures without a caption; empty: there must be one. */
+  readonly prompt: string;
+  /** `auto`, `none`, or a folder of masks under the pictures' names. */
+  readonly masks: string;
+}
+
+/**
+ * Read a folder. Files are taken in the order of their names.
+ * @throws {UsageError} if the folder is missing or has no pictures
+ * @throws {FormatError} naming every picture that is broken, lacks its caption, or has a mask of another size
+ */
+export async function readTrainingFolder(folder: string, options: FolderOptions): Promise<TrainingPicture[]> {
+  if (!statSync(folder, { throwIfNoEntry: false })?.isDirectory()) {
+    throw new UsageError(`${folder}: expected a folder with pictures; check --data`);
+  }
+  const names = readdirSync(folder)
+    .filter((name) => PICTURE.test(name) && !MASK.test(name))
+    .sort();
+  if (names.length === 0) {
+    throw new UsageError(`${folder}: expected pictures (.png, .jpg, .webp), found none`);
+  }
+  const listed = options.captions === 'auto' ? await listedCaptions(folder) : new Map<string, string>();
+  const pictures: TrainingPicture[] = [];
+  const problems: string[] = [];
+  for (const name of names) {
+    const file = path.join(folder, name);
+    try {
+      const { width, height } = await pictureSize(file);
+      const caption = (await captionOf(file, listed, options)) ?? options.prompt;
+      if (caption === '') throw new FormatError(file, 'no caption; expected one in a .txt file, or --prompt');
+      pictures.push({ file, width, height, caption, mask: await maskOf(file, width, height, options.masks) });
+    } catch (error) {
+      if (!(error instanceof EdloraError)) throw error;
+      problems.push(error.message);
+    }
+  }
+  if (problems.length > 0) {
+    throw new FormatError(
+      folder,
+      `${problems.length} of ${names.length} pictures cannot be used:\n  ${problems.join('\n  ')}`,
+    );
+  }
+  return pictures;
+}
+
+async function captionOf(
+  file: string,
+  listed: ReadonlyMap<string, string>,
+  { captions, prompt }: FolderOptions,
+): Promise<string | null> {
+  const { dir, name, base } = path.parse(file);
+  if (captions === 'prompt') return prompt;
+  // cat_on_sofa-(2).png → cat on sofa
+  if (captions === 'file-name')
+    return (
+      name
+        .replace(/[-_ ]*\(?\d*\)?$/, '')
+        .replace(/[_-]+/g, ' ')
+        .trim() || null
+    );
+  const text = path.join(dir, `${name}.txt`);
+  if (existsSync(text)) return (await readText(text)).split('\n')[0]!.trim() || null;
+  return listed.get(base) ?? listed.get(name) ?? null;
+}
+
+/** Captions of `.json` and `.jsonl` files in the folder, by file name or stem. */
+async function listedCaptions(folder: string): Promise<Map<string, string>> {
+  const captions = new Map<string, string>();
+  for (const name of readdirSync(folder).sort()) {
+    const file = path.join(folder, name);
+    const lines = name.endsWith('.jsonl');
+    if (!lines && !name.endsWith('.json')) continue;
+    const text = await readText(file);
+    const parse = (json: string): unknown => {
+      try {
+        return JSON.parse(json);
+      } catch (cause) {
+        throw new FormatError(file, `expected JSON, ${(cause as Error).message}`, { cause });
+      }
+    };
+    const value = lines
+      ? text
+          .split('\n')
+          .filter((line) => line.trim() !== '')
+          .map(parse)
+      : parse(text);
+    for (const [key, caption] of captionPairs(file, value, path.parse(name).name)) captions.set(key, caption);
+  }
+  return captions;
+}
+
+/** `{"01.png": "…"}`, `[{"file_name": "01.png", "text": "…"}]`, or the caption of one picture, `{"caption": "…"}`. */
+function captionPairs(file: string, value: unknown, stem: string): [string, string][] {
+  const captionIn = (entry: object): string | null => {
+    const found = Object.entries(entry).find(([key]) => /^(text|caption|prompt)$/.test(key))?.[1];
+    return typeof found === 'string' ? found.trim() : null;
+  };
+  if (Array.isArray(value)) {
+    return value.map((entry: unknown, i) => {
+      const name =
+        entry !== null && typeof entry === 'object' && 'file_name' in entry ? entry.file_name : null;
+      const caption = entry !== null && typeof entry === 'object' ? captionIn(entry) : null;
+      if (typeof name !== 'string' || caption === null) {
+        throw new FormatError(file, `entry ${i}: expected {"file_name": …, "text": …}`);
+      }
+      return [path.basename(name), caption];
+    });
+  }
+  if (value === null || typeof value !== 'object')
+    throw new FormatError(file, 'expected captions by file name');
+  const own = captionIn(value);
+  if (own !== null) return [[stem, own]];
+  return Object.entries(value).map(([name, caption]) => {
+    if (typeof caption !== 'string')
+      throw new FormatError(file, `${name}: expected a caption, got ${typeof caption}`);
+    return [path.basename(name), caption.trim()];
+  });
+}
+
+async function readText(file: string): Promise<string> {
+  const { size } = statSync(file);
+  if (size > MAX_CAPTION_BYTES) throw new FormatError(file, `expected captions, got ${size} bytes`);
+  return readFile(file, 'utf8');
+}
+
+async function maskOf(
+  file: string,
+  width: number,
+  height: number,
+  masks: string,
+): Promise<GrayPicture | null> {
+  if (masks === 'none') return null;
+  const { dir, name } = path.parse(file);
+  const folder = masks === 'auto' ? dir : masks;
+  const candidates = masks === 'auto' ? [`${name}_mask`] : [name, `${name}_mask`];
+  const found = candidates
+    .flatMap((stem) => ['.png', '.jpg', '.jpeg', '.webp'].map((end) => path.join(folder, stem + end)))
+    .find(existsSync);
+  if (found === undefined && masks !== 'auto') {
+    throw new FormatError(file, `no mask in ${masks}; expected ${name}.png`);
+  }
+  const mask = found === undefined ? await readAlphaChannel(file) : await readGrayPicture(found);
+  if (mask === null) return null;
+  if (mask.width !== width || mask.height !== height) {
+    throw new FormatError(
+      found ?? file,
+      `mask of ${mask.width} × ${mask.height}; expected the picture's ${width} × ${height}`,
+    );
+  }
+  if (!mask.data.some((value) => value > 127)) throw new FormatError(found ?? file, 'mask is empty');
+  return mask;
+}

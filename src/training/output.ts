@@ -1,0 +1,105 @@
+/** Writing what was trained: the concept's file, and beside it its settings with the losses, and a plot of them. */
+import path from 'node:path';
+import { lineChart } from '../charts/line-chart.ts';
+import { type LoraNaming, writeLora } from '../concepts/lora-file.ts';
+import { UsageError } from '../errors.ts';
+import { writeFileAtomically } from '../formats/atomic-file.ts';
+import { toolVersion } from '../package-root.ts';
+import type { ResolvedSettings } from './methods/method.ts';
+import type { StepLog } from './run-state.ts';
+import type { TrainedConcept } from './train.ts';
+
+export interface TrainedFiles {
+  /** Absolute paths. */
+  readonly concept: string;
+  readonly settings: string;
+  readonly plot: string;
+}
+
+/** Where a run keeps its state, beside its result. */
+export const stateFileOf = (out: string): string => `${stemOf(out)}.state.safetensors`;
+
+const stemOf = (out: string): string => path.resolve(out).replace(/\.(safetensors|pth)$/, '');
+
+/**
+ * How the file will be written; do this before the work.
+ * @throws {UsageError} for a name that no format has, and for a `.pth` that is not Mix-of-Show's
+ */
+export function namingOf(out: string, { format, token }: ResolvedSettings): LoraNaming {
+  const naming = format === 'auto' ? (token !== '' || out.endsWith('.pth') ? 'edlora' : 'kohya') : format;
+  if (naming === 'peft') return naming;
+  if (!/\.(safetensors|pth)$/.test(out)) {
+    throw new UsageError(`--out ${out}: expected a name that ends in .safetensors or .pth`);
+  }
+  if (out.endsWith('.pth') && naming !== 'edlora') {
+    throw new UsageError(`--out ${out}: .pth is Mix-of-Show's form; use .safetensors for ${naming}`);
+  }
+  return naming;
+}
+
+/**
+ * Write the results; each file appears complete or not at all.
+ *
+ * `out`: the concept; `<out>.train.json`: settings, method and losses; `<out>.loss.svg`.
+ * @throws {EdloraError} when the disk is full: files that stood there stay
+ */
+export async function writeTrained(out: string, trained: TrainedConcept): Promise<TrainedFiles> {
+  const { method, settings, tokens, layers, log } = trained;
+  const naming = namingOf(out, settings);
+  await writeLora(path.resolve(out), layers, {
+    naming,
+    tokens,
+    dtype: settings.dtype,
+    metadata: {
+      'edlora.method': method.name,
+      'edlora.settings': JSON.stringify(publicSettings(settings)),
+    },
+  });
+  const files = {
+    concept: path.resolve(out),
+    settings: `${stemOf(out)}.train.json`,
+    plot: `${stemOf(out)}.loss.svg`,
+  };
+  const record = {
+    tool: `edlora ${toolVersion()}`,
+    method: { name: method.name, source: method.source },
+    settings,
+    pictures: trained.pictures,
+    views: trained.views,
+    log,
+  };
+  await writeFileAtomically(files.settings, [`${JSON.stringify(record, null, 2)}\n`]);
+  await writeFileAtomically(files.plot, [lossPlot(log)]);
+  return files;
+}
+
+/** Settings without the paths of one machine. */
+function publicSettings({ data, classData, ...settings }: ResolvedSettings): Record<string, unknown> {
+  return settings;
+}
+
+/** Points of a plot at most; more are averaged. */
+const PLOT_POINTS = 200;
+
+/** Loss by step: single steps where few, means of neighbours where many, and a running mean. */
+export function lossPlot(log: readonly StepLog[]): string {
+  const bin = Math.max(1, Math.ceil(log.length / PLOT_POINTS));
+  const points = Array.from({ length: Math.ceil(log.length / bin) }, (_, i) => {
+    const own = log.slice(i * bin, (i + 1) * bin);
+    return { x: own.at(-1)!.step, y: own.reduce((sum, { loss }) => sum + loss, 0) / own.length };
+  });
+  let mean = points[0]?.y ?? 0;
+  const smooth = points.map(({ x, y }) => {
+    mean = 0.9 * mean + 0.1 * y;
+    return { x, y: mean };
+  });
+  return lineChart({
+    title: 'Loss',
+    series: [
+      { name: bin === 1 ? 'loss' : `mean of ${bin} steps`, points },
+      { name: 'running mean', points: smooth },
+    ],
+    xLabel: 'step',
+    yLabel: 'loss',
+  });
+}

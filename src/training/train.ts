@@ -1,0 +1,364 @@
+/**
+ * A training run: pictures to latents, then steps of loss, gradients and AdamW, resumable at any saved step. The same
+ * settings and seed give the same numbers, whether the run was interrupted or not.
+ */
+
+import { bindConcepts } from '../concepts/prompt.ts';
+import { NumericalError, UsageError } from '../errors.ts';
+import type { Picture } from '../formats/picture.ts';
+import { readFloat32 } from '../formats/raw-tensor.ts';
+import type { Checkpoint } from '../models/checkpoint.ts';
+import { vaeFactor } from '../models/vae/config.ts';
+import { checkpointSchedule } from '../sampling/checkpoint-schedule.ts';
+import { noiseSchedule } from '../sampling/noise-schedule.ts';
+import { Pipeline } from '../sampling/sample.ts';
+import { type AdamWState, adamwState, adamwStep } from './adamw.ts';
+import { BatchMaker } from './batch.ts';
+import { classPictures } from './class-pictures.ts';
+import { meanRowNorm } from './concept-embeddings.ts';
+import { numberedGenerator } from './data/batch-order.ts';
+import { withWords } from './data/captions.ts';
+import { encodePictures, type TrainingItem } from './data/latent-cache.ts';
+import { readTrainingFolder, type TrainingPicture } from './data/training-folder.ts';
+import { type DensityPenalty, densityPenalty } from './kernel-density.ts';
+import { learningRate } from './lr-schedule.ts';
+import { METHODS } from './methods/index.ts';
+import { type Method, type ResolvedSettings, resolveSettings } from './methods/method.ts';
+import { type TrainingInput, trainingSchema } from './options.ts';
+import { drawMasks } from './rank-masks.ts';
+import { type RunState, restoreState, type StepLog, saveState } from './run-state.ts';
+import { TrainingStep } from './step.ts';
+import { type ParameterGroup, planWords, Trainables } from './trainables.ts';
+
+export interface TrainingProgress {
+  readonly phase: 'class pictures' | 'encoding pictures' | 'training';
+  readonly done: number;
+  readonly total: number;
+  /** While training: the step just done. */
+  readonly step?: StepLog & { readonly rates: Readonly<Record<ParameterGroup, number>> };
+}
+
+export interface TrainingRequest {
+  readonly base: Checkpoint;
+  readonly settings: TrainingInput;
+  /** Where the state is saved, and class pictures are drawn where no folder is named. Default: it is not saved. */
+  readonly stateFile?: string;
+  /** Go on from the state file, if there is one. Default false. */
+  readonly resume?: boolean;
+  readonly onProgress?: (progress: TrainingProgress) => void;
+  /** Called with each sample picture, every `sampleEvery` steps. */
+  readonly onSample?: (picture: Picture, step: number) => void | Promise<void>;
+  /** Stops between two steps; the state is saved first. */
+  readonly signal?: AbortSignal;
+}
+
+export interface TrainedConcept {
+  readonly method: Method;
+  readonly settings: ResolvedSettings;
+  readonly tokens: ReturnType<Trainables['tokens']>;
+  readonly layers: ReturnType<Trainables['merged']>;
+  readonly log: readonly StepLog[];
+  /** Pictures, and views of them, that were trained on. */
+  readonly pictures: number;
+  readonly views: number;
+}
+
+/** Purposes of a run's random numbers: each has generators of its own. */
+const RANDOM = { start: 0, views: 1, classViews: 2, step: 3 } as const;
+
+/**
+ * Train.
+ * @throws {UsageError} for settings, words or starts that cannot be; {FormatError} naming all unusable pictures
+ * @throws {NumericalError} if loss or gradients stop being finite: the step is named, the state before it is saved
+ */
+export async function train(request: TrainingRequest): Promise<TrainedConcept> {
+  const run = await TrainingRun.prepare(request);
+  try {
+    return await run.finish();
+  } finally {
+    await run.dispose();
+  }
+}
+
+/** Settings checked and completed with the method's defaults. @throws {UsageError} naming each wrong one */
+export function trainingSettings(input: TrainingInput): { method: Method; settings: ResolvedSettings } {
+  const parsed = trainingSchema.safeParse(input);
+  if (!parsed.success) {
+    const problems = parsed.error.issues.map(
+      ({ path, message }) => `${path.join('.') || 'settings'}: ${message}`,
+    );
+    throw new UsageError(problems.join('\n'));
+  }
+  const method = METHODS[parsed.data.method];
+  return { method, settings: resolveSettings(method, parsed.data) };
+}
+
+class TrainingRun {
+  readonly #request: TrainingRequest;
+  readonly #method: Method;
+  readonly #settings: ResolvedSettings;
+  readonly #trainables: Trainables;
+  readonly #batches: BatchMaker;
+  readonly #step: TrainingStep;
+  readonly #state: RunState;
+  readonly #density: DensityPenalty | null;
+  readonly #counts: { readonly pictures: number; readonly views: number };
+
+  private constructor(
+    request: TrainingRequest,
+    method: Method,
+    settings: ResolvedSettings,
+    trainables: Trainables,
+    batches: BatchMaker,
+    counts: { readonly pictures: number; readonly views: number },
+  ) {
+    this.#request = request;
+    this.#method = method;
+    this.#settings = settings;
+    this.#trainables = trainables;
+    this.#batches = batches;
+    this.#counts = counts;
+    const optimizer = new Map<string, AdamWState>(
+      trainables.parameters().map(({ name, data }) => [name, adamwState(data.length)]),
+    );
+    this.#state = { step: 0, stopped: false, optimizer, log: [] };
+    this.#step = new TrainingStep(
+      request.base,
+      trainables.embeddings,
+      trainables.rows.length / trainables.embeddings.width,
+      {
+        unetRanks: trainables.ranks('unet'),
+        textRanks: trainables.ranks('text_encoder'),
+        firstTrainedId: settings.lrEmbedding === 0 ? null : (trainables.vocabulary.tokens[0]?.ids[0] ?? null),
+        layerwise: method.layerwise,
+        attention: settings.attentionWeight > 0 ? { fullIdentity: settings.fullIdentity } : null,
+        attentionWeight: settings.attentionWeight,
+        detachFirstToken: method.detachFirstToken,
+        checkpointBlocks: settings.checkpointBlocks,
+        ...(settings.threads === undefined ? {} : { threads: settings.threads }),
+      },
+    );
+    this.#density = settings.kdeWeight > 0 ? vocabularyPenalty(request.base, settings.kdeBandwidth) : null;
+  }
+
+  /** Everything that can go wrong before the first step. */
+  static async prepare(request: TrainingRequest): Promise<TrainingRun> {
+    const { base, onProgress } = request;
+    const { method, settings } = trainingSettings(request.settings);
+    const pictures = await readTrainingFolder(settings.data, settings);
+    const plan = planWords(settings, pictures.length);
+    checkCaptions(pictures, settings, plan.words);
+    const random = numberedGenerator(settings.seed, RANDOM.start, 0);
+    const trainables = new Trainables(base, method, settings, plan, random);
+    if (trainables.parameters().length === 0) {
+      throw new UsageError('nothing is trained: name words with --token, or set learning rates above 0');
+    }
+    const vae = await base.vae();
+    const resolution = settings.resolution ?? base.unet.config.sampleSize * vaeFactor(vae.config);
+    const encode = (files: readonly TrainingPicture[], purpose: number): Promise<TrainingItem[]> =>
+      encodePictures(
+        vae,
+        files,
+        { ...settings, resolution },
+        numberedGenerator(settings.seed, purpose, 0),
+        (done) => onProgress?.({ phase: 'encoding pictures', done, total: files.length }),
+      );
+    const items = await encode(pictures, RANDOM.views);
+    const keepsPrior = method.prior && settings.priorWeight > 0;
+    const classItems = keepsPrior
+      ? await encode(await classPicturesOf(request, settings), RANDOM.classViews)
+      : [];
+    const schedule = await checkpointSchedule(base);
+    const batches = new BatchMaker({
+      items,
+      classItems,
+      settings,
+      trainables,
+      schedule: noiseSchedule(schedule),
+      prediction: predictionOf(base, schedule.predictionType),
+    });
+    const counts = { pictures: pictures.length, views: items.length };
+    const run = new TrainingRun(request, method, settings, trainables, batches, counts);
+    if (request.resume && request.stateFile !== undefined) {
+      await restoreState(request.stateFile, settings, trainables.parameters(), run.#state);
+    }
+    return run;
+  }
+
+  async finish(): Promise<TrainedConcept> {
+    const { signal, onProgress } = this.#request;
+    const { steps, saveEvery, sampleEvery } = this.#settings;
+    while (this.#state.step < steps) {
+      if (signal?.aborted) {
+        await this.#save();
+        signal.throwIfAborted();
+      }
+      const rates = this.#rates();
+      const log = await this.#advance(rates);
+      onProgress?.({ phase: 'training', done: log.step, total: steps, step: { ...log, rates } });
+      if ((saveEvery > 0 && log.step % saveEvery === 0) || log.step === steps) await this.#save();
+      if (sampleEvery > 0 && log.step % sampleEvery === 0) await this.#sample(log.step);
+    }
+    return {
+      method: this.#method,
+      settings: this.#settings,
+      tokens: this.#trainables.tokens(),
+      layers: this.#trainables.merged(),
+      log: this.#state.log,
+      ...this.#counts,
+    };
+  }
+
+  dispose(): Promise<void> {
+    return this.#step.dispose();
+  }
+
+  #rates(): Record<ParameterGroup, number> {
+    const { schedule, steps, warmup, lrEmbedding, lrText, lrUnet } = this.#settings;
+    const at = (rate: number): number => learningRate(schedule, rate, this.#state.step, steps, warmup);
+    return { embedding: at(lrEmbedding), text: at(lrText), unet: at(lrUnet) };
+  }
+
+  /** One optimiser step. */
+  async #advance(rates: Readonly<Record<ParameterGroup, number>>): Promise<StepLog> {
+    const { accumulate, seed, weightDecay, maxGradNorm, normStop } = this.#settings;
+    const state = this.#state;
+    const gradients = new Map<string, Float32Array>();
+    let loss = 0;
+    for (let part = 0; part < accumulate; part++) {
+      const number = state.step * accumulate + part;
+      const random = numberedGenerator(seed, RANDOM.step, number);
+      const masks = drawMasks(this.#trainables.layers, this.#settings, random);
+      const feeds = this.#trainables.feeds(masks);
+      const result = await this.#step.run(this.#batches.make(number, random), feeds.unet, feeds.text);
+      loss += result.loss / accumulate;
+      for (const [name, own] of this.#trainables.gradients(result, masks)) {
+        const sum = gradients.get(name) ?? new Float32Array(own.length);
+        for (let i = 0; i < own.length; i++) sum[i]! += own[i]! / accumulate;
+        gradients.set(name, sum);
+      }
+    }
+    const embedding = gradients.get('embedding');
+    if (embedding !== undefined) loss += this.#penalties(embedding);
+    const norm = totalNorm(gradients.values());
+    if (!Number.isFinite(loss) || !Number.isFinite(norm)) await this.#giveUp(loss, norm);
+    const shrink = maxGradNorm > 0 && norm > maxGradNorm ? maxGradNorm / norm : 1;
+    for (const { name, group, data } of this.#trainables.parameters()) {
+      const gradient = gradients.get(name);
+      if (gradient === undefined || rates[group] === 0 || (group === 'embedding' && state.stopped)) continue;
+      if (shrink !== 1) for (let i = 0; i < gradient.length; i++) gradient[i]! *= shrink;
+      adamwStep(data, gradient, state.optimizer.get(name)!, rates[group], { weightDecay });
+    }
+    const { rows, embeddings } = this.#trainables;
+    const embeddingNorm = rows.length === 0 ? 0 : meanRowNorm(rows, embeddings.width);
+    if (normStop > 0 && embeddingNorm >= normStop) state.stopped = true;
+    state.step++;
+    const log = { step: state.step, loss, embeddingNorm };
+    state.log.push(log);
+    return log;
+  }
+
+  /** Terms on the embeddings themselves; their gradients are added. */
+  #penalties(gradient: Float32Array): number {
+    const { classWeight, kdeWeight } = this.#settings;
+    const { rows, start } = this.#trainables;
+    let total = 0;
+    // λ ‖v − v₀‖², Gal et al. 2022, section 5.3, "regularized".
+    for (let i = 0; classWeight > 0 && i < rows.length; i++) {
+      const away = rows[i]! - start[i]!;
+      total += classWeight * away * away;
+      gradient[i]! += 2 * classWeight * away;
+    }
+    if (this.#density !== null) total += this.#density.penalize(rows, gradient, kdeWeight);
+    return total;
+  }
+
+  async #giveUp(loss: number, norm: number): Promise<never> {
+    const { step } = this.#state;
+    const kept = await this.#save();
+    throw new NumericalError(
+      `step ${step + 1}: expected a finite loss and gradient, got ${loss} and norm ${norm}; ` +
+        `${kept ? `the state after step ${step} is kept; ` : ''}lower the learning rates`,
+      { value: loss },
+    );
+  }
+
+  async #save(): Promise<boolean> {
+    const { stateFile } = this.#request;
+    if (stateFile === undefined) return false;
+    await saveState(stateFile, this.#settings, this.#trainables.parameters(), this.#state);
+    return true;
+  }
+
+  async #sample(step: number): Promise<void> {
+    const { base, onSample } = this.#request;
+    if (onSample === undefined) return;
+    const tokens = this.#trainables.tokens();
+    const concept = {
+      path: 'training',
+      format: 'ed-lora',
+      tokens,
+      layers: new Map(),
+      metadata: new Map(),
+    } as const;
+    const pipeline = await Pipeline.create(base, {
+      vocabulary: bindConcepts(base.tokenizer, tokens.length === 0 ? [] : [concept]),
+      unetDeltas: this.#trainables.deltas('unet'),
+      textDeltas: this.#trainables.deltas('text_encoder'),
+    });
+    try {
+      const prompt = withWords(this.#settings.samplePrompt, this.#trainables.plan.words);
+      const [picture] = await pipeline.sample({ prompt, seed: this.#settings.seed });
+      await onSample(picture!, step);
+    } finally {
+      await pipeline.dispose();
+    }
+  }
+}
+
+function predictionOf(base: Checkpoint, type: string): 'epsilon' | 'v_prediction' {
+  if (type === 'epsilon' || type === 'v_prediction') return type;
+  throw new UsageError(`${base.path}: expected a base that predicts noise or v, got ${type}`);
+}
+
+function classPicturesOf(request: TrainingRequest, settings: ResolvedSettings): Promise<TrainingPicture[]> {
+  const folder =
+    settings.classData !== '' ? settings.classData : `${request.stateFile ?? settings.data}-class`;
+  const { base, onProgress, signal } = request;
+  return classPictures(base, folder, {
+    classPrompt: settings.classPrompt,
+    classImages: settings.classImages,
+    seed: settings.seed,
+    onPicture: (done, total) => onProgress?.({ phase: 'class pictures', done, total }),
+    ...(signal === undefined ? {} : { signal }),
+  });
+}
+
+/** Words that no caption has would never be trained. */
+function checkCaptions(
+  pictures: readonly TrainingPicture[],
+  settings: ResolvedSettings,
+  words: readonly string[],
+): void {
+  if (words.length === 0) return;
+  const without = pictures.filter(({ caption }) => {
+    const text = withWords(caption, words).toLowerCase();
+    return settings.templates === 'none' && !words.some((word) => text.includes(word.toLowerCase()));
+  });
+  if (without.length === pictures.length) {
+    throw new UsageError(
+      `${settings.data}: no caption has ${words.join(' ')} or <TOK> (the first is "${pictures[0]!.caption}"); write <TOK> where the words belong`,
+    );
+  }
+}
+
+function vocabularyPenalty(base: Checkpoint, bandwidth: number): DensityPenalty {
+  const table = base.textEncoder.weights.get('text_model.embeddings.token_embedding.weight')!;
+  return densityPenalty(readFloat32(table), base.textEncoder.config.hiddenSize, bandwidth);
+}
+
+function totalNorm(gradients: Iterable<Float32Array>): number {
+  let squares = 0;
+  for (const gradient of gradients) for (const value of gradient) squares += value * value;
+  return Math.sqrt(squares);
+}

@@ -1,0 +1,233 @@
+/** Everything that a run trains, by name, and its two ends: feeds for the graphs, and their gradients. */
+import type { Concept, ConceptToken } from '../concepts/concept.ts';
+import type { MergedLayer } from '../concepts/lora-file.ts';
+import { type BoundVocabulary, bindConcepts } from '../concepts/prompt.ts';
+import { UsageError } from '../errors.ts';
+import { float32Tensor } from '../formats/raw-tensor.ts';
+import { matrix } from '../linalg/matrix.ts';
+import type { Checkpoint } from '../models/checkpoint.ts';
+import { endOfWord } from '../models/clip/bpe.ts';
+import { TokenEmbeddings } from '../models/clip/text-encoder.ts';
+import type { Component } from '../models/keys/module-path.ts';
+import type { LayerDeltas } from '../models/lora.ts';
+import { loraDownInput, loraUpInput } from '../models/network.ts';
+import { crossAttentionNames } from '../models/unet/structure.ts';
+import type { TorchGenerator } from '../tensor/random.ts';
+import { float32, type Tensor } from '../tensor/tensor.ts';
+import { initialVector } from './concept-embeddings.ts';
+import { fullWeight, type LayerFactors, lohaFactors, loraFactors, type RankMask } from './factors.ts';
+import type { Method, ResolvedSettings } from './methods/method.ts';
+import type { FactorFeeds, StepResult } from './step.ts';
+import { type TrainedLayer, trainedLayers } from './trained-layers.ts';
+
+export type ParameterGroup = 'embedding' | 'text' | 'unet';
+
+export interface Parameter {
+  readonly name: string;
+  readonly group: ParameterGroup;
+  readonly data: Float32Array;
+}
+
+export interface WordPlan {
+  /** Words that the result keeps, in order. */
+  readonly words: readonly string[];
+  /** Words of single pictures, dropped at the end; by picture. */
+  readonly pictureWords: readonly string[];
+}
+
+/** `<a>+<b>` → words; with several vectors `<a>` is written `<a> <a>_1 …`, as diffusers does. */
+export function planWords({ token, vectors, perImageTokens }: ResolvedSettings, pictures: number): WordPlan {
+  const given = token === '' ? [] : token.split('+').map((word) => word.trim());
+  return {
+    words: given.flatMap((word) =>
+      Array.from({ length: vectors }, (_, i) => (i === 0 ? word : `${word}_${i}`)),
+    ),
+    pictureWords: perImageTokens ? Array.from({ length: pictures }, (_, i) => `<picture-${i}>`) : [],
+  };
+}
+
+export class Trainables {
+  readonly plan: WordPlan;
+  readonly vocabulary: BoundVocabulary;
+  readonly embeddings: TokenEmbeddings;
+  /** Rows behind the vocabulary, [words · L, D], word by word; changed in place. */
+  readonly rows: Float32Array;
+  /** Where they started. */
+  readonly start: Float32Array;
+  readonly layers: readonly LayerFactors[];
+  /** Rows of embeddings per word. */
+  readonly rowsPerWord: number;
+
+  /**
+   * @throws {UsageError} for words that exist already, and for starts that are not one token
+   */
+  constructor(
+    base: Checkpoint,
+    method: Method,
+    settings: ResolvedSettings,
+    plan: WordPlan,
+    random: TorchGenerator,
+  ) {
+    this.plan = plan;
+    this.rowsPerWord = method.layerwise ? crossAttentionNames(base.unet.config).length : 1;
+    const { weights, config } = base.textEncoder;
+    const words = [...plan.words, ...plan.pictureWords];
+    for (const word of words) checkWord(base, word);
+    this.rows = new Float32Array(words.length * this.rowsPerWord * config.hiddenSize);
+    this.embeddings = new TokenEmbeddings(weights, config, this.rows);
+    const starts = startsOf(settings, plan);
+    words.forEach((_, i) => {
+      const vector = initialVector(starts[i]!, base.tokenizer, this.embeddings, random);
+      for (let layer = 0; layer < this.rowsPerWord; layer++) {
+        this.rows.set(vector, (i * this.rowsPerWord + layer) * config.hiddenSize);
+      }
+    });
+    this.start = this.rows.slice();
+    this.vocabulary = bindConcepts(base.tokenizer, [this.#concept(words)], this.rowsPerWord);
+    this.layers = layersOf(base, method, settings).map((layer) =>
+      factorsOf(base, method, settings, layer, random),
+    );
+  }
+
+  /** Ranks of the graph's factors by layer name. */
+  ranks(component: Component): Map<string, number> {
+    return new Map(
+      this.layers
+        .filter(({ layer }) => layer.component === component)
+        .map(({ layer, graphRank }) => [layer.layerName, graphRank]),
+    );
+  }
+
+  /** Everything trained, in a fixed order. */
+  parameters(): Parameter[] {
+    const factors = this.layers.flatMap(({ layer, parameters }) =>
+      [...parameters].map(
+        ([part, data]): Parameter => ({
+          name: `${layer.component}.${layer.layerName}.${part}`,
+          group: layer.component === 'unet' ? 'unet' : 'text',
+          data,
+        }),
+      ),
+    );
+    return this.rows.length === 0
+      ? factors
+      : [{ name: 'embedding', group: 'embedding', data: this.rows }, ...factors];
+  }
+
+  /** @param masks one per layer */
+  feeds(masks: readonly RankMask[]): { readonly unet: FactorFeeds; readonly text: FactorFeeds } {
+    const feeds: Record<Component, Record<string, Tensor>> = { unet: {}, text_encoder: {} };
+    this.layers.forEach(({ layer, graphRank, factors }, i) => {
+      const { down, up } = factors(masks[i]!);
+      feeds[layer.component][loraDownInput(layer.layerName)] = float32([graphRank, layer.n], down);
+      feeds[layer.component][loraUpInput(layer.layerName)] = float32([layer.m, graphRank], up);
+    });
+    return { unet: feeds.unet, text: feeds.text_encoder };
+  }
+
+  /** Gradients by parameter name. */
+  gradients(result: StepResult, masks: readonly RankMask[]): Map<string, Float32Array> {
+    const found = new Map<string, Float32Array>();
+    if (result.embeddings !== null) found.set('embedding', result.embeddings);
+    this.layers.forEach(({ layer, backward }, i) => {
+      const d = (layer.component === 'unet' ? result.unet : result.text).get(layer.layerName)!;
+      for (const [part, gradient] of backward(d, masks[i]!)) {
+        found.set(`${layer.component}.${layer.layerName}.${part}`, gradient);
+      }
+    });
+    return found;
+  }
+
+  /** The words that are kept, with copies of their embeddings. */
+  tokens(): ConceptToken[] {
+    return this.#concept(this.plan.words).tokens.map((token) => ({ ...token }));
+  }
+
+  merged(): MergedLayer[] {
+    return this.layers.map((layer) => layer.merged());
+  }
+
+  /** The present state as a model to draw with. */
+  deltas(component: Component): LayerDeltas {
+    return new Map(
+      this.merged()
+        .filter((layer) => layer.component === component)
+        .map(({ layerName, up, down, rank }) => [
+          layerName,
+          {
+            up: matrix(up.length / rank, rank, Float64Array.from(up)),
+            down: matrix(rank, down.length / rank, Float64Array.from(down)),
+          },
+        ]),
+    );
+  }
+
+  #concept(words: readonly string[]): Concept {
+    const size = this.rowsPerWord * this.embeddings.width;
+    const tokens = words.map((word, i) => ({
+      word,
+      embedding: float32Tensor(
+        word,
+        [this.rowsPerWord, this.embeddings.width],
+        this.rows.slice(i * size, (i + 1) * size),
+      ),
+    }));
+    return { path: 'training', format: 'ed-lora', tokens, layers: new Map(), metadata: new Map() };
+  }
+}
+
+function checkWord({ tokenizer }: Checkpoint, word: string): void {
+  if (
+    tokenizer.tokenId(word) !== undefined ||
+    tokenizer.tokenId(word.toLowerCase() + endOfWord) !== undefined
+  ) {
+    throw new UsageError(
+      `token ${word}: expected a new word, it is in the base's vocabulary; write e.g. <${word.replace(/[<>]/g, '')}1>`,
+    );
+  }
+}
+
+/** One start per word: given ones, a word's further vectors and picture words like the last. */
+function startsOf({ init, vectors }: ResolvedSettings, { words, pictureWords }: WordPlan): string[] {
+  const named = words.length / vectors;
+  const given =
+    init === '' ? Array<string>(named).fill('<rand-0.017>') : init.split('+').map((part) => part.trim());
+  if (given.length !== named) {
+    throw new UsageError(`init: expected ${named} starts joined by +, one per word, got ${given.length}`);
+  }
+  return [
+    ...given.flatMap((start) => Array<string>(vectors).fill(start)),
+    ...pictureWords.map(() => given.at(-1) ?? '<rand-0.017>'),
+  ];
+}
+
+function layersOf(base: Checkpoint, method: Method, settings: ResolvedSettings): TrainedLayer[] {
+  const { lrUnet, lrText, where, textWhere, rank, alpha } = settings;
+  const unet = method.unet === 'none' || lrUnet === 0 ? null : where;
+  const text = !method.text || lrText === 0 ? null : textWhere;
+  if (unet === null && text === null) return [];
+  return trainedLayers(base, {
+    unet,
+    text,
+    keysValuesOnly: method.unet === 'keys-values',
+    rank,
+    convRank: settings.convRank,
+    rankPattern: settings.rankPattern,
+    alphaPattern: settings.alphaPattern,
+    loraAlpha: alpha,
+    alphaOverRank: method.alphaOverRank,
+  });
+}
+
+function factorsOf(
+  base: Checkpoint,
+  method: Method,
+  { factors }: ResolvedSettings,
+  layer: TrainedLayer,
+  random: TorchGenerator,
+): LayerFactors {
+  if (method.unet === 'keys-values') {
+    return fullWeight(layer, base.unet.weights.get(`${layer.layerName}.weight`)!);
+  }
+  return factors === 'loha' ? lohaFactors(layer, random) : loraFactors(layer, random);
+}

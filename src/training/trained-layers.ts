@@ -1,0 +1,92 @@
+/** Which layers of a base are trained, and with factors of which rank and scale. */
+import { UsageError } from '../errors.ts';
+import type { Checkpoint } from '../models/checkpoint.ts';
+import { textLinearLayers } from '../models/clip/structure.ts';
+import type { Component } from '../models/keys/module-path.ts';
+import { convLayers, linearLayers } from '../models/unet/structure.ts';
+
+/** `attention`: q, k, v and out. `transformer`: also feed-forward and, in the UNet, proj_in and proj_out. */
+export type Where = 'attention' | 'transformer';
+
+export interface TrainedLayer {
+  readonly component: Component;
+  readonly layerName: string;
+  /** ΔW is [m, n]; of a convolution n counts the kernel's area. */
+  readonly m: number;
+  readonly n: number;
+  /** Of the base weight; null for a linear layer. */
+  readonly kernel: readonly [number, number] | null;
+  readonly rank: number;
+  /** ΔW = scale · up · down. */
+  readonly scale: number;
+}
+
+export interface LayerSelection {
+  /** Null: none of the UNet's, none of the text encoder's. */
+  readonly unet: Where | null;
+  readonly text: Where | null;
+  /** Only cross-attention's K and V in the UNet. Default false. */
+  readonly keysValuesOnly?: boolean;
+  readonly rank: number;
+  /** Rank on 3×3 convolutions of the UNet (LoCon); 0 leaves them out. Default 0. */
+  readonly convRank?: number;
+  /** Other ranks for layers whose name contains the key; 0 leaves a layer out. The last key that matches counts. */
+  readonly rankPattern?: Readonly<Record<string, number>>;
+  /** Alphas for layers whose name contains the key. */
+  readonly alphaPattern?: Readonly<Record<string, number>>;
+  readonly loraAlpha: number;
+  /** ED-LoRA files use the product undivided; kohya's and PEFT's divide alpha by the rank. */
+  readonly alphaOverRank: boolean;
+}
+
+/**
+ * The layers, UNet first, in declared order.
+ * @throws {UsageError} if a pattern matches no layer, or no layer is left
+ */
+export function trainedLayers(base: Checkpoint, selection: LayerSelection): TrainedLayer[] {
+  const { rank, convRank = 0, rankPattern = {}, alphaPattern = {}, loraAlpha, alphaOverRank } = selection;
+  const unused = new Set([...Object.keys(rankPattern), ...Object.keys(alphaPattern)]);
+  const byPattern = (patterns: Readonly<Record<string, number>>, name: string, otherwise: number): number => {
+    const matching = Object.keys(patterns).filter((pattern) => name.includes(pattern));
+    for (const pattern of matching) unused.delete(pattern);
+    return matching.length === 0 ? otherwise : patterns[matching.at(-1)!]!;
+  };
+  const layers: TrainedLayer[] = [];
+  const add = (component: Component, layerName: string, shape: readonly [number, number], usual: number) => {
+    const own = byPattern(rankPattern, layerName, usual);
+    const alpha = byPattern(alphaPattern, layerName, loraAlpha);
+    if (own === 0) return;
+    const weights = component === 'unet' ? base.unet.weights : base.textEncoder.weights;
+    const stored = weights.get(`${layerName}.weight`)?.shape ?? [];
+    const kernel = stored.length === 4 ? ([stored[2]!, stored[3]!] as const) : null;
+    const scale = alphaOverRank ? alpha / own : alpha;
+    layers.push({ component, layerName, m: shape[0], n: shape[1], kernel, rank: own, scale });
+  };
+  if (selection.unet !== null) {
+    for (const [name, shape] of linearLayers(base.unet.config)) {
+      const wanted = selection.keysValuesOnly ? /\.attn2\.to_[kv]$/.test(name) : inUnet(name, selection.unet);
+      if (wanted) add('unet', name, shape, rank);
+    }
+    for (const [name, shape] of convRank > 0 ? convLayers(base.unet.config) : []) {
+      if (/\.(resnets|downsamplers|upsamplers)\./.test(name)) add('unet', name, shape, convRank);
+    }
+  }
+  if (selection.text !== null) {
+    for (const [name, shape] of textLinearLayers(base.textEncoder.config)) {
+      if (selection.text === 'transformer' || name.includes('.self_attn.')) {
+        add('text_encoder', name, shape, rank);
+      }
+    }
+  }
+  if (unused.size > 0) {
+    throw new UsageError(
+      `rank and alpha patterns: no trained layer has ${[...unused].map((pattern) => `"${pattern}"`).join(', ')} in its name`,
+    );
+  }
+  return layers;
+}
+
+function inUnet(name: string, where: Where): boolean {
+  if (!name.includes('.attentions.')) return false;
+  return where === 'transformer' || /\.attn[12]\.to_/.test(name);
+}
