@@ -11,7 +11,6 @@ import { edLoraWord } from '../models/keys/ed-lora.ts';
 import { peftScale, peftScaling } from '../models/keys/peft.ts';
 import type { AdapterComponent, AdapterModule, Architecture } from '../models/keys/sd-modules.ts';
 import type { Adapter, AdapterLayer, AdapterScheme, AdapterWord } from './adapter.ts';
-import { nearestName } from './nearest-name.ts';
 import { type CollectedLayers, collectAdapterLayers } from './readers/adapter-layers.ts';
 import {
   isKohyaStyle,
@@ -207,13 +206,21 @@ function refuseUnknown(
   );
 }
 
-/** The scheme whose names look most like the first ones of a file. */
+/** The scheme whose names share most parts with the first ones of a file; at least half of them. */
 function nearestScheme(names: readonly string[]): AdapterScheme | null {
+  const partsOf = (name: string): Set<string> =>
+    new Set(name.split(/[.:]/).filter((part) => !/^\d+$/.test(part)));
+  let best: AdapterScheme | null = null;
+  let most = 0.5;
   for (const name of names.slice(0, 50)) {
-    const example = nearestName(name, Object.keys(examples));
-    if (example !== null) return examples[example]!;
+    const parts = partsOf(name);
+    for (const [example, scheme] of Object.entries(examples)) {
+      const known = partsOf(example);
+      const shared = [...parts].filter((part) => known.has(part)).length / parts.size;
+      if (shared > most) [best, most] = [scheme, shared];
+    }
   }
-  return null;
+  return best;
 }
 
 /** Which family a file is for. @throws {MismatchError} for families that are not supported */

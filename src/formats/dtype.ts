@@ -242,6 +242,54 @@ export function decodeFloat64(bytes: Uint8Array, dtype: DType): Float64Array {
   return new Float64Array(codes);
 }
 
+/** Per sign and exponent of a float32: what `halfBits` does with the significand, as numbers instead of branches. */
+let halfTables: { base: Uint16Array; shift: Uint8Array; hidden: Uint32Array; bias: Uint32Array } | null =
+  null;
+
+function halfRules(): NonNullable<typeof halfTables> {
+  if (halfTables !== null) return halfTables;
+  const tables = {
+    base: new Uint16Array(512),
+    shift: new Uint8Array(512),
+    hidden: new Uint32Array(512),
+    bias: new Uint32Array(512),
+  };
+  for (let index = 0; index < 512; index++) {
+    const exponent = index & 0xff;
+    const sign = (index & 0x100) << 7;
+    // Zero and too small, subnormal half, normal half, infinity: one shift each; 31 leaves nothing of the significand.
+    const subnormal = 126 - exponent;
+    const [base, shift, hidden] =
+      exponent >= 143
+        ? [0x7c00, 31, 0]
+        : exponent >= 113
+          ? [(exponent - 112) << 10, 13, 0]
+          : subnormal <= 24
+            ? [0, subnormal, 0x800000]
+            : [0, 31, 0];
+    tables.base[index] = sign | base;
+    tables.shift[index] = shift;
+    tables.hidden[index] = hidden;
+    tables.bias[index] = shift === 31 ? 0 : (1 << (shift - 1)) - 1;
+  }
+  halfTables = tables;
+  return tables;
+}
+
+/** `halfBits` of many numbers. */
+function encodeHalves(bits: Uint32Array, out: Uint16Array): void {
+  const { base, shift, hidden, bias } = halfRules();
+  for (let i = 0; i < out.length; i++) {
+    const x = bits[i]!;
+    const index = x >>> 23;
+    const significand = (x & 0x7fffff) | hidden[index]!;
+    const by = shift[index]!;
+    // A carry out of the significand raises the exponent, up to infinity, as it should.
+    out[i] = base[index]! + ((significand + bias[index]! + ((significand >>> by) & 1)) >>> by);
+    if ((x & 0x7fffffff) > 0x7f800000) out[i] = halfBits(x);
+  }
+}
+
 /** The dtypes that `encodeFloat` writes. */
 export type WritableFloat = 'F64' | 'F32' | 'F16' | 'BF16';
 
@@ -254,7 +302,7 @@ export function encodeFloat(values: Float32Array, dtype: WritableFloat): Uint8Ar
   if (dtype === 'F64') return new Uint8Array(new Float64Array(values).buffer);
   const bits = new Uint32Array(values.buffer, values.byteOffset, values.length);
   const out = new Uint16Array(values.length);
-  const convert = dtype === 'F16' ? halfBits : bfloat16Bits;
-  for (let i = 0; i < out.length; i++) out[i] = convert(bits[i]!);
+  if (dtype === 'F16') encodeHalves(bits, out);
+  else for (let i = 0; i < out.length; i++) out[i] = bfloat16Bits(bits[i]!);
   return new Uint8Array(out.buffer);
 }

@@ -21,6 +21,36 @@ function nearestCode(value: number, decode: (code: number) => number, top: numbe
 }
 
 describe('half', () => {
+  it('rounds in bulk as one by one, whatever the bits', () => {
+    const bits = new Uint32Array(512 * 40);
+    let state = 1;
+    for (let i = 0; i < bits.length; i++) {
+      state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+      // Every sign and exponent, with significands at ties, ends and at random.
+      const significands = [
+        0,
+        1,
+        0xfff,
+        0x1000,
+        0x1001,
+        0x3000,
+        0x7fffff,
+        state & 0x7fffff,
+        state & 0x7fe000,
+      ];
+      bits[i] = (((i % 512) << 23) | significands[Math.floor(i / 512) % significands.length]!) >>> 0;
+    }
+    const values = new Float32Array(bits.buffer);
+    const halves = new Uint16Array(encodeFloat(values, 'F16').buffer);
+    const wrong = [...halves].findIndex(
+      (half, i) => half !== floatToHalf(values[i]!) && !Number.isNaN(values[i]!),
+    );
+    expect(wrong).toBe(-1);
+    expect([...halves].every((half, i) => Number.isNaN(halfToFloat(half)) === Number.isNaN(values[i]!))).toBe(
+      true,
+    );
+  });
+
   it('every code survives decoding and encoding', () => {
     for (let code = 0; code < 0x10000; code++) {
       const value = halfToFloat(code);

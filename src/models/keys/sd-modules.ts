@@ -22,6 +22,13 @@ export function adapterModuleId({ component, layerName }: AdapterModule): string
   return `${component}:${layerName}`;
 }
 
+/** SDXL's UNet: three blocks, attention in the lower two. */
+export const sdxlUnetStructure: UnetStructure = {
+  layersPerBlock: 2,
+  downAttention: [false, true, true],
+  upAttention: [true, true, false],
+};
+
 interface Layout {
   readonly unet: UnetStructure;
   /** Transformer blocks per attention, by down block; up blocks mirror it. */
@@ -38,11 +45,7 @@ const layouts: Readonly<Record<Architecture, Layout>> = {
     textLayers: { text_encoder: 12 },
   },
   sdxl: {
-    unet: {
-      layersPerBlock: 2,
-      downAttention: [false, true, true],
-      upAttention: [true, true, false],
-    },
+    unet: sdxlUnetStructure,
     depths: [0, 2, 10],
     midDepth: 10,
     textLayers: { text_encoder: 12, text_encoder_2: 32 },

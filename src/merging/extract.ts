@@ -1,0 +1,185 @@
+/** The difference of two checkpoints as a LoRA: per layer the nearest change of a rank, by a randomised range finder. */
+import path from 'node:path';
+import type { AdapterModule } from '../concepts/adapter.ts';
+import { MismatchError, UsageError } from '../errors.ts';
+import { type RawTensor, readFloat64 } from '../formats/raw-tensor.ts';
+import type { MatmulEngine } from '../linalg/cholesky-async.ts';
+import { matrix } from '../linalg/matrix.ts';
+import { isKnownLayer } from '../models/keys/module-path.ts';
+import { adapterModuleId } from '../models/keys/sd-modules.ts';
+import { encodeLayer, type FactorDType, type LoraLayer } from './adapter-layer.ts';
+import { layerContext } from './merge.ts';
+import { MERGE_DEFAULTS } from './method.ts';
+import type { ModelFiles } from './model-files.ts';
+import type { OutputAdapter, Unheld } from './output.ts';
+import { truncateDense } from './range-finder.ts';
+
+/** Which layers to extract: attention alone; with feed-forward and projections; every linear layer; convolutions too. */
+export const layerChoices = ['attention', 'transformer', 'linear', 'all'] as const;
+export type LayerChoice = (typeof layerChoices)[number];
+
+export interface ExtractOptions {
+  /** Of linear layers and 1 × 1 convolutions; ≥ 1. */
+  readonly rank: number;
+  /** Of larger convolutions; default `rank`. */
+  readonly convRank?: number;
+  /** Default `transformer`. */
+  readonly layers?: LayerChoice;
+  /** Layers whose largest change is at most this are left out as unchanged. Default 0. */
+  readonly minDifference?: number;
+  /** Default F32. */
+  readonly dtype?: FactorDType;
+  /** Default 0. */
+  readonly seed?: number;
+  readonly engine?: MatmulEngine;
+  readonly onLayer?: (done: number, total: number, id: string) => void;
+}
+
+export interface ExtractedLayer {
+  readonly id: string;
+  readonly rank: number;
+  /** ‖ΔW − LoRA‖ / ‖ΔW‖. */
+  readonly relativeError: number;
+  /** ‖ΔW‖_F. */
+  readonly norm: number;
+}
+
+export interface Extraction {
+  readonly output: OutputAdapter;
+  readonly layers: readonly ExtractedLayer[];
+  /** Changed tensors that are not in the result: layers not chosen, biases, normalisations, embeddings. */
+  readonly unheld: readonly Unheld[];
+}
+
+function isChosen(
+  { component, layerName }: AdapterModule,
+  shape: readonly number[],
+  choice: LayerChoice,
+): boolean {
+  const own = component === 'text_encoder_2' ? 'text_encoder' : component;
+  if (!isKnownLayer({ component: own, layerName })) return false;
+  const isWide = shape.length === 4 && shape[2]! * shape[3]! > 1;
+  const attention = /\.(attn[12]|self_attn)\./.test(layerName);
+  switch (choice) {
+    case 'attention':
+      return attention;
+    case 'transformer':
+      return attention || /\.ff\.|\.mlp\.|\.proj_(in|out)$/.test(layerName);
+    case 'linear':
+      return !isWide;
+    case 'all':
+      return true;
+  }
+}
+
+/**
+ * Extract tuned − base.
+ * @throws {MismatchError} if the models differ in architecture or in a layer's shape
+ * @throws {UsageError} on ranks out of range, or if nothing differs
+ */
+export async function extractAdapter(
+  tuned: ModelFiles,
+  base: ModelFiles,
+  options: ExtractOptions,
+): Promise<Extraction> {
+  const {
+    rank,
+    convRank = rank,
+    layers: choice = 'transformer',
+    minDifference = 0,
+    dtype = 'F32',
+    seed = 0,
+  } = options;
+  for (const value of [rank, convRank]) {
+    if (!(Number.isInteger(value) && value >= 1)) {
+      throw new UsageError(`rank: expected a whole number of 1 or more, got ${value}`);
+    }
+  }
+  if (!(minDifference >= 0)) throw new UsageError(`min difference: expected 0 or more, got ${minDifference}`);
+  if (tuned.architecture !== base.architecture) {
+    throw new MismatchError(`${tuned.path} and ${base.path} are models of different architectures`);
+  }
+  const unheld: Unheld[] = [];
+  const layers: LoraLayer[] = [];
+  const reports: ExtractedLayer[] = [];
+  const entries = tuned.parts.flatMap(({ tensors }) => tensors);
+  let done = 0;
+  for (const { name, tensor, module, param } of entries) {
+    done++;
+    if (module === null || param === null) continue;
+    const id = adapterModuleId(module);
+    const before = (param === 'weight' ? base.weights : base.biases).get(id);
+    if (before === undefined) {
+      unheld.push({ name, reason: 'only in the tuned model' });
+      continue;
+    }
+    const kernel: readonly [number, number] | null =
+      tensor.shape.length === 4 ? [tensor.shape[2]!, tensor.shape[3]!] : null;
+    if (tensor.shape.join() !== before.shape.join()) {
+      if (isKnownShape(module)) {
+        throw new MismatchError(
+          `${name}: expected [${before.shape.join(', ')}] as in ${base.path}, got [${tensor.shape.join(', ')}]`,
+        );
+      }
+      unheld.push({ name, reason: `[${tensor.shape.join(', ')}] in place of [${before.shape.join(', ')}]` });
+      continue;
+    }
+    const { difference, largest } = differenceOf(tensor, before);
+    if (!(largest > minDifference)) continue;
+    if (param === 'bias' || tensor.shape.length < 2 || !isChosen(module, tensor.shape, choice)) {
+      unheld.push({
+        name,
+        reason: `changed by up to ${largest.toPrecision(3)}, not among the layers chosen`,
+      });
+      continue;
+    }
+    const m = tensor.shape[0]!;
+    const dense = matrix(m, difference.length / m, difference);
+    const most = kernel !== null && kernel[0] * kernel[1] > 1 ? convRank : rank;
+    const cut = await truncateDense(
+      dense,
+      Math.min(most, dense.rows, dense.cols),
+      layerContext(id, seed, MERGE_DEFAULTS, options.engine),
+    );
+    const layer = encodeLayer(module, kernel, cut.delta, dtype);
+    layers.push(layer);
+    const norm = Math.sqrt(difference.reduce((sum, value) => sum + value * value, 0));
+    reports.push({ id, rank: layer.rank!, relativeError: cut.relativeError, norm });
+    options.onLayer?.(done, entries.length, id);
+  }
+  if (layers.length === 0) {
+    throw new UsageError(
+      `${tuned.path} and ${base.path} do not differ in the layers chosen${unheld.length > 0 ? ` (${unheld.length} other tensors do; --layers chooses)` : ''}`,
+    );
+  }
+  const titles = [path.parse(tuned.path).name, path.parse(base.path).name];
+  return {
+    output: {
+      architecture: base.architecture,
+      layers,
+      words: [],
+      title: titles.join(' − '),
+      mergedFrom: titles,
+    },
+    layers: reports,
+    unheld,
+  };
+}
+
+/** Embedding tables grow with new words; everything else must fit. */
+function isKnownShape({ layerName }: AdapterModule): boolean {
+  return !layerName.includes('embedding');
+}
+
+function differenceOf(after: RawTensor, before: RawTensor): { difference: Float64Array; largest: number } {
+  const old = readFloat64(before);
+  const difference = Float64Array.from(readFloat64(after));
+  let largest = 0;
+  for (let i = 0; i < difference.length; i++) {
+    difference[i]! -= old[i]!;
+    const size = Math.abs(difference[i]!);
+    // NaN fails this comparison and stays.
+    if (!(size <= largest)) largest = size;
+  }
+  return { difference, largest };
+}

@@ -1,0 +1,404 @@
+/**
+ * Whole jobs, from files to files: what the commands call and what a recipe can repeat. Every job checks its target,
+ * names what would be lost, writes whole files or none, and leaves its recipe in the result.
+ */
+import { existsSync } from 'node:fs';
+import path from 'node:path';
+import type { Adapter } from '../concepts/adapter.ts';
+import { loadAdapter } from '../concepts/adapter-file.ts';
+import { UsageError } from '../errors.ts';
+import { GraphMatmulEngine } from '../graph/matmul-engine.ts';
+import type { FactorDType } from './adapter-layer.ts';
+import { bakeModel, planBake } from './bake.ts';
+import { parseBlockWeights } from './block-weights.ts';
+import { type ConvertedLayer, convertAdapter } from './convert.ts';
+import type { BaseWeights } from './delta.ts';
+import { type ExtractedLayer, type ExtractOptions, extractAdapter } from './extract.ts';
+import type { RankRule } from './kept-rank.ts';
+import { type MergeInput, type MergeOptions, mergeAdapters, type RenamedWord, unusableOf } from './merge.ts';
+import type { MajoritySign, MergeMethodName } from './method.ts';
+import { baseWeightsOf, type ModelFiles, openModelFiles } from './model-files.ts';
+import {
+  checkTarget,
+  filesOfAdapters,
+  type OutputAdapter,
+  refuseLoss,
+  type Unheld,
+  unheldBy,
+  writeAdapter,
+} from './output.ts';
+import { describeJob, inheritedMetadata, type MergeRecipe, mergedMetadata, recipeKey } from './provenance.ts';
+import { type ResizedReport, resizeAdapter } from './resize-adapter.ts';
+import type { LayerFormat } from './schemes.ts';
+import { type WordFormat, wordFormats, wordsUnheldBy, writeWords } from './words.ts';
+
+/** What every job may be told about its result. */
+export interface TargetOptions {
+  /** File, or folder for PEFT and baked diffusers models. */
+  readonly out: string;
+  /** Leave out what cannot be held. Default false. */
+  readonly drop?: boolean;
+  /** Replace an existing target. Default false. */
+  readonly force?: boolean;
+  /** Write no recipe and no inherited header. Default false. */
+  readonly noMetadata?: boolean;
+}
+
+/** One adapter and how much of it. */
+export interface StrengthOptions {
+  readonly path: string;
+  readonly strength: number;
+  /** `null`: as `strength`. */
+  readonly textEncoderStrength: number | null;
+  /** As `parseBlockWeights` reads it; `null`: none. */
+  readonly blockWeights: string | null;
+}
+
+export interface JobResult {
+  /** Absolute path of what was written. */
+  readonly out: string;
+  readonly layers: number;
+  readonly words: readonly string[];
+  /** What was left out because `drop` said so. */
+  readonly dropped: readonly Unheld[];
+}
+
+/** Open adapters with their strengths. @throws as `loadAdapter` and `parseBlockWeights` */
+export async function loadMergeInputs(inputs: readonly StrengthOptions[]): Promise<MergeInput[]> {
+  return Promise.all(
+    inputs.map(async ({ path: file, strength, textEncoderStrength, blockWeights }) => {
+      const adapter = await loadAdapter(file);
+      return {
+        adapter,
+        strength,
+        ...(textEncoderStrength === null ? {} : { textEncoderStrength }),
+        ...(blockWeights === null
+          ? {}
+          : { blockWeights: parseBlockWeights(blockWeights, adapter.architecture) }),
+      };
+    }),
+  );
+}
+
+async function baseOf(
+  location: string | undefined,
+): Promise<{ model: ModelFiles; weights: BaseWeights } | null> {
+  if (location === undefined) return null;
+  const model = await openModelFiles(location);
+  return { model, weights: baseWeightsOf(model) };
+}
+
+const describeModel = (model: ModelFiles) => ({
+  path: model.path,
+  files: [...new Set(model.parts.flatMap(({ file }) => [...filesOf(file.path, file.tensors.values())]))],
+});
+
+/** A weight file, or the shards that its tensors lie in. */
+function filesOf(
+  file: string,
+  tensors: Iterable<{ storage: { range: { file: string } | null } }>,
+): Set<string> {
+  const files = new Set([file]);
+  for (const { storage } of tensors) if (storage.range !== null) files.add(storage.range.file);
+  return files;
+}
+
+async function finish(
+  output: OutputAdapter,
+  format: LayerFormat,
+  unusable: readonly Unheld[],
+  target: TargetOptions,
+  metadata: () => Promise<Record<string, string>>,
+): Promise<JobResult> {
+  const { out, drop = false, noMetadata = false } = target;
+  const dropped = [...unusable, ...unheldBy(format, output)];
+  refuseLoss(out, dropped, drop);
+  const titled = { ...output, title: path.parse(out).name };
+  const { mergedFrom, ...bare } = titled;
+  await writeAdapter(out, format, noMetadata ? bare : { ...titled, metadata: await metadata() });
+  const lost = new Set(dropped.map(({ name }) => name));
+  return {
+    out: path.resolve(out),
+    layers: output.layers.filter(({ component, layerName }) => !lost.has(`${component}:${layerName}`)).length,
+    words: output.words.map(({ word }) => word).filter((word) => !lost.has(word)),
+    dropped,
+  };
+}
+
+export interface MergeFilesOptions extends TargetOptions {
+  readonly inputs: readonly StrengthOptions[];
+  /** Default `kohya`. */
+  readonly format?: LayerFormat;
+  readonly method?: MergeMethodName;
+  readonly rank?: number | null;
+  readonly density?: number;
+  readonly majoritySign?: MajoritySign;
+  readonly dtype?: FactorDType;
+  readonly seed?: number;
+  /** Model that the adapters were trained on, for kinds that need it. */
+  readonly base?: string;
+  readonly onLayer?: MergeOptions['onLayer'];
+}
+
+/** Merge files into one. @throws as `mergeAdapters`, `refuseLoss` and `writeAdapter` */
+export async function mergeFiles(
+  options: MergeFilesOptions,
+): Promise<JobResult & { renamed: readonly RenamedWord[] }> {
+  const { inputs: given, out, format = 'kohya', force = false, base: location, onLayer } = options;
+  const inputs = await loadMergeInputs(given);
+  const adapters = inputs.map(({ adapter }) => adapter);
+  checkTarget(out, filesOfAdapters(adapters), force);
+  refuseLoss(out, unusableOf(adapters), options.drop ?? false);
+  const base = await baseOf(location);
+  const { method = 'cat', rank = null, density, majoritySign, dtype = 'F32', seed = 0 } = options;
+  const settings = {
+    method,
+    rank,
+    dtype,
+    seed,
+    ...(density === undefined ? {} : { density }),
+    ...(majoritySign === undefined ? {} : { majoritySign }),
+  };
+  const engine = new GraphMatmulEngine();
+  try {
+    const { output, renamed } = await mergeAdapters(inputs, {
+      ...settings,
+      engine: engine.multiply,
+      ...(base === null ? {} : { base: base.weights }),
+      ...(onLayer === undefined ? {} : { onLayer }),
+    });
+    const result = await finish(output, format, unusableOf(adapters), options, async () => {
+      const recipe = await describeJob('merge', describeInputs(adapters, given, base?.model), {
+        ...settings,
+        format,
+        base: base?.model.path ?? null,
+        drop: options.drop ?? false,
+        renamed,
+      });
+      return mergedMetadata(recipe, adapters);
+    });
+    return { ...result, renamed };
+  } finally {
+    await engine.dispose();
+  }
+}
+
+function describeInputs(
+  adapters: readonly Adapter[],
+  given: readonly StrengthOptions[],
+  base: ModelFiles | undefined,
+): { path: string; files: readonly string[]; settings?: Readonly<Record<string, unknown>> }[] {
+  return [
+    ...adapters.map(({ path: own, files }, i) => {
+      const { path: _, ...settings } = given[i]!;
+      return { path: own, files, settings };
+    }),
+    ...(base === undefined ? [] : [{ ...describeModel(base), settings: { role: 'base' } }]),
+  ];
+}
+
+export interface ConvertFileOptions extends TargetOptions {
+  readonly input: string;
+  readonly format: LayerFormat | WordFormat;
+  /** See `convertAdapter`. */
+  readonly rank?: number | null;
+  readonly dtype?: FactorDType;
+  readonly base?: string;
+  /** Of a file with several words, the one to write. */
+  readonly word?: string;
+}
+
+export function isWordFormat(format: string): format is WordFormat {
+  return (wordFormats as readonly string[]).includes(format);
+}
+
+/** Convert one file. @throws as `convertAdapter`, `refuseLoss` and the writers */
+export async function convertFile(
+  options: ConvertFileOptions,
+): Promise<JobResult & { converted: readonly ConvertedLayer[]; from: Adapter['scheme'] }> {
+  const { input, out, format, rank = null, dtype, base: location, force = false, drop = false } = options;
+  const loaded = await loadAdapter(input);
+  const adapter = options.word === undefined ? loaded : withOneWord(loaded, options.word);
+  checkTarget(out, filesOfAdapters([adapter]), force);
+  const unusable = unusableOf([adapter]);
+  // ED-LoRA is both: a file of layers with words, or, without any layer, one of words.
+  if (isWordFormat(format) && (format !== 'ed-lora' || adapter.layers.size === 0)) {
+    const layers = [...adapter.layers.keys()].map((name) => ({
+      name,
+      reason: `${format} files hold embeddings only`,
+    }));
+    const dropped = [...unusable, ...layers, ...wordsUnheldBy(format, adapter.words)];
+    refuseLoss(out, dropped, drop);
+    await writeWords(out, format, adapter.words);
+    const lost = new Set(dropped.map(({ name }) => name));
+    const words = adapter.words.map(({ word }) => word).filter((word) => !lost.has(word));
+    return { out: path.resolve(out), layers: 0, words, dropped, converted: [], from: adapter.scheme };
+  }
+  const scheme = format as LayerFormat;
+  const base = await baseOf(location);
+  const { output, converted } = await convertAdapter(adapter, scheme, {
+    rank,
+    ...(dtype === undefined ? {} : { dtype }),
+    ...(base === null ? {} : { base: base.weights }),
+  });
+  const result = await finish(output, scheme, unusable, options, async () => {
+    const recipe = await describeJob('convert', describeSingle(adapter, base?.model), {
+      format,
+      rank,
+      dtype: dtype ?? null,
+      base: base?.model.path ?? null,
+      drop,
+      word: options.word ?? null,
+    });
+    return inheritedMetadata(recipe, adapter);
+  });
+  return { ...result, converted, from: adapter.scheme };
+}
+
+function describeSingle(adapter: Adapter, base: ModelFiles | undefined) {
+  return [
+    { path: adapter.path, files: adapter.files },
+    ...(base === undefined ? [] : [{ ...describeModel(base), settings: { role: 'base' } }]),
+  ];
+}
+
+/** @throws {UsageError} if the file has no such word */
+function withOneWord(adapter: Adapter, word: string): Adapter {
+  const words = adapter.words.filter((entry) => entry.word === word);
+  if (words.length === 0) {
+    throw new UsageError(
+      `${adapter.path}: no word ${word}; it has ${adapter.words.map((entry) => entry.word).join(', ') || 'none'}`,
+    );
+  }
+  return { ...adapter, words };
+}
+
+export interface ResizeFileOptions extends TargetOptions {
+  readonly input: string;
+  readonly rule: RankRule;
+  readonly rank: number;
+  readonly convRank?: number;
+  /** Default `kohya`. */
+  readonly format?: LayerFormat;
+  readonly dtype?: FactorDType;
+  readonly base?: string;
+}
+
+/** Resize one file. @throws as `resizeAdapter`, `refuseLoss` and `writeAdapter` */
+export async function resizeFile(
+  options: ResizeFileOptions,
+): Promise<JobResult & { resized: readonly ResizedReport[] }> {
+  const {
+    input,
+    out,
+    rule,
+    rank,
+    convRank = rank,
+    format = 'kohya',
+    dtype = 'F32',
+    base: location,
+  } = options;
+  const adapter = await loadAdapter(input);
+  checkTarget(out, filesOfAdapters([adapter]), options.force ?? false);
+  const base = await baseOf(location);
+  const { output, layers } = resizeAdapter(adapter, {
+    rule,
+    rank,
+    convRank,
+    dtype,
+    ...(base === null ? {} : { base: base.weights }),
+  });
+  const result = await finish(output, format, unusableOf([adapter]), options, async () => {
+    const recipe = await describeJob('resize', describeSingle(adapter, base?.model), {
+      rule,
+      rank,
+      convRank,
+      format,
+      dtype,
+      base: base?.model.path ?? null,
+      drop: options.drop ?? false,
+    });
+    return inheritedMetadata(recipe, adapter);
+  });
+  return { ...result, resized: layers };
+}
+
+export interface ExtractModelOptions extends TargetOptions, Omit<ExtractOptions, 'engine'> {
+  readonly tuned: string;
+  readonly base: string;
+  /** Default `kohya`. */
+  readonly format?: LayerFormat;
+}
+
+/** Extract the difference of two checkpoints. @throws as `extractAdapter`, `refuseLoss` and `writeAdapter` */
+export async function extractModel(
+  options: ExtractModelOptions,
+): Promise<JobResult & { extracted: readonly ExtractedLayer[] }> {
+  const { tuned: tunedPath, base: basePath, out, format = 'kohya', force = false, onLayer } = options;
+  const [tuned, base] = [await openModelFiles(tunedPath), await openModelFiles(basePath)];
+  const models = [describeModel(tuned), describeModel(base)];
+  checkTarget(
+    out,
+    models.flatMap(({ path: own, files }) => [own, ...files]),
+    force,
+  );
+  const {
+    rank,
+    convRank = rank,
+    layers = 'transformer',
+    minDifference = 0,
+    dtype = 'F32',
+    seed = 0,
+  } = options;
+  const settings = { rank, convRank, layers, minDifference, dtype, seed };
+  const engine = new GraphMatmulEngine();
+  try {
+    const extraction = await extractAdapter(tuned, base, {
+      ...settings,
+      engine: engine.multiply,
+      ...(onLayer === undefined ? {} : { onLayer }),
+    });
+    const result = await finish(extraction.output, format, extraction.unheld, options, async () => {
+      const recipe = await describeJob('extract', models, {
+        ...settings,
+        format,
+        drop: options.drop ?? false,
+      });
+      return { [recipeKey]: JSON.stringify(recipe) };
+    });
+    return { ...result, extracted: extraction.layers };
+  } finally {
+    await engine.dispose();
+  }
+}
+
+export interface BakeFilesOptions extends TargetOptions {
+  readonly base: string;
+  readonly inputs: readonly StrengthOptions[];
+  readonly dtype?: FactorDType;
+  readonly onProgress?: (done: number, total: number) => void;
+}
+
+/** Write a checkpoint with adapters inside. @throws as `planBake`, `refuseLoss` and `bakeModel` */
+export async function bakeFiles(options: BakeFilesOptions): Promise<JobResult> {
+  const { base, inputs: given, out, dtype, force = false, drop = false, onProgress } = options;
+  const model = await openModelFiles(base);
+  const inputs = await loadMergeInputs(given);
+  const adapters = inputs.map(({ adapter }) => adapter);
+  const described = describeModel(model);
+  checkTarget(out, [described.path, ...described.files, ...filesOfAdapters(adapters)], force);
+  const folder = path.dirname(path.resolve(out));
+  if (!existsSync(folder)) throw new UsageError(`${out}: its folder does not exist`);
+  const { changes, unheld } = planBake(model, inputs);
+  const dropped = [...unusableOf(adapters), ...unheld];
+  refuseLoss(out, dropped, drop);
+  const recipe: MergeRecipe | null = options.noMetadata
+    ? null
+    : await describeJob('bake', describeInputs(adapters, given, model), { dtype: dtype ?? null, drop });
+  await bakeModel(model, inputs, out, {
+    ...(dtype === undefined ? {} : { dtype }),
+    ...(recipe === null ? {} : { metadata: mergedMetadata(recipe, adapters) }),
+    ...(onProgress === undefined ? {} : { onProgress }),
+  });
+  return { out: path.resolve(out), layers: changes.size, words: [], dropped };
+}

@@ -1,0 +1,140 @@
+/**
+ * A model's weight files as they lie on disk, every tensor with the layer that it belongs to: for tools that rewrite or
+ * compare whole checkpoints. No configuration or tokenizer is needed, and SDXL folders work as SD 1.x ones.
+ */
+import { existsSync, statSync } from 'node:fs';
+import path from 'node:path';
+import type { AdapterComponent, AdapterModule, Architecture } from '../concepts/adapter.ts';
+import { FormatError, MismatchError } from '../errors.ts';
+import type { RawTensor } from '../formats/raw-tensor.ts';
+import { openShardedOrSingle, openTensorFile, type TensorFile } from '../formats/tensor-file.ts';
+import { foreignArchitecture } from '../models/keys/architecture.ts';
+import { ldmTextEncoderNames, ldmUnetNames, sd1UnetStructure } from '../models/keys/ldm.ts';
+import { withTextModel } from '../models/keys/module-path.ts';
+import { adapterModuleId, sdxlUnetStructure } from '../models/keys/sd-modules.ts';
+import type { BaseWeights } from './delta.ts';
+
+/** A tensor of a model. */
+export interface ModelTensor {
+  /** As it is written again: without the `state_dict.` of training checkpoints. */
+  readonly name: string;
+  readonly tensor: RawTensor;
+  /** The layer, for weights and biases of UNet and text encoders; `null` for everything else. */
+  readonly module: AdapterModule | null;
+  readonly param: 'weight' | 'bias' | null;
+}
+
+/** Weights that lie together. */
+export interface ModelPart {
+  /** `null`: the whole model is this one file. */
+  readonly component: AdapterComponent | null;
+  readonly file: TensorFile;
+  readonly tensors: readonly ModelTensor[];
+}
+
+export interface ModelFiles {
+  /** Absolute. */
+  readonly path: string;
+  readonly layout: 'diffusers' | 'single-file';
+  readonly architecture: Architecture;
+  readonly parts: readonly ModelPart[];
+  /** Every weight by `component:layerName`. */
+  readonly weights: ReadonlyMap<string, RawTensor>;
+  readonly biases: ReadonlyMap<string, RawTensor>;
+}
+
+const folders: readonly (readonly [AdapterComponent, readonly string[]])[] = [
+  ['unet', ['diffusion_pytorch_model']],
+  ['text_encoder', ['model', 'pytorch_model']],
+  ['text_encoder_2', ['model', 'pytorch_model']],
+];
+
+/**
+ * Open a diffusers folder or a single-file checkpoint. Reads headers only.
+ * @throws {FormatError} if files are missing or damaged, or it is no checkpoint
+ * @throws {MismatchError} if it is of another architecture
+ */
+export async function openModelFiles(location: string): Promise<ModelFiles> {
+  const absolute = path.resolve(location);
+  const info = statSync(absolute, { throwIfNoEntry: false });
+  if (info === undefined) throw new FormatError(location, 'no such file or folder');
+  const parts = info.isDirectory() ? await openFolder(absolute) : null;
+  const single = parts === null ? await openTensorFile(absolute) : null;
+  const architecture = architectureOf(location, parts ?? [{ file: single! }]);
+  const all = parts ?? [singlePart(single!, architecture)];
+  const weights = new Map<string, RawTensor>();
+  const biases = new Map<string, RawTensor>();
+  for (const { tensors } of all) {
+    for (const { module, param, tensor } of tensors) {
+      if (module !== null) (param === 'weight' ? weights : biases).set(adapterModuleId(module), tensor);
+    }
+  }
+  const layout = parts === null ? 'single-file' : 'diffusers';
+  return { path: absolute, layout, architecture, parts: all, weights, biases };
+}
+
+/** A model's weights for changes that are defined over them. */
+export function baseWeightsOf({ weights }: ModelFiles): BaseWeights {
+  return (module) => weights.get(adapterModuleId(module));
+}
+
+async function openFolder(folder: string): Promise<ModelPart[]> {
+  if (!existsSync(path.join(folder, 'unet'))) {
+    throw new FormatError(folder, 'expected a diffusers folder (with unet/), or a checkpoint file');
+  }
+  const parts: ModelPart[] = [];
+  for (const [component, stems] of folders) {
+    const place = path.join(folder, component);
+    if (!existsSync(place)) continue;
+    const file = await openShardedOrSingle(place, ...stems);
+    const tensors = [...file.tensors.values()].map((tensor) => {
+      const own = component === 'unet' ? tensor.name : withTextModel(tensor.name);
+      return { name: tensor.name, tensor, ...layerOf(component, own) };
+    });
+    parts.push({ component, file, tensors });
+  }
+  return parts;
+}
+
+function layerOf(component: AdapterComponent, paramName: string): Pick<ModelTensor, 'module' | 'param'> {
+  const match = /^(.+)\.(weight|bias)$/.exec(paramName);
+  return match === null
+    ? { module: null, param: null }
+    : { module: { component, layerName: match[1]! }, param: match[2] as 'weight' | 'bias' };
+}
+
+const statePrefix = 'state_dict.';
+const sdxlTextPrefix = 'conditioner.embedders.0.transformer.';
+
+function singlePart(file: TensorFile, architecture: Architecture): ModelPart {
+  const unet = ldmUnetNames(architecture === 'sdxl' ? sdxlUnetStructure : sd1UnetStructure);
+  const inside = [...file.tensors.values()].filter(({ name }) => name.startsWith(statePrefix));
+  const all = inside.length > 0 ? inside : [...file.tensors.values()];
+  const tensors = all.map((tensor): ModelTensor => {
+    const name = inside.length > 0 ? tensor.name.slice(statePrefix.length) : tensor.name;
+    const own = unet.fromLdm(name);
+    if (own !== null) return { name, tensor, ...layerOf('unet', own) };
+    const text = name.startsWith(sdxlTextPrefix)
+      ? name.slice(sdxlTextPrefix.length)
+      : ldmTextEncoderNames.fromLdm(name);
+    return text === null
+      ? { name, tensor, module: null, param: null }
+      : { name, tensor, ...layerOf('text_encoder', withTextModel(text)) };
+  });
+  if (!tensors.some(({ module }) => module?.component === 'unet')) {
+    throw new FormatError(
+      file.path,
+      'expected a whole Stable Diffusion checkpoint (model.diffusion_model.…); is this a LoRA or a single component?',
+    );
+  }
+  return { component: null, file, tensors };
+}
+
+function architectureOf(location: string, parts: readonly { readonly file: TensorFile }[]): Architecture {
+  const foreign = parts
+    .map(({ file }) => foreignArchitecture(file.tensors.values()))
+    .find((found) => found !== null);
+  if (foreign === undefined) return 'sd1';
+  if (foreign === 'SDXL') return 'sdxl';
+  throw new MismatchError(`${location}: expected a Stable Diffusion 1.x or SDXL model, got ${foreign}`);
+}
