@@ -116,6 +116,12 @@ const options = {
     group: 'How:',
     describe: `Denoising runs per concept [default: ${DEFAULTS.runs}]`,
   },
+  guidance: {
+    type: 'string',
+    requiresArg: true,
+    group: 'How:',
+    describe: `Guidance of those runs; 1: by the prompt alone [default: ${DEFAULTS.guidanceScale}]`,
+  },
   seed: {
     type: 'string',
     requiresArg: true,
@@ -253,6 +259,8 @@ function readOptions(args: Args): FusionOptions {
     steps: count('steps'),
     runs: count('runs'),
     seed: count('seed'),
+    guidanceScale:
+      value('guidance') === undefined ? defaults.guidanceScale : number('--guidance', value('guidance')!),
     statistics: (value('statistics') as FusionOptions['statistics'] | undefined) ?? defaults.statistics,
   };
   checkFusionOptions(chosen);

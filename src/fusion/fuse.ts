@@ -219,7 +219,7 @@ class FusionRun {
 
   async spatial(): Promise<void> {
     const { base, signal } = this.#request;
-    const { options, participants, captions } = this.#plan;
+    const { options, participants } = this.#plan;
     const layers = this.#plan.layers.spatial;
     const config = await checkpointSchedule(base, 'DPMSolverMultistepScheduler');
     const { sampleSize: size, inChannels } = base.unet.config;
@@ -266,18 +266,31 @@ class FusionRun {
     }
     let prior: LayerGrams | null = null;
     if (this.#preserves('spatial')) {
-      const runs: DenoisingRun[] = [];
-      for (const caption of denoisedCaptions(captions)) {
-        const context = await this.#plainContext(caption);
-        runs.push({ subject: caption, noise: noiseOf(caption, 0), context, emptyContext });
-      }
-      const generic = await collect(new Map(), runs, 'preserve');
-      // The empty prompt has to stay as it is on the concepts' own latents too: guidance steers away from it there.
-      const empty = [generic, ...collected].flatMap((grams) => (grams.empty === null ? [] : [grams.empty]));
-      prior = addGrams([generic.prompt, ...empty]);
+      // Guidance steers away from the empty prompt on the concepts' own latents: there it has to stay as it is. Measured
+      // (docs/fusion.md), this keeps other prompts as well as captions do, and concepts better.
+      const empty = collected.flatMap((grams) => (grams.empty === null ? [] : [grams.empty]));
+      prior = empty.length > 0 ? addGrams(empty) : await this.#captionGrams(collect, noiseOf);
     }
     const prompts = collected.map(({ prompt }) => prompt);
     this.#solve('spatial', 'unet', prompts, prior);
+  }
+
+  /** Generic captions drawn in the base model, without guidance. */
+  async #captionGrams(
+    collect: (
+      deltas: LayerDeltas,
+      runs: readonly DenoisingRun[],
+      action: 'collect' | 'preserve',
+    ) => Promise<SpatialGrams>,
+    noiseOf: (subject: string, run: number) => Float32Array,
+  ): Promise<LayerGrams> {
+    const emptyContext = await this.#plainContext('');
+    const runs: DenoisingRun[] = [];
+    for (const caption of denoisedCaptions(this.#plan.captions)) {
+      const context = await this.#plainContext(caption);
+      runs.push({ subject: caption, noise: noiseOf(caption, 0), context, emptyContext });
+    }
+    return (await collect(new Map(), runs, 'preserve')).prompt;
   }
 
   #preserves(stage: Stage): boolean {
@@ -360,11 +373,11 @@ class FusionRun {
   #total(): number {
     const { layers, options, participants, captions } = this.#plan;
     return STAGES.filter((stage) => layers[stage].length > 0).reduce((sum, stage) => {
-      const runs = stage === 'spatial' ? options.steps : 1;
-      const priors = stage === 'spatial' ? denoisedCaptions(captions).length : 1;
-      return (
-        sum + runs * (participants.length + (this.#preserves(stage) ? priors : 0)) + layers[stage].length
-      );
+      const spatial = stage === 'spatial';
+      const collecting = participants.length * (spatial ? options.steps * options.runs : 1);
+      const captionRuns = options.guidanceScale === 1 ? denoisedCaptions(captions).length : 0;
+      const preserving = spatial ? options.steps * captionRuns : 1;
+      return sum + collecting + (this.#preserves(stage) ? preserving : 0) + layers[stage].length;
     }, 0);
   }
 }

@@ -18,13 +18,17 @@ export interface CollectOptions {
   readonly seed: number;
   /** Prompts with `{}` for the concept's name. Denoising runs take them in turn. */
   readonly promptTemplates: readonly string[];
-  /** Denoising runs per concept, each from its own noise. Default 1, as in the reference; minimum 1. */
+  /** Denoising runs per concept, each from its own noise. Default 2, minimum 1; 1 in the reference. */
   readonly runs: number;
-  /** Guidance of the denoising runs; 1 (default) draws by the prompt alone, as the reference does. */
+  /**
+   * Guidance of the denoising runs, as pictures will be drawn. Default 4. A guided run also gives the features of the
+   * empty prompt, which spatial layers then preserve. 1 draws by the prompt alone, as the reference does, and
+   * preserves generic captions instead.
+   */
   readonly guidanceScale: number;
   /**
    * In which model a concept's features are collected: `fused`: with the stages before it fused already, as
-   * Mix-of-Show does; `own`: in the concept's own model, independent of the others. Default `fused`.
+   * Mix-of-Show does; `own`: in the concept's own model, independent of the others. Default `own`.
    */
   readonly statistics: 'fused' | 'own';
 }
@@ -35,23 +39,26 @@ export type FusionOptions = SolveOptions & CollectOptions;
 export const DEFAULTS: FusionOptions = {
   stages: STAGES,
   ridge: { text: 1e-2, cross: 1e-1, spatial: 1e-2 },
-  preserve: { text: 0.3, cross: 1, spatial: 0.3 },
+  preserve: { text: 0.3, cross: 1, spatial: 0.2 },
   steps: 20,
   seed: 0,
   promptTemplates: ['photo of a {}', '{}'],
-  runs: 1,
-  guidanceScale: 1,
-  statistics: 'fused',
+  runs: 2,
+  guidanceScale: 4,
+  statistics: 'own',
 };
 
 /**
- * Named sets of options. `mix-of-show` is the published objective: no preservation, and a ridge so small that it
- * only keeps the solve stable where features do not determine the weights.
+ * Named sets of options. `mix-of-show` is the published objective on features collected as published: no preservation,
+ * and a ridge so small that it only keeps the solve stable where features do not determine the weights.
  */
 export const PRESETS = {
   'mix-of-show': {
     ridge: { text: 1e-6, cross: 1e-6, spatial: 1e-6 },
     preserve: { text: 0, cross: 0, spatial: 0 },
+    runs: 1,
+    guidanceScale: 1,
+    statistics: 'fused',
   },
 } as const satisfies Record<string, Partial<FusionOptions>>;
 

@@ -9,6 +9,7 @@ import { readManifest } from '../../src/concepts/manifest.ts';
 import { readFloat32, readFloat64 } from '../../src/formats/raw-tensor.ts';
 import { openTensorFile } from '../../src/formats/tensor-file.ts';
 import { fuse } from '../../src/fusion/fuse.ts';
+import { PRESETS } from '../../src/fusion/options.ts';
 import { applyToVector } from '../../src/linalg/low-rank.ts';
 import { openCheckpoint } from '../../src/models/checkpoint.ts';
 import { relativeError } from '../support/close.ts';
@@ -38,7 +39,8 @@ describe.each(runs)('%s', (run) => {
     const steps = fullSize[1].rows[0]! / size ** 2;
     const off = { text: 0, cross: 0, spatial: 0 };
     const ridge = { text: RIDGE, cross: RIDGE, spatial: RIDGE };
-    const fusion = await fuse({ base, participants, noise, options: { steps, ridge, preserve: off } });
+    const options = { ...PRESETS['mix-of-show'], steps, ridge, preserve: off };
+    const fusion = await fuse({ base, participants, noise, options });
 
     const expected = await openTensorFile(goldenPath(FOLDER, run, 'pipeline_ridge_probes.safetensors'));
     const probes = await openTensorFile(goldenPath(FOLDER, run, 'probes.safetensors'));
