@@ -1,9 +1,8 @@
 /** What a file was made of: the recipe with the hash of every input, and the inputs' own metadata, in its header. */
-import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import type { Adapter } from '../concepts/adapter.ts';
 import { hashFiles } from '../formats/file-hash.ts';
-import { packageRoot } from '../package-root.ts';
+import { toolVersion } from '../package-root.ts';
 
 /** Header entry with the recipe; fusions use it too. */
 export const recipeKey = 'edlora.recipe';
@@ -33,12 +32,6 @@ export interface MergeRecipe {
   readonly inputs: readonly RecipeInput[];
   /** Every resolved option of the job. */
   readonly options: Readonly<Record<string, unknown>>;
-}
-
-/** Version of this package. */
-export function toolVersion(): string {
-  const manifest = readFileSync(path.join(packageRoot(), 'package.json'), 'utf8');
-  return (JSON.parse(manifest) as { version: string }).version;
 }
 
 /**

@@ -1,0 +1,84 @@
+/** `edlora convert`: one LoRA or embedding file in another scheme. */
+import type { Options } from 'yargs';
+import { convertFile } from '../../src/merging/jobs.ts';
+import { layerFormats, schemes } from '../../src/merging/schemes.ts';
+import { wordFormats } from '../../src/merging/words.ts';
+import type { Command, CommandContext } from '../command.ts';
+import {
+  type Args,
+  baseOf,
+  baseOption,
+  choice,
+  dtypeOf,
+  dtypeOption,
+  figure,
+  option,
+  targetOf,
+  targetOptions,
+} from '../merging/options.ts';
+import { cutSummary, printJson, sayResult, worstLayers } from '../merging/result.ts';
+import { text } from '../options.ts';
+
+const formats = [...new Set([...layerFormats, ...wordFormats])];
+
+const { out: _out, ...result } = targetOptions;
+
+const options = {
+  format: option('Result:', `Scheme: ${formats.join(', ')}`, { demandOption: true }),
+  rank: option(
+    'Result:',
+    'Largest rank of layers that are no LoRA yet (LoHa, LoKr, differences) [default: exact]',
+  ),
+  dtype: dtypeOption,
+  word: option('Inputs:', 'Of a file with several words, the one to write'),
+  base: baseOption,
+  ...result,
+} as const satisfies Record<string, Options>;
+
+const smiley = 'fixtures/tiny-world/concepts/edlora_smiley.pth';
+
+export const convertCommand: Command = {
+  usage: 'convert <in> <out>',
+  description: 'Write a LoRA or embedding file in another scheme; nothing is lost silently',
+  options,
+  positionals: {
+    in: { type: 'string', describe: 'LoRA file, PEFT folder, or embeddings' },
+    out: { type: 'string', describe: 'File to write; for peft a folder' },
+  },
+  examples: [
+    [
+      `edlora convert ${smiley} smiley.safetensors --format kohya --drop`,
+      'For A1111 and ComfyUI; layer-wise words do not fit',
+    ],
+    [`edlora convert ${smiley} smiley --format peft --drop`, 'A PEFT folder'],
+    [`edlora convert ${smiley} smiley.bin --format xti --drop`, 'The words alone, in the 16-key form of XTI'],
+  ],
+  epilogue: ['Schemes:', ...layerFormats.map((name) => `  ${name.padEnd(20)} ${schemes[name].title}`)].join(
+    '\n',
+  ),
+  run: runConvert,
+};
+
+async function runConvert(args: Args, { io }: CommandContext): Promise<void> {
+  const rank = figure(args, 'rank');
+  const word = text(args, 'word');
+  const done = await convertFile({
+    ...targetOf(args),
+    ...dtypeOf(args),
+    ...baseOf(args),
+    input: text(args, 'in')!,
+    format: choice('format', text(args, 'format')!, formats),
+    ...(rank === undefined ? {} : { rank }),
+    ...(word === undefined ? {} : { word }),
+  });
+  if (args.json === true) return printJson(io, done);
+  const { converted, from } = done;
+  const remarks = [`was: ${from}`];
+  if (converted.length > 0) {
+    remarks.push(
+      `${converted.length} layers became LoRA: ${cutSummary(converted)}`,
+      worstLayers(io, converted).trimEnd(),
+    );
+  }
+  sayResult(io, done, remarks);
+}
