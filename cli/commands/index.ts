@@ -10,10 +10,12 @@ import { lintCommand } from './lint.ts';
 import { mergeCommand } from './merge.ts';
 import { resizeCommand } from './resize.ts';
 import { sampleCommand } from './sample.ts';
+import { trainCommand } from './train.ts';
 import { verifyCommand } from './verify.ts';
 
 export const COMMANDS: readonly Command[] = [
   fuseCommand,
+  trainCommand,
   sampleCommand,
   evalCommand,
   inspectCommand,

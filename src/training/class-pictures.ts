@@ -43,5 +43,10 @@ export async function classPictures(
       await pipeline.dispose();
     }
   }
-  return readTrainingFolder(folder, { captions: 'prompt', prompt: classPrompt, masks: 'none' });
+  return readTrainingFolder(folder, {
+    captions: 'prompt',
+    captionFolder: '',
+    prompt: classPrompt,
+    masks: 'none',
+  });
 }

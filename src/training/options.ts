@@ -102,6 +102,7 @@ export const trainingSchema = z
       .enum(['auto', 'file-name', 'prompt'])
       .default('auto')
       .describe('auto: .txt, .json(l); file-name: the name; prompt: --prompt for all'),
+    captionFolder: z.string().default('').describe('Folder of caption files; default: beside the pictures'),
     templates: z
       .enum(['none', 'object', 'style'])
       .default('none')

@@ -46,6 +46,7 @@ const FREE: ReadonlySet<string> = new Set([
   'format',
   'dtype',
   'data',
+  'captionFolder',
   'classData',
 ]);
 

@@ -27,6 +27,8 @@ export interface FolderOptions {
   readonly captions: 'auto' | 'file-name' | 'prompt';
   /** For pictures without a caption; empty: there must be one. */
   readonly prompt: string;
+  /** Where caption files lie; empty: beside the pictures. */
+  readonly captionFolder: string;
   /** `auto`, `none`, or a folder of masks under the pictures' names. */
   readonly masks: string;
 }
@@ -46,7 +48,16 @@ export async function readTrainingFolder(folder: string, options: FolderOptions)
   if (names.length === 0) {
     throw new UsageError(`${folder}: expected pictures (.png, .jpg, .webp), found none`);
   }
-  const listed = options.captions === 'auto' ? await listedCaptions(folder) : new Map<string, string>();
+  if (
+    options.captionFolder !== '' &&
+    !statSync(options.captionFolder, { throwIfNoEntry: false })?.isDirectory()
+  ) {
+    throw new UsageError(`${options.captionFolder}: expected a folder with captions`);
+  }
+  const listed =
+    options.captions === 'auto'
+      ? await listedCaptions(options.captionFolder || folder)
+      : new Map<string, string>();
   const pictures: TrainingPicture[] = [];
   const problems: string[] = [];
   for (const name of names) {
@@ -73,7 +84,7 @@ export async function readTrainingFolder(folder: string, options: FolderOptions)
 async function captionOf(
   file: string,
   listed: ReadonlyMap<string, string>,
-  { captions, prompt }: FolderOptions,
+  { captions, captionFolder, prompt }: FolderOptions,
 ): Promise<string | null> {
   const { dir, name, base } = path.parse(file);
   if (captions === 'prompt') return prompt;
@@ -85,7 +96,7 @@ async function captionOf(
         .replace(/[_-]+/g, ' ')
         .trim() || null
     );
-  const text = path.join(dir, `${name}.txt`);
+  const text = path.join(captionFolder || dir, `${name}.txt`);
   if (existsSync(text)) return (await readText(text)).split('\n')[0]!.trim() || null;
   return listed.get(base) ?? listed.get(name) ?? null;
 }

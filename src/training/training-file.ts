@@ -1,0 +1,61 @@
+/** Settings from a YAML or JSON file: ours, or Mix-of-Show's option files. */
+import { statSync } from 'node:fs';
+import { readFile } from 'node:fs/promises';
+import path from 'node:path';
+import { parse } from 'yaml';
+import { nearestName } from '../concepts/nearest-name.ts';
+import { FormatError } from '../errors.ts';
+import { isMixOfShow, readMixOfShow, type TrainingFile } from './mix-of-show-options.ts';
+import { type TrainingInput, trainingSchema } from './options.ts';
+
+const MAX_BYTES = 1 << 20;
+
+/** Settings that name files; they are relative to the file they stand in. */
+const PATHS = ['data', 'captionFolder', 'classData'] as const;
+
+/**
+ * Read a settings file. Besides the settings it may name the base model as `base`.
+ * @throws {FormatError} naming each wrong or unknown key
+ */
+export async function readTrainingFile(file: string): Promise<TrainingFile> {
+  const info = statSync(file, { throwIfNoEntry: false });
+  if (info === undefined) throw new FormatError(file, 'no such file; check --config');
+  if (info.size > MAX_BYTES) throw new FormatError(file, `expected settings, got ${info.size} bytes`);
+  let value: unknown;
+  try {
+    // Their files tag numbers as !!float, which yaml knows.
+    value = parse(await readFile(file, 'utf8'));
+  } catch (cause) {
+    throw new FormatError(file, `expected YAML or JSON, ${(cause as Error).message}`, { cause });
+  }
+  if (isMixOfShow(value)) return readMixOfShow(value, file);
+  if (value === null || typeof value !== 'object' || Array.isArray(value)) {
+    throw new FormatError(file, 'expected settings by name, e.g. "steps: 1000"');
+  }
+  const { base = null, ...given } = value as Record<string, unknown>;
+  if (base !== null && typeof base !== 'string') throw new FormatError(file, 'base: expected a path');
+  const parsed = trainingSchema.partial().safeParse(given);
+  if (!parsed.success) {
+    const problems = parsed.error.issues.flatMap((issue) =>
+      issue.code === 'unrecognized_keys'
+        ? issue.keys.map(unknownKey)
+        : [`${issue.path.join('.')}: ${issue.message}`],
+    );
+    throw new FormatError(file, problems.join('; '));
+  }
+  const folder = path.dirname(path.resolve(file));
+  const settings = { ...given } as Partial<TrainingInput>;
+  for (const name of PATHS) {
+    const location = settings[name];
+    if (location !== undefined && location !== '') settings[name] = path.resolve(folder, location);
+  }
+  if (settings.masks !== undefined && settings.masks !== 'auto' && settings.masks !== 'none') {
+    settings.masks = path.resolve(folder, settings.masks);
+  }
+  return { settings, base: base === null ? null : path.resolve(folder, base), notes: [] };
+}
+
+function unknownKey(key: string): string {
+  const nearest = nearestName(key, Object.keys(trainingSchema.shape));
+  return `unknown key "${key}"${nearest === null ? '' : `; did you mean "${nearest}"?`}`;
+}
