@@ -1,0 +1,288 @@
+/**
+ * Merging at full size: three rank-32 LoRAs of SD 1.5 into one, recompression of a rank-128 sum, and baking into a
+ * half-precision checkpoint. One process each, start-up included; beside Python with torch and safetensors where present
+ * (PYTHON names the interpreter), and beside copying the checkpoint.
+ */
+import { spawnSync } from 'node:child_process';
+import {
+  closeSync,
+  copyFileSync,
+  fsyncSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  rmSync,
+  statSync,
+} from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { encodeFloat } from '../../src/formats/dtype.ts';
+import { memoryTensor, type RawTensor } from '../../src/formats/raw-tensor.ts';
+import { truncate } from '../../src/linalg/low-rank.ts';
+import { matrix } from '../../src/linalg/matrix.ts';
+import { bakeFiles } from '../../src/merging/jobs.ts';
+import { openModelFiles } from '../../src/merging/model-files.ts';
+import { writeAdapter } from '../../src/merging/output.ts';
+import { packageRoot } from '../../src/package-root.ts';
+import { TorchGenerator } from '../../src/tensor/random.ts';
+import { printReport } from '../support/tool-output.ts';
+import { benchCache, ensureRandomModel } from './random-sd15.ts';
+
+const RANK = 32;
+const SUM_RANK = 128;
+const ADAPTERS = 3;
+
+type Module = {
+  readonly component: 'unet' | 'text_encoder';
+  readonly layerName: string;
+  readonly shape: readonly number[];
+};
+
+/** What sd-scripts trains by default: attention, feed-forward and projections of UNet and text encoder. */
+async function trainableLayers(model: string): Promise<Module[]> {
+  const { weights } = await openModelFiles(model);
+  return [...weights].flatMap(([id, { shape }]) => {
+    const [component, layerName] = id.split(':') as ['unet' | 'text_encoder', string];
+    const trained =
+      component === 'unet'
+        ? /\.attentions\.\d+\.(proj_|.*\.(to_|ff\.))/.test(layerName)
+        : /\.(self_attn|mlp)\./.test(layerName);
+    return trained && shape.length >= 2 ? [{ component, layerName, shape }] : [];
+  });
+}
+
+async function writeRandomAdapter(file: string, layers: readonly Module[], seed: number): Promise<void> {
+  const generator = new TorchGenerator(seed);
+  const draw = (shape: readonly number[]): RawTensor =>
+    memoryTensor(
+      'random',
+      'F16',
+      shape,
+      encodeFloat(
+        generator.rand(
+          shape.reduce((a, b) => a * b, 1),
+          -0.05,
+          0.05,
+        ),
+        'F16',
+      ),
+    );
+  await writeAdapter(file, 'kohya', {
+    architecture: 'sd1',
+    words: [],
+    title: path.basename(file),
+    layers: layers.map(({ component, layerName, shape }) => {
+      const conv = shape.length === 4;
+      return {
+        component,
+        layerName,
+        kind: 'lora' as const,
+        up: draw(conv ? [shape[0]!, RANK, 1, 1] : [shape[0]!, RANK]),
+        down: draw(conv ? [RANK, shape[1]!, 1, 1] : [RANK, shape[1]!]),
+        mid: null,
+        rank: RANK,
+        scale: 0.5,
+        kernel: conv ? ([1, 1] as const) : null,
+        doraScale: null,
+        biasDiff: null,
+      };
+    }),
+  });
+}
+
+interface Timed {
+  readonly ms: number;
+  readonly output: string;
+}
+
+/** Run a process; the last line of its output. @throws {Error} with its messages if it fails */
+function timed(command: string, args: readonly string[]): Timed {
+  const start = performance.now();
+  const { status, stdout, stderr, error } = spawnSync(command, args, {
+    encoding: 'utf8',
+    maxBuffer: 1 << 26,
+  });
+  if (error !== undefined) throw error;
+  if (status !== 0) throw new Error(`${command} ${args[0]}: ${stderr.trim().split('\n').at(-1)}`);
+  return { ms: performance.now() - start, output: stdout.trim().split('\n').at(-1)! };
+}
+
+const python = process.env.PYTHON ?? 'python3';
+const script = path.join(packageRoot(), 'test', 'bench', 'merge.py');
+const edlora = path.join(packageRoot(), '.build', 'cli', 'main.js');
+
+function tryPython(args: readonly string[]): Timed | string {
+  try {
+    return timed(python, [script, ...args]);
+  } catch (error) {
+    return `${python} without torch and safetensors, or it failed (${(error as Error).message})`;
+  }
+}
+
+const ratio = (ours: number, theirs: number | null): string | null =>
+  theirs === null ? null : `${(theirs / ours).toFixed(1)} ×`;
+const seconds = (ms: number): string => `${(ms / 1000).toFixed(2)} s`;
+
+function recompress(shapes: readonly (readonly [number, number])[]): number[] {
+  const generator = new TorchGenerator(1);
+  const random = (rows: number, cols: number) => matrix(rows, cols, generator.randnFloat64(rows * cols));
+  // Once unmeasured, so that the functions are compiled.
+  truncate({ up: random(320, SUM_RANK), down: random(SUM_RANK, 320) }, RANK);
+  return shapes.map(([m, n]) => {
+    const delta = { up: random(m, SUM_RANK), down: random(SUM_RANK, n) };
+    const start = performance.now();
+    truncate(delta, RANK);
+    return performance.now() - start;
+  });
+}
+
+/** Copy a folder's files one after the other and flush each, as baking does. */
+function copyFolder(from: string, to: string): void {
+  mkdirSync(to, { recursive: true });
+  for (const entry of readdirSync(from, { withFileTypes: true })) {
+    const [source, target] = [path.join(from, entry.name), path.join(to, entry.name)];
+    if (entry.isDirectory()) {
+      copyFolder(source, target);
+      continue;
+    }
+    copyFileSync(source, target);
+    const file = openSync(target, 'r+');
+    fsyncSync(file);
+    closeSync(file);
+  }
+}
+
+function folderBytes(folder: string): number {
+  return readdirSync(folder, { withFileTypes: true }).reduce((sum, entry) => {
+    const own = path.join(folder, entry.name);
+    return sum + (entry.isDirectory() ? folderBytes(own) : statSync(own).size);
+  }, 0);
+}
+
+async function bakeChild(): Promise<void> {
+  const [base, lora, out] = process.argv.slice(3) as [string, string, string];
+  await bakeFiles({
+    base,
+    inputs: [{ path: lora, strength: 0.8, textEncoderStrength: null, blockWeights: null }],
+    out,
+    noMetadata: true,
+  });
+  process.stdout.write(JSON.stringify({ peakBytes: process.resourceUsage().maxRSS * 1024 }));
+}
+
+async function main(): Promise<void> {
+  const model = await ensureRandomModel('F16');
+  const layers = await trainableLayers(model);
+  const work = path.join(
+    process.env.EDLORA_CACHE === undefined ? tmpdir() : benchCache(),
+    `edlora-bench-merge-${process.pid}`,
+  );
+  mkdirSync(work, { recursive: true });
+  try {
+    const files: string[] = [];
+    for (let i = 0; i < ADAPTERS; i++) {
+      files.push(path.join(work, `lora${i}.safetensors`));
+      await writeRandomAdapter(files[i]!, layers, i + 1);
+    }
+    const mine = timed(process.execPath, [
+      edlora,
+      'merge',
+      ...files,
+      '--quiet',
+      '--out',
+      path.join(work, 'ours.safetensors'),
+    ]);
+    const theirs = tryPython(['cat', path.join(work, 'theirs.safetensors'), ...files]);
+
+    const counts = new Map<string, number>();
+    for (const { shape } of layers) {
+      const key = `${shape[0]},${shape[1]}`;
+      counts.set(key, (counts.get(key) ?? 0) + 1);
+    }
+    const shapes = [...counts.keys()].map((key) => key.split(',').map(Number) as [number, number]);
+    const weighted = (times: readonly number[]): number =>
+      times.reduce((sum, ms, i) => sum + ms * [...counts.values()][i]!, 0);
+    const small = recompress(shapes);
+    const dense = tryPython(['svd', String(SUM_RANK), String(RANK), ...shapes.flat().map(String)]);
+    const denseMs =
+      typeof dense === 'string' ? null : (JSON.parse(dense.output) as { layerMs: number[] }).layerMs;
+
+    const copied = path.join(work, 'copy');
+    // Read once before, so that neither run pays for a cold cache alone.
+    copyFolder(model, copied);
+    rmSync(copied, { recursive: true });
+    const copyStart = performance.now();
+    copyFolder(model, copied);
+    const copyMs = performance.now() - copyStart;
+    rmSync(copied, { recursive: true });
+    const baked = timed(process.execPath, [
+      process.argv[1]!,
+      '--bake-child',
+      model,
+      files[0]!,
+      path.join(work, 'baked'),
+    ]);
+    const { peakBytes } = JSON.parse(baked.output) as { peakBytes: number };
+    const size = folderBytes(model);
+
+    const pythonMs = typeof theirs === 'string' ? null : theirs.ms;
+    printReport({
+      title: `Merging at the size of SD 1.5: ${layers.length} layers, ${ADAPTERS} LoRAs of rank ${RANK} in float16`,
+      rows: [
+        {
+          what: 'merge (cat), whole process',
+          edlora: seconds(mine.ms),
+          other: pythonMs === null ? null : seconds(pythonMs),
+          'edlora is faster': ratio(mine.ms, pythonMs),
+          'to reach': '3 ×',
+        },
+        {
+          what: `rank ${SUM_RANK} sum to ${RANK}, all layers`,
+          edlora: seconds(weighted(small)),
+          other: denseMs === null ? null : seconds(weighted(denseMs)),
+          'edlora is faster': ratio(weighted(small), denseMs === null ? null : weighted(denseMs)),
+          'to reach': '50 ×',
+        },
+        {
+          what: `bake into ${(size / 1e9).toFixed(2)} GB, whole process; other: copying`,
+          edlora: seconds(baked.ms),
+          other: seconds(copyMs),
+          'edlora is faster': ratio(baked.ms, copyMs),
+          'to reach': '0.7 ×',
+        },
+        {
+          what: 'bake, peak resident memory',
+          edlora: `${(peakBytes / 1e6).toFixed(0)} MB`,
+          other: null,
+          'edlora is faster': null,
+          'to reach': '500 MB',
+        },
+      ],
+      notes: [
+        'other: torch and safetensors in one script; recompression there is torch.linalg.svd of the written-out change',
+        'recompression: one layer of each shape is measured and counted as often as it occurs',
+        typeof theirs === 'string'
+          ? `comparison skipped: ${theirs}`
+          : (JSON.parse(theirs.output) as { versions: string }).versions,
+      ],
+      details: {
+        mergeMs: mine.ms,
+        pythonMergeMs: pythonMs,
+        shapes: shapes.map((shape, i) => ({
+          shape,
+          count: [...counts.values()][i],
+          ms: small[i],
+          denseMs: denseMs?.[i] ?? null,
+        })),
+        bakeMs: baked.ms,
+        copyMs,
+        sizeBytes: size,
+        peakBytes,
+      },
+    });
+  } finally {
+    rmSync(work, { recursive: true, force: true });
+  }
+}
+
+await (process.argv[2] === '--bake-child' ? bakeChild() : main());
