@@ -88,7 +88,7 @@ export async function prepareScene(scene: NormalScene, model: SceneModel): Promi
     layerPrompts: parseStyleMix(scene.styleMix ?? {}, base.unet.config),
     ...defined({
       negativePrompt: scene.negative,
-      isolate: scene.isolate,
+      isolate: complete.isolate,
       steps: scene.steps,
       guidanceScale: scene.guidance,
       guidanceRescale: scene.guidanceRescale,
@@ -164,14 +164,19 @@ function withDefaultScene(
     const more = parseMixOfShowRegions(promptRewrite!, sized.width, sized.height).map(sceneRegion);
     return { ...rest, regions: [...regions, ...more] };
   }
+  // A tenth of each share stays free between neighbours, and they keep to themselves: objects do not run together.
+  const gap = 0.1 / names.length;
+  const edge = (i: number, inwards: number): number =>
+    i === 0 || i === names.length ? i / names.length : i / names.length + inwards;
   return {
     ...scene,
-    prompt: `photo of ${names.map((name) => `a ${name}`).join(' and ')}`,
+    prompt: '',
+    isolate: scene.isolate ?? 0.8,
     width: width ?? size * names.length,
     height: height ?? size,
     regions: names.map((name, i) => ({
       prompt: `photo of a ${name}`,
-      box: [i / names.length, 0, (i + 1) / names.length, 1],
+      box: [edge(i, gap), 0, edge(i + 1, -gap), 1],
     })),
   };
 }

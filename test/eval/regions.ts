@@ -59,8 +59,8 @@ const scene = (margin: number, isolate: number): SampleRequest => ({
 /** The first is what a region does by itself; the last is what the documentation recommends. */
 const SCENES: readonly (readonly [name: string, request: SampleRequest])[] = [
   ['halves', scene(0, 0)],
-  ['halves, isolated', scene(0, 1)],
-  ['with a gap, isolated', scene(0.05, 1)],
+  ['halves, isolated', scene(0, 0.8)],
+  ['with a gap, isolated', scene(0.05, 0.8)],
 ];
 
 const finds = (picture: Picture, name: ConceptName): boolean =>
@@ -96,39 +96,41 @@ for (const name of NAMES) {
   const file = path.join(packageRoot(), 'fixtures/tiny-world/concepts', `edlora_${name}.pth`);
   participants.push({ concept: await loadConcept(file) });
 }
-const alone = new Map<ConceptName, boolean[]>();
+const fused = fusedModel(await fuse({ base, participants }));
+/** Whether the concept is found in pictures of it alone, seed by seed. */
+const alone = async (name: ConceptName, parts: PipelineParts, label: string): Promise<boolean[]> =>
+  (await drawAll(parts, { ...SETTINGS, prompt: prompt(name) }, `${label} ${name}`)).map((picture) =>
+    finds(picture, name),
+  );
+const byItself = new Map<ConceptName, { own: boolean[]; fused: boolean[] }>();
 for (const [i, name] of NAMES.entries()) {
   const { concept } = participants[i]!;
   const parts = { ...conceptDeltas(base, concept), vocabulary: bindConcepts(base.tokenizer, [concept]) };
-  const pictures = await drawAll(parts, { ...SETTINGS, prompt: prompt(name) }, `alone ${name}`);
-  alone.set(
-    name,
-    pictures.map((picture) => finds(picture, name)),
-  );
+  byItself.set(name, {
+    own: await alone(name, parts, 'own LoRA'),
+    fused: await alone(name, fused, 'fused'),
+  });
 }
-const fused = fusedModel(await fuse({ base, participants }));
-const percent = (part: number, whole: number): string =>
-  whole === 0 ? '–' : `${Math.round((100 * part) / whole)} %`;
+const share = (cases: readonly boolean[]): string =>
+  cases.length === 0 ? '–' : `${Math.round((100 * cases.filter(Boolean).length) / cases.length)} %`;
 const rows = [];
-const details: Record<string, Record<string, { alone: boolean; own: boolean; other: boolean }[]>> = {};
+const details: Record<string, Record<string, object>> = {};
 for (const [label, request] of SCENES) {
   const pictures = await drawAll(fused, request, label);
   details[label] = {};
   for (const [i, name] of NAMES.entries()) {
-    const cases = pictures.map((picture, seed) => ({
-      alone: alone.get(name)![seed]!,
-      own: finds(crop(picture, i * SIDE, 0, SIDE, SIDE), name),
-      other: finds(crop(picture, (1 - i) * SIDE, 0, SIDE, SIDE), name),
-    }));
-    details[label][name] = cases;
-    const drawn = cases.filter((entry) => entry.alone);
+    const single = byItself.get(name)!;
+    const own = pictures.map((picture) => finds(crop(picture, i * SIDE, 0, SIDE, SIDE), name));
+    const other = pictures.map((picture) => finds(crop(picture, (1 - i) * SIDE, 0, SIDE, SIDE), name));
+    details[label][name] = { ...single, own, other };
     rows.push({
       scene: label,
       concept: name,
-      'drawn alone': percent(drawn.length, SEEDS),
-      'in its own half': percent(cases.filter(({ own }) => own).length, SEEDS),
-      'of those drawn alone': percent(drawn.filter(({ own }) => own).length, drawn.length),
-      'in the other half': percent(cases.filter(({ other }) => other).length, SEEDS),
+      'alone, own LoRA': share(single.own),
+      'alone, fused': share(single.fused),
+      'in its own half': share(own),
+      'of those drawn alone': share(own.filter((_, seed) => single.fused[seed])),
+      'in the other half': share(other),
     });
   }
 }
@@ -136,8 +138,9 @@ printReport({
   title: `Two fused concepts side by side, ${SEEDS} seeds each, found by the pixel detector`,
   rows,
   notes: [
-    'alone: the concept’s own ED-LoRA, 64 × 64, same prompt and seed; scenes: the fused model, 128 × 64',
-    `${SETTINGS.sampler}, ${SETTINGS.steps} steps, guidance ${SETTINGS.guidanceScale}; isolation over all steps, gap a tenth of the width`,
+    'alone: 64 × 64, same prompt and seeds, by the concept’s own ED-LoRA and by the fusion; scenes: the fusion, 128 × 64',
+    'of those drawn alone: seeds at which the fusion draws the concept alone',
+    `${SETTINGS.sampler}, ${SETTINGS.steps} steps, guidance ${SETTINGS.guidanceScale}; isolation over four fifths of the steps, gap a tenth of the width`,
   ],
   details,
 });
