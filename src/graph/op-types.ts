@@ -28,7 +28,7 @@ export interface OpAttributes {
   /** x · Φ(x), exact (erf). */
   Gelu: None;
   /** From any dtype; bool becomes 0 or 1. */
-  Cast: { readonly to: 'float32' | 'float64' };
+  Cast: { readonly to: 'float32' | 'float64' | 'float16' };
 
   /** alpha · op(A) · op(B) over the last two axes; leading axes broadcast. transB takes a checkpoint's [out, in] weight as it is. */
   FusedMatMul: { readonly transA: boolean; readonly transB: boolean; readonly alpha: number };

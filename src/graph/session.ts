@@ -83,7 +83,12 @@ export class GraphSession {
     return Object.fromEntries(
       names.map((name) => {
         const { dtype } = this.#graph.outputs.get(name)!;
-        const { dims, data } = results[`output:${name}`]!;
+        const { dims, data: given } = results[`output:${name}`]!;
+        // Newer runtimes of JavaScript have an array type for halves; here they are bits.
+        const data =
+          dtype === 'float16' && ArrayBuffer.isView(given)
+            ? new Uint16Array(given.buffer, given.byteOffset, given.byteLength / 2)
+            : given;
         return [name, { dtype, shape: dims, data: data as TensorData } as Tensor];
       }),
     );

@@ -1,8 +1,8 @@
 /** Values: the typed edges of a graph. Every shape is concrete; a graph is written for the sizes it runs at. */
 import type { TensorDType } from '../tensor/tensor.ts';
 
-/** Element types of a graph: those of tensors, and the half-width types that weights may be stored in. */
-export type GraphDType = TensorDType | 'float16' | 'bfloat16';
+/** Element types of a graph: those of tensors, and the other half-width type that weights may be stored in. */
+export type GraphDType = TensorDType | 'bfloat16';
 
 /** What is known of a value before it has a name. */
 export interface ValueSpec {

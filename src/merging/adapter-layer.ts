@@ -77,8 +77,11 @@ export function encodeLayer(
  * Move a power of two from the larger factor to the smaller, so that neither leaves the range of half precision. Exact.
  */
 function balance({ up, down }: LowRank): readonly [Matrix, Matrix] {
-  const largest = ({ data }: Matrix): number =>
-    data.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
+  const largest = ({ data }: Matrix): number => {
+    let most = 0;
+    for (let i = 0; i < data.length; i++) if (Math.abs(data[i]!) > most) most = Math.abs(data[i]!);
+    return most;
+  };
   const [u, d] = [largest(up), largest(down)];
   if (!(u > 0 && d > 0 && Number.isFinite(u) && Number.isFinite(d))) return [up, down];
   const shift = Math.round(Math.log2(u / d) / 2);

@@ -4,13 +4,15 @@
  */
 
 import { randomBytes } from 'node:crypto';
-import { cp, mkdir, readdir, rename, rm } from 'node:fs/promises';
+import { cp, type FileHandle, mkdir, open, readdir, rename, rm } from 'node:fs/promises';
 import path from 'node:path';
 import type { AdapterLayer } from '../concepts/adapter.ts';
-import { MismatchError, NumericalError, UsageError } from '../errors.ts';
+import { FormatError, MismatchError, NumericalError, UsageError } from '../errors.ts';
 import { writeFileAtomically } from '../formats/atomic-file.ts';
 import { dtypeWidth, encodeFloat, isFloatDType, type WritableFloat } from '../formats/dtype.ts';
 import {
+  type ByteRange,
+  byteRangeOf,
   computedTensor,
   elementCount,
   type RawTensor,
@@ -22,7 +24,7 @@ import { layOutSafetensors, tensorChunks } from '../formats/safetensors.ts';
 import { adapterModuleId } from '../models/keys/sd-modules.ts';
 import type { FactorDType } from './adapter-layer.ts';
 import { type LayerDelta, layerDelta } from './delta.ts';
-import { FactorAddition } from './factor-addition.ts';
+import { FactorAddition, type Weight } from './factor-addition.ts';
 import { commonArchitecture, layerStrength, layersByModule, type MergeInput } from './merge.ts';
 import type { ModelFiles, ModelPart, ModelTensor } from './model-files.ts';
 import type { Unheld } from './output.ts';
@@ -230,15 +232,22 @@ async function* bytesOf(
       ? Promise.resolve(changedBias(output, source, model, own))
       : changedWeight(output, source, model, own, addition);
   };
+  const copier = new Copier();
   let next = compute(0);
-  for (const [i, output] of order.entries()) {
-    const bytes = await next;
-    next = compute(i + 1);
-    // A failure is reported when its turn comes, not as an unhandled one.
-    next?.catch(() => undefined);
-    if (bytes === null) yield* tensorChunks(output);
-    else yield bytes;
-    progress.add(elementCount(output.shape) * dtypeWidth(byName.get(output.name)!.tensor.dtype));
+  try {
+    for (const [i, output] of order.entries()) {
+      const bytes = await next;
+      next = compute(i + 1);
+      // A failure is reported when its turn comes, not as an unhandled one.
+      next?.catch(() => undefined);
+      const range = bytes === null ? byteRangeOf(output) : null;
+      if (bytes !== null) yield bytes;
+      else if (range !== null) yield* copier.copy(range);
+      else yield* tensorChunks(output);
+      progress.add(elementCount(output.shape) * dtypeWidth(byName.get(output.name)!.tensor.dtype));
+    }
+  } finally {
+    await copier.close();
   }
 }
 
@@ -253,9 +262,23 @@ async function changedWeight(
     const delta: LayerDelta = layerDelta(layer, model.weights.get(adapterModuleId(layer)));
     return { delta, factor: delta.scale * strength };
   });
-  const base = readFloat32(tensor);
-  const sum = await addition.add(tensor.shape, base, deltas);
+  // The runtime knows halves; bfloat16 is decoded and encoded here.
+  const half = output.dtype === 'F16';
+  const sum = await addition.add(storedWeight(tensor), half ? 'float16' : 'float32', deltas);
   return encodeChecked(output, sum);
+}
+
+/** A weight's numbers: halves as their bits, everything else as float32. */
+function storedWeight(tensor: RawTensor): Weight {
+  const { shape, dtype } = tensor;
+  if (dtype !== 'F16') return { dtype: 'float32', shape, data: readFloat32(tensor) };
+  const bytes = readBytes(tensor);
+  const aligned = bytes.byteOffset % 2 === 0 ? bytes : bytes.slice();
+  return {
+    dtype: 'float16',
+    shape,
+    data: new Uint16Array(aligned.buffer, aligned.byteOffset, aligned.byteLength / 2),
+  };
 }
 
 function changedBias(
@@ -274,20 +297,59 @@ function changedBias(
   return encodeChecked(output, values);
 }
 
-/** @throws {NumericalError} if a number is not finite in the output's dtype */
-function encodeChecked({ name, dtype }: RawTensor, values: Float32Array): Uint8Array {
-  const limit = dtype === 'F16' ? 65520 : 3.4028235677973366e38;
-  let largest = 0;
-  for (let i = 0; i < values.length; i++) {
-    const size = Math.abs(values[i]!);
-    // NaN fails this comparison and stays.
-    if (!(size <= largest)) largest = size;
+/**
+ * Numbers as bytes of the output's dtype: halves are given as their bits where that is F16.
+ * @throws {NumericalError} if one is not finite in that dtype
+ */
+function encodeChecked({ name, dtype }: RawTensor, values: Float32Array | Uint16Array): Uint8Array {
+  const bytes =
+    values instanceof Uint16Array
+      ? new Uint8Array(values.buffer, values.byteOffset, values.byteLength)
+      : encodeFloat(values, dtype as WritableFloat);
+  const wide = dtype === 'F32';
+  const codes = wide
+    ? new Uint32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4)
+    : new Uint16Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / dtypeWidth(dtype));
+  // All bits of the exponent set: infinity, or no number at all.
+  const mask = wide ? 0x7f800000 : dtype === 'F16' ? 0x7c00 : 0x7f80;
+  let at = 0;
+  while (at < codes.length && (codes[at]! & mask) !== mask) at++;
+  if (at < codes.length && dtype !== 'F64') {
+    throw new NumericalError(
+      `expected numbers that ${dtype} can hold, got an infinite one or NaN at index ${at}`,
+      {
+        layer: name,
+      },
+    );
   }
-  if (!(largest < limit)) {
-    throw new NumericalError(`expected numbers that ${dtype} can hold, got ${largest}`, {
-      layer: name,
-      value: largest,
-    });
+  return bytes;
+}
+
+/** Bytes copied at a time. */
+const COPY_BYTES = 1 << 24;
+
+/** Copies stretches of files through one buffer, which is free again when the next piece is asked for. */
+class Copier {
+  readonly #buffer = Buffer.allocUnsafeSlow(COPY_BYTES);
+  readonly #handles = new Map<string, FileHandle>();
+
+  async *copy({ file, offset, length }: ByteRange): AsyncGenerator<Uint8Array> {
+    let handle = this.#handles.get(file);
+    if (handle === undefined) {
+      handle = await open(file);
+      this.#handles.set(file, handle);
+    }
+    for (let done = 0; done < length; ) {
+      const wanted = Math.min(COPY_BYTES, length - done);
+      const { bytesRead } = await handle.read(this.#buffer, 0, wanted, offset + done);
+      if (bytesRead === 0)
+        throw new FormatError(file, `ended at byte ${offset + done}; changed while it was read?`);
+      yield this.#buffer.subarray(0, bytesRead);
+      done += bytesRead;
+    }
   }
-  return encodeFloat(values, dtype as WritableFloat);
+
+  async close(): Promise<void> {
+    for (const handle of this.#handles.values()) await handle.close();
+  }
 }

@@ -79,8 +79,9 @@ export function wholeDelta(delta: Matrix): LowRank {
 
 function readFinite(tensor: RawTensor): Float64Array {
   const values = readFloat64(tensor);
-  const bad = values.findIndex((value) => !Number.isFinite(value));
-  if (bad >= 0) {
+  let bad = 0;
+  while (bad < values.length && Number.isFinite(values[bad])) bad++;
+  if (bad < values.length) {
     throw new NumericalError(
       `${tensor.name}: expected finite numbers, got ${values[bad]}; training diverged?`,
       {

@@ -1,14 +1,22 @@
-/** W + Σ factor · up · down in the graph runtime, one loaded graph per shape. */
+/**
+ * W + Σ factor · up · down in the graph runtime, one loaded graph per shape. Half-precision weights go in and come out as
+ * they are; the sum is made in float32.
+ */
 import { ShapeError } from '../errors.ts';
 import { GraphBuilder } from '../graph/builder.ts';
-import { add } from '../graph/ops/elementwise.ts';
+import { add, cast } from '../graph/ops/elementwise.ts';
 import { matmul } from '../graph/ops/matmul.ts';
 import { GraphSession, type SessionOptions } from '../graph/session.ts';
 import type { LowRank } from '../linalg/low-rank.ts';
-import { float32 } from '../tensor/tensor.ts';
+import { float32, type Tensor } from '../tensor/tensor.ts';
 
 /** Shapes kept loaded at a time; a Stable Diffusion UNet has about 30. */
 const KEPT_SESSIONS = 64;
+
+/** A weight as it is stored, or decoded to float32. */
+export interface Weight extends Tensor<Float32Array | Uint16Array> {
+  readonly dtype: 'float32' | 'float16';
+}
 
 export interface ScaledFactors {
   readonly delta: LowRank;
@@ -25,19 +33,19 @@ export class FactorAddition {
   }
 
   /**
-   * @param shape  of the weight, [m, …]; its axes after the first are joined
-   * @param weight row-major, not changed
+   * @param weight W [m, …]; its axes after the first are joined. Not changed
+   * @param dtype  of the result
    * @param terms  changes [m, n]
-   * @returns row-major, a new array
+   * @returns the numbers in row-major order, a new array
    * @throws {ShapeError} if a change does not fit the weight
    */
   async add(
-    shape: readonly number[],
-    weight: Float32Array,
+    weight: Weight,
+    dtype: Weight['dtype'],
     terms: readonly ScaledFactors[],
-  ): Promise<Float32Array> {
-    const m = shape[0]!;
-    const n = weight.length / m;
+  ): Promise<Weight['data']> {
+    const m = weight.shape[0]!;
+    const n = weight.data.length / m;
     const rank = terms.reduce((total, { delta }) => total + delta.up.cols, 0);
     const up = new Float32Array(m * rank);
     const down = new Float32Array(rank * n);
@@ -55,22 +63,30 @@ export class FactorAddition {
       down.set(delta.down.data, at * n);
       at += own;
     }
-    const session = await this.#sessionFor(m, n, rank);
+    const session = await this.#sessionFor(m, n, rank, weight.dtype, dtype);
     const { sum } = await session.run({
-      w: float32([m, n], weight),
+      w: { ...weight, shape: [m, n] },
       up: float32([m, rank], up),
       down: float32([rank, n], down),
     });
-    return sum!.data as Float32Array;
+    return sum!.data as Weight['data'];
   }
 
-  async #sessionFor(m: number, n: number, rank: number): Promise<GraphSession> {
-    const key = [m, n, rank].join();
+  async #sessionFor(
+    m: number,
+    n: number,
+    rank: number,
+    from: Weight['dtype'],
+    to: Weight['dtype'],
+  ): Promise<GraphSession> {
+    const key = [m, n, rank, from, to].join();
     let session = this.#sessions.get(key);
     if (session === undefined) {
       const g = new GraphBuilder();
       const change = matmul(g, g.input('up', 'float32', [m, rank]), g.input('down', 'float32', [rank, n]));
-      g.output('sum', add(g, g.input('w', 'float32', [m, n]), change));
+      const w = g.input('w', from, [m, n]);
+      const sum = add(g, from === 'float32' ? w : cast(g, w, 'float32'), change);
+      g.output('sum', to === 'float32' ? sum : cast(g, sum, to));
       session = await GraphSession.create(g.finish(), this.#options);
     }
     this.#sessions.delete(key);

@@ -1,9 +1,9 @@
 /** Dense arrays in memory, row-major: what graphs are fed with and what they return. */
 import { ShapeError } from '../errors.ts';
 
-export type TensorData = Float32Array | Float64Array | Int32Array | BigInt64Array | Uint8Array;
-/** ONNX names; `bool` holds 0 or 1 in a Uint8Array. */
-export type TensorDType = 'float32' | 'float64' | 'int32' | 'int64' | 'uint8' | 'bool';
+export type TensorData = Float32Array | Float64Array | Int32Array | BigInt64Array | Uint8Array | Uint16Array;
+/** ONNX names; `bool` holds 0 or 1 in a Uint8Array, `float16` its bits in a Uint16Array. */
+export type TensorDType = 'float32' | 'float64' | 'float16' | 'int32' | 'int64' | 'uint8' | 'bool';
 
 export interface Tensor<D extends TensorData = TensorData> {
   readonly dtype: TensorDType;

@@ -1,4 +1,5 @@
 /** The form of a slow evaluation rule, and index arithmetic that rules share. */
+import { floatToHalf, halfToFloat } from '../../formats/dtype.ts';
 import { sizeOf, type Tensor } from '../../tensor/tensor.ts';
 import type { NodeOf } from '../graph.ts';
 import type { OpType } from '../op-types.ts';
@@ -64,15 +65,17 @@ export function broadcastOffset(
 }
 
 /** Numbers of any dtype as float64. */
-export function toDense({ shape, data }: Tensor): Dense {
+export function toDense({ dtype, shape, data }: Tensor): Dense {
+  if (dtype === 'float16') return { shape, data: Float64Array.from(data as Uint16Array, halfToFloat) };
   return { shape, data: Float64Array.from(data as ArrayLike<number | bigint>, Number) };
 }
 
 /** Back to the dtype that the graph promises; float32 values are rounded here, after every node. */
 export function fromDense({ shape, data }: Dense, { dtype }: Value): Tensor {
   switch (dtype) {
-    case 'float32':
     case 'float16':
+      return { dtype, shape, data: Uint16Array.from(data, floatToHalf) };
+    case 'float32':
     case 'bfloat16':
       return { dtype: 'float32', shape, data: Float32Array.from(data) };
     case 'float64':

@@ -3,7 +3,7 @@ import { sizeOf } from '../../tensor/tensor.ts';
 import type { NodeOf } from '../graph.ts';
 import type { OpType } from '../op-types.ts';
 import type { Value } from '../value.ts';
-import type { OnnxAttribute } from './proto.ts';
+import { ELEMENT_TYPES, type OnnxAttribute } from './proto.ts';
 
 const CONTRIB = 'com.microsoft';
 
@@ -67,7 +67,7 @@ const rules: { readonly [K in OpType]: Lowering<K> } = {
     });
   },
   Cast: (e, node) => {
-    const to = node.attributes.to === 'float32' ? 1 : 11;
+    const to = ELEMENT_TYPES[node.attributes.to];
     e.emit('Cast', names(node.inputs), { attributes: { to }, outputs: firstOutput(node) });
   },
   FusedMatMul: (e, node) => {

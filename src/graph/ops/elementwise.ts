@@ -60,7 +60,7 @@ export const sigmoid = (g: GraphBuilder, x: Value): Value => one(g, 'Sigmoid', [
 export const erf = (g: GraphBuilder, x: Value): Value => one(g, 'Erf', [x], {});
 /** 1 where a = b, else 0, as bool. */
 export const equal = (g: GraphBuilder, a: Value, b: Value): Value => one(g, 'Equal', [a, b], {});
-export const cast = (g: GraphBuilder, x: Value, to: 'float32' | 'float64'): Value =>
+export const cast = (g: GraphBuilder, x: Value, to: 'float32' | 'float64' | 'float16'): Value =>
   one(g, 'Cast', [x], { to });
 /** x, through which no gradient flows. */
 export const stopGradient = (g: GraphBuilder, x: Value): Value => one(g, 'StopGradient', [x], {});
