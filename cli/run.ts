@@ -7,6 +7,7 @@ import type { Command } from './command.ts';
 import { COMMANDS } from './commands/index.ts';
 import { globalOptions } from './options.ts';
 import { type Io, paint } from './terminal/io.ts';
+import { wrapText } from './terminal/table.ts';
 
 /** 0 done, 1 failed, 2 usage, 3 bad or unsafe input file, 130 interrupted. */
 export type ExitCode = 0 | 1 | 2 | 3 | 130;
@@ -114,7 +115,11 @@ const epilogueMark = ({ usage }: Command): string => `@${usage.split(' ')[0]}@`;
 function withEpilogues(help: string): string {
   return COMMANDS.reduce((text, command) => {
     const examples = command.examples.map(([line, what]) => `  # ${what}\n  ${line}\n`);
-    const parts = ['Examples:', ...examples, ...(command.epilogue === undefined ? [] : [command.epilogue])];
+    const parts = [
+      'Examples:',
+      ...examples,
+      ...(command.epilogue === undefined ? [] : [wrapText(command.epilogue, 80)]),
+    ];
     return text.replace(epilogueMark(command), parts.join('\n').trimEnd());
   }, help);
 }

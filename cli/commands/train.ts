@@ -9,7 +9,7 @@ import { encodePng } from '../../src/formats/png.ts';
 import { openCheckpoint } from '../../src/models/checkpoint.ts';
 import { defaultBase } from '../../src/package-root.ts';
 import { METHODS } from '../../src/training/methods/index.ts';
-import { METHOD_NAMES, type TrainingInput } from '../../src/training/options.ts';
+import { METHOD_NAMES, type TrainingInput, trainingJsonSchema } from '../../src/training/options.ts';
 import { namingOf, stateFileOf, type TrainedFiles, writeTrained } from '../../src/training/output.ts';
 import {
   type TrainedConcept,
@@ -47,6 +47,12 @@ const options: Record<string, Options> = {
   },
   resume: { type: 'boolean', default: false, group: RESULTS, describe: 'Go on from the state beside --out' },
   force: { type: 'boolean', default: false, group: RESULTS, describe: 'Replace an earlier --out' },
+  'print-schema': {
+    type: 'boolean',
+    default: false,
+    group: RESULTS,
+    describe: 'Print the JSON Schema of --config files and stop',
+  },
   json: {
     ...outputOptions.json,
     group: RESULTS,
@@ -64,7 +70,7 @@ export const trainCommand: Command = {
   examples: [
     [
       `edlora train --data ${DATA} --token "<face1>+<face2>" --init "<rand-0.013>+circle" --steps 400 --batch 4 --lr-embedding 5e-3 --lr-text 3e-5 --lr-unet 2.5e-3 --shifts 7 --out face.safetensors`,
-      'An ED-LoRA on the shipped miniature, which wants higher learning rates than SD 1.5',
+      'An ED-LoRA on the miniature, which wants high learning rates',
     ],
     [
       `edlora train --method textual-inversion --data ${DATA} --token "<face>" --init circle --steps 200 --out face-ti.safetensors`,
@@ -82,6 +88,10 @@ export const trainCommand: Command = {
 };
 
 async function runTrain(args: Args, { io, signal }: CommandContext): Promise<void> {
+  if (args['print-schema'] === true) {
+    io.out(`${JSON.stringify(trainingJsonSchema(), null, 2)}\n`);
+    return;
+  }
   const config = text(args, 'config');
   const file = config === undefined ? null : await readTrainingFile(config);
   const input = { ...file?.settings, ...settingsFrom(args) };

@@ -104,7 +104,7 @@ export function resultText(fusion: Fusion, { folder, files }: Written, io: Io): 
   const notes = fusionNotes(report);
   const verdict =
     notes.length === 0
-      ? [paint(io, 'green', 'Every concept was kept, by a change of about its own size.')]
+      ? [paint(io, 'green', 'Every concept was kept on its own features.')]
       : notes.map((note) => `${paint(io, 'yellow', 'note:')} ${note}`);
   const count = report.concepts.length;
   return [

@@ -78,3 +78,25 @@ export function nearPath(file: string): string {
   const relative = path.relative('.', file);
   return relative === '' || relative.startsWith('..') ? file : relative;
 }
+
+/** Lines broken at blanks to fit `width`; what follows a label (two blanks or more behind it) stays in its column. */
+export function wrapText(text: string, width: number): string {
+  return text
+    .split('\n')
+    .flatMap((line) => wrapLine(line, width))
+    .join('\n');
+}
+
+function wrapLine(line: string, width: number): string[] {
+  if (widthOf(line) <= width) return [line];
+  const indent = ' '.repeat((/^\s*\S+ {2,}/.exec(line) ?? /^\s*/.exec(line)!)[0].length);
+  const lines: string[] = [];
+  let rest = line;
+  while (widthOf(rest) > width) {
+    const cut = rest.lastIndexOf(' ', width);
+    if (cut <= indent.length) break;
+    lines.push(rest.slice(0, cut).trimEnd());
+    rest = indent + rest.slice(cut + 1);
+  }
+  return [...lines, rest];
+}

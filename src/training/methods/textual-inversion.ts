@@ -8,7 +8,7 @@ import type { Method } from './method.ts';
 export const textualInversion: Method = {
   name: 'textual-inversion',
   title: 'Textual Inversion',
-  source: 'Gal et al. 2022, An Image is Worth One Word, arXiv 2208.01618',
+  source: 'Gal et al. 2022, Textual Inversion, arXiv 2208.01618',
   defaults: {
     rank: 1,
     alpha: 1,
