@@ -95,8 +95,11 @@ export function shifted(view: View, random: TorchGenerator): View {
     [top, bottom] = [Math.min(top, y), Math.max(bottom, y)];
     [left, right] = [Math.min(left, x), Math.max(right, x)];
   });
-  const [across] = random.randint(-left, width - right, 1) as [number];
-  const [down] = random.randint(-top, height - bottom, 1) as [number];
+  // An object that the frame cuts off stays there: moved inwards, its edge would be smeared.
+  const within = (low: number, high: number, size: number): number =>
+    low === 0 || high === size - 1 ? 0 : random.randint(-low, size - high, 1)[0]!;
+  const across = within(left, right, width);
+  const down = within(top, bottom, height);
   return cut(view, -down, -across, { width, height });
 }
 

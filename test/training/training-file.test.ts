@@ -1,0 +1,174 @@
+/** Settings files: our own, and Mix-of-Show's option files as they are. */
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import type { TrainingInput } from '../../src/training/options.ts';
+import { trainingSettings } from '../../src/training/train.ts';
+import { readTrainingFile } from '../../src/training/training-file.ts';
+
+let folder = '';
+beforeAll(() => {
+  folder = mkdtempSync(path.join(tmpdir(), 'edlora-config-'));
+  mkdirSync(path.join(folder, 'image'));
+  for (const name of ['1.jpg', '2.jpg', '3.jpg', '3_mask.png'])
+    writeFileSync(path.join(folder, 'image', name), '');
+  write(
+    'list.json',
+    JSON.stringify([
+      { instance_prompt: '<TOK>', instance_data_dir: 'image', caption_dir: 'caption', mask_dir: 'mask' },
+    ]),
+  );
+});
+afterAll(() => {
+  rmSync(folder, { recursive: true });
+});
+function write(name: string, content: string): string {
+  const file = path.join(folder, name);
+  writeFileSync(file, content);
+  return file;
+}
+
+describe('our own', () => {
+  it('reads settings, paths beside the file', async () => {
+    const file = write(
+      'own.yaml',
+      'base: model\ndata: pictures\nmasks: masks\nlrUnet: 1e-4\nrankPattern: {attn2: 8}\n',
+    );
+    expect(await readTrainingFile(file)).toEqual({
+      base: path.join(folder, 'model'),
+      settings: {
+        data: path.join(folder, 'pictures'),
+        masks: path.join(folder, 'masks'),
+        lrUnet: 1e-4,
+        rankPattern: { attn2: 8 },
+      },
+      notes: [],
+    });
+  });
+  it('names what is wrong', async () => {
+    await expect(readTrainingFile(write('a.yaml', 'stepz: 3\nbatch: two'))).rejects.toThrow(
+      /batch: .*unknown key "stepz"; did you mean "steps"\?/,
+    );
+    await expect(readTrainingFile(write('b.yaml', '- 1'))).rejects.toThrow('expected settings by name');
+    await expect(readTrainingFile(write('c.yaml', 'a: [1'))).rejects.toThrow('expected YAML or JSON');
+    await expect(readTrainingFile(path.join(folder, 'none.yaml'))).rejects.toThrow('check --config');
+  });
+});
+
+/** In the form of their options, two processes with one picture each. */
+const THEIRS = `
+name: EDLoRA_cat
+num_gpu: 2
+manual_seed: 7
+mixed_precision: fp16
+gradient_accumulation_steps: 1
+surprise: 1
+datasets:
+  train:
+    name: LoraDataset
+    concept_list: list.json
+    use_caption: true
+    use_mask: true
+    instance_transform:
+      - { type: HumanResizeCropFinalV3, size: 512, crop_p: 0.5 }
+      - { type: ToTensor }
+      - { type: Normalize, mean: [ 0.5 ], std: [ 0.5 ] }
+      - { type: ShuffleCaption, keep_token_num: 1 }
+      - { type: EnhanceText, enhance_type: human }
+    replace_mapping:
+      <TOK>: <cat1> <cat2>
+    batch_size_per_gpu: 1
+    dataset_enlarge_ratio: 100
+  val_vis:
+    name: PromptDataset
+models:
+  pretrained_path: model
+  enable_edlora: true
+  finetune_cfg:
+    text_embedding:
+      enable_tuning: true
+      lr: !!float 1e-3
+    text_encoder:
+      enable_tuning: true
+      lora_cfg: { rank: 4, alpha: 1.0, where: CLIPAttention }
+      lr: !!float 1e-5
+    unet:
+      enable_tuning: true
+      lora_cfg: { rank: 4, alpha: 1.0, where: Transformer2DModel }
+      lr: !!float 1e-4
+  new_concept_token: <cat1>+<cat2>
+  initializer_token: <rand-0.013>+cat
+  noise_offset: 0.01
+  attn_reg_weight: 0.02
+  reg_full_identity: false
+  use_mask_loss: true
+  gradient_checkpoint: true
+  enable_xformers: true
+path:
+  pretrain_network: ~
+train:
+  optim_g: { type: AdamW, lr: !!float 0.0, weight_decay: 0.02, betas: [ 0.9, 0.999 ] }
+  unet_kv_drop_rate: 0.2
+  scheduler: linear
+  emb_norm_threshold: !!float 5.5e-1
+val: { val_during_save: true }
+logger: { print_freq: 10 }
+`;
+
+describe("Mix-of-Show's", () => {
+  it('means what it meant there', async () => {
+    const { settings, base, notes } = await readTrainingFile(write('theirs.yml', THEIRS));
+    expect(settings).toMatchObject({
+      method: 'ed-lora',
+      data: path.join(folder, 'image'),
+      prompt: '<TOK>',
+      token: '<cat1>+<cat2>',
+      init: '<rand-0.013>+cat',
+      seed: 7,
+      // 3 pictures · 100 repetitions / 2 a step
+      steps: 150,
+      batch: 2,
+      lrEmbedding: 1e-3,
+      lrText: 1e-5,
+      lrUnet: 1e-4,
+      rank: 4,
+      alpha: 1,
+      where: 'transformer',
+      textWhere: 'attention',
+      noiseOffset: 0.01,
+      attentionWeight: 0.02,
+      fullIdentity: false,
+      checkpointBlocks: true,
+      weightDecay: 0.02,
+      kvDrop: 0.2,
+      normStop: 0.55,
+      schedule: 'linear',
+      resolution: 512,
+      shuffleCaptions: true,
+      keepParts: 1,
+      templates: 'object',
+    });
+    expect(base).toMatch(/model$/);
+    expect(notes).toContain('surprise: unknown key, read over');
+    expect(notes.some((note) => note.startsWith('mixed_precision: no effect'))).toBe(true);
+    expect(notes.some((note) => note.includes('HumanResizeCropFinalV3'))).toBe(true);
+    expect(notes.filter((note) => note.includes('unknown'))).toHaveLength(1);
+    expect(trainingSettings(settings as TrainingInput).method.name).toBe('ed-lora');
+  });
+
+  it('switches parts off, and refuses what it cannot read', async () => {
+    const plain = THEIRS.replace('enable_edlora: true', 'enable_edlora: false').replace(
+      /text_encoder:\n {6}enable_tuning: true/,
+      'text_encoder:\n      enable_tuning: false',
+    );
+    const { settings } = await readTrainingFile(write('plain.yml', plain));
+    expect(settings).toMatchObject({ method: 'lora', lrText: 0, lrUnet: 1e-4 });
+    await expect(
+      readTrainingFile(write('bad.yml', THEIRS.replace('list.json', 'nowhere.json'))),
+    ).rejects.toThrow('expected a JSON list of folders');
+    await expect(
+      readTrainingFile(write('worse.yml', THEIRS.replace('manual_seed: 7', 'manual_seed: many'))),
+    ).rejects.toThrow('manual_seed');
+  });
+});
