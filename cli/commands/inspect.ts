@@ -3,6 +3,7 @@ import path from 'node:path';
 import type { Options } from 'yargs';
 import { type Inspection, inspect } from '../../src/index.ts';
 import type { Command, CommandContext } from '../command.ts';
+import { type AdapterInspection, adapterText, inspectAdapter } from '../merging/inspection.ts';
 import { texts } from '../options.ts';
 import { type Io, paint } from '../terminal/io.ts';
 import { bytes, nearPath, table } from '../terminal/table.ts';
@@ -35,10 +36,13 @@ async function runInspect(
   args: Readonly<Record<string, unknown>>,
   { io, signal }: CommandContext,
 ): Promise<void> {
-  const inspections: Inspection[] = [];
+  const hash = args.hash === true;
+  const inspections: (Inspection & { adapter: AdapterInspection | null })[] = [];
   for (const file of texts(args, 'files')) {
     signal.throwIfAborted();
-    inspections.push(await inspect(file, { hash: args.hash === true }));
+    const inspection = await inspect(file, { hash });
+    const isModel = ['checkpoint', 'model-folder', 'component'].includes(inspection.kind);
+    inspections.push({ ...inspection, adapter: isModel ? null : await inspectAdapter(file, hash) });
   }
   if (args.json === true) {
     io.out(`${JSON.stringify(inspections.length === 1 ? inspections[0] : inspections, null, 2)}\n`);
@@ -46,7 +50,9 @@ async function runInspect(
   }
   const descriptions = inspections.map(
     (inspection) =>
-      describe(io, inspection) + (args.tensors === true ? `\n${tensorTable(io, inspection)}` : ''),
+      describe(io, inspection) +
+      (inspection.adapter === null ? '' : adapterText(io, inspection.adapter)) +
+      (args.tensors === true ? `\n${tensorTable(io, inspection)}` : ''),
   );
   io.out(descriptions.join('\n'));
 }

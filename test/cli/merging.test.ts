@@ -212,3 +212,18 @@ it('has runnable examples in every help', async () => {
     expect(out).toContain(`  edlora ${verb} `);
   }
 });
+
+it('inspect tells blocks, norms and hashes of any adapter', async () => {
+  await edlora('convert', smiley, at('seen.safetensors'), '--format', 'kohya', '--drop');
+  const text = await edlora('inspect', at('seen.safetensors'));
+  expect(text.code).toBe(0);
+  expect(text.out).toMatch(/scheme {7}kohya, Stable Diffusion 1\.x: \d+ lora\n/);
+  expect(text.out).toMatch(/AutoV2 [0-9a-f]{10}, AutoV3 [0-9a-f]{12}/);
+  expect(text.out).toMatch(/ MID +\d+ +4 +4 +\d/);
+  const json = JSON.parse((await edlora('inspect', '--json', at('seen.safetensors'))).out) as {
+    adapter: { blocks: { block: string; norm: number }[]; hashes: { sshsModel: string } };
+  };
+  const { metadata } = await openTensorFile(at('seen.safetensors'));
+  expect(json.adapter.hashes.sshsModel).toBe(metadata.get('sshs_model_hash'));
+  expect(json.adapter.blocks.map(({ block }) => block)).toContain('text_encoder');
+});

@@ -1,0 +1,90 @@
+/** An adapter by block: how many layers, which ranks and alphas, and how large its changes are. */
+import type { Adapter } from '../concepts/adapter.ts';
+import { innerProduct } from '../linalg/low-rank.ts';
+import { componentsOf } from '../models/keys/sd-modules.ts';
+import { blockOf } from './block-weights.ts';
+import { type BaseWeights, layerDelta, needsBase } from './delta.ts';
+
+export interface BlockReport {
+  /** `text_encoder`, `text_encoder_2`, `IN01`, `MID`, `OUT11`; `other` for layers outside of blocks. */
+  readonly block: string;
+  readonly layers: number;
+  /** Distinct ranks, ascending. Layers without factors of their own count none. */
+  readonly ranks: readonly number[];
+  /** Distinct loraAlpha, ascending: scale · rank. */
+  readonly loraAlphas: readonly number[];
+  /** √Σ‖ΔW‖² over its layers. */
+  readonly norm: number;
+  /** Layers whose change needs the base model and is not in `norm`. */
+  readonly unmeasured: number;
+}
+
+export interface AdapterReport {
+  readonly scheme: Adapter['scheme'];
+  readonly architecture: Adapter['architecture'];
+  /** Number of layers by kind: lora, loha, lokr, ia3, diff, weight. */
+  readonly kinds: Readonly<Record<string, number>>;
+  readonly blocks: readonly BlockReport[];
+  readonly words: readonly string[];
+  /** Entries that cannot be used, and why. */
+  readonly unusable: Adapter['unusable'];
+}
+
+/** Read and measure every layer. @throws {NumericalError} if a number is not finite; {ShapeError} on factors that do not fit */
+export function describeAdapter(adapter: Adapter, base?: BaseWeights): AdapterReport {
+  const kinds: Record<string, number> = {};
+  const blocks = new Map<
+    string,
+    { layers: number; ranks: Set<number>; alphas: Set<number>; squares: number; unmeasured: number }
+  >();
+  for (const layer of adapter.layers.values()) {
+    kinds[layer.kind] = (kinds[layer.kind] ?? 0) + 1;
+    const name =
+      layer.component === 'unet' ? (blockOf(adapter.architecture, layer) ?? 'other') : layer.component;
+    const block = blocks.get(name) ?? {
+      layers: 0,
+      ranks: new Set(),
+      alphas: new Set(),
+      squares: 0,
+      unmeasured: 0,
+    };
+    blocks.set(name, block);
+    block.layers++;
+    if (layer.rank !== null) {
+      block.ranks.add(layer.rank);
+      block.alphas.add(Math.fround(layer.scale * layer.rank));
+    }
+    const weight = needsBase(layer) ? base?.(layer) : undefined;
+    if (needsBase(layer) && weight === undefined) {
+      block.unmeasured++;
+      continue;
+    }
+    const delta = layerDelta(layer, weight);
+    block.squares += delta.scale ** 2 * Math.max(0, innerProduct(delta, delta));
+  }
+  const ascending = (values: ReadonlySet<number>): number[] => [...values].sort((a, b) => a - b);
+  const order = (name: string): number => {
+    const component = componentsOf(adapter.architecture).indexOf(name as 'unet');
+    if (component >= 0) return component;
+    const match = /^(IN|OUT)(\d+)$/.exec(name);
+    if (match !== null) return 10 + (match[1] === 'OUT' ? 100 : 0) + Number(match[2]);
+    return name === 'MID' ? 100 : 1000;
+  };
+  return {
+    scheme: adapter.scheme,
+    architecture: adapter.architecture,
+    kinds,
+    blocks: [...blocks]
+      .sort(([a], [b]) => order(a) - order(b))
+      .map(([block, { layers, ranks, alphas, squares, unmeasured }]) => ({
+        block,
+        layers,
+        ranks: ascending(ranks),
+        loraAlphas: ascending(alphas),
+        norm: Math.sqrt(squares),
+        unmeasured,
+      })),
+    words: adapter.words.map(({ word }) => word),
+    unusable: adapter.unusable,
+  };
+}
