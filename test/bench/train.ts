@@ -1,0 +1,184 @@
+/**
+ * Training steps per second on the miniature, and at full size: a random-weight SD 1.5 at 512 × 512, batch 1, LoRA of
+ * rank 4 on all attention linears of UNet and text encoder. Each measurement runs in a process of its own, so that peak
+ * memory is its own; PyTorch beside it where python3 has torch, diffusers and transformers (PYTHON names it).
+ * `npm run bench:train -- [--only miniature] [--runs 4]`.
+ */
+import { spawnSync } from 'node:child_process';
+import path from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { parseArgs } from 'node:util';
+import { openCheckpoint } from '../../src/models/checkpoint.ts';
+import { TokenEmbeddings } from '../../src/models/clip/text-encoder.ts';
+import { loraDownInput, loraUpInput } from '../../src/models/network.ts';
+import { defaultBase, packageRoot } from '../../src/package-root.ts';
+import { TorchGenerator } from '../../src/tensor/random.ts';
+import { float32, type Tensor } from '../../src/tensor/tensor.ts';
+import { adamwState, adamwStep } from '../../src/training/adamw.ts';
+import { loraFactors } from '../../src/training/factors.ts';
+import { plainWeights } from '../../src/training/loss-weights.ts';
+import { type FactorFeeds, TrainingStep } from '../../src/training/step.ts';
+import { trainedLayers } from '../../src/training/trained-layers.ts';
+import { printReport } from '../support/tool-output.ts';
+import { ensureRandomModel } from './random-sd15.ts';
+
+const { values } = parseArgs({
+  options: {
+    only: { type: 'string', default: 'miniature,full,blocks' },
+    runs: { type: 'string', default: '4' },
+    child: { type: 'string' },
+  },
+});
+const runs = Number(values.runs);
+
+const KINDS = {
+  miniature: { label: 'miniature, 64 × 64', checkpointBlocks: false },
+  full: { label: 'SD 1.5, 512 × 512', checkpointBlocks: false },
+  blocks: { label: 'SD 1.5, 512 × 512, blocks recomputed', checkpointBlocks: true },
+} as const;
+type Kind = keyof typeof KINDS;
+
+interface Measured {
+  readonly stepMs: readonly number[];
+  readonly peakBytes: number;
+  readonly loss: number;
+}
+
+const modelOf = (kind: Kind): Promise<string> =>
+  kind === 'miniature' ? Promise.resolve(defaultBase()) : ensureRandomModel();
+
+/** Whole steps: text encoder, UNet, back through both, AdamW. */
+async function measure(kind: Kind): Promise<Measured> {
+  const base = await openCheckpoint(await modelOf(kind));
+  const random = new TorchGenerator(0);
+  const layers = trainedLayers(base, {
+    unet: 'attention',
+    text: 'attention',
+    rank: 4,
+    loraAlpha: 4,
+    alphaOverRank: true,
+  }).map((layer) => loraFactors(layer, random));
+  const ranksOf = (component: string): Map<string, number> =>
+    new Map(
+      layers.flatMap(({ layer, graphRank }) =>
+        layer.component === component ? [[layer.layerName, graphRank]] : [],
+      ),
+    );
+  const embeddings = new TokenEmbeddings(base.textEncoder.weights, base.textEncoder.config);
+  const step = new TrainingStep(base, embeddings, 0, {
+    unetRanks: ranksOf('unet'),
+    textRanks: ranksOf('text_encoder'),
+    firstTrainedId: null,
+    layerwise: false,
+    attention: null,
+    attentionWeight: 0,
+    detachFirstToken: false,
+    checkpointBlocks: KINDS[kind].checkpointBlocks,
+  });
+  const { inChannels: channels, sampleSize: size } = base.unet.config;
+  const states = layers.map(
+    ({ parameters }) => new Map([...parameters].map(([name, p]) => [name, adamwState(p.length)])),
+  );
+  const prompt = base.tokenizer.encodePadded('photo of a red circle').ids;
+  const stepMs: number[] = [];
+  let loss = Number.NaN;
+  for (let run = 0; run < runs; run++) {
+    const start = performance.now();
+    const feeds: Record<string, Record<string, Tensor>> = { unet: {}, text_encoder: {} };
+    for (const { layer, graphRank, factors } of layers) {
+      const { down, up } = factors(null);
+      feeds[layer.component]![loraDownInput(layer.layerName)] = float32([graphRank, layer.n], down);
+      feeds[layer.component]![loraUpInput(layer.layerName)] = float32([layer.m, graphRank], up);
+    }
+    const result = await step.run(
+      {
+        latentHeight: size,
+        latentWidth: size,
+        noisy: random.randn(channels * size * size),
+        target: random.randn(channels * size * size),
+        timesteps: [500],
+        lossWeights: plainWeights(1, channels, size * size),
+        prompts: [[prompt]],
+      },
+      feeds.unet as FactorFeeds,
+      feeds.text_encoder as FactorFeeds,
+    );
+    layers.forEach(({ layer, parameters, backward }, i) => {
+      const d = (layer.component === 'unet' ? result.unet : result.text).get(layer.layerName)!;
+      for (const [name, gradient] of backward(d, null)) {
+        adamwStep(parameters.get(name)!, gradient, states[i]!.get(name)!, 1e-4);
+      }
+    });
+    loss = result.loss;
+    stepMs.push(performance.now() - start);
+  }
+  const peakBytes = process.resourceUsage().maxRSS * 1024;
+  await step.dispose();
+  return { stepMs, peakBytes, loss };
+}
+
+/** The last line of a child's output, or why there is none. */
+function childOutput<T>(command: string, args: readonly string[]): T | string {
+  const { status, stdout, stderr, error } = spawnSync(command, args, {
+    encoding: 'utf8',
+    maxBuffer: 2 ** 26,
+  });
+  if (error !== undefined) return `${command}: ${error.message}`;
+  if (status !== 0) return `${path.basename(command)} failed: ${stderr.trim().split('\n').at(-1) ?? ''}`;
+  return JSON.parse(stdout.trim().split('\n').at(-1)!) as T;
+}
+
+async function compare(): Promise<void> {
+  const kinds = values.only.split(',') as Kind[];
+  const rows = [];
+  const details: Record<string, unknown> = {};
+  const notes: string[] = [];
+  /** The first step also loads graphs and touches the weights. */
+  const warm = (times: readonly number[]): number => Math.min(...times.slice(1));
+  const python = new Map<string, (Measured & { versions: string }) | string>();
+  for (const kind of kinds) {
+    const folder = await modelOf(kind);
+    const ours = childOutput<Measured>(process.execPath, [
+      fileURLToPath(import.meta.url),
+      '--child',
+      kind,
+      '--runs',
+      String(runs),
+    ]);
+    if (typeof ours === 'string') throw new Error(ours);
+    const { sampleSize } = (await openCheckpoint(folder)).unet.config;
+    const theirs =
+      python.get(folder) ??
+      childOutput<Measured & { versions: string }>(process.env.PYTHON ?? 'python3', [
+        path.join(packageRoot(), 'test', 'bench', 'train.py'),
+        folder,
+        String(runs),
+        String(sampleSize),
+      ]);
+    python.set(folder, theirs);
+    const other = typeof theirs === 'string' ? null : theirs;
+    if (other === null) notes.push(`comparison with PyTorch skipped: ${theirs as string}`);
+    const seconds = (ms: number): string =>
+      ms < 1000 ? `${ms.toFixed(0)} ms` : `${(ms / 1000).toFixed(2)} s`;
+    const gigabytes = (bytes: number): string => `${(bytes / 1e9).toFixed(2)} GB`;
+    rows.push({
+      what: KINDS[kind].label,
+      step: seconds(warm(ours.stepMs)),
+      peak: gigabytes(ours.peakBytes),
+      'PyTorch step': other && seconds(warm(other.stepMs)),
+      'PyTorch peak': other && gigabytes(other.peakBytes),
+      'faster by': other && `${(warm(other.stepMs) / warm(ours.stepMs)).toFixed(2)} ×`,
+    });
+    details[kind] = { edlora: ours, pytorch: other };
+    if (other !== null && !notes.includes(other.versions)) notes.push(other.versions);
+  }
+  printReport({
+    title: `Training steps, batch 1, LoRA of rank 4 on all attention linears`,
+    rows,
+    notes,
+    details,
+  });
+}
+
+if (values.child === undefined) await compare();
+else process.stdout.write(`${JSON.stringify(await measure(values.child as Kind))}\n`);
