@@ -9,6 +9,9 @@
  * await writeFusion(fusion, 'fused');
  * ```
  */
+
+export type { Adapter, AdapterLayer } from './concepts/adapter.ts';
+export { loadAdapter } from './concepts/adapter-file.ts';
 export type { Concept, ConceptToken, LoraLayer } from './concepts/concept.ts';
 export { conceptName } from './concepts/concept.ts';
 export { type LoadConceptOptions, loadConcept } from './concepts/concept-file.ts';
@@ -67,6 +70,22 @@ export type {
   StageReport,
 } from './fusion/report.ts';
 export type { PerStage, Stage } from './fusion/stage.ts';
+export { type AdapterReport, describeAdapter } from './merging/adapter-report.ts';
+export { type BlockWeights, parseBlockWeights } from './merging/block-weights.ts';
+export { layerDelta as adapterLayerDelta } from './merging/delta.ts';
+export { type FileHashes, fileHashes } from './merging/hashes.ts';
+export {
+  bakeFiles,
+  convertFile,
+  extractModel,
+  mergeFiles,
+  resizeFile,
+} from './merging/jobs.ts';
+export { type LintReport, lintMerge } from './merging/lint.ts';
+export { type MergeInput, type MergeOptions, mergeAdapters } from './merging/merge.ts';
+export { type MergeMethodName, mergeMethodNames } from './merging/method.ts';
+export { type LayerFormat, layerFormats } from './merging/schemes.ts';
+export { type VerifyReport, verifyFile } from './merging/verify.ts';
 export { type Checkpoint, type CheckpointOptions, openCheckpoint } from './models/checkpoint.ts';
 export { type ClipModel, openClipModel } from './models/clip/clip-model.ts';
 export { defaultBase, packageRoot } from './package-root.ts';

@@ -155,3 +155,45 @@ describe('round trips', () => {
     }
   });
 });
+
+describe('SDXL', () => {
+  const layers = [
+    ['unet', 'down_blocks.2.attentions.1.transformer_blocks.7.attn2.to_v'],
+    ['unet', 'mid_block.attentions.0.proj_out'],
+    ['text_encoder', 'text_model.encoder.layers.3.mlp.fc1'],
+    ['text_encoder_2', 'text_model.encoder.layers.31.self_attn.q_proj'],
+  ].map(([component, layerName]) => ({
+    module: { component: component as 'unet', layerName: layerName! },
+    kernel: null,
+    m: 7,
+    n: 5,
+  }));
+
+  it.each(['kohya', 'diffusers', 'diffusers-lora', 'peft', 'lycoris'] as const)(
+    'goes through %s',
+    async (format) => {
+      const output = {
+        ...randomAdapter(layers, { seed: 6, rank: 2, loraAlpha: 1, dtype: 'F32' }),
+        architecture: 'sdxl' as const,
+      };
+      const file = targetOf(format);
+      await writeAdapter(file, format, output);
+      const read = await loadAdapter(file);
+      expect(read.architecture).toBe('sdxl');
+      expect(read.layers.size).toBe(layers.length);
+      for (const layer of output.layers) {
+        expect(relativeError(denseOf(read.layers.get(adapterModuleId(layer))!), denseOf(layer))).toBeLessThan(
+          1e-6,
+        );
+      }
+    },
+  );
+
+  it('does not fit schemes of SD 1.x', () => {
+    const output = {
+      ...randomAdapter(layers, { seed: 6, rank: 2, loraAlpha: 1, dtype: 'F32' }),
+      architecture: 'sdxl' as const,
+    };
+    expect(unheldBy('ed-lora', output)).toHaveLength(layers.length);
+  });
+});

@@ -100,7 +100,7 @@ export function refuseUnmatched(file: string, names: readonly string[]): void {
   if (names.length > listed.length) listed.push(`\n  … and ${names.length - listed.length} more`);
   throw new FormatError(
     file,
-    `${names.length} ${names.length === 1 ? 'entry matches' : 'entries match'} no LoRA pair of a Stable Diffusion 1.x layer${kinds.length > 0 ? ` (looks like ${kinds.join(', ')}; not supported)` : ''}:${listed.join('')}`,
+    `${names.length} ${names.length === 1 ? 'entry matches' : 'entries match'} no LoRA pair of a Stable Diffusion 1.x layer${kinds.length > 0 ? ` (looks like ${kinds.join(', ')}; fuse and sample do not take it, edlora convert makes a LoRA of most)` : ''}:${listed.join('')}`,
     { tensor: names[0]! },
   );
 }
