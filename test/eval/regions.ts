@@ -1,7 +1,7 @@
 /**
- * Does each concept come where its region says, and nowhere else? Two fused concepts side by side on the miniature,
- * region by region, with and without isolation; single-concept pictures beside it. `npm run eval:regions`; a few minutes.
- * `--seeds n`, `--out folder` (writes the pictures, one sheet a setting), `--json`.
+ * Does each subject come where its region says, and nowhere else? Two fused concepts side by side on the miniature, and
+ * two plain words on the base, region by region, with and without isolation; pictures of one subject alone beside it.
+ * `npm run eval:regions`; some minutes. `--seeds n`, `--concepts a b`, `--out folder` (writes the pictures), `--json`.
  */
 import { mkdirSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
@@ -13,26 +13,32 @@ import { encodePng } from '../../src/formats/png.ts';
 import { fuse } from '../../src/fusion/fuse.ts';
 import { openCheckpoint } from '../../src/models/checkpoint.ts';
 import { defaultBase, packageRoot } from '../../src/package-root.ts';
-import type { Region } from '../../src/sampling/region.ts';
 import type { SampleRequest } from '../../src/sampling/request.ts';
 import { Pipeline, type PipelineParts, type SampledPicture } from '../../src/sampling/sample.ts';
 import { CONCEPT_THRESHOLDS, conceptScore } from '../support/shapeland/concept-detector.ts';
+import { detect } from '../support/shapeland/detect.ts';
 import { crop, type Picture } from '../support/shapeland/picture.ts';
-import type { ConceptName } from '../support/shapeland/world.ts';
+import { CONCEPTS, type Colour, type ConceptName, type Shape } from '../support/shapeland/world.ts';
 import { printReport } from '../support/tool-output.ts';
-import { fusedModel } from './draw.ts';
+import { fusedModel, plainModel } from './draw.ts';
 import { wordsOf } from './identity.ts';
 
-const { values: options } = parseArgs({
+const { values: options, positionals } = parseArgs({
+  allowPositionals: true,
   options: {
     seeds: { type: 'string', default: '20' },
+    concepts: { type: 'boolean', default: false },
     out: { type: 'string' },
     json: { type: 'boolean', default: false },
   },
 });
 const SEEDS = Number(options.seeds);
-const NAMES: readonly [ConceptName, ConceptName] = ['smiley', 'bullseye'];
-/** The detector sees squares of the size that it was made for. */
+const names = options.concepts ? positionals : ['smiley', 'bullseye'];
+const isConcept = (name: string): name is ConceptName => (CONCEPTS as readonly string[]).includes(name);
+if (names.length !== 2 || !names.every(isConcept)) {
+  throw new Error(`expected two of ${CONCEPTS.join(', ')}, got ${names.join(', ')}`);
+}
+/** The detectors see squares of the size that they were made for. */
 const SIDE = 64;
 const SETTINGS = {
   guidanceScale: 4,
@@ -43,28 +49,48 @@ const SETTINGS = {
   seed: 0,
 } as const;
 
-const prompt = (name: ConceptName): string => `photo of a ${wordsOf(name)}`;
-const half = (name: ConceptName, left: number, right: number): Region => ({
-  prompt: prompt(name),
-  shape: { kind: 'box', box: { top: 0, left, bottom: 1, right } },
-});
-const scene = (margin: number, isolate: number): SampleRequest => ({
-  ...SETTINGS,
-  prompt: '',
-  width: 2 * SIDE,
-  height: SIDE,
-  isolate,
-  regions: [half(NAMES[0], 0, 0.5 - margin), half(NAMES[1], 0.5 + margin, 1)],
-});
-/** The first is what a region does by itself; the last is what the documentation recommends. */
-const SCENES: readonly (readonly [name: string, request: SampleRequest])[] = [
-  ['halves', scene(0, 0)],
-  ['halves, isolated', scene(0, 0.8)],
-  ['with a gap, isolated', scene(0.05, 0.8)],
-];
+/** What a region draws, and how it is recognised. */
+interface Subject {
+  readonly label: string;
+  readonly prompt: string;
+  readonly isIn: (picture: Picture) => boolean;
+}
 
-const finds = (picture: Picture, name: ConceptName): boolean =>
-  conceptScore(picture, name).score >= CONCEPT_THRESHOLDS[name];
+const conceptSubject = (name: ConceptName): Subject => ({
+  label: name,
+  prompt: `photo of a ${wordsOf(name)}`,
+  isIn: (picture) => conceptScore(picture, name).score >= CONCEPT_THRESHOLDS[name],
+});
+const plainSubject = (colour: Colour, shape: Shape): Subject => ({
+  label: `${colour} ${shape}`,
+  prompt: `photo of a ${colour} ${shape}`,
+  isIn: (picture) => {
+    const found = detect(picture);
+    return found !== null && found.colour === colour && found.shape === shape;
+  },
+});
+
+type Pair = readonly [Subject, Subject];
+
+/** Two subjects side by side; `gap` is left free on either side of the middle. */
+function scene([left, right]: Pair, gap: number, isolate: number): SampleRequest {
+  const half = (prompt: string, from: number, to: number) =>
+    ({ prompt, shape: { kind: 'box', box: { top: 0, left: from, bottom: 1, right: to } } }) as const;
+  return {
+    ...SETTINGS,
+    prompt: '',
+    width: 2 * SIDE,
+    height: SIDE,
+    isolate,
+    regions: [half(left.prompt, 0, 0.5 - gap), half(right.prompt, 0.5 + gap, 1)],
+  };
+}
+/** The first is what a region does by itself; the last is what the documentation recommends. */
+const SCENES = [
+  ['halves', 0, 0],
+  ['halves, isolated', 0, 0.8],
+  ['with a gap, isolated', 0.05, 0.8],
+] as const;
 
 async function drawAll(
   parts: PipelineParts,
@@ -90,56 +116,61 @@ async function drawAll(
   }
 }
 
-const base = await openCheckpoint(defaultBase());
-const participants = [];
-for (const name of NAMES) {
-  const file = path.join(packageRoot(), 'fixtures/tiny-world/concepts', `edlora_${name}.pth`);
-  participants.push({ concept: await loadConcept(file) });
-}
-const fused = fusedModel(await fuse({ base, participants }));
-/** Whether the concept is found in pictures of it alone, seed by seed. */
-const alone = async (name: ConceptName, parts: PipelineParts, label: string): Promise<boolean[]> =>
-  (await drawAll(parts, { ...SETTINGS, prompt: prompt(name) }, `${label} ${name}`)).map((picture) =>
-    finds(picture, name),
-  );
-const byItself = new Map<ConceptName, { own: boolean[]; fused: boolean[] }>();
-for (const [i, name] of NAMES.entries()) {
-  const { concept } = participants[i]!;
-  const parts = { ...conceptDeltas(base, concept), vocabulary: bindConcepts(base.tokenizer, [concept]) };
-  byItself.set(name, {
-    own: await alone(name, parts, 'own LoRA'),
-    fused: await alone(name, fused, 'fused'),
-  });
-}
 const share = (cases: readonly boolean[]): string =>
   cases.length === 0 ? '–' : `${Math.round((100 * cases.filter(Boolean).length) / cases.length)} %`;
-const rows = [];
+
+const rows: Record<string, string>[] = [];
 const details: Record<string, Record<string, object>> = {};
-for (const [label, request] of SCENES) {
-  const pictures = await drawAll(fused, request, label);
-  details[label] = {};
-  for (const [i, name] of NAMES.entries()) {
-    const single = byItself.get(name)!;
-    const own = pictures.map((picture) => finds(crop(picture, i * SIDE, 0, SIDE, SIDE), name));
-    const other = pictures.map((picture) => finds(crop(picture, (1 - i) * SIDE, 0, SIDE, SIDE), name));
-    details[label][name] = { ...single, own, other };
-    rows.push({
-      scene: label,
-      concept: name,
-      'alone, own LoRA': share(single.own),
-      'alone, fused': share(single.fused),
-      'in its own half': share(own),
-      'of those drawn alone': share(own.filter((_, seed) => single.fused[seed])),
-      'in the other half': share(other),
+
+/** Draw a pair alone and in every scene with one model. */
+async function judge(pair: Pair, parts: PipelineParts, own: ReadonlyMap<string, boolean[]>): Promise<void> {
+  const alone: boolean[][] = [];
+  for (const { label, prompt, isIn } of pair) {
+    const pictures = await drawAll(parts, { ...SETTINGS, prompt }, `alone ${label}`);
+    alone.push(pictures.map(isIn));
+  }
+  for (const [name, gap, isolate] of SCENES) {
+    const label = `${name} ${pair.map((subject) => subject.label).join(' ')}`;
+    const pictures = await drawAll(parts, scene(pair, gap, isolate), label);
+    const half = (i: number, subject: Subject): boolean[] =>
+      pictures.map((picture) => subject.isIn(crop(picture, i * SIDE, 0, SIDE, SIDE)));
+    pair.forEach((subject, i) => {
+      const [inOwn, inOther] = [half(i, subject), half(1 - i, subject)];
+      const ownLora = own.get(subject.label);
+      details[label] = { ...details[label], [subject.label]: { alone: alone[i], ownLora, inOwn, inOther } };
+      rows.push({
+        scene: name,
+        subject: subject.label,
+        'own LoRA alone': ownLora === undefined ? '–' : share(ownLora),
+        'this model alone': share(alone[i]!),
+        'in its own half': share(inOwn),
+        'of those drawn alone': share(inOwn.filter((_, seed) => alone[i]![seed])),
+        'in the other half': share(inOther),
+      });
     });
   }
 }
+
+const base = await openCheckpoint(defaultBase());
+const participants = [];
+const own = new Map<string, boolean[]>();
+for (const name of names) {
+  const file = path.join(packageRoot(), 'fixtures/tiny-world/concepts', `edlora_${name}.pth`);
+  const concept = await loadConcept(file);
+  participants.push({ concept });
+  const parts = { ...conceptDeltas(base, concept), vocabulary: bindConcepts(base.tokenizer, [concept]) };
+  const { prompt, isIn } = conceptSubject(name);
+  own.set(name, (await drawAll(parts, { ...SETTINGS, prompt }, `own LoRA ${name}`)).map(isIn));
+}
+const concepts = names.map(conceptSubject) as unknown as Pair;
+await judge([plainSubject('red', 'circle'), plainSubject('blue', 'square')], plainModel(base), new Map());
+await judge(concepts, fusedModel(await fuse({ base, participants })), own);
 printReport({
-  title: `Two fused concepts side by side, ${SEEDS} seeds each, found by the pixel detector`,
+  title: `Two subjects side by side, ${SEEDS} seeds each, found by the pixel detectors`,
   rows,
   notes: [
-    'alone: 64 × 64, same prompt and seeds, by the concept’s own ED-LoRA and by the fusion; scenes: the fusion, 128 × 64',
-    'of those drawn alone: seeds at which the fusion draws the concept alone',
+    'alone: 64 × 64, same prompt and seeds; scenes: 128 × 64; plain words by the base, concepts by their fusion',
+    'of those drawn alone: seeds at which the same model draws the subject alone',
     `${SETTINGS.sampler}, ${SETTINGS.steps} steps, guidance ${SETTINGS.guidanceScale}; isolation over four fifths of the steps, gap a tenth of the width`,
   ],
   details,
