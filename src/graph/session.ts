@@ -14,6 +14,11 @@ export interface SessionOptions {
    * products run at the same speed only when weights are used once per run. Default false.
    */
   readonly lean?: boolean;
+  /**
+   * Let threads wait in a busy loop between operators. Default true; off for many short runs beside other work, which
+   * the loops would slow down.
+   */
+  readonly spin?: boolean;
 }
 
 export type Feeds = Readonly<Record<string, Tensor>>;
@@ -34,9 +39,10 @@ export class GraphSession {
    */
   static async create(graph: Graph, options: SessionOptions = {}): Promise<GraphSession> {
     const { bytes, weightFolder, inMemory } = encodeGraph(graph);
-    const session: Record<string, string> = {};
+    const session: Record<string, string | Record<string, string>> = {};
     if (weightFolder !== null) session.model_external_initializers_file_folder_path = weightFolder;
     if (options.lean) session.disable_prepacking = '1';
+    if (options.spin === false) session.intra_op = { allow_spinning: '0' };
     try {
       const loaded = await ort.InferenceSession.create(bytes, {
         // 'all' reorders convolution weights: 12–19 s of loading for 4 % of speed at full size.
@@ -58,9 +64,14 @@ export class GraphSession {
   /**
    * One run. `feeds` holds every input of the graph by name.
    * @param wanted names of the outputs to compute; default all. What only others need is not computed.
-   * @throws {ShapeError} when an input is missing, unknown or of another dtype or shape
+   * @param into   arrays that outputs are written to, by name; their tensors in the result lie over them
+   * @throws {ShapeError} when an input is missing, unknown or of another dtype or shape, or an array's length is wrong
    */
-  async run(feeds: Feeds, wanted?: readonly string[]): Promise<Record<string, Tensor>> {
+  async run(
+    feeds: Feeds,
+    wanted?: readonly string[],
+    into: Readonly<Record<string, TensorData>> = {},
+  ): Promise<Record<string, Tensor>> {
     const tensors: Record<string, ort.Tensor> = {};
     for (const value of this.#graph.inputs) {
       const fed = feeds[value.name];
@@ -78,7 +89,7 @@ export class GraphSession {
     const names = wanted ?? [...this.#graph.outputs.keys()];
     const results = await this.#session.run(
       tensors,
-      names.map((name) => `output:${name}`),
+      Object.fromEntries(names.map((name) => [`output:${name}`, this.#place(name, into[name])])),
     );
     return Object.fromEntries(
       names.map((name) => {
@@ -92,6 +103,16 @@ export class GraphSession {
         return [name, { dtype, shape: dims, data: data as TensorData } as Tensor];
       }),
     );
+  }
+
+  /** An output's tensor over the caller's array; `null` lets the runtime allocate. */
+  #place(name: string, data: TensorData | undefined): ort.Tensor | null {
+    if (data === undefined) return null;
+    const { dtype, shape } = this.#graph.outputs.get(name)!;
+    const count = shape.reduce((product, size) => product * size, 1);
+    if (data.length !== count)
+      throw new ShapeError(`output "${name}": expected an array of ${count}, got one of ${data.length}`);
+    return new ort.Tensor(dtype as 'float32', data as never, shape);
   }
 
   /** Free the session's memory. */

@@ -4,30 +4,22 @@
  */
 
 import { randomBytes } from 'node:crypto';
-import { cp, type FileHandle, mkdir, open, readdir, rename, rm } from 'node:fs/promises';
+import { cp, mkdir, readdir, rename, rm } from 'node:fs/promises';
 import path from 'node:path';
 import type { AdapterLayer } from '../concepts/adapter.ts';
-import { FormatError, MismatchError, NumericalError, UsageError } from '../errors.ts';
+import { MismatchError, UsageError } from '../errors.ts';
 import { writeFileAtomically } from '../formats/atomic-file.ts';
-import { dtypeWidth, encodeFloat, isFloatDType, type WritableFloat } from '../formats/dtype.ts';
-import {
-  type ByteRange,
-  byteRangeOf,
-  computedTensor,
-  elementCount,
-  type RawTensor,
-  readBytes,
-  readFloat32,
-  renamed,
-} from '../formats/raw-tensor.ts';
-import { layOutSafetensors, tensorChunks } from '../formats/safetensors.ts';
+import { isFloatDType } from '../formats/dtype.ts';
+import { elementCount, type RawTensor } from '../formats/raw-tensor.ts';
+import { layOutSafetensors } from '../formats/safetensors.ts';
 import { adapterModuleId } from '../models/keys/sd-modules.ts';
 import type { FactorDType } from './adapter-layer.ts';
-import { type LayerDelta, layerDelta } from './delta.ts';
-import { FactorAddition, type Weight } from './factor-addition.ts';
+import { layerDelta } from './delta.ts';
+import { FactorAddition, joinFactors } from './factor-addition.ts';
 import { commonArchitecture, layerStrength, layersByModule, type MergeInput } from './merge.ts';
 import type { ModelFiles, ModelPart, ModelTensor } from './model-files.ts';
 import type { Unheld } from './output.ts';
+import { type BakedWeight, weightBlocks } from './weight-blocks.ts';
 
 export interface BakeOptions {
   /** Of floating-point weights; default: as the base has them. */
@@ -191,165 +183,66 @@ async function writePart(
   progress: Progress,
 ): Promise<void> {
   const byName = new Map(part.tensors.map((entry) => [entry.name, entry]));
-  const outputs = part.tensors.map(({ name, tensor }) => {
-    const dtype = isFloatDType(tensor.dtype) ? (options.dtype ?? tensor.dtype) : tensor.dtype;
-    return dtype === tensor.dtype
-      ? renamed(tensor, name)
-      : computedTensor(name, dtype, tensor.shape, () =>
-          encodeFloat(readFloat32(tensor), dtype as WritableFloat),
-        );
-  });
+  const outputs = part.tensors.map(({ name, tensor }) => ({
+    ...tensor,
+    name,
+    dtype: isFloatDType(tensor.dtype) ? (options.dtype ?? tensor.dtype) : tensor.dtype,
+  }));
   const kept = [...part.file.metadata].filter(([key]) => !/^(modelspec\.hash_sha256|edlora\.)/.test(key));
   const { head, order } = layOutSafetensors(file, outputs, {
     format: 'pt',
     ...Object.fromEntries(kept),
     ...options.metadata,
   });
-  await writeFileAtomically(file, bytesOf(head, order, byName, model, changes, addition, progress));
-}
-
-/** Head, then every tensor; the next changed one is computed while the one before is written. */
-async function* bytesOf(
-  head: Uint8Array,
-  order: readonly RawTensor[],
-  byName: ReadonlyMap<string, ModelTensor>,
-  model: ModelFiles,
-  changes: ReadonlyMap<string, readonly Change[]>,
-  addition: FactorAddition,
-  progress: Progress,
-): AsyncGenerator<Uint8Array> {
-  yield head;
-  const changesOf = (tensor: RawTensor): readonly Change[] | undefined => {
-    const module = byName.get(tensor.name)!.module;
-    return module === null ? undefined : changes.get(adapterModuleId(module));
-  };
-  const compute = (index: number): Promise<Uint8Array> | null => {
-    const output = order[index];
-    const own = output === undefined ? undefined : changesOf(output);
-    if (output === undefined || own === undefined) return null;
-    const source = byName.get(output.name)!;
-    return source.param === 'bias'
-      ? Promise.resolve(changedBias(output, source, model, own))
-      : changedWeight(output, source, model, own, addition);
-  };
-  const copier = new Copier();
-  let next = compute(0);
-  try {
-    for (const [i, output] of order.entries()) {
-      const bytes = await next;
-      next = compute(i + 1);
-      // A failure is reported when its turn comes, not as an unhandled one.
-      next?.catch(() => undefined);
-      const range = bytes === null ? byteRangeOf(output) : null;
-      if (bytes !== null) yield bytes;
-      else if (range !== null) yield* copier.copy(range);
-      else yield* tensorChunks(output);
-      progress.add(elementCount(output.shape) * dtypeWidth(byName.get(output.name)!.tensor.dtype));
-    }
-  } finally {
-    await copier.close();
-  }
-}
-
-async function changedWeight(
-  output: RawTensor,
-  { tensor }: ModelTensor,
-  model: ModelFiles,
-  changes: readonly Change[],
-  addition: FactorAddition,
-): Promise<Uint8Array> {
-  const deltas = changes.map(({ layer, strength }) => {
-    const delta: LayerDelta = layerDelta(layer, model.weights.get(adapterModuleId(layer)));
-    return { delta, factor: delta.scale * strength };
+  const weights = order.map((output): BakedWeight => {
+    const { tensor, module, param } = byName.get(output.name)!;
+    const id = module === null ? null : adapterModuleId(module);
+    return {
+      name: output.name,
+      dtype: output.dtype,
+      source: tensor,
+      change: id === null || !changes.has(id) ? null : changeOf(id, param, changes.get(id)!, model),
+    };
   });
-  // The runtime knows halves; bfloat16 is decoded and encoded here.
-  const half = output.dtype === 'F16';
-  const sum = await addition.add(storedWeight(tensor), half ? 'float16' : 'float32', deltas);
-  return encodeChecked(output, sum);
+  const blocks = weightBlocks(weights, addition, (sizeBytes) => progress.add(sizeBytes));
+  await writeFileAtomically(file, withHead(head, blocks));
 }
 
-/** A weight's numbers: halves as their bits, everything else as float32. */
-function storedWeight(tensor: RawTensor): Weight {
-  const { shape, dtype } = tensor;
-  if (dtype !== 'F16') return { dtype: 'float32', shape, data: readFloat32(tensor) };
-  const bytes = readBytes(tensor);
-  const aligned = bytes.byteOffset % 2 === 0 ? bytes : bytes.slice();
-  return {
-    dtype: 'float16',
-    shape,
-    data: new Uint16Array(aligned.buffer, aligned.byteOffset, aligned.byteLength / 2),
-  };
+async function* withHead(head: Uint8Array, blocks: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
+  yield head;
+  yield* blocks;
 }
 
-function changedBias(
-  output: RawTensor,
-  { tensor }: ModelTensor,
-  model: ModelFiles,
+/** What is added to a weight or a bias; read from the adapters when its turn comes. */
+function changeOf(
+  id: string,
+  param: ModelTensor['param'],
   changes: readonly Change[],
-): Uint8Array {
-  if (changes.every(({ layer }) => layer.biasDiff === null)) return readBytes(output);
-  const values = Float32Array.from(readFloat32(tensor));
-  for (const { layer, strength } of changes) {
-    if (layer.biasDiff === null) continue;
-    const { bias } = layerDelta(layer, model.weights.get(adapterModuleId(layer)));
-    for (let i = 0; i < values.length; i++) values[i]! += strength * bias![i]!;
+  model: ModelFiles,
+): BakedWeight['change'] {
+  const base = model.weights.get(id)!;
+  if (param === 'bias') {
+    const own = changes.filter(({ layer }) => layer.biasDiff !== null);
+    if (own.length === 0) return null;
+    return {
+      kind: 'bias',
+      read: () => own.map(({ layer, strength }) => ({ values: layerDelta(layer, base).bias!, strength })),
+    };
   }
-  return encodeChecked(output, values);
-}
-
-/**
- * Numbers as bytes of the output's dtype: halves are given as their bits where that is F16.
- * @throws {NumericalError} if one is not finite in that dtype
- */
-function encodeChecked({ name, dtype }: RawTensor, values: Float32Array | Uint16Array): Uint8Array {
-  const bytes =
-    values instanceof Uint16Array
-      ? new Uint8Array(values.buffer, values.byteOffset, values.byteLength)
-      : encodeFloat(values, dtype as WritableFloat);
-  const wide = dtype === 'F32';
-  const codes = wide
-    ? new Uint32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4)
-    : new Uint16Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / dtypeWidth(dtype));
-  // All bits of the exponent set: infinity, or no number at all.
-  const mask = wide ? 0x7f800000 : dtype === 'F16' ? 0x7c00 : 0x7f80;
-  let at = 0;
-  while (at < codes.length && (codes[at]! & mask) !== mask) at++;
-  if (at < codes.length && dtype !== 'F64') {
-    throw new NumericalError(
-      `expected numbers that ${dtype} can hold, got an infinite one or NaN at index ${at}`,
-      {
-        layer: name,
-      },
-    );
-  }
-  return bytes;
-}
-
-/** Bytes copied at a time. */
-const COPY_BYTES = 1 << 24;
-
-/** Copies stretches of files through one buffer, which is free again when the next piece is asked for. */
-class Copier {
-  readonly #buffer = Buffer.allocUnsafeSlow(COPY_BYTES);
-  readonly #handles = new Map<string, FileHandle>();
-
-  async *copy({ file, offset, length }: ByteRange): AsyncGenerator<Uint8Array> {
-    let handle = this.#handles.get(file);
-    if (handle === undefined) {
-      handle = await open(file);
-      this.#handles.set(file, handle);
-    }
-    for (let done = 0; done < length; ) {
-      const wanted = Math.min(COPY_BYTES, length - done);
-      const { bytesRead } = await handle.read(this.#buffer, 0, wanted, offset + done);
-      if (bytesRead === 0)
-        throw new FormatError(file, `ended at byte ${offset + done}; changed while it was read?`);
-      yield this.#buffer.subarray(0, bytesRead);
-      done += bytesRead;
-    }
-  }
-
-  async close(): Promise<void> {
-    for (const handle of this.#handles.values()) await handle.close();
-  }
+  const m = base.shape[0]!;
+  const n = elementCount(base.shape) / m;
+  return {
+    kind: 'factors',
+    rows: m,
+    read: () =>
+      joinFactors(
+        id,
+        m,
+        n,
+        changes.map(({ layer, strength }) => {
+          const delta = layerDelta(layer, base);
+          return { delta, factor: delta.scale * strength };
+        }),
+      ),
+  };
 }

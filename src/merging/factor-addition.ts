@@ -1,6 +1,6 @@
 /**
- * W + Σ factor · up · down in the graph runtime, one loaded graph per shape. Half-precision weights go in and come out as
- * they are; the sum is made in float32.
+ * W + Σ factor · up · down in the graph runtime, some rows at a time, one loaded graph per shape. Half-precision weights go
+ * in and come out as they are; the sum is made in float32.
  */
 import { ShapeError } from '../errors.ts';
 import { GraphBuilder } from '../graph/builder.ts';
@@ -8,19 +8,53 @@ import { add, cast } from '../graph/ops/elementwise.ts';
 import { matmul } from '../graph/ops/matmul.ts';
 import { GraphSession, type SessionOptions } from '../graph/session.ts';
 import type { LowRank } from '../linalg/low-rank.ts';
-import { float32, type Tensor } from '../tensor/tensor.ts';
+import { float32 } from '../tensor/tensor.ts';
 
-/** Shapes kept loaded at a time; a Stable Diffusion UNet has about 30. */
+/** Shapes kept loaded at a time; baking into a Stable Diffusion UNet needs about 30. */
 const KEPT_SESSIONS = 64;
 
-/** A weight as it is stored, or decoded to float32. */
-export interface Weight extends Tensor<Float32Array | Uint16Array> {
-  readonly dtype: 'float32' | 'float16';
-}
+/** Numbers of a weight: float32, or halves as their bits. */
+export type WeightData = Float32Array | Uint16Array;
 
 export interface ScaledFactors {
   readonly delta: LowRank;
   readonly factor: number;
+}
+
+/** Σ factor · up · down as one pair in float32: up [m, rank], down [rank, n]. */
+export interface JoinedFactors {
+  readonly m: number;
+  readonly n: number;
+  readonly rank: number;
+  readonly up: Float32Array;
+  readonly down: Float32Array;
+}
+
+/** Factors side by side, scaled. @throws {ShapeError} opening with `where` if a change is not [m, n] */
+export function joinFactors(
+  where: string,
+  m: number,
+  n: number,
+  terms: readonly ScaledFactors[],
+): JoinedFactors {
+  const rank = terms.reduce((total, { delta }) => total + delta.up.cols, 0);
+  const up = new Float32Array(m * rank);
+  const down = new Float32Array(rank * n);
+  let at = 0;
+  for (const { delta, factor } of terms) {
+    const own = delta.up.cols;
+    if (delta.up.rows !== m || delta.down.cols !== n) {
+      throw new ShapeError(
+        `${where}: expected a change of [${m}, ${n}], got [${delta.up.rows}, ${delta.down.cols}]; trained on another base?`,
+      );
+    }
+    for (let i = 0; i < m; i++) {
+      for (let k = 0; k < own; k++) up[i * rank + at + k] = factor * delta.up.data[i * own + k]!;
+    }
+    down.set(delta.down.data, at * n);
+    at += own;
+  }
+  return { m, n, rank, up, down };
 }
 
 /** Adds changes to weights in float32. Dispose it when done. */
@@ -33,51 +67,36 @@ export class FactorAddition {
   }
 
   /**
-   * @param weight W [m, …]; its axes after the first are joined. Not changed
-   * @param dtype  of the result
-   * @param terms  changes [m, n]
-   * @returns the numbers in row-major order, a new array
-   * @throws {ShapeError} if a change does not fit the weight
+   * target = W + up · down for rows [begin, begin + count) of a weight.
+   * @param weight those rows of W, [count, n]. Not changed
+   * @param target [count, n], of the type to round to
    */
-  async add(
-    weight: Weight,
-    dtype: Weight['dtype'],
-    terms: readonly ScaledFactors[],
-  ): Promise<Weight['data']> {
-    const m = weight.shape[0]!;
-    const n = weight.data.length / m;
-    const rank = terms.reduce((total, { delta }) => total + delta.up.cols, 0);
-    const up = new Float32Array(m * rank);
-    const down = new Float32Array(rank * n);
-    let at = 0;
-    for (const { delta, factor } of terms) {
-      const own = delta.up.cols;
-      if (delta.up.rows !== m || delta.down.cols !== n) {
-        throw new ShapeError(
-          `expected a change of [${m}, ${n}], got [${delta.up.rows}, ${delta.down.cols}]; trained on another base?`,
-        );
-      }
-      for (let i = 0; i < m; i++) {
-        for (let k = 0; k < own; k++) up[i * rank + at + k] = factor * delta.up.data[i * own + k]!;
-      }
-      down.set(delta.down.data, at * n);
-      at += own;
-    }
-    const session = await this.#sessionFor(m, n, rank, weight.dtype, dtype);
-    const { sum } = await session.run({
-      w: { ...weight, shape: [m, n] },
-      up: float32([m, rank], up),
-      down: float32([rank, n], down),
-    });
-    return sum!.data as Weight['data'];
+  async addRows(
+    { n, rank, up, down }: JoinedFactors,
+    begin: number,
+    weight: WeightData,
+    target: WeightData,
+  ): Promise<void> {
+    const rows = weight.length / n;
+    const [from, to] = [dtypeOf(weight), dtypeOf(target)];
+    const session = await this.#sessionFor(rows, n, rank, from, to);
+    await session.run(
+      {
+        w: { dtype: from, shape: [rows, n], data: weight },
+        up: float32([rows, rank], up.subarray(begin * rank, (begin + rows) * rank)),
+        down: float32([rank, n], down),
+      },
+      ['sum'],
+      { sum: target },
+    );
   }
 
   async #sessionFor(
     m: number,
     n: number,
     rank: number,
-    from: Weight['dtype'],
-    to: Weight['dtype'],
+    from: HalfOrSingle,
+    to: HalfOrSingle,
   ): Promise<GraphSession> {
     const key = [m, n, rank, from, to].join();
     let session = this.#sessions.get(key);
@@ -87,7 +106,7 @@ export class FactorAddition {
       const w = g.input('w', from, [m, n]);
       const sum = add(g, from === 'float32' ? w : cast(g, w, 'float32'), change);
       g.output('sum', to === 'float32' ? sum : cast(g, sum, to));
-      session = await GraphSession.create(g.finish(), this.#options);
+      session = await GraphSession.create(g.finish(), { spin: false, ...this.#options });
     }
     this.#sessions.delete(key);
     this.#sessions.set(key, session);
@@ -105,4 +124,10 @@ export class FactorAddition {
     this.#sessions.clear();
     for (const session of sessions) await session.dispose();
   }
+}
+
+type HalfOrSingle = 'float16' | 'float32';
+
+function dtypeOf(data: WeightData): HalfOrSingle {
+  return data instanceof Float32Array ? 'float32' : 'float16';
 }

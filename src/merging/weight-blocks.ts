@@ -1,0 +1,274 @@
+/**
+ * The bytes of a checkpoint's weights in blocks, changed on the way: while one block is written the next is filled, in a
+ * second buffer. Nothing else of the weights is in memory. Unchanged neighbours are read in one stretch.
+ */
+import { type FileHandle, open } from 'node:fs/promises';
+import { FormatError, NumericalError } from '../errors.ts';
+import { type DType, decodeFloat32, dtypeWidth, encodeFloat, type WritableFloat } from '../formats/dtype.ts';
+import {
+  type ByteRange,
+  byteRangeOf,
+  elementCount,
+  type RawTensor,
+  readBytes,
+} from '../formats/raw-tensor.ts';
+import type { FactorAddition, JoinedFactors } from './factor-addition.ts';
+
+/** A tensor to be written. */
+export interface BakedWeight {
+  readonly name: string;
+  /** To write; the source's own unless both are floating-point. */
+  readonly dtype: DType;
+  readonly source: RawTensor;
+  /** Added to it; `null` if nothing is. */
+  readonly change:
+    | { readonly kind: 'factors'; readonly rows: number; readonly read: () => JoinedFactors }
+    | { readonly kind: 'bias'; readonly read: () => readonly { values: Float64Array; strength: number }[] }
+    | null;
+}
+
+/** Written at a time. */
+const BLOCK_BYTES = 1 << 24;
+/** Copied at a time: blocks are filled to at least three quarters. */
+const COPY_BYTES = 1 << 22;
+/** Numbers changed at a time: they stay in the processor's cache between the steps of the addition. */
+const PIECE_NUMBERS = 1 << 20;
+
+/** Bytes of the output that are made in one go. */
+interface Piece {
+  readonly length: number;
+  /** Of its numbers, in bytes. */
+  readonly width: number;
+  fill(target: Uint8Array): Promise<void>;
+}
+
+/**
+ * All bytes in order. A block is valid until the next but one is asked for.
+ * @param onBytes called with the size of each piece when it is made
+ * @throws {NumericalError} if a number does not fit its dtype; {FormatError} if a source cannot be read
+ */
+export async function* weightBlocks(
+  weights: readonly BakedWeight[],
+  addition: FactorAddition,
+  onBytes: (sizeBytes: number) => void,
+): AsyncGenerator<Uint8Array> {
+  const files = new OpenFiles();
+  const pieces = piecesOf(weights, addition, files);
+  let waiting: Piece | undefined = pieces.next().value;
+  const fill = async (buffer: Uint8Array): Promise<Uint8Array> => {
+    // A single row may be larger than a block.
+    const block = (waiting?.length ?? 0) <= buffer.length ? buffer : Buffer.allocUnsafeSlow(waiting!.length);
+    let used = 0;
+    while (waiting !== undefined && used + waiting.length <= block.length && used % waiting.width === 0) {
+      await waiting.fill(block.subarray(used, used + waiting.length));
+      used += waiting.length;
+      onBytes(waiting.length);
+      waiting = pieces.next().value;
+    }
+    return block.subarray(0, used);
+  };
+  let [current, other] = [Buffer.allocUnsafeSlow(BLOCK_BYTES), Buffer.allocUnsafeSlow(BLOCK_BYTES)];
+  let next = fill(current);
+  try {
+    for (;;) {
+      const block = await next;
+      if (block.length === 0) break;
+      [current, other] = [other, current];
+      next = fill(current);
+      // A failure is reported when its turn comes, not as an unhandled one.
+      next.catch(() => undefined);
+      yield block;
+    }
+  } finally {
+    await next.catch(() => undefined);
+    await files.close();
+  }
+}
+
+function* piecesOf(
+  weights: readonly BakedWeight[],
+  addition: FactorAddition,
+  files: OpenFiles,
+): Generator<Piece, undefined> {
+  let stretch: Stretch | null = null;
+  for (const weight of weights) {
+    const { source, dtype, change } = weight;
+    const range = change === null && dtype === source.dtype ? byteRangeOf(source) : null;
+    if (stretch !== null && range !== null && follows(stretch, range)) {
+      stretch = {
+        file: stretch.file,
+        offset: stretch.offset,
+        length: stretch.length + range.length,
+        width: stretch.width,
+      };
+      continue;
+    }
+    if (stretch !== null) yield* copies(stretch, files);
+    stretch = range === null ? null : { ...range, width: Math.ceil(dtypeWidth(dtype)) };
+    if (range === null) yield* made(weight, addition, files);
+  }
+  if (stretch !== null) yield* copies(stretch, files);
+  return undefined;
+}
+
+/** Unchanged bytes of a file. */
+interface Stretch extends ByteRange {
+  readonly width: number;
+}
+
+function follows({ file, offset, length }: Stretch, range: ByteRange): boolean {
+  return file === range.file && offset + length === range.offset;
+}
+
+function* copies({ file, offset, length, width }: Stretch, files: OpenFiles): Generator<Piece> {
+  for (let done = 0; done < length; done += COPY_BYTES) {
+    const from = offset + done;
+    yield {
+      length: Math.min(COPY_BYTES, length - done),
+      width,
+      fill: (target) => files.read(file, from, target),
+    };
+  }
+}
+
+/** Pieces of a tensor that is changed, of another dtype, or not in one stretch of a file. */
+function* made(weight: BakedWeight, addition: FactorAddition, files: OpenFiles): Generator<Piece> {
+  const { source, dtype, change } = weight;
+  const total = elementCount(source.shape);
+  if (total === 0) return;
+  const width = dtypeWidth(dtype);
+  const read = readerOf(source, files);
+  if (change?.kind !== 'factors') {
+    const terms = change === null ? null : change.read();
+    const step = terms === null ? PIECE_NUMBERS : total;
+    for (let begin = 0; begin < total; begin += step) {
+      const count = Math.min(step, total - begin);
+      yield {
+        length: count * width,
+        width: Math.ceil(width),
+        fill: async (target) => {
+          const bytes = await read(begin, count);
+          if (dtype === source.dtype && terms === null) return target.set(bytes);
+          const values = Float32Array.from(decodeFloat32(bytes, source.dtype));
+          for (const { values: own, strength } of terms ?? []) {
+            for (let i = 0; i < count; i++) values[i]! += strength * own[i]!;
+          }
+          target.set(encodeFloat(values, dtype as WritableFloat));
+          refuseInfinite(weight, target);
+        },
+      };
+    }
+    return;
+  }
+  const n = total / change.rows;
+  const pieces = Math.ceil(change.rows / Math.max(1, Math.floor(PIECE_NUMBERS / n)));
+  const step = Math.ceil(change.rows / pieces);
+  let factors: JoinedFactors | null = null;
+  for (let begin = 0; begin < change.rows; begin += step) {
+    const rows = Math.min(step, change.rows - begin);
+    yield {
+      length: rows * n * width,
+      width,
+      fill: async (target) => {
+        factors ??= change.read();
+        const bytes = await read(begin * n, rows * n);
+        // The runtime knows halves; every other type is decoded and encoded here.
+        const own = source.dtype === 'F16' ? halves(bytes) : decodeFloat32(bytes, source.dtype);
+        if (dtype === 'F16') await addition.addRows(factors, begin, own, halves(target));
+        else if (dtype === 'F32') await addition.addRows(factors, begin, own, singles(target));
+        else {
+          const sum = new Float32Array(rows * n);
+          await addition.addRows(factors, begin, own, sum);
+          target.set(encodeFloat(sum, dtype as WritableFloat));
+        }
+        refuseInfinite(weight, target);
+      },
+    };
+  }
+}
+
+const halves = (bytes: Uint8Array): Uint16Array =>
+  new Uint16Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 2);
+const singles = (bytes: Uint8Array): Float32Array =>
+  new Float32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4);
+
+/** Reads numbers [begin, begin + count) as bytes, aligned, valid until the next read. */
+function readerOf(
+  tensor: RawTensor,
+  files: OpenFiles,
+): (begin: number, count: number) => Promise<Uint8Array> {
+  const width = dtypeWidth(tensor.dtype);
+  const range = byteRangeOf(tensor);
+  if (range !== null) {
+    return async (begin, count) => {
+      const target = files.scratch(count * width);
+      await files.read(range.file, range.offset + begin * width, target);
+      return target;
+    };
+  }
+  let whole: Uint8Array | null = null;
+  return async (begin, count) => {
+    whole ??= readBytes(tensor);
+    return whole.slice(begin * width, (begin + count) * width);
+  };
+}
+
+/** Per dtype: the bits of the exponent. All of them set means infinity, or no number at all. */
+const EXPONENT: Partial<Record<DType, number>> = { F32: 0x7f800000, F16: 0x7c00, BF16: 0x7f80 };
+
+/** @throws {NumericalError} if a number is not finite */
+function refuseInfinite({ name, dtype }: BakedWeight, bytes: Uint8Array): void {
+  const mask = EXPONENT[dtype];
+  if (mask === undefined) return;
+  const wide = dtype === 'F32';
+  const { buffer, byteOffset, byteLength } = bytes;
+  let clean = 0;
+  if (byteOffset % 4 === 0) {
+    // Two halves at a time: adding its lowest bit to a full exponent carries into the sign, which is masked out before.
+    const words = new Uint32Array(buffer, byteOffset, Math.floor(byteLength / 4));
+    const both = wide ? mask : (mask << 16) | mask;
+    const lowest = wide ? 0x800000 : ((mask & -mask) << 16) | (mask & -mask);
+    let carried = 0;
+    for (let i = 0; i < words.length; i++) carried |= ((words[i]! & both) + lowest) | 0;
+    if ((carried & (wide ? 0x80000000 : 0x80008000)) === 0) clean = words.length * (wide ? 1 : 2);
+  }
+  const codes = wide ? new Uint32Array(buffer, byteOffset, byteLength / 4) : halves(bytes);
+  for (let i = clean; i < codes.length; i++) {
+    if ((codes[i]! & mask) === mask) {
+      throw new NumericalError(
+        `${name}: expected numbers that ${dtype} can hold, got an infinite one or NaN`,
+        { layer: name },
+      );
+    }
+  }
+}
+
+/** Files kept open, and one buffer to read into that grows as needed. */
+class OpenFiles {
+  readonly #handles = new Map<string, FileHandle>();
+  #scratch: Uint8Array = new Uint8Array(0);
+
+  /** `length` bytes, aligned for any number; the same memory each time. */
+  scratch(length: number): Uint8Array {
+    if (this.#scratch.length < length) this.#scratch = new Uint8Array(Buffer.allocUnsafeSlow(length).buffer);
+    return this.#scratch.subarray(0, length);
+  }
+
+  async read(file: string, offset: number, target: Uint8Array): Promise<void> {
+    let handle = this.#handles.get(file);
+    if (handle === undefined) {
+      handle = await open(file);
+      this.#handles.set(file, handle);
+    }
+    for (let done = 0; done < target.length; ) {
+      const { bytesRead } = await handle.read(target, done, target.length - done, offset + done);
+      if (bytesRead === 0)
+        throw new FormatError(file, `ended at byte ${offset + done}; changed while it was read?`);
+      done += bytesRead;
+    }
+  }
+
+  async close(): Promise<void> {
+    for (const handle of this.#handles.values()) await handle.close();
+  }
+}
