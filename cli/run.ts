@@ -4,7 +4,7 @@ import { nearestName } from '../src/concepts/nearest-name.ts';
 import { EdloraError, FormatError, MismatchError, UsageError } from '../src/errors.ts';
 import { toolVersion } from '../src/package-root.ts';
 import type { Command } from './command.ts';
-import { COMMANDS } from './commands/index.ts';
+import { loadAllCommands, loadCommand } from './commands/index.ts';
 import { globalOptions } from './options.ts';
 import { type Io, paint } from './terminal/io.ts';
 import { wrapText } from './terminal/table.ts';
@@ -37,7 +37,8 @@ export async function run(
 ): Promise<ExitCode> {
   try {
     const line = program === 'edlora' ? argv : [program, ...argv];
-    const parser = createParser(io, signal);
+    const commands = await commandsFor(line);
+    const parser = createParser(commands, io, signal);
     if (line.length === 0) {
       io.out(`${await parser.getHelp()}\n`);
       return 2;
@@ -46,7 +47,7 @@ export async function run(
     await parser.parseAsync([...line], {}, (_error: unknown, _args: unknown, output: string) => {
       printed = output;
     });
-    const help = withEpilogues(printed);
+    const help = withEpilogues(printed, commands);
     if (help !== '') io.out(`${program === 'fuse' ? help.replaceAll('edlora fuse', 'fuse') : help}\n`);
     return 0;
   } catch (error) {
@@ -74,7 +75,14 @@ function stackOf(error: unknown): string {
   return stacks.join('\ncaused by: ');
 }
 
-function createParser(io: Io, signal: AbortSignal): Argv {
+/** The command that a line names; all where it asks for help or names none; none for the version alone. */
+async function commandsFor([first = '', ...rest]: readonly string[]): Promise<readonly Command[]> {
+  if (first === '--version' && rest.length === 0) return [];
+  const named = await loadCommand(first);
+  return named === null ? loadAllCommands() : [named];
+}
+
+function createParser(commands: readonly Command[], io: Io, signal: AbortSignal): Argv {
   let parser: Argv = yargs()
     .scriptName('edlora')
     .usage('$0 <command>\n\nFuse personal Stable Diffusion concepts into one model, without Python.')
@@ -88,9 +96,9 @@ function createParser(io: Io, signal: AbortSignal): Argv {
     .showHelpOnFail(false)
     // yargs goes on to run the command unless this throws.
     .fail((message: string | undefined, error: Error | undefined) => {
-      throw error ?? new UsageError(withHint(message ?? 'wrong usage'));
+      throw error ?? new UsageError(withHint(message ?? 'wrong usage', commands));
     });
-  for (const command of COMMANDS) parser = register(parser, command, io, signal);
+  for (const command of commands) parser = register(parser, command, io, signal);
   return parser;
 }
 
@@ -112,8 +120,8 @@ function register(parser: Argv, command: Command, io: Io, signal: AbortSignal): 
 /** Stands in help where a command's examples go: yargs would break their lines. */
 const epilogueMark = ({ usage }: Command): string => `@${usage.split(' ')[0]}@`;
 
-function withEpilogues(help: string): string {
-  return COMMANDS.reduce((text, command) => {
+function withEpilogues(help: string, commands: readonly Command[]): string {
+  return commands.reduce((text, command) => {
     const examples = command.examples.map(([line, what]) => `  # ${what}\n  ${line}\n`);
     const parts = [
       'Examples:',
@@ -124,8 +132,8 @@ function withEpilogues(help: string): string {
   }, help);
 }
 
-/** "Did you mean" for unknown arguments: yargs names them, we know all option names. */
-function withHint(message: string): string {
+/** "Did you mean" for unknown arguments: yargs names them, we know the option names. */
+function withHint(message: string, commands: readonly Command[]): string {
   const command = /^Did you mean (.+)\?$/.exec(message)?.[1];
   if (command !== undefined) return `unknown command; did you mean "${command}"?`;
   const unknown = /^Unknown arguments?: (.+)$/.exec(message)?.[1]?.split(', ')[0];
@@ -135,7 +143,7 @@ function withHint(message: string): string {
   }
   const known = [
     ...Object.keys(globalOptions),
-    ...COMMANDS.flatMap((command) => Object.keys(command.options)),
+    ...commands.flatMap((command) => Object.keys(command.options)),
   ];
   const nearest = nearestName(unknown.replace(/^-+/, ''), known);
   const name = `unknown option "${unknown}"`;

@@ -3,7 +3,7 @@ import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import { describe, expect, it } from 'vitest';
 import yargs, { type Argv, type Options } from 'yargs';
-import { COMMANDS } from '../cli/commands/index.ts';
+import { loadAllCommands } from '../cli/commands/index.ts';
 import { globalOptions } from '../cli/options.ts';
 import * as library from '../src/index.ts';
 import { packageRoot } from '../src/package-root.ts';
@@ -54,7 +54,7 @@ async function parse(words: readonly string[]): Promise<void> {
     .fail((message: string | undefined, error: Error | undefined) => {
       throw error ?? new Error(message);
     });
-  for (const { usage, description, options, positionals = {} } of COMMANDS) {
+  for (const { usage, description, options, positionals = {} } of await loadAllCommands()) {
     parser = parser.command(
       usage,
       description,

@@ -5,7 +5,6 @@ import type { Options } from 'yargs';
 import type { Concept } from '../../src/concepts/concept.ts';
 import { UsageError } from '../../src/errors.ts';
 import type { Interval } from '../../src/evaluation/bootstrap.ts';
-import { comparedVariants, comparePage } from '../../src/evaluation/compare-page.ts';
 import {
   type EvaluationModels,
   loadWords,
@@ -265,6 +264,7 @@ async function runCompare(args: Args, { io }: CommandContext): Promise<void> {
     const report = await readEvaluationReport(file);
     runs.push({ label: nearPath(file), report, folder: path.dirname(path.resolve(file)) });
   }
+  const { comparedVariants, comparePage } = await import('../../src/evaluation/compare-page.ts');
   const page = await folder.write('compare.html', await comparePage(runs));
   const rows = comparedVariants(runs).map(({ run, variant }) => ({ run, ...variant }));
   if (args.json === true) {

@@ -7,7 +7,6 @@ import type { Picture } from '../formats/picture.ts';
 import { encodePng } from '../formats/png.ts';
 import { checkOutputFolder } from '../fusion/output.ts';
 import type { EvaluationReport } from './evaluation-report.ts';
-import { evaluationPage } from './report-page.ts';
 
 export class ReportFolder {
   /** Absolute path. */
@@ -42,6 +41,8 @@ export class ReportFolder {
 
   /** Write the report. @returns the two files, absolute */
   async finish(report: EvaluationReport): Promise<{ json: string; html: string }> {
+    // The charting library costs half a second: not at the start of every command.
+    const { evaluationPage } = await import('./report-page.ts');
     const html = await evaluationPage(report, this.path);
     return {
       json: await this.write('report.json', `${JSON.stringify(report, null, 2)}\n`),

@@ -1,6 +1,5 @@
 /** Writing what was trained: the concept's file, and beside it its settings with the losses, and a plot of them. */
 import path from 'node:path';
-import { lineChart } from '../charts/line-chart.ts';
 import { type LoraNaming, writeLora } from '../concepts/lora-file.ts';
 import { UsageError } from '../errors.ts';
 import { writeFileAtomically } from '../formats/atomic-file.ts';
@@ -69,7 +68,7 @@ export async function writeTrained(out: string, trained: TrainedConcept): Promis
     log,
   };
   await writeFileAtomically(files.settings, [`${JSON.stringify(record, null, 2)}\n`]);
-  await writeFileAtomically(files.plot, [lossPlot(log)]);
+  await writeFileAtomically(files.plot, [await lossPlot(log)]);
   return files;
 }
 
@@ -82,7 +81,9 @@ function publicSettings({ data, classData, ...settings }: ResolvedSettings): Rec
 const PLOT_POINTS = 200;
 
 /** Loss by step: single steps where few, means of neighbours where many, and a running mean. */
-export function lossPlot(log: readonly StepLog[]): string {
+export async function lossPlot(log: readonly StepLog[]): Promise<string> {
+  // The charting library costs half a second: not at the start of every command.
+  const { lineChart } = await import('../charts/line-chart.ts');
   const bin = Math.max(1, Math.ceil(log.length / PLOT_POINTS));
   const points = Array.from({ length: Math.ceil(log.length / bin) }, (_, i) => {
     const own = log.slice(i * bin, (i + 1) * bin);

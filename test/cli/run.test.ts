@@ -1,6 +1,6 @@
 /** Command lines parsed in-process: help, mistakes, exit codes. */
 import { describe, expect, it } from 'vitest';
-import { COMMANDS } from '../../cli/commands/index.ts';
+import { loadAllCommands } from '../../cli/commands/index.ts';
 import { exitCodeOf, run } from '../../cli/run.ts';
 import { wantsColour } from '../../cli/terminal/io.ts';
 import { EdloraError, FormatError, MismatchError, UsageError } from '../../src/errors.ts';
@@ -16,11 +16,11 @@ describe('help', () => {
   it('lists every command', async () => {
     const { code, out } = await line('--help');
     expect(code).toBe(0);
-    for (const { usage } of COMMANDS) expect(out).toContain(`edlora ${usage}`);
+    for (const { usage } of await loadAllCommands()) expect(out).toContain(`edlora ${usage}`);
   });
 
   it('of each command shows its examples whole and fits 80 columns elsewhere', async () => {
-    for (const command of COMMANDS) {
+    for (const command of await loadAllCommands()) {
       const { code, out } = await line(command.usage.split(' ')[0]!, '--help');
       expect(code).toBe(0);
       for (const [example] of command.examples) expect(out).toContain(`\n  ${example}\n`);
