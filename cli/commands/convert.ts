@@ -18,6 +18,7 @@ import {
 } from '../merging/options.ts';
 import { cutSummary, printJson, sayResult, worstLayers } from '../merging/result.ts';
 import { text } from '../options.ts';
+import { ProgressLine } from '../terminal/progress.ts';
 
 const formats = [...new Set([...layerFormats, ...wordFormats])];
 
@@ -59,9 +60,10 @@ export const convertCommand: Command = {
   run: runConvert,
 };
 
-async function runConvert(args: Args, { io }: CommandContext): Promise<void> {
+async function runConvert(args: Args, { io, signal }: CommandContext): Promise<void> {
   const rank = figure(args, 'rank');
   const word = text(args, 'word');
+  const line = args.quiet === true ? null : new ProgressLine(io);
   const done = await convertFile({
     ...targetOf(args),
     ...dtypeOf(args),
@@ -70,7 +72,11 @@ async function runConvert(args: Args, { io }: CommandContext): Promise<void> {
     format: choice('format', text(args, 'format')!, formats),
     ...(rank === undefined ? {} : { rank }),
     ...(word === undefined ? {} : { word }),
-  });
+    onLayer: (count, total, id) => {
+      signal.throwIfAborted();
+      line?.update({ activity: `converting ${id}`, done: count, total }, 'converting');
+    },
+  }).finally(() => line?.finish());
   if (args.json === true) return printJson(io, done);
   const { converted, from } = done;
   const remarks = [`was: ${from}`];

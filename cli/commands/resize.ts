@@ -19,6 +19,7 @@ import {
 } from '../merging/options.ts';
 import { cutSummary, printJson, sayResult, worstLayers } from '../merging/result.ts';
 import { text } from '../options.ts';
+import { ProgressLine } from '../terminal/progress.ts';
 
 const RANK = 'Ranks:';
 const rules = ['sv-ratio', 'sv-fro', 'sv-cumulative'] as const;
@@ -55,7 +56,7 @@ export const resizeCommand: Command = {
 /** Without a rule's cap, as many as there are. */
 const UNCAPPED = 1 << 20;
 
-async function runResize(args: Args, { io }: CommandContext): Promise<void> {
+async function runResize(args: Args, { io, signal }: CommandContext): Promise<void> {
   const given = rules.filter((name) => args[name] !== undefined);
   const rank = figure(args, 'rank');
   if (given.length > 1) throw new UsageError(`expected one of --${rules.join(', --')}, got ${given.length}`);
@@ -65,6 +66,7 @@ async function runResize(args: Args, { io }: CommandContext): Promise<void> {
   const rule: RankRule =
     given.length === 0 ? { kind: 'rank' } : { kind: given[0]!, target: figure(args, given[0]!)! };
   const convRank = figure(args, 'conv-rank');
+  const line = args.quiet === true ? null : new ProgressLine(io);
   const done = await resizeFile({
     ...targetOf(args),
     ...dtypeOf(args),
@@ -74,7 +76,11 @@ async function runResize(args: Args, { io }: CommandContext): Promise<void> {
     rank: rank ?? UNCAPPED,
     ...(convRank === undefined ? {} : { convRank }),
     format: formatOf(args),
-  });
+    onLayer: (count, total, id) => {
+      signal.throwIfAborted();
+      line?.update({ activity: `resizing ${id}`, done: count, total }, 'resizing');
+    },
+  }).finally(() => line?.finish());
   if (args.json === true) return printJson(io, done);
   sayResult(io, done, [cutSummary(done.resized), worstLayers(io, done.resized).trimEnd()]);
 }

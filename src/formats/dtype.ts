@@ -157,6 +157,11 @@ function decodeTable(dtype: TableDType): Float32Array {
   return table;
 }
 
+/** The value of every float16 by its 16 bits. Do not write to it. */
+export function float16Values(): Float32Array {
+  return decodeTable('F16');
+}
+
 type NumberArray =
   | Float32Array
   | Float64Array
@@ -238,7 +243,13 @@ export function decodeFloat64(bytes: Uint8Array, dtype: DType): Float64Array {
   if (codes instanceof BigInt64Array || codes instanceof BigUint64Array) {
     return Float64Array.from(codes, Number);
   }
-  if (dtype === 'BF16' || dtype in TABLE_RULES) return new Float64Array(decodeFloat32(bytes, dtype));
+  if (dtype === 'BF16') return new Float64Array(decodeFloat32(bytes, dtype));
+  if (dtype in TABLE_RULES) {
+    const table = decodeTable(dtype as TableDType);
+    const out = new Float64Array(codes.length);
+    for (let i = 0; i < out.length; i++) out[i] = table[codes[i]!]!;
+    return out;
+  }
   return new Float64Array(codes);
 }
 

@@ -113,7 +113,7 @@ export async function writeSafetensors(
   metadata: SafetensorsMetadata = {},
 ): Promise<void> {
   const { head, order } = layOutSafetensors(file, tensors, metadata);
-  await writeFileAtomically(path.resolve(file), chunksOf(head, order));
+  await writeFileAtomically(path.resolve(file), gathered(chunksOf(head, order)));
 }
 
 /** Strings for `__metadata__`, in order. */
@@ -165,6 +165,28 @@ const CHUNK_BYTES = 1 << 26;
 function* chunksOf(head: Uint8Array, tensors: readonly RawTensor[]): Generator<Uint8Array> {
   yield head;
   for (const tensor of tensors) yield* tensorChunks(tensor);
+}
+
+/** Small chunks are gathered up to this size. */
+const BLOCK_BYTES = 1 << 22;
+
+/** The same bytes in fewer chunks. Those that were gathered are valid until the next is asked for. */
+function* gathered(chunks: Iterable<Uint8Array>): Generator<Uint8Array> {
+  const block = Buffer.allocUnsafeSlow(BLOCK_BYTES);
+  let used = 0;
+  for (const chunk of chunks) {
+    if (used + chunk.length > BLOCK_BYTES && used > 0) {
+      yield block.subarray(0, used);
+      used = 0;
+    }
+    if (chunk.length > BLOCK_BYTES) {
+      yield chunk;
+      continue;
+    }
+    block.set(chunk, used);
+    used += chunk.length;
+  }
+  if (used > 0) yield block.subarray(0, used);
 }
 
 /** A tensor's bytes in row-major order, in pieces that fit in memory. */

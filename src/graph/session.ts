@@ -1,5 +1,5 @@
 /** The only place that knows onnxruntime: loads a graph, runs it, gives its memory back. */
-import * as ort from 'onnxruntime-node';
+import type * as ort from 'onnxruntime-node';
 import { EdloraError, ShapeError } from '../errors.ts';
 import type { Tensor, TensorData } from '../tensor/tensor.ts';
 import type { Graph } from './graph.ts';
@@ -25,10 +25,12 @@ export type Feeds = Readonly<Record<string, Tensor>>;
 
 /** A loaded graph. Runs of one session are independent; dispose it when done. */
 export class GraphSession {
+  readonly #runtime: typeof ort;
   readonly #session: ort.InferenceSession;
   readonly #graph: Graph;
 
-  private constructor(session: ort.InferenceSession, graph: Graph) {
+  private constructor(runtime: typeof ort, session: ort.InferenceSession, graph: Graph) {
+    this.#runtime = runtime;
     this.#session = session;
     this.#graph = graph;
   }
@@ -43,8 +45,10 @@ export class GraphSession {
     if (weightFolder !== null) session.model_external_initializers_file_folder_path = weightFolder;
     if (options.lean) session.disable_prepacking = '1';
     if (options.spin === false) session.intra_op = { allow_spinning: '0' };
+    // Loaded with the first graph: commands that need none start quicker.
+    const runtime = await import('onnxruntime-node');
     try {
-      const loaded = await ort.InferenceSession.create(bytes, {
+      const loaded = await runtime.InferenceSession.create(bytes, {
         // 'all' reorders convolution weights: 12–19 s of loading for 4 % of speed at full size.
         graphOptimizationLevel: 'extended',
         logSeverityLevel: 3,
@@ -54,7 +58,7 @@ export class GraphSession {
           : { externalData: inMemory.map(({ location, data }) => ({ path: location, data })) }),
         extra: { session },
       });
-      return new GraphSession(loaded, graph);
+      return new GraphSession(runtime, loaded, graph);
     } catch (cause) {
       const reason = cause instanceof Error ? cause.message : String(cause);
       throw new EdloraError(`onnxruntime could not load the graph: ${reason}`, { cause });
@@ -80,7 +84,7 @@ export class GraphSession {
       if (fed.dtype !== value.dtype || fed.shape.join() !== value.shape.join()) {
         throw new ShapeError(`input "${value.name}": expected ${describe(value)}, got ${describe(fed)}`);
       }
-      tensors[value.name] = new ort.Tensor(fed.dtype, fed.data as never, fed.shape);
+      tensors[value.name] = new this.#runtime.Tensor(fed.dtype, fed.data as never, fed.shape);
     }
     const known = new Set(this.#graph.inputs.map((value) => value.name));
     for (const name of Object.keys(feeds)) {
@@ -112,7 +116,7 @@ export class GraphSession {
     const count = shape.reduce((product, size) => product * size, 1);
     if (data.length !== count)
       throw new ShapeError(`output "${name}": expected an array of ${count}, got one of ${data.length}`);
-    return new ort.Tensor(dtype as 'float32', data as never, shape);
+    return new this.#runtime.Tensor(dtype as 'float32', data as never, shape);
   }
 
   /** Free the session's memory. */

@@ -38,18 +38,17 @@ export function rankOf(delta: LowRank): number {
 /** factor · ΔW. The factor goes into `up`; `down` is shared, not copied. */
 export function scale(delta: LowRank, factor: number): LowRank {
   const { rows, cols, data } = delta.up;
-  return {
-    up: matrix(
-      rows,
-      cols,
-      data.map((value) => factor * value),
-    ),
-    down: delta.down,
-  };
+  const up = matrix(rows, cols);
+  for (let i = 0; i < data.length; i++) up.data[i] = factor * data[i]!;
+  return { up, down: delta.down };
 }
 
-/** Σ ΔWᵢ exactly, by laying factors side by side; the rank is the sum of the ranks. @throws {ShapeError} if shapes differ or there is no delta. */
-export function sum(deltas: readonly LowRank[]): LowRank {
+/**
+ * Σ factorᵢ · ΔWᵢ exactly, by laying factors side by side; the rank is the sum of the ranks.
+ * @param factors go into `up`; default 1 each
+ * @throws {ShapeError} if shapes differ or there is no delta
+ */
+export function sum(deltas: readonly LowRank[], factors: readonly number[] = []): LowRank {
   const first = deltas[0];
   if (first === undefined) throw new ShapeError('sum of deltas: expected at least one, got none');
   const m = first.up.rows;
@@ -58,14 +57,23 @@ export function sum(deltas: readonly LowRank[]): LowRank {
   const up = matrix(m, rank);
   const down = matrix(rank, n);
   let at = 0;
-  for (const delta of deltas) {
+  for (const [index, delta] of deltas.entries()) {
     assertSameShape('sum of deltas', first, delta);
-    const r = rankOf(delta);
-    for (let i = 0; i < m; i++) up.data.set(delta.up.data.subarray(i * r, (i + 1) * r), i * rank + at);
+    copyScaledColumns(delta.up, factors[index] ?? 1, up, at);
     down.data.set(delta.down.data, at * n);
-    at += r;
+    at += rankOf(delta);
   }
   return { up, down };
+}
+
+/** Columns [at, at + a.cols) of `target` become factor · A. */
+function copyScaledColumns(a: Matrix, factor: number, target: Matrix, at: number): void {
+  const { cols, data } = a;
+  const { cols: stride, data: out } = target;
+  for (let i = 0, from = 0; i < a.rows; i++) {
+    const to = i * stride + at;
+    for (let j = 0; j < cols; j++, from++) out[to + j] = factor * data[from]!;
+  }
 }
 
 /** ΔWₐ − ΔW_b, exactly. @throws {ShapeError} if shapes differ. */
@@ -132,27 +140,58 @@ export interface Truncation {
  * @throws {NumericalError} if the factors hold NaN or infinity
  */
 export function truncate(delta: LowRank, rank: number): Truncation {
+  return decompose(delta).truncate(rank);
+}
+
+/** The singular values of a delta, and the cuts that they allow: choose a rank by them, then cut. */
+export interface Decomposition {
+  /** All that factors can hold, descending. */
+  readonly singularValues: Float64Array;
+  /** As `truncate`. @throws {UsageError} if `rank` is not a natural number */
+  truncate(rank: number): Truncation;
+}
+
+/** @throws {UsageError} if `rank` is not a natural number */
+export function checkRank(rank: number): void {
   if (!Number.isInteger(rank) || rank < 0) {
     throw new UsageError(`truncate: expected a rank of 0 or more, got ${rank}`);
   }
-  const left = qr(delta.up);
-  const right = qr(transpose(delta.down));
-  const { u, singularValues, v } = svd(multiplyTransposed(left.r, right.r));
-  const kept = Math.min(rank, singularValues.length);
+}
+
+/** What of `singularValues` is lost beyond the first `kept`: ‖left out‖_F / ‖ΔW‖_F. */
+export function lostShare(singularValues: Float64Array, kept: number): number {
   let total = 0;
   let lost = 0;
   singularValues.forEach((s, i) => {
     total += s * s;
     if (i >= kept) lost += s * s;
   });
+  return total > 0 ? Math.sqrt(lost / total) : 0;
+}
+
+/**
+ * QR of both factors and the SVD of the small core.
+ * @throws {NumericalError} if the factors hold NaN or infinity
+ */
+export function decompose(delta: LowRank): Decomposition {
+  const left = qr(delta.up);
+  const right = qr(transpose(delta.down));
+  const { u, singularValues, v } = svd(multiplyTransposed(left.r, right.r));
   const roots = singularValues.map(Math.sqrt);
   return {
-    delta: {
-      up: multiply(left.q, firstColumns(u, kept, roots)),
-      down: transpose(multiply(right.q, firstColumns(v, kept, roots))),
-    },
     singularValues,
-    relativeError: total > 0 ? Math.sqrt(lost / total) : 0,
+    truncate: (rank) => {
+      checkRank(rank);
+      const kept = Math.min(rank, singularValues.length);
+      return {
+        delta: {
+          up: multiply(left.q, firstColumns(u, kept, roots)),
+          down: transpose(multiply(right.q, firstColumns(v, kept, roots))),
+        },
+        singularValues,
+        relativeError: lostShare(singularValues, kept),
+      };
+    },
   };
 }
 

@@ -13,8 +13,17 @@ export type LoraLayer = Extract<AdapterLayer, { kind: 'lora' }>;
 /** dtypes that merges write. */
 export type FactorDType = 'F32' | 'F16' | 'BF16';
 
-/** From here on numbers round to infinity in float16. */
-const FLOAT16_OVERFLOW = 65520;
+/** From here on numbers round to infinity. */
+export function limitOf(dtype: WritableFloat): number {
+  return dtype === 'F16' ? 65520 : dtype === 'F64' ? Number.POSITIVE_INFINITY : 3.4028235677973366e38;
+}
+
+/** The largest |value|; NaN if any is. */
+export function largestMagnitude(values: Float64Array | Float32Array): number {
+  let most = 0;
+  for (let i = 0; i < values.length; i++) most = Math.max(most, Math.abs(values[i]!));
+  return most;
+}
 
 /**
  * Numbers as a tensor.
@@ -23,23 +32,21 @@ const FLOAT16_OVERFLOW = 65520;
 export function encodeTensor(
   name: string,
   shape: readonly number[],
-  values: ArrayLike<number>,
+  values: Float64Array | Float32Array,
   dtype: WritableFloat,
 ): RawTensor {
-  const limit =
-    dtype === 'F16' ? FLOAT16_OVERFLOW : dtype === 'F64' ? Number.MAX_VALUE : 3.4028235677973366e38;
-  for (let i = 0; i < values.length; i++) {
-    if (!(Math.abs(values[i]!) < limit)) {
-      throw new NumericalError(`expected finite numbers that ${dtype} can hold, got ${values[i]}`, {
-        layer: name,
-        value: values[i]!,
-      });
-    }
+  const limit = limitOf(dtype);
+  if (!(largestMagnitude(values) < limit)) {
+    const bad = values.find((value) => !(Math.abs(value) < limit))!;
+    throw new NumericalError(`expected finite numbers that ${dtype} can hold, got ${bad}`, {
+      layer: name,
+      value: bad,
+    });
   }
   const bytes =
     dtype === 'F64'
       ? new Uint8Array(Float64Array.from(values).buffer)
-      : encodeFloat(Float32Array.from(values), dtype);
+      : encodeFloat(new Float32Array(values), dtype);
   return memoryTensor(name, dtype, shape, bytes);
 }
 
@@ -77,16 +84,8 @@ export function encodeLayer(
  * Move a power of two from the larger factor to the smaller, so that neither leaves the range of half precision. Exact.
  */
 function balance({ up, down }: LowRank): readonly [Matrix, Matrix] {
-  const largest = ({ data }: Matrix): number => {
-    let most = 0;
-    for (let i = 0; i < data.length; i++) if (Math.abs(data[i]!) > most) most = Math.abs(data[i]!);
-    return most;
-  };
-  const [u, d] = [largest(up), largest(down)];
-  if (!(u > 0 && d > 0 && Number.isFinite(u) && Number.isFinite(d))) return [up, down];
-  const shift = Math.round(Math.log2(u / d) / 2);
-  // Factors of usual sizes stay as they are.
-  if (Math.abs(shift) < 4) return [up, down];
+  const shift = balancingShift(largestMagnitude(up.data), largestMagnitude(down.data));
+  if (shift === 0) return [up, down];
   const times = ({ rows, cols, data }: Matrix, by: number): Matrix =>
     matrix(
       rows,
@@ -94,6 +93,14 @@ function balance({ up, down }: LowRank): readonly [Matrix, Matrix] {
       data.map((value) => value * by),
     );
   return [times(up, 2 ** -shift), times(down, 2 ** shift)];
+}
+
+/** By how many powers of two the larger factor is made smaller, and the other larger; 0 for factors of usual sizes. */
+export function balancingShift(largestUp: number, largestDown: number): number {
+  if (!(largestUp > 0 && largestDown > 0 && Number.isFinite(largestUp) && Number.isFinite(largestDown)))
+    return 0;
+  const shift = Math.round(Math.log2(largestUp / largestDown) / 2);
+  return Math.abs(shift) < 4 ? 0 : shift;
 }
 
 /** `loraAlpha` as files store it. */

@@ -1,14 +1,16 @@
 /** One adapter in another scheme. Plain LoRA passes as it is, number for number; other kinds become LoRA where it must be. */
 import path from 'node:path';
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { Adapter, AdapterLayer } from '../concepts/adapter.ts';
 import { UsageError } from '../errors.ts';
 import { type RawTensor, readFloat64 } from '../formats/raw-tensor.ts';
-import { truncate } from '../linalg/low-rank.ts';
+import type { MatmulEngine } from '../linalg/cholesky-async.ts';
+import { scale } from '../linalg/low-rank.ts';
+import { truncateWith } from '../linalg/low-rank-async.ts';
 import { multiply } from '../linalg/products.ts';
 import { adapterModuleId } from '../models/keys/sd-modules.ts';
 import { encodeLayer, encodeTensor, type FactorDType } from './adapter-layer.ts';
 import { type BaseWeights, layerDelta, needsBase } from './delta.ts';
-import { weighted } from './factors.ts';
 import { layerContext } from './merge.ts';
 import { MERGE_DEFAULTS } from './method.ts';
 import type { OutputAdapter } from './output.ts';
@@ -21,6 +23,10 @@ export interface ConvertOptions {
   /** Convert the factors too; default: as they are (layers that become LoRA: F32). */
   readonly dtype?: FactorDType;
   readonly base?: BaseWeights;
+  /** Large products; default plain loops. */
+  readonly engine?: MatmulEngine;
+  /** Called after each layer. */
+  readonly onLayer?: (done: number, total: number, id: string) => void;
 }
 
 /** A layer that changed its kind. */
@@ -45,7 +51,7 @@ export interface Conversion {
 export async function convertAdapter(
   adapter: Adapter,
   format: LayerFormat,
-  { rank = null, dtype, base }: ConvertOptions = {},
+  { rank = null, dtype, base, engine = async (a, b) => multiply(a, b), onLayer }: ConvertOptions = {},
 ): Promise<Conversion> {
   if (rank !== null && !(Number.isInteger(rank) && rank >= 1)) {
     throw new UsageError(`rank: expected a whole number of 1 or more, got ${rank}`);
@@ -53,6 +59,9 @@ export async function convertAdapter(
   const converted: ConvertedLayer[] = [];
   const layers: AdapterLayer[] = [];
   for (const [id, layer] of adapter.layers) {
+    // Ctrl-C has its turn.
+    await nextTurn();
+    onLayer?.(layers.length + 1, adapter.layers.size, id);
     const plain = layer.kind === 'lora' && layer.mid === null && layer.doraScale === null;
     if (plain || (schemes[format].anyKind && layer.kind !== 'weight')) {
       layers.push(dtype === undefined || layer.kind !== 'lora' ? layer : recoded(layer, dtype));
@@ -62,7 +71,7 @@ export async function convertAdapter(
       layers.push(layer);
       continue;
     }
-    const done = await asLora(id, layer, rank, dtype ?? 'F32', base);
+    const done = await asLora(id, layer, rank, dtype ?? 'F32', base, engine);
     layers.push(done.layer);
     converted.push(done.report);
   }
@@ -77,9 +86,10 @@ async function asLora(
   most: number | null,
   dtype: FactorDType,
   base: BaseWeights | undefined,
+  engine: MatmulEngine,
 ): Promise<{ layer: AdapterLayer; report: ConvertedLayer }> {
   const delta = layerDelta(layer, needsBase(layer) ? base?.(layer) : undefined);
-  const factors = weighted({ ...delta, strength: 1 });
+  const factors = scale(delta, delta.scale);
   const full = Math.min(factors.up.rows, factors.down.cols);
   const exact = factors.up.cols;
   const from = layer.doraScale !== null ? 'dora' : layer.kind === 'lora' ? 'tucker' : layer.kind;
@@ -92,8 +102,12 @@ async function asLora(
     most === null || exact <= most
       ? { delta: factors, relativeError: 0 }
       : exact >= full
-        ? await truncateDense(multiply(factors.up, factors.down), most, layerContext(id, 0, MERGE_DEFAULTS))
-        : truncate(factors, most);
+        ? await truncateDense(
+            multiply(factors.up, factors.down),
+            most,
+            layerContext(id, 0, MERGE_DEFAULTS, engine),
+          )
+        : await truncateWith(factors, most, engine);
   const encoded = encodeLayer(layer, layer.kernel, cut.delta, dtype, delta.bias);
   return {
     layer: encoded,

@@ -79,15 +79,14 @@ export function wholeDelta(delta: Matrix): LowRank {
 
 function readFinite(tensor: RawTensor): Float64Array {
   const values = readFloat64(tensor);
-  let bad = 0;
-  while (bad < values.length && Number.isFinite(values[bad])) bad++;
-  if (bad < values.length) {
-    throw new NumericalError(
-      `${tensor.name}: expected finite numbers, got ${values[bad]}; training diverged?`,
-      {
-        value: values[bad]!,
-      },
-    );
+  // 0 · value is 0 for finite numbers only.
+  let probe = 0;
+  for (let i = 0; i < values.length; i++) probe += 0 * values[i]!;
+  if (probe !== 0) {
+    const bad = values.find((value) => !Number.isFinite(value))!;
+    throw new NumericalError(`${tensor.name}: expected finite numbers, got ${bad}; training diverged?`, {
+      value: bad,
+    });
   }
   return values;
 }

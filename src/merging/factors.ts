@@ -1,20 +1,18 @@
 /** Arithmetic on terms of a merge that several methods share. */
 import { UsageError } from '../errors.ts';
-import { type LowRank, scale, sum, toDense } from '../linalg/low-rank.ts';
+import { type LowRank, sum, toDense } from '../linalg/low-rank.ts';
 import { type Matrix, matrix } from '../linalg/matrix.ts';
 import { wholeDelta } from './delta.ts';
 import type { MergeTerm } from './method.ts';
-
-/** strength · scale · up · down. */
-export function weighted(term: MergeTerm): LowRank {
-  return scale(term, term.scale * term.strength);
-}
 
 /**
  * Σ strength · ΔW exactly: factors side by side. Where these would be no smaller than ΔW itself, ΔW and an identity.
  */
 export function weightedSum(terms: readonly MergeTerm[]): LowRank {
-  const total = sum(terms.map(weighted));
+  const total = sum(
+    terms,
+    terms.map((term) => term.scale * term.strength),
+  );
   const { rows: m } = total.up;
   const { cols: n } = total.down;
   return total.up.cols > Math.min(m, n) ? wholeDelta(toDense(total)) : total;

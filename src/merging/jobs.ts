@@ -7,6 +7,7 @@ import path from 'node:path';
 import type { Adapter } from '../concepts/adapter.ts';
 import { loadAdapter } from '../concepts/adapter-file.ts';
 import { UsageError } from '../errors.ts';
+import { hashFiles } from '../formats/file-hash.ts';
 import { GraphMatmulEngine } from '../graph/matmul-engine.ts';
 import type { FactorDType } from './adapter-layer.ts';
 import { bakeModel, planBake } from './bake.ts';
@@ -159,6 +160,10 @@ export async function mergeFiles(
     ...(density === undefined ? {} : { density }),
     ...(majoritySign === undefined ? {} : { majoritySign }),
   };
+  const described = describeInputs(adapters, given, base?.model);
+  // Hashed beside the work; a failure is reported when the hashes are asked for.
+  const hashing = options.noMetadata ? null : hashFiles(described.flatMap(({ files }) => files));
+  hashing?.catch(() => undefined);
   const engine = new GraphMatmulEngine();
   try {
     const { output, renamed } = await mergeAdapters(inputs, {
@@ -168,13 +173,14 @@ export async function mergeFiles(
       ...(onLayer === undefined ? {} : { onLayer }),
     });
     const result = await finish(output, format, unusableOf(adapters), options, async () => {
-      const recipe = await describeJob('merge', describeInputs(adapters, given, base?.model), {
+      const resolved = {
         ...settings,
         format,
         base: base?.model.path ?? null,
         drop: options.drop ?? false,
         renamed,
-      });
+      };
+      const recipe = await describeJob('merge', described, resolved, hashing ?? undefined);
       return mergedMetadata(recipe, adapters);
     });
     return { ...result, renamed };
@@ -206,6 +212,8 @@ export interface ConvertFileOptions extends TargetOptions {
   readonly base?: string;
   /** Of a file with several words, the one to write. */
   readonly word?: string;
+  /** Called after each layer. */
+  readonly onLayer?: (done: number, total: number, id: string) => void;
 }
 
 export function isWordFormat(format: string): format is WordFormat {
@@ -236,11 +244,14 @@ export async function convertFile(
   }
   const scheme = format as LayerFormat;
   const base = await baseOf(location);
+  const engine = new GraphMatmulEngine();
   const { output, converted } = await convertAdapter(adapter, scheme, {
     rank,
+    engine: engine.multiply,
     ...(dtype === undefined ? {} : { dtype }),
     ...(base === null ? {} : { base: base.weights }),
-  });
+    ...(options.onLayer === undefined ? {} : { onLayer: options.onLayer }),
+  }).finally(() => engine.dispose());
   const result = await finish(output, scheme, unusable, options, async () => {
     const recipe = await describeJob('convert', describeSingle(adapter, base?.model), {
       format,
@@ -282,6 +293,8 @@ export interface ResizeFileOptions extends TargetOptions {
   readonly format?: LayerFormat;
   readonly dtype?: FactorDType;
   readonly base?: string;
+  /** Called after each layer. */
+  readonly onLayer?: (done: number, total: number, id: string) => void;
 }
 
 /** Resize one file. @throws as `resizeAdapter`, `refuseLoss` and `writeAdapter` */
@@ -301,26 +314,33 @@ export async function resizeFile(
   const adapter = await loadAdapter(input);
   checkTarget(out, filesOfAdapters([adapter]), options.force ?? false);
   const base = await baseOf(location);
-  const { output, layers } = resizeAdapter(adapter, {
-    rule,
-    rank,
-    convRank,
-    dtype,
-    ...(base === null ? {} : { base: base.weights }),
-  });
-  const result = await finish(output, format, unusableOf([adapter]), options, async () => {
-    const recipe = await describeJob('resize', describeSingle(adapter, base?.model), {
+  const engine = new GraphMatmulEngine();
+  try {
+    const { output, layers } = await resizeAdapter(adapter, {
       rule,
       rank,
       convRank,
-      format,
       dtype,
-      base: base?.model.path ?? null,
-      drop: options.drop ?? false,
+      engine: engine.multiply,
+      ...(base === null ? {} : { base: base.weights }),
+      ...(options.onLayer === undefined ? {} : { onLayer: options.onLayer }),
     });
-    return inheritedMetadata(recipe, adapter);
-  });
-  return { ...result, resized: layers };
+    const result = await finish(output, format, unusableOf([adapter]), options, async () => {
+      const recipe = await describeJob('resize', describeSingle(adapter, base?.model), {
+        rule,
+        rank,
+        convRank,
+        format,
+        dtype,
+        base: base?.model.path ?? null,
+        drop: options.drop ?? false,
+      });
+      return inheritedMetadata(recipe, adapter);
+    });
+    return { ...result, resized: layers };
+  } finally {
+    await engine.dispose();
+  }
 }
 
 export interface ExtractModelOptions extends TargetOptions, Omit<ExtractOptions, 'engine'> {

@@ -1,6 +1,7 @@
 /** Several adapters as one: layer by layer, whatever their schemes, ranks, alphas and dtypes. */
 import { createHash } from 'node:crypto';
 import path from 'node:path';
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { Adapter, AdapterLayer, AdapterModule, AdapterWord, Architecture } from '../concepts/adapter.ts';
 import { MismatchError, ShapeError, UsageError } from '../errors.ts';
 import type { MatmulEngine } from '../linalg/cholesky-async.ts';
@@ -8,6 +9,7 @@ import { multiply } from '../linalg/products.ts';
 import { TorchGenerator } from '../tensor/random.ts';
 import { encodeLayer, type FactorDType, type LoraLayer } from './adapter-layer.ts';
 import { type BlockWeights, blockFactor } from './block-weights.ts';
+import { concatenate } from './concatenation.ts';
 import { type BaseWeights, layerDelta, needsBase } from './delta.ts';
 import {
   checkMergeSettings,
@@ -130,12 +132,20 @@ export async function mergeAdapters(
   let done = 0;
   for (const [id, parts] of byLayer) {
     done++;
+    // Files being hashed, and Ctrl-C, have their turn.
+    await nextTurn();
     const active = parts
       .map(({ layer, input }) => ({ layer, strength: layerStrength(input, layer) }))
       .filter(({ strength }) => strength !== 0);
     if (active.length === 0) continue;
     const module = active[0]!.layer;
     const kernel = active.map(({ layer }) => layer.kernel).find((own) => own !== null) ?? null;
+    const direct = name === 'cat' ? concatenate(module, kernel, active, dtype) : null;
+    if (direct !== null) {
+      layers.push(direct);
+      onLayer?.(done, byLayer.size, direct);
+      continue;
+    }
     const terms: MergeTerm[] = [];
     let bias: Float64Array | null = null;
     for (const { layer, strength } of active) {

@@ -36,14 +36,16 @@ export interface MergeRecipe {
 
 /**
  * Describe a job; reads every input once to hash it.
+ * @param hashing the hashes by file, where they are already on their way
  * @throws {FormatError} if one cannot be read
  */
 export async function describeJob(
   kind: JobKind,
   inputs: readonly { path: string; files: readonly string[]; settings?: Readonly<Record<string, unknown>> }[],
   options: Readonly<Record<string, unknown>>,
+  hashing: Promise<ReadonlyMap<string, string>> = hashFiles(inputs.flatMap(({ files }) => files)),
 ): Promise<MergeRecipe> {
-  const hashes = await hashFiles(inputs.flatMap(({ files }) => files));
+  const hashes = await hashing;
   return {
     tool: 'edlora',
     kind,

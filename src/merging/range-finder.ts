@@ -6,6 +6,7 @@
 import { UsageError } from '../errors.ts';
 import type { MatmulEngine } from '../linalg/cholesky-async.ts';
 import { type Truncation, truncate } from '../linalg/low-rank.ts';
+import { truncateWith } from '../linalg/low-rank-async.ts';
 import { assertFinite, type Matrix, matrix, transpose } from '../linalg/matrix.ts';
 import { dot } from '../linalg/products.ts';
 import { qr } from '../linalg/qr.ts';
@@ -46,7 +47,8 @@ export async function truncateDense(
     const back = transpose(await engine(transpose(q), dense));
     ({ q } = qr(await engine(dense, qr(back).q)));
   }
-  const { delta, singularValues } = truncate({ up: q, down: await engine(transpose(q), dense) }, rank);
+  const core = { up: q, down: await engine(transpose(q), dense) };
+  const { delta, singularValues } = await truncateWith(core, rank, engine);
   const total = dot(data, 0, data, 0, data.length);
   const kept = singularValues.slice(0, rank).reduce((sum, s) => sum + s * s, 0);
   return {

@@ -1,6 +1,9 @@
 /** An adapter with fewer factors per layer. */
 import path from 'node:path';
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { Adapter } from '../concepts/adapter.ts';
+import type { MatmulEngine } from '../linalg/cholesky-async.ts';
+import { multiply } from '../linalg/products.ts';
 import { adapterModuleId } from '../models/keys/sd-modules.ts';
 import { encodeLayer, type FactorDType } from './adapter-layer.ts';
 import { type BaseWeights, layerDelta, needsBase } from './delta.ts';
@@ -20,19 +23,34 @@ export interface ResizedReport {
  * Resize every layer. Alpha stays in proportion to the rank, so that the scale does not change, as sd-scripts does.
  * @throws {UsageError} if ranks or targets are out of range
  */
-export function resizeAdapter(
+export async function resizeAdapter(
   adapter: Adapter,
-  options: ResizeOptions & { readonly dtype?: FactorDType; readonly base?: BaseWeights },
-): { output: OutputAdapter; layers: ResizedReport[] } {
+  options: ResizeOptions & {
+    readonly dtype?: FactorDType;
+    readonly base?: BaseWeights;
+    /** Large products; default plain loops. */
+    readonly engine?: MatmulEngine;
+    /** Called after each layer. */
+    readonly onLayer?: (done: number, total: number, id: string) => void;
+  },
+): Promise<{ output: OutputAdapter; layers: ResizedReport[] }> {
   checkResizeOptions(options);
-  const { dtype = 'F32', base } = options;
+  const { dtype = 'F32', base, engine = async (a, b) => multiply(a, b), onLayer } = options;
   const layers = [];
   const reports: ResizedReport[] = [];
   for (const layer of adapter.layers.values()) {
+    // Ctrl-C has its turn.
+    await nextTurn();
     const delta = layerDelta(layer, needsBase(layer) ? base?.(layer) : undefined);
-    const { delta: cut, rank, relativeError } = resizeDelta(delta, layer.kernel !== null, options);
+    const {
+      delta: cut,
+      rank,
+      relativeError,
+    } = await resizeDelta(delta, layer.kernel !== null, options, engine);
     layers.push({ ...encodeLayer(layer, layer.kernel, cut, dtype, delta.bias), scale: delta.scale });
-    reports.push({ id: adapterModuleId(layer), from: delta.up.cols, rank, relativeError });
+    const id = adapterModuleId(layer);
+    reports.push({ id, from: delta.up.cols, rank, relativeError });
+    onLayer?.(reports.length, adapter.layers.size, id);
   }
   const { architecture, words } = adapter;
   return { output: { architecture, layers, words, title: path.parse(adapter.path).name }, layers: reports };

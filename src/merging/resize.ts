@@ -1,6 +1,8 @@
 /** Fewer factors for every layer of an adapter: fixed ranks, or as many as the layer's spectrum asks for. */
 import { UsageError } from '../errors.ts';
-import { type LowRank, type Truncation, truncate } from '../linalg/low-rank.ts';
+import type { MatmulEngine } from '../linalg/cholesky-async.ts';
+import type { LowRank, Truncation } from '../linalg/low-rank.ts';
+import { decomposeWith } from '../linalg/low-rank-async.ts';
 import { checkRankRule, keptRank, type RankRule } from './kept-rank.ts';
 
 export interface ResizeOptions {
@@ -30,11 +32,17 @@ export interface ResizedLayer extends Truncation {
  * Cut one layer's change.
  * @param delta  ΔW / scale: sd-scripts judges the product without alpha / rank, which no rule depends on
  * @param isConv whether the layer is a convolution
+ * @param engine large products
  */
-export function resizeDelta(delta: LowRank, isConv: boolean, options: ResizeOptions): ResizedLayer {
+export async function resizeDelta(
+  delta: LowRank,
+  isConv: boolean,
+  options: ResizeOptions,
+  engine: MatmulEngine,
+): Promise<ResizedLayer> {
   const most = isConv ? (options.convRank ?? options.rank) : options.rank;
   const full = Math.min(delta.up.rows, delta.down.cols);
-  const exact = truncate(delta, delta.up.cols);
+  const exact = await decomposeWith(delta, engine);
   // The rules look at min(m, n) values; beyond the factors' rank they are zero.
   const spectrum = new Float64Array(full);
   spectrum.set(exact.singularValues.subarray(0, full));
@@ -42,5 +50,5 @@ export function resizeDelta(delta: LowRank, isConv: boolean, options: ResizeOpti
     1,
     Math.min(keptRank(spectrum, options.rule, most), exact.singularValues.length, full),
   );
-  return { ...truncate(exact.delta, rank), rank };
+  return { ...(await exact.truncate(rank)), rank };
 }

@@ -109,7 +109,7 @@ describe('convert', () => {
       const out = at(
         format === 'peft' ? 'peft' : `${format}.${format === 'ed-lora' ? 'pth' : 'safetensors'}`,
       );
-      const done = await edlora('convert', from, out, '--format', format, '--drop');
+      const done = await edlora('convert', from, out, '--format', format, '--drop', '--quiet');
       expect(done).toMatchObject({ code: 0, err: '' });
       from = out;
     }

@@ -149,16 +149,13 @@ describe('resizing as sd-scripts', () => {
     }
   });
 
-  it.each(casesOf((name) => name.startsWith('resize_')))('%s', (name, entry) => {
+  it.each(casesOf((name) => name.startsWith('resize_')))('%s', async (name, entry) => {
     const model = name.split('|')[1]!;
     for (const [module, layer] of models.get(model)!) {
       const delta: LowRank = layerDelta(layer);
       const rule = ruleOf(entry.dynamic_method, entry.dynamic_param);
-      const resized = resizeDelta(delta, layer.kernel !== null, {
-        rule,
-        rank: entry.new_rank!,
-        convRank: entry.new_conv_rank!,
-      });
+      const ranks = { rule, rank: entry.new_rank!, convRank: entry.new_conv_rank! };
+      const resized = await resizeDelta(delta, layer.kernel !== null, ranks, async (a, b) => multiply(a, b));
       // On purpose: sd-scripts fills ranks beyond the input's with rounding noise; here they end.
       expect(resized.rank).toBe(Math.min(entry.rank![module]!, layer.rank!));
       const spectrum = values(`resize_input_singular_values|${model}|${module}`);

@@ -3,7 +3,8 @@
  * TIES merges the V_i, and U Σ V is the result. All from factors: the columns of U lie in the span of the up factors, so
  * the SVD is that of a core with Σ r rows. No truncation is needed, the rank is at most Σ r.
  */
-import { type LowRank, truncate } from '../../linalg/low-rank.ts';
+import type { LowRank } from '../../linalg/low-rank.ts';
+import { truncateWith } from '../../linalg/low-rank-async.ts';
 import { type Matrix, matrix } from '../../linalg/matrix.ts';
 import { multiply } from '../../linalg/products.ts';
 import { qr } from '../../linalg/qr.ts';
@@ -21,7 +22,7 @@ export const knots: MergeMethod = {
   source: 'KnOTS, arXiv:2410.19735, §3',
   parameters: ['density', 'majoritySign', 'rank'],
   exact: false,
-  merge: (terms, { density, majoritySign, rank }) => {
+  merge: async (terms, { density, majoritySign, rank, engine }) => {
     const aligned = align(terms);
     const tasks: Task[] = aligned.rights.map((right, i) => ({
       values: right.data,
@@ -32,7 +33,7 @@ export const knots: MergeMethod = {
       majoritySign,
     );
     const delta: LowRank = { up: aligned.left, down: matrix(aligned.left.cols, terms[0]!.down.cols, merged) };
-    return rank === null ? delta : truncate(delta, rank).delta;
+    return rank === null ? delta : (await truncateWith(delta, rank, engine)).delta;
   },
 };
 

@@ -1,5 +1,6 @@
 /** The exact sum, then the best approximation of a rank. */
-import { truncate } from '../../linalg/low-rank.ts';
+import { decompose } from '../../linalg/low-rank.ts';
+import { truncateWith } from '../../linalg/low-rank-async.ts';
 import { weightedSum } from '../factors.ts';
 import type { MergeMethod } from '../method.ts';
 
@@ -9,14 +10,14 @@ const ROUNDING = 1e-12;
 export const svdMerge: MergeMethod = {
   title: 'Truncated SVD of the sum',
   idea: 'The exact weighted sum, then its best approximation of rank k; without a rank only what is zero is left out.',
-  source: 'Eckart–Young; by QR of both factors and the SVD of the small core, no clamp of outliers',
+  source: 'Eckart–Young; from the small core between the factors, no clamp of outliers',
   parameters: ['rank'],
   exact: true,
-  merge: (terms, { rank }) => {
+  merge: async (terms, { rank, engine }) => {
     const total = weightedSum(terms);
-    if (rank !== null) return truncate(total, rank).delta;
-    const { delta, singularValues } = truncate(total, total.up.cols);
+    if (rank !== null) return (await truncateWith(total, rank, engine)).delta;
+    const { singularValues, truncate } = decompose(total);
     const significant = singularValues.findIndex((s) => s <= ROUNDING * singularValues[0]!);
-    return significant < 0 ? delta : truncate(delta, Math.max(1, significant)).delta;
+    return truncate(significant < 0 ? singularValues.length : Math.max(1, significant)).delta;
   },
 };

@@ -1,0 +1,129 @@
+/**
+ * Cutting deltas with their large products computed elsewhere, for layers of thousands of rows. Gram matrices in place of
+ * QR: with down · downᵀ = L Lᵀ, the eigenvectors V of Lᵀ (upᵀ up) L are the right singular vectors of ΔW seen from the
+ * orthonormal rows L⁻¹ down, and
+ *
+ *   ΔW_k = ΔW Q Qᵀ with Qᵀ = V_kᵀ L⁻¹ down:  up' = up L V_k S^-½,  down' = S^½ V_kᵀ L⁻¹ down
+ *
+ * Squared numbers lose half the digits, so everything near that limit goes the plain way (linalg/low-rank.ts), which
+ * also judges this one.
+ */
+
+import { NumericalError } from '../errors.ts';
+import { cholesky } from './cholesky.ts';
+import type { MatmulEngine } from './cholesky-async.ts';
+import { eigh } from './eigh.ts';
+import { checkRank, decompose, type LowRank, lostShare, type Truncation } from './low-rank.ts';
+import { type Matrix, matrix, transpose } from './matrix.ts';
+
+/** A decomposition whose cuts are computed elsewhere too. */
+export interface AsyncDecomposition {
+  /** All that factors can hold, descending; below 1e-7 of the largest they are rounding. */
+  readonly singularValues: Float64Array;
+  /** As `truncate` of linalg/low-rank.ts. */
+  truncate(rank: number): Promise<Truncation>;
+}
+
+/** Below this many multiplications the plain way is quicker than loading products. */
+const SMALL = 1 << 21;
+/** Least share of a row of `down` that the rows before it do not hold, squared. */
+const LEAST_PIVOT = 1e-6;
+/** Least singular value that is kept, as a share of the largest. */
+const LEAST_VALUE = 1e-6;
+
+/**
+ * As `decompose`.
+ * @throws {NumericalError} if the factors hold NaN or infinity
+ */
+export async function decomposeWith(delta: LowRank, engine: MatmulEngine): Promise<AsyncDecomposition> {
+  const { up, down } = delta;
+  const plain = (): AsyncDecomposition => {
+    const { singularValues, truncate } = decompose(delta);
+    return { singularValues, truncate: async (rank) => truncate(rank) };
+  };
+  const r = up.cols;
+  if (r > Math.min(up.rows, down.cols) || r * r * (up.rows + down.cols) < SMALL) return plain();
+  const downGram = await engine(down, transpose(down));
+  const lower = lowerFactor(downGram);
+  if (lower === null) return plain();
+  const upGram = await engine(transpose(up), up);
+  const { values, vectors } = eigh(symmetric(await engine(transpose(lower), await engine(upGram, lower))));
+  const singularValues = Float64Array.from(values, (value) => Math.sqrt(Math.max(0, value))).reverse();
+  return {
+    singularValues,
+    truncate: async (rank) => {
+      checkRank(rank);
+      const kept = Math.min(rank, r);
+      if (kept > 0 && !(singularValues[kept - 1]! > LEAST_VALUE * singularValues[0]!)) {
+        return plain().truncate(rank);
+      }
+      // Eigenvectors lie in rows, ascending.
+      const rows = matrix(kept, r);
+      for (let k = 0; k < kept; k++) {
+        rows.data.set(vectors.data.subarray((r - 1 - k) * r, (r - k) * r), k * r);
+      }
+      const roots = singularValues.map(Math.sqrt);
+      const left = transpose(await engine(rows, transpose(lower)));
+      for (let i = 0; i < r; i++) {
+        for (let k = 0; k < kept; k++) left.data[i * kept + k]! /= roots[k]!;
+      }
+      solveTransposed(lower, rows);
+      for (let k = 0; k < kept; k++) {
+        for (let i = 0; i < r; i++) rows.data[k * r + i]! *= roots[k]!;
+      }
+      return {
+        delta: { up: await engine(up, left), down: await engine(rows, down) },
+        singularValues,
+        relativeError: lostShare(singularValues, kept),
+      };
+    },
+  };
+}
+
+/** As `truncate`, with the products of `engine`. */
+export async function truncateWith(delta: LowRank, rank: number, engine: MatmulEngine): Promise<Truncation> {
+  checkRank(rank);
+  return (await decomposeWith(delta, engine)).truncate(rank);
+}
+
+/** L with zeros above its diagonal; `null` where rows depend on each other nearly or wholly. The matrix is spoilt. */
+function lowerFactor(gram: Matrix): Matrix | null {
+  const n = gram.rows;
+  const diagonal = Float64Array.from({ length: n }, (_, i) => gram.data[i * n + i]!);
+  try {
+    cholesky(gram);
+  } catch (error) {
+    if (error instanceof NumericalError) return null;
+    throw error;
+  }
+  for (let i = 0; i < n; i++) {
+    if (!(gram.data[i * n + i]! ** 2 > LEAST_PIVOT * diagonal[i]!)) return null;
+    gram.data.fill(0, i * n + i + 1, (i + 1) * n);
+  }
+  return gram;
+}
+
+/** The mean of a matrix and its transpose: products round differently above and below the diagonal. */
+function symmetric(a: Matrix): Matrix {
+  const n = a.rows;
+  for (let i = 0; i < n; i++) {
+    for (let j = 0; j < i; j++) {
+      const mean = (a.data[i * n + j]! + a.data[j * n + i]!) / 2;
+      a.data[i * n + j] = mean;
+      a.data[j * n + i] = mean;
+    }
+  }
+  return a;
+}
+
+/** Each row x of `rows` becomes the solution y of y L = x, that is Lᵀ yᵀ = xᵀ. */
+function solveTransposed(lower: Matrix, rows: Matrix): void {
+  const n = lower.rows;
+  for (let k = 0; k < rows.rows; k++) {
+    for (let i = n - 1; i >= 0; i--) {
+      const value = rows.data[k * n + i]! / lower.data[i * n + i]!;
+      rows.data[k * n + i] = value;
+      for (let j = 0; j < i; j++) rows.data[k * n + j]! -= value * lower.data[i * n + j]!;
+    }
+  }
+}
