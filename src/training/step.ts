@@ -10,8 +10,9 @@ import { loraDownInput, loraUpInput } from '../models/network.ts';
 import { levelSizes, transformerPlaces } from '../models/unet/structure.ts';
 import { float32, type Tensor } from '../tensor/tensor.ts';
 import { attentionTargets, wordPositions } from './attention-regularization.ts';
+import { gradientOutput } from './gradient-outputs.ts';
 import { buildTextFeatures, buildTextGradients } from './text-graph.ts';
-import { buildUnetStep, gradientOutput, type UnetGraphOptions } from './unet-graph.ts';
+import { buildUnetStep, type UnetGraphOptions } from './unet-graph.ts';
 
 export interface StepPlan extends Omit<UnetGraphOptions, 'ranks' | 'contextGradient'> {
   /** Trained layers of the UNet and of the text encoder, with the ranks of their factors. */

@@ -11,7 +11,7 @@ import type { ModelPart } from '../models/checkpoint.ts';
 import type { ClipTextConfig } from '../models/clip/config.ts';
 import { buildTextEncoder, type TextEncoderSize } from '../models/clip/text-encoder.ts';
 import { loraDownInput, loraUpInput } from '../models/network.ts';
-import { gradientOutput } from './unet-graph.ts';
+import { writeGradients } from './gradient-outputs.ts';
 
 /** Features of prompts: inputs and output of `buildTextEncoder`. */
 export function buildTextFeatures(
@@ -39,12 +39,9 @@ export function buildTextGradients(
   const seed = g.input('d_last_hidden_state', 'float32', features.shape);
   const input = new Map(graph.inputs.map((value) => [value.name, value]));
   const wanted = [...ranks.keys()]
-    .toReversed()
-    .flatMap((layer) => [loraUpInput(layer), loraDownInput(layer)])
+    .flatMap((layer) => [loraDownInput(layer), loraUpInput(layer)])
     .concat(embeddingGradient ? ['token_embeddings'] : [])
     .map((name) => input.get(name)!);
-  for (const [value, d] of gradients(g, new Map([[features, seed]]), wanted)) {
-    g.output(gradientOutput(value.name), d);
-  }
+  writeGradients(g, gradients(g, new Map([[features, seed]]), wanted));
   return pruned(g.finish());
 }

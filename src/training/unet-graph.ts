@@ -12,6 +12,7 @@ import type { UnetConfig } from '../models/unet/config.ts';
 import { buildUnet, type UnetSize } from '../models/unet/unet.ts';
 import { float32 } from '../tensor/tensor.ts';
 import { type AttentionMaps, attentionTerm, trainingAttentions } from './attention-regularization.ts';
+import { writeGradients } from './gradient-outputs.ts';
 
 export interface UnetGraphOptions {
   /** Layers that are trained, with the rank of their factors. */
@@ -28,16 +29,14 @@ export interface UnetGraphOptions {
   readonly checkpointBlocks: boolean;
 }
 
-/** Output that holds the gradient of an input. */
-export const gradientOutput = (input: string): string => `d:${input}`;
-
 /**
  * Write the graph.
  *
  * Inputs: those of `buildUnet`; `target` [B, C, h, w] and `loss_weight` [B, 1, h, w] (see loss-weights.ts); with
  * attention regularisation `word_positions` [B, 1, T, 2], `attention_weight` [1], and masks per level.
  * Outputs: `loss`, `errors` [B] (the weighted squares of each row, without regularisation), `noise_pred`, with
- * attention regularisation `attention_maps.k`, and `gradientOutput` of every factor and of the text features.
+ * attention regularisation `attention_maps.k`, and `gradientOutput` of every factor and of the text
+ * features.
  */
 export function buildUnetStep(
   { weights, config }: ModelPart<UnetConfig>,
@@ -89,26 +88,11 @@ export function buildUnetStep(
     .map((name) => input.get(name)!);
   const seed = g.constant(float32([1], [1]));
   const found = gradients(g, new Map([[loss, seed]]), wanted, checkpointBlocks ? { blockOf } : {});
-  for (const value of inOrderOfNodes(g, wanted, found)) {
-    g.output(gradientOutput(value.name), found.get(value)!);
-  }
+  writeGradients(g, found);
   return pruned(g.finish());
 }
 
 /** `down_blocks.1/resnets.0/…` → `down_blocks.1/resnets.0`; null outside resnets and transformers. */
 function blockOf({ name }: GraphNode): string | null {
   return /^[a-z_]+(\.\d+)?\/(resnets|attentions)\.\d+(?=\/)/.exec(name)?.[0] ?? null;
-}
-
-/** The order in which the reverse pass makes the gradients: the runtime then frees what each needed before the next. */
-function inOrderOfNodes(
-  g: GraphBuilder,
-  wanted: readonly Value[],
-  found: ReadonlyMap<Value, Value>,
-): readonly Value[] {
-  const at = new Map<Value, number>();
-  g.nodes.forEach(({ outputs }, i) => {
-    for (const output of outputs) at.set(output, i);
-  });
-  return wanted.toSorted((a, b) => at.get(found.get(a)!)! - at.get(found.get(b)!)!);
 }
