@@ -2,7 +2,8 @@
 
 import { nearestName } from '../src/concepts/nearest-name.ts';
 import { UsageError } from '../src/errors.ts';
-import { type PerStage, STAGES, type Stage } from '../src/fusion/stage.ts';
+import type { ChosenPerStage } from '../src/fusion/options.ts';
+import { STAGES, type Stage } from '../src/fusion/stage.ts';
 
 /** Which model to work on. */
 export const baseOptions = {
@@ -57,18 +58,20 @@ export function number(where: string, value: string): number {
 }
 
 /**
- * `text=1e-2,cross=0.1` over defaults, or one number for all stages.
- * @throws {UsageError} for unknown stages and for what is no number
+ * `text=1e-2,cross=auto` over defaults, or one value for all stages.
+ * @throws {UsageError} for unknown stages and for what is neither a number nor auto
  */
-export function perStage(name: string, value: string, defaults: PerStage): PerStage {
+export function perStage(name: string, value: string, defaults: ChosenPerStage): ChosenPerStage {
+  const amountOf = (where: string, text: string): number | 'auto' =>
+    text.trim() === 'auto' ? 'auto' : number(where, text);
   if (!value.includes('=')) {
-    const all = number(`--${name}`, value);
+    const all = amountOf(`--${name}`, value);
     return { text: all, cross: all, spatial: all };
   }
   const result = { ...defaults };
   for (const pair of value.split(',')) {
     const [stage = '', amount = ''] = pair.split('=').map((part) => part.trim());
-    result[stageNamed(name, stage)] = number(`--${name} ${stage}`, amount);
+    result[stageNamed(name, stage)] = amountOf(`--${name} ${stage}`, amount);
   }
   return result;
 }

@@ -1,6 +1,7 @@
 /** `edlora fuse`: separately trained concepts into one merged LoRA. */
 import { statSync } from 'node:fs';
 import type { Options } from 'yargs';
+import { FUSION_METHODS } from '../../src/fusion/method.ts';
 import { checkFusionOptions } from '../../src/fusion/options.ts';
 import { STAGES } from '../../src/fusion/stage.ts';
 import {
@@ -9,7 +10,6 @@ import {
   defaultBase,
   type Fusion,
   type FusionOptions,
-  type FusionProgress,
   fuse,
   type LoraNaming,
   openCheckpoint,
@@ -21,12 +21,12 @@ import {
   writeFusion,
 } from '../../src/index.ts';
 import type { Command, CommandContext } from '../command.ts';
+import { collectOptions, readCacheFolder, readCollectOptions } from '../fusion/options.ts';
 import { readParticipants } from '../fusion/participants.ts';
 import { planData, planText, stageList } from '../fusion/plan.ts';
+import { fusionProgress } from '../fusion/progress.ts';
 import { resultData, resultText } from '../fusion/result.ts';
 import { baseOptions, number, outputOptions, perStage, stages, text } from '../options.ts';
-import type { Io } from '../terminal/io.ts';
-import { ProgressLine } from '../terminal/progress.ts';
 
 type Args = Readonly<Record<string, unknown>>;
 const NAMINGS: readonly LoraNaming[] = ['kohya', 'diffusers', 'peft', 'edlora'];
@@ -74,6 +74,12 @@ const options = {
     group: 'How:',
     describe: 'mix-of-show: the published objective, without preservation',
   },
+  solver: {
+    choices: FUSION_METHODS.map(({ name }) => name),
+    requiresArg: true,
+    group: 'How:',
+    describe: `How layers are solved [default: ${DEFAULTS.solver}]`,
+  },
   stages: {
     type: 'string',
     requiresArg: true,
@@ -84,13 +90,13 @@ const options = {
     type: 'string',
     requiresArg: true,
     group: 'How:',
-    describe: `Pull towards the base, per stage or one number [default: ${stageList(DEFAULTS.ridge)}]`,
+    describe: `Pull towards the base, per stage or one value; auto: by held-out features [default: ${stageList(DEFAULTS.ridge)}]`,
   },
   preserve: {
     type: 'string',
     requiresArg: true,
     group: 'How:',
-    describe: `Weight of generic captions that must not change [default: ${stageList(DEFAULTS.preserve)}]`,
+    describe: `Weight of generic captions that must not change, likewise [default: ${stageList(DEFAULTS.preserve)}]`,
   },
   'preserve-captions': {
     type: 'string',
@@ -98,36 +104,32 @@ const options = {
     group: 'How:',
     describe: 'Text file with those captions, one a line [default: the base’s own list, or the shipped one]',
   },
-  statistics: {
+  rank: {
+    type: 'string',
+    requiresArg: true,
+    group: 'How:',
+    describe: 'Cut each layer to this rank, or auto: the least that keeps --rank-share [default: exact]',
+  },
+  'rank-share': {
+    type: 'string',
+    requiresArg: true,
+    group: 'How:',
+    describe: `Share of the effect on features that --rank auto keeps [default: ${DEFAULTS.rankShare}]`,
+  },
+  iterations: {
+    type: 'string',
+    requiresArg: true,
+    group: 'How:',
+    describe: 'Iterations of --solver lbfgs at most [default: 500 text and cross, 50 spatial]',
+  },
+  stats: {
+    alias: 'statistics',
     choices: ['fused', 'own'],
     requiresArg: true,
-    group: 'How:',
+    group: 'Features:',
     describe: `Collect features in the partly fused model or in each concept’s own [default: ${DEFAULTS.statistics}]`,
   },
-  steps: {
-    type: 'string',
-    requiresArg: true,
-    group: 'How:',
-    describe: `Denoising steps whose features are collected [default: ${DEFAULTS.steps}]`,
-  },
-  runs: {
-    type: 'string',
-    requiresArg: true,
-    group: 'How:',
-    describe: `Denoising runs per concept [default: ${DEFAULTS.runs}]`,
-  },
-  guidance: {
-    type: 'string',
-    requiresArg: true,
-    group: 'How:',
-    describe: `Guidance of those runs; 1: by the prompt alone [default: ${DEFAULTS.guidanceScale}]`,
-  },
-  seed: {
-    type: 'string',
-    requiresArg: true,
-    group: 'How:',
-    describe: `Seed of the noise [default: ${DEFAULTS.seed}]`,
-  },
+  ...collectOptions,
   out: {
     type: 'string',
     default: 'fused',
@@ -201,14 +203,14 @@ async function runFuse(args: Args, { io, signal }: CommandContext): Promise<void
   const configFolder = text(args, 'base-config');
   const base = await openCheckpoint(basePath, configFolder === undefined ? {} : { configFolder });
   const preserved = captions === undefined ? {} : { preserveCaptions: captions };
-  const request = { base, participants, options, signal, ...preserved };
+  const request = { base, participants, options, signal, cacheFolder: readCacheFolder(args), ...preserved };
   if (args['dry-run'] === true) {
     const plan = await planFusion(request);
     const data = (): string => `${JSON.stringify(planData(plan, base.path, out), null, 2)}\n`;
     io.out(args.json === true ? data() : planText(plan, base.path, out, io.columns));
     return;
   }
-  const progress = args.quiet === true ? null : progressOn(io, options.steps);
+  const progress = args.quiet === true ? null : fusionProgress(io, options.steps);
   let fusion: Fusion;
   try {
     fusion = await fuse({ ...request, ...(progress === null ? {} : { onProgress: progress.show }) });
@@ -221,47 +223,29 @@ async function runFuse(args: Args, { io, signal }: CommandContext): Promise<void
   io.out(args.json === true ? data() : resultText(fusion, written, io));
 }
 
-/** A fusion's progress in words; denoising runs count their steps. */
-function progressOn(io: Io, steps: number): { show: (progress: FusionProgress) => void; finish: () => void } {
-  const line = new ProgressLine(io, { unequalGroups: true });
-  const verbs = { collect: 'collecting', preserve: 'preserving', solve: 'solving' } as const;
-  let running = '';
-  let step = 0;
-  return {
-    show: ({ stage, action, subject, done, total }) => {
-      const group = `${stage} ${action}`;
-      step = running === `${group} ${subject}` ? (step % steps) + 1 : 1;
-      running = `${group} ${subject}`;
-      const denoising = stage === 'spatial' && action !== 'solve';
-      const stepCount = denoising ? `, step ${step} of ${steps}` : '';
-      const activity = `${stage}: ${verbs[action]} ${subject || 'the empty prompt'}${stepCount}`;
-      line.update({ activity, done, total }, group);
-    },
-    finish: () => line.finish(),
-  };
-}
-
 /** Defaults, then the preset, then what was given. @throws {UsageError} for values that cannot be */
 function readOptions(args: Args): FusionOptions {
   const preset = args.preset === undefined ? {} : PRESETS[args.preset as Preset];
   const defaults = { ...DEFAULTS, ...preset };
   const value = (name: string): string | undefined => text(args, name);
-  const count = (name: 'steps' | 'runs' | 'seed'): number =>
-    value(name) === undefined ? defaults[name] : number(`--${name}`, value(name)!);
+  const rank = value('rank');
+  const given = <T>(name: string, read: (text: string) => T, fallback: T): T =>
+    value(name) === undefined ? fallback : read(value(name)!);
   const chosen: FusionOptions = {
     ...defaults,
-    stages: value('stages') === undefined ? defaults.stages : stages('stages', value('stages')!),
-    ridge: value('ridge') === undefined ? defaults.ridge : perStage('ridge', value('ridge')!, defaults.ridge),
-    preserve:
-      value('preserve') === undefined
-        ? defaults.preserve
-        : perStage('preserve', value('preserve')!, defaults.preserve),
-    steps: count('steps'),
-    runs: count('runs'),
-    seed: count('seed'),
-    guidanceScale:
-      value('guidance') === undefined ? defaults.guidanceScale : number('--guidance', value('guidance')!),
-    statistics: (value('statistics') as FusionOptions['statistics'] | undefined) ?? defaults.statistics,
+    ...readCollectOptions(args, defaults),
+    solver: (value('solver') as FusionOptions['solver'] | undefined) ?? defaults.solver,
+    stages: given('stages', (list) => stages('stages', list), defaults.stages),
+    ridge: given('ridge', (list) => perStage('ridge', list, defaults.ridge), defaults.ridge),
+    preserve: given('preserve', (list) => perStage('preserve', list, defaults.preserve), defaults.preserve),
+    rank: rank === undefined ? defaults.rank : rank === 'auto' ? 'auto' : number('--rank', rank),
+    rankShare: given('rank-share', (share) => number('--rank-share', share), defaults.rankShare),
+    iterations: given<number | null>(
+      'iterations',
+      (count) => number('--iterations', count),
+      defaults.iterations,
+    ),
+    statistics: (value('stats') as FusionOptions['statistics'] | undefined) ?? defaults.statistics,
   };
   checkFusionOptions(chosen);
   return chosen;

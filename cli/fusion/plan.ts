@@ -1,11 +1,11 @@
 /** What `fuse --dry-run` says. */
 import path from 'node:path';
 import { STAGES, stageOf } from '../../src/fusion/stage.ts';
-import type { Concept, DEFAULTS, FusionPlan, Stage } from '../../src/index.ts';
+import type { Concept, FusionOptions, FusionPlan, Stage } from '../../src/index.ts';
 import { nearPath, table } from '../terminal/table.ts';
 
 /** `text=0.01,cross=0.1,spatial=0.01` */
-export function stageList(values: typeof DEFAULTS.ridge): string {
+export function stageList(values: FusionOptions['ridge']): string {
   return STAGES.map((stage) => `${stage}=${values[stage]}`).join(',');
 }
 
@@ -73,6 +73,7 @@ export function planText(plan: FusionPlan, base: string, out: string, columns: n
     '',
     rows,
     `layers to solve: ${counts}`,
+    `solver ${options.solver}${options.rank === null ? '' : `, rank ${options.rank}`}`,
     `ridge ${stageList(options.ridge)}`,
     `preserve ${stageList(options.preserve)} over ${captions.length} captions`,
     `${runs} denoising run${runs === 1 ? '' : 's'} of ${steps} steps a concept, seed ${seed}, ${statistics} statistics`,

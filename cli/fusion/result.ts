@@ -58,6 +58,12 @@ export function resultData(
   };
 }
 
+/** How many concepts' statistics were there already. */
+function storedNote({ statistics }: FusionReport): string {
+  const stored = statistics.filter((origin) => origin !== 'collected' && origin !== 'fused').length;
+  return stored === 0 ? '' : ` (${stored} of ${statistics.length} concepts were stored)`;
+}
+
 /** The result for people. */
 export function resultText(fusion: Fusion, { folder, files }: Written, io: Io): string {
   const { report, participants, layers, base } = fusion;
@@ -88,7 +94,7 @@ export function resultText(fusion: Fusion, { folder, files }: Written, io: Io): 
         value: ({ largestChange }) => (largestChange === null ? '–' : times(largestChange)),
         align: 'right',
       },
-      { title: 'time', value: ({ elapsedMs }) => duration(elapsedMs), align: 'right' },
+      { title: 'solved in', value: ({ elapsedMs }) => duration(elapsedMs), align: 'right' },
     ],
     io.columns,
   );
@@ -115,7 +121,8 @@ export function resultText(fusion: Fusion, { folder, files }: Written, io: Io): 
     '',
     stages,
     'Largest change: of any layer, relative to the largest of the concepts’ own changes.',
-    `${layers.size} layers, rank up to ${rank}; ${report.preservedCaptions} captions preserved; ${duration(report.elapsedMs)}, ${bytes(report.peakMemoryBytes)} of memory.`,
+    `${layers.size} layers, rank up to ${rank}; ${report.preservedCaptions} captions preserved.`,
+    `${duration(report.elapsedMs)}, of which features ${duration(report.collectMs)}${storedNote(report)}; ${bytes(report.peakMemoryBytes)} of memory.`,
     '',
     written,
     ...verdict,

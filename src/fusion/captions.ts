@@ -66,10 +66,10 @@ export function withEmptyPrompt(captions: readonly string[]): string[] {
   return [...new Set([...captions, ''])];
 }
 
-/** Evenly spread over the list, at most `MAX_DENOISED_CAPTIONS`, the empty prompt among them. */
-export function denoisedCaptions(captions: readonly string[]): string[] {
+/** Evenly spread over the list, at most `limit`, the empty prompt among them. */
+export function denoisedCaptions(captions: readonly string[], limit = MAX_DENOISED_CAPTIONS): string[] {
   const named = captions.filter((caption) => caption !== '');
-  const count = Math.min(named.length, MAX_DENOISED_CAPTIONS - 1);
+  const count = Math.min(named.length, limit - 1);
   const picked = Array.from({ length: count }, (_, i) => named[Math.floor((i * named.length) / count)]!);
   return [...picked, ''];
 }

@@ -1,57 +1,41 @@
 /**
- * Statistics of a run: Gram matrices of layer inputs, summed as the features appear. No feature outlives its step.
- * Each function runs one network with given deltas and returns one matrix per layer asked for; layers that read
- * the same input share one matrix.
+ * Features of networks as they run: which sums one run of a network adds to. Each function runs one network with given
+ * deltas; layers that read the same input share one sum.
  */
 import { ShapeError } from '../errors.ts';
-import { mul } from '../graph/ops/elementwise.ts';
+import type { GraphBuilder } from '../graph/builder.ts';
+import { add, mul, sub } from '../graph/ops/elementwise.ts';
+import { slice } from '../graph/ops/movement.ts';
 import { GraphSession } from '../graph/session.ts';
 import type { Value } from '../graph/value.ts';
-import { type Gram, GramAccumulator, gramSize, toDenseGram } from '../linalg/gram.ts';
+import { GramAccumulator } from '../linalg/gram.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
 import { encodeText } from '../models/clip/encode-text.ts';
 import type { TokenEmbeddings } from '../models/clip/text-encoder.ts';
 import { deltaFeeds, deltaRanks, type LayerDeltas } from '../models/lora.ts';
+import type { Probes } from '../models/network.ts';
 import { linearLayers } from '../models/unet/structure.ts';
 import { buildUnet } from '../models/unet/unet.ts';
 import { runSampler, type Sampler } from '../sampling/samplers/sampler.ts';
 import { float32, type Tensor } from '../tensor/tensor.ts';
+import {
+  GramSums,
+  NO_STATISTICS,
+  RowSums,
+  type StageStatistics,
+  type SumState,
+  statisticsOf,
+} from './statistics.ts';
 
-/** Gram matrices by layer name, and the feature rows behind each. */
-export interface LayerGrams {
-  readonly grams: ReadonlyMap<string, Gram>;
-  readonly rows: ReadonlyMap<string, number>;
+const PREFIX = 'gram:';
+
+/** Layer → its input, which is called by the first layer that reads it. */
+function inputsOf({ grams }: Probes): ReadonlyMap<string, string> {
+  return new Map([...grams].map(([layerName, output]) => [layerName, output.slice(PREFIX.length)]));
 }
 
-/** Sums per distinct input; layers with one input point at one sum. */
-class GramSums {
-  readonly #sums = new Map<string, GramAccumulator>();
-  readonly #inputOf: ReadonlyMap<string, string>;
-
-  constructor(inputOf: ReadonlyMap<string, string>) {
-    this.#inputOf = inputOf;
-  }
-
-  add(outputs: Readonly<Record<string, Tensor>>, rowsOf: (layerName: string) => number): void {
-    const done = new Set<string>();
-    for (const [layerName, input] of this.#inputOf) {
-      if (done.has(input)) continue;
-      done.add(input);
-      const { shape, data } = outputs[input]!;
-      const sum = this.#sums.get(input) ?? new GramAccumulator(shape[0]!);
-      sum.addGram(data as Float32Array, rowsOf(layerName));
-      this.#sums.set(input, sum);
-    }
-  }
-
-  finish(): LayerGrams {
-    const packed = new Map([...this.#sums].map(([input, sum]) => [input, sum.toPackedFloat32()]));
-    return {
-      grams: new Map([...this.#inputOf].map(([layerName, input]) => [layerName, packed.get(input)!])),
-      rows: new Map([...this.#inputOf].map(([layerName, input]) => [layerName, this.#sums.get(input)!.rows])),
-    };
-  }
-}
+const gramOutput = (outputs: Readonly<Record<string, Tensor>>, input: string): Float32Array =>
+  outputs[`${PREFIX}${input}`]!.data as Float32Array;
 
 /**
  * Inputs of text encoder layers over all tokens of all prompts. Prompts may differ in length: they run padded, which
@@ -63,8 +47,8 @@ export async function collectText(
   prompts: readonly (readonly number[])[],
   deltas: LayerDeltas,
   layers: readonly string[],
-): Promise<LayerGrams> {
-  if (layers.length === 0) return { grams: new Map(), rows: new Map() };
+): Promise<StageStatistics> {
+  if (layers.length === 0) return NO_STATISTICS;
   const tokens = Math.max(...prompts.map((ids) => ids.length));
   const padded = prompts.map((ids) => [...ids, ...Array(tokens - ids.length).fill(base.tokenizer.padId)]);
   const weights = float32([prompts.length * tokens, 1]);
@@ -83,21 +67,30 @@ export async function collectText(
     },
     feeds: { row_weights: weights },
   });
-  const sums = new GramSums(probes.grams);
+  const sums = new GramSums(inputsOf(probes));
   const rowCount = prompts.reduce((sum, ids) => sum + ids.length, 0);
-  sums.add(outputs, () => rowCount);
+  for (const input of sums.inputs) sums.add(input, gramOutput(outputs, input), rowCount);
   return sums.finish();
 }
 
-/** Text features per cross-attention layer, [1, L, T, D]. */
+/** Text features per cross-attention layer, [B, L, T, D]. */
 export type LayerContexts = Tensor<Float32Array>;
 
+/** K and V of one cross-attention read one input. */
+function keysAndValues(crossLayers: readonly string[]): ReadonlyMap<string, string> {
+  return new Map(
+    crossLayers.flatMap((name) => [
+      [`${name}.to_k`, name],
+      [`${name}.to_v`, name],
+    ]),
+  );
+}
+
 /**
- * Inputs of K and V: the features of chosen token rows, per cross-attention layer.
+ * Inputs of K and V: the features of chosen token rows, per cross-attention layer, as rows.
  * @param prompts      ids per prompt and cross-attention layer: `prompts[p][layer]`
  * @param rowsOf       positions to take of one list of ids
  * @param crossLayers  names of the cross-attentions (`….attn2`) in context order
- * @returns one matrix per cross-attention, under both `….to_k` and `….to_v`
  */
 export async function collectCross(
   base: Checkpoint,
@@ -106,8 +99,8 @@ export async function collectCross(
   textDeltas: LayerDeltas,
   rowsOf: (ids: readonly number[]) => readonly number[],
   crossLayers: readonly string[],
-): Promise<LayerGrams> {
-  const sums = crossLayers.map(() => new GramAccumulator(embeddings.width));
+): Promise<StageStatistics> {
+  const sums = new RowSums(keysAndValues(crossLayers), embeddings.width);
   for (const perLayer of prompts) {
     if (perLayer.length !== crossLayers.length) {
       throw new ShapeError(
@@ -119,26 +112,11 @@ export async function collectCross(
     perLayer.forEach((ids, layer) => {
       for (const row of rowsOf(ids)) {
         const start = (layer * tokens + row) * width;
-        sums[layer]!.addRows(hiddenStates.data.subarray(start, start + width));
+        sums.add(crossLayers[layer]!, hiddenStates.data.subarray(start, start + width));
       }
     });
   }
-  return sharedByKeysAndValues(crossLayers, sums);
-}
-
-/** One matrix per cross-attention under the names of the two layers that read it. */
-function sharedByKeysAndValues(crossLayers: readonly string[], sums: readonly GramAccumulator[]): LayerGrams {
-  const grams = new Map<string, Gram>();
-  const rows = new Map<string, number>();
-  crossLayers.forEach((name, layer) => {
-    // In full: a few rows against D inputs make a singular matrix, whose small ridge float32 would drown.
-    const gram = sums[layer]!.toMatrix();
-    for (const layerName of [`${name}.to_k`, `${name}.to_v`]) {
-      grams.set(layerName, gram);
-      rows.set(layerName, sums[layer]!.rows);
-    }
-  });
-  return { grams, rows };
+  return sums.finish();
 }
 
 /** Generic captions as K and V see them: all rows of all captions, the same for every cross-attention. */
@@ -147,13 +125,15 @@ export async function collectCrossPrior(
   embeddings: TokenEmbeddings,
   captions: readonly (readonly number[])[],
   crossLayers: readonly string[],
-): Promise<LayerGrams> {
+): Promise<StageStatistics> {
   const sum = new GramAccumulator(embeddings.width);
   const { hiddenStates } = await encodeText(base.textEncoder, embeddings, captions);
   sum.addRows(hiddenStates.data);
-  return sharedByKeysAndValues(
-    crossLayers,
-    crossLayers.map(() => sum),
+  const input = 'encoder_hidden_states';
+  return statisticsOf(
+    new Map([...keysAndValues(crossLayers).keys()].map((layerName) => [layerName, input])),
+    new Map([[input, sum.rows]]),
+    new Map([[input, sum.toPackedFloat32()]]),
   );
 }
 
@@ -169,20 +149,13 @@ export interface DenoisingRun {
   readonly subject: string;
 }
 
-/** What denoising runs have shown: the features of the prompt, and for guided runs those of the empty prompt. */
-export interface SpatialGrams {
-  /** Inputs of the layers in the model with its deltas, under the prompt. */
-  readonly prompt: LayerGrams;
-  /** Inputs in the base model, under the empty prompt, on the same latents; null for runs without guidance. */
-  readonly empty: LayerGrams | null;
-}
-
-/** The UNet with its deltas, kept loaded over several denoising runs; dispose it when done. */
-export interface SpatialCollector {
-  /** Denoise once from noise, adding the features of every step to the sums. */
-  run(run: DenoisingRun, onStep?: () => void): Promise<void>;
-  finish(): SpatialGrams;
-  dispose(): Promise<void>;
+/** A collection of spatial inputs between two steps: enough to go on to the same bytes. */
+export interface SpatialState {
+  /** Runs that are complete. */
+  readonly runsDone: number;
+  /** What the network predicted in each finished step of the run under way, guidance inside. */
+  readonly predictions: readonly Float32Array[];
+  readonly sums: ReadonlyMap<string, SumState>;
 }
 
 export interface SpatialSettings {
@@ -192,89 +165,118 @@ export interface SpatialSettings {
   readonly latentSize: { readonly height: number; readonly width: number };
   /** 1 denoises by the prompt alone, as the reference does. */
   readonly guidanceScale: number;
+  /**
+   * Guided runs: the rows that count are x_empty + contrast · (x_prompt − x_empty), position by position; `null`: both
+   * as they are.
+   */
+  readonly contrast: number | null;
+  /** Where an earlier collection of the same runs stopped. */
+  readonly resume?: SpatialState | null;
+  /** Called after each step; `state()` copies the sums. */
+  readonly onStep?: (subject: string, state: () => SpatialState) => void | Promise<void>;
   readonly signal?: AbortSignal;
 }
 
 /**
- * Prepare the collection of spatial inputs: denoising, picture by picture. A guided run steers away from what the
- * *base* predicts for the empty prompt: so do pictures of a fused model whose empty prompt was preserved, and these
- * are the latents on which it has to be.
+ * Inputs of spatial layers over denoising runs, picture by picture, in the model with its deltas. A guided run sees the
+ * prompt and the empty prompt side by side in one batch, as guided sampling does.
+ *
+ * What a layer's output does to a guided picture is its prompted row less (1 − 1/g) of its unprompted one; both carry
+ * nearly the same features. Rows of contrast weigh what tells them apart, and with it one concept from another.
  * @param deltas of the model the features are collected in
  * @param layers whose inputs are wanted
  */
-export async function spatialCollector(
+export async function collectSpatial(
   base: Checkpoint,
   deltas: LayerDeltas,
   layers: readonly string[],
-  { sampler, latentSize: { height, width }, guidanceScale, signal }: SpatialSettings,
-): Promise<SpatialCollector> {
+  runs: readonly DenoisingRun[],
+  settings: SpatialSettings,
+): Promise<StageStatistics> {
+  const { sampler, latentSize, guidanceScale, contrast, resume = null, onStep, signal } = settings;
+  const { height, width } = latentSize;
   const { config, weights } = base.unet;
   const loraRanks = deltaRanks(deltas);
   const tokens = base.textEncoder.config.maxPositions;
   const guided = guidanceScale !== 1;
-  const size = { batch: 1, latentHeight: height, latentWidth: width, tokens };
-  const network = buildUnet(weights, config, size, { loraRanks, probes: { grams: layers } });
+  const batch = guided ? 2 : 1;
+  const size = { batch, latentHeight: height, latentWidth: width, tokens };
+  const contrasted = guided && contrast !== null;
+  const network = buildUnet(weights, config, size, {
+    loraRanks,
+    probes: {
+      grams: layers,
+      ...(contrasted ? { weighRows: (g, rows) => contrastRows(g, rows, contrast) } : {}),
+    },
+  });
   const session = await GraphSession.create(network.graph);
-  const shapes = linearLayers(config);
-  const ownFeeds = deltaFeeds(deltas, loraRanks, shapes);
-  const baseFeeds = deltaFeeds(new Map(), loraRanks, shapes);
-  const promptSums = new GramSums(network.probes.grams);
-  const emptySums = new GramSums(network.probes.grams);
+  const feeds = deltaFeeds(deltas, loraRanks, linearLayers(config));
+  const inputOf = inputsOf(network.probes);
+  const sums = new GramSums(inputOf);
+  if (resume !== null) sums.restore(resume.sums);
   const predict = async (
     latents: Float32Array,
     timestep: number,
     context: LayerContexts,
-    feeds: Readonly<Record<string, Tensor>>,
-    sums: GramSums,
   ): Promise<Float32Array> => {
+    const sample = float32([batch, config.inChannels, height, width]);
+    for (let b = 0; b < batch; b++) sample.data.set(latents, b * latents.length);
     const outputs = await session.run({
-      sample: float32([1, config.inChannels, height, width], latents),
-      timestep: float32([1], [timestep]),
+      sample,
+      timestep: float32([batch], Array(batch).fill(timestep)),
       encoder_hidden_states: context,
       ...feeds,
     });
-    sums.add(outputs, (layerName) => network.probes.gramRows.get(layerName)!);
-    return outputs.noise_pred!.data as Float32Array;
+    for (const input of sums.inputs) {
+      sums.add(input, gramOutput(outputs, input), network.probes.gramRows.get(input)!);
+    }
+    const predicted = outputs.noise_pred!.data as Float32Array;
+    if (!guided) return predicted.slice();
+    const prompted = predicted.subarray(latents.length);
+    return latents.map((_, i) => predicted[i]! + guidanceScale * (prompted[i]! - predicted[i]!));
   };
-  return {
-    run: async ({ context, emptyContext, noise }, onStep) => {
+  try {
+    for (let done = resume?.runsDone ?? 0; done < runs.length; done++) {
+      const { context, emptyContext, noise, subject } = runs[done]!;
+      const both = guided ? stacked(emptyContext, context) : context;
+      const predictions = done === resume?.runsDone ? [...resume.predictions] : [];
+      const known = predictions.length;
       const start = noise.map((value) => value * sampler.initNoiseSigma);
       await runSampler(sampler, start, {
         ...(signal === undefined ? {} : { signal }),
-        onStep: () => onStep?.(),
-        denoise: async (latents, timestep) => {
-          const prompted = await predict(latents, timestep, context, ownFeeds, promptSums);
-          if (!guided) return prompted;
-          const empty = await predict(latents, timestep, emptyContext, baseFeeds, emptySums);
-          return prompted.map((value, i) => empty[i]! + guidanceScale * (value - empty[i]!));
+        denoise: async (latents, timestep, index) => {
+          if (index >= known) predictions.push(await predict(latents, timestep, both));
+          return predictions[index]!;
+        },
+        onStep: async ({ index }) => {
+          const last = index + 1 === sampler.timesteps.length;
+          await onStep?.(subject, () => ({
+            runsDone: last ? done + 1 : done,
+            predictions: last ? [] : [...predictions],
+            sums: sums.state(),
+          }));
         },
       });
-    },
-    finish: () => ({ prompt: promptSums.finish(), empty: guided ? emptySums.finish() : null }),
-    dispose: () => session.dispose(),
-  };
+    }
+    return sums.finish();
+  } finally {
+    await session.dispose();
+  }
 }
 
-/** Statistics of several sets of features together. */
-export function addGrams(parts: readonly LayerGrams[]): LayerGrams {
-  const sums = new Map<string, GramAccumulator>();
-  const shared = new Map<string, Gram>();
-  const grams = new Map<string, Gram>();
-  const rows = new Map<string, number>();
-  const firsts = new Map<Gram, string>();
-  for (const layerName of parts[0]?.grams.keys() ?? []) {
-    // Layers with one input share one matrix; sum it once.
-    const key = firsts.get(parts[0]!.grams.get(layerName)!) ?? layerName;
-    firsts.set(parts[0]!.grams.get(layerName)!, key);
-    if (!sums.has(key)) {
-      const sum = new GramAccumulator(gramSize(parts[0]!.grams.get(layerName)!));
-      for (const part of parts)
-        sum.addGram(toDenseGram(part.grams.get(layerName)!).data, part.rows.get(layerName)!);
-      sums.set(key, sum);
-      shared.set(key, sum.toPackedFloat32());
-    }
-    grams.set(layerName, shared.get(key)!);
-    rows.set(layerName, sums.get(key)!.rows);
-  }
-  return { grams, rows };
+/** Rows [2N, n], those of the empty prompt first, to x_empty + contrast · (x_prompt − x_empty), [N, n]. */
+function contrastRows(g: GraphBuilder, rows: Value, contrast: number): Value {
+  const [count] = rows.shape as [number, number];
+  const empty = slice(g, rows, 0, 0, count / 2);
+  const prompted = slice(g, rows, 0, count / 2, count);
+  const factor = g.constant(float32([1, 1], [contrast]));
+  return add(g, empty, mul(g, sub(g, prompted, empty), factor));
+}
+
+/** Two contexts [1, L, T, D] as one batch [2, L, T, D]. */
+function stacked(first: LayerContexts, second: LayerContexts): LayerContexts {
+  const both = float32([2, ...first.shape.slice(1)]);
+  both.data.set(first.data);
+  both.data.set(second.data, first.data.length);
+  return both;
 }

@@ -1,39 +1,28 @@
 /**
- * A fusion from concepts to merged deltas: collect statistics, solve, stage by stage, in the order in which each
+ * A fusion from concepts to merged deltas: statistics, then the solve, stage by stage, in the order in which each
  * feeds the next. Nothing is written here; see `output.ts`.
  */
 
 import { type BoundVocabulary, bindConcepts } from '../concepts/prompt.ts';
 import { UsageError } from '../errors.ts';
+import { GraphMatmulEngine } from '../graph/matmul-engine.ts';
 import { type LowRank, rankOf } from '../linalg/low-rank.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
-import { encodeText } from '../models/clip/encode-text.ts';
 import { textLinearLayers } from '../models/clip/structure.ts';
-import { TokenEmbeddings } from '../models/clip/text-encoder.ts';
 import type { Component } from '../models/keys/module-path.ts';
 import type { LayerDeltas } from '../models/lora.ts';
 import { crossAttentionNames, linearLayers } from '../models/unet/structure.ts';
-import { checkpointSchedule } from '../sampling/checkpoint-schedule.ts';
-import { dpmSolver } from '../sampling/samplers/dpm-solver.ts';
-import { TorchGenerator } from '../tensor/random.ts';
-import { float32, type Tensor } from '../tensor/tensor.ts';
-import { defaultCaptions, denoisedCaptions, withEmptyPrompt } from './captions.ts';
-import {
-  addGrams,
-  collectCross,
-  collectCrossPrior,
-  collectText,
-  type DenoisingRun,
-  type LayerGrams,
-  type SpatialGrams,
-  spatialCollector,
-} from './collect.ts';
+import { defaultCaptions, withEmptyPrompt } from './captions.ts';
+import { Collector, latentSizeFor, priorCaptions, type StageLayers } from './collector.ts';
+import { fusionMethod } from './method.ts';
 import { checkFusionOptions, DEFAULTS, type FusionOptions } from './options.ts';
+import { type Choices, chooseParameters, heldOutOptions } from './parameter-choice.ts';
 import { type Participant, type ParticipantInput, prepareParticipant } from './participant.ts';
-import { type ConceptPrompts, conceptPrompts } from './prompts.ts';
 import { type FusionProgress, type FusionReport, Reporter } from './report.ts';
-import { solveStage } from './solve-stage.ts';
+import { type StageProblem, solveStage } from './solve-stage.ts';
 import { STAGES, type Stage, stageOf } from './stage.ts';
+import type { StageStatistics, Statistics } from './statistics.ts';
+import { type Collected, StatisticsStore, scopeOf } from './statistics-store.ts';
 
 export interface FuseRequest {
   readonly base: Checkpoint;
@@ -43,8 +32,16 @@ export interface FuseRequest {
   readonly options?: Partial<FusionOptions>;
   /** Captions to preserve; the empty prompt is added. Default: the base's own list, or the shipped one. */
   readonly preserveCaptions?: readonly string[];
-  /** Initial noise of each participant's first denoising run, [4 · h · w]. Default: drawn from the seed. */
+  /**
+   * Initial noise of each participant's first denoising run, [4 · h · w], for statistics `fused`. Default: drawn from the
+   * seed.
+   */
   readonly noise?: readonly Float32Array[];
+  /**
+   * Folder where statistics `own` are kept and looked for, beside the concepts' own places. Default `null`: collected
+   * anew, in memory.
+   */
+  readonly cacheFolder?: string | null;
   readonly onProgress?: (progress: FusionProgress) => void;
   /** Stops the fusion between two runs of a network by throwing its reason. */
   readonly signal?: AbortSignal;
@@ -78,7 +75,7 @@ export interface FusionPlan {
   readonly captions: readonly string[];
   readonly vocabulary: BoundVocabulary;
   /** Layers that at least one concept trains, per stage, in the base's own order. */
-  readonly layers: Readonly<Record<Stage, readonly string[]>>;
+  readonly layers: StageLayers;
 }
 
 /**
@@ -95,7 +92,8 @@ export async function planFusion(request: FuseRequest): Promise<FusionPlan> {
   const crossLayers = crossAttentionNames(base.unet.config);
   const concepts = participants.map(({ concept }) => concept);
   const vocabulary = bindConcepts(base.tokenizer, concepts, crossLayers.length);
-  const wanted = STAGES.some((stage) => options.stages.includes(stage) && options.preserve[stage] > 0);
+  await latentSizeFor(base, options);
+  const wanted = STAGES.some((stage) => options.stages.includes(stage) && preserves(options, stage));
   const captions = wanted ? withEmptyPrompt(request.preserveCaptions ?? (await defaultCaptions(base))) : [];
   const trained = new Set(participants.flatMap(({ concept }) => [...concept.layers.keys()]));
   const known = [
@@ -113,24 +111,35 @@ export async function planFusion(request: FuseRequest): Promise<FusionPlan> {
   return { participants, options, captions, vocabulary, layers };
 }
 
+/** Whether a stage needs features of the base: to be preserved, or as captions of a constrained solve. */
+function preserves({ preserve, solver }: FusionOptions, stage: Stage): boolean {
+  return preserve[stage] === 'auto' || preserve[stage] > 0 || methodFor(solver, stage) === 'custom-diffusion';
+}
+
+/** The method that solves a stage: the chosen one where it is defined, else `normal`. */
+function methodFor(solver: FusionOptions['solver'], stage: Stage): FusionOptions['solver'] {
+  return fusionMethod(solver).stages.includes(stage) ? solver : 'normal';
+}
+
 /**
  * Fuse concepts into one set of low-rank changes of the base.
  *
  * Per layer: W* = argmin Σ_i ‖X_i (W − W_i)ᵀ‖² + β ‖X_reg (W − W₀)ᵀ‖² + λ ‖W − W₀‖², in closed form (least-squares.ts).
- * Stages, prompts, rows and denoising as in Mix-of-Show's gradient_fusion.py; preservation and ridge are ours.
+ * Stages, prompts, rows and denoising as in Mix-of-Show's gradient_fusion.py; preservation, ridge and rows of contrast are
+ * ours.
  * @throws {UsageError | MismatchError | FormatError} as `planFusion`, before any network runs
+ * @throws {MismatchError | FormatError} for statistics of another base or concept, or damaged ones
  * @throws {NumericalError} naming the layer whose system cannot be solved
  */
 export async function fuse(request: FuseRequest): Promise<Fusion> {
   const plan = await planFusion(request);
   const run = new FusionRun(request, plan);
-  const stages: readonly [Stage, () => Promise<void>][] = [
-    ['text', () => run.text()],
-    ['cross', () => run.cross()],
-    ['spatial', () => run.spatial()],
-  ];
-  for (const [stage, work] of stages) {
-    if (plan.layers[stage].length > 0) await run.reporter.timed(stage, work);
+  try {
+    for (const stage of STAGES) {
+      if (plan.layers[stage].length > 0) await run.stage(stage);
+    }
+  } finally {
+    await run.dispose();
   }
   return {
     base: request.base,
@@ -143,14 +152,10 @@ export async function fuse(request: FuseRequest): Promise<Fusion> {
   };
 }
 
-/**
- * Seed of one denoising run: from the run's own seed, what it draws and its number, so that a concept's noise does not
- * depend on which other concepts are fused with it. FNV-1a.
- */
-function seedOf(seed: number, subject: string, run: number): number {
-  let hash = 0x811c9dc5;
-  for (const char of `${seed}\n${subject}\n${run}`) hash = Math.imul(hash ^ char.codePointAt(0)!, 0x01000193);
-  return hash >>> 0;
+/** What a stage is solved from. */
+interface StageFeatures {
+  readonly collected: readonly StageStatistics[];
+  readonly prior: StageStatistics | null;
 }
 
 /** One run's state: what the stages hand on to each other. */
@@ -159,225 +164,223 @@ class FusionRun {
   readonly reporter: Reporter;
   readonly #request: FuseRequest;
   readonly #plan: FusionPlan;
-  readonly #embeddings: TokenEmbeddings;
-  readonly #prompts: readonly ConceptPrompts[];
-  readonly #captionIds: readonly (readonly number[])[];
+  readonly #store: StatisticsStore;
+  readonly #engine = new GraphMatmulEngine();
+  #own: { collected: readonly Statistics[]; prior: Statistics | null } | null = null;
+  #heldOut: readonly Statistics[] | null = null;
   #done = 0;
+  #total: number;
 
   constructor(request: FuseRequest, plan: FusionPlan) {
-    const { base } = request;
     this.#request = request;
     this.#plan = plan;
-    this.#embeddings = new TokenEmbeddings(
-      base.textEncoder.weights,
-      base.textEncoder.config,
-      plan.vocabulary.embeddingRows(),
+    const { signal } = request;
+    this.#store = new StatisticsStore(
+      request.base,
+      request.cacheFolder ?? null,
+      signal === undefined ? {} : { signal },
     );
-    this.#prompts = plan.participants.map(({ name }) =>
-      conceptPrompts(plan.vocabulary, name, plan.options.promptTemplates),
+    this.reporter = new Reporter(plan.participants, plan.captions.length);
+    this.#total = this.#workUnits();
+  }
+
+  /** Collect and solve one stage. */
+  async stage(stage: Stage): Promise<void> {
+    const features = await this.reporter.collecting(() =>
+      this.#plan.options.statistics === 'own' ? this.#ownFeatures(stage) : this.#fusedFeatures(stage),
     );
-    this.#captionIds = plan.captions.map((caption) => base.tokenizer.encodePadded(caption).ids);
-    this.reporter = new Reporter(plan.participants, plan.options, plan.captions.length);
-  }
-
-  async text(): Promise<void> {
     const { base } = this.#request;
-    const layers = this.#plan.layers.text;
-    const collected: LayerGrams[] = [];
-    for (const [i, { name, textDeltas }] of this.#plan.participants.entries()) {
-      const prompts = this.#prompts[i]!.ids.flat();
-      collected.push(await collectText(base, this.#embeddings, prompts, textDeltas, layers));
-      this.#advance('text', 'collect', name);
-    }
-    let prior: LayerGrams | null = null;
-    if (this.#preserves('text')) {
-      // Not padded: a caption's own tokens are what is to stay.
-      const captions = this.#plan.captions.map((caption) => base.tokenizer.encode(caption));
-      prior = await collectText(base, this.#embeddings, captions, new Map(), layers);
-      this.#advance('text', 'preserve', `${captions.length} captions`);
-    }
-    this.#solve('text', 'text_encoder', collected, prior);
-  }
-
-  async cross(): Promise<void> {
-    const { base } = this.#request;
-    const crossLayers = crossAttentionNames(base.unet.config);
-    const collected: LayerGrams[] = [];
-    for (const [i, participant] of this.#plan.participants.entries()) {
-      const { ids, conceptRows } = this.#prompts[i]!;
-      const deltas = this.#textDeltasFor(participant);
-      collected.push(await collectCross(base, this.#embeddings, ids, deltas, conceptRows, crossLayers));
-      this.#advance('cross', 'collect', participant.name);
-    }
-    let prior: LayerGrams | null = null;
-    if (this.#preserves('cross')) {
-      prior = await collectCrossPrior(base, this.#embeddings, this.#captionIds, crossLayers);
-      this.#advance('cross', 'preserve', `${this.#captionIds.length} captions`);
-    }
-    this.#solve('cross', 'unet', collected, prior);
-  }
-
-  async spatial(): Promise<void> {
-    const { base, signal } = this.#request;
-    const { options, participants } = this.#plan;
-    const layers = this.#plan.layers.spatial;
-    const config = await checkpointSchedule(base, 'DPMSolverMultistepScheduler');
-    const { sampleSize: size, inChannels } = base.unet.config;
-    const settings = {
-      sampler: dpmSolver(config, options.steps),
-      latentSize: { height: size, width: size },
-      guidanceScale: options.guidanceScale,
-      ...(signal === undefined ? {} : { signal }),
-    };
-    const collect = async (
-      deltas: LayerDeltas,
-      runs: readonly DenoisingRun[],
-      action: 'collect' | 'preserve',
-    ): Promise<SpatialGrams> => {
-      const collector = await spatialCollector(base, deltas, layers, settings);
-      try {
-        for (const run of runs) {
-          await collector.run(run, () => this.#advance('spatial', action, run.subject));
-        }
-        return collector.finish();
-      } finally {
-        await collector.dispose();
-      }
-    };
-    const noiseOf = (subject: string, run: number): Float32Array =>
-      new TorchGenerator(seedOf(options.seed, subject, run)).randn(inChannels * size * size);
-    const emptyContext = await this.#plainContext('');
-    const collected: SpatialGrams[] = [];
-    for (const [i, participant] of participants.entries()) {
-      const { padded } = this.#prompts[i]!;
-      const deltas = this.#textDeltasFor(participant);
-      const runs: DenoisingRun[] = [];
-      for (let run = 0; run < options.runs; run++) {
-        const context = await this.#context(padded[run % padded.length]!, deltas);
-        const given = run === 0 ? this.#request.noise?.[i] : undefined;
-        runs.push({
-          subject: participant.name,
-          noise: given ?? noiseOf(participant.name, run),
-          context,
-          emptyContext,
-        });
-      }
-      collected.push(await collect(this.#unetDeltasFor(participant), runs, 'collect'));
-    }
-    let prior: LayerGrams | null = null;
-    if (this.#preserves('spatial')) {
-      // Guidance steers away from the empty prompt on the concepts' own latents: there it has to stay as it is. Measured
-      // (docs/fusion.md), this keeps other prompts as well as captions do, and concepts better.
-      const empty = collected.flatMap((grams) => (grams.empty === null ? [] : [grams.empty]));
-      prior = empty.length > 0 ? addGrams(empty) : await this.#captionGrams(collect, noiseOf);
-    }
-    const prompts = collected.map(({ prompt }) => prompt);
-    this.#solve('spatial', 'unet', prompts, prior);
-  }
-
-  /** Generic captions drawn in the base model, without guidance. */
-  async #captionGrams(
-    collect: (
-      deltas: LayerDeltas,
-      runs: readonly DenoisingRun[],
-      action: 'collect' | 'preserve',
-    ) => Promise<SpatialGrams>,
-    noiseOf: (subject: string, run: number) => Float32Array,
-  ): Promise<LayerGrams> {
-    const emptyContext = await this.#plainContext('');
-    const runs: DenoisingRun[] = [];
-    for (const caption of denoisedCaptions(this.#plan.captions)) {
-      const context = await this.#plainContext(caption);
-      runs.push({ subject: caption, noise: noiseOf(caption, 0), context, emptyContext });
-    }
-    return (await collect(new Map(), runs, 'preserve')).prompt;
-  }
-
-  #preserves(stage: Stage): boolean {
-    return this.#plan.options.preserve[stage] > 0;
-  }
-
-  /** The text encoder a participant's features are made by: its own, or the fused one if that stage was solved. */
-  #textDeltasFor({ textDeltas }: Participant): LayerDeltas {
-    const { statistics, stages } = this.#plan.options;
-    return statistics === 'own' || !stages.includes('text') ? textDeltas : this.#fusedDeltas('text');
-  }
-
-  /** The UNet a participant's spatial features are made by: its own layers, with fused K and V if those were solved. */
-  #unetDeltasFor({ unetDeltas }: Participant): LayerDeltas {
-    const { statistics, stages } = this.#plan.options;
-    if (statistics === 'own' || !stages.includes('cross')) return unetDeltas;
-    const spatial = [...unetDeltas].filter(
-      ([layerName]) => stageOf({ component: 'unet', layerName }) === 'spatial',
-    );
-    return new Map([...spatial, ...this.#fusedDeltas('cross')]);
-  }
-
-  #fusedDeltas(stage: Stage): LayerDeltas {
-    const layers = [...this.fused.values()].filter((layer) => layer.stage === stage);
-    return new Map(layers.map(({ layerName, delta }) => [layerName, delta]));
-  }
-
-  /** Text features per cross-attention, [1, L, T, D]. */
-  async #context(
-    perLayer: readonly (readonly number[])[],
-    deltas: LayerDeltas,
-  ): Promise<Tensor<Float32Array>> {
-    const { hiddenStates } = await encodeText(this.#request.base.textEncoder, this.#embeddings, perLayer, {
-      deltas,
-    });
-    return float32([1, ...hiddenStates.shape], hiddenStates.data);
-  }
-
-  /** A caption as the base model reads it, the same for every cross-attention. */
-  #plainContext(caption: string): Promise<Tensor<Float32Array>> {
-    const { base } = this.#request;
-    const { ids } = base.tokenizer.encodePadded(caption);
-    return this.#context(Array(crossAttentionNames(base.unet.config).length).fill(ids), new Map());
-  }
-
-  #solve(
-    stage: Stage,
-    component: Component,
-    collected: readonly LayerGrams[],
-    prior: LayerGrams | null,
-  ): void {
-    const { options, participants, layers } = this.#plan;
-    const deltasOf = ({ textDeltas, unetDeltas }: Participant): LayerDeltas =>
-      stage === 'text' ? textDeltas : unetDeltas;
+    const { participants, layers } = this.#plan;
     const shapes =
-      stage === 'text'
-        ? textLinearLayers(this.#request.base.textEncoder.config)
-        : linearLayers(this.#request.base.unet.config);
-    const results = solveStage({
-      layers: layers[stage].map((layerName) => ({ layerName, outputSize: shapes.get(layerName)![0] })),
-      collected,
-      prior,
-      deltas: participants.map(deltasOf),
-      ridge: options.ridge[stage],
-      preserve: options.preserve[stage],
+      stage === 'text' ? textLinearLayers(base.textEncoder.config) : linearLayers(base.unet.config);
+    const problem: StageProblem = {
+      stage,
+      layers: layers[stage].map((layerName) => {
+        const [outputSize, inputSize] = shapes.get(layerName)!;
+        return { layerName, outputSize, inputSize };
+      }),
+      ...features,
+      deltas: participants.map(({ textDeltas, unetDeltas }) => (stage === 'text' ? textDeltas : unetDeltas)),
+    };
+    const heldOut = await this.reporter.collecting(() => this.#heldOutFeatures(stage));
+    await this.reporter.solving(stage, () => this.#solve(problem, heldOut));
+  }
+
+  async #solve(problem: StageProblem, heldOut: readonly StageStatistics[] | null): Promise<void> {
+    const { stage } = problem;
+    const { options } = this.#plan;
+    const [ridge, preserve] = [options.ridge[stage], options.preserve[stage]];
+    const choices: Choices =
+      heldOut === null
+        ? { ridge: null, preserve: null }
+        : await chooseParameters({
+            problem,
+            heldOut,
+            ridge,
+            preserve,
+            engine: this.#engine.multiply,
+            onCandidate: () => this.#request.signal?.throwIfAborted(),
+          });
+    const settled = {
+      ridge: choices.ridge?.chosen ?? (ridge as number),
+      preserve: choices.preserve?.chosen ?? (preserve as number),
+    };
+    const method = fusionMethod(methodFor(options.solver, stage));
+    const results = await solveStage(problem, {
+      method,
+      ...settled,
+      iterations: options.iterations,
+      rank: options.rank,
+      rankShare: options.rankShare,
+      engine: this.#engine.multiply,
       onLayer: (layerName) => this.#advance(stage, 'solve', layerName),
     });
-    for (const { layerName, delta, retention, loss } of results) {
+    this.reporter.settled(stage, method.name, settled, choices);
+    const component: Component = stage === 'text' ? 'text_encoder' : 'unet';
+    for (const { layerName, delta, measured, condition, truncation, losses } of results) {
       this.fused.set(`${component}:${layerName}`, { stage, component, layerName, delta });
-      this.reporter.add(stage, retention, rankOf(delta), loss);
+      this.reporter.add(stage, measured, { rank: rankOf(delta), condition, truncation, losses });
     }
+  }
+
+  async dispose(): Promise<void> {
+    await this.#engine.dispose();
+  }
+
+  /** Every concept in its own model, all stages at once; kept for the stages to come. */
+  async #ownFeatures(stage: Stage): Promise<StageFeatures> {
+    if (this.#own === null) {
+      const { participants, options, captions } = this.#plan;
+      const scopes = this.#scopes();
+      const collected: Statistics[] = [];
+      const origins: string[] = [];
+      for (const participant of participants) {
+        const found = await this.#store.concept(participant, scopes, options, this.#hooks('collect'));
+        if (!found.fresh) this.#leaveOut(options.steps * options.runs);
+        collected.push(found.statistics);
+        origins.push(originOf(found));
+      }
+      let prior: Statistics | null = null;
+      if (captions.length > 0) {
+        const found = await this.#store.prior(captions, scopes, options, this.#hooks('preserve'));
+        if (!found.fresh) this.#leaveOut(options.steps * priorCaptions(captions, options).length);
+        prior = found.statistics;
+      }
+      this.#own = { collected, prior };
+      this.reporter.statistics(origins);
+    }
+    return {
+      collected: this.#own.collected.map((concept) => concept[stage]),
+      prior: preserves(this.#plan.options, stage) ? (this.#own.prior?.[stage] ?? null) : null,
+    };
+  }
+
+  /** As the reference collects: each stage in the model with the stages before it fused. */
+  async #fusedFeatures(stage: Stage): Promise<StageFeatures> {
+    const { base, noise } = this.#request;
+    const { participants, options, captions, vocabulary, layers } = this.#plan;
+    this.reporter.statistics(participants.map(() => 'fused'));
+    const collector = new Collector(base, vocabulary, layers, options, this.#hooks('collect'));
+    const collected: StageStatistics[] = [];
+    for (const [i, participant] of participants.entries()) {
+      const { name } = participant;
+      const textDeltas = this.#partlyFused('text', participant.textDeltas);
+      collected.push(
+        stage === 'text'
+          ? await collector.text(name, participant.textDeltas)
+          : stage === 'cross'
+            ? await collector.cross(name, textDeltas)
+            : await collector.spatial(
+                name,
+                textDeltas,
+                this.#partlyFused('cross', participant.unetDeltas),
+                noise?.[i],
+              ),
+      );
+    }
+    if (!preserves(options, stage)) return { collected, prior: null };
+    const ofBase = new Collector(base, vocabulary, layers, options, this.#hooks('preserve'));
+    const prior =
+      stage === 'text'
+        ? await ofBase.textPrior(captions)
+        : stage === 'cross'
+          ? await ofBase.crossPrior(captions)
+          : await ofBase.spatialPrior(captions);
+    return { collected, prior };
+  }
+
+  /** A concept's deltas with those of an earlier stage replaced by the fused ones, if that stage was fused. */
+  #partlyFused(stage: Stage, own: LayerDeltas): LayerDeltas {
+    if (!this.#plan.options.stages.includes(stage)) return own;
+    const component: Component = stage === 'text' ? 'text_encoder' : 'unet';
+    const rest = [...own].filter(([layerName]) => stageOf({ component, layerName }) !== stage);
+    const fused = [...this.fused.values()].filter((layer) => layer.stage === stage);
+    return new Map([...rest, ...fused.map(({ layerName, delta }) => [layerName, delta] as const)]);
+  }
+
+  /** Features for choosing parameters by; null where all are given. */
+  async #heldOutFeatures(stage: Stage): Promise<readonly StageStatistics[] | null> {
+    const { options, participants } = this.#plan;
+    if (options.ridge[stage] !== 'auto' && options.preserve[stage] !== 'auto') return null;
+    if (this.#heldOut === null) {
+      const held = heldOutOptions(options);
+      const collected: Statistics[] = [];
+      for (const participant of participants) {
+        const found = await this.#store.concept(participant, this.#scopes(), held, this.#hooks('hold out'));
+        if (!found.fresh) this.#leaveOut(held.steps * held.runs);
+        collected.push(found.statistics);
+      }
+      this.#heldOut = collected;
+    }
+    return this.#heldOut.map((concept) => concept[stage]);
+  }
+
+  /** How much of each stage statistics have to cover. */
+  #scopes() {
+    const { layers } = this.#plan;
+    return { text: scopeOf(layers.text), cross: scopeOf(layers.cross), spatial: scopeOf(layers.spatial) };
+  }
+
+  #hooks(action: FusionProgress['action']) {
+    const { signal } = this.#request;
+    return {
+      onAdvance: (stage: Stage, subject: string) => this.#advance(stage, action, subject),
+      ...(signal === undefined ? {} : { signal }),
+    };
   }
 
   #advance(stage: Stage, action: FusionProgress['action'], subject: string): void {
     this.#request.signal?.throwIfAborted();
     this.#done++;
-    this.#request.onProgress?.({ stage, action, subject, done: this.#done, total: this.#total() });
+    this.#request.onProgress?.({ stage, action, subject, done: this.#done, total: this.#total });
   }
 
-  #total(): number {
+  /** Work that statistics on disk save: the steps of one subject, and its prompts. */
+  #leaveOut(steps: number): void {
+    const { layers } = this.#plan;
+    const prompts = (['text', 'cross'] as const).filter((stage) => layers[stage].length > 0).length;
+    this.#total -= prompts + (layers.spatial.length > 0 ? steps : 0);
+  }
+
+  #workUnits(): number {
     const { layers, options, participants, captions } = this.#plan;
+    const held = STAGES.some((stage) => [options.ridge[stage], options.preserve[stage]].includes('auto'))
+      ? heldOutOptions(options)
+      : null;
+    const heldSteps = held === null ? 0 : held.steps * held.runs;
+    const own = options.statistics === 'own';
     return STAGES.filter((stage) => layers[stage].length > 0).reduce((sum, stage) => {
       const spatial = stage === 'spatial';
       const collecting = participants.length * (spatial ? options.steps * options.runs : 1);
-      const captionRuns = options.guidanceScale === 1 ? denoisedCaptions(captions).length : 0;
-      const preserving = spatial ? options.steps * captionRuns : 1;
-      return sum + collecting + (this.#preserves(stage) ? preserving : 0) + layers[stage].length;
+      const holding = participants.length * (spatial ? heldSteps : held === null ? 0 : 1);
+      const preserving = spatial ? options.steps * priorCaptions(captions, options).length : 1;
+      // Own statistics of the base are collected for all stages, or for none.
+      const wanted = own ? captions.length > 0 : preserves(options, stage);
+      return sum + collecting + holding + (wanted ? preserving : 0) + layers[stage].length;
     }, 0);
   }
+}
+
+function originOf({ file, fresh }: Collected): string {
+  return file === null || fresh ? 'collected' : file;
 }

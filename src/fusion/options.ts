@@ -1,14 +1,27 @@
 /** Options of a fusion, their defaults and presets. */
 import { UsageError } from '../errors.ts';
-import { type PerStage, STAGES, type Stage } from './stage.ts';
+import { METHOD_DEFAULTS, type MethodName } from './method.ts';
+import { DEFAULT_ENERGY_SHARE } from './recompress.ts';
+import { STAGES, type Stage } from './stage.ts';
+
+/** A number per stage, or the word for choosing it on held-out features (parameter-choice.ts). */
+export type ChosenPerStage = Readonly<Record<Stage, number | 'auto'>>;
 
 export interface SolveOptions {
   /** Stages to fuse, in their own order; layers of the others keep the base weight. Default: all three. */
   readonly stages: readonly Stage[];
+  /** How a stage is solved where the method is defined for it, `normal` elsewhere. Default `normal`. */
+  readonly solver: MethodName;
   /** λ per stage, relative to the mean diagonal of the concepts' Gram sum. ≥ 0; 0 is the minimum-norm optimum. */
-  readonly ridge: PerStage;
+  readonly ridge: ChosenPerStage;
   /** β per stage: weight of the generic captions, relative to the concepts' trace. ≥ 0; 0 turns preservation off. */
-  readonly preserve: PerStage;
+  readonly preserve: ChosenPerStage;
+  /** Rank of the results: a number, `auto` for the least that keeps `rankShare`, `null` for the exact Σ r_i. Default `null`. */
+  readonly rank: number | 'auto' | null;
+  /** `rank: 'auto'` keeps this share of the effect on features, ‖X ΔWᵀ‖². In (0, 1]; default 0.99. */
+  readonly rankShare: number;
+  /** L-BFGS: iterations at most; `null` for the published counts of the stages (500, 500, 50). */
+  readonly iterations: number | null;
 }
 
 export interface CollectOptions {
@@ -21,11 +34,17 @@ export interface CollectOptions {
   /** Denoising runs per concept, each from its own noise. Default 2, minimum 1; 1 in the reference. */
   readonly runs: number;
   /**
-   * Guidance of the denoising runs, as pictures will be drawn. Default 4. A guided run also gives the features of the
-   * empty prompt, which spatial layers then preserve. 1 draws by the prompt alone, as the reference does, and
-   * preserves generic captions instead.
+   * Guidance of the denoising runs, as pictures will be drawn. Default 4. A guided run sees the prompt and the empty
+   * prompt side by side. 1 draws by the prompt alone, as the reference does.
    */
   readonly guidanceScale: number;
+  /**
+   * Guided runs: spatial rows are x_empty + contrast · (x_prompt − x_empty). 1 is the prompted row alone; more weighs what
+   * the prompt changes, which is what tells concepts apart. Default 2.5 (docs/fusion.md).
+   */
+  readonly contrast: number;
+  /** Size of the pictures in pixels; `null`: the size the base was trained at. Default `null`. */
+  readonly size: { readonly width: number; readonly height: number } | null;
   /**
    * In which model a concept's features are collected: `fused`: with the stages before it fused already, as
    * Mix-of-Show does; `own`: in the concept's own model, independent of the others. Default `own`.
@@ -38,13 +57,19 @@ export type FusionOptions = SolveOptions & CollectOptions;
 /** Ridge and preservation from the measurements on the trained miniature (docs/fusion.md). */
 export const DEFAULTS: FusionOptions = {
   stages: STAGES,
+  solver: 'normal',
   ridge: { text: 1e-2, cross: 1e-1, spatial: 1e-2 },
-  preserve: { text: 0.3, cross: 1, spatial: 0.2 },
+  preserve: { text: 0.3, cross: 1, spatial: 0.02 },
+  rank: null,
+  rankShare: DEFAULT_ENERGY_SHARE,
+  iterations: METHOD_DEFAULTS.iterations,
   steps: 20,
   seed: 0,
   promptTemplates: ['photo of a {}', '{}'],
   runs: 2,
   guidanceScale: 4,
+  contrast: 2.5,
+  size: null,
   statistics: 'own',
 };
 
@@ -68,28 +93,52 @@ export type Preset = keyof typeof PRESETS;
  * Check every number. @throws {UsageError} naming the option, what is allowed, and what it got
  */
 export function checkFusionOptions(options: FusionOptions): void {
+  const { rank, rankShare, iterations, statistics, stages } = options;
   for (const name of ['ridge', 'preserve'] as const) {
     for (const stage of STAGES) {
       const value = options[name][stage];
-      if (!(Number.isFinite(value) && value >= 0)) {
-        throw new UsageError(`${name} ${stage}: expected a number ≥ 0, got ${value}`);
+      if (value !== 'auto' && !(Number.isFinite(value) && value >= 0)) {
+        throw new UsageError(`${name} ${stage}: expected a number ≥ 0 or auto, got ${value}`);
+      }
+      if (value === 'auto' && statistics === 'fused') {
+        throw new UsageError(
+          `${name} ${stage}: auto needs statistics of the concepts' own models, got fused`,
+        );
       }
     }
   }
-  if (!(Number.isInteger(options.steps) && options.steps >= 1 && options.steps <= 1000)) {
-    throw new UsageError(`steps: expected a whole number from 1 to 1000, got ${options.steps}`);
+  if (stages.length === 0) throw new UsageError('stages: expected at least one of text, cross, spatial');
+  if (rank !== null && rank !== 'auto') checkWhole('rank', rank, 1);
+  if (!(rankShare > 0 && rankShare <= 1)) {
+    throw new UsageError(`rank share: expected a number above 0, up to 1, got ${rankShare}`);
   }
-  if (!(Number.isInteger(options.runs) && options.runs >= 1)) {
-    throw new UsageError(`runs: expected a whole number ≥ 1, got ${options.runs}`);
+  if (iterations !== null) checkWhole('iterations', iterations, 1);
+  checkCollectOptions(options);
+}
+
+/** The same for what a collection needs. @throws {UsageError} */
+export function checkCollectOptions(options: CollectOptions): void {
+  const { steps, runs, guidanceScale, contrast, seed, size, promptTemplates } = options;
+  checkWhole('steps', steps, 1, 1000);
+  checkWhole('runs', runs, 1);
+  for (const [name, value] of [
+    ['guidance', guidanceScale],
+    ['contrast', contrast],
+  ] as const) {
+    if (!Number.isFinite(value)) throw new UsageError(`${name}: expected a number, got ${value}`);
   }
-  if (!Number.isFinite(options.guidanceScale)) {
-    throw new UsageError(`guidance: expected a number, got ${options.guidanceScale}`);
+  if (!Number.isSafeInteger(seed)) throw new UsageError(`seed: expected an integer, got ${seed}`);
+  if (size !== null) {
+    checkWhole('width', size.width, 8);
+    checkWhole('height', size.height, 8);
   }
-  if (!Number.isSafeInteger(options.seed))
-    throw new UsageError(`seed: expected an integer, got ${options.seed}`);
-  if (options.stages.length === 0)
-    throw new UsageError('stages: expected at least one of text, cross, spatial');
-  if (options.promptTemplates.length === 0 || options.promptTemplates.some((text) => !text.includes('{}'))) {
+  if (promptTemplates.length === 0 || promptTemplates.some((text) => !text.includes('{}'))) {
     throw new UsageError('prompt templates: expected at least one, each with {} where the concept goes');
   }
+}
+
+function checkWhole(name: string, value: number, least: number, most = Number.MAX_SAFE_INTEGER): void {
+  if (Number.isSafeInteger(value) && value >= least && value <= most) return;
+  const range = most === Number.MAX_SAFE_INTEGER ? `≥ ${least}` : `from ${least} to ${most}`;
+  throw new UsageError(`${name}: expected a whole number ${range}, got ${value}`);
 }

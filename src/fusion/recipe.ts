@@ -1,8 +1,10 @@
 /** What a fusion was made of: every resolved option and the hash of every input, enough to make it again. */
 import { readFileSync } from 'node:fs';
 import path from 'node:path';
+import type { Concept } from '../concepts/concept.ts';
 import { hashFiles } from '../formats/file-hash.ts';
 import type { TensorFile } from '../formats/tensor-file.ts';
+import type { Checkpoint } from '../models/checkpoint.ts';
 import { toolVersion } from '../package-root.ts';
 import type { Fusion } from './fuse.ts';
 import type { FusionOptions } from './options.ts';
@@ -49,31 +51,39 @@ export function filesOf({ path: file, tensors }: TensorFile): string[] {
   return [...files];
 }
 
+/** Files of the base whose numbers a fusion depends on. */
+export function baseFiles({ textEncoder, unet }: Checkpoint): string[] {
+  return [...new Set([...filesOf(textEncoder.file), ...filesOf(unet.file)])];
+}
+
+/** Files that a concept's tensors lie in. */
+export function conceptFiles(concept: Concept): string[] {
+  const tensors = [
+    ...concept.tokens.map(({ embedding }) => embedding),
+    ...[...concept.layers.values()].flatMap(({ up, down }) => [up, down]),
+  ];
+  const files = tensors.flatMap(({ storage }) => (storage.range === null ? [] : [storage.range.file]));
+  return [...new Set(files.length === 0 ? [concept.path] : files)];
+}
+
 /** Describe a fusion; reads every input once to hash it. @throws {FormatError} if an input has vanished */
 export async function fusionRecipe({ base, participants, options, captions }: Fusion): Promise<Recipe> {
-  const baseFiles = [...new Set([...filesOf(base.textEncoder.file), ...filesOf(base.unet.file)])];
-  const conceptFiles = participants.map(({ concept }) => {
-    const tensors = [
-      ...concept.tokens.map(({ embedding }) => embedding),
-      ...[...concept.layers.values()].flatMap(({ up, down }) => [up, down]),
-    ];
-    const files = tensors.flatMap(({ storage }) => (storage.range === null ? [] : [storage.range.file]));
-    return [...new Set(files.length === 0 ? [concept.path] : files)];
-  });
-  const hashes = await hashFiles([...baseFiles, ...conceptFiles.flat()]);
+  const ofBase = baseFiles(base);
+  const ofConcepts = participants.map(({ concept }) => conceptFiles(concept));
+  const hashes = await hashFiles([...ofBase, ...ofConcepts.flat()]);
   const hashed = (files: readonly string[]): RecipeFile[] =>
     files.map((file) => ({ path: file, sha256: hashes.get(file)! }));
   return {
     tool: 'edlora',
     kind: 'fusion',
     versions: toolVersions(),
-    base: { path: base.path, files: hashed(baseFiles) },
+    base: { path: base.path, files: hashed(ofBase) },
     concepts: participants.map(({ concept, name, unetStrength, textEncoderStrength }, i) => ({
       name,
       words: concept.tokens.map(({ word }) => word),
       unetStrength,
       textEncoderStrength,
-      files: hashed(conceptFiles[i]!),
+      files: hashed(ofConcepts[i]!),
     })),
     options,
     captions,

@@ -1,69 +1,160 @@
-/** One stage's layers, solved input by input: layers that read the same input share one factorisation. */
-import type { Gram } from '../linalg/gram.ts';
-import { gramSize } from '../linalg/gram.ts';
-import type { LowRank } from '../linalg/low-rank.ts';
+/** One stage's layers, input by input: layers that read the same input share what its solver prepares for it. */
+import { MismatchError } from '../errors.ts';
+import type { MatmulEngine } from '../linalg/cholesky-async.ts';
+import { type LowRank, rankOf } from '../linalg/low-rank.ts';
 import type { LayerDeltas } from '../models/lora.ts';
-import type { LayerGrams } from './collect.ts';
-import { factoriseInput, type NormalSystem, solveLayer } from './least-squares.ts';
+import { type MeasuredLayer, measureLayers } from './measure-stage.ts';
+import { type FusionMethod, METHOD_DEFAULTS, prepareMethod } from './method.ts';
 import type { InputProblem, LayerProblem } from './problem.ts';
-import { fusionLoss, type LayerRetention, measureRetention } from './retention.ts';
+import { recompress } from './recompress.ts';
+import type { Truncation } from './report.ts';
+import type { Stage } from './stage.ts';
+import type { StageStatistics } from './statistics.ts';
+
+/** A layer to solve, and its weight's shape [outputSize, inputSize]. */
+export interface StageLayer {
+  readonly layerName: string;
+  readonly outputSize: number;
+  readonly inputSize: number;
+}
 
 export interface StageProblem {
-  readonly layers: readonly { readonly layerName: string; readonly outputSize: number }[];
+  readonly stage: Stage;
+  readonly layers: readonly StageLayer[];
   /** Statistics per concept, in the order of `deltas`. */
-  readonly collected: readonly LayerGrams[];
-  /** Statistics of the generic captions in the base model; null without preservation. */
-  readonly prior: LayerGrams | null;
+  readonly collected: readonly StageStatistics[];
+  /** Statistics of generic captions in the base model; null without preservation. */
+  readonly prior: StageStatistics | null;
   readonly deltas: readonly LayerDeltas[];
+}
+
+export interface StageSolver {
+  readonly method: FusionMethod;
   readonly ridge: number;
   readonly preserve: number;
-  /** Called after each solved layer. */
+  /** L-BFGS only; null: as published. */
+  readonly iterations: number | null;
+  readonly rank: number | 'auto' | null;
+  readonly rankShare: number;
+  readonly engine: MatmulEngine | null;
+  /** Called after each solved layer; may throw to stop. */
   readonly onLayer?: (layerName: string) => void;
 }
 
 export interface SolvedLayer {
   readonly layerName: string;
   readonly delta: LowRank;
-  readonly retention: LayerRetention;
-  /** Mean squared error over all feature rows and outputs. */
-  readonly loss: number;
+  readonly measured: MeasuredLayer;
+  readonly condition: number | null;
+  readonly truncation: Truncation | null;
+  readonly losses: readonly number[] | null;
 }
 
-/** Solve all layers of a stage. @throws {NumericalError} naming the layer whose system is singular. */
-export function solveStage(problem: StageProblem): SolvedLayer[] {
-  const { layers, collected, prior, deltas, onLayer } = problem;
-  // Keyed by the first concept's matrix: layers with one input share it as an object.
-  const systems = new Map<Gram, NormalSystem>();
-  const solved: SolvedLayer[] = [];
-  for (const { layerName, outputSize } of layers) {
-    const grams = collected.map((concept) => concept.grams.get(layerName)!);
-    let system = systems.get(grams[0]!);
-    if (system === undefined) {
-      const input: InputProblem = {
-        inputName: layerName,
-        inputSize: gramSize(grams[0]!),
-        grams,
-        preserve: prior === null ? null : { gram: prior.grams.get(layerName)!, weight: problem.preserve },
-        ridge: problem.ridge,
-      };
-      system = factoriseInput(input);
-      systems.set(grams[0]!, system);
-    }
-    const layer: LayerProblem = {
-      layerName,
-      outputSize,
-      deltas: deltas.map((concept) => concept.get(layerName) ?? null),
-      input: system.input,
-    };
-    const delta = solveLayer(system, layer);
-    const rows = collected.reduce((sum, concept) => sum + concept.rows.get(layerName)!, 0);
-    solved.push({
-      layerName,
-      delta,
-      retention: measureRetention(layer, delta),
-      loss: fusionLoss(layer, delta, rows),
-    });
-    onLayer?.(layerName);
+/**
+ * Solve all layers of a stage, in the order of `layers`.
+ * @throws {MismatchError} if statistics do not cover a layer
+ * @throws {NumericalError} naming the layer whose system is singular
+ */
+export async function solveStage(problem: StageProblem, solver: StageSolver): Promise<SolvedLayer[]> {
+  const solved = new Map<string, SolvedLayer>();
+  for (const layers of layersByInput(problem)) {
+    for (const layer of await solveInput(problem, layers, solver)) solved.set(layer.layerName, layer);
   }
-  return solved;
+  return problem.layers.map(({ layerName }) => solved.get(layerName)!);
+}
+
+/** Layers that read one input, together. @throws {MismatchError} if statistics do not cover a layer */
+export function layersByInput({ layers, collected, stage }: StageProblem): readonly StageLayer[][] {
+  const groups = new Map<string, StageLayer[]>();
+  for (const layer of layers) {
+    for (const { inputOf } of collected) {
+      if (inputOf.has(layer.layerName)) continue;
+      throw new MismatchError(
+        `${layer.layerName}: statistics of the stage ${stage} do not cover it; collect again with --layers linear`,
+      );
+    }
+    const input = collected[0]!.inputOf.get(layer.layerName)!;
+    groups.set(input, [...(groups.get(input) ?? []), layer]);
+  }
+  return [...groups.values()];
+}
+
+/** The shared problem of layers that read one input, and the rows behind it. Reads the statistics. */
+export function inputProblem(
+  { collected, prior }: StageProblem,
+  [first]: readonly StageLayer[],
+  { ridge, preserve }: Pick<StageSolver, 'ridge' | 'preserve'>,
+): { input: InputProblem; rows: number } {
+  const { layerName, inputSize } = first!;
+  const inputs = collected.map((concept) => concept.inputOf.get(layerName)!);
+  const reserved = prior?.inputOf.get(layerName);
+  return {
+    input: {
+      inputName: layerName,
+      inputSize,
+      grams: collected.map((concept, i) => concept.term(inputs[i]!)),
+      preserve: reserved === undefined ? null : { gram: prior!.term(reserved), weight: preserve },
+      ridge,
+    },
+    rows: collected.reduce((sum, concept, i) => sum + concept.rows.get(inputs[i]!)!, 0),
+  };
+}
+
+/** The problems of layers that read one input. */
+export function layerProblems(
+  { deltas }: StageProblem,
+  layers: readonly StageLayer[],
+  input: InputProblem,
+): LayerProblem[] {
+  return layers.map(({ layerName, outputSize }) => ({
+    layerName,
+    outputSize,
+    deltas: deltas.map((concept) => concept.get(layerName) ?? null),
+    input,
+  }));
+}
+
+async function solveInput(
+  problem: StageProblem,
+  layers: readonly StageLayer[],
+  solver: StageSolver,
+): Promise<SolvedLayer[]> {
+  const { method, iterations, rank, rankShare, engine, onLayer } = solver;
+  const { input, rows } = inputProblem(problem, layers, solver);
+  const prepared = await prepareMethod(method, input, {
+    stage: problem.stage,
+    rows,
+    options: { ...METHOD_DEFAULTS, iterations },
+    engine,
+  });
+  const problems = layerProblems(problem, layers, input);
+  const solutions = problems.map((layer) => {
+    const { delta, losses = null } = prepared.solve(layer);
+    const { delta: kept, truncation } = cut(delta, layer, rank, rankShare);
+    onLayer?.(layer.layerName);
+    return { delta: kept, truncation, losses };
+  });
+  const measured = await measureLayers(
+    problems,
+    solutions.map(({ delta }) => delta),
+    rows,
+    engine,
+  );
+  return solutions.map((solution, l) => ({
+    ...solution,
+    layerName: layers[l]!.layerName,
+    measured: measured[l]!,
+    condition: prepared.condition,
+  }));
+}
+
+function cut(
+  delta: LowRank,
+  { input }: LayerProblem,
+  rank: number | 'auto' | null,
+  rankShare: number,
+): { delta: LowRank; truncation: Truncation | null } {
+  if (rank === null || rankOf(delta) === 0) return { delta, truncation: null };
+  const { delta: kept, featureError, plainError } = recompress(delta, input.grams, rank, rankShare);
+  return { delta: kept, truncation: { exactRank: rankOf(delta), featureError, plainError } };
 }

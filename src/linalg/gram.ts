@@ -228,12 +228,20 @@ export class GramAccumulator {
 
   /** The sum so far, half the numbers, rounded to float32. */
   toPackedFloat32(): PackedSymmetric {
+    return { size: this.size, packed: this.#packedInto(new Float32Array(packedLength(this.size))) };
+  }
+
+  /** The sum so far, half the numbers, exactly. */
+  toPackedFloat64(): { readonly size: number; readonly packed: Float64Array } {
+    return { size: this.size, packed: this.#packedInto(new Float64Array(packedLength(this.size))) };
+  }
+
+  #packedInto<T extends Float32Array | Float64Array>(packed: T): T {
     const n = this.size;
-    const packed = new Float32Array(packedLength(n));
     let at = 0;
     for (let i = 0; i < n; i++) {
       for (let j = i; j < n; j++) packed[at++] = this.#sum[j * n + i]!;
     }
-    return { size: n, packed };
+    return packed;
   }
 }

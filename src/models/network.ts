@@ -31,8 +31,8 @@ export interface ProbeRequest {
   /** Layers whose XᵀX [n, n] is computed inside the graph. Layers that share an input share one matrix. */
   readonly grams?: Iterable<string>;
   /**
-   * What X is before its Gram matrix is taken, given rows [N, n] and their number of rows; default: as it is.
-   * A padding mask, for example, multiplies rows by 0 or 1.
+   * What X is before its Gram matrix is taken, given rows [N, n], batch after batch; default: as it is. A padding mask,
+   * for example, multiplies rows by 0 or 1.
    */
   readonly weighRows?: (g: GraphBuilder, rows: Value) => Value;
 }
@@ -176,7 +176,7 @@ export class NetworkBuilder {
     if (gram === undefined) {
       const flat = this.#flat(rows());
       const weighed = this.#weighRows?.(this.g, flat) ?? flat;
-      gram = { output: `gram:${layerName}`, rows: flat.shape[0]! };
+      gram = { output: `gram:${layerName}`, rows: weighed.shape[0]! };
       this.g.output(gram.output, matmul(this.g, weighed, weighed, { transA: true }));
       this.#gramOf.set(x, gram);
     }

@@ -225,6 +225,8 @@ describe('fuse', () => {
   });
 });
 
+const NONE = { text: null, cross: null, spatial: null };
+
 describe('notes', () => {
   const report = (kept: number, largestChange: number): FusionReport => ({
     concepts: [
@@ -232,11 +234,26 @@ describe('notes', () => {
         name: '<a>',
         file: '/a.pth',
         kept: { text: 0.9, cross: kept, spatial: null },
+        baselines: { average: NONE, sum: NONE },
         worst: { layerName: 'mid.to_k', kept },
       },
     ],
-    stages: [{ stage: 'cross', layers: 1, ridge: 0, preserve: 0, largestChange, elapsedMs: 1 }],
+    stages: [
+      {
+        stage: 'cross',
+        layers: 1,
+        solver: 'normal',
+        ridge: 0,
+        preserve: 0,
+        choices: { ridge: null, preserve: null },
+        largestChange,
+        elapsedMs: 1,
+      },
+    ],
     layers: [],
+    collisions: [[1]],
+    statistics: ['collected'],
+    collectMs: 0,
     preservedCaptions: 0,
     elapsedMs: 1,
     peakMemoryBytes: 1,

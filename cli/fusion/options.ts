@@ -1,0 +1,94 @@
+/** Options of `fuse` and `collect` that say which features are collected, and where they are kept. */
+import type { Options } from 'yargs';
+import type { CollectOptions } from '../../src/fusion/options.ts';
+import { cacheFolder } from '../../src/fusion/statistics-store.ts';
+import { DEFAULTS, UsageError } from '../../src/index.ts';
+import { number, text, texts } from '../options.ts';
+
+type Args = Readonly<Record<string, unknown>>;
+
+export const collectOptions = {
+  prompt: {
+    type: 'string',
+    array: true,
+    requiresArg: true,
+    group: 'Features:',
+    describe: `Prompts that speak for a concept, {} for its words [default: ${DEFAULTS.promptTemplates.map((prompt) => `"${prompt}"`).join(' ')}]`,
+  },
+  steps: {
+    type: 'string',
+    requiresArg: true,
+    group: 'Features:',
+    describe: `Denoising steps whose features are collected [default: ${DEFAULTS.steps}]`,
+  },
+  runs: {
+    type: 'string',
+    requiresArg: true,
+    group: 'Features:',
+    describe: `Denoising runs per concept [default: ${DEFAULTS.runs}]`,
+  },
+  guidance: {
+    type: 'string',
+    requiresArg: true,
+    group: 'Features:',
+    describe: `Guidance of those runs; 1: by the prompt alone [default: ${DEFAULTS.guidanceScale}]`,
+  },
+  contrast: {
+    type: 'string',
+    requiresArg: true,
+    group: 'Features:',
+    describe: `Weight of what the prompt changes against the empty prompt; 1: none [default: ${DEFAULTS.contrast}]`,
+  },
+  size: {
+    type: 'string',
+    requiresArg: true,
+    group: 'Features:',
+    describe: 'Pictures of those runs, as 512x512 or 512x768 [default: the base’s own size]',
+  },
+  seed: {
+    type: 'string',
+    requiresArg: true,
+    group: 'Features:',
+    describe: `Seed of the noise [default: ${DEFAULTS.seed}]`,
+  },
+  cache: {
+    type: 'string',
+    requiresArg: true,
+    group: 'Features:',
+    describe:
+      'Folder where statistics are kept for the next fusion; --no-cache: nowhere [default: EDLORA_CACHE, or the platform’s cache folder]',
+  },
+} as const satisfies Record<string, Options>;
+
+/** Features over defaults. @throws {UsageError} for what is no number, or no size */
+export function readCollectOptions(args: Args, defaults: CollectOptions): CollectOptions {
+  const numberOf = (name: string, fallback: number): number => {
+    const value = text(args, name);
+    return value === undefined ? fallback : number(`--${name}`, value);
+  };
+  const prompts = texts(args, 'prompt');
+  const size = text(args, 'size');
+  return {
+    statistics: defaults.statistics,
+    promptTemplates: prompts.length === 0 ? defaults.promptTemplates : prompts,
+    steps: numberOf('steps', defaults.steps),
+    runs: numberOf('runs', defaults.runs),
+    guidanceScale: numberOf('guidance', defaults.guidanceScale),
+    contrast: numberOf('contrast', defaults.contrast),
+    seed: numberOf('seed', defaults.seed),
+    size: size === undefined ? defaults.size : pictureSize(size),
+  };
+}
+
+/** Folder of stored statistics; `null` for none. */
+export function readCacheFolder(args: Args): string | null {
+  return args.cache === false ? null : (text(args, 'cache') ?? cacheFolder());
+}
+
+function pictureSize(value: string): { width: number; height: number } {
+  const [, width, height] = /^(\d+)x(\d+)$/.exec(value) ?? [];
+  if (width === undefined || height === undefined) {
+    throw new UsageError(`--size: expected width x height as in 512x768, got "${value}"`);
+  }
+  return { width: Number(width), height: Number(height) };
+}
