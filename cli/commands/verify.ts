@@ -1,6 +1,7 @@
 /** `edlora verify`: whether a file is what its header says. */
 import type { Options } from 'yargs';
 import { EdloraError } from '../../src/errors.ts';
+import { cacheFolder } from '../../src/fusion/statistics-store.ts';
 import { type VerifyReport, verifyFile } from '../../src/merging/verify.ts';
 import type { Command, CommandContext } from '../command.ts';
 import { type Args, flag, option } from '../merging/options.ts';
@@ -23,6 +24,7 @@ export const verifyCommand: Command = {
   examples: [
     ['edlora verify merged.safetensors', 'Hashes only'],
     ['edlora verify merged.safetensors --rebuild', 'Make it again and compare'],
+    ['edlora verify fused --rebuild', 'Solve a fusion again, from stored statistics where they are'],
   ],
   epilogue: 'Exit codes: 0 everything is right, 1 something differs, 2 wrong usage, 3 bad input file.',
   run: runVerify,
@@ -32,7 +34,8 @@ async function runVerify(args: Args, { io, signal }: CommandContext): Promise<vo
   const reports: VerifyReport[] = [];
   for (const file of texts(args, 'files')) {
     signal.throwIfAborted();
-    reports.push(await verifyFile(file, { search: texts(args, 'inputs'), rebuild: args.rebuild === true }));
+    const settings = { search: texts(args, 'inputs'), rebuild: args.rebuild === true };
+    reports.push(await verifyFile(file, { ...settings, cacheFolder: cacheFolder() }));
   }
   if (args.json === true) printJson(io, reports.length === 1 ? reports[0] : reports);
   else for (const report of reports) say(io, report);

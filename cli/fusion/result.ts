@@ -19,7 +19,7 @@ const LITTLE_KEPT = 0.5;
 const LARGE_CHANGE = 5;
 
 /** What a user should know before trusting the result; empty if nothing is off. */
-export function fusionNotes({ concepts, stages }: FusionReport): string[] {
+export function fusionNotes({ concepts, stages, statistics }: FusionReport): string[] {
   const notes: string[] = [];
   for (const { name, kept, worst } of concepts) {
     const weak = STAGES.filter((stage) => (kept[stage] ?? 1) < LITTLE_KEPT);
@@ -33,6 +33,10 @@ export function fusionNotes({ concepts, stages }: FusionReport): string[] {
     notes.push(
       `${stage}: a layer changed ${times(largestChange)} as much as any concept’s own, other prompts may suffer; raise --ridge ${stage}=… or --preserve ${stage}=…`,
     );
+  }
+  for (const origin of statistics) {
+    const passedOver = origin.split('; ')[1];
+    if (passedOver !== undefined) notes.push(`${passedOver}: left aside`);
   }
   return notes;
 }
@@ -60,7 +64,7 @@ export function resultData(
 
 /** How many concepts' statistics were there already. */
 function storedNote({ statistics }: FusionReport): string {
-  const stored = statistics.filter((origin) => origin !== 'collected' && origin !== 'fused').length;
+  const stored = statistics.filter((origin) => !/^(collected|fused)\b/.test(origin)).length;
   return stored === 0 ? '' : ` (${stored} of ${statistics.length} concepts were stored)`;
 }
 

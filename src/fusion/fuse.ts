@@ -381,6 +381,7 @@ class FusionRun {
   }
 }
 
-function originOf({ file, fresh }: Collected): string {
-  return file === null || fresh ? 'collected' : file;
+function originOf({ file, fresh, passedOver }: Collected): string {
+  const origin = file === null || fresh ? 'collected' : file;
+  return passedOver === undefined ? origin : `${origin}; ${passedOver} was collected with other options`;
 }

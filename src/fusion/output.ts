@@ -58,7 +58,7 @@ export async function writeFusion(
   checkOutputFolder(folder, force);
   const target = path.resolve(folder);
   await mkdir(target, { recursive: true });
-  const recipe = await fusionRecipe(fusion);
+  const recipe = await fusionRecipe(fusion, naming);
   const tokens = fusion.participants.flatMap(({ concept }) => concept.tokens);
   const files: WrittenFile[] = [];
   const done = (name: string, what: string): void => {

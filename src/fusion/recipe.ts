@@ -2,6 +2,7 @@
 import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import type { Concept } from '../concepts/concept.ts';
+import type { LoraNaming } from '../concepts/lora-file.ts';
 import { hashFiles } from '../formats/file-hash.ts';
 import type { TensorFile } from '../formats/tensor-file.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
@@ -21,7 +22,10 @@ export interface Recipe {
   readonly versions: { readonly edlora: string; readonly node: string; readonly onnxruntime: string };
   readonly base: { readonly path: string; readonly files: readonly RecipeFile[] };
   readonly concepts: readonly {
+    /** Absolute path of its file or folder at the time. */
+    readonly path: string;
     readonly name: string;
+    /** As they were called here, in the order of the file. */
     readonly words: readonly string[];
     readonly unetStrength: number;
     readonly textEncoderStrength: number;
@@ -29,6 +33,8 @@ export interface Recipe {
   }[];
   readonly options: FusionOptions;
   readonly captions: readonly string[];
+  /** How the merged LoRA's keys are spelled. */
+  readonly naming: LoraNaming;
 }
 
 const manifestVersion = (file: string): string =>
@@ -67,7 +73,10 @@ export function conceptFiles(concept: Concept): string[] {
 }
 
 /** Describe a fusion; reads every input once to hash it. @throws {FormatError} if an input has vanished */
-export async function fusionRecipe({ base, participants, options, captions }: Fusion): Promise<Recipe> {
+export async function fusionRecipe(
+  { base, participants, options, captions }: Fusion,
+  naming: LoraNaming,
+): Promise<Recipe> {
   const ofBase = baseFiles(base);
   const ofConcepts = participants.map(({ concept }) => conceptFiles(concept));
   const hashes = await hashFiles([...ofBase, ...ofConcepts.flat()]);
@@ -79,6 +88,7 @@ export async function fusionRecipe({ base, participants, options, captions }: Fu
     versions: toolVersions(),
     base: { path: base.path, files: hashed(ofBase) },
     concepts: participants.map(({ concept, name, unetStrength, textEncoderStrength }, i) => ({
+      path: concept.path,
       name,
       words: concept.tokens.map(({ word }) => word),
       unetStrength,
@@ -87,5 +97,6 @@ export async function fusionRecipe({ base, participants, options, captions }: Fu
     })),
     options,
     captions,
+    naming,
   };
 }

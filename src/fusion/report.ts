@@ -92,7 +92,10 @@ export interface FusionReport {
    * features, relative to what i's does there. 1 on the diagonal (0 for a concept without effect).
    */
   readonly collisions: readonly (readonly number[])[];
-  /** Where each concept's statistics came from: a file's path, `collected` now, or `fused`: in the partly fused model. */
+  /**
+   * Where each concept's statistics came from: a file's path, `collected` now, or `fused`: in the partly fused model. A file
+   * that was left, as it was collected with other options, is named behind a semicolon.
+   */
   readonly statistics: readonly string[];
   /** Captions on which the base model's answers were kept. */
   readonly preservedCaptions: number;

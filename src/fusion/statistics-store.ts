@@ -49,6 +49,8 @@ export interface Collected {
   readonly file: string | null;
   /** Whether networks ran for them. */
   readonly fresh: boolean;
+  /** A file beside the concept that was left, as it was collected in another way. */
+  readonly passedOver?: string;
 }
 
 /** Platform's folder for things that can be made again: EDLORA_CACHE, XDG_CACHE_HOME/edlora, or its usual place. */
@@ -119,7 +121,9 @@ export class StatisticsStore {
     if (this.#folder === null) return { statistics: await collect(), file: null, fresh: true };
     const recipe = await this.recipeOf(participant, scopes, options);
     const beside = await this.#beside(participant, recipe);
-    return beside ?? this.#cached(recipe, collect);
+    if (beside?.serves === true) return { statistics: beside.statistics, file: beside.file, fresh: false };
+    const found = await this.#cached(recipe, collect);
+    return beside === null ? found : { ...found, passedOver: beside.file };
   }
 
   /** The base under captions. @throws {FormatError} if a statistics file is damaged */
@@ -194,7 +198,10 @@ export class StatisticsStore {
   }
 
   /** The file beside a concept, if it serves; one of another base or concept is refused, one of other options left. */
-  async #beside({ concept }: Participant, wanted: StatisticsRecipe): Promise<Collected | null> {
+  async #beside(
+    { concept }: Participant,
+    wanted: StatisticsRecipe,
+  ): Promise<{ statistics: Statistics; file: string; serves: boolean } | null> {
     const file = statisticsBeside(concept);
     if (!existsSync(file)) return null;
     const { recipe, statistics } = await openStatistics(file);
@@ -211,7 +218,7 @@ export class StatisticsStore {
         `${file}: stale: collected from other weights than ${concept.path} has now${again}`,
       );
     }
-    return serves(recipe, wanted) ? { statistics, file, fresh: false } : null;
+    return { statistics, file, serves: serves(recipe, wanted) };
   }
 
   async #cached(

@@ -1,6 +1,6 @@
 /** Whether a file is what its header says: its own hash, its inputs' hashes, and on demand the whole job once more. */
 import { existsSync, mkdtempSync, statSync } from 'node:fs';
-import { rm } from 'node:fs/promises';
+import { rename, rm } from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
 import { z } from 'zod';
@@ -8,6 +8,10 @@ import { sshsHashes } from '../concepts/lora-metadata.ts';
 import { FormatError, UsageError } from '../errors.ts';
 import { hashFile } from '../formats/file-hash.ts';
 import { openTensorFile } from '../formats/tensor-file.ts';
+import { fuse } from '../fusion/fuse.ts';
+import { writeFusion } from '../fusion/output.ts';
+import type { Recipe } from '../fusion/recipe.ts';
+import { parseFusionRecipe, repeatedRequest } from '../fusion/repeat.ts';
 import {
   bakeFiles,
   convertFile,
@@ -46,6 +50,8 @@ export interface VerifyOptions {
   readonly search?: readonly string[];
   /** Repeat the job and compare. Default false. */
   readonly rebuild?: boolean;
+  /** Where a repeated fusion looks for statistics, and keeps them. Default `null`: collected anew. */
+  readonly cacheFolder?: string | null;
 }
 
 const recipeFile = z.object({ path: z.string(), sha256: z.string() });
@@ -87,7 +93,7 @@ const carriers = [
  */
 export async function verifyFile(
   location: string,
-  { search = [], rebuild = false }: VerifyOptions = {},
+  { search = [], rebuild = false, cacheFolder = null }: VerifyOptions = {},
 ): Promise<VerifyReport> {
   const file = carrierOf(location);
   const { metadata, format } = await openTensorFile(file);
@@ -102,10 +108,8 @@ export async function verifyFile(
   const intact = inputs.every(({ state }) => state === 'same');
   let rebuilt: boolean | null = null;
   if (rebuild) {
-    if (recipe === null || recipe.kind === 'fusion') {
-      throw new UsageError(
-        `${file}: ${recipe === null ? 'no recipe in its header' : 'a fusion is repeated with fuse'}; only the hashes can be checked`,
-      );
+    if (recipe === null) {
+      throw new UsageError(`${file}: no recipe in its header; only the hashes can be checked`);
     }
     if (!intact) {
       const bad = inputs.filter(({ state }) => state !== 'same');
@@ -113,11 +117,11 @@ export async function verifyFile(
         `${file}: cannot be made again: ${bad.map(({ path: own, state }) => `${own} is ${state}`).join(', ')}`,
       );
     }
-    rebuilt = await sameAgain(
-      file,
-      location,
-      recipe,
-      new Map(inputs.map(({ path: own, found }) => [own, found!])),
+    const found = new Map(inputs.map(({ path: own, found: place }) => [own, place!]));
+    rebuilt = await sameAgain(file, location, (out) =>
+      recipe.kind === 'fusion'
+        ? repeatFusion(parseFusionRecipe(file, text!), out, found, cacheFolder)
+        : repeat(recipe, out, found),
     );
   }
   const ok = intact && (content === null || content.stated === content.actual) && rebuilt !== false;
@@ -170,19 +174,33 @@ async function verifyInput(
 async function sameAgain(
   file: string,
   location: string,
-  recipe: Job,
-  found: ReadonlyMap<string, string>,
+  make: (out: string) => Promise<void>,
 ): Promise<boolean> {
   const folder = mkdtempSync(path.join(os.tmpdir(), 'edlora-verify-'));
   try {
     const out = path.join(folder, path.basename(path.resolve(location)));
-    await repeat(recipe, out, found);
+    await make(out);
     const inside = path.relative(path.resolve(location), path.resolve(file));
     const again = await sshsHashes(inside === '' ? out : path.join(out, inside));
     return again.modelHash === (await sshsHashes(file)).modelHash;
   } finally {
     await rm(folder, { recursive: true, force: true });
   }
+}
+
+/** Fuse again; statistics that are stored spare the networks. A merged LoRA outside its folder is compared as a file. */
+async function repeatFusion(
+  recipe: Recipe,
+  out: string,
+  found: ReadonlyMap<string, string>,
+  cacheFolder: string | null,
+): Promise<void> {
+  const request = await repeatedRequest(recipe, (file) => found.get(file) ?? file);
+  const fusion = await fuse({ ...request, cacheFolder });
+  const isFile = out.endsWith('.safetensors');
+  const folder = isFile ? `${out}.fusion` : out;
+  await writeFusion(fusion, folder, { naming: recipe.naming });
+  if (isFile) await rename(path.join(folder, 'lora.safetensors'), out);
 }
 
 async function repeat(recipe: Job, out: string, found: ReadonlyMap<string, string>): Promise<void> {

@@ -1,0 +1,113 @@
+/** A fusion from its recipe: to make it again, or to add concepts to it. */
+import { readFile } from 'node:fs/promises';
+import path from 'node:path';
+import { z } from 'zod';
+import { loadConcept } from '../concepts/concept-file.ts';
+import { renameTokens } from '../concepts/prompt.ts';
+import { FormatError } from '../errors.ts';
+import { openCheckpoint } from '../models/checkpoint.ts';
+import type { FuseRequest } from './fuse.ts';
+import { checkFusionOptions, DEFAULTS, type FusionOptions } from './options.ts';
+import type { ParticipantInput } from './participant.ts';
+import type { Recipe } from './recipe.ts';
+
+const recipeFile = z.object({ path: z.string(), sha256: z.string() });
+
+const recipeSchema = z.object({
+  tool: z.literal('edlora'),
+  kind: z.literal('fusion'),
+  versions: z.object({ edlora: z.string(), node: z.string(), onnxruntime: z.string() }),
+  base: z.object({ path: z.string(), files: z.array(recipeFile) }),
+  concepts: z.array(
+    z.object({
+      path: z.string(),
+      name: z.string(),
+      words: z.array(z.string()),
+      unetStrength: z.number(),
+      textEncoderStrength: z.number(),
+      files: z.array(recipeFile),
+    }),
+  ),
+  options: z.record(z.string(), z.unknown()),
+  captions: z.array(z.string()),
+  naming: z.enum(['kohya', 'diffusers', 'peft', 'edlora']),
+});
+
+/**
+ * A recipe from JSON.
+ * @param where file that it stands in, for messages
+ * @throws {FormatError} if it is not JSON, or no recipe of a fusion by this version
+ * @throws {UsageError} if its options cannot be
+ */
+export function parseFusionRecipe(where: string, text: string): Recipe {
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch (cause) {
+    throw new FormatError(where, 'expected a recipe in JSON', { cause });
+  }
+  const parsed = recipeSchema.safeParse(value);
+  if (!parsed.success) {
+    const [issue] = parsed.error.issues;
+    throw new FormatError(
+      where,
+      `expected the recipe of a fusion: ${issue!.path.join('.')}: ${issue!.message}`,
+    );
+  }
+  const options = { ...DEFAULTS, ...(parsed.data.options as Partial<FusionOptions>) };
+  checkFusionOptions(options);
+  return { ...parsed.data, options };
+}
+
+/** The recipe of a folder that `fuse` wrote. @throws {FormatError} if there is none */
+export async function readFusionRecipe(folder: string): Promise<Recipe> {
+  const file = path.join(folder, 'recipe.json');
+  const text = await readFile(file, 'utf8').catch((cause: unknown) => {
+    throw new FormatError(file, 'expected the recipe of a fusion, got no such file', { cause });
+  });
+  return parseFusionRecipe(file, text);
+}
+
+/**
+ * The concepts of a recipe, opened, under the words they had.
+ * @param place where a recorded path is now; default: there
+ * @throws {FormatError | MismatchError} as `loadConcept`, or if a file has other words than it had
+ */
+export async function recipeParticipants(
+  { concepts }: Recipe,
+  place: (file: string) => string = (file) => file,
+): Promise<ParticipantInput[]> {
+  const participants: ParticipantInput[] = [];
+  for (const { path: recorded, name, words, unetStrength, textEncoderStrength } of concepts) {
+    const concept = await loadConcept(place(recorded));
+    if (concept.tokens.length !== words.length) {
+      throw new FormatError(
+        concept.path,
+        `expected ${words.length} words as in the recipe, got ${concept.tokens.length}: the file has changed`,
+      );
+    }
+    const renamed = new Map(
+      concept.tokens.flatMap(({ word }, i) => (word === words[i] ? [] : [[word, words[i]!] as const])),
+    );
+    participants.push({
+      concept: renamed.size === 0 ? concept : renameTokens(concept, renamed),
+      name,
+      unetStrength,
+      textEncoderStrength,
+    });
+  }
+  return participants;
+}
+
+/** The request that gives the same fusion again. @throws as `recipeParticipants`, and as `openCheckpoint` */
+export async function repeatedRequest(
+  recipe: Recipe,
+  place: (file: string) => string = (file) => file,
+): Promise<FuseRequest> {
+  return {
+    base: await openCheckpoint(place(recipe.base.path)),
+    participants: await recipeParticipants(recipe, place),
+    options: recipe.options,
+    preserveCaptions: recipe.captions,
+  };
+}
