@@ -3,6 +3,7 @@ import { statSync } from 'node:fs';
 import type { Options } from 'yargs';
 import { FUSION_METHODS } from '../../src/fusion/method.ts';
 import { checkFusionOptions } from '../../src/fusion/options.ts';
+import { readFusionRecipe, recipeParticipants } from '../../src/fusion/repeat.ts';
 import { STAGES } from '../../src/fusion/stage.ts';
 import {
   checkOutputFolder,
@@ -44,6 +45,12 @@ const options = {
     requiresArg: true,
     group: 'What to fuse:',
     describe: 'List of concepts: YAML or JSON, also Mix-of-Show’s concept list',
+  },
+  extend: {
+    type: 'string',
+    requiresArg: true,
+    group: 'What to fuse:',
+    describe: 'Folder of an earlier fusion: its concepts, base and options come first; --concepts are added',
   },
   strength: {
     type: 'string',
@@ -180,6 +187,10 @@ export const fuseCommand: Command = {
       'What would be fused',
     ],
     [
+      'edlora fuse --extend fused --concepts fixtures/tiny-world/concepts/edlora_checker.pth --out three',
+      'One more concept: only its features are collected',
+    ],
+    [
       'edlora fuse --config fixtures/tiny-world/concepts/concepts.json --out four --checkpoint',
       'Four concepts, as LoRA and as a whole model',
     ],
@@ -189,17 +200,21 @@ export const fuseCommand: Command = {
 };
 
 async function runFuse(args: Args, { io, signal }: CommandContext): Promise<void> {
-  const options = readOptions(args);
+  const earlier = text(args, 'extend') === undefined ? null : await readFusionRecipe(text(args, 'extend')!);
+  const options = readOptions(args, earlier?.options ?? DEFAULTS);
   const out = text(args, 'out')!;
   const [checkpoint, force] = [args.checkpoint === true, args.force === true];
-  const basePath = text(args, 'base') ?? defaultBase();
+  const basePath = text(args, 'base') ?? earlier?.base.path ?? defaultBase();
   if (args['dry-run'] !== true) checkOutputFolder(out, force);
   if (checkpoint && statSync(basePath, { throwIfNoEntry: false })?.isFile() === true) {
     throw new UsageError(`${basePath}: --checkpoint needs a diffusers folder as --base, got a single file`);
   }
   const captionFile = text(args, 'preserve-captions');
-  const captions = captionFile === undefined ? undefined : await readCaptions(captionFile);
-  const participants = await readParticipants(args);
+  const captions = captionFile === undefined ? earlier?.captions : await readCaptions(captionFile);
+  const participants = [
+    ...(earlier === null ? [] : await recipeParticipants(earlier)),
+    ...(await readParticipants(args, earlier !== null)),
+  ];
   const configFolder = text(args, 'base-config');
   const base = await openCheckpoint(basePath, configFolder === undefined ? {} : { configFolder });
   const preserved = captions === undefined ? {} : { preserveCaptions: captions };
@@ -223,10 +238,10 @@ async function runFuse(args: Args, { io, signal }: CommandContext): Promise<void
   io.out(args.json === true ? data() : resultText(fusion, written, io));
 }
 
-/** Defaults, then the preset, then what was given. @throws {UsageError} for values that cannot be */
-function readOptions(args: Args): FusionOptions {
+/** Defaults (or those of an earlier fusion), then the preset, then what was given. @throws {UsageError} for values that cannot be */
+function readOptions(args: Args, fallback: FusionOptions): FusionOptions {
   const preset = args.preset === undefined ? {} : PRESETS[args.preset as Preset];
-  const defaults = { ...DEFAULTS, ...preset };
+  const defaults = { ...fallback, ...preset };
   const value = (name: string): string | undefined => text(args, name);
   const rank = value('rank');
   const given = <T>(name: string, read: (text: string) => T, fallback: T): T =>

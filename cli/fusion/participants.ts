@@ -15,11 +15,12 @@ type Args = Readonly<Record<string, unknown>>;
 
 /**
  * The concepts of --concepts, then those of --config, opened.
+ * @param optional whether there may be none
  * @throws {UsageError} if there are none, or if strengths, names or renamed words do not go with them
  * @throws {FormatError | MismatchError} as `loadConcept`
  */
-export async function readParticipants(args: Args): Promise<ParticipantInput[]> {
-  const specs = await readSpecs(args);
+export async function readParticipants(args: Args, optional = false): Promise<ParticipantInput[]> {
+  const specs = await readSpecs(args, optional);
   const renames = pairs('rename', texts(args, 'rename'));
   const opened: Opened[] = [];
   for (const spec of specs) opened.push({ spec, concept: await loadConcept(spec.path), words: new Map() });
@@ -39,10 +40,10 @@ interface Opened {
   readonly words: Map<string, string>;
 }
 
-async function readSpecs(args: Args): Promise<ConceptSpec[]> {
+async function readSpecs(args: Args, optional: boolean): Promise<ConceptSpec[]> {
   const files = texts(args, 'concepts');
   const config = text(args, 'config');
-  if (files.length === 0 && config === undefined) {
+  if (!optional && files.length === 0 && config === undefined) {
     throw new UsageError('fuse: expected --concepts with at least one file, or --config');
   }
   const listed = config === undefined ? [] : await readManifest(config);
