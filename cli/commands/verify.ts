@@ -4,7 +4,7 @@ import { EdloraError } from '../../src/errors.ts';
 import { cacheFolder } from '../../src/fusion/statistics-store.ts';
 import { type VerifyReport, verifyFile } from '../../src/merging/verify.ts';
 import type { Command, CommandContext } from '../command.ts';
-import { type Args, flag, option } from '../merging/options.ts';
+import { type Args, option } from '../merging/options.ts';
 import { printJson } from '../merging/result.ts';
 import { outputOptions, texts } from '../options.ts';
 import type { Io } from '../terminal/io.ts';
@@ -12,7 +12,11 @@ import { nearPath, table } from '../terminal/table.ts';
 
 const options = {
   inputs: option('Inputs:', 'Folders to look for inputs that have moved', { array: true }),
-  rebuild: flag('Inputs:', 'Repeat the job and compare the tensors'),
+  rebuild: {
+    type: 'boolean',
+    group: 'Inputs:',
+    describe: 'Repeat the job and compare the tensors [default: for the folder of a fusion]',
+  },
   json: outputOptions.json,
 } as const satisfies Record<string, Options>;
 
@@ -24,7 +28,7 @@ export const verifyCommand: Command = {
   examples: [
     ['edlora verify merged.safetensors', 'Hashes only'],
     ['edlora verify merged.safetensors --rebuild', 'Make it again and compare'],
-    ['edlora verify fused --rebuild', 'Solve a fusion again, from stored statistics where they are'],
+    ['edlora verify fused', 'Solve a fusion again, from stored statistics where they are'],
   ],
   epilogue: 'Exit codes: 0 everything is right, 1 something differs, 2 wrong usage, 3 bad input file.',
   run: runVerify,
@@ -34,7 +38,8 @@ async function runVerify(args: Args, { io, signal }: CommandContext): Promise<vo
   const reports: VerifyReport[] = [];
   for (const file of texts(args, 'files')) {
     signal.throwIfAborted();
-    const settings = { search: texts(args, 'inputs'), rebuild: args.rebuild === true };
+    const rebuild = typeof args.rebuild === 'boolean' ? { rebuild: args.rebuild } : {};
+    const settings = { search: texts(args, 'inputs'), ...rebuild };
     reports.push(await verifyFile(file, { ...settings, cacheFolder: cacheFolder() }));
   }
   if (args.json === true) printJson(io, reports.length === 1 ? reports[0] : reports);

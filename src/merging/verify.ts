@@ -48,7 +48,7 @@ export interface VerifyReport {
 export interface VerifyOptions {
   /** Folders to look for inputs that have moved. */
   readonly search?: readonly string[];
-  /** Repeat the job and compare. Default false. */
+  /** Repeat the job and compare. Default: for a fusion's folder whose inputs are unchanged; its solve takes seconds. */
   readonly rebuild?: boolean;
   /** Where a repeated fusion looks for statistics, and keeps them. Default `null`: collected anew. */
   readonly cacheFolder?: string | null;
@@ -93,7 +93,7 @@ const carriers = [
  */
 export async function verifyFile(
   location: string,
-  { search = [], rebuild = false, cacheFolder = null }: VerifyOptions = {},
+  { search = [], rebuild, cacheFolder = null }: VerifyOptions = {},
 ): Promise<VerifyReport> {
   const file = carrierOf(location);
   const { metadata, format } = await openTensorFile(file);
@@ -107,7 +107,8 @@ export async function verifyFile(
   for (const input of recipe === null ? [] : filesIn(recipe)) inputs.push(await verifyInput(input, search));
   const intact = inputs.every(({ state }) => state === 'same');
   let rebuilt: boolean | null = null;
-  if (rebuild) {
+  const isFusionFolder = recipe?.kind === 'fusion' && statSync(location).isDirectory();
+  if (rebuild ?? (isFusionFolder && intact)) {
     if (recipe === null) {
       throw new UsageError(`${file}: no recipe in its header; only the hashes can be checked`);
     }

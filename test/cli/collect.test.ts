@@ -109,7 +109,7 @@ describe('fuse --extend', () => {
       '<smiley1> <smiley2>',
       '<bullseye1> <bullseye2>',
     ]);
-    const verified = await edlora('verify', at('second'), '--rebuild');
+    const verified = await edlora('verify', at('second'));
     expect(verified).toMatchObject({ code: 0 });
     expect(verified.out).toContain('made again alike: right');
     const nothing = await edlora('fuse', '--extend', at('nowhere'), '--out', at('third'));
