@@ -62,14 +62,18 @@ export {
 } from './fusion/output.ts';
 export type { ParticipantInput } from './fusion/participant.ts';
 export type { Recipe } from './fusion/recipe.ts';
+export { readFusionRecipe, recipeParticipants, repeatedRequest } from './fusion/repeat.ts';
 export type {
   ConceptReport,
   FusionProgress,
   FusionReport,
   LayerReport,
+  ParameterChoice,
   StageReport,
 } from './fusion/report.ts';
-export type { PerStage, Stage } from './fusion/stage.ts';
+export type { Stage } from './fusion/stage.ts';
+export { openStatistics, type StatisticsRecipe } from './fusion/statistics-file.ts';
+export { cacheFolder, type LayerScope, StatisticsStore } from './fusion/statistics-store.ts';
 export { type AdapterReport, describeAdapter } from './merging/adapter-report.ts';
 export { type BlockWeights, parseBlockWeights } from './merging/block-weights.ts';
 export { layerDelta as adapterLayerDelta } from './merging/delta.ts';
