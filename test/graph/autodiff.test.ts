@@ -16,6 +16,7 @@ import { printGraph } from '../../src/graph/print.ts';
 import { pruned } from '../../src/graph/prune.ts';
 import { GraphSession } from '../../src/graph/session.ts';
 import type { Value } from '../../src/graph/value.ts';
+import { attentionVjp } from '../../src/graph/vjp/attention.ts';
 import { scaled } from '../../src/graph/vjp/rule.ts';
 import { type VjpTable, vjps } from '../../src/graph/vjp/rules.ts';
 import { float32, float64, int64, sizeOf, type Tensor } from '../../src/tensor/tensor.ts';
@@ -187,6 +188,19 @@ describe('every rule agrees with the slope along random directions', () => {
       expect(gradcheck(squared, inputs, { fixed })).toBeLessThan(TOLERANCE);
     });
   }
+
+  it('MultiHeadAttention: some heads at a time', () => {
+    for (const scoresAtOnce of [1, 2 * 5 * 4 * 2]) {
+      const rules = { ...vjps, MultiHeadAttention: attentionVjp(scoresAtOnce) } as VjpTable;
+      const write: Write = (g, q, k, v) => multiHeadAttention(g, { q: q!, k: k!, v: v! }, 3);
+      const inputs = [n([2, 5, 6], 1), n([2, 4, 6], 2), n([2, 4, 9], 3)];
+      expect(gradcheck(write, inputs, { rules })).toBeLessThan(TOLERANCE);
+      // Values alone, as where queries and keys are frozen.
+      const frozen: Write = (g, v) =>
+        write(g, g.constant(n([2, 5, 6], 1)), g.constant(n([2, 4, 6], 2)), v!) as Value;
+      expect(gradcheck(frozen, inputs.slice(2), { rules })).toBeLessThan(TOLERANCE);
+    }
+  });
 
   it('leaves no operator out', () => {
     const listed = Object.keys(vjps).filter((op) => 'noGradient' in vjps[op as OpType]);
