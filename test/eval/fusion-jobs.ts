@@ -1,4 +1,6 @@
 /** The models that `eval:fusion` compares, and what is measured on each. */
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import path from 'node:path';
 import type { Concept } from '../../src/concepts/concept.ts';
 import { loadConcept } from '../../src/concepts/concept-file.ts';
@@ -10,6 +12,7 @@ import { defaultPrompts } from '../../src/evaluation/prompt-sets.ts';
 import { mean } from '../../src/evaluation/similarity.ts';
 import { summedParts } from '../../src/evaluation/weight-sum.ts';
 import { type Fusion, fuse } from '../../src/fusion/fuse.ts';
+import { type FusionOptions, PRESETS } from '../../src/fusion/options.ts';
 import { type Checkpoint, openCheckpoint } from '../../src/models/checkpoint.ts';
 import { openClipModel } from '../../src/models/clip/clip-model.ts';
 import type { LayerDeltas } from '../../src/models/lora.ts';
@@ -32,7 +35,7 @@ export type Way =
   | { readonly kind: 'single' }
   | { readonly kind: 'sum'; readonly strength: number }
   | { readonly kind: 'average' }
-  | { readonly kind: 'normal'; readonly statistics: 'own' | 'fused'; readonly preserve: boolean };
+  | { readonly kind: 'fuse'; readonly options: Partial<FusionOptions> };
 
 export interface Job {
   readonly label: string;
@@ -66,10 +69,12 @@ export function allJobs(): Job[] {
   const ways: [string, Way][] = [
     ...SUM_STRENGTHS.map((strength): [string, Way] => [`sum ${strength}`, { kind: 'sum', strength }]),
     ['average', { kind: 'average' }],
+    ['lbfgs, as published', { kind: 'fuse', options: { ...PRESETS['mix-of-show'], solver: 'lbfgs' } }],
+    ['custom-diffusion', { kind: 'fuse', options: { solver: 'custom-diffusion' } }],
     ...(['fused', 'own'] as const).flatMap((statistics) =>
       [true, false].map((preserve): [string, Way] => [
         `normal, ${statistics} statistics${preserve ? ', preserve' : ''}`,
-        { kind: 'normal', statistics, preserve },
+        { kind: 'fuse', options: { statistics, ...(preserve ? {} : { preserve: NOTHING }) } },
       ]),
     ),
   ];
@@ -79,11 +84,15 @@ export function allJobs(): Job[] {
   return [...singles, ...together];
 }
 
+const NOTHING = { text: 0, cross: 0, spatial: 0 };
+
 /** Everything jobs share: opened once per process. */
 export class FusionBench {
   readonly #base: Checkpoint;
   readonly #clip: ClipEncoder;
   readonly #prompts: readonly string[];
+  /** Statistics of one concept serve all jobs. */
+  readonly #cache = mkdtempSync(path.join(tmpdir(), 'edlora-eval-'));
 
   private constructor(base: Checkpoint, clip: ClipEncoder, prompts: readonly string[]) {
     this.#base = base;
@@ -146,11 +155,10 @@ export class FusionBench {
         return summedParts(this.#base, concepts, way.strength);
       case 'average':
         return summedParts(this.#base, concepts, 1 / concepts.length);
-      case 'normal': {
-        const { statistics, preserve } = way;
-        const options = { statistics, ...(preserve ? {} : { preserve: { text: 0, cross: 0, spatial: 0 } }) };
+      case 'fuse': {
         const participants = concepts.map((concept) => ({ concept }));
-        return fusedParts(await fuse({ base: this.#base, participants, options }));
+        const { options } = way;
+        return fusedParts(await fuse({ base: this.#base, participants, options, cacheFolder: this.#cache }));
       }
     }
   }
@@ -173,6 +181,7 @@ export class FusionBench {
 
   async dispose(): Promise<void> {
     await this.#clip.dispose();
+    rmSync(this.#cache, { recursive: true, force: true });
   }
 }
 

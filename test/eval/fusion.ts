@@ -32,7 +32,10 @@ if (process.argv.includes('--worker')) {
     );
     process.send!(reply);
   });
-  process.on('disconnect', () => process.exit());
+  process.on('disconnect', async () => {
+    await bench.dispose();
+    process.exit();
+  });
 } else await main();
 
 async function main(): Promise<void> {

@@ -1,0 +1,68 @@
+/**
+ * Does every pair of the shipped concepts survive together, and do all four? Identity rates against each concept alone,
+ * other prompts against the base. `npm run eval:pairs`; about five minutes on two cores.
+ */
+import path from 'node:path';
+import { loadConcept } from '../../src/concepts/concept-file.ts';
+import { bindConcepts } from '../../src/concepts/prompt.ts';
+import { fuse } from '../../src/fusion/fuse.ts';
+import { type ParticipantInput, prepareParticipant } from '../../src/fusion/participant.ts';
+import { openCheckpoint } from '../../src/models/checkpoint.ts';
+import { defaultBase, packageRoot } from '../../src/package-root.ts';
+import { CONCEPTS, type ConceptName } from '../support/shapeland/world.ts';
+import { printReport } from '../support/tool-output.ts';
+import { fusedModel, plainModel } from './draw.ts';
+import { identityRate, otherPromptsRate } from './identity.ts';
+
+const SAMPLES = 24;
+/** What a fusion is to reach: of the concepts' own rates, and of other prompts. */
+const GOALS = { 2: { identity: 0.9, other: 0.9 }, 4: { identity: 0.7, other: 0.85 } } as const;
+
+const base = await openCheckpoint(defaultBase());
+const participants = new Map<ConceptName, ParticipantInput>();
+const alone = new Map<ConceptName, number>();
+for (const name of CONCEPTS) {
+  const file = path.join(packageRoot(), 'fixtures/tiny-world/concepts', `edlora_${name}.pth`);
+  const input = { concept: await loadConcept(file) };
+  participants.set(name, input);
+  const { textDeltas, unetDeltas, concept } = prepareParticipant(base, input);
+  const model = { base, textDeltas, unetDeltas, vocabulary: bindConcepts(base.tokenizer, [concept]) };
+  alone.set(name, (await identityRate(model, name, SAMPLES)).rate);
+}
+const otherAlone = await otherPromptsRate(plainModel(base), SAMPLES);
+
+const pairs = CONCEPTS.flatMap((a, i) => CONCEPTS.slice(i + 1).map((b) => [a, b] as const));
+const percent = (rate: number): string => `${Math.round(100 * rate)} %`;
+const mean = (rates: readonly number[]): number => rates.reduce((a, b) => a + b, 0) / rates.length;
+const rows: Record<string, string>[] = [];
+const details = [];
+for (const names of [...pairs, [...CONCEPTS]]) {
+  const fusion = await fuse({ base, participants: names.map((name) => participants.get(name)!) });
+  const model = fusedModel(fusion);
+  const rates: number[] = [];
+  for (const name of names) rates.push((await identityRate(model, name, SAMPLES)).rate);
+  const other = await otherPromptsRate(model, SAMPLES);
+  const singles = names.map((name) => alone.get(name)!);
+  const share = mean(rates) / mean(singles);
+  const goal = GOALS[names.length as 2 | 4];
+  const reached = share >= goal.identity && other >= goal.other;
+  details.push({ names, rates, singles, share, other, reached });
+  rows.push({
+    concepts: names.join(' + '),
+    alone: singles.map(percent).join(', '),
+    fused: rates.map(percent).join(', '),
+    'of alone': percent(share),
+    'other prompts': percent(other),
+    goal: `${percent(goal.identity)}, ${percent(goal.other)}: ${reached ? 'reached' : 'missed'}`,
+  });
+}
+printReport({
+  title: `Concepts together, ${SAMPLES} samples each (DDIM 25 steps, guidance 4, defaults of fuse)`,
+  rows,
+  notes: [
+    'alone and fused: share of samples in which the detector finds each concept; "of alone": of the means',
+    `other prompts: "photo of a COLOUR SHAPE" with both words right; the base has ${percent(otherAlone)}`,
+    'one picture of 24 is 4 %',
+  ],
+  details,
+});
