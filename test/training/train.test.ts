@@ -13,10 +13,15 @@ import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { loadConcept } from '../../src/concepts/concept-file.ts';
 import { conceptDeltas } from '../../src/concepts/fit.ts';
+import { inspect } from '../../src/concepts/inspect.ts';
 import { readFloat32 } from '../../src/formats/raw-tensor.ts';
 import { openTensorFile } from '../../src/formats/tensor-file.ts';
+import { fuse } from '../../src/fusion/fuse.ts';
+import { mergeFiles } from '../../src/merging/jobs.ts';
 import { type Checkpoint, openCheckpoint } from '../../src/models/checkpoint.ts';
 import { defaultBase, packageRoot } from '../../src/package-root.ts';
+import { drawScene, planScene } from '../../src/sampling/draw-scene.ts';
+import { normalScene } from '../../src/sampling/scene.ts';
 import {
   METHOD_NAMES,
   type MethodName,
@@ -75,6 +80,54 @@ describe('every method', () => {
     expect(JSON.parse(readFileSync(files.settings, 'utf8'))).toMatchObject({ method: { name: method } });
     expect(readFileSync(files.plot, 'utf8')).toMatch(/^<svg/);
   });
+
+  it.each([...METHOD_NAMES])(
+    'the file of %s goes straight into fuse, merge, sample and inspect',
+    async (method) => {
+      const file = path.join(folder, `${method}.safetensors`);
+      const hasWords = method !== 'lora' && method !== 'dreambooth-lora';
+      const hasLayers = method !== 'textual-inversion' && method !== 'xti';
+      const shown = await inspect(file);
+      expect(shown.tokens).toHaveLength(hasWords ? 2 : 0);
+      expect(shown.layers !== null).toBe(hasLayers);
+
+      const shipped = path.join(packageRoot(), 'fixtures/tiny-world/concepts/edlora_bullseye.pth');
+      const fusion = await fuse({
+        base,
+        participants: [{ concept: await loadConcept(file) }, { concept: await loadConcept(shipped) }],
+        options: { stages: ['cross'], steps: 1, runs: 1 },
+        preserveCaptions: ['a tree'],
+      });
+      expect(fusion.layers.size).toBe(32);
+      expect(fusion.vocabulary.tokens).toHaveLength(hasWords ? 4 : 2);
+
+      const merged = await mergeFiles({
+        inputs: [file, shipped].map((input) => ({
+          path: input,
+          strength: 1,
+          textEncoderStrength: null,
+          blockWeights: null,
+        })),
+        out: path.join(folder, `${method}-merged.pth`),
+        format: 'ed-lora',
+      });
+      expect(merged).toMatchObject({ dropped: [] });
+      expect(merged.words).toHaveLength(hasWords ? 4 : 2);
+
+      const scene = normalScene(
+        {
+          concepts: [file],
+          prompt: hasWords ? '<new-face1> <new-face2>' : 'a face',
+          steps: 1,
+          width: 32,
+          height: 32,
+        },
+        path.resolve,
+      );
+      const drawn = await drawScene(await planScene(scene), { folder: path.join(folder, `${method}-out`) });
+      expect(drawn.pictures).toHaveLength(1);
+    },
+  );
 
   it.each([
     [
