@@ -113,7 +113,8 @@ async function runTrain(args: Args, { io, signal }: CommandContext): Promise<voi
     baseConfig === undefined ? {} : { configFolder: baseConfig },
   );
   await mkdir(path.dirname(path.resolve(out)), { recursive: true });
-  const line = new ProgressLine(io);
+  // Phases differ in speed, and a resumed run begins in the middle.
+  const line = new ProgressLine(io, { unequalGroups: true });
   const show = progressOn(line);
   const trained = await train({
     base,
@@ -138,18 +139,30 @@ async function runTrain(args: Args, { io, signal }: CommandContext): Promise<voi
 /** Weight of the losses so far in the one that is shown: single steps say little. */
 const KEEP = 0.95;
 
-/** Shows the phases of a run, and while training the running mean of the loss. */
+/** Shows the phases of a run, and while training the running mean of the loss, the embeddings' norm, and the speed. */
 function progressOn(line: ProgressLine): (progress: TrainingProgress) => void {
   let loss: number | null = null;
+  let first: { readonly at: number; readonly done: number } | null = null;
   return ({ phase, done, total, step }) => {
     if (step === undefined) {
       line.update({ activity: phase, done, total }, phase);
       return;
     }
     loss = loss === null ? step.loss : KEEP * loss + (1 - KEEP) * step.loss;
-    const norm = step.embeddingNorm > 0 ? `, embedding norm ${step.embeddingNorm.toFixed(3)}` : '';
-    line.update({ activity: `loss ${loss.toFixed(4)}${norm}`, done, total }, phase);
+    first ??= { at: performance.now(), done };
+    const seconds = (performance.now() - first.at) / 1000 / (done - first.done);
+    const shown = [
+      `loss ${loss.toFixed(4)}`,
+      ...(step.embeddingNorm > 0 ? [`embedding norm ${step.embeddingNorm.toFixed(3)}`] : []),
+      ...(done === first.done ? [] : [speedText(seconds)]),
+    ];
+    line.update({ activity: shown.join(', '), done, total }, phase);
   };
+}
+
+/** Seconds of a step as people say it: `2.3 steps/s`, `8.1 s/step`. */
+function speedText(seconds: number): string {
+  return seconds < 1 ? `${(1 / seconds).toFixed(1)} steps/s` : `${seconds.toFixed(1)} s/step`;
 }
 
 function resultText(
