@@ -5,6 +5,7 @@
  * `npm run bench:train -- [--only miniature] [--runs 4]`.
  */
 import { spawnSync } from 'node:child_process';
+import { loadavg } from 'node:os';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
@@ -132,7 +133,10 @@ async function compare(): Promise<void> {
   const kinds = values.only.split(',') as Kind[];
   const rows = [];
   const details: Record<string, unknown> = {};
-  const notes: string[] = [];
+  const notes = [
+    `fastest of ${runs - 1} steps after the first; peak is the process's largest resident size, mapped weights included`,
+    `load of the machine before: ${loadavg()[0]!.toFixed(1)}`,
+  ];
   /** The first step also loads graphs and touches the weights. */
   const warm = (times: readonly number[]): number => Math.min(...times.slice(1));
   const python = new Map<string, (Measured & { versions: string }) | string>();
