@@ -1,0 +1,147 @@
+/** What bench:fusion measures in processes of their own, each alone with its memory. */
+import { loadConcept } from '../../src/concepts/concept-file.ts';
+import { collectSpatial } from '../../src/fusion/collect.ts';
+import { fuse } from '../../src/fusion/fuse.ts';
+import { fusionMethod } from '../../src/fusion/method.ts';
+import { DEFAULTS } from '../../src/fusion/options.ts';
+import { prepareParticipant } from '../../src/fusion/participant.ts';
+import { type StageLayer, solveStage } from '../../src/fusion/solve-stage.ts';
+import { STAGES } from '../../src/fusion/stage.ts';
+import type { Statistics } from '../../src/fusion/statistics.ts';
+import { openStatistics } from '../../src/fusion/statistics-file.ts';
+import { layersWithin } from '../../src/fusion/statistics-store.ts';
+import { GraphMatmulEngine } from '../../src/graph/matmul-engine.ts';
+import { GraphSession } from '../../src/graph/session.ts';
+import { openCheckpoint } from '../../src/models/checkpoint.ts';
+import { textLinearLayers } from '../../src/models/clip/structure.ts';
+import { deltaFeeds, deltaRanks } from '../../src/models/lora.ts';
+import { linearLayers } from '../../src/models/unet/structure.ts';
+import { buildUnet } from '../../src/models/unet/unet.ts';
+import { checkpointSchedule } from '../../src/sampling/checkpoint-schedule.ts';
+import { dpmSolver } from '../../src/sampling/samplers/dpm-solver.ts';
+import { TorchGenerator } from '../../src/tensor/random.ts';
+import { float32 } from '../../src/tensor/tensor.ts';
+import { ensureRandomConcepts } from './random-concepts.ts';
+import { ensureRandomModel } from './random-sd15.ts';
+
+const SCOPES = { text: 'attention', cross: 'attention', spatial: 'attention' } as const;
+/** Runs of the network that are timed; the first one warms up. */
+const TIMED = 4;
+export const MANY = 14;
+const peakBytes = (): number => process.resourceUsage().maxRSS * 1024;
+
+/** What child processes do, each alone with its memory. */
+export const PARTS: Readonly<Record<string, (argument: string) => Promise<object>>> = {
+  /** Plain forward passes of a guided batch, with a concept's factors. */
+  forward: async () => {
+    const { base, participant } = await subject();
+    const { config, weights } = base.unet;
+    const ranks = deltaRanks(participant.unetDeltas);
+    const size = { batch: 2, latentHeight: 64, latentWidth: 64, tokens: 77 };
+    const session = await GraphSession.create(buildUnet(weights, config, size, { loraRanks: ranks }).graph);
+    const feeds = {
+      sample: float32([2, 4, 64, 64], new TorchGenerator(1).randn(2 * 4 * 64 * 64)),
+      timestep: float32([2], [500, 500]),
+      encoder_hidden_states: float32([2, 16, 77, 768], new TorchGenerator(2).randn(2 * 16 * 77 * 768)),
+      ...deltaFeeds(participant.unetDeltas, ranks, linearLayers(config)),
+    };
+    const times: number[] = [];
+    for (let run = 0; run < TIMED; run++) {
+      const start = performance.now();
+      await session.run(feeds);
+      times.push(performance.now() - start);
+    }
+    await session.dispose();
+    return { stepMs: Math.min(...times.slice(1)), peakBytes: peakBytes() };
+  },
+  /** The same passes as a collection makes them. */
+  collect: async () => {
+    const { base, participant } = await subject();
+    const config = await checkpointSchedule(base, 'DPMSolverMultistepScheduler');
+    const times: number[] = [];
+    let last = Number.NaN;
+    const context = float32([1, 16, 77, 768], new TorchGenerator(2).randn(16 * 77 * 768));
+    const run = {
+      subject: '',
+      context,
+      emptyContext: context,
+      noise: new TorchGenerator(1).randn(4 * 64 * 64),
+    };
+    await collectSpatial(base, participant.unetDeltas, layersWithin(base, SCOPES).spatial, [run], {
+      sampler: dpmSolver(config, TIMED + 1),
+      latentSize: { height: 64, width: 64 },
+      guidanceScale: DEFAULTS.guidanceScale,
+      contrast: DEFAULTS.contrast,
+      onStep: () => {
+        const now = performance.now();
+        times.push(now - last);
+        last = now;
+      },
+    });
+    return { stepMs: Math.min(...times.slice(1)), peakBytes: peakBytes() };
+  },
+  /** The whole fusion of three concepts; statistics from the folder, if they are there. */
+  fuse: async (argument) => {
+    const { cache, steps } = JSON.parse(argument) as { cache: string; steps: number };
+    const start = performance.now();
+    const base = await openCheckpoint(await ensureRandomModel());
+    const participants = [];
+    for (const file of await ensureRandomConcepts(3)) participants.push({ concept: await loadConcept(file) });
+    const { report } = await fuse({ base, participants, options: { steps, runs: 1 }, cacheFolder: cache });
+    return {
+      elapsedMs: performance.now() - start,
+      solveMs: report.stages.reduce((sum, stage) => sum + stage.elapsedMs, 0),
+      peakBytes: peakBytes(),
+      files: report.statistics,
+      kept: report.concepts.map(({ kept }) => kept),
+    };
+  },
+  /** Many concepts from stored statistics: those of three, in turn. */
+  many: async (argument) => {
+    const files = JSON.parse(argument) as string[];
+    const base = await openCheckpoint(await ensureRandomModel());
+    const stored: Statistics[] = [];
+    for (const file of files) stored.push((await openStatistics(file)).statistics);
+    const participants = [];
+    for (const file of await ensureRandomConcepts(MANY)) {
+      participants.push(prepareParticipant(base, { concept: await loadConcept(file) }));
+    }
+    const layers = layersWithin(base, SCOPES);
+    const engine = new GraphMatmulEngine();
+    const start = performance.now();
+    let solved = 0;
+    for (const stage of STAGES) {
+      const shapes =
+        stage === 'text' ? textLinearLayers(base.textEncoder.config) : linearLayers(base.unet.config);
+      const problem = {
+        stage,
+        layers: layers[stage].map((layerName): StageLayer => {
+          const [outputSize, inputSize] = shapes.get(layerName)!;
+          return { layerName, outputSize, inputSize };
+        }),
+        collected: participants.map((_, i) => stored[i % stored.length]![stage]),
+        prior: null,
+        deltas: participants.map(({ textDeltas, unetDeltas }) =>
+          stage === 'text' ? textDeltas : unetDeltas,
+        ),
+      };
+      const { iterations, rank, rankShare } = DEFAULTS;
+      const settings = { ridge: DEFAULTS.ridge[stage] as number, preserve: 0, iterations, rank, rankShare };
+      const results = await solveStage(problem, {
+        method: fusionMethod('normal'),
+        ...settings,
+        engine: engine.multiply,
+      });
+      solved += results.length;
+    }
+    const elapsedMs = performance.now() - start;
+    await engine.dispose();
+    return { elapsedMs, peakBytes: peakBytes(), layers: solved };
+  },
+};
+
+async function subject() {
+  const base = await openCheckpoint(await ensureRandomModel());
+  const [file] = await ensureRandomConcepts(1);
+  return { base, participant: prepareParticipant(base, { concept: await loadConcept(file!) }) };
+}

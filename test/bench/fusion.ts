@@ -1,0 +1,132 @@
+/**
+ * Fusion at full size: a random-weight SD 1.5 and random rank-4 concepts on all attention linears. What collecting costs
+ * over plain forward passes, what solving costs in time and memory, from 3 concepts to 14, and gradient fusion by PyTorch
+ * beside it. `npm run bench:fusion`; `-- --steps 20` collects as many steps as a real run (the solve does not depend on
+ * it); `-- --only collect,stored,many,lbfgs` runs parts.
+ */
+import { fork } from 'node:child_process';
+import { mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { printReport } from '../support/tool-output.ts';
+import { MANY, PARTS } from './fusion-parts.ts';
+import { gigabytes, type Row, row, seconds } from './goal-table.ts';
+import { gradientRows } from './gradient-fusion.ts';
+import { ensureRandomConcepts } from './random-concepts.ts';
+import { ensureRandomModel } from './random-sd15.ts';
+
+/** One part in a process of its own. */
+function measured<T>(part: string, argument: unknown = {}): Promise<T> {
+  return new Promise((resolve, reject) => {
+    const child = fork(fileURLToPath(import.meta.url), ['--part', part, JSON.stringify(argument)]);
+    child.once('message', (message) => resolve(message as T));
+    child.once('exit', (code) => reject(new Error(`the part ${part} ended early (exit ${code})`)));
+  });
+}
+
+async function collectRows(): Promise<Row[]> {
+  const plain = await measured<{ stepMs: number; peakBytes: number }>('forward');
+  const collected = await measured<{ stepMs: number; peakBytes: number }>('collect');
+  const ratio = collected.stepMs / plain.stepMs;
+  return [
+    row(
+      'collecting a step, against the plain pass',
+      `${seconds(collected.stepMs)}, ${ratio.toFixed(2)} ×`,
+      '≤ 1.15 ×',
+      ratio <= 1.15,
+    ),
+    row('memory of it', gigabytes(collected.peakBytes), '≤ 6 GB', collected.peakBytes <= 6e9),
+  ];
+}
+
+interface Fused {
+  readonly elapsedMs: number;
+  readonly solveMs: number;
+  readonly peakBytes: number;
+  readonly files: readonly string[];
+}
+
+async function fusionRows(only: (part: string) => boolean, steps: number): Promise<Row[]> {
+  const cache = mkdtempSync(path.join(tmpdir(), 'edlora-bench-'));
+  try {
+    const first = await measured<Fused>('fuse', { cache, steps });
+    const again = await measured<Fused>('fuse', { cache, steps });
+    const rows: Row[] = [];
+    if (only('stored')) {
+      const size = Math.max(...again.files.map((file) => statSync(file).size));
+      rows.push(
+        row('solve of all layers, 3 concepts', seconds(again.solveMs), '≤ 20 s', again.solveMs <= 20_000),
+        row(
+          'whole fusion with collection: memory',
+          gigabytes(first.peakBytes),
+          '≤ 6 GB',
+          first.peakBytes <= 6e9,
+        ),
+        row(`whole fusion with collection, ${steps} steps`, seconds(first.elapsedMs), '–', true),
+        row(
+          'whole fusion from stored statistics',
+          seconds(again.elapsedMs),
+          '≤ 60 s',
+          again.elapsedMs <= 60_000,
+        ),
+        row('its memory', gigabytes(again.peakBytes), '–', true),
+        row('statistics of a concept', `${(size / 1e6).toFixed(0)} MB`, '≤ 150 MB', size <= 150e6),
+      );
+    }
+    if (only('many')) {
+      const many = await measured<{ elapsedMs: number; peakBytes: number; layers: number }>(
+        'many',
+        again.files,
+      );
+      rows.push(
+        row(
+          `solve of all layers, ${MANY} concepts`,
+          seconds(many.elapsedMs),
+          '≤ 60 s',
+          many.elapsedMs <= 60_000,
+        ),
+        row('its memory', gigabytes(many.peakBytes), '≤ 2 GB', many.peakBytes <= 2e9),
+      );
+    }
+    return rows;
+  } finally {
+    rmSync(cache, { recursive: true, force: true });
+  }
+}
+
+function argument(name: string): string | undefined {
+  const at = process.argv.indexOf(name);
+  return at < 0 ? undefined : process.argv[at + 1];
+}
+
+/** How busy the machine is with other work: timings of a busy one mean little. */
+const load = (): string => readFileSync('/proc/loadavg', 'utf8').split(' ')[0]!;
+
+if (argument('--part') !== undefined) {
+  const part = argument('--part')!;
+  process.send!(await PARTS[part]!(process.argv[process.argv.indexOf(part) + 1]!));
+  process.disconnect();
+} else {
+  const wanted = argument('--only')?.split(',');
+  const only = (part: string): boolean => wanted?.includes(part) ?? true;
+  const steps = Number(argument('--steps') ?? 2);
+  const before = process.platform === 'linux' ? [`load before: ${load()}`] : [];
+  await ensureRandomModel();
+  await ensureRandomConcepts(MANY);
+  const rows: Row[] = [];
+  if (only('collect')) rows.push(...(await collectRows()));
+  if (only('stored') || only('many')) rows.push(...(await fusionRows(only, steps)));
+  const gradient = only('lbfgs') ? await gradientRows() : null;
+  rows.push(...(gradient?.rows ?? []));
+  printReport({
+    title:
+      'Fusion at full size: random SD 1.5, rank-4 concepts on all attention linears and the text encoder, 512 × 512',
+    rows: rows.map((each) => ({ ...each })),
+    notes: [
+      `statistics of ${steps} steps, one run each, guided; time and size of the solve do not depend on the number`,
+      ...(gradient === null ? [] : [gradient.note]),
+      ...before,
+    ],
+  });
+}
