@@ -93,6 +93,6 @@ export function buildUnetStep(
 }
 
 /** `down_blocks.1/resnets.0/…` → `down_blocks.1/resnets.0`; null outside resnets and transformers. */
-function blockOf({ name }: GraphNode): string | null {
+export function blockOf({ name }: GraphNode): string | null {
   return /^[a-z_]+(\.\d+)?\/(resnets|attentions)\.\d+(?=\/)/.exec(name)?.[0] ?? null;
 }
