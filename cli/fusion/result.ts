@@ -1,6 +1,7 @@
 /** What `fuse` says when it is done. */
 import path from 'node:path';
 import { STAGES } from '../../src/fusion/stage.ts';
+import { LARGE_CHANGE, LITTLE_KEPT } from '../../src/fusion/verdict.ts';
 import type { Fusion, FusionReport, WrittenFile } from '../../src/index.ts';
 import { rankOf } from '../../src/linalg/low-rank.ts';
 import { type Io, paint } from '../terminal/io.ts';
@@ -12,12 +13,6 @@ interface Written {
   readonly files: readonly WrittenFile[];
 }
 
-/** A concept of which less is left in a stage is hard to recognise. */
-const LITTLE_KEPT = 0.5;
-
-/** A change that is larger than the concepts' own by more than this shows in other prompts. */
-const LARGE_CHANGE = 5;
-
 /** What a user should know before trusting the result; empty if nothing is off. */
 export function fusionNotes({ concepts, stages, statistics }: FusionReport): string[] {
   const notes: string[] = [];
@@ -25,7 +20,7 @@ export function fusionNotes({ concepts, stages, statistics }: FusionReport): str
     const weak = STAGES.filter((stage) => (kept[stage] ?? 1) < LITTLE_KEPT);
     if (weak.length === 0) continue;
     notes.push(
-      `${name} kept little in ${weak.join(' and ')} (worst layer ${worst?.layerName}); lower --ridge or --preserve there, or fuse fewer concepts`,
+      `${name} kept little in ${weak.join(' and ')}; lower --ridge or --preserve there, or fuse fewer concepts (its worst layer: ${worst?.layerName})`,
     );
   }
   for (const { stage, largestChange } of stages) {

@@ -47,7 +47,7 @@ export function checkOutputFolder(folder: string, force = false): void {
  * Write a fusion's results. Each file appears complete or not at all.
  *
  * `lora.safetensors` (naming `peft`: the folder `lora/`) holds exactly W* − W₀, rank ≤ Σ r_i;
- * `embeddings.safetensors` per word [L, D]; `recipe.json`, `report.json`; `model/` on demand.
+ * `embeddings.safetensors` per word [L, D]; `recipe.json`, `report.json`, `report.html`; `model/` on demand.
  * @throws {UsageError} as `checkOutputFolder`; {EdloraError} when the disk is full: files that stood there stay
  */
 export async function writeFusion(
@@ -79,11 +79,14 @@ export async function writeFusion(
     await writeEmbeddings(path.join(target, 'embeddings.safetensors'), tokens);
     done('embeddings.safetensors', 'embeddings of the concepts’ words');
   }
-  for (const [name, value, what] of [
-    ['recipe.json', recipe, 'options, inputs and their hashes'],
-    ['report.json', fusion.report, 'what was kept, layer by layer'],
+  // The charting library takes a while to load: only those who draw wait for it.
+  const { fusionReportPage } = await import('./report-page.ts');
+  for (const [name, text, what] of [
+    ['recipe.json', `${JSON.stringify(recipe, null, 2)}\n`, 'options, inputs and their hashes'],
+    ['report.json', `${JSON.stringify(fusion.report, null, 2)}\n`, 'what was kept, layer by layer'],
+    ['report.html', fusionReportPage(fusion.report, recipe), 'the same for reading'],
   ] as const) {
-    await writeFileAtomically(path.join(target, name), [`${JSON.stringify(value, null, 2)}\n`]);
+    await writeFileAtomically(path.join(target, name), [text]);
     done(name, what);
   }
   if (checkpoint) {

@@ -48,6 +48,7 @@ describe('fuse', () => {
       'embeddings.safetensors',
       'lora.safetensors',
       'recipe.json',
+      'report.html',
       'report.json',
     ]);
     expect(result.err).toMatch(/spatial: collecting <smiley1> <smiley2>, step 1 of 1 \(\d+\/\d+\)\n/);
@@ -67,7 +68,7 @@ describe('fuse', () => {
       files: object[];
       concepts: { words: string[]; rank: string }[];
     };
-    expect([document.report.concepts.length, document.files.length]).toEqual([1, 4]);
+    expect([document.report.concepts.length, document.files.length]).toEqual([1, 5]);
     expect(document.concepts).toMatchObject([{ words: ['<smiley1>', '<smiley2>'], rank: '4' }]);
   });
 
@@ -262,7 +263,7 @@ describe('notes', () => {
   it('say what is off in words, and nothing otherwise', () => {
     expect(fusionNotes(report(0.5, 5))).toEqual([]);
     expect(fusionNotes(report(0.49, 5))).toEqual([
-      expect.stringMatching(/^<a> kept little in cross \(worst/),
+      expect.stringMatching(/^<a> kept little in cross; .*\(its worst layer: mid\.to_k\)$/),
     ]);
     expect(fusionNotes(report(0.5, 5.1))).toEqual([
       expect.stringContaining('cross: a layer changed 5.1 times'),
