@@ -36,8 +36,8 @@ def adapt(root, wanted):
     return trained
 
 
-unet = diffusers.UNet2DConditionModel.from_pretrained(folder, subfolder="unet").requires_grad_(False)
-text = transformers.CLIPTextModel.from_pretrained(folder, subfolder="text_encoder").requires_grad_(False)
+unet = diffusers.UNet2DConditionModel.from_pretrained(folder, subfolder="unet").float().requires_grad_(False)
+text = transformers.CLIPTextModel.from_pretrained(folder, subfolder="text_encoder").float().requires_grad_(False)
 parameters = adapt(unet, lambda name: ".attn" in name and ".to_" in name) + adapt(text, lambda name: "self_attn" in name)
 optimizer = torch.optim.AdamW(parameters, lr=1e-4)
 channels, width = unet.config.in_channels, unet.config.cross_attention_dim

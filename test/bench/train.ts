@@ -27,6 +27,7 @@ const { values } = parseArgs({
   options: {
     only: { type: 'string', default: 'miniature,full,blocks' },
     runs: { type: 'string', default: '4' },
+    json: { type: 'boolean' },
     child: { type: 'string' },
   },
 });
