@@ -81,7 +81,7 @@ function readScheme(
       return { ...layers, words };
     }
     case 'diffusers': {
-      const scalings = adapterScalings(file);
+      const scalings = adapterScalings(file, { dora: true });
       const layers = collectAdapterLayers(file.path, tensors, {
         architecture,
         parse: parseDiffusersStyle,

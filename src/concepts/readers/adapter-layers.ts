@@ -4,7 +4,7 @@
  */
 import { FormatError } from '../../errors.ts';
 import { isFloatDType } from '../../formats/dtype.ts';
-import { elementCount, type RawTensor, readFloat64 } from '../../formats/raw-tensor.ts';
+import { elementCount, type RawTensor, readFloat64, rowMajorStrides } from '../../formats/raw-tensor.ts';
 import {
   type AdapterModule,
   type Architecture,
@@ -119,10 +119,18 @@ export function assembleLayer(
     rank,
     scale: undivided ? 1 : scale(module, rank!, loraAlpha),
     kernel: kernelOfWeights(weights) ?? flatKernel(architecture, module, weights),
-    doraScale: parts.get('dora') ?? null,
+    doraScale: magnitudeOf(parts.get('dora'), weights),
     biasDiff: parts.get('biasDiff') ?? null,
   };
   return layer;
+}
+
+/** PEFT stores one number per output as [m], and for convolutions as [1, m, 1, 1], which LyCORIS reads as one per input. */
+function magnitudeOf(tensor: RawTensor | undefined, weights: LayerWeights): RawTensor | null {
+  if (tensor === undefined) return null;
+  if (!tensor.name.includes('.lora_magnitude_vector') || weights.kind !== 'lora') return tensor;
+  const shape = [elementCount(tensor.shape), ...weights.down.shape.slice(1).map(() => 1)];
+  return { ...tensor, shape, strides: rowMajorStrides(shape) };
 }
 
 type Fail = (message: string) => FormatError;

@@ -29,8 +29,14 @@ export function readDiffusers(file: TensorFile): Omit<Concept, 'path' | 'metadat
   return { format: 'diffusers', tokens: [], layers };
 }
 
-/** Scaling per component from `lora_adapter_metadata`: a JSON object with keys such as `unet.lora_alpha`. */
-export function adapterScalings(file: TensorFile): Map<string, PeftScaling> {
+/**
+ * Scaling per component from `lora_adapter_metadata`: a JSON object with keys such as `unet.lora_alpha`.
+ * @param options.dora accept DoRA, whose magnitudes the caller then applies
+ */
+export function adapterScalings(
+  file: TensorFile,
+  options: { readonly dora?: boolean } = {},
+): Map<string, PeftScaling> {
   const text = file.metadata.get('lora_adapter_metadata');
   if (text === undefined) return new Map();
   let config: unknown;
@@ -46,14 +52,14 @@ export function adapterScalings(file: TensorFile): Map<string, PeftScaling> {
   for (const [key, value] of Object.entries(config)) {
     const dot = key.indexOf('.');
     const component = key.slice(0, Math.max(dot, 0));
-    const options = byComponent.get(component) ?? {};
-    options[key.slice(dot + 1)] = value;
-    byComponent.set(component, options);
+    const own = byComponent.get(component) ?? {};
+    own[key.slice(dot + 1)] = value;
+    byComponent.set(component, own);
   }
   return new Map(
-    [...byComponent].map(([component, options]) => [
+    [...byComponent].map(([component, own]) => [
       component,
-      peftScaling(`${file.path} (lora_adapter_metadata, ${component || 'no component'})`, options),
+      peftScaling(`${file.path} (lora_adapter_metadata, ${component || 'no component'})`, own, options),
     ]),
   );
 }
