@@ -28,10 +28,17 @@ import {
   unheldBy,
   writeAdapter,
 } from './output.ts';
-import { describeJob, inheritedMetadata, type MergeRecipe, mergedMetadata, recipeKey } from './provenance.ts';
+import {
+  describeJob,
+  inheritedMetadata,
+  lastingEntries,
+  type MergeRecipe,
+  mergedMetadata,
+  recipeKey,
+} from './provenance.ts';
 import { type ResizedReport, resizeAdapter } from './resize-adapter.ts';
 import type { LayerFormat } from './schemes.ts';
-import { type WordFormat, wordFormats, wordsUnheldBy, writeWords } from './words.ts';
+import { unheldLabels, type WordFormat, wordFormats, wordsUnheldBy, writeWords } from './words.ts';
 
 /** What every job may be told about its result. */
 export interface TargetOptions {
@@ -104,6 +111,18 @@ function filesOf(
   return files;
 }
 
+/** Names of words and header entries that the target cannot hold; a header that is not wanted is not missed. */
+function labelsUnheldBy(
+  { out, noMetadata = false }: TargetOptions,
+  format: string,
+  adapters: readonly Adapter[],
+): Unheld[] {
+  return unheldLabels(out, format, {
+    words: adapters.flatMap(({ words }) => words),
+    metadata: noMetadata ? [] : adapters.flatMap(lastingEntries),
+  });
+}
+
 async function finish(
   output: OutputAdapter,
   format: LayerFormat,
@@ -172,17 +191,23 @@ export async function mergeFiles(
       ...(base === null ? {} : { base: base.weights }),
       ...(onLayer === undefined ? {} : { onLayer }),
     });
-    const result = await finish(output, format, unusableOf(adapters), options, async () => {
-      const resolved = {
-        ...settings,
-        format,
-        base: base?.model.path ?? null,
-        drop: options.drop ?? false,
-        renamed,
-      };
-      const recipe = await describeJob('merge', described, resolved, hashing ?? undefined);
-      return mergedMetadata(recipe, adapters);
-    });
+    const result = await finish(
+      output,
+      format,
+      [...unusableOf(adapters), ...labelsUnheldBy(options, format, adapters)],
+      options,
+      async () => {
+        const resolved = {
+          ...settings,
+          format,
+          base: base?.model.path ?? null,
+          drop: options.drop ?? false,
+          renamed,
+        };
+        const recipe = await describeJob('merge', described, resolved, hashing ?? undefined);
+        return mergedMetadata(recipe, adapters);
+      },
+    );
     return { ...result, renamed };
   } finally {
     await engine.dispose();
@@ -235,9 +260,17 @@ export async function convertFile(
       name,
       reason: `${format} files hold embeddings only`,
     }));
-    const dropped = [...unusable, ...layers, ...wordsUnheldBy(format, adapter.words)];
+    const dropped = [
+      ...unusable,
+      ...labelsUnheldBy(options, format, [adapter]),
+      ...wordsUnheldBy(format, adapter.words),
+      ...layers,
+    ];
     refuseLoss(out, dropped, drop);
-    await writeWords(out, format, adapter.words);
+    const metadata = options.noMetadata
+      ? {}
+      : Object.fromEntries(lastingEntries(adapter).map((key) => [key, adapter.metadata.get(key)!]));
+    await writeWords(out, format, adapter.words, metadata);
     const lost = new Set(dropped.map(({ name }) => name));
     const words = adapter.words.map(({ word }) => word).filter((word) => !lost.has(word));
     return { out: path.resolve(out), layers: 0, words, dropped, converted: [], from: adapter.scheme };
@@ -252,7 +285,8 @@ export async function convertFile(
     ...(base === null ? {} : { base: base.weights }),
     ...(options.onLayer === undefined ? {} : { onLayer: options.onLayer }),
   }).finally(() => engine.dispose());
-  const result = await finish(output, scheme, unusable, options, async () => {
+  const unheld = [...unusable, ...labelsUnheldBy(options, scheme, [adapter])];
+  const result = await finish(output, scheme, unheld, options, async () => {
     const recipe = await describeJob('convert', describeSingle(adapter, base?.model), {
       format,
       rank,
@@ -325,7 +359,8 @@ export async function resizeFile(
       ...(base === null ? {} : { base: base.weights }),
       ...(options.onLayer === undefined ? {} : { onLayer: options.onLayer }),
     });
-    const result = await finish(output, format, unusableOf([adapter]), options, async () => {
+    const unheld = [...unusableOf([adapter]), ...labelsUnheldBy(options, format, [adapter])];
+    const result = await finish(output, format, unheld, options, async () => {
       const recipe = await describeJob('resize', describeSingle(adapter, base?.model), {
         rule,
         rank,

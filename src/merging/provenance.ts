@@ -73,8 +73,15 @@ export function mergedMetadata(recipe: MergeRecipe, adapters: readonly Adapter[]
 const ownToFile =
   /^(sshs_|modelspec\.hash_sha256$|edlora\.|format$|ss_network_(dim|alpha|module)$|(unet|text_encoder)(:\d+:rank)?$|lora_adapter_metadata$)/;
 
+/** Names of an input's header entries that still hold for what is made of it. */
+export function lastingEntries({ metadata }: Adapter): string[] {
+  return [...metadata]
+    .filter(([key, value]) => !ownToFile.test(key) && value !== '<embed>')
+    .map(([key]) => key);
+}
+
 /** Header entries of a file made from one: the input's own, as far as they still hold, and the recipe. */
 export function inheritedMetadata(recipe: MergeRecipe, adapter: Adapter): Record<string, string> {
-  const kept = [...adapter.metadata].filter(([key, value]) => !ownToFile.test(key) && value !== '<embed>');
+  const kept = lastingEntries(adapter).map((key) => [key, adapter.metadata.get(key)!]);
   return { ...Object.fromEntries(kept), ...mergedMetadata(recipe, [adapter]) };
 }

@@ -59,6 +59,35 @@ export function bundledTensors(words: readonly AdapterWord[]): RawTensor[] {
   });
 }
 
+/** Whether a file of embeddings or ED-LoRA is written in PyTorch's format, which has no header. */
+export function isTorchName(file: string): boolean {
+  return /\.(pth|pt|bin)$/.test(file);
+}
+
+/** What besides whole words a form cannot hold: their names, the header's entries. */
+export function unheldLabels(
+  file: string,
+  format: string,
+  { words, metadata }: { readonly words: readonly AdapterWord[]; readonly metadata: readonly string[] },
+): Unheld[] {
+  const unheld: Unheld[] = [];
+  if (format === 'xti' && words.length > 0) {
+    unheld.push({
+      name: `names ${words.map(({ word }) => word).join(' ')}`,
+      reason: 'xti files have 16 numbered keys and no names; readers call the words by the file',
+    });
+  }
+  if (metadata.length > 0 && isTorchName(file) && (format === 'ed-lora' || isWordForm(format))) {
+    const listed = metadata.slice(0, 4).join(', ') + (metadata.length > 4 ? ', …' : '');
+    unheld.push({ name: `header (${listed})`, reason: "PyTorch's files hold no header" });
+  }
+  return unheld;
+}
+
+function isWordForm(format: string): boolean {
+  return (wordFormats as readonly string[]).includes(format);
+}
+
 /** Which words a form cannot hold. */
 export function wordsUnheldBy(format: WordFormat, words: readonly AdapterWord[]): Unheld[] {
   return words.flatMap(({ word, rows, encoder }) => {
@@ -74,19 +103,25 @@ export function wordsUnheldBy(format: WordFormat, words: readonly AdapterWord[])
 
 /**
  * Write embeddings alone: safetensors, or a torch file where the name ends in .pt, .pth or .bin.
+ * @param metadata header entries beside the form's own; torch files hold none
  * @throws {UsageError} if the form holds one word and there are several
  */
 export async function writeWords(
   file: string,
   format: WordFormat,
   given: readonly AdapterWord[],
+  metadata: Readonly<Record<string, string>> = {},
 ): Promise<void> {
   const lost = new Set(wordsUnheldBy(format, given).map(({ name }) => name));
   const words = given.filter(
     ({ word, encoder }) => format === 'sdxl-embedding' || (encoder === 'text_encoder' && !lost.has(word)),
   );
   if (words.length === 0) throw new UsageError(`${file}: no word is left to write`);
-  const torch = /\.(pt|pth|bin)$/.test(file);
+  const torch = isTorchName(file);
+  const write = (tensors: readonly RawTensor[], own: Record<string, string> = {}): Promise<void> =>
+    torch
+      ? writeTorchZip(file, new Map(tensors.map((tensor) => [tensor.name, torchTensor(tensor)])))
+      : writeSafetensors(file, tensors, { ...metadata, format: 'pt', ...own });
   const single = (): AdapterWord => {
     if (new Set(words.map(({ word }) => word)).size > 1) {
       throw new UsageError(
@@ -97,16 +132,12 @@ export async function writeWords(
   };
   switch (format) {
     case 'diffusers-embedding':
-      return write(
-        file,
-        torch,
-        words.map(({ word, embedding }) => renamed(embedding, word)),
-      );
+      return write(words.map(({ word, embedding }) => renamed(embedding, word)));
     case 'kohya-embedding':
-      return write(file, torch, [renamed(single().embedding, 'emb_params')], { name: single().word });
+      return write([renamed(single().embedding, 'emb_params')], { name: single().word });
     case 'a1111': {
       const { word, embedding } = single();
-      if (!torch) return write(file, false, [renamed(embedding, 'emb_params')], { name: word });
+      if (!torch) return write([renamed(embedding, 'emb_params')], { name: word });
       return writeTorchZip(
         file,
         new Map<TorchValue, TorchValue>([
@@ -122,8 +153,6 @@ export async function writeWords(
     case 'sdxl-embedding': {
       single();
       return write(
-        file,
-        torch,
         words.map(({ embedding, encoder }) =>
           renamed(embedding, encoder === 'text_encoder' ? 'clip_l' : 'clip_g'),
         ),
@@ -131,13 +160,11 @@ export async function writeWords(
       );
     }
     case 'xti':
-      return write(file, torch, xtiTensors(file, layerWiseWords(words)));
+      return write(xtiTensors(file, layerWiseWords(words)));
     case 'ed-lora': {
       const all = layerWiseWords(words);
       if (!torch)
         return write(
-          file,
-          false,
           all.map(({ word, embedding }) => renamed(embedding, `new_concept_embedding.${word}`)),
           { 'edlora.tokens': JSON.stringify(all.map(({ word }) => word)) },
         );
@@ -157,16 +184,6 @@ export async function writeWords(
       );
     }
   }
-}
-
-async function write(
-  file: string,
-  torch: boolean,
-  tensors: readonly RawTensor[],
-  metadata: Record<string, string> = {},
-): Promise<void> {
-  if (!torch) return writeSafetensors(file, tensors, { format: 'pt', ...metadata });
-  return writeTorchZip(file, new Map(tensors.map((tensor) => [tensor.name, torchTensor(tensor)])));
 }
 
 /** n words of [L, D] as L tensors [n, D]. @throws {UsageError} if widths or dtypes differ, or L is not 16 */

@@ -5,9 +5,12 @@ import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { run } from '../../cli/run.ts';
 import { loadAdapter } from '../../src/concepts/adapter-file.ts';
+import { loadConcept } from '../../src/concepts/concept-file.ts';
 import { openTensorFile } from '../../src/formats/tensor-file.ts';
 import type { LintReport } from '../../src/merging/lint.ts';
+import { writeAdapter } from '../../src/merging/output.ts';
 import { packageRoot } from '../../src/package-root.ts';
+import { attentionLayers, randomLycoris } from '../merging/random-adapters.ts';
 import { fakeIo } from '../support/fake-io.ts';
 
 const world = path.join(packageRoot(), 'fixtures/tiny-world');
@@ -118,6 +121,18 @@ describe('convert', () => {
     const shown = await edlora('convert', smiley, at('words.bin'), '--format', 'xti', '--drop');
     expect(shown.out).toContain('words <smiley1> <smiley2>');
     expect(shown.out).toContain('was: ed-lora');
+  });
+});
+
+describe('a LyCORIS file', () => {
+  it('is refused by concepts with the line that makes it LoRA', async () => {
+    const file = at('loha.safetensors');
+    const spec = { seed: 1, rank: 2, loraAlpha: 2, dtype: 'F32' as const };
+    await writeAdapter(file, 'lycoris', randomLycoris(attentionLayers.slice(0, 1), spec));
+    const message = await loadConcept(file).then(String, (error: Error) => error.message);
+    const line = /edlora (convert [^)]+)\)/.exec(message)![1]!;
+    expect(await edlora(...line.split(' '), '--quiet')).toMatchObject({ code: 0 });
+    expect((await loadConcept(at('loha-lora.safetensors'))).layers.size).toBe(1);
   });
 });
 

@@ -282,8 +282,16 @@ describe('refusals', () => {
     ['whole numbers', [memoryTensor(up.name, 'I8', [4, 2], new Uint8Array(8)), down], /floating point/],
     ['nothing', [], /no tensors/],
     ['an unknown layer', [up, down, tensor('lora_unet_somewhere.alpha', [])], /lora_unet_somewhere\.alpha/],
-    ['LoHa', [tensor(`${kohyaToK}.hada_w1_a`, [2, 2])], /looks like LyCORIS LoHa/],
-    ['DoRA', [up, down, tensor(`${kohyaToK}.dora_scale`, [4, 1])], /looks like DoRA/],
+    [
+      'LoHa',
+      [tensor(`${kohyaToK}.hada_w1_a`, [2, 2])],
+      /looks like LyCORIS LoHa; .*: edlora convert \S+ \S+-lora\.safetensors --format kohya\)/,
+    ],
+    [
+      'DoRA',
+      [up, down, tensor(`${kohyaToK}.dora_scale`, [4, 1])],
+      /looks like DoRA; .* --format kohya --base <model>\)/,
+    ],
     ['a checkpoint', [tensor('model.diffusion_model.out.2.bias', [4])], /a whole checkpoint/],
     [
       'two spellings of one layer',

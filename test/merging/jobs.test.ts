@@ -203,6 +203,46 @@ describe('converting', () => {
   });
 });
 
+describe('what forms cannot hold', () => {
+  it('lists names that XTI has no place for, and headers that torch files have not', async () => {
+    await expect(convertFile({ input: first, out: scratch('w.bin'), format: 'xti' })).rejects.toThrow(
+      /names <.+>: xti files have 16 numbered keys and no names/,
+    );
+    const described = scratch('described.safetensors');
+    const { tensors } = await openTensorFile(await randomFile());
+    await writeSafetensors(described, tensors.values(), { format: 'pt', ss_seed: '42', note: 'mine' });
+    const job = { input: described, out: scratch('l.pth'), format: 'ed-lora' as const };
+    await expect(convertFile(job)).rejects.toThrow(
+      /header \(note, ss_seed\): PyTorch's files hold no header/,
+    );
+    expect((await convertFile({ ...job, noMetadata: true })).dropped).toEqual([]);
+    expect((await convertFile({ ...job, drop: true, force: true })).dropped).toHaveLength(1);
+  });
+
+  it('keeps the header of embeddings', async () => {
+    const file = scratch('dog.safetensors');
+    await writeSafetensors(file, [float32Tensor('<dog>', [1, 8], new Float32Array(8).fill(1))], {
+      'modelspec.title': 'a dog',
+    });
+    const out = scratch('dog2.safetensors');
+    await convertFile({ input: file, out, format: 'kohya-embedding' });
+    expect((await openTensorFile(out)).metadata.get('modelspec.title')).toBe('a dog');
+  });
+
+  it('can be converted again from the recipe', async () => {
+    const file = scratch('lycoris.safetensors');
+    await writeAdapter(
+      file,
+      'lycoris',
+      randomLycoris(allLayers, { seed: 2, rank: 2, loraAlpha: 1, dtype: 'F16' }),
+    );
+    const out = scratch('converted.safetensors');
+    await convertFile({ input: file, out, format: 'diffusers', rank: 4, dtype: 'F16' });
+    const report = await verifyFile(out, { rebuild: true });
+    expect(report).toMatchObject({ kind: 'convert', rebuilt: true, ok: true });
+  });
+});
+
 describe('positional files', () => {
   const positional = (order: number): RandomLayer[] =>
     [...positionalLayers('unet', order), ...positionalLayers('text_encoder')].map((module) => ({

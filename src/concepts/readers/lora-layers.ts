@@ -2,6 +2,7 @@
  * What all LoRA layouts share: pairs of factors gathered from a file's tensors and checked. A layout brings its names
  * and says how alpha scales; here nothing may be left over, missing, doubled or of the wrong shape.
  */
+import path from 'node:path';
 import { FormatError } from '../../errors.ts';
 import { isFloatDType } from '../../formats/dtype.ts';
 import { elementCount, type RawTensor, readFloat64 } from '../../formats/raw-tensor.ts';
@@ -77,17 +78,22 @@ export function collectLayers(
   return layers;
 }
 
-/** What unmatched names betray, so that the message says more than "unknown". */
-const betrayals: readonly (readonly [RegExp, string])[] = [
+/** What `edlora convert` is told to make a LoRA of a file. */
+const plain = '--format kohya';
+const withWords = '--format ed-lora';
+const onBase = '--format kohya --base <model>';
+
+/** What unmatched names betray, so that the message says more than "unknown"; and how to convert such files, if at all. */
+const betrayals: readonly (readonly [sign: RegExp, kind: string, convert?: string])[] = [
   [/^(model\.diffusion_model|first_stage_model|cond_stage_model)\./, 'a whole checkpoint, not a concept'],
-  [/\.hada_/, 'LyCORIS LoHa'],
-  [/\.lokr_/, 'LyCORIS LoKr'],
-  [/\.lora_mid\./, 'LyCORIS LoCon with a Tucker core'],
-  [/\.(dora_scale|lora_magnitude_vector)/, 'DoRA'],
+  [/\.hada_/, 'LyCORIS LoHa', plain],
+  [/\.lokr_/, 'LyCORIS LoKr', plain],
+  [/\.lora_mid\./, 'LyCORIS LoCon with a Tucker core', plain],
+  [/\.(dora_scale|lora_magnitude_vector)/, 'DoRA', onBase],
   [/\.oft_/, 'OFT'],
-  [/\.(diff|diff_b)$/, 'full differences'],
-  [/^(unet|text_encoder):\d+:/, "cloneofsimo's positional names"],
-  [/^bundle_emb\./, 'embeddings bundled into a LoRA'],
+  [/\.(diff|diff_b)$/, 'full differences', plain],
+  [/^(unet|text_encoder):\d+:/, "cloneofsimo's positional names", plain],
+  [/^bundle_emb\./, 'embeddings bundled into a LoRA', withWords],
   [/^(string_to_param|emb_params|clip_[lg]$)/, 'a textual inversion embedding'],
   [/^text_model\.embeddings\.|\.(norm\d?|weight|bias)$/, 'full weights'],
 ];
@@ -95,14 +101,24 @@ const betrayals: readonly (readonly [RegExp, string])[] = [
 /** @throws {FormatError} listing the names, if there are any */
 export function refuseUnmatched(file: string, names: readonly string[]): void {
   if (names.length === 0) return;
-  const kinds = betrayals.filter(([sign]) => names.some((name) => sign.test(name))).map(([, kind]) => kind);
+  const found = betrayals.filter(([sign]) => names.some((name) => sign.test(name)));
   const listed = names.slice(0, 40).map((name) => `\n  ${name}`);
   if (names.length > listed.length) listed.push(`\n  … and ${names.length - listed.length} more`);
   throw new FormatError(
     file,
-    `${names.length} ${names.length === 1 ? 'entry matches' : 'entries match'} no LoRA pair of a Stable Diffusion 1.x layer${kinds.length > 0 ? ` (looks like ${kinds.join(', ')}; fuse and sample do not take it, edlora convert makes a LoRA of most)` : ''}:${listed.join('')}`,
+    `${names.length} ${names.length === 1 ? 'entry matches' : 'entries match'} no LoRA pair of a Stable Diffusion 1.x layer${found.length > 0 ? ` (looks like ${found.map(([, kind]) => kind).join(', ')}${convertHint(file, found)})` : ''}:${listed.join('')}`,
     { tensor: names[0]! },
   );
+}
+
+/** The command line that makes a LoRA of a file, if every kind in it has one. */
+function convertHint(file: string, found: typeof betrayals): string {
+  const lines = found.map(([, , convert]) => convert);
+  if (lines.includes(undefined)) return '';
+  const options = lines.includes(onBase) ? onBase : lines.includes(withWords) ? withWords : plain;
+  const { dir, name } = path.parse(file);
+  const target = path.join(dir, `${name}-lora.safetensors`);
+  return `; fuse and sample take plain LoRA: edlora convert ${file} ${target} ${options}`;
 }
 
 /** down [r, n] or [r, n, kh, kw], up [m, r] or [m, r, 1, 1], both of real numbers. @returns r */
