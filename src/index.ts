@@ -45,14 +45,7 @@ export { float32Tensor, type RawTensor, readBytes, readFloat32, readFloat64 } fr
 export { writeSafetensors } from './formats/safetensors.ts';
 export { openTensorFile, type TensorFile } from './formats/tensor-file.ts';
 export { readCaptions } from './fusion/captions.ts';
-export {
-  type FusedLayer,
-  type FuseRequest,
-  type Fusion,
-  type FusionPlan,
-  fuse,
-  planFusion,
-} from './fusion/fuse.ts';
+export { type FusedLayer, type Fusion, fuse } from './fusion/fuse.ts';
 export { DEFAULTS, type FusionOptions, PRESETS, type Preset } from './fusion/options.ts';
 export {
   checkOutputFolder,
@@ -61,6 +54,7 @@ export {
   writeFusion,
 } from './fusion/output.ts';
 export type { ParticipantInput } from './fusion/participant.ts';
+export { type FuseRequest, type FusionPlan, planFusion } from './fusion/plan.ts';
 export type { Recipe } from './fusion/recipe.ts';
 export { readFusionRecipe, recipeParticipants, repeatedRequest } from './fusion/repeat.ts';
 export type {

@@ -111,6 +111,12 @@ const options = {
     group: 'How:',
     describe: 'Text file with those captions, one a line [default: the base’s own list, or the shipped one]',
   },
+  refine: {
+    type: 'string',
+    requiresArg: true,
+    group: 'How:',
+    describe: 'Steps of distillation after the solve, towards each concept’s own pictures [default: 0]',
+  },
   rank: {
     type: 'string',
     requiresArg: true,
@@ -254,6 +260,7 @@ function readOptions(args: Args, fallback: FusionOptions): FusionOptions {
     ridge: given('ridge', (list) => perStage('ridge', list, defaults.ridge), defaults.ridge),
     preserve: given('preserve', (list) => perStage('preserve', list, defaults.preserve), defaults.preserve),
     rank: rank === undefined ? defaults.rank : rank === 'auto' ? 'auto' : number('--rank', rank),
+    refine: given('refine', (count) => number('--refine', count), defaults.refine),
     rankShare: given('rank-share', (share) => number('--rank-share', share), defaults.rankShare),
     iterations: given<number | null>(
       'iterations',

@@ -14,6 +14,7 @@ export function fusionProgress(
     preserve: 'preserving',
     'hold out': 'holding out',
     solve: 'solving',
+    refine: 'refining',
   } as const;
   let running = '';
   let step = 0;
@@ -22,7 +23,7 @@ export function fusionProgress(
       const group = `${stage} ${action}`;
       step = running === `${group} ${subject}` ? (step % steps) + 1 : 1;
       running = `${group} ${subject}`;
-      const denoising = stage === 'spatial' && action !== 'solve';
+      const denoising = stage === 'spatial' && action !== 'solve' && action !== 'refine';
       const stepCount = denoising ? `, step ${step} of ${steps}` : '';
       const activity = `${stage}: ${verbs[action]} ${subject || 'the empty prompt'}${stepCount}`;
       line.update({ activity, done, total }, group);

@@ -3,49 +3,26 @@
  * feeds the next. Nothing is written here; see `output.ts`.
  */
 
-import { type BoundVocabulary, bindConcepts } from '../concepts/prompt.ts';
-import { UsageError } from '../errors.ts';
+import type { BoundVocabulary } from '../concepts/prompt.ts';
 import { GraphMatmulEngine } from '../graph/matmul-engine.ts';
 import { type LowRank, rankOf } from '../linalg/low-rank.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
 import { textLinearLayers } from '../models/clip/structure.ts';
 import type { Component } from '../models/keys/module-path.ts';
 import type { LayerDeltas } from '../models/lora.ts';
-import { crossAttentionNames, linearLayers } from '../models/unet/structure.ts';
-import { defaultCaptions, withEmptyPrompt } from './captions.ts';
-import { Collector, latentSizeFor, priorCaptions, type StageLayers } from './collector.ts';
+import { linearLayers } from '../models/unet/structure.ts';
+import { Collector, priorCaptions } from './collector.ts';
 import { fusionMethod } from './method.ts';
-import { checkFusionOptions, DEFAULTS, type FusionOptions } from './options.ts';
+import type { FusionOptions } from './options.ts';
 import { type Choices, chooseParameters, heldOutOptions } from './parameter-choice.ts';
-import { type Participant, type ParticipantInput, prepareParticipant } from './participant.ts';
+import type { Participant } from './participant.ts';
+import { type FuseRequest, type FusionPlan, methodFor, planFusion, preserves } from './plan.ts';
+import { fusionRefineUnits, refineFusion } from './refine-fusion.ts';
 import { type FusionProgress, type FusionReport, Reporter } from './report.ts';
-import { type StageProblem, solveStage } from './solve-stage.ts';
+import { measureStage, type SolvedLayer, type StageProblem, solveStage } from './solve-stage.ts';
 import { STAGES, type Stage, stageOf } from './stage.ts';
 import type { StageStatistics, Statistics } from './statistics.ts';
 import { type Collected, StatisticsStore, scopeOf } from './statistics-store.ts';
-
-export interface FuseRequest {
-  readonly base: Checkpoint;
-  /** At least one concept, in the order in which their words are numbered. */
-  readonly participants: readonly ParticipantInput[];
-  /** What is left out takes its value from `DEFAULTS`. */
-  readonly options?: Partial<FusionOptions>;
-  /** Captions to preserve; the empty prompt is added. Default: the base's own list, or the shipped one. */
-  readonly preserveCaptions?: readonly string[];
-  /**
-   * Initial noise of each participant's first denoising run, [4 · h · w], for statistics `fused`. Default: drawn from the
-   * seed.
-   */
-  readonly noise?: readonly Float32Array[];
-  /**
-   * Folder where statistics `own` are kept and looked for, beside the concepts' own places. Default `null`: collected
-   * anew, in memory.
-   */
-  readonly cacheFolder?: string | null;
-  readonly onProgress?: (progress: FusionProgress) => void;
-  /** Stops the fusion between two runs of a network by throwing its reason. */
-  readonly signal?: AbortSignal;
-}
 
 /** One merged layer. */
 export interface FusedLayer {
@@ -68,59 +45,6 @@ export interface Fusion {
   readonly report: FusionReport;
 }
 
-/** What a request would do, before any network runs. */
-export interface FusionPlan {
-  readonly participants: readonly Participant[];
-  readonly options: FusionOptions;
-  readonly captions: readonly string[];
-  readonly vocabulary: BoundVocabulary;
-  /** Layers that at least one concept trains, per stage, in the base's own order. */
-  readonly layers: StageLayers;
-}
-
-/**
- * Check a request and say what it would do. Reads the concepts' factors, runs no network.
- * @throws {UsageError} for impossible options, no concepts, or words used twice
- * @throws {MismatchError} for concepts that do not fit the base
- */
-export async function planFusion(request: FuseRequest): Promise<FusionPlan> {
-  const { base } = request;
-  const options = { ...DEFAULTS, ...request.options };
-  checkFusionOptions(options);
-  if (request.participants.length === 0) throw new UsageError('fuse: expected at least one concept');
-  const participants = request.participants.map((input) => prepareParticipant(base, input));
-  const crossLayers = crossAttentionNames(base.unet.config);
-  const concepts = participants.map(({ concept }) => concept);
-  const vocabulary = bindConcepts(base.tokenizer, concepts, crossLayers.length);
-  await latentSizeFor(base, options);
-  const wanted = STAGES.some((stage) => options.stages.includes(stage) && preserves(options, stage));
-  const captions = wanted ? withEmptyPrompt(request.preserveCaptions ?? (await defaultCaptions(base))) : [];
-  const trained = new Set(participants.flatMap(({ concept }) => [...concept.layers.keys()]));
-  const known = [
-    ...[...textLinearLayers(base.textEncoder.config).keys()].map((name) => ['text_encoder', name] as const),
-    ...[...linearLayers(base.unet.config).keys()].map((name) => ['unet', name] as const),
-  ].filter(([component, name]) => trained.has(`${component}:${name}`));
-  const layersOf = (stage: Stage): string[] =>
-    known
-      .filter(
-        ([component, layerName]) =>
-          options.stages.includes(stage) && stageOf({ component, layerName }) === stage,
-      )
-      .map(([, layerName]) => layerName);
-  const layers = { text: layersOf('text'), cross: layersOf('cross'), spatial: layersOf('spatial') };
-  return { participants, options, captions, vocabulary, layers };
-}
-
-/** Whether a stage needs features of the base: to be preserved, or as captions of a constrained solve. */
-function preserves({ preserve, solver }: FusionOptions, stage: Stage): boolean {
-  return preserve[stage] === 'auto' || preserve[stage] > 0 || methodFor(solver, stage) === 'custom-diffusion';
-}
-
-/** The method that solves a stage: the chosen one where it is defined, else `normal`. */
-function methodFor(solver: FusionOptions['solver'], stage: Stage): FusionOptions['solver'] {
-  return fusionMethod(solver).stages.includes(stage) ? solver : 'normal';
-}
-
 /**
  * Fuse concepts into one set of low-rank changes of the base.
  *
@@ -138,6 +62,8 @@ export async function fuse(request: FuseRequest): Promise<Fusion> {
     for (const stage of STAGES) {
       if (plan.layers[stage].length > 0) await run.stage(stage);
     }
+    if (plan.options.refine > 0) await run.refine();
+    run.report();
   } finally {
     await run.dispose();
   }
@@ -158,6 +84,13 @@ interface StageFeatures {
   readonly prior: StageStatistics | null;
 }
 
+/** A solved stage, with what it was solved from. */
+interface SolvedStage {
+  readonly problem: StageProblem;
+  readonly settled: { readonly ridge: number; readonly preserve: number };
+  readonly results: readonly SolvedLayer[];
+}
+
 /** One run's state: what the stages hand on to each other. */
 class FusionRun {
   readonly fused = new Map<string, FusedLayer>();
@@ -168,6 +101,7 @@ class FusionRun {
   readonly #engine = new GraphMatmulEngine();
   #own: { collected: readonly Statistics[]; prior: Statistics | null } | null = null;
   #heldOut: readonly Statistics[] | null = null;
+  readonly #solved = new Map<Stage, SolvedStage>();
   #done = 0;
   #total: number;
 
@@ -236,11 +170,60 @@ class FusionRun {
       onLayer: (layerName) => this.#advance(stage, 'solve', layerName),
     });
     this.reporter.settled(stage, method.name, settled, choices);
-    const component: Component = stage === 'text' ? 'text_encoder' : 'unet';
-    for (const { layerName, delta, measured, condition, truncation, losses } of results) {
-      this.fused.set(`${component}:${layerName}`, { stage, component, layerName, delta });
-      this.reporter.add(stage, measured, { rank: rankOf(delta), condition, truncation, losses });
+    this.#solved.set(stage, { problem, settled, results });
+    for (const { layerName, delta } of results) this.#keep(stage, layerName, delta);
+  }
+
+  /** Distil the concepts' own models into the UNet's factors, and measure what became of every layer. */
+  async refine(): Promise<void> {
+    const { base, signal } = this.#request;
+    const { layers, losses } = await this.reporter.refining(() =>
+      refineFusion({
+        base,
+        ...this.#plan,
+        textDeltas: this.#deltasOf('text_encoder'),
+        unetDeltas: this.#deltasOf('unet'),
+        onProgress: ({ action, subject }) =>
+          this.#advance(
+            'spatial',
+            'refine',
+            action === 'step' ? `step ${subject}` : `pictures of ${subject}`,
+          ),
+        ...(signal === undefined ? {} : { signal }),
+      }),
+    );
+    this.reporter.refined(losses);
+    for (const [stage, solved] of this.#solved) {
+      if (stage === 'text') continue;
+      const settings = { ...solved.settled, engine: this.#engine.multiply };
+      const measured = await measureStage(solved.problem, settings, layers);
+      const results = solved.results.map((layer) => ({
+        ...layer,
+        delta: layers.get(layer.layerName)!,
+        measured: measured.get(layer.layerName)!,
+      }));
+      this.#solved.set(stage, { ...solved, results });
+      for (const { layerName, delta } of results) this.#keep(stage, layerName, delta);
     }
+  }
+
+  /** Hand all layers to the report. */
+  report(): void {
+    for (const [stage, { results }] of this.#solved) {
+      for (const { delta, measured, condition, truncation, losses } of results) {
+        this.reporter.add(stage, measured, { rank: rankOf(delta), condition, truncation, losses });
+      }
+    }
+  }
+
+  #keep(stage: Stage, layerName: string, delta: LowRank): void {
+    const component: Component = stage === 'text' ? 'text_encoder' : 'unet';
+    this.fused.set(`${component}:${layerName}`, { stage, component, layerName, delta });
+  }
+
+  #deltasOf(component: Component): LayerDeltas {
+    const layers = [...this.fused.values()].filter((layer) => layer.component === component);
+    return new Map(layers.map(({ layerName, delta }) => [layerName, delta]));
   }
 
   async dispose(): Promise<void> {
@@ -369,6 +352,7 @@ class FusionRun {
       : null;
     const heldSteps = held === null ? 0 : held.steps * held.runs;
     const own = options.statistics === 'own';
+    const refining = fusionRefineUnits(options, participants.length, captions.length);
     return STAGES.filter((stage) => layers[stage].length > 0).reduce((sum, stage) => {
       const spatial = stage === 'spatial';
       const collecting = participants.length * (spatial ? options.steps * options.runs : 1);
@@ -377,7 +361,7 @@ class FusionRun {
       // Own statistics of the base are collected for all stages, or for none.
       const wanted = own ? captions.length > 0 : preserves(options, stage);
       return sum + collecting + holding + (wanted ? preserving : 0) + layers[stage].length;
-    }, 0);
+    }, refining);
   }
 }
 

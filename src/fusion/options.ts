@@ -20,6 +20,11 @@ export interface SolveOptions {
   readonly rank: number | 'auto' | null;
   /** `rank: 'auto'` keeps this share of the effect on features, ‖X ΔWᵀ‖². In (0, 1]; default 0.99. */
   readonly rankShare: number;
+  /**
+   * Gradient steps of distillation on the UNet's fused factors after the solve (refine.ts); 0 leaves the closed form as it
+   * is. Default 0.
+   */
+  readonly refine: number;
   /** L-BFGS: iterations at most; `null` for the published counts of the stages (500, 500, 50). */
   readonly iterations: number | null;
 }
@@ -62,6 +67,7 @@ export const DEFAULTS: FusionOptions = {
   preserve: { text: 0.3, cross: 1, spatial: 0.02 },
   rank: null,
   rankShare: DEFAULT_ENERGY_SHARE,
+  refine: 0,
   iterations: METHOD_DEFAULTS.iterations,
   steps: 20,
   seed: 0,
@@ -93,7 +99,7 @@ export type Preset = keyof typeof PRESETS;
  * Check every number. @throws {UsageError} naming the option, what is allowed, and what it got
  */
 export function checkFusionOptions(options: FusionOptions): void {
-  const { rank, rankShare, iterations, statistics, stages } = options;
+  const { rank, rankShare, refine, iterations, statistics, stages } = options;
   for (const name of ['ridge', 'preserve'] as const) {
     for (const stage of STAGES) {
       const value = options[name][stage];
@@ -112,6 +118,7 @@ export function checkFusionOptions(options: FusionOptions): void {
   if (!(rankShare > 0 && rankShare <= 1)) {
     throw new UsageError(`rank share: expected a number above 0, up to 1, got ${rankShare}`);
   }
+  checkWhole('refine', refine, 0);
   if (iterations !== null) checkWhole('iterations', iterations, 1);
   checkCollectOptions(options);
 }

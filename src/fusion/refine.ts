@@ -101,6 +101,15 @@ export async function refine(request: RefineRequest): Promise<Refinement> {
   }
 }
 
+/** Units of work that progress counts. @param teachers concepts, and one more if captions are preserved */
+export function refineUnits(
+  { steps, runs, batch, denoisingSteps, roundSteps }: RefineOptions,
+  teachers: number,
+): number {
+  const drawings = Math.ceil(runs / batch) + Math.ceil(steps / roundSteps) - 1;
+  return steps + drawings * teachers * denoisingSteps;
+}
+
 function checkRequest({ base, start, fixed, emptyContext, concepts, preserved }: RefineRequest): void {
   if (start.size === 0) throw new UsageError('refine: expected at least one layer');
   if (concepts.length === 0) throw new UsageError('refine: expected at least one concept');
@@ -343,9 +352,7 @@ class RefineRun {
 
   #advance(action: RefineProgress['action'], subject: string): void {
     this.#request.signal?.throwIfAborted();
-    const { steps, runs, batch, denoisingSteps, roundSteps } = this.#options;
-    const drawings = Math.ceil(runs / batch) + Math.ceil(steps / roundSteps) - 1;
-    const total = steps + drawings * this.#pools.length * denoisingSteps;
+    const total = refineUnits(this.#options, this.#pools.length);
     this.#done++;
     this.#request.onProgress?.({ action, subject, done: this.#done, total });
   }

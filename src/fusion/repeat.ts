@@ -6,9 +6,9 @@ import { loadConcept } from '../concepts/concept-file.ts';
 import { renameTokens } from '../concepts/prompt.ts';
 import { FormatError } from '../errors.ts';
 import { openCheckpoint } from '../models/checkpoint.ts';
-import type { FuseRequest } from './fuse.ts';
 import { checkFusionOptions, DEFAULTS, type FusionOptions } from './options.ts';
 import type { ParticipantInput } from './participant.ts';
+import type { FuseRequest } from './plan.ts';
 import type { Recipe } from './recipe.ts';
 
 const recipeFile = z.object({ path: z.string(), sha256: z.string() });

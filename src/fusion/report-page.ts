@@ -49,6 +49,7 @@ export function fusionReportPage(report: FusionReport, recipe: Recipe | null): s
     ...truncationSection(report),
     ...choiceSections(report),
     ...lossSection(report),
+    ...refinementSection(report),
     costSection(report),
     ...(recipe === null ? [] : [recipeSection(recipe)]),
   ];
@@ -276,6 +277,28 @@ function lossSection({ layers }: FusionReport): PageSection[] {
     {
       heading: 'How the loss fell',
       body: chartFigure(chart, 'The three layers of each stage that took most iterations.'),
+    },
+  ];
+}
+
+function refinementSection({ refinement }: FusionReport): PageSection[] {
+  if (refinement === null) return [];
+  const { losses, elapsedMs } = refinement;
+  // Single steps see few states: a running mean shows where they go.
+  const points = losses.map((_, i) => {
+    const window = losses.slice(Math.max(0, i - 9), i + 1);
+    return { x: i + 1, y: window.reduce((a, b) => a + b, 0) / window.length };
+  });
+  const chart = lineChart({
+    title: 'Loss of the refinement',
+    xLabel: 'step',
+    yLabel: 'mean square of the guided prediction’s error',
+    series: [{ name: 'loss', points }],
+  });
+  return [
+    {
+      heading: 'How the refinement went',
+      body: html`<p>${losses.length} steps in ${seconds(elapsedMs)}.</p>${chartFigure(chart, 'Mean of ten steps.')}`,
     },
   ];
 }

@@ -99,6 +99,8 @@ export interface FusionReport {
   readonly statistics: readonly string[];
   /** Captions on which the base model's answers were kept. */
   readonly preservedCaptions: number;
+  /** Loss of every step of the refinement, and its time; null without one. */
+  readonly refinement: { readonly losses: readonly number[]; readonly elapsedMs: number } | null;
   /** Of finding or collecting features. */
   readonly collectMs: number;
   /** Of everything. */
@@ -110,7 +112,7 @@ export interface FusionReport {
 /** Where a running fusion stands. */
 export interface FusionProgress {
   readonly stage: Stage;
-  readonly action: 'collect' | 'preserve' | 'hold out' | 'solve';
+  readonly action: 'collect' | 'preserve' | 'hold out' | 'solve' | 'refine';
   /** Concept name or caption being collected, layer being solved. */
   readonly subject: string;
   /** Work units done and in all, over the whole fusion; a unit is one run of a network or one layer solved. */
@@ -147,6 +149,8 @@ export class Reporter {
   readonly #effects: Record<Stage, Effects>[];
   #statistics: readonly string[] = [];
   #collectMs = 0;
+  #refineMs = 0;
+  #losses: readonly number[] | null = null;
 
   constructor(participants: readonly Participant[], preservedCaptions: number) {
     this.#participants = participants;
@@ -184,6 +188,19 @@ export class Reporter {
     choices: StageReport['choices'],
   ): void {
     this.#settled.set(stage, { solver, ridge, preserve, choices });
+  }
+
+  /** Run the refinement and note its time. */
+  async refining<T>(work: () => Promise<T>): Promise<T> {
+    const start = performance.now();
+    const result = await work();
+    this.#refineMs = performance.now() - start;
+    return result;
+  }
+
+  /** Note how the loss of the refinement fell. */
+  refined(losses: readonly number[]): void {
+    this.#losses = losses;
   }
 
   add(stage: Stage, measured: MeasuredLayer, notes: LayerNotes): void {
@@ -226,6 +243,7 @@ export class Reporter {
       collisions: collisionsOf(this.#layers, this.#participants.length),
       statistics: this.#statistics,
       preservedCaptions: this.#preservedCaptions,
+      refinement: this.#losses === null ? null : { losses: this.#losses, elapsedMs: this.#refineMs },
       collectMs: this.#collectMs,
       elapsedMs: performance.now() - this.#started,
       peakMemoryBytes: process.resourceUsage().maxRSS * 1024,

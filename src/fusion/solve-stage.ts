@@ -63,6 +63,22 @@ export async function solveStage(problem: StageProblem, solver: StageSolver): Pr
   return problem.layers.map(({ layerName }) => solved.get(layerName)!);
 }
 
+/** Measure given changes of a stage's layers, whatever made them. */
+export async function measureStage(
+  problem: StageProblem,
+  settings: Pick<StageSolver, 'ridge' | 'preserve' | 'engine'>,
+  changes: ReadonlyMap<string, LowRank>,
+): Promise<ReadonlyMap<string, MeasuredLayer>> {
+  const measured = new Map<string, MeasuredLayer>();
+  for (const layers of layersByInput(problem)) {
+    const { input, rows } = inputProblem(problem, layers, settings);
+    const fused = layers.map(({ layerName }) => changes.get(layerName)!);
+    const found = await measureLayers(layerProblems(problem, layers, input), fused, rows, settings.engine);
+    for (const layer of found) measured.set(layer.layerName, layer);
+  }
+  return measured;
+}
+
 /** Layers that read one input, together. @throws {MismatchError} if statistics do not cover a layer */
 export function layersByInput({ layers, collected, stage }: StageProblem): readonly StageLayer[][] {
   const groups = new Map<string, StageLayer[]>();

@@ -254,6 +254,7 @@ describe('notes', () => {
     layers: [],
     collisions: [[1]],
     statistics: ['collected'],
+    refinement: null,
     collectMs: 0,
     preservedCaptions: 0,
     elapsedMs: 1,

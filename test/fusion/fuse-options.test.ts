@@ -2,8 +2,9 @@
 import { beforeAll, describe, expect, it } from 'vitest';
 import { loadConcept } from '../../src/concepts/concept-file.ts';
 import { UsageError } from '../../src/errors.ts';
-import { type Fusion, fuse, planFusion } from '../../src/fusion/fuse.ts';
+import { type Fusion, fuse } from '../../src/fusion/fuse.ts';
 import type { FusionOptions } from '../../src/fusion/options.ts';
+import { planFusion } from '../../src/fusion/plan.ts';
 import { frobeniusNorm, type LowRank, rankOf, scale, subtract, sum } from '../../src/linalg/low-rank.ts';
 import { type Checkpoint, openCheckpoint } from '../../src/models/checkpoint.ts';
 import { goldenPath } from '../support/goldens.ts';
@@ -168,5 +169,37 @@ describe('features', () => {
     });
     await expect(odd).rejects.toThrow(UsageError);
     await expect(odd).rejects.toThrow(/size: expected multiples of \d+ for this base, got 100x64/);
+  });
+});
+
+describe('refine', () => {
+  it("moves the UNet towards the concepts' own pictures, at the same ranks, and measures what became of the layers", async () => {
+    const seen: string[] = [];
+    const request = {
+      base,
+      participants: [{ concept: await loadConcept(goldenPath(FOLDER, 'concepts', 'maple.pth')) }],
+      preserveCaptions: ['a tree'],
+    };
+    const [plain, refined] = [
+      await fuse({ ...request, options: { steps: 1, runs: 1 } }),
+      await fuse({
+        ...request,
+        options: { steps: 1, runs: 1, refine: 2 },
+        onProgress: ({ action, done, total }) => seen.push(`${action} ${done === total}`),
+      }),
+    ];
+    expect(refined.report.refinement!.losses).toHaveLength(2);
+    expect(plain.report.refinement).toBeNull();
+    for (const [key, { delta, stage }] of refined.layers) {
+      const before = plain.layers.get(key)!.delta;
+      expect(rankOf(delta), key).toBe(rankOf(before));
+      const moved = far(delta, before);
+      if (stage === 'text') expect(moved, key).toBeLessThan(1e-12);
+      else expect(moved, key).toBeGreaterThan(1e-9);
+    }
+    const own = (fusion: Fusion) => fusion.report.layers.filter(({ stage }) => stage === 'spatial');
+    expect(own(refined).map(({ loss }) => loss)).not.toEqual(own(plain).map(({ loss }) => loss));
+    expect(seen.at(-1)).toBe('refine true');
+    expect(seen.filter((entry) => entry.endsWith('true'))).toHaveLength(1);
   });
 });

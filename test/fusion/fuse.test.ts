@@ -9,8 +9,9 @@ import { renameTokens } from '../../src/concepts/prompt.ts';
 import { float32Tensor, readFloat32 } from '../../src/formats/raw-tensor.ts';
 import { writeSafetensors } from '../../src/formats/safetensors.ts';
 import { openTensorFile } from '../../src/formats/tensor-file.ts';
-import { type FuseRequest, type Fusion, fuse, planFusion } from '../../src/fusion/fuse.ts';
+import { type Fusion, fuse } from '../../src/fusion/fuse.ts';
 import { checkOutputFolder, writeFusion } from '../../src/fusion/output.ts';
+import { type FuseRequest, planFusion } from '../../src/fusion/plan.ts';
 import { frobeniusNorm, toDense } from '../../src/linalg/low-rank.ts';
 import { type Checkpoint, openCheckpoint } from '../../src/models/checkpoint.ts';
 import { loadTokenizer } from '../../src/models/clip/tokenizer.ts';
@@ -166,6 +167,7 @@ describe('writeFusion', () => {
         'embeddings.safetensors',
         'recipe.json',
         'report.json',
+        'report.html',
       ]);
       const merged = await loadConcept(files[0]!.path);
       expect(merged.layers.size).toBe(fusion.layers.size);

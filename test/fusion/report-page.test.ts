@@ -52,6 +52,7 @@ function report(shares: readonly number[], extra: Partial<FusionReport> = {}): F
     collisions: shares.map((_, i) => shares.map((_, j) => (i === j ? 1 : 0.3 + 0.1 * j))),
     statistics: shares.map(() => 'collected'),
     preservedCaptions: 3,
+    refinement: null,
     collectMs: 1000,
     elapsedMs: 1200,
     peakMemoryBytes: 2e8,

@@ -1,0 +1,89 @@
+/** What a fusion is asked to do, checked before any network runs. */
+import { type BoundVocabulary, bindConcepts } from '../concepts/prompt.ts';
+import { UsageError } from '../errors.ts';
+import type { Checkpoint } from '../models/checkpoint.ts';
+import { textLinearLayers } from '../models/clip/structure.ts';
+import { crossAttentionNames, linearLayers } from '../models/unet/structure.ts';
+import { defaultCaptions, withEmptyPrompt } from './captions.ts';
+import { latentSizeFor, type StageLayers } from './collector.ts';
+import { fusionMethod } from './method.ts';
+import { checkFusionOptions, DEFAULTS, type FusionOptions } from './options.ts';
+import { type Participant, type ParticipantInput, prepareParticipant } from './participant.ts';
+import type { FusionProgress } from './report.ts';
+import { STAGES, type Stage, stageOf } from './stage.ts';
+
+export interface FuseRequest {
+  readonly base: Checkpoint;
+  /** At least one concept, in the order in which their words are numbered. */
+  readonly participants: readonly ParticipantInput[];
+  /** What is left out takes its value from `DEFAULTS`. */
+  readonly options?: Partial<FusionOptions>;
+  /** Captions to preserve; the empty prompt is added. Default: the base's own list, or the shipped one. */
+  readonly preserveCaptions?: readonly string[];
+  /**
+   * Initial noise of each participant's first denoising run, [4 · h · w], for statistics `fused`. Default: drawn from the
+   * seed.
+   */
+  readonly noise?: readonly Float32Array[];
+  /**
+   * Folder where statistics `own` are kept and looked for, beside the concepts' own places. Default `null`: collected
+   * anew, in memory.
+   */
+  readonly cacheFolder?: string | null;
+  readonly onProgress?: (progress: FusionProgress) => void;
+  /** Stops the fusion between two runs of a network by throwing its reason. */
+  readonly signal?: AbortSignal;
+}
+
+/** What a request would do, before any network runs. */
+export interface FusionPlan {
+  readonly participants: readonly Participant[];
+  readonly options: FusionOptions;
+  readonly captions: readonly string[];
+  readonly vocabulary: BoundVocabulary;
+  /** Layers that at least one concept trains, per stage, in the base's own order. */
+  readonly layers: StageLayers;
+}
+
+/**
+ * Check a request and say what it would do. Reads the concepts' factors, runs no network.
+ * @throws {UsageError} for impossible options, no concepts, or words used twice
+ * @throws {MismatchError} for concepts that do not fit the base
+ */
+export async function planFusion(request: FuseRequest): Promise<FusionPlan> {
+  const { base } = request;
+  const options = { ...DEFAULTS, ...request.options };
+  checkFusionOptions(options);
+  if (request.participants.length === 0) throw new UsageError('fuse: expected at least one concept');
+  const participants = request.participants.map((input) => prepareParticipant(base, input));
+  const crossLayers = crossAttentionNames(base.unet.config);
+  const concepts = participants.map(({ concept }) => concept);
+  const vocabulary = bindConcepts(base.tokenizer, concepts, crossLayers.length);
+  await latentSizeFor(base, options);
+  const wanted = STAGES.some((stage) => options.stages.includes(stage) && preserves(options, stage));
+  const captions = wanted ? withEmptyPrompt(request.preserveCaptions ?? (await defaultCaptions(base))) : [];
+  const trained = new Set(participants.flatMap(({ concept }) => [...concept.layers.keys()]));
+  const known = [
+    ...[...textLinearLayers(base.textEncoder.config).keys()].map((name) => ['text_encoder', name] as const),
+    ...[...linearLayers(base.unet.config).keys()].map((name) => ['unet', name] as const),
+  ].filter(([component, name]) => trained.has(`${component}:${name}`));
+  const layersOf = (stage: Stage): string[] =>
+    known
+      .filter(
+        ([component, layerName]) =>
+          options.stages.includes(stage) && stageOf({ component, layerName }) === stage,
+      )
+      .map(([, layerName]) => layerName);
+  const layers = { text: layersOf('text'), cross: layersOf('cross'), spatial: layersOf('spatial') };
+  return { participants, options, captions, vocabulary, layers };
+}
+
+/** Whether a stage needs features of the base: to be preserved, or as captions of a constrained solve. */
+export function preserves({ preserve, solver }: FusionOptions, stage: Stage): boolean {
+  return preserve[stage] === 'auto' || preserve[stage] > 0 || methodFor(solver, stage) === 'custom-diffusion';
+}
+
+/** The method that solves a stage: the chosen one where it is defined, else `normal`. */
+export function methodFor(solver: FusionOptions['solver'], stage: Stage): FusionOptions['solver'] {
+  return fusionMethod(solver).stages.includes(stage) ? solver : 'normal';
+}
