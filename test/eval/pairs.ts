@@ -1,6 +1,7 @@
 /**
  * Does every pair of the shipped concepts survive together, and do all four? Identity rates against each concept alone,
- * other prompts against the base. `npm run eval:pairs`; about five minutes on two cores.
+ * other prompts against the base. `npm run eval:pairs`, about five minutes on two cores; `-- --refine 300` with that many
+ * steps of refinement.
  */
 import path from 'node:path';
 import { loadConcept } from '../../src/concepts/concept-file.ts';
@@ -17,6 +18,9 @@ import { identityRate, otherPromptsRate } from './identity.ts';
 const SAMPLES = 24;
 /** What a fusion is to reach: of the concepts' own rates, and of other prompts. */
 const GOALS = { 2: { identity: 0.9, other: 0.9 }, 4: { identity: 0.7, other: 0.85 } } as const;
+
+const at = process.argv.indexOf('--refine');
+const REFINE = at < 0 ? 0 : Number(process.argv[at + 1]);
 
 const base = await openCheckpoint(defaultBase());
 const participants = new Map<ConceptName, ParticipantInput>();
@@ -37,7 +41,11 @@ const mean = (rates: readonly number[]): number => rates.reduce((a, b) => a + b,
 const rows: Record<string, string>[] = [];
 const details = [];
 for (const names of [...pairs, [...CONCEPTS]]) {
-  const fusion = await fuse({ base, participants: names.map((name) => participants.get(name)!) });
+  const fusion = await fuse({
+    base,
+    participants: names.map((name) => participants.get(name)!),
+    options: { refine: REFINE },
+  });
   const model = fusedModel(fusion);
   const rates: number[] = [];
   for (const name of names) rates.push((await identityRate(model, name, SAMPLES)).rate);
@@ -57,7 +65,7 @@ for (const names of [...pairs, [...CONCEPTS]]) {
   });
 }
 printReport({
-  title: `Concepts together, ${SAMPLES} samples each (DDIM 25 steps, guidance 4, defaults of fuse)`,
+  title: `Concepts together, ${SAMPLES} samples each (DDIM 25 steps, guidance 4, ${REFINE === 0 ? 'defaults of fuse' : `refined by ${REFINE} steps`})`,
   rows,
   notes: [
     'alone and fused: share of samples in which the detector finds each concept; "of alone": of the means',
