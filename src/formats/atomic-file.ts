@@ -3,8 +3,8 @@
  * disk, then renamed. What stood there before stays untouched until that moment.
  */
 import { randomBytes } from 'node:crypto';
-import { rmSync } from 'node:fs';
-import { type FileHandle, open, rename, rm } from 'node:fs/promises';
+import { existsSync, rmSync } from 'node:fs';
+import { type FileHandle, mkdir, open, rename, rm } from 'node:fs/promises';
 import path from 'node:path';
 import { EdloraError } from '../errors.ts';
 
@@ -52,6 +52,16 @@ export async function writeFileAtomically(
   } finally {
     unfinished.delete(temporary);
   }
+}
+
+/**
+ * Make a folder, and those above it; one that stands there is fine.
+ * @throws {EdloraError} in the words of `writeFileAtomically`
+ */
+export async function makeFolder(folder: string): Promise<void> {
+  // Asked for all levels at once, the system calls a read-only place missing.
+  if (!existsSync(path.dirname(folder))) await makeFolder(path.dirname(folder));
+  if (!existsSync(folder)) await onDisk(folder, () => mkdir(folder));
 }
 
 /** Linux writes at most about 2 GiB in one call. */

@@ -4,11 +4,11 @@
  */
 
 import { randomBytes } from 'node:crypto';
-import { cp, mkdir, readdir, rename, rm } from 'node:fs/promises';
+import { cp, readdir, rename, rm } from 'node:fs/promises';
 import path from 'node:path';
 import type { AdapterLayer } from '../concepts/adapter.ts';
 import { MismatchError, UsageError } from '../errors.ts';
-import { writeFileAtomically } from '../formats/atomic-file.ts';
+import { makeFolder, writeFileAtomically } from '../formats/atomic-file.ts';
 import { isFloatDType } from '../formats/dtype.ts';
 import { elementCount, type RawTensor } from '../formats/raw-tensor.ts';
 import { layOutSafetensors } from '../formats/safetensors.ts';
@@ -150,7 +150,7 @@ async function writeFolder(
   const temporary = `${folder}.${randomBytes(4).toString('hex')}.tmp`;
   const rewritten = new Set<string>(model.parts.map(({ component }) => component!));
   try {
-    await mkdir(temporary, { recursive: true });
+    await makeFolder(temporary);
     for (const entry of await readdir(model.path, { withFileTypes: true })) {
       const from = path.join(model.path, entry.name);
       const skipWeights = rewritten.has(entry.name);

@@ -183,7 +183,7 @@ export async function mergeFiles(
   // Hashed beside the work; a failure is reported when the hashes are asked for.
   const hashing = options.noMetadata ? null : hashFiles(described.flatMap(({ files }) => files));
   hashing?.catch(() => undefined);
-  const engine = new GraphMatmulEngine();
+  const engine = new GraphMatmulEngine({ spin: false });
   try {
     const { output, renamed } = await mergeAdapters(inputs, {
       ...settings,
@@ -277,7 +277,7 @@ export async function convertFile(
   }
   const scheme = format as LayerFormat;
   const base = await baseOf(location);
-  const engine = new GraphMatmulEngine();
+  const engine = new GraphMatmulEngine({ spin: false });
   const { output, converted } = await convertAdapter(adapter, scheme, {
     rank,
     engine: engine.multiply,
@@ -348,7 +348,7 @@ export async function resizeFile(
   const adapter = await loadAdapter(input);
   checkTarget(out, filesOfAdapters([adapter]), options.force ?? false);
   const base = await baseOf(location);
-  const engine = new GraphMatmulEngine();
+  const engine = new GraphMatmulEngine({ spin: false });
   try {
     const { output, layers } = await resizeAdapter(adapter, {
       rule,
@@ -406,7 +406,7 @@ export async function extractModel(
     seed = 0,
   } = options;
   const settings = { rank, convRank, layers, minDifference, dtype, seed };
-  const engine = new GraphMatmulEngine();
+  const engine = new GraphMatmulEngine({ spin: false });
   try {
     const extraction = await extractAdapter(tuned, base, {
       ...settings,

@@ -1,6 +1,5 @@
 /** Writing adapters: what a scheme cannot hold is listed first and needs the user's word; then files, whole or not at all. */
 import { existsSync, realpathSync } from 'node:fs';
-import { mkdir } from 'node:fs/promises';
 import path from 'node:path';
 import type {
   Adapter,
@@ -15,7 +14,7 @@ import { positionalLayers } from '../concepts/readers/cloneofsimo.ts';
 import { tokenOrderKey } from '../concepts/readers/ed-lora.ts';
 import { adapterConfigName } from '../concepts/readers/peft.ts';
 import { UsageError } from '../errors.ts';
-import { writeFileAtomically } from '../formats/atomic-file.ts';
+import { makeFolder, writeFileAtomically } from '../formats/atomic-file.ts';
 import { float32Tensor, memoryTensor, type RawTensor, renamed } from '../formats/raw-tensor.ts';
 import { writeSafetensors } from '../formats/safetensors.ts';
 import { torchTensor, writeTorchZip } from '../formats/torch-writer.ts';
@@ -236,7 +235,7 @@ async function writePeft(folder: string, layers: readonly LoraLayer[], output: O
     const own = layers.filter((layer) => layer.component === component);
     if (own.length === 0) continue;
     const place = path.join(folder, component);
-    await mkdir(place, { recursive: true });
+    await makeFolder(path.resolve(place));
     await writeSafetensors(
       path.join(place, 'adapter_model.safetensors'),
       own.flatMap((layer) => factorTensors(layer, key!, output.architecture)),

@@ -1,0 +1,139 @@
+/** The program as a process: what Ctrl-C, full disks and read-only folders leave behind. */
+import { spawn, spawnSync } from 'node:child_process';
+import { chmodSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { readPicture } from '../../src/formats/picture.ts';
+import { packageRoot } from '../../src/package-root.ts';
+
+const root = packageRoot();
+const program = path.join(root, '.build', 'cli', 'main.js');
+const concepts = path.join(root, 'fixtures/tiny-world/concepts');
+const smiley = path.join(concepts, 'edlora_smiley.pth');
+let folder: string;
+beforeAll(() => {
+  folder = mkdtempSync(path.join(tmpdir(), 'edlora-process-'));
+  const compiler = path.join(root, 'node_modules/typescript/bin/tsc');
+  spawnSync(process.execPath, [compiler, '-p', 'tsconfig.tools.json'], { cwd: root });
+  expect(existsSync(program)).toBe(true);
+}, 120_000);
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+const at = (name: string): string => path.join(folder, name);
+
+function edlora(...argv: string[]): { status: number | null; stderr: string } {
+  return spawnSync(process.execPath, [program, ...argv], { encoding: 'utf8' });
+}
+
+describe('Ctrl-C while sampling', () => {
+  it('keeps finished pictures, and nothing else', async () => {
+    const out = at('pictures');
+    const argv = [
+      'sample',
+      '--prompt',
+      'photo of a red circle',
+      '--count',
+      '500',
+      '--steps',
+      '4',
+      '--out',
+      out,
+    ];
+    const child = spawn(process.execPath, [program, ...argv]);
+    let stderr = '';
+    child.stderr.on('data', (chunk) => {
+      stderr += chunk;
+    });
+    const ended = new Promise<number | null>((resolve) => child.on('exit', resolve));
+    while (!existsSync(path.join(out, '0001.png')) && child.exitCode === null) {
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    }
+    child.kill('SIGINT');
+    expect(await ended, stderr).toBe(130);
+    expect(stderr).toMatch(/error: interrupted; no half-written file was left\n$/);
+    const names = readdirSync(out).sort();
+    expect(names.length).toBeGreaterThanOrEqual(2);
+    expect(names.length).toBeLessThan(500);
+    expect(names).toEqual(names.map((_, i) => `${String(i).padStart(4, '0')}.png`));
+    for (const name of names) expect((await readPicture(path.join(out, name))).width).toBeGreaterThan(0);
+  });
+});
+
+describe('targets that cannot be written', () => {
+  const merge = (out: string): string[] => [
+    'merge',
+    smiley,
+    smiley,
+    '--drop',
+    '--quiet',
+    '--force',
+    '--out',
+    out,
+  ];
+
+  it('a file larger than allowed leaves what stood there', () => {
+    const out = at('limited.safetensors');
+    expect(edlora(...merge(out)).status).toBe(0);
+    const before = readFileSync(out);
+    // 8 KiB for any file.
+    const line = ['ulimit -f 8', `exec "$0" "$@"`].join('; ');
+    const { status, stderr } = spawnSync('bash', ['-c', line, process.execPath, program, ...merge(out)], {
+      encoding: 'utf8',
+    });
+    expect(status).toBe(1);
+    expect(stderr).toMatch(/limited\.safetensors: cannot be written: .*EFBIG/);
+    expect(readFileSync(out)).toEqual(before);
+    expect(readdirSync(folder).filter((name) => name.includes('limited'))).toEqual(['limited.safetensors']);
+  });
+
+  const tmpfs = (place: string, options: string): boolean =>
+    spawnSync('mount', ['-t', 'tmpfs', '-o', options, 'tmpfs', place]).status === 0;
+
+  it('a full disk leaves nothing', ({ skip }) => {
+    const disk = at('disk');
+    mkdirSync(disk);
+    if (!tmpfs(disk, 'size=64k')) skip('mounting needs rights');
+    try {
+      const { status, stderr } = edlora(...merge(path.join(disk, 'a.safetensors')));
+      expect(status).toBe(1);
+      expect(stderr).toContain('the disk is full; a file that stood there before is unchanged');
+      expect(readdirSync(disk)).toEqual([]);
+    } finally {
+      spawnSync('umount', [disk]);
+    }
+  });
+
+  it('a read-only folder is named', ({ skip }) => {
+    const place = at('read-only');
+    mkdirSync(place);
+    const isRoot = process.getuid?.() === 0;
+    if (isRoot && !tmpfs(place, 'ro'))
+      skip('permissions do not bind the superuser, and mounting needs rights');
+    if (!isRoot) chmodSync(place, 0o555);
+    try {
+      for (const argv of [
+        merge(path.join(place, 'a.safetensors')),
+        ['resize', smiley, '--rank', '2', '--drop', '--quiet', '--out', path.join(place, 'a.safetensors')],
+        [
+          'bake',
+          '--base',
+          path.join(root, 'fixtures/tiny-world/model'),
+          '--lora',
+          smiley,
+          '--drop',
+          '--quiet',
+          '--out',
+          path.join(place, 'tuned'),
+        ],
+      ]) {
+        const { status, stderr } = edlora(...argv);
+        expect(status, stderr).toBe(1);
+        expect(stderr).toMatch(/read-only\S*: .*no permission to write in its folder\n$/);
+      }
+      expect(readdirSync(place)).toEqual([]);
+    } finally {
+      if (isRoot) spawnSync('umount', [place]);
+      else chmodSync(place, 0o755);
+    }
+  });
+});
