@@ -1,5 +1,5 @@
 /** Latents that denoising visits, each with the guided prediction that a model should make there. */
-import { GraphSession } from '../graph/session.ts';
+import { GraphSession, type SessionOptions } from '../graph/session.ts';
 import type { ModelPart } from '../models/checkpoint.ts';
 import { deltaFeeds, type LayerDeltas } from '../models/lora.ts';
 import type { UnetConfig } from '../models/unet/config.ts';
@@ -33,6 +33,7 @@ export interface GuidedModel {
 export interface RolloutOptions {
   readonly sampler: Sampler;
   readonly guidanceScale: number;
+  readonly session: SessionOptions;
   readonly signal?: AbortSignal;
 }
 
@@ -70,7 +71,8 @@ export class Rollouts {
   ): Promise<Rollouts> {
     const doubled = { ...size, batch: 2 * size.batch };
     const { graph } = buildUnet(weights, config, doubled, { loraRanks: ranks });
-    return new Rollouts(await GraphSession.create(graph, { lean: true }), config, size, ranks, options);
+    const session = await GraphSession.create(graph, options.session);
+    return new Rollouts(session, config, size, ranks, options);
   }
 
   /**

@@ -59,6 +59,8 @@ export interface RefineRequest {
   readonly onProgress?: (progress: RefineProgress) => void;
   /** Stops between two runs of a network by throwing its reason. */
   readonly signal?: AbortSignal;
+  /** CPU threads of one operator; default the runtime's choice. */
+  readonly threads?: number;
 }
 
 export interface RefineProgress {
@@ -238,7 +240,8 @@ class RefineRun {
   }
 
   async #load(): Promise<void> {
-    const { base, schedule, signal, start } = this.#request;
+    const { base, schedule, signal, start, threads } = this.#request;
+    const running = { lean: true, ...(threads === undefined ? {} : { threads }) };
     const { denoisingSteps, guidanceScale, recomputeBlocks } = this.#options;
     const size = { ...this.#size, tokens: base.textEncoder.config.maxPositions };
     const drawn = commonRanks([
@@ -248,6 +251,7 @@ class RefineRun {
     this.#rollouts = await Rollouts.create(base.unet, size, drawn, {
       sampler: dpmSolver(schedule, denoisingSteps),
       guidanceScale,
+      session: running,
       ...(signal === undefined ? {} : { signal }),
     });
     const graph = buildRefineStep(base.unet, size, {
@@ -256,7 +260,7 @@ class RefineRun {
       guidanceScale,
       recomputeBlocks,
     });
-    this.#training = await GraphSession.create(graph, { lean: true });
+    this.#training = await GraphSession.create(graph, running);
   }
 
   /** One batch of drawings for every teacher: by itself, or by the fused model as it is now. */

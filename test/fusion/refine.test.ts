@@ -73,6 +73,7 @@ function request(options: Partial<RefineOptions> = QUICK): RefineRequest {
     concepts: [teacher('maple', own, 1)],
     preserved: teacher('captions', new Map(), 11),
     options,
+    threads: 1,
   };
 }
 
@@ -116,7 +117,10 @@ describe('refine', () => {
     const given = request();
     const before = new Map([...given.start].map(([name, { up }]) => [name, up.data.slice()]));
     const one = await refine(given);
-    expect(await refine(request())).toEqual(one);
+    const seen: [number, number][] = [];
+    const onProgress: RefineRequest['onProgress'] = ({ done, total }) => seen.push([done, total]);
+    expect(await refine({ ...request(), onProgress })).toEqual(one);
+    expect(seen.at(-1)).toEqual([seen.length, seen.length]);
     expect([...one.layers.keys()]).toEqual([...given.start.keys()]);
     for (const [name, delta] of given.start) {
       expect(delta.up.data).toEqual(before.get(name));
@@ -124,14 +128,7 @@ describe('refine', () => {
     }
   });
 
-  it('counts to the total and stops when asked', async () => {
-    const seen: [number, number][] = [];
-    const { losses } = await refine({
-      ...request({ ...QUICK, seed: 1 }),
-      onProgress: ({ done, total }) => seen.push([done, total]),
-    });
-    expect(seen.at(-1)).toEqual([seen.length, seen.length]);
-    expect(losses).toHaveLength(2);
+  it('stops when asked', async () => {
     const stop = new AbortController();
     const stopped = refine({
       ...request(),
