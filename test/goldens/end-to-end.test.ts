@@ -71,12 +71,11 @@ describe('end to end', () => {
     const pictures = [];
     for (const request of requests(golden_, init)) pictures.push(...(await pipeline.sample(request)));
     const latents = pictures.flatMap((picture) => [...picture.latents.data]);
-    // README of the goldens: 2e-3 at guidance 7.5, 1e-3 without.
-    const atol = golden_.guidance_scale > 1 ? 2e-3 : 1e-3;
-    expect(latents).toBeAllClose(readFloat32(golden.tensors.get(`${name}/final_latents`)!), {
-      rtol: 0,
-      atol,
-    });
+    // The README allows 2e-3; measured is at most 2.2e-6 of the largest latent (they reach 92 without training), after up
+    // to ten steps at guidance 7.5. Sums in another order, on other processors, get the rest.
+    const expectedLatents = readFloat32(golden.tensors.get(`${name}/final_latents`)!);
+    const largest = expectedLatents.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
+    expect(latents).toBeAllClose(expectedLatents, { rtol: 0, atol: 1e-5 * largest });
     const image = golden.tensors.get(`${name}/image_uint8`);
     if (image === undefined) return;
     const expected = readBytes(image);

@@ -2,9 +2,13 @@ import { cpSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
+import { loadAdapter } from '../../src/concepts/adapter-file.ts';
+import { loadConcept } from '../../src/concepts/concept-file.ts';
 import { FormatError, MismatchError, UsageError } from '../../src/errors.ts';
-import { float32Tensor } from '../../src/formats/raw-tensor.ts';
+import { float32Tensor, renamed } from '../../src/formats/raw-tensor.ts';
 import { writeSafetensors } from '../../src/formats/safetensors.ts';
+import { toDense } from '../../src/linalg/low-rank.ts';
+import { writeAdapter } from '../../src/merging/output.ts';
 import { type ModelSources, openSceneModel } from '../../src/sampling/model-source.ts';
 import { normalScene, type Scene } from '../../src/sampling/scene.ts';
 import { prepareScene } from '../../src/sampling/scene-request.ts';
@@ -37,6 +41,41 @@ describe('what a scene draws with', () => {
     const [name, delta] = [...one.unetDeltas][0]!;
     const other = both.unetDeltas.get(name)!;
     expect(other.up.data).toEqual(delta.up.data.map((value) => value / 2));
+  });
+
+  it('is the folder of a fusion, its words in the order of the recipe', async () => {
+    const concept = await loadConcept(edlora);
+    const fused = path.join(folder, 'fusion');
+    mkdirSync(fused);
+    const { layers } = await loadAdapter(edlora);
+    const output = { architecture: 'sd1', layers: [...layers.values()], words: [], title: 'fusion' } as const;
+    await writeAdapter(path.join(fused, 'lora.safetensors'), 'kohya', output);
+    await writeSafetensors(
+      path.join(fused, 'embeddings.safetensors'),
+      concept.tokens.map(({ word, embedding }) => renamed(embedding, word)),
+    );
+    const words = concept.tokens.map(({ word }) => word).reverse();
+    const recipe = { base: { path: model }, concepts: [{ name: words.join(' '), words }] };
+    writeFileSync(path.join(fused, 'recipe.json'), JSON.stringify(recipe));
+    const opened = await open({ fused });
+    const single = await open({ base: model, concepts: [edlora] });
+    expect(opened.base.path).toBe(model);
+    expect(opened.conceptNames).toEqual([words.join(' ')]);
+    expect(opened.vocabulary.tokens.map(({ word }) => word)).toEqual(words);
+    expect([...opened.unetDeltas.keys()].sort()).toEqual([...single.unetDeltas.keys()].sort());
+    for (const [name, delta] of single.unetDeltas) {
+      expect(toDense(opened.unetDeltas.get(name)!).data).toBeAllClose(toDense(delta).data, { rtol: 1e-6 });
+    }
+    rmSync(path.join(fused, 'recipe.json'));
+    await expect(open({ fused })).rejects.toThrow('expected a fusion (lora.safetensors and recipe.json)');
+  });
+
+  it('is a single file with the tokenizer of another folder', async () => {
+    const file = goldenPath('goldens/tiny-random/single_file.safetensors');
+    const { base, conceptNames } = await open({ base: file, baseConfig: model, concepts: [edlora] });
+    expect(base.layout).not.toBe('diffusers');
+    expect(base.tokenizer.vocabSize).toBe((await open({ base: model })).base.tokenizer.vocabSize);
+    expect(conceptNames).toEqual(['<potter1> <potter2>']);
   });
 
   it('is a fused checkpoint as Mix-of-Show writes it', async () => {
