@@ -22,9 +22,9 @@ export interface RefineOptions {
   readonly recomputeBlocks: boolean;
 }
 
-/** From the measurements on the trained miniature (docs/fusion.md). */
+/** Near the few settings tried on the trained miniature with four concepts; not a tuned optimum. */
 export const REFINE_DEFAULTS: RefineOptions = {
-  steps: 300,
+  steps: 200,
   learningRate: 2e-3,
   batch: 8,
   preserve: 0.25,
