@@ -99,7 +99,7 @@ describe('merged files apply as all inputs at their strengths', () => {
           }
         },
       ),
-      { numRuns: 20 },
+      { numRuns: 60 },
     );
   });
 });
