@@ -19,6 +19,11 @@ export function intervalText({ mean, low, high }: Interval): string {
   return `${mean.toFixed(3)} (${low.toFixed(3)} to ${high.toFixed(3)})`;
 }
 
+/** One decimal, with the sign that text has. */
+function decimal(value: number): string {
+  return value.toFixed(1).replace('-', '−');
+}
+
 function signedText({ mean, low, high }: Interval): string {
   const signed = (value: number): string => `${value < 0 ? '−' : '+'}${Math.abs(value).toFixed(3)}`;
   return `${signed(mean)} (${signed(low)} to ${signed(high)})`;
@@ -77,7 +82,7 @@ function scores(report: EvaluationReport): PageSection {
       : ` The reference pictures reach ${referenceAlignment.toFixed(3)} among themselves.`;
   return {
     heading: 'Scores',
-    body: html`${rows}<p class="note">${settings.samples} pictures per model on ${report.prompts.length} prompts; image alignment: mean
+    body: html`${rows}<p class="note">${settings.samples} pictures per model on ${Math.min(settings.samples, report.prompts.length)} prompts; image alignment: mean
 cosine of CLIP embeddings with ${report.references.length} reference pictures; text alignment: cosine with the prompt without the concept.
 Intervals: bootstrap over prompts, 95 %. Differences are paired by prompt and seed.${ceiling}</p>
 ${chart('CLIP image alignment', ({ image }) => image)}${chart('CLIP text alignment', ({ text }) => text)}`,
@@ -163,9 +168,9 @@ ${table(rows, [
   { heading: 'concept', cell: (row) => row.concept },
   { heading: 'word', cell: (row) => html`<code>${row.word}</code>` },
   { heading: 'vectors', cell: (row) => row.vectors },
-  { heading: 'mean', cell: (row) => row.mean, format: (value) => value.toFixed(1) },
-  { heading: 'lowest', cell: (row) => row.least, format: (value) => value.toFixed(1) },
-  { heading: 'highest', cell: (row) => row.most, format: (value) => value.toFixed(1) },
+  { heading: 'mean', cell: (row) => row.mean, format: decimal },
+  { heading: 'lowest', cell: (row) => row.least, format: decimal },
+  { heading: 'highest', cell: (row) => row.most, format: decimal },
 ])}${layered.length === 0 ? null : chartFigure(chart)}`,
   };
 }
