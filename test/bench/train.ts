@@ -42,6 +42,8 @@ type Kind = keyof typeof KINDS;
 
 interface Measured {
   readonly stepMs: readonly number[];
+  /** Time of all threads: says something beside other work too. */
+  readonly cpuMs: readonly number[];
   readonly peakBytes: number;
   readonly loss: number;
 }
@@ -83,9 +85,11 @@ async function measure(kind: Kind): Promise<Measured> {
   );
   const prompt = base.tokenizer.encodePadded('photo of a red circle').ids;
   const stepMs: number[] = [];
+  const cpuMs: number[] = [];
   let loss = Number.NaN;
   for (let run = 0; run < runs; run++) {
     const start = performance.now();
+    const startCpu = process.cpuUsage();
     const feeds: Record<string, Record<string, Tensor>> = { unet: {}, text_encoder: {} };
     for (const { layer, graphRank, factors } of layers) {
       const { down, up } = factors(null);
@@ -113,10 +117,12 @@ async function measure(kind: Kind): Promise<Measured> {
     });
     loss = result.loss;
     stepMs.push(performance.now() - start);
+    const { user, system } = process.cpuUsage(startCpu);
+    cpuMs.push((user + system) / 1000);
   }
   const peakBytes = process.resourceUsage().maxRSS * 1024;
   await step.dispose();
-  return { stepMs, peakBytes, loss };
+  return { stepMs, cpuMs, peakBytes, loss };
 }
 
 /** The last line of a child's output, or why there is none. */
@@ -169,8 +175,10 @@ async function compare(): Promise<void> {
     rows.push({
       what: KINDS[kind].label,
       step: seconds(warm(ours.stepMs)),
+      'CPU time': seconds(warm(ours.cpuMs)),
       peak: gigabytes(ours.peakBytes),
       'PyTorch step': other && seconds(warm(other.stepMs)),
+      'PyTorch CPU time': other && seconds(warm(other.cpuMs)),
       'PyTorch peak': other && gigabytes(other.peakBytes),
       'faster by': other && `${(warm(other.stepMs) / warm(ours.stepMs)).toFixed(2)} ×`,
     });

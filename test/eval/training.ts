@@ -3,7 +3,7 @@
  * miniature's image sets, and the other methods on some of them in fewer steps, draws with one list of prompts and
  * seeds, and counts with the detector; the shipped ED-LoRA files stand beside them.
  * `npm run eval:training -- [--concepts smiley,checker] [--methods ed-lora,xti] [--steps 800] [--others smiley]
- * [--other-steps 400] [--samples 40] [--keep]`; with --keep, what an interrupted run has trained is not trained again.
+ * [--other-steps 200] [--samples 40] [--keep]`; with --keep, what an interrupted run has trained is not trained again.
  *
  * Runs are made in processes of their own, one a core and each on one thread: the miniature's operators are too small to
  * share out.
@@ -35,7 +35,7 @@ const { values } = parseArgs({
     others: { type: 'string', default: 'smiley' },
     methods: { type: 'string', default: 'ed-lora,textual-inversion,xti,lora' },
     steps: { type: 'string', default: '800' },
-    'other-steps': { type: 'string', default: '400' },
+    'other-steps': { type: 'string', default: '200' },
     samples: { type: 'string', default: '40' },
     seed: { type: 'string', default: '0' },
     out: { type: 'string', default: '.build/eval-training' },
