@@ -45,12 +45,13 @@ export function lineChart(options: LineChartOptions): string {
       height,
       marginLeft: 56,
       marginBottom: 38,
-      x: { type: xScale, label: options.xLabel, nice: xScale === 'linear' },
+      x: { type: xScale, label: options.xLabel, nice: xScale === 'linear', ...plainTicks(xScale) },
       y: {
         type: yScale,
         label: options.yLabel,
         grid: true,
         nice: true,
+        ...plainTicks(yScale),
         ...(options.yDomain ? { domain: options.yDomain } : {}),
       },
       color: { type: 'identity' },
@@ -69,3 +70,7 @@ export function lineChart(options: LineChartOptions): string {
     colours.size > 1 ? [...colours].map(([label, colour]) => ({ label, colour })) : [],
   );
 }
+
+/** `0.001` and `1e-7` on log axes; the library's own choice would read `1m` and `100n`. */
+const plainTicks = (scale: 'linear' | 'log'): { tickFormat?: string } =>
+  scale === 'log' ? { tickFormat: '~g' } : {};

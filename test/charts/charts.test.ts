@@ -90,6 +90,15 @@ describe('line chart', () => {
     );
     expect(chart.titles).toEqual(['s: 1, 1', 's: 10, 1', 's: 100, 1']);
   });
+
+  it('writes small numbers on a log axis as numbers, without unit prefixes', async () => {
+    const points = [0.001, 0.01, 0.1].map((x) => ({ x, y: 1 }));
+    const chart = await drawn(
+      lineChart({ title: TITLE, xLabel: 'x', yLabel: 'y', xScale: 'log', series: [{ name: 's', points }] }),
+    );
+    expect(chart.texts).toContain('0.001');
+    expect(chart.texts).not.toContain('1m');
+  });
 });
 
 describe('bar chart', () => {
