@@ -30,6 +30,7 @@ figure{margin:14px 0}figcaption{margin-top:4px}.good{color:var(--good)}.bad{colo
 .grid{display:flex;flex-wrap:wrap;gap:10px}.grid figure{margin:0;max-width:170px}.grid img{display:block;width:128px;height:auto;image-rendering:pixelated;border:1px solid var(--line)}
 .pictures img{display:block;width:112px;height:auto;image-rendering:pixelated}
 footer{margin-top:40px;border-top:1px solid var(--line);padding-top:8px}
+@media (max-width:600px){.wide .chart{max-width:none}}
 @media print{body{max-width:none;padding:0;color:#000;background:#fff}nav{display:none}h2{break-after:avoid}figure,tr{break-inside:avoid}.scroll{overflow:visible}}
 `;
 

@@ -15,6 +15,12 @@ const seconds = (ms: number): string => `${(ms / 1000).toFixed(1)} s`;
 const large = (value: number): string =>
   value < 1e5 ? String(Math.round(value)) : value.toExponential(1).replace('+', '');
 const WORST_LAYERS = 12;
+/** More concepts than this are counted in the title, and shown as a map: bars would fill screens. */
+const FEW_CONCEPTS = 5;
+/** Layers side by side in one map; more go into further ones. */
+const LAYERS_ACROSS = 48;
+/** Longer names would take the room of the charts. */
+const LONGEST_LABEL = 26;
 
 const STAGE_TITLES: Readonly<Record<Stage, string>> = {
   text: 'Text encoder',
@@ -27,6 +33,7 @@ export function shortLayerName(layerName: string): string {
   return layerName
     .replace(/^text_model\.encoder\.layers\.(\d+)\./, 'layer $1 ')
     .replace(/^(down|up)_blocks\.(\d+)\.attentions\.(\d+)\./, '$1 $2.$3 ')
+    .replace(/^(down|up)_blocks\.(\d+)\.resnets\.(\d+)\./, '$1 $2 res$3 ')
     .replace(/^mid_block\.attentions\.(\d+)\./, 'mid $1 ')
     .replace(/transformer_blocks\.0\./, '')
     .replace(/self_attn\./, '')
@@ -54,7 +61,7 @@ export function fusionReportPage(report: FusionReport, recipe: Recipe | null): s
     ...(recipe === null ? [] : [recipeSection(recipe)]),
   ];
   return page({
-    title: `Fusion of ${names.join(', ')}`,
+    title: `Fusion of ${names.length > FEW_CONCEPTS ? `${names.length} concepts` : names.join(', ')}`,
     summary: html`${fusionVerdict(report).map((sentence) => html`${sentence} `)}`,
     sections,
     footer:
@@ -65,18 +72,6 @@ export function fusionReportPage(report: FusionReport, recipe: Recipe | null): s
 }
 
 function keptSection({ concepts, stages }: FusionReport): PageSection {
-  const bars = concepts.flatMap(({ name, kept, baselines }) =>
-    stages.flatMap(({ stage }) => {
-      const label = `${name}: ${stage}`;
-      return [
-        { series: 'fused', share: kept[stage] },
-        { series: 'average', share: baselines.average[stage] },
-        { series: 'sum', share: baselines.sum[stage] },
-      ].flatMap(({ series, share }) =>
-        share === null ? [] : [{ label, series, value: Math.max(0, share) }],
-      );
-    }),
-  );
   const share = (value: number | null): string | null => (value === null ? null : percent(value));
   const rows = concepts.flatMap(({ name, kept, baselines }) =>
     stages.map(({ stage }) => ({
@@ -91,16 +86,7 @@ function keptSection({ concepts, stages }: FusionReport): PageSection {
     heading: 'What was kept of each concept',
     body: html`<p>The share of a concept’s own effect on its own features that the fused model still has: 100 % is all of it,
 0 % is no better than the base, below that is worse. Beside it what the plain average and the plain sum of the same
-concepts would have kept.</p>${chartFigure(
-      barChart({
-        title: 'Share kept per concept and stage',
-        valueLabel: 'share kept',
-        domain: [0, 1],
-        bars,
-        format: percent,
-      }),
-      'Shares below zero are drawn as zero; the table has them.',
-    )}${table(rows, [
+concepts would have kept.</p>${keptChart(concepts, stages)}${table(rows, [
       { heading: 'concept', cell: ({ name }) => name },
       { heading: 'stage', cell: ({ stage }) => stage },
       { heading: 'fused', cell: ({ kept }) => share(kept) },
@@ -108,6 +94,49 @@ concepts would have kept.</p>${chartFigure(
       { heading: 'sum', cell: ({ sum }) => share(sum) },
     ])}`,
   };
+}
+
+/** A map that narrow screens scroll instead of shrinking its names away. */
+const wideFigure = (svg: string, caption: string): Html =>
+  html`<div class="wide">${chartFigure(svg, caption)}</div>`;
+
+/** Bars for a few concepts, a map for many. */
+function keptChart(concepts: FusionReport['concepts'], stages: FusionReport['stages']): Html {
+  const labels = numbered(concepts.map(({ name }) => name));
+  const title = 'Share kept per concept and stage';
+  const ways = stages.flatMap(({ stage }) => [
+    { stage, series: 'fused', pick: ({ kept }: FusionReport['concepts'][number]) => kept[stage] },
+    ...(['average', 'sum'] as const).map((series) => ({
+      stage,
+      series,
+      pick: ({ baselines }: FusionReport['concepts'][number]) => baselines[series][stage],
+    })),
+  ]);
+  if (concepts.length > FEW_CONCEPTS) {
+    return wideFigure(
+      heatMap({
+        title,
+        rows: labels,
+        columns: ways.map(({ stage, series }) => `${stage}, ${series}`),
+        values: concepts.map((concept) => ways.map(({ pick }) => pick(concept))),
+        domain: [0, 1],
+        format: percent,
+        width: 900,
+      }),
+      'Bright is kept, dark is lost.',
+    );
+  }
+  const bars = concepts.flatMap((concept, i) =>
+    ways.flatMap(({ stage, series, pick }) => {
+      const value = pick(concept);
+      return value === null ? [] : [{ label: `${labels[i]}: ${stage}`, series, value: Math.max(0, value) }];
+    }),
+  );
+  const format = (value: number): string => (value === 0 ? '0 % or less' : percent(value));
+  return chartFigure(
+    barChart({ title, valueLabel: 'share kept', domain: [0, 1], bars, format }),
+    'Shares below zero are drawn as zero; the table has them.',
+  );
 }
 
 function collisionSection({ collisions }: FusionReport, names: readonly string[]): PageSection {
@@ -118,7 +147,7 @@ function collisionSection({ collisions }: FusionReport, names: readonly string[]
     heading: 'Who is in whose way',
     body: html`<p>How much each concept’s own change (column) would do on the features of another (row), relative to what that one
 does there itself. Near 0: they do not meet. Near 1 or above: both want the same features for different things, and the
-fusion has to tell them apart.</p>${chartFigure(
+fusion has to tell them apart.</p>${wideFigure(
       heatMap({
         title: 'Collisions',
         rows: numbered(names),
@@ -129,13 +158,43 @@ fusion has to tell them apart.</p>${chartFigure(
         columnLabel: 'the change of',
         width: Math.min(900, 260 + 90 * names.length),
       }),
+      'Rows are disturbed by columns; bright is strong.',
     )}`,
   };
 }
 
-/** Names as axis labels, each once. */
+/** Names as axis labels: short, each once. */
 function numbered(names: readonly string[]): string[] {
-  return names.map((name, i) => (names.indexOf(name) === i ? name : `${name} (${i + 1})`));
+  const short = names.map((name) =>
+    name.length > LONGEST_LABEL ? `${name.slice(0, LONGEST_LABEL - 1)}…` : name,
+  );
+  return short.map((name, i) => (short.indexOf(name) === i ? name : `${name} (${i + 1})`));
+}
+
+/** Share kept per layer and concept, in as many maps as fit side by side. */
+function layerMaps(layers: readonly LayerReport[], stage: Stage, names: readonly string[]): Html[] {
+  const rows = numbered(names);
+  const maps = Math.ceil(layers.length / LAYERS_ACROSS);
+  const across = Math.ceil(layers.length / maps);
+  const labelsWidth = 30 + 6.4 * Math.max(0, ...rows.map(({ length }) => length));
+  const cellWidth = Math.min(44, (1040 - labelsWidth) / across);
+  return Array.from({ length: maps }, (_, k) => {
+    const shown = layers.slice(k * across, (k + 1) * across);
+    return wideFigure(
+      heatMap({
+        title: `Share kept per layer, ${stage}${maps > 1 ? `, part ${k + 1} of ${maps}` : ''}`,
+        rows,
+        columns: shown.map(({ layerName }) => shortLayerName(layerName)),
+        values: rows.map((_, i) => shown.map(({ kept }) => kept[i] ?? null)),
+        domain: [0, 1],
+        format: percent,
+        width: Math.ceil(labelsWidth + cellWidth * shown.length),
+      }),
+      k === maps - 1
+        ? 'Bright is kept, dark is lost; point at a cell for its number. Empty cells: the concept does not train that layer.'
+        : '',
+    );
+  });
 }
 
 function stageSection(
@@ -147,23 +206,13 @@ function stageSection(
   const summary = stages.find((candidate) => candidate.stage === stage);
   if (own.length === 0 || summary === undefined) return [];
   const changes = own.flatMap(({ relativeChange }) => (relativeChange === null ? [] : [relativeChange]));
+  const moved = own.flatMap(({ preservedChange }) => (preservedChange === null ? [] : [preservedChange]));
   const conditions = own.flatMap(({ condition }) => (condition === null ? [] : [condition]));
   return [
     {
       heading: STAGE_TITLES[stage],
       body: html`<p>${own.length} layers by ${summary.solver}, ridge ${summary.ridge}, preservation ${summary.preserve}; solved in
-${seconds(summary.elapsedMs)}. ${changes.length === 0 ? null : `The largest change is ${Math.max(...changes).toFixed(1)} times the largest of the concepts’ own. `}${conditions.length === 0 ? null : `Condition numbers up to ${large(Math.max(...conditions))}.`}</p>${chartFigure(
-        heatMap({
-          title: `Share kept per layer, ${stage}`,
-          rows: own.map(({ layerName }) => shortLayerName(layerName)),
-          columns: numbered(names),
-          values: own.map(({ kept }) => kept),
-          domain: [0, 1],
-          format: percent,
-          width: Math.min(900, 240 + 110 * names.length),
-        }),
-        'Empty cells: the concept does not train that layer.',
-      )}`,
+${seconds(summary.elapsedMs)}. ${changes.length === 0 ? null : `The largest change is ${Math.max(...changes).toFixed(1)} times the largest of the concepts’ own. `}${moved.length === 0 ? null : `On preserved captions, answers moved by up to ${percent(Math.max(...moved))} of the features’ size. `}${conditions.length === 0 ? null : `Condition numbers up to ${large(Math.max(...conditions))}.`}</p>${layerMaps(own, stage, names)}`,
     },
   ];
 }

@@ -153,6 +153,26 @@ describe('the page', () => {
     expect(page).toContain('keeps most');
   });
 
+  it('lays many layers out in several maps, and counts many concepts instead of naming them', () => {
+    const many = report(Array.from({ length: 14 }, () => 0.9));
+    const layers = Array.from({ length: 100 }, (_, i) =>
+      layer(`up_blocks.${i}.attentions.0.proj_in`, Array<number>(14).fill(0.9)),
+    );
+    const concepts = many.concepts.map((concept) => ({ ...concept, name: `<${'long'.repeat(20)}>` }));
+    const page = fusionReportPage({ ...many, concepts, layers }, null);
+    expect(page).toContain('<title>Fusion of 14 concepts</title>');
+    expect(page.match(/aria-label="Share kept per layer, spatial, part \d of 3"/g)).toHaveLength(3);
+    // All layers are there, and long names stay apart on the axes.
+    for (const i of [0, 33, 34, 99]) expect(page).toContain(`up ${i}.0 proj_in`);
+    expect(page).toContain('longlonglonglonglonglong… (14)');
+  });
+
+  it('tells negative shares from none, and how far preserved answers moved', () => {
+    const page = fusionReportPage(report([0.9, 0.8]), null);
+    expect(page).toContain('0 % or less');
+    expect(page).toContain('answers moved by up to 1 %');
+  });
+
   it.each([1, 14])('holds %i concepts', (count) => {
     const page = fusionReportPage(report(Array.from({ length: count }, (_, i) => 0.9 - 0.02 * i)), null);
     expect(page.match(/<word0>|&lt;word0&gt;/g)!.length).toBeGreaterThan(3);
@@ -168,5 +188,6 @@ it('shortens layer names without making two alike', () => {
     'mid 0 attn2.out',
   );
   expect(shortLayerName('text_model.encoder.layers.11.self_attn.q_proj')).toBe('layer 11 q');
+  expect(shortLayerName('up_blocks.3.resnets.2.conv_shortcut')).toBe('up 3 res2 conv_shortcut');
   expect(shortLayerName('up_blocks.3.attentions.2.proj_in')).toBe('up 3.2 proj_in');
 });
