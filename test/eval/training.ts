@@ -53,7 +53,10 @@ const stepsOf = (method: MethodName): number =>
 const folder = path.join(packageRoot(), 'fixtures/tiny-world/concepts');
 const out = path.resolve(values.out);
 
-/** What the shipped files were trained with; the miniature wants higher rates than SD 1.5. */
+/**
+ * What the shipped files were trained with, but for their number of steps, which is not recorded; the miniature wants
+ * higher rates than SD 1.5.
+ */
 const SETTINGS = {
   batch: 8,
   lrEmbedding: 5e-3,
@@ -157,7 +160,9 @@ async function compare(): Promise<void> {
     mean: rates.size === names.length ? percent(mean(rates)) : null,
   });
   const ours = found.get('ed-lora');
-  const reached = ours === undefined || mean(ours) >= mean(shipped) - 0.05;
+  const short = names.filter(
+    (name) => ours !== undefined && ours.get(name)!.rate < shipped.get(name)!.rate - 0.05,
+  );
   printReport({
     title: `Concepts trained here, batches of ${SETTINGS.batch}; ${samples} samples each (DDIM 25 steps, guidance 4)`,
     rows: [
@@ -168,7 +173,9 @@ async function compare(): Promise<void> {
       'share of samples in which the detector finds the concept; same prompts and noise in every row',
       ...(ours === undefined
         ? []
-        : [`goal: ED-LoRA's mean within 5 points of the shipped files': ${reached ? 'reached' : 'missed'}`]),
+        : [
+            `goal: ED-LoRA on each set no more than 5 points below the shipped file: ${short.length === 0 ? 'reached' : `missed on ${short.join(', ')}`}`,
+          ]),
     ],
     details: {
       samples,
@@ -178,7 +185,7 @@ async function compare(): Promise<void> {
       seconds: left.map((job, i) => ({ ...job, seconds: Math.round(seconds[i]!) })),
     },
   });
-  if (!reached) process.exitCode = 1;
+  if (short.length > 0) process.exitCode = 1;
 }
 
 if (values.child === undefined) await compare();
