@@ -5,6 +5,9 @@ import { STAGES } from './stage.ts';
 /** A concept of which less is left in a stage is hard to recognise. */
 export const LITTLE_KEPT = 0.5;
 
+/** From here on all of a concept counts as kept. */
+const MOST_KEPT = 0.9;
+
 /** A change that is larger than the concepts' own by more than this shows in other prompts. */
 export const LARGE_CHANGE = 5;
 
@@ -51,7 +54,11 @@ export function fusionVerdict(report: FusionReport): string[] {
   const weak = shares.filter(({ kept }) => kept < LITTLE_KEPT);
   const lowest = shares.length === 0 ? null : shares.reduce((a, b) => (b.kept < a.kept ? b : a));
   if (lowest === null) sentences.push('The concepts change nothing, so there was nothing to keep.');
-  else if (weak.length === 0) {
+  else if (weak.length === 0 && lowest.kept < MOST_KEPT) {
+    sentences.push(
+      `The concepts were mostly kept: in its weakest stage ${lowest.name} has ${percent(lowest.kept)} of its effect on its own features left.`,
+    );
+  } else if (weak.length === 0) {
     sentences.push(
       `Every concept was kept: in its weakest stage ${lowest.name} still has ${percent(lowest.kept)} of its effect on its own features.`,
     );

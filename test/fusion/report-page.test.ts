@@ -70,6 +70,12 @@ describe('the verdict', () => {
     ]);
   });
 
+  it('does not praise what was kept in part', () => {
+    expect(fusionVerdict(report([0.97, 0.62]))[0]).toBe(
+      'The concepts were mostly kept: in its weakest stage <word1> has 62 % of its effect on its own features left.',
+    );
+  });
+
   it('names who lost what, who disturbs whom, and what to try', () => {
     const said = fusionVerdict(
       report([0.97, 0.3], {
