@@ -4,8 +4,9 @@
  */
 import { ShapeError } from '../errors.ts';
 import type { GraphBuilder } from '../graph/builder.ts';
-import { add, mul, sub } from '../graph/ops/elementwise.ts';
-import { slice } from '../graph/ops/movement.ts';
+import { mul } from '../graph/ops/elementwise.ts';
+import { matmul } from '../graph/ops/matmul.ts';
+import { reshape } from '../graph/ops/movement.ts';
 import { GraphSession } from '../graph/session.ts';
 import type { Value } from '../graph/value.ts';
 import { GramAccumulator } from '../linalg/gram.ts';
@@ -209,7 +210,7 @@ export async function collectSpatial(
       ...(contrasted ? { weighRows: (g, rows) => contrastRows(g, rows, contrast) } : {}),
     },
   });
-  const session = await GraphSession.create(network.graph);
+  const session = await GraphSession.create(network.graph, { planned: false });
   const feeds = deltaFeeds(deltas, loraRanks, linearLayers(config));
   const inputOf = inputsOf(network.probes);
   const sums = new GramSums(inputOf);
@@ -264,13 +265,12 @@ export async function collectSpatial(
   }
 }
 
-/** Rows [2N, n], those of the empty prompt first, to x_empty + contrast · (x_prompt − x_empty), [N, n]. */
+/** Rows [2N, n], those of the empty prompt first, to x_empty + contrast · (x_prompt − x_empty), [N, n]; in one pass. */
 function contrastRows(g: GraphBuilder, rows: Value, contrast: number): Value {
-  const [count] = rows.shape as [number, number];
-  const empty = slice(g, rows, 0, 0, count / 2);
-  const prompted = slice(g, rows, 0, count / 2, count);
-  const factor = g.constant(float32([1, 1], [contrast]));
-  return add(g, empty, mul(g, sub(g, prompted, empty), factor));
+  const [count, n] = rows.shape as [number, number];
+  const weights = g.constant(float32([1, 2], [1 - contrast, contrast]));
+  const mixed = matmul(g, weights, reshape(g, rows, [2, (count / 2) * n]));
+  return reshape(g, mixed, [count / 2, n]);
 }
 
 /** Two contexts [1, L, T, D] as one batch [2, L, T, D]. */

@@ -16,6 +16,11 @@ export interface SessionOptions {
    */
   readonly lean?: boolean;
   /**
+   * Lay out all values of a run in one block from the second run on. Default: unless lean. Off saves that block, which
+   * stands beside what the first run took: half a gigabyte and more at full size.
+   */
+  readonly planned?: boolean;
+  /**
    * Let threads wait in a busy loop between operators. Default true; off for many short runs beside other work, which
    * the loops would slow down.
    */
@@ -53,7 +58,7 @@ export class GraphSession {
         // 'all' reorders convolution weights: 12–19 s of loading for 4 % of speed at full size.
         graphOptimizationLevel: 'extended',
         logSeverityLevel: 3,
-        enableMemPattern: options.lean !== true,
+        enableMemPattern: options.planned ?? options.lean !== true,
         ...(options.threads === undefined ? {} : { intraOpNumThreads: options.threads }),
         ...(inMemory.length === 0
           ? {}

@@ -26,6 +26,9 @@ export type GramTerm = Gram | FeatureRows;
 /** Rows of features taken together in one update. */
 const CHUNK_ROWS = 64;
 
+/** Side of the blocks in which triangles are mirrored: two of them fit the first cache. */
+const BLOCK = 32;
+
 /** n of a Gram matrix [n, n]. */
 export function gramSize(gram: GramTerm): number {
   if ('features' in gram) return gram.features.cols;
@@ -85,13 +88,21 @@ export function addGramTo(target: Matrix, gram: GramTerm, factor: number): void 
     addScaled(factor, gram.data, 0, target.data, 0, n * n);
     return;
   }
-  let at = 0;
-  for (let i = 0; i < n; i++) {
-    target.data[i * n + i]! += factor * gram.packed[at++]!;
-    for (let j = i + 1; j < n; j++) {
-      const value = factor * gram.packed[at++]!;
-      target.data[i * n + j]! += value;
-      target.data[j * n + i]! += value;
+  const { data } = target;
+  const { packed } = gram;
+  for (let i = 0, at = 0; i < n; i++) {
+    const row = i * n;
+    for (let j = i; j < n; j++) data[row + j]! += factor * packed[at++]!;
+  }
+  // The lower triangle block by block: the packed numbers of a column lie far apart.
+  for (let top = 0; top < n; top += BLOCK) {
+    for (let left = 0; left <= top; left += BLOCK) {
+      for (let i = top; i < Math.min(top + BLOCK, n); i++) {
+        const last = Math.min(left + BLOCK, i);
+        for (let j = left; j < last; j++) {
+          data[i * n + j]! += factor * packed[(j * (2 * n - j + 1)) / 2 + i - j]!;
+        }
+      }
     }
   }
 }
@@ -197,8 +208,15 @@ export class GramAccumulator {
     if (gram.length !== n * n) {
       throw new ShapeError(`Gram matrix: expected [${n}, ${n}] = ${n * n} numbers, got ${gram.length}`);
     }
-    for (let i = 0; i < n; i++) {
-      for (let j = 0; j <= i; j++) this.#sum[i * n + j]! += (gram[i * n + j]! + gram[j * n + i]!) / 2;
+    const sum = this.#sum;
+    for (let top = 0; top < n; top += BLOCK) {
+      for (let left = 0; left <= top; left += BLOCK) {
+        const right = left + BLOCK;
+        for (let i = top; i < Math.min(top + BLOCK, n); i++) {
+          const last = Math.min(right, i + 1);
+          for (let j = left; j < last; j++) sum[i * n + j]! += (gram[i * n + j]! + gram[j * n + i]!) / 2;
+        }
+      }
     }
     this.#rows += rows;
   }
