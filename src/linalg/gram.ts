@@ -26,7 +26,7 @@ export type GramTerm = Gram | FeatureRows;
 /** Rows of features taken together in one update. */
 const CHUNK_ROWS = 64;
 
-/** Side of the blocks in which triangles are mirrored: two of them fit the first cache. */
+/** Side of the blocks in which matrices are symmetrised: two of them fit the first cache. */
 const BLOCK = 32;
 
 /** n of a Gram matrix [n, n]. */
@@ -88,21 +88,13 @@ export function addGramTo(target: Matrix, gram: GramTerm, factor: number): void 
     addScaled(factor, gram.data, 0, target.data, 0, n * n);
     return;
   }
-  const { data } = target;
-  const { packed } = gram;
-  for (let i = 0, at = 0; i < n; i++) {
-    const row = i * n;
-    for (let j = i; j < n; j++) data[row + j]! += factor * packed[at++]!;
-  }
-  // The lower triangle block by block: the packed numbers of a column lie far apart.
-  for (let top = 0; top < n; top += BLOCK) {
-    for (let left = 0; left <= top; left += BLOCK) {
-      for (let i = top; i < Math.min(top + BLOCK, n); i++) {
-        const last = Math.min(left + BLOCK, i);
-        for (let j = left; j < last; j++) {
-          data[i * n + j]! += factor * packed[(j * (2 * n - j + 1)) / 2 + i - j]!;
-        }
-      }
+  let at = 0;
+  for (let i = 0; i < n; i++) {
+    target.data[i * n + i]! += factor * gram.packed[at++]!;
+    for (let j = i + 1; j < n; j++) {
+      const value = factor * gram.packed[at++]!;
+      target.data[i * n + j]! += value;
+      target.data[j * n + i]! += value;
     }
   }
 }
