@@ -1,6 +1,6 @@
 /**
  * Does every pair of the shipped concepts survive together, and do all four? Identity rates against each concept alone,
- * other prompts against the base. `npm run eval:pairs`, about five minutes on two cores; `-- --refine 300` with that many
+ * other prompts against the base. `npm run eval:pairs`, about five minutes on two cores; `-- --refine 200` with that many
  * steps of refinement.
  */
 import path from 'node:path';
