@@ -108,7 +108,7 @@ describe('every method', () => {
           textEncoderStrength: null,
           blockWeights: null,
         })),
-        out: path.join(folder, `${method}-merged.pth`),
+        out: path.join(folder, `${method}-merged.safetensors`),
         format: 'ed-lora',
       });
       expect(merged).toMatchObject({ dropped: [] });
