@@ -66,7 +66,7 @@ describe('mistakes', () => {
     [['fuse', '--concepts', 'a.pth', '--format', 'webui'], /format/],
     [['fuse', '--concepts', 'a.pth', '--stages', 'text,text'], /--stages: text given twice/],
     [['fuse', '--concepts', 'a.pth', '--out', 'x', '--out', 'y'], /--out: expected one value/],
-    [['fuse', '--concepts', 'a.pth', '--ridge', '-1'], /ridge text: expected a number ≥ 0, got -1/],
+    [['fuse', '--concepts', 'a.pth', '--ridge', '-1'], /ridge text: expected a number ≥ 0 or auto, got -1/],
     [['fuse', '--concepts', 'a.pth', '--steps', '0'], /steps: expected a whole number/],
     [['fuse', '--concepts', 'a.pth', '--rename', 'a'], /--rename: expected old=new, got "a"/],
     [['fuse', 'a.pth', 'b.pth'], /"a\.pth" stands alone; files of concepts come after --concepts/],
