@@ -64,10 +64,10 @@ export type {
   LayerReport,
   ParameterChoice,
   StageReport,
-} from './fusion/report.ts';
+} from './fusion/report/report.ts';
 export type { Stage } from './fusion/stage.ts';
-export { openStatistics, type StatisticsRecipe } from './fusion/statistics-file.ts';
-export { cacheFolder, type LayerScope, StatisticsStore } from './fusion/statistics-store.ts';
+export { openStatistics, type StatisticsRecipe } from './fusion/statistics/statistics-file.ts';
+export { cacheFolder, type LayerScope, StatisticsStore } from './fusion/statistics/statistics-store.ts';
 export { type AdapterReport, describeAdapter } from './merging/adapter-report.ts';
 export { type BlockWeights, parseBlockWeights } from './merging/block-weights.ts';
 export { layerDelta as adapterLayerDelta } from './merging/delta.ts';

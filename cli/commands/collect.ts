@@ -10,7 +10,7 @@ import {
   StatisticsStore,
   scopeOf,
   statisticsBeside,
-} from '../../src/fusion/statistics-store.ts';
+} from '../../src/fusion/statistics/statistics-store.ts';
 import { DEFAULTS, defaultBase, loadConcept, openCheckpoint, UsageError } from '../../src/index.ts';
 import type { Command, CommandContext } from '../command.ts';
 import { collectOptions, readCollectOptions } from '../fusion/options.ts';

@@ -1,9 +1,9 @@
 /** `edlora fuse`: separately trained concepts into one merged LoRA. */
 import { statSync } from 'node:fs';
 import type { Options } from 'yargs';
-import { FUSION_METHODS } from '../../src/fusion/method.ts';
 import { checkFusionOptions } from '../../src/fusion/options.ts';
 import { readFusionRecipe, recipeParticipants } from '../../src/fusion/repeat.ts';
+import { FUSION_METHODS } from '../../src/fusion/solvers/method.ts';
 import { STAGES } from '../../src/fusion/stage.ts';
 import {
   checkOutputFolder,

@@ -1,7 +1,7 @@
 /** Options of `fuse` and `collect` that say which features are collected, and where they are kept. */
 import type { Options } from 'yargs';
 import type { CollectOptions } from '../../src/fusion/options.ts';
-import { cacheFolder } from '../../src/fusion/statistics-store.ts';
+import { cacheFolder } from '../../src/fusion/statistics/statistics-store.ts';
 import { DEFAULTS, UsageError } from '../../src/index.ts';
 import { number, text, texts } from '../options.ts';
 

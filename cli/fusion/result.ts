@@ -1,7 +1,7 @@
 /** What `fuse` says when it is done. */
 import path from 'node:path';
+import { LARGE_CHANGE, LITTLE_KEPT } from '../../src/fusion/report/verdict.ts';
 import { STAGES } from '../../src/fusion/stage.ts';
-import { LARGE_CHANGE, LITTLE_KEPT } from '../../src/fusion/verdict.ts';
 import type { Fusion, FusionReport, WrittenFile } from '../../src/index.ts';
 import { rankOf } from '../../src/linalg/low-rank.ts';
 import { type Io, paint } from '../terminal/io.ts';

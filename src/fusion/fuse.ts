@@ -11,18 +11,18 @@ import { textLinearLayers } from '../models/clip/structure.ts';
 import type { Component } from '../models/keys/module-path.ts';
 import type { LayerDeltas } from '../models/lora.ts';
 import { linearLayers } from '../models/unet/structure.ts';
-import { Collector, priorCaptions } from './collector.ts';
-import { fusionMethod } from './method.ts';
 import type { FusionOptions } from './options.ts';
-import { type Choices, chooseParameters, heldOutOptions } from './parameter-choice.ts';
 import type { Participant } from './participant.ts';
 import { type FuseRequest, type FusionPlan, methodFor, planFusion, preserves } from './plan.ts';
-import { fusionRefineUnits, refineFusion } from './refine-fusion.ts';
-import { type FusionProgress, type FusionReport, Reporter } from './report.ts';
+import { fusionRefineUnits, refineFusion } from './refine/refine-fusion.ts';
+import { type FusionProgress, type FusionReport, Reporter } from './report/report.ts';
 import { measureStage, type SolvedLayer, type StageProblem, solveStage } from './solve-stage.ts';
+import { fusionMethod } from './solvers/method.ts';
+import { type Choices, chooseParameters, heldOutOptions } from './solvers/parameter-choice.ts';
 import { STAGES, type Stage, stageOf } from './stage.ts';
-import type { StageStatistics, Statistics } from './statistics.ts';
-import { type Collected, StatisticsStore, scopeOf } from './statistics-store.ts';
+import { Collector, priorCaptions } from './statistics/collector.ts';
+import type { StageStatistics, Statistics } from './statistics/statistics.ts';
+import { type Collected, StatisticsStore, scopeOf } from './statistics/statistics-store.ts';
 
 /** One merged layer. */
 export interface FusedLayer {

@@ -1,7 +1,7 @@
 /** Options of a fusion, their defaults and presets. */
 import { UsageError } from '../errors.ts';
-import { METHOD_DEFAULTS, type MethodName } from './method.ts';
-import { DEFAULT_ENERGY_SHARE } from './recompress.ts';
+import { METHOD_DEFAULTS, type MethodName } from './solvers/method.ts';
+import { DEFAULT_ENERGY_SHARE } from './solvers/recompress.ts';
 import { STAGES, type Stage } from './stage.ts';
 
 /** A number per stage, or the word for choosing it on held-out features (parameter-choice.ts). */

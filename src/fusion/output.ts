@@ -80,7 +80,7 @@ export async function writeFusion(
     done('embeddings.safetensors', 'embeddings of the concepts’ words');
   }
   // The charting library takes a while to load: only those who draw wait for it.
-  const { fusionReportPage } = await import('./report-page.ts');
+  const { fusionReportPage } = await import('./report/report-page.ts');
   for (const [name, text, what] of [
     ['recipe.json', `${JSON.stringify(recipe, null, 2)}\n`, 'options, inputs and their hashes'],
     ['report.json', `${JSON.stringify(fusion.report, null, 2)}\n`, 'what was kept, layer by layer'],

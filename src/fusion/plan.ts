@@ -5,12 +5,12 @@ import type { Checkpoint } from '../models/checkpoint.ts';
 import { textLinearLayers } from '../models/clip/structure.ts';
 import { crossAttentionNames, linearLayers } from '../models/unet/structure.ts';
 import { defaultCaptions, withEmptyPrompt } from './captions.ts';
-import { latentSizeFor, type StageLayers } from './collector.ts';
-import { fusionMethod } from './method.ts';
 import { checkFusionOptions, DEFAULTS, type FusionOptions } from './options.ts';
 import { type Participant, type ParticipantInput, prepareParticipant } from './participant.ts';
-import type { FusionProgress } from './report.ts';
+import type { FusionProgress } from './report/report.ts';
+import { fusionMethod } from './solvers/method.ts';
 import { STAGES, type Stage, stageOf } from './stage.ts';
+import { latentSizeFor, type StageLayers } from './statistics/collector.ts';
 
 export interface FuseRequest {
   readonly base: Checkpoint;

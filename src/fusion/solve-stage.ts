@@ -3,13 +3,13 @@ import { MismatchError } from '../errors.ts';
 import type { MatmulEngine } from '../linalg/cholesky-async.ts';
 import { type LowRank, rankOf } from '../linalg/low-rank.ts';
 import type { LayerDeltas } from '../models/lora.ts';
-import { type MeasuredLayer, measureLayers } from './measure-stage.ts';
-import { type FusionMethod, METHOD_DEFAULTS, prepareMethod } from './method.ts';
-import type { InputProblem, LayerProblem } from './problem.ts';
-import { recompress } from './recompress.ts';
-import type { Truncation } from './report.ts';
+import { type MeasuredLayer, measureLayers } from './report/measure-stage.ts';
+import type { Truncation } from './report/report.ts';
+import { type FusionMethod, METHOD_DEFAULTS, prepareMethod } from './solvers/method.ts';
+import type { InputProblem, LayerProblem } from './solvers/problem.ts';
+import { recompress } from './solvers/recompress.ts';
 import type { Stage } from './stage.ts';
-import type { StageStatistics } from './statistics.ts';
+import type { StageStatistics } from './statistics/statistics.ts';
 
 /** A layer to solve, and its weight's shape [outputSize, inputSize]. */
 export interface StageLayer {

@@ -1,15 +1,15 @@
 /** What bench:fusion measures in processes of their own, each alone with its memory. */
 import { loadConcept } from '../../src/concepts/concept-file.ts';
-import { collectSpatial } from '../../src/fusion/collect.ts';
 import { fuse } from '../../src/fusion/fuse.ts';
-import { fusionMethod } from '../../src/fusion/method.ts';
 import { DEFAULTS } from '../../src/fusion/options.ts';
 import { prepareParticipant } from '../../src/fusion/participant.ts';
 import { type StageLayer, solveStage } from '../../src/fusion/solve-stage.ts';
+import { fusionMethod } from '../../src/fusion/solvers/method.ts';
 import { STAGES } from '../../src/fusion/stage.ts';
-import type { Statistics } from '../../src/fusion/statistics.ts';
-import { openStatistics } from '../../src/fusion/statistics-file.ts';
-import { layersWithin } from '../../src/fusion/statistics-store.ts';
+import { collectSpatial } from '../../src/fusion/statistics/collect.ts';
+import type { Statistics } from '../../src/fusion/statistics/statistics.ts';
+import { openStatistics } from '../../src/fusion/statistics/statistics-file.ts';
+import { layersWithin } from '../../src/fusion/statistics/statistics-store.ts';
 import { GraphMatmulEngine } from '../../src/graph/matmul-engine.ts';
 import { GraphSession } from '../../src/graph/session.ts';
 import { openCheckpoint } from '../../src/models/checkpoint.ts';

@@ -7,7 +7,7 @@ import { fusionNotes } from '../../cli/fusion/result.ts';
 import { run } from '../../cli/run.ts';
 import { writeLora } from '../../src/concepts/lora-file.ts';
 import { DEFAULTS, PRESETS } from '../../src/fusion/options.ts';
-import type { FusionReport } from '../../src/fusion/report.ts';
+import type { FusionReport } from '../../src/fusion/report/report.ts';
 import { packageRoot } from '../../src/package-root.ts';
 import { fakeIo } from '../support/fake-io.ts';
 import { goldenPath } from '../support/goldens.ts';

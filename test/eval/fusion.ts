@@ -2,7 +2,7 @@
  * What fusion gains and costs on the miniature, against every simpler way: identity rate by the detector, CLIP image
  * and text alignment, other prompts. `npm run eval:fusion`; `-- --json`; `-- --figure file.svg` writes the figure;
  * `-- --only normal` draws single concepts and the ways whose names hold that text.
- * One process per core draws; about ten minutes on two.
+ * One process per core draws; about a quarter of an hour on two.
  */
 import { type ChildProcess, fork } from 'node:child_process';
 import { writeFileSync } from 'node:fs';

@@ -8,7 +8,7 @@ import { bindConcepts } from '../../src/concepts/prompt.ts';
 import { fuse } from '../../src/fusion/fuse.ts';
 import { type FusionOptions, PRESETS } from '../../src/fusion/options.ts';
 import { prepareParticipant } from '../../src/fusion/participant.ts';
-import type { FusionReport } from '../../src/fusion/report.ts';
+import type { FusionReport } from '../../src/fusion/report/report.ts';
 import { openCheckpoint } from '../../src/models/checkpoint.ts';
 import { defaultBase, packageRoot } from '../../src/package-root.ts';
 import type { ConceptName } from '../support/shapeland/world.ts';

@@ -3,9 +3,9 @@
  * fusion goldens: loss, probes, full weights, norms and ranks.
  */
 import { describe, expect, it } from 'vitest';
-import { factoriseInput, type NormalSystem, solveLayer } from '../../src/fusion/least-squares.ts';
-import type { LayerProblem } from '../../src/fusion/problem.ts';
-import { fusionLoss, measureRetention } from '../../src/fusion/retention.ts';
+import { fusionLoss, measureRetention } from '../../src/fusion/report/retention.ts';
+import { factoriseInput, type NormalSystem, solveLayer } from '../../src/fusion/solvers/least-squares.ts';
+import type { LayerProblem } from '../../src/fusion/solvers/problem.ts';
 import {
   applyToVector,
   frobeniusNorm,

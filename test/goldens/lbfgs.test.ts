@@ -10,14 +10,14 @@
 import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import { describe, expect, it } from 'vitest';
+import { fusionLoss, measureRetention } from '../../src/fusion/report/retention.ts';
 import {
   type GradientSolution,
   type GradientSystem,
   gradientSystem,
   solveByGradient,
-} from '../../src/fusion/gradient.ts';
-import type { LayerProblem } from '../../src/fusion/problem.ts';
-import { fusionLoss, measureRetention } from '../../src/fusion/retention.ts';
+} from '../../src/fusion/solvers/gradient.ts';
+import type { LayerProblem } from '../../src/fusion/solvers/problem.ts';
 import { frobeniusNorm, rankOf, subtract } from '../../src/linalg/low-rank.ts';
 import { packageRoot } from '../../src/package-root.ts';
 import {

@@ -1,5 +1,5 @@
 /** Small random fusion problems, as raw rows and dense weights (for the slow judge) and as the solver's own types. */
-import type { InputProblem, LayerProblem } from '../../src/fusion/problem.ts';
+import type { InputProblem, LayerProblem } from '../../src/fusion/solvers/problem.ts';
 import { GramAccumulator } from '../../src/linalg/gram.ts';
 import { type LowRank, lowRank, toDense } from '../../src/linalg/low-rank.ts';
 import { type Matrix, matrix } from '../../src/linalg/matrix.ts';

@@ -1,0 +1,60 @@
+/** Options of a refinement and their defaults. */
+import { UsageError } from '../../errors.ts';
+
+export interface RefineOptions {
+  /** Gradient steps; 0 returns the start. Each costs about three forward passes of `batch` guided predictions. */
+  readonly steps: number;
+  /** Adam's, at its highest; rises over 10 steps and falls to 0 along a cosine. */
+  readonly learningRate: number;
+  /** Guided predictions compared in one step, and pictures drawn together. */
+  readonly batch: number;
+  /** Share of the rows of all batches that generic captions get, in [0, 1). */
+  readonly preserve: number;
+  readonly guidanceScale: number;
+  /** Steps of DPM-Solver++ 2M per drawing. */
+  readonly denoisingSteps: number;
+  /** Drawings by each teacher before the first step; rounded up to full batches. */
+  readonly runs: number;
+  /** Steps of a round. Before each but the first, the fused model draws a batch for every teacher. */
+  readonly roundSteps: number;
+  readonly seed: number;
+  /** Compute activations a second time instead of keeping them: for full-size models. */
+  readonly recomputeBlocks: boolean;
+}
+
+/** Near the few settings tried on the trained miniature with four concepts; not a tuned optimum. */
+export const REFINE_DEFAULTS: RefineOptions = {
+  steps: 200,
+  learningRate: 2e-3,
+  batch: 8,
+  preserve: 0.25,
+  guidanceScale: 4,
+  denoisingSteps: 20,
+  runs: 16,
+  roundSteps: 50,
+  seed: 0,
+  recomputeBlocks: false,
+};
+
+/** @throws {UsageError} naming the option, what is allowed, and what it got */
+export function checkRefineOptions(options: RefineOptions): void {
+  const whole = (name: keyof RefineOptions, from: number): void => {
+    const value = options[name] as number;
+    if (!(Number.isSafeInteger(value) && value >= from)) {
+      throw new UsageError(`refine ${name}: expected a whole number ≥ ${from}, got ${value}`);
+    }
+  };
+  whole('steps', 0);
+  for (const name of ['batch', 'denoisingSteps', 'runs', 'roundSteps'] as const) whole(name, 1);
+  whole('seed', Number.MIN_SAFE_INTEGER);
+  const { learningRate, preserve, guidanceScale } = options;
+  if (!(learningRate > 0 && Number.isFinite(learningRate))) {
+    throw new UsageError(`refine learning rate: expected a number > 0, got ${learningRate}`);
+  }
+  if (!(preserve >= 0 && preserve < 1)) {
+    throw new UsageError(`refine preserve: expected a share ≥ 0 and < 1, got ${preserve}`);
+  }
+  if (!Number.isFinite(guidanceScale)) {
+    throw new UsageError(`refine guidance: expected a number, got ${guidanceScale}`);
+  }
+}

@@ -1,0 +1,183 @@
+/**
+ * What layers with one input kept of each concept, all at once: the numbers of retention.ts, and those of feature-blind
+ * merges beside them. With all factors of the layers stacked to S [R, n], every wanted number follows from the small cores
+ * S G_i Sᵀ and Fᵀ F, so each Gram matrix is multiplied once, by the engine where it is large.
+ */
+import type { MatmulEngine } from '../../linalg/cholesky-async.ts';
+import { type GramTerm, gramSize, gramTrace, multiplyByGram, toDenseGram } from '../../linalg/gram.ts';
+import { frobeniusNorm, type LowRank, rankOf } from '../../linalg/low-rank.ts';
+import { type Matrix, matrix, stackRows, transpose } from '../../linalg/matrix.ts';
+import { multiplyTransposed } from '../../linalg/products.ts';
+import type { LayerProblem } from '../solvers/problem.ts';
+import type { ConceptRetention, LayerRetention } from './retention.ts';
+
+export interface MeasuredLayer extends LayerRetention {
+  /** Σ_i ‖X_i (ΔW* − ΔW_i)ᵀ‖² / (N · m), as `fusionLoss`. */
+  readonly loss: number;
+  /** ‖X_i (ΔW − ΔW_i)ᵀ‖² per concept for the average and the sum of the deltas. */
+  readonly baselines: { readonly average: readonly number[]; readonly sum: readonly number[] };
+}
+
+/** Up to this width plain loops multiply as fast as the engine starts. */
+const ENGINE_FROM_WIDTH = 256;
+
+/**
+ * Measure fused layers that read the same input.
+ *
+ * @param layers  all with the same `input`
+ * @param fused   ΔW* per layer
+ * @param rows    N: feature rows of all concepts behind the input
+ * @returns the same numbers as `measureRetention` and `fusionLoss`, up to rounding of float64
+ */
+export async function measureLayers(
+  layers: readonly LayerProblem[],
+  fused: readonly LowRank[],
+  rows: number,
+  engine: MatmulEngine | null,
+): Promise<MeasuredLayer[]> {
+  const { grams, preserve } = layers[0]!.input;
+  const blocks = layers.map((layer, l) => new LayerBlocks(layer, fused[l]!));
+  const stacked = stackRows(
+    layers[0]!.input.inputSize,
+    blocks.map(({ downs }) => downs),
+  );
+  for (const [i, gram] of grams.entries()) {
+    const product = await timesGram(stacked, gram, engine);
+    let first = 0;
+    for (const block of blocks) {
+      block.seen(i, rowsOf(product, first, block.downs.rows));
+      first += block.downs.rows;
+    }
+  }
+  if (preserve !== null) {
+    const changes = stackRows(
+      layers[0]!.input.inputSize,
+      fused.map(({ down }) => down),
+    );
+    const product = await timesGram(changes, preserve.gram, engine);
+    const energy = gramTrace(preserve.gram);
+    let first = 0;
+    for (const [l, block] of blocks.entries()) {
+      const rank = rankOf(fused[l]!);
+      block.preserved(rowsOf(product, first, rank), energy);
+      first += rank;
+    }
+  }
+  return blocks.map((block) => block.finish(rows));
+}
+
+/** One layer's factors side by side, and what has been seen of them. */
+class LayerBlocks {
+  /** [A_1; …; A_k; V*], of the concepts that train the layer. */
+  readonly downs: Matrix;
+  readonly #layer: LayerProblem;
+  readonly #fused: LowRank;
+  /** Uᵀ U of [B_1 … B_k, U*]. */
+  readonly #upGram: Matrix;
+  /** First row of each concept's factors, and one behind the last: that of the fused ones. */
+  readonly #starts: readonly number[];
+  readonly #crosstalk: number[][] = [];
+  readonly #residuals: number[] = [];
+  readonly #average: number[] = [];
+  readonly #sum: number[] = [];
+  #preservedChange: number | null = null;
+
+  constructor(layer: LayerProblem, fused: LowRank) {
+    this.#layer = layer;
+    this.#fused = fused;
+    const all = [...layer.deltas.flatMap((delta) => (delta === null ? [] : [delta])), fused];
+    this.downs = stackRows(
+      layer.input.inputSize,
+      all.map(({ down }) => down),
+    );
+    const starts = [0];
+    for (const delta of layer.deltas) starts.push(starts.at(-1)! + (delta === null ? 0 : rankOf(delta)));
+    this.#starts = starts;
+    const ups = stackRows(
+      layer.outputSize,
+      all.map(({ up }) => transpose(up)),
+    );
+    this.#upGram = multiplyTransposed(ups, ups);
+  }
+
+  /** @param product S G_i of the layer's own rows of S */
+  seen(concept: number, product: Matrix): void {
+    const core = multiplyTransposed(product, this.downs);
+    const size = this.downs.rows;
+    const count = this.#layer.deltas.length;
+    // Everything below is ‖X (Σ_b w_b ΔW_b)ᵀ‖² for weights over the blocks: concepts first, the fused change last.
+    const effects: number[][] = Array.from({ length: count + 1 }, () => []);
+    for (let a = 0; a <= count; a++) {
+      for (let b = 0; b <= count; b++) {
+        let value = 0;
+        for (let p = this.#starts[a]!; p < (this.#starts[a + 1] ?? size); p++) {
+          for (let q = this.#starts[b]!; q < (this.#starts[b + 1] ?? size); q++) {
+            value += core.data[p * size + q]! * this.#upGram.data[p * size + q]!;
+          }
+        }
+        effects[a]![b] = value;
+      }
+    }
+    const norm = (weights: readonly number[]): number => {
+      let total = 0;
+      weights.forEach((x, a) => {
+        weights.forEach((y, b) => {
+          total += x * y * effects[a]![b]!;
+        });
+      });
+      return Math.max(0, total);
+    };
+    const own = (b: number): number => (b === concept ? 1 : 0);
+    const concepts = this.#layer.deltas.map((_, b) => b);
+    this.#crosstalk[concept] = concepts.map((b) => Math.sqrt(Math.max(0, effects[b]![b]!)));
+    this.#residuals[concept] = norm([...concepts.map((b) => -own(b)), 1]);
+    this.#average[concept] = norm([...concepts.map((b) => 1 / count - own(b)), 0]);
+    this.#sum[concept] = norm([...concepts.map((b) => 1 - own(b)), 0]);
+  }
+
+  /** @param product V* G_reg */
+  preserved(product: Matrix, energy: number): void {
+    const core = multiplyTransposed(product, this.#fused.down);
+    const first = this.#starts.at(-1)!;
+    const size = this.downs.rows;
+    let value = 0;
+    for (let p = 0; p < core.rows; p++) {
+      for (let q = 0; q < core.cols; q++) {
+        value += core.data[p * core.cols + q]! * this.#upGram.data[(first + p) * size + first + q]!;
+      }
+    }
+    this.#preservedChange = energy > 0 ? Math.sqrt(Math.max(0, value) / energy) : 0;
+  }
+
+  finish(rows: number): MeasuredLayer {
+    const { layerName, deltas, outputSize } = this.#layer;
+    const concepts = deltas.map((_, i): ConceptRetention => {
+      const ownEffect = this.#crosstalk[i]![i]! ** 2;
+      const residual = this.#residuals[i]!;
+      return { ownEffect, residual, retention: ownEffect > 0 ? 1 - residual / ownEffect : null };
+    });
+    const changeNorm = frobeniusNorm(this.#fused);
+    const largest = Math.max(0, ...deltas.map((delta) => (delta === null ? 0 : frobeniusNorm(delta))));
+    return {
+      layerName,
+      concepts,
+      crosstalk: this.#crosstalk,
+      preservedChange: this.#preservedChange,
+      changeNorm,
+      relativeChange: largest > 0 ? changeNorm / largest : null,
+      loss: this.#residuals.reduce((a, b) => a + b, 0) / (rows * outputSize),
+      baselines: { average: this.#average, sum: this.#sum },
+    };
+  }
+}
+
+async function timesGram(a: Matrix, gram: GramTerm, engine: MatmulEngine | null): Promise<Matrix> {
+  if ('features' in gram || engine === null || gramSize(gram) < ENGINE_FROM_WIDTH || a.rows === 0) {
+    return multiplyByGram(a, gram);
+  }
+  return engine(a, toDenseGram(gram));
+}
+
+function rowsOf(a: Matrix, first: number, count: number): Matrix {
+  return matrix(count, a.cols, a.data.subarray(first * a.cols, (first + count) * a.cols));
+}

@@ -1,0 +1,92 @@
+/** What a fusion's numbers mean, in sentences for people: did it work, and if not, what fights what? */
+
+import { STAGES } from '../stage.ts';
+import type { FusionReport } from './report.ts';
+
+/** A concept of which less is left in a stage is hard to recognise. */
+export const LITTLE_KEPT = 0.5;
+
+/** From here on all of a concept counts as kept. */
+const MOST_KEPT = 0.9;
+
+/** A change that is larger than the concepts' own by more than this shows in other prompts. */
+export const LARGE_CHANGE = 5;
+
+/** Below this, two concepts hardly meet. */
+const CLOSE = 0.8;
+
+/** Two concepts, and what the own change of each does on the features of the other, relative to the other's own effect. */
+export interface Collision {
+  /** Whose features. */
+  readonly on: string;
+  /** Whose change. */
+  readonly by: string;
+  readonly share: number;
+}
+
+/** The pair that disturbs most; `null` with fewer than two concepts. */
+export function worstCollision({ concepts, collisions }: FusionReport): Collision | null {
+  let worst: Collision | null = null;
+  collisions.forEach((row, i) => {
+    row.forEach((share, j) => {
+      if (i === j || (worst !== null && share <= worst.share)) return;
+      worst = { on: concepts[i]!.name, by: concepts[j]!.name, share };
+    });
+  });
+  return worst;
+}
+
+const percent = (share: number): string => `${Math.round(100 * share)} %`;
+
+/** Least share kept over the stages of a concept; `null` if it trains nothing. */
+function least(kept: FusionReport['concepts'][number]['kept']): number | null {
+  const shares = STAGES.map((stage) => kept[stage]).filter((share) => share !== null);
+  return shares.length === 0 ? null : Math.min(...shares);
+}
+
+/** One sentence that says how it went, then those that say what to do about it. */
+export function fusionVerdict(report: FusionReport): string[] {
+  const { concepts, stages } = report;
+  const shares = concepts.flatMap((concept) => {
+    const kept = least(concept.kept);
+    return kept === null ? [] : [{ name: concept.name, kept }];
+  });
+  const sentences: string[] = [];
+  const weak = shares.filter(({ kept }) => kept < LITTLE_KEPT);
+  const lowest = shares.length === 0 ? null : shares.reduce((a, b) => (b.kept < a.kept ? b : a));
+  if (lowest === null) sentences.push('The concepts change nothing, so there was nothing to keep.');
+  else if (weak.length === 0 && lowest.kept < MOST_KEPT) {
+    sentences.push(
+      `The concepts were mostly kept: in its weakest stage ${lowest.name} has ${percent(lowest.kept)} of its effect on its own features left.`,
+    );
+  } else if (weak.length === 0) {
+    sentences.push(
+      `Every concept was kept: in its weakest stage ${lowest.name} still has ${percent(lowest.kept)} of its effect on its own features.`,
+    );
+  } else {
+    sentences.push(
+      `Not everything was kept: ${weak.map(({ name, kept }) => `${name} has ${percent(kept)} of its effect left in its weakest stage`).join(', ')}.`,
+    );
+  }
+  const collision = worstCollision(report);
+  if (collision !== null) {
+    const { on, by, share } = collision;
+    sentences.push(
+      share < CLOSE
+        ? `No two concepts are in each other’s way; most of all ${by} on ${on}, with ${percent(share)} of what ${on} does there itself.`
+        : `${by} disturbs ${on} most: on the features of ${on} its change does ${percent(share)} of what ${on} does there itself.`,
+    );
+  }
+  const large = stages.filter(({ largestChange }) => (largestChange ?? 0) > LARGE_CHANGE);
+  for (const { stage, largestChange } of large) {
+    sentences.push(
+      `In the stage ${stage} a layer changed ${largestChange!.toFixed(1)} times as much as any concept’s own: other prompts may suffer. Try more --ridge ${stage}=… or --preserve ${stage}=….`,
+    );
+  }
+  if (weak.length > 0) {
+    sentences.push(
+      'Try a lower --ridge or --preserve there, a strength below 1 for the concept that disturbs, or fewer concepts.',
+    );
+  }
+  return sentences;
+}

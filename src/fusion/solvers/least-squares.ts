@@ -1,0 +1,277 @@
+/**
+ * Fusion of linear layers in closed form, from Gram matrices and factors. The objective (see problem.ts) is quadratic;
+ * setting its gradient to zero gives
+ *
+ *   ΔW* = Σ_i B_i (A_i G_i) M⁻¹,   M = Σ_j G_j + β′ G_reg + λ I,   ΔW_i = B_i A_i
+ *
+ *   λ  = ridge · tr(Σ G_j) / n              ridge relative to the mean diagonal
+ *   β′ = weight · tr(Σ G_j) / tr(G_reg)     preservation relative to the concepts' energy
+ *
+ * so ΔW* = [B_1 … B_k] · (stacked right factors) has rank ≤ Σ r_i: the answer is a LoRA, exactly.
+ * M is factorised once per input and serves every layer that reads it.
+ *
+ * Where all features are given as rows, and fewer of them than inputs, the same is solved on the side of the samples:
+ * with the rows (those of preservation times √β′) stacked to X [N, n],
+ *
+ *   ΔW* = [B_1 … B_k] · T (X Xᵀ + λ I)⁻¹ X,   T [Σ r_i, N] = A_i X_iᵀ in the columns of concept i, 0 elsewhere
+ *
+ * Source: normal equations of the least-squares objective of Mix-of-Show's gradient fusion (arXiv:2305.18292).
+ * Differs from its implementation, which minimises by L-BFGS over stored features.
+ */
+import { NumericalError, ShapeError } from '../../errors.ts';
+import {
+  type CholeskyFactor,
+  cholesky,
+  conditionLowerBound,
+  solveRows as solveCholeskyRows,
+} from '../../linalg/cholesky.ts';
+import { choleskyAsync, type MatmulEngine } from '../../linalg/cholesky-async.ts';
+import { eigh } from '../../linalg/eigh.ts';
+import { multiplyByGram } from '../../linalg/gram.ts';
+import { type LowRank, lowRank, sum, zeroDelta } from '../../linalg/low-rank.ts';
+import { assertFinite, type Matrix, matrix, stackRows } from '../../linalg/matrix.ts';
+import { multiply, multiplyTransposed } from '../../linalg/products.ts';
+import { type AbsoluteWeights, absoluteWeights, normalMatrix } from './normal-matrix.ts';
+import { checkLayer, type InputProblem, type LayerProblem } from './problem.ts';
+
+/** With ridge 0, eigenvalues of M below this share of the largest count as zero. */
+export const MINIMUM_NORM_CUTOFF = 1e-10;
+
+/** The normal equations of one input, factorised. Holds one n × n array, or one N × N array on the side of the samples. */
+export interface NormalSystem extends AbsoluteWeights {
+  readonly input: InputProblem;
+  /** `samples`: all features are rows, N < n of them, and X Xᵀ + λ I [N, N] was factorised; else M [n, n]. */
+  readonly side: 'features' | 'samples';
+  /** Directions solved for: n or N, or with ridge 0 the number of eigenvalues above the cut-off. */
+  readonly rank: number;
+  /** Condition number of the matrix on those directions: exact with ridge 0, otherwise a lower bound from the Cholesky factor. */
+  readonly condition: number;
+  /** A_i G_i M⁻¹ of all concepts, stacked [Σ r_i, n], for A_i [r_i, n]; `null` where a concept has none. */
+  rightFactors(downs: readonly (Matrix | null)[]): Matrix;
+}
+
+/** B K⁻¹ for rows B. */
+type SolveRows = (b: Matrix) => Matrix;
+
+/** A symmetric matrix K to factorise, and how its inverse gives the right factors. */
+interface Equations extends AbsoluteWeights {
+  readonly side: NormalSystem['side'];
+  readonly symmetric: Matrix;
+  readonly rightFactors: (downs: readonly (Matrix | null)[], solve: SolveRows) => Matrix;
+}
+
+/**
+ * Build and factorise the normal equations. Ridge > 0: Cholesky. Ridge 0: eigenvalues, so that directions without energy
+ * get no change (the minimum-norm optimum), at several times the cost.
+ *
+ * @throws {ShapeError|UsageError} see `checkInput`
+ * @throws {NumericalError} naming the input, if features are all zero, not finite, or the matrix is not positive definite
+ */
+export function factoriseInput(input: InputProblem): NormalSystem {
+  const equations = equationsOf(input);
+  return named(input, () =>
+    system(
+      input,
+      equations,
+      input.ridge === 0 ? minimumNorm(equations.symmetric) : triangular(cholesky(equations.symmetric)),
+    ),
+  );
+}
+
+/** Below this many rows the plain loops are as fast as handing products to the graph runtime (measured at 320 to 1280). */
+const ENGINE_FROM_ROWS = 1024;
+
+/**
+ * The same as `factoriseInput`, with the bulk of a large Cholesky factorisation (ridge > 0) done by `engine`.
+ *
+ * @param fromRows  size from which the engine is used; default 1024
+ * @throws as `factoriseInput`, and whatever the engine throws
+ */
+export async function factoriseInputWith(
+  engine: MatmulEngine,
+  input: InputProblem,
+  fromRows: number = ENGINE_FROM_ROWS,
+): Promise<NormalSystem> {
+  if (input.ridge === 0) return factoriseInput(input);
+  const equations = equationsOf(input);
+  const { symmetric } = equations;
+  let factor: CholeskyFactor;
+  try {
+    factor = symmetric.rows < fromRows ? cholesky(symmetric) : await choleskyAsync(symmetric, engine);
+  } catch (cause) {
+    throw explained(input.inputName, cause, hintFor(input));
+  }
+  return system(input, equations, triangular(factor));
+}
+
+function equationsOf(input: InputProblem): Equations {
+  const weights = absoluteWeights(input);
+  const rows = rowsOf(input, weights);
+  const count = rows?.reduce((total, part) => total + part.rows, 0) ?? Number.POSITIVE_INFINITY;
+  return rows !== null && count < input.inputSize
+    ? sampleSide(input, weights, rows)
+    : featureSide(input, weights);
+}
+
+/**
+ * X_i of every concept, then √β′ X_reg; `null` if a term is known by its Gram matrix only. With G_reg as a matrix,
+ * Woodbury's identity would need the factor of β′ G_reg + λ I [n, n], which saves nothing: the feature side it is.
+ */
+function rowsOf({ grams, preserve }: InputProblem, { beta }: AbsoluteWeights): Matrix[] | null {
+  const rows: Matrix[] = [];
+  for (const gram of grams) {
+    if (!('features' in gram)) return null;
+    rows.push(gram.features);
+  }
+  if (preserve === null || beta === 0) return rows;
+  if (!('features' in preserve.gram)) return null;
+  const { rows: count, cols, data } = preserve.gram.features;
+  const root = Math.sqrt(beta);
+  rows.push(
+    matrix(
+      count,
+      cols,
+      data.map((value) => root * value),
+    ),
+  );
+  return rows;
+}
+
+function featureSide(input: InputProblem, weights: AbsoluteWeights): Equations {
+  return {
+    ...weights,
+    side: 'features',
+    symmetric: normalMatrix(input, weights),
+    rightFactors: (downs, solve) => {
+      const products = downs.flatMap((down, i) =>
+        down === null ? [] : [multiplyByGram(down, input.grams[i]!)],
+      );
+      return solve(stackRows(input.inputSize, products));
+    },
+  };
+}
+
+function sampleSide(input: InputProblem, weights: AbsoluteWeights, rows: readonly Matrix[]): Equations {
+  const x = stackRows(input.inputSize, rows);
+  const count = x.rows;
+  const symmetric = multiplyTransposed(x, x);
+  for (let i = 0; i < count; i++) symmetric.data[i * count + i]! += weights.lambda;
+  const rightFactors: Equations['rightFactors'] = (downs, solve) => {
+    const targets = matrix(
+      downs.reduce((total, down) => total + (down?.rows ?? 0), 0),
+      count,
+    );
+    let row = 0;
+    let column = 0;
+    downs.forEach((down, i) => {
+      const features = rows[i]!;
+      if (down !== null) {
+        const block = multiplyTransposed(down, features);
+        for (let r = 0; r < block.rows; r++, row++) {
+          const from = r * block.cols;
+          targets.data.set(block.data.subarray(from, from + block.cols), row * count + column);
+        }
+      }
+      column += features.rows;
+    });
+    return multiply(solve(targets), x);
+  };
+  return { ...weights, side: 'samples', symmetric, rightFactors };
+}
+
+interface Factorised {
+  readonly rank: number;
+  readonly condition: number;
+  readonly solve: SolveRows;
+}
+
+function system(input: InputProblem, equations: Equations, factorised: Factorised): NormalSystem {
+  const { lambda, beta, side, rightFactors } = equations;
+  const { rank, condition, solve } = factorised;
+  return { input, lambda, beta, side, rank, condition, rightFactors: (downs) => rightFactors(downs, solve) };
+}
+
+function triangular(factor: CholeskyFactor): Factorised {
+  return {
+    rank: factor.size,
+    condition: conditionLowerBound(factor),
+    solve: (b) => solveCholeskyRows(factor, b),
+  };
+}
+
+function minimumNorm(symmetric: Matrix): Factorised {
+  const n = symmetric.rows;
+  const { values, vectors } = eigh(symmetric);
+  const largest = values[n - 1]!;
+  const first = values.findIndex((value) => value > MINIMUM_NORM_CUTOFF * largest);
+  const rank = n - first;
+  const kept = matrix(rank, n, vectors.data.slice(first * n));
+  const solve: SolveRows = (b) => {
+    const coordinates = multiplyTransposed(b, kept);
+    for (let i = 0; i < coordinates.data.length; i++) coordinates.data[i]! /= values[first + (i % rank)]!;
+    return multiply(coordinates, kept);
+  };
+  return { rank, condition: largest / values[first]!, solve };
+}
+
+function named<T>(input: InputProblem, factorise: () => T): T {
+  try {
+    return factorise();
+  } catch (cause) {
+    throw explained(input.inputName, cause, hintFor(input));
+  }
+}
+
+function hintFor({ ridge }: InputProblem): string {
+  return ridge === 0
+    ? 'raise the ridge above 0'
+    : 'raise the ridge, or set it to 0 for the minimum-norm change';
+}
+
+function explained(inputName: string, cause: unknown, hint: string): unknown {
+  if (!(cause instanceof NumericalError)) return cause;
+  return new NumericalError(`normal equations: ${cause.message}; ${hint}`, {
+    layer: inputName,
+    cause,
+    ...(cause.value === undefined ? {} : { value: cause.value }),
+  });
+}
+
+/**
+ * ΔW* [m, n] of one layer, factored: up = [B_1 … B_k], down = the stacked A_i G_i M⁻¹. Rank Σ r_i over the concepts
+ * that train the layer; rank 0 if none does.
+ *
+ * @param system  the factorised input that `layer` reads
+ * @throws {ShapeError} if the deltas do not fit, or `system` belongs to another input
+ * @throws {NumericalError} naming the layer, if the result is not finite
+ */
+export function solveLayer(system: NormalSystem, layer: LayerProblem): LowRank {
+  checkLayer(layer);
+  const { layerName, outputSize, deltas, input } = layer;
+  if (system.input !== input) {
+    throw new ShapeError(
+      `${layerName}: expected the normal equations of ${input.inputName}, got those of ${system.input.inputName}`,
+    );
+  }
+  const trained = deltas.filter((delta) => delta !== null);
+  if (trained.length === 0) return zeroDelta(outputSize, input.inputSize);
+  const { up } = sum(trained);
+  const solution = lowRank(up, system.rightFactors(deltas.map((delta) => delta?.down ?? null)));
+  try {
+    assertFinite('fused up factor', solution.up.data);
+    assertFinite('fused down factor', solution.down.data);
+  } catch (cause) {
+    throw explained(layerName, cause, 'look for damaged weights or features, or raise the ridge');
+  }
+  return solution;
+}
+
+/**
+ * Factorise and solve one layer on its own. For layers that share an input, call `factoriseInput` once and
+ * `solveLayer` for each.
+ *
+ * @throws {ShapeError|UsageError|NumericalError} as those two
+ */
+export function leastSquares(layer: LayerProblem): LowRank {
+  return solveLayer(factoriseInput(layer.input), layer);
+}

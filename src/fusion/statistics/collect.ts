@@ -1,0 +1,282 @@
+/**
+ * Features of networks as they run: which sums one run of a network adds to. Each function runs one network with given
+ * deltas; layers that read the same input share one sum.
+ */
+import { ShapeError } from '../../errors.ts';
+import type { GraphBuilder } from '../../graph/builder.ts';
+import { mul } from '../../graph/ops/elementwise.ts';
+import { matmul } from '../../graph/ops/matmul.ts';
+import { reshape } from '../../graph/ops/movement.ts';
+import { GraphSession } from '../../graph/session.ts';
+import type { Value } from '../../graph/value.ts';
+import { GramAccumulator } from '../../linalg/gram.ts';
+import type { Checkpoint } from '../../models/checkpoint.ts';
+import { encodeText } from '../../models/clip/encode-text.ts';
+import type { TokenEmbeddings } from '../../models/clip/text-encoder.ts';
+import { deltaFeeds, deltaRanks, type LayerDeltas } from '../../models/lora.ts';
+import type { Probes } from '../../models/network.ts';
+import { linearLayers } from '../../models/unet/structure.ts';
+import { buildUnet } from '../../models/unet/unet.ts';
+import { runSampler, type Sampler } from '../../sampling/samplers/sampler.ts';
+import { float32, type Tensor } from '../../tensor/tensor.ts';
+import {
+  GramSums,
+  NO_STATISTICS,
+  RowSums,
+  type StageStatistics,
+  type SumState,
+  statisticsOf,
+} from './statistics.ts';
+
+const PREFIX = 'gram:';
+
+/** Layer → its input, which is called by the first layer that reads it. */
+function inputsOf({ grams }: Probes): ReadonlyMap<string, string> {
+  return new Map([...grams].map(([layerName, output]) => [layerName, output.slice(PREFIX.length)]));
+}
+
+const gramOutput = (outputs: Readonly<Record<string, Tensor>>, input: string): Float32Array =>
+  outputs[`${PREFIX}${input}`]!.data as Float32Array;
+
+/**
+ * Inputs of text encoder layers over all tokens of all prompts. Prompts may differ in length: they run padded, which
+ * a causal encoder's earlier rows do not see, and the padding's own rows count nothing.
+ */
+export async function collectText(
+  base: Checkpoint,
+  embeddings: TokenEmbeddings,
+  prompts: readonly (readonly number[])[],
+  deltas: LayerDeltas,
+  layers: readonly string[],
+): Promise<StageStatistics> {
+  if (layers.length === 0) return NO_STATISTICS;
+  const tokens = Math.max(...prompts.map((ids) => ids.length));
+  const padded = prompts.map((ids) => [...ids, ...Array(tokens - ids.length).fill(base.tokenizer.padId)]);
+  const weights = float32([prompts.length * tokens, 1]);
+  prompts.forEach((ids, b) => {
+    weights.data.fill(1, b * tokens, b * tokens + ids.length);
+  });
+  let rowWeights: Value | null = null;
+  const { outputs, probes } = await encodeText(base.textEncoder, embeddings, padded, {
+    deltas,
+    probes: {
+      grams: layers,
+      weighRows: (g, rows) => {
+        rowWeights ??= g.input('row_weights', 'float32', weights.shape);
+        return mul(g, rows, rowWeights);
+      },
+    },
+    feeds: { row_weights: weights },
+  });
+  const sums = new GramSums(inputsOf(probes));
+  const rowCount = prompts.reduce((sum, ids) => sum + ids.length, 0);
+  for (const input of sums.inputs) sums.add(input, gramOutput(outputs, input), rowCount);
+  return sums.finish();
+}
+
+/** Text features per cross-attention layer, [B, L, T, D]. */
+export type LayerContexts = Tensor<Float32Array>;
+
+/** K and V of one cross-attention read one input. */
+function keysAndValues(crossLayers: readonly string[]): ReadonlyMap<string, string> {
+  return new Map(
+    crossLayers.flatMap((name) => [
+      [`${name}.to_k`, name],
+      [`${name}.to_v`, name],
+    ]),
+  );
+}
+
+/**
+ * Inputs of K and V: the features of chosen token rows, per cross-attention layer, as rows.
+ * @param prompts      ids per prompt and cross-attention layer: `prompts[p][layer]`
+ * @param rowsOf       positions to take of one list of ids
+ * @param crossLayers  names of the cross-attentions (`….attn2`) in context order
+ */
+export async function collectCross(
+  base: Checkpoint,
+  embeddings: TokenEmbeddings,
+  prompts: readonly (readonly (readonly number[])[])[],
+  textDeltas: LayerDeltas,
+  rowsOf: (ids: readonly number[]) => readonly number[],
+  crossLayers: readonly string[],
+): Promise<StageStatistics> {
+  const sums = new RowSums(keysAndValues(crossLayers), embeddings.width);
+  for (const perLayer of prompts) {
+    if (perLayer.length !== crossLayers.length) {
+      throw new ShapeError(
+        `internal: ${perLayer.length} layer prompts for ${crossLayers.length} cross-attentions`,
+      );
+    }
+    const { hiddenStates } = await encodeText(base.textEncoder, embeddings, perLayer, { deltas: textDeltas });
+    const [, tokens, width] = hiddenStates.shape as [number, number, number];
+    perLayer.forEach((ids, layer) => {
+      for (const row of rowsOf(ids)) {
+        const start = (layer * tokens + row) * width;
+        sums.add(crossLayers[layer]!, hiddenStates.data.subarray(start, start + width));
+      }
+    });
+  }
+  return sums.finish();
+}
+
+/** Generic captions as K and V see them: all rows of all captions, the same for every cross-attention. */
+export async function collectCrossPrior(
+  base: Checkpoint,
+  embeddings: TokenEmbeddings,
+  captions: readonly (readonly number[])[],
+  crossLayers: readonly string[],
+): Promise<StageStatistics> {
+  const sum = new GramAccumulator(embeddings.width);
+  const { hiddenStates } = await encodeText(base.textEncoder, embeddings, captions);
+  sum.addRows(hiddenStates.data);
+  const input = 'encoder_hidden_states';
+  return statisticsOf(
+    new Map([...keysAndValues(crossLayers).keys()].map((layerName) => [layerName, input])),
+    new Map([[input, sum.rows]]),
+    new Map([[input, sum.toPackedFloat32()]]),
+  );
+}
+
+/** What one denoising run needs. */
+export interface DenoisingRun {
+  /** Text features [1, L, T, D]. */
+  readonly context: LayerContexts;
+  /** Features of the empty prompt in the base model, [1, L, T, D]; used by guided runs only. */
+  readonly emptyContext: LayerContexts;
+  /** Initial noise [4 · h · w], standard normal. */
+  readonly noise: Float32Array;
+  /** For progress. */
+  readonly subject: string;
+}
+
+/** A collection of spatial inputs between two steps: enough to go on to the same bytes. */
+export interface SpatialState {
+  /** Runs that are complete. */
+  readonly runsDone: number;
+  /** What the network predicted in each finished step of the run under way, guidance inside. */
+  readonly predictions: readonly Float32Array[];
+  readonly sums: ReadonlyMap<string, SumState>;
+}
+
+export interface SpatialSettings {
+  /** 20 steps of DPM-Solver++ 2M in the reference. */
+  readonly sampler: Sampler;
+  /** Height and width of the latents. */
+  readonly latentSize: { readonly height: number; readonly width: number };
+  /** 1 denoises by the prompt alone, as the reference does. */
+  readonly guidanceScale: number;
+  /**
+   * Guided runs: the rows that count are x_empty + contrast · (x_prompt − x_empty), position by position; `null`: both
+   * as they are.
+   */
+  readonly contrast: number | null;
+  /** Where an earlier collection of the same runs stopped. */
+  readonly resume?: SpatialState | null;
+  /** Called after each step; `state()` copies the sums. */
+  readonly onStep?: (subject: string, state: () => SpatialState) => void | Promise<void>;
+  readonly signal?: AbortSignal;
+}
+
+/**
+ * Inputs of spatial layers over denoising runs, picture by picture, in the model with its deltas. A guided run sees the
+ * prompt and the empty prompt side by side in one batch, as guided sampling does.
+ *
+ * What a layer's output does to a guided picture is its prompted row less (1 − 1/g) of its unprompted one; both carry
+ * nearly the same features. Rows of contrast weigh what tells them apart, and with it one concept from another.
+ * @param deltas of the model the features are collected in
+ * @param layers whose inputs are wanted
+ */
+export async function collectSpatial(
+  base: Checkpoint,
+  deltas: LayerDeltas,
+  layers: readonly string[],
+  runs: readonly DenoisingRun[],
+  settings: SpatialSettings,
+): Promise<StageStatistics> {
+  const { sampler, latentSize, guidanceScale, contrast, resume = null, onStep, signal } = settings;
+  const { height, width } = latentSize;
+  const { config, weights } = base.unet;
+  const loraRanks = deltaRanks(deltas);
+  const tokens = base.textEncoder.config.maxPositions;
+  const guided = guidanceScale !== 1;
+  const batch = guided ? 2 : 1;
+  const size = { batch, latentHeight: height, latentWidth: width, tokens };
+  const contrasted = guided && contrast !== null;
+  const network = buildUnet(weights, config, size, {
+    loraRanks,
+    probes: {
+      grams: layers,
+      ...(contrasted ? { weighRows: (g, rows) => contrastRows(g, rows, contrast) } : {}),
+    },
+  });
+  const session = await GraphSession.create(network.graph, { planned: false });
+  const feeds = deltaFeeds(deltas, loraRanks, linearLayers(config));
+  const inputOf = inputsOf(network.probes);
+  const sums = new GramSums(inputOf);
+  if (resume !== null) sums.restore(resume.sums);
+  const predict = async (
+    latents: Float32Array,
+    timestep: number,
+    context: LayerContexts,
+  ): Promise<Float32Array> => {
+    const sample = float32([batch, config.inChannels, height, width]);
+    for (let b = 0; b < batch; b++) sample.data.set(latents, b * latents.length);
+    const outputs = await session.run({
+      sample,
+      timestep: float32([batch], Array(batch).fill(timestep)),
+      encoder_hidden_states: context,
+      ...feeds,
+    });
+    for (const input of sums.inputs) {
+      sums.add(input, gramOutput(outputs, input), network.probes.gramRows.get(input)!);
+    }
+    const predicted = outputs.noise_pred!.data as Float32Array;
+    if (!guided) return predicted.slice();
+    const prompted = predicted.subarray(latents.length);
+    return latents.map((_, i) => predicted[i]! + guidanceScale * (prompted[i]! - predicted[i]!));
+  };
+  try {
+    for (let done = resume?.runsDone ?? 0; done < runs.length; done++) {
+      const { context, emptyContext, noise, subject } = runs[done]!;
+      const both = guided ? stacked(emptyContext, context) : context;
+      const predictions = done === resume?.runsDone ? [...resume.predictions] : [];
+      const known = predictions.length;
+      const start = noise.map((value) => value * sampler.initNoiseSigma);
+      await runSampler(sampler, start, {
+        ...(signal === undefined ? {} : { signal }),
+        denoise: async (latents, timestep, index) => {
+          if (index >= known) predictions.push(await predict(latents, timestep, both));
+          return predictions[index]!;
+        },
+        onStep: async ({ index }) => {
+          const last = index + 1 === sampler.timesteps.length;
+          await onStep?.(subject, () => ({
+            runsDone: last ? done + 1 : done,
+            predictions: last ? [] : [...predictions],
+            sums: sums.state(),
+          }));
+        },
+      });
+    }
+    return sums.finish();
+  } finally {
+    await session.dispose();
+  }
+}
+
+/** Rows [2N, n], those of the empty prompt first, to x_empty + contrast · (x_prompt − x_empty), [N, n]; in one pass. */
+function contrastRows(g: GraphBuilder, rows: Value, contrast: number): Value {
+  const [count, n] = rows.shape as [number, number];
+  const weights = g.constant(float32([1, 2], [1 - contrast, contrast]));
+  const mixed = matmul(g, weights, reshape(g, rows, [2, (count / 2) * n]));
+  return reshape(g, mixed, [count / 2, n]);
+}
+
+/** Two contexts [1, L, T, D] as one batch [2, L, T, D]. */
+function stacked(first: LayerContexts, second: LayerContexts): LayerContexts {
+  const both = float32([2, ...first.shape.slice(1)]);
+  both.data.set(first.data);
+  both.data.set(second.data, first.data.length);
+  return both;
+}

@@ -1,0 +1,235 @@
+/** Refinement on the miniature with random weights: what it minimises, and what it refuses. */
+import { beforeAll, describe, expect, it } from 'vitest';
+import { loadConcept } from '../../../src/concepts/concept-file.ts';
+import { conceptDeltas } from '../../../src/concepts/fit.ts';
+import { NumericalError, ShapeError, UsageError } from '../../../src/errors.ts';
+import { type RefineRequest, refine, type Teacher } from '../../../src/fusion/refine/refine.ts';
+import { buildRefineStep } from '../../../src/fusion/refine/refine-graph.ts';
+import type { RefineOptions } from '../../../src/fusion/refine/refine-options.ts';
+import { type RefinePrompt, stacked } from '../../../src/fusion/refine/refine-states.ts';
+import { GraphSession } from '../../../src/graph/session.ts';
+import { frobeniusNorm, rankOf, scale, subtract } from '../../../src/linalg/low-rank.ts';
+import { type Checkpoint, openCheckpoint } from '../../../src/models/checkpoint.ts';
+import { deltaFeeds, deltaRanks, type LayerDeltas } from '../../../src/models/lora.ts';
+import { loraUpInput } from '../../../src/models/network.ts';
+import { crossAttentionNames, linearLayers } from '../../../src/models/unet/structure.ts';
+import { buildUnet } from '../../../src/models/unet/unet.ts';
+import { checkpointSchedule } from '../../../src/sampling/checkpoint-schedule.ts';
+import type { SchedulerConfig } from '../../../src/sampling/scheduler-config.ts';
+import { TorchGenerator } from '../../../src/tensor/random.ts';
+import { float32, sizeOf, type Tensor } from '../../../src/tensor/tensor.ts';
+import { gradientOutput } from '../../../src/training/gradient-outputs.ts';
+import { goldenPath } from '../../support/goldens.ts';
+
+const FOLDER = 'goldens-fusion/fusion';
+/** As short as a run can be that still has two rounds. */
+const QUICK: Partial<RefineOptions> = { steps: 2, batch: 2, denoisingSteps: 2, runs: 2, roundSteps: 1 };
+
+let base: Checkpoint;
+let schedule: SchedulerConfig;
+let own: LayerDeltas;
+beforeAll(async () => {
+  const whole = await openCheckpoint(goldenPath(FOLDER, 'base_model'));
+  // Small latents: what is tested here does not depend on their size.
+  base = { ...whole, unet: { ...whole.unet, config: { ...whole.unet.config, sampleSize: 8 } } };
+  schedule = await checkpointSchedule(base, 'DPMSolverMultistepScheduler');
+  const concept = await loadConcept(goldenPath(FOLDER, 'concepts', 'maple.pth'));
+  own = conceptDeltas(base, concept, { unetStrength: 1, textEncoderStrength: 1 }).unetDeltas;
+});
+
+const contextShape = (): number[] => {
+  const { config } = base.unet;
+  return [
+    1,
+    crossAttentionNames(config).length,
+    base.textEncoder.config.maxPositions,
+    config.crossAttentionDim,
+  ];
+};
+const context = (seed: number): Tensor<Float32Array> =>
+  float32(contextShape(), new TorchGenerator(seed).randn(sizeOf(contextShape())));
+const prompt = (seed: number): RefinePrompt => {
+  const features = context(seed);
+  return { own: features, fused: features };
+};
+const teacher = (name: string, unetDeltas: LayerDeltas, seed: number): Teacher => ({
+  name,
+  unetDeltas,
+  emptyContext: context(0),
+  prompts: [prompt(seed), prompt(seed + 1)],
+});
+
+/** One concept at half its strength, its K and V fixed in full. */
+function request(options: Partial<RefineOptions> = QUICK): RefineRequest {
+  const isFixed = (name: string): boolean => /attn2\.to_[kv]$/.test(name);
+  return {
+    base,
+    schedule,
+    start: new Map(
+      [...own].filter(([name]) => !isFixed(name)).map(([name, delta]) => [name, scale(delta, 0.5)]),
+    ),
+    fixed: new Map([...own].filter(([name]) => isFixed(name))),
+    emptyContext: context(0),
+    concepts: [teacher('maple', own, 1)],
+    preserved: teacher('captions', new Map(), 11),
+    options,
+    threads: 1,
+  };
+}
+
+describe('refine', () => {
+  it('comes closer to the teacher', async () => {
+    // One place, so that losses of different steps are of the same thing.
+    const given = request({
+      steps: 24,
+      batch: 1,
+      denoisingSteps: 1,
+      runs: 1,
+      preserve: 0,
+      learningRate: 5e-3,
+    });
+    const [concept] = given.concepts;
+    const { layers, losses } = await refine({
+      ...given,
+      concepts: [{ ...concept!, prompts: concept!.prompts.slice(0, 1) }],
+    });
+    expect(losses).toHaveLength(24);
+    expect(losses.at(-1)).toBeLessThan(0.3 * losses[0]!);
+    for (const [name, { up, down }] of layers) {
+      expect([up.rows, down.cols]).toEqual(linearLayers(base.unet.config).get(name));
+      expect(rankOf({ up, down })).toBeLessThanOrEqual(rankOf(own.get(name)!));
+    }
+  });
+
+  it('has nothing to do where the start is the teacher', async () => {
+    const { losses } = await refine({ ...request(), start: own, fixed: new Map(), preserved: null });
+    expect(losses[0]).toBeLessThan(1e-8);
+  });
+
+  it('returns the start as it is after no steps', async () => {
+    const given = request({ ...QUICK, steps: 0 });
+    const { layers, losses } = await refine(given);
+    expect(layers).toBe(given.start);
+    expect(losses).toEqual([]);
+  });
+
+  it('gives the same numbers for the same seed, of every layer it was given, and leaves those as they are', async () => {
+    const given = request();
+    const before = new Map([...given.start].map(([name, { up }]) => [name, up.data.slice()]));
+    const one = await refine(given);
+    const seen: [number, number][] = [];
+    const onProgress: RefineRequest['onProgress'] = ({ done, total }) => seen.push([done, total]);
+    expect(await refine({ ...request(), onProgress })).toEqual(one);
+    expect(seen.at(-1)).toEqual([seen.length, seen.length]);
+    expect([...one.layers.keys()]).toEqual([...given.start.keys()]);
+    for (const [name, delta] of given.start) {
+      expect(delta.up.data).toEqual(before.get(name));
+      expect(frobeniusNorm(subtract(one.layers.get(name)!, delta)), name).toBeGreaterThan(0);
+    }
+  });
+
+  it('stops when asked', async () => {
+    const stop = new AbortController();
+    const stopped = refine({
+      ...request(),
+      signal: stop.signal,
+      onProgress: ({ action }) => {
+        if (action === 'step') stop.abort(new Error('enough'));
+      },
+    });
+    await expect(stopped).rejects.toThrow('enough');
+  });
+
+  it('names the step at which the loss is lost', async () => {
+    const lost = refine(request({ ...QUICK, steps: 3, learningRate: 1e30, roundSteps: 3 }));
+    await expect(lost).rejects.toThrow(NumericalError);
+    await expect(lost).rejects.toThrow(/step 2 of 3.*learning rate/);
+  });
+
+  it('refuses what does not fit', async () => {
+    const given = request();
+    const [name, delta] = [...given.start][0]!;
+    const tall = { up: { ...delta.up, rows: delta.up.rows + 1 }, down: delta.down };
+    const [concept] = given.concepts;
+    const bent = { own: float32([1, 2, 3]), fused: float32([1, 2, 3]) };
+    const cases: [Partial<RefineRequest>, new (...args: never[]) => Error, RegExp][] = [
+      [{ start: new Map([[name, tall]]) }, ShapeError, /expected \[\d+, \d+\], got/],
+      [{ start: new Map() }, UsageError, /at least one layer/],
+      [{ concepts: [] }, UsageError, /at least one concept/],
+      [{ fixed: own }, UsageError, /got both/],
+      [{ concepts: [{ ...concept!, prompts: [] }] }, UsageError, /maple: expected at least one prompt/],
+      [{ concepts: [{ ...concept!, prompts: [bent] }] }, ShapeError, /maple: expected text features/],
+      [{ options: { ...QUICK, batch: 0 } }, UsageError, /batch: expected a whole number ≥ 1, got 0/],
+      [{ options: { ...QUICK, preserve: 1 } }, UsageError, /preserve: expected/],
+      [{ options: { ...QUICK, learningRate: Number.NaN } }, UsageError, /learning rate: expected/],
+    ];
+    for (const [change, type, message] of cases) {
+      const refused = refine({ ...given, ...change });
+      await expect(refused).rejects.toThrow(type);
+      await expect(refused).rejects.toThrow(message);
+    }
+  });
+});
+
+describe('buildRefineStep', () => {
+  it('measures the guided prediction, and its gradient is the slope', async () => {
+    const { config, weights } = base.unet;
+    const size = { batch: 2, latentHeight: 8, latentWidth: 8, tokens: base.textEncoder.config.maxPositions };
+    const ranks = deltaRanks(own);
+    const [layer] = [...own.keys()];
+    const guidanceScale = 3;
+    const options = { ranks, trained: [layer!], guidanceScale };
+    const random = new TorchGenerator(5);
+    const cells = 4 * 8 * 8;
+    const latents = random.randn(2 * cells);
+    const sample = float32([4, 4, 8, 8], Float32Array.of(...latents, ...latents));
+    const target = float32([2, 4, 8, 8], random.randn(2 * cells));
+    const rowWeight = float32([2, 1, 1, 1], Float32Array.of(0.25, 2));
+    const common: Record<string, Tensor> = {
+      sample,
+      timestep: float32([4], Float32Array.of(900, 300, 900, 300)),
+      encoder_hidden_states: stacked([context(0), context(0), context(1), context(2)]),
+      ...deltaFeeds(own, ranks, linearLayers(config)),
+    };
+    const plain = await GraphSession.create(
+      buildUnet(weights, config, { ...size, batch: 4 }, { loraRanks: ranks }).graph,
+    );
+    const predicted = (await plain.run(common)).noise_pred!.data as Float32Array;
+    let expected = 0;
+    for (let i = 0; i < 2 * cells; i++) {
+      const [empty, text] = [predicted[i]!, predicted[2 * cells + i]!];
+      const error = empty + guidanceScale * (text - empty) - target.data[i]!;
+      expected += rowWeight.data[i < cells ? 0 : 1]! * error * error;
+    }
+    const feeds: Record<string, Tensor> = { ...common, target, row_weight: rowWeight };
+    const step = await GraphSession.create(
+      buildRefineStep(base.unet, size, { ...options, recomputeBlocks: false }),
+    );
+    const again = await GraphSession.create(
+      buildRefineStep(base.unet, size, { ...options, recomputeBlocks: true }),
+    );
+    const out = await step.run(feeds);
+    expect(Math.abs((out.loss!.data[0] as number) / expected - 1)).toBeLessThan(1e-4);
+    const gradient = out[gradientOutput(loraUpInput(layer!))]!.data as Float32Array;
+    const recomputed = (await again.run(feeds))[gradientOutput(loraUpInput(layer!))]!.data as Float32Array;
+    expect(recomputed).toBeAllClose(gradient, {
+      rtol: 1e-3,
+      atol: 1e-6 * Math.max(...gradient.map(Math.abs)),
+    });
+
+    // Along the gradient itself the slope is its squared norm.
+    const up = feeds[loraUpInput(layer!)] as Tensor<Float32Array>;
+    const squared = gradient.reduce((sum, value) => sum + value * value, 0);
+    const reach = (1e-2 * expected) / squared;
+    const lossAt = async (shift: number): Promise<number> => {
+      const moved = float32(
+        [...up.shape],
+        up.data.map((value, i) => value + shift * gradient[i]!),
+      );
+      return (await step.run({ ...feeds, [loraUpInput(layer!)]: moved })).loss!.data[0] as number;
+    };
+    const slope = ((await lossAt(reach)) - (await lossAt(-reach))) / (2 * reach);
+    expect(Math.abs(slope / squared - 1)).toBeLessThan(0.05);
+    for (const session of [plain, step, again]) await session.dispose();
+  });
+});

@@ -1,0 +1,233 @@
+/** Statistics in files: found again, resumed, and refused where they are not what they should be. */
+import {
+  copyFileSync,
+  existsSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { loadConcept } from '../../../src/concepts/concept-file.ts';
+import { MismatchError } from '../../../src/errors.ts';
+import { type Fusion, fuse } from '../../../src/fusion/fuse.ts';
+import { DEFAULTS, type FusionOptions } from '../../../src/fusion/options.ts';
+import { prepareParticipant } from '../../../src/fusion/participant.ts';
+import type { FusionProgress } from '../../../src/fusion/report/report.ts';
+import { openStatistics, writeStatistics } from '../../../src/fusion/statistics/statistics-file.ts';
+import {
+  cacheFolder,
+  StatisticsStore,
+  statisticsBeside,
+} from '../../../src/fusion/statistics/statistics-store.ts';
+import { toDenseGram } from '../../../src/linalg/gram.ts';
+import { type Checkpoint, openCheckpoint } from '../../../src/models/checkpoint.ts';
+import { goldenPath } from '../../support/goldens.ts';
+
+const FOLDER = 'goldens-fusion/fusion';
+const SCOPES = { text: 'attention', cross: 'attention', spatial: 'attention' } as const;
+const OPTIONS: FusionOptions = { ...DEFAULTS, steps: 3, runs: 2 };
+const CAPTIONS = ['a tree'];
+
+let base: Checkpoint;
+let folder: string;
+beforeAll(async () => {
+  base = await openCheckpoint(goldenPath(FOLDER, 'base_model'));
+});
+beforeEach(() => {
+  folder = mkdtempSync(path.join(tmpdir(), 'edlora-statistics-'));
+  for (const name of ['maple', 'river']) {
+    copyFileSync(goldenPath(FOLDER, 'concepts', `${name}.pth`), path.join(folder, `${name}.pth`));
+  }
+});
+const folders: string[] = [];
+afterAll(() => {
+  for (const made of folders) rmSync(made, { recursive: true, force: true });
+});
+beforeEach(() => folders.push(folder));
+
+const participant = async (name: string) =>
+  prepareParticipant(base, { concept: await loadConcept(path.join(folder, `${name}.pth`)) });
+
+async function fuseStored(
+  names: readonly string[],
+  options: Partial<FusionOptions> = {},
+): Promise<{ fusion: Fusion; seen: FusionProgress[] }> {
+  const participants = [];
+  for (const name of names)
+    participants.push({ concept: await loadConcept(path.join(folder, `${name}.pth`)) });
+  const seen: FusionProgress[] = [];
+  const fusion = await fuse({
+    base,
+    participants,
+    options: { ...OPTIONS, runs: 1, ...options },
+    preserveCaptions: CAPTIONS,
+    cacheFolder: path.join(folder, 'cache'),
+    onProgress: (progress) => seen.push(progress),
+  });
+  return { fusion, seen };
+}
+
+describe('statistics in files', () => {
+  it('read back as they were collected', async () => {
+    const store = new StatisticsStore(base, path.join(folder, 'cache'));
+    const memory = new StatisticsStore(base, null);
+    const stored = await store.concept(await participant('maple'), SCOPES, OPTIONS);
+    const kept = await memory.concept(await participant('maple'), SCOPES, OPTIONS);
+    for (const stage of ['text', 'cross', 'spatial'] as const) {
+      expect([...stored.statistics[stage].inputOf]).toEqual([...kept.statistics[stage].inputOf]);
+      expect(stored.statistics[stage].rows.size).toBeGreaterThan(0);
+      for (const [input, rows] of kept.statistics[stage].rows) {
+        expect(stored.statistics[stage].rows.get(input)).toBe(rows);
+        const theirs = stored.statistics[stage].term(input);
+        expect(toDenseGram(theirs).data, input).toEqual(toDenseGram(kept.statistics[stage].term(input)).data);
+      }
+    }
+  });
+
+  it('make any later fusion run no network, to the same bytes', async () => {
+    const first = await fuseStored(['maple', 'river']);
+    const again = await fuseStored(['maple', 'river']);
+    expect(first.seen.some(({ action }) => action === 'collect')).toBe(true);
+    expect(new Set(again.seen.map(({ action }) => action))).toEqual(new Set(['solve']));
+    expect(again.seen.at(-1)!.done).toBe(again.seen.at(-1)!.total);
+    for (const [key, { delta }] of first.fusion.layers) {
+      expect(again.fusion.layers.get(key)!.delta.down.data).toEqual(delta.down.data);
+    }
+    expect(first.fusion.report.statistics).toEqual(['collected', 'collected']);
+    expect(again.fusion.report.statistics.every((origin) => existsSync(origin))).toBe(true);
+  });
+
+  it('leave only a new concept to collect', async () => {
+    await fuseStored(['maple']);
+    const { seen } = await fuseStored(['maple', 'river']);
+    const collected = new Set(
+      seen.filter(({ action }) => action === 'collect').map(({ subject }) => subject),
+    );
+    expect(collected).toEqual(new Set(['<river1> <river2>']));
+    expect(seen.at(-1)!.done).toBe(seen.at(-1)!.total);
+  });
+
+  it('are collected anew for other strengths, steps or prompts', async () => {
+    const cache = path.join(folder, 'cache');
+    const store = new StatisticsStore(base, cache);
+    const maple = await participant('maple');
+    const concept = maple.concept;
+    await store.concept(maple, SCOPES, OPTIONS);
+    for (const [other, options] of [
+      [prepareParticipant(base, { concept, unetStrength: 0.5 }), OPTIONS],
+      [maple, { ...OPTIONS, steps: 2 }],
+      [maple, { ...OPTIONS, promptTemplates: ['{}'] }],
+    ] as const) {
+      expect((await store.concept(other, SCOPES, options)).fresh).toBe(true);
+    }
+    expect((await store.concept(maple, SCOPES, OPTIONS)).fresh).toBe(false);
+    expect(readdirSync(cache)).toHaveLength(4);
+  });
+
+  it('that cover more layers serve as well', async () => {
+    const store = new StatisticsStore(base, path.join(folder, 'cache'));
+    const maple = await participant('maple');
+    await store.concept(maple, { ...SCOPES, spatial: 'linear' }, OPTIONS);
+    expect((await store.concept(maple, { ...SCOPES, text: 'none' }, OPTIONS)).fresh).toBe(false);
+    expect((await store.concept(maple, { ...SCOPES, text: 'linear' }, OPTIONS)).fresh).toBe(true);
+  });
+});
+
+describe('a collection that is cut short', () => {
+  it.each([1, 2, 4])('after step %i goes on to the same bytes', async (stopAfter) => {
+    const maple = await participant('maple');
+    const [whole, resumed] = ['whole', 'resumed'].map((name) =>
+      path.join(folder, `${name}.stats.safetensors`),
+    );
+    await new StatisticsStore(base, null).collectInto(whole!, maple, SCOPES, OPTIONS);
+    const controller = new AbortController();
+    let steps = 0;
+    const stopping = new StatisticsStore(base, null, {
+      signal: controller.signal,
+      onAdvance: (stage) => {
+        if (stage === 'spatial' && ++steps === stopAfter) controller.abort(new Error('pulled the plug'));
+      },
+    });
+    await expect(stopping.collectInto(resumed!, maple, SCOPES, OPTIONS)).rejects.toThrow('pulled the plug');
+    expect(existsSync(resumed!)).toBe(false);
+    expect(existsSync(path.join(folder, 'resumed.partial.safetensors'))).toBe(true);
+    await new StatisticsStore(base, null).collectInto(resumed!, maple, SCOPES, OPTIONS);
+    expect(readFileSync(resumed!).equals(readFileSync(whole!))).toBe(true);
+    expect(existsSync(path.join(folder, 'resumed.partial.safetensors'))).toBe(false);
+  });
+
+  it('begins anew where the leftover is of other options', async () => {
+    const maple = await participant('maple');
+    const file = path.join(folder, 'maple.stats.safetensors');
+    const controller = new AbortController();
+    const stopping = new StatisticsStore(base, null, {
+      signal: controller.signal,
+      onAdvance: (stage) => stage === 'spatial' && controller.abort(new Error('stop')),
+    });
+    await expect(stopping.collectInto(file, maple, SCOPES, OPTIONS)).rejects.toThrow('stop');
+    await new StatisticsStore(base, null).collectInto(file, maple, SCOPES, { ...OPTIONS, seed: 7 });
+    expect((await openStatistics(file)).recipe.options.seed).toBe(7);
+  });
+});
+
+describe('a file beside the concept', () => {
+  const beside = async (options: FusionOptions = OPTIONS): Promise<string> => {
+    const maple = await participant('maple');
+    const file = statisticsBeside(maple.concept);
+    await new StatisticsStore(base, null).collectInto(file, maple, SCOPES, options);
+    return file;
+  };
+  const find = async () =>
+    new StatisticsStore(base, path.join(folder, 'cache')).concept(
+      await participant('maple'),
+      SCOPES,
+      OPTIONS,
+    );
+
+  it('serves', async () => {
+    const file = await beside();
+    expect(file).toBe(path.join(folder, 'maple.stats.safetensors'));
+    expect(await find()).toMatchObject({ file, fresh: false });
+  });
+
+  it('is named and left where it was collected with other options', async () => {
+    const file = await beside({ ...OPTIONS, steps: 2 });
+    expect(await find()).toMatchObject({ fresh: true, passedOver: file });
+  });
+
+  it('is refused when the concept has changed since', async () => {
+    const file = await beside();
+    copyFileSync(path.join(folder, 'river.pth'), path.join(folder, 'maple.pth'));
+    await expect(find()).rejects.toThrow(MismatchError);
+    await expect(find()).rejects.toThrow(`${file}: stale: collected from other weights than`);
+  });
+
+  it('is refused when it is of another base', async () => {
+    const file = await beside();
+    const { recipe, statistics } = await openStatistics(file);
+    await writeStatistics(file, { ...recipe, base: ['0', '1'] }, statistics);
+    await expect(find()).rejects.toThrow(/collected on another base than .*base_model; collect again/);
+  });
+
+  it('is refused when it is damaged, or something else', async () => {
+    const file = await beside();
+    const bytes = readFileSync(file);
+    bytes[bytes.length - 5]! ^= 1;
+    writeFileSync(file, bytes);
+    await expect(find()).rejects.toThrow(/maple\.stats\.safetensors.*the file is damaged; delete it/);
+    copyFileSync(goldenPath(FOLDER, 'base_model/text_encoder/model.safetensors'), file);
+    await expect(find()).rejects.toThrow(/expected statistics, got a safetensors file of another kind/);
+  });
+});
+
+it('keeps its files where the platform keeps such things', () => {
+  expect(cacheFolder({ EDLORA_CACHE: '/own' })).toBe('/own');
+  expect(cacheFolder({ XDG_CACHE_HOME: '/xdg' })).toBe(path.join('/xdg', 'edlora'));
+  expect(cacheFolder({ LOCALAPPDATA: '/local' }, 'win32')).toBe(path.join('/local', 'edlora', 'cache'));
+  expect(cacheFolder({}, 'darwin')).toMatch(/Library[\\/]Caches[\\/]edlora$/);
+  expect(cacheFolder({}, 'linux')).toMatch(/\.cache[\\/]edlora$/);
+});
