@@ -144,8 +144,9 @@ async function solveInput(
     engine,
   });
   const problems = layerProblems(problem, layers, input);
-  const solutions = problems.map((layer) => {
-    const { delta, losses = null } = prepared.solve(layer);
+  const exact = await prepared.solve(problems);
+  const solutions = problems.map((layer, l) => {
+    const { delta, losses = null } = exact[l]!;
     const { delta: kept, truncation } = cut(delta, layer, rank, rankShare);
     onLayer?.(layer.layerName);
     return { delta: kept, truncation, losses };

@@ -1,9 +1,11 @@
 /**
- * The blocked Cholesky factorisation with its matrix products computed elsewhere, for matrices of thousands of rows.
+ * The blocked Cholesky factorisation, and solves with it, with their matrix products computed elsewhere, for matrices of
+ * thousands of rows.
  * Which engine computes them is the caller's choice: this layer knows none.
  */
-import { type CholeskyFactor, cholesky, diagonalOf, eliminatePanel } from './cholesky.ts';
+import { type CholeskyFactor, cholesky, diagonalOf, eliminatePanel, solveRows } from './cholesky.ts';
 import { assertSquare, type Matrix, matrix } from './matrix.ts';
+import { addScaled, dot } from './products.ts';
 
 /** A B [m, k] of A [m, n] and B [n, k] in float64; must not keep or change them. */
 export type MatmulEngine = (a: Matrix, b: Matrix) => Promise<Matrix>;
@@ -51,5 +53,79 @@ async function subtractEarlierColumns(
     const from = (i - begin) * width;
     const last = Math.min(i + 1, end) - begin;
     for (let j = 0; j < last; j++) a.data[i * n + begin + j]! -= product.data[from + j]!;
+  }
+}
+
+/** Unknowns solved for at a time, between two products. */
+const SOLVE_WIDTH = 256;
+/** Below this many multiplications a plain solve is as fast as copying panels for the engine. */
+const SOLVE_FROM = 1 << 26;
+
+/**
+ * X = B A⁻¹ [k, n] for k right-hand sides as rows of B [k, n]: the same as `solveRows`, panel by panel, with what all
+ * solved unknowns contribute to the next panel as one product.
+ * @param from multiplications k · n² from which the engine is used
+ * @throws {ShapeError} if the widths differ
+ */
+export async function solveRowsAsync(
+  factor: CholeskyFactor,
+  b: Matrix,
+  engine: MatmulEngine,
+  from: number = SOLVE_FROM,
+): Promise<Matrix> {
+  const { size: n, lower } = factor;
+  if (b.cols !== n || b.rows * n * n < from) return solveRows(factor, b);
+  const x = matrix(b.rows, n, Float64Array.from(b.data));
+  for (let begin = 0; begin < n; begin += SOLVE_WIDTH) {
+    const end = Math.min(n, begin + SOLVE_WIDTH);
+    if (begin > 0) {
+      const solved = columnsOf(x, 0, begin);
+      const rows = matrix(begin, end - begin);
+      for (let j = begin; j < end; j++) {
+        for (let k = 0; k < begin; k++) rows.data[k * rows.cols + j - begin] = lower[j * n + k]!;
+      }
+      subtractColumns(x, begin, await engine(solved, rows));
+    }
+    for (let j = begin; j < end; j++) {
+      for (let r = 0; r < x.rows; r++) {
+        const at = r * n + j;
+        const known = dot(lower, j * n + begin, x.data, r * n + begin, j - begin);
+        x.data[at] = (x.data[at]! - known) / lower[j * n + j]!;
+      }
+    }
+  }
+  for (let end = n; end > 0; end -= Math.min(end, SOLVE_WIDTH)) {
+    const begin = Math.max(0, end - SOLVE_WIDTH);
+    if (end < n) {
+      const rows = matrix(n - end, end - begin);
+      for (let i = end; i < n; i++) {
+        rows.data.set(lower.subarray(i * n + begin, i * n + end), (i - end) * rows.cols);
+      }
+      subtractColumns(x, begin, await engine(columnsOf(x, end, n), rows));
+    }
+    for (let j = end - 1; j >= begin; j--) {
+      for (let r = 0; r < x.rows; r++) {
+        const value = x.data[r * n + j]! / lower[j * n + j]!;
+        x.data[r * n + j] = value;
+        addScaled(-value, lower, j * n + begin, x.data, r * n + begin, j - begin);
+      }
+    }
+  }
+  return x;
+}
+
+/** Columns [begin, end) as a matrix of their own. */
+function columnsOf({ rows, cols, data }: Matrix, begin: number, end: number): Matrix {
+  const result = matrix(rows, end - begin);
+  for (let r = 0; r < rows; r++) {
+    result.data.set(data.subarray(r * cols + begin, r * cols + end), r * result.cols);
+  }
+  return result;
+}
+
+/** x[:, begin:] −= product, as wide as the product is. */
+function subtractColumns(x: Matrix, begin: number, product: Matrix): void {
+  for (let r = 0; r < x.rows; r++) {
+    addScaled(-1, product.data, r * product.cols, x.data, r * x.cols + begin, product.cols);
   }
 }

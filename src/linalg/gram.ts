@@ -63,12 +63,32 @@ export function packFloat32(a: Matrix): PackedSymmetric {
   return { size: n, packed };
 }
 
-/** The dense float64 matrix of a Gram matrix; a dense one is returned as it is. */
-export function toDenseGram(gram: GramTerm): Matrix {
+/**
+ * The dense float64 matrix of a Gram matrix; a dense one is returned as it is.
+ * @param scratch [n, n] to fill and return in place of a new matrix, whatever it holds
+ */
+export function toDenseGram(gram: GramTerm, scratch?: Matrix): Matrix {
   if ('rows' in gram) return gram;
   const n = gramSize(gram);
-  const result = matrix(n, n);
-  addGramTo(result, gram, 1);
+  const result = scratch ?? matrix(n, n);
+  if ('features' in gram) {
+    result.data.fill(0);
+    addGramTo(result, gram, 1);
+    return result;
+  }
+  const { packed } = gram;
+  for (let i = 0, at = 0; i < n; i++) {
+    result.data.set(packed.subarray(at, at + n - i), i * n + i);
+    at += n - i;
+  }
+  for (let top = 0; top < n; top += BLOCK) {
+    for (let left = 0; left <= top; left += BLOCK) {
+      for (let i = top; i < Math.min(top + BLOCK, n); i++) {
+        const last = Math.min(left + BLOCK, i);
+        for (let j = left; j < last; j++) result.data[i * n + j] = result.data[j * n + i]!;
+      }
+    }
+  }
   return result;
 }
 

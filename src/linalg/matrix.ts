@@ -63,6 +63,16 @@ export function stackRows(cols: number, parts: readonly Matrix[]): Matrix {
   return result;
 }
 
+/** The reverse of `stackRows`: views of `counts` rows each, in order. */
+export function splitRows({ cols, data }: Matrix, counts: readonly number[]): Matrix[] {
+  let at = 0;
+  return counts.map((rows) => {
+    const from = at;
+    at += rows * cols;
+    return matrix(rows, cols, data.subarray(from, at));
+  });
+}
+
 /** Throws unless every number is finite. `where` opens the message. @throws {NumericalError} */
 export function assertFinite(where: string, data: ArrayLike<number>): void {
   for (let i = 0; i < data.length; i++) {

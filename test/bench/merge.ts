@@ -2,7 +2,8 @@
  * Merging at full size: three rank-32 LoRAs of SD 1.5 into one, recompression of a rank-128 sum, and baking into
  * checkpoints of 2 GB (float16) and 4 GB (float32). One process each, start-up included; beside Python with PEFT where
  * present (PYTHON names the interpreter), beside the shortest script with torch, and beside copying the checkpoint.
- * Whole processes are run in turn and the best of each is compared: what else the machine does then weighs less.
+ * Whole processes are run in turn and the best of each is compared: what else the machine does then weighs less. Of
+ * copying and baking the medians: how quickly a disk takes bytes varies several times over, and luck is no speed.
  */
 import { spawnSync } from 'node:child_process';
 import {
@@ -35,6 +36,8 @@ const SUM_RANK = 128;
 const ADAPTERS = 3;
 /** Runs of a whole process. */
 const ROUNDS = 3;
+/** Runs of copying and of baking. */
+const DISK_ROUNDS = 5;
 
 type Module = {
   readonly component: 'unet' | 'text_encoder';
@@ -193,24 +196,26 @@ interface BakeTimes {
   readonly sizeBytes: number;
 }
 
-/** Copying and baking in turn, each flushed to disk; the best of each. */
+/** Copying and baking in turn, each flushed to disk; the median of each. */
 function bakeBesideCopy(model: string, lora: string, work: string): BakeTimes {
   const target = path.join(work, 'checkpoint');
   // Read once before, so that no run pays for a cold cache.
   copyFolder(model, target);
   rmSync(target, { recursive: true });
-  let [bakeMs, copyMs, peakBytes] = [Number.POSITIVE_INFINITY, Number.POSITIVE_INFINITY, 0];
-  for (let round = 0; round < ROUNDS; round++) {
+  const [bakes, copies]: [number[], number[]] = [[], []];
+  let peakBytes = 0;
+  for (let round = 0; round < DISK_ROUNDS; round++) {
     const start = performance.now();
     copyFolder(model, target);
-    copyMs = Math.min(copyMs, performance.now() - start);
+    copies.push(performance.now() - start);
     rmSync(target, { recursive: true });
     const baked = timed(process.execPath, [process.argv[1]!, '--bake-child', model, lora, target]);
-    bakeMs = Math.min(bakeMs, baked.ms);
+    bakes.push(baked.ms);
     peakBytes = Math.max(peakBytes, (JSON.parse(baked.output) as { peakBytes: number }).peakBytes);
     rmSync(target, { recursive: true });
   }
-  return { bakeMs, copyMs, peakBytes, sizeBytes: folderBytes(model) };
+  const median = (times: number[]): number => times.sort((a, b) => a - b)[Math.floor(times.length / 2)]!;
+  return { bakeMs: median(bakes), copyMs: median(copies), peakBytes, sizeBytes: folderBytes(model) };
 }
 
 /** The quickest of several runs, or why there was none. */
@@ -307,7 +312,7 @@ async function main(): Promise<void> {
         ]),
       ],
       notes: [
-        `whole processes: the best of ${ROUNDS} runs in turn; load before ${loadBefore.toFixed(1)}, after ${loadavg()[0]!.toFixed(1)}`,
+        `merging: the best of ${ROUNDS} whole processes in turn; baking and copying: medians of ${DISK_ROUNDS}; load before ${loadBefore.toFixed(1)}, after ${loadavg()[0]!.toFixed(1)}`,
         `PEFT: add_weighted_adapter(combination_type="cat"), ${versionsOf(peft)}`,
         `script: the fewest lines with ${versionsOf(script)}`,
         'recompression: layers of each shape are measured and counted as often as they occur; a dense SVD is torch.linalg.svd',

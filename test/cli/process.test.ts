@@ -1,6 +1,16 @@
 /** The program as a process: what Ctrl-C, full disks and read-only folders leave behind. */
 import { spawn, spawnSync } from 'node:child_process';
-import { chmodSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import {
+  chmodSync,
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -101,6 +111,46 @@ describe('targets that cannot be written', () => {
     } finally {
       spawnSync('umount', [disk]);
     }
+  });
+
+  it('a disk that fills up during training keeps the last good state, and the run goes on from it', ({
+    skip,
+  }) => {
+    const train = (out: string): string[] => [
+      ...[
+        'train',
+        '--data',
+        path.join(concepts, 'smiley'),
+        '--resolution',
+        '32',
+        '--batch',
+        '1',
+        '--threads',
+        '1',
+      ],
+      ...['--token', '<toy>', '--init', 'circle', '--rank', '1', '--steps', '4', '--save-every', '2'],
+      ...['--resume', '--out', out],
+    ];
+    const whole = at('whole.safetensors');
+    expect(edlora(...train(whole)).status).toBe(0);
+    const disk = at('small-disk');
+    mkdirSync(disk);
+    // Room for one state, not for a second beside it.
+    const size = 1.5 * statSync(at('whole.state.safetensors')).size;
+    if (!tmpfs(disk, `size=${Math.ceil(size / 4096)}p`)) skip('mounting needs rights');
+    const state = path.join(disk, 'cut.state.safetensors');
+    try {
+      const { status, stderr } = edlora(...train(path.join(disk, 'cut.safetensors')));
+      expect(status, stderr).toBe(1);
+      expect(stderr).toContain('the disk is full; a file that stood there before is unchanged');
+      expect(readdirSync(disk)).toEqual([path.basename(state)]);
+      copyFileSync(state, at('cut.state.safetensors'));
+    } finally {
+      spawnSync('umount', [disk]);
+    }
+    const { status, stderr } = edlora(...train(at('cut.safetensors')));
+    expect(status, stderr).toBe(0);
+    expect(readFileSync(at('cut.safetensors'))).toEqual(readFileSync(whole));
   });
 
   it('a read-only folder is named', ({ skip }) => {

@@ -1,9 +1,10 @@
 /**
  * Does every pair of the shipped concepts survive together, and do all four? Identity rates against each concept alone,
  * other prompts against the base. `npm run eval:pairs`, about five minutes on two cores; `-- --refine 200` with that many
- * steps of refinement.
+ * steps of refinement; `-- --only smiley,bullseye` fuses those alone.
  */
 import path from 'node:path';
+import { parseArgs } from 'node:util';
 import { loadConcept } from '../../src/concepts/concept-file.ts';
 import { bindConcepts } from '../../src/concepts/prompt.ts';
 import { fuse } from '../../src/fusion/fuse.ts';
@@ -19,8 +20,10 @@ const SAMPLES = 24;
 /** What a fusion is to reach: of the concepts' own rates, and of other prompts. */
 const GOALS = { 2: { identity: 0.9, other: 0.9 }, 4: { identity: 0.7, other: 0.85 } } as const;
 
-const at = process.argv.indexOf('--refine');
-const REFINE = at < 0 ? 0 : Number(process.argv[at + 1]);
+const { values } = parseArgs({
+  options: { refine: { type: 'string', default: '0' }, only: { type: 'string' }, json: { type: 'boolean' } },
+});
+const REFINE = Number(values.refine);
 
 const base = await openCheckpoint(defaultBase());
 const participants = new Map<ConceptName, ParticipantInput>();
@@ -35,12 +38,15 @@ for (const name of CONCEPTS) {
 }
 const otherAlone = await otherPromptsRate(plainModel(base), SAMPLES);
 
-const pairs = CONCEPTS.flatMap((a, i) => CONCEPTS.slice(i + 1).map((b) => [a, b] as const));
+const pairs = CONCEPTS.flatMap((a, i) => CONCEPTS.slice(i + 1).map((b) => [a, b]));
+const wanted = values.only?.split(',');
+const sets =
+  wanted === undefined ? [...pairs, [...CONCEPTS]] : [CONCEPTS.filter((name) => wanted.includes(name))];
 const percent = (rate: number): string => `${Math.round(100 * rate)} %`;
 const mean = (rates: readonly number[]): number => rates.reduce((a, b) => a + b, 0) / rates.length;
 const rows: Record<string, string>[] = [];
 const details = [];
-for (const names of [...pairs, [...CONCEPTS]]) {
+for (const names of sets) {
   const fusion = await fuse({
     base,
     participants: names.map((name) => participants.get(name)!),
@@ -52,7 +58,7 @@ for (const names of [...pairs, [...CONCEPTS]]) {
   const other = await otherPromptsRate(model, SAMPLES);
   const singles = names.map((name) => alone.get(name)!);
   const share = mean(rates) / mean(singles);
-  const goal = GOALS[names.length as 2 | 4];
+  const goal = GOALS[names.length <= 2 ? 2 : 4];
   const reached = share >= goal.identity && other >= goal.other;
   details.push({ names, rates, singles, share, other, reached });
   rows.push({

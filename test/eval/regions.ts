@@ -1,11 +1,14 @@
 /**
  * Does each subject come where its region says, and nowhere else? Two fused concepts side by side on the miniature, and
  * two plain words on the base, region by region, with and without isolation; pictures of one subject alone beside it.
- * `npm run eval:regions`; some minutes. `--seeds n`, `--concepts a b`, `--out folder` (writes the pictures), `--json`.
+ * `npm run eval:regions`; some minutes. `--seeds n`, `--concepts a b`, `--out folder` (writes the pictures),
+ * `--figure file.svg`, `--json`.
  */
 import { mkdirSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { parseArgs } from 'node:util';
+import { type Bar, barChart } from '../../src/charts/bar-chart.ts';
+import { standaloneSvg } from '../../src/charts/svg.ts';
 import { loadConcept } from '../../src/concepts/concept-file.ts';
 import { conceptDeltas } from '../../src/concepts/fit.ts';
 import { bindConcepts } from '../../src/concepts/prompt.ts';
@@ -29,6 +32,7 @@ const { values: options, positionals } = parseArgs({
     seeds: { type: 'string', default: '20' },
     concepts: { type: 'boolean', default: false },
     out: { type: 'string' },
+    figure: { type: 'string' },
     json: { type: 'boolean', default: false },
   },
 });
@@ -116,9 +120,11 @@ async function drawAll(
   }
 }
 
-const share = (cases: readonly boolean[]): string =>
-  cases.length === 0 ? '–' : `${Math.round((100 * cases.filter(Boolean).length) / cases.length)} %`;
+const percent = (cases: readonly boolean[]): number =>
+  Math.round((100 * cases.filter(Boolean).length) / cases.length);
+const share = (cases: readonly boolean[]): string => (cases.length === 0 ? '–' : `${percent(cases)} %`);
 
+const bars: Bar[] = [];
 const rows: Record<string, string>[] = [];
 const details: Record<string, Record<string, object>> = {};
 
@@ -128,6 +134,7 @@ async function judge(pair: Pair, parts: PipelineParts, own: ReadonlyMap<string, 
   for (const { label, prompt, isIn } of pair) {
     const pictures = await drawAll(parts, { ...SETTINGS, prompt }, `alone ${label}`);
     alone.push(pictures.map(isIn));
+    bars.push({ label, series: 'alone', value: percent(alone.at(-1)!) });
   }
   for (const [name, gap, isolate] of SCENES) {
     const label = `${name} ${pair.map((subject) => subject.label).join(' ')}`;
@@ -138,6 +145,7 @@ async function judge(pair: Pair, parts: PipelineParts, own: ReadonlyMap<string, 
       const [inOwn, inOther] = [half(i, subject), half(1 - i, subject)];
       const ownLora = own.get(subject.label);
       details[label] = { ...details[label], [subject.label]: { alone: alone[i], ownLora, inOwn, inOther } };
+      bars.push({ label: subject.label, series: name, value: percent(inOwn) });
       rows.push({
         scene: name,
         subject: subject.label,
@@ -165,6 +173,15 @@ for (const name of names) {
 const concepts = names.map(conceptSubject) as unknown as Pair;
 await judge([plainSubject('red', 'circle'), plainSubject('blue', 'square')], plainModel(base), new Map());
 await judge(concepts, fusedModel(await fuse({ base, participants })), own);
+if (options.figure !== undefined) {
+  const chart = barChart({
+    title: `Found where its region says, of ${SEEDS} pictures`,
+    valueLabel: 'pictures, %',
+    domain: [0, 100],
+    bars,
+  });
+  writeFileSync(options.figure, standaloneSvg(chart));
+}
 printReport({
   title: `Two subjects side by side, ${SEEDS} seeds each, found by the pixel detectors`,
   rows,

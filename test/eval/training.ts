@@ -3,19 +3,21 @@
  * miniature's image sets, and the other methods on some of them in fewer steps, draws with one list of prompts and
  * seeds, and counts with the detector; the shipped ED-LoRA files stand beside them.
  * `npm run eval:training -- [--concepts smiley,checker] [--methods ed-lora,xti] [--steps 800] [--others smiley]
- * [--other-steps 200] [--samples 40] [--keep]`; with --keep, what an interrupted run has trained is not trained again.
+ * [--other-steps 200] [--samples 40] [--figure file.svg] [--keep]`; with --keep, what an interrupted run has trained is not trained again.
  *
  * Runs are made in processes of their own, one a core and each on one thread: the miniature's operators are too small to
  * share out.
  */
 import { spawn } from 'node:child_process';
-import { existsSync } from 'node:fs';
+import { existsSync, writeFileSync } from 'node:fs';
 import { mkdir } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import pLimit from 'p-limit';
+import { barChart } from '../../src/charts/bar-chart.ts';
+import { standaloneSvg } from '../../src/charts/svg.ts';
 import { loadConcept } from '../../src/concepts/concept-file.ts';
 import { conceptDeltas } from '../../src/concepts/fit.ts';
 import { bindConcepts } from '../../src/concepts/prompt.ts';
@@ -39,6 +41,7 @@ const { values } = parseArgs({
     samples: { type: 'string', default: '40' },
     seed: { type: 'string', default: '0' },
     out: { type: 'string', default: '.build/eval-training' },
+    figure: { type: 'string' },
     keep: { type: 'boolean', default: false },
     json: { type: 'boolean' },
     child: { type: 'string' },
@@ -163,6 +166,20 @@ async function compare(): Promise<void> {
   const short = names.filter(
     (name) => ours !== undefined && ours.get(name)!.rate < shipped.get(name)!.rate - 0.05,
   );
+  if (values.figure !== undefined) {
+    const barsOf = (series: string, rates: ReadonlyMap<ConceptName, Rate>) =>
+      [...rates].map(([label, { rate }]) => ({ label, series, value: Math.round(100 * rate) }));
+    const chart = barChart({
+      title: `Concepts found in samples, of ${samples} pictures`,
+      valueLabel: 'pictures, %',
+      domain: [0, 100],
+      bars: [
+        ...barsOf('ED-LoRA, shipped (PyTorch)', shipped),
+        ...barsOf('ED-LoRA, trained here', ours ?? new Map()),
+      ],
+    });
+    writeFileSync(values.figure, standaloneSvg(chart));
+  }
   printReport({
     title: `Concepts trained here, batches of ${SETTINGS.batch}; ${samples} samples each (DDIM 25 steps, guidance 4)`,
     rows: [

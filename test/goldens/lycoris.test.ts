@@ -47,7 +47,9 @@ describe.each(Object.entries(cases))('LyCORIS %s', (name, { scale_used, file_key
     expect(dense(1)).toBeAllClose(expected, { rtol: 1e-7 });
   });
 
-  it.runIf(file.tensors.has(`${name}|merged_0.6`))('scales as its merge does', () => {
+  // Modules whose merge the reference wrote down at a second multiplier.
+  if (!file.tensors.has(`${name}|merged_0.6`)) return;
+  it('scales as its merge does', () => {
     const weights = readFloat64(base);
     const merged = dense(0.6).map((value, i) => value + weights[i]!);
     // On purpose: of a DoRA at multiplier m LyCORIS keeps (1 − m) · ΔW unscaled, and at 0 the base is not the base.

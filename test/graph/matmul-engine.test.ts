@@ -1,8 +1,8 @@
 import { afterAll, describe, expect, it } from 'vitest';
 import { NumericalError, ShapeError } from '../../src/errors.ts';
 import { GraphMatmulEngine } from '../../src/graph/matmul-engine.ts';
-import { type CholeskyFactor, cholesky } from '../../src/linalg/cholesky.ts';
-import { ASYNC_PANEL_WIDTH, choleskyAsync } from '../../src/linalg/cholesky-async.ts';
+import { type CholeskyFactor, cholesky, solveRows } from '../../src/linalg/cholesky.ts';
+import { ASYNC_PANEL_WIDTH, choleskyAsync, solveRowsAsync } from '../../src/linalg/cholesky-async.ts';
 import { type Matrix, matrix } from '../../src/linalg/matrix.ts';
 import { relativeError } from '../support/close.ts';
 import { gramOf } from '../support/fusion-problems.ts';
@@ -32,6 +32,15 @@ describe.each(Object.entries(engines))('Cholesky with products by %s', (_, engin
     },
   );
 
+  it.each([1, 255, 256, 257, 600])('solves as the plain solve does: %i unknowns', async (n) => {
+    const factor = cholesky(gramOf(randomMatrix(n, n + 20, n)));
+    const b = randomMatrix(n + 1, 5, n);
+    const before = copy(b);
+    const x = await solveRowsAsync(factor, b, engine, 0);
+    expect(relativeError(x.data, solveRows(factor, b).data)).toBeLessThan(1e-11);
+    expect(b.data).toEqual(before.data);
+  });
+
   it('reports the bad pivot, in the first panel and behind it', async () => {
     for (const pivot of [5, ASYNC_PANEL_WIDTH + 7]) {
       const a = gramOf(randomMatrix(3, 250, 200));
@@ -46,6 +55,8 @@ describe.each(Object.entries(engines))('Cholesky with products by %s', (_, engin
 
 it('refuses a matrix that is not square', async () => {
   await expect(choleskyAsync(matrix(3, 4), graph.multiply)).rejects.toThrow(ShapeError);
+  const factor = cholesky(gramOf(randomMatrix(1, 9, 4)));
+  await expect(solveRowsAsync(factor, matrix(2, 5), graph.multiply, 0)).rejects.toThrow(ShapeError);
 });
 
 describe('products in the graph runtime', () => {

@@ -4,10 +4,10 @@
  * S G_i Sᵀ and Fᵀ F, so each Gram matrix is multiplied once, by the engine where it is large.
  */
 import type { MatmulEngine } from '../../linalg/cholesky-async.ts';
-import { type GramTerm, gramSize, gramTrace, multiplyByGram, toDenseGram } from '../../linalg/gram.ts';
+import { gramTrace } from '../../linalg/gram.ts';
 import { frobeniusNorm, type LowRank, rankOf } from '../../linalg/low-rank.ts';
-import { type Matrix, matrix, stackRows, transpose } from '../../linalg/matrix.ts';
-import { multiplyTransposed } from '../../linalg/products.ts';
+import { type Matrix, splitRows, stackRows, transpose } from '../../linalg/matrix.ts';
+import { GramProducts, multiplyTransposedWith } from '../../linalg/products-async.ts';
 import type { LayerProblem } from '../solvers/problem.ts';
 import type { ConceptRetention, LayerRetention } from './retention.ts';
 
@@ -17,9 +17,6 @@ export interface MeasuredLayer extends LayerRetention {
   /** ‖X_i (ΔW − ΔW_i)ᵀ‖² per concept for the average and the sum of the deltas. */
   readonly baselines: { readonly average: readonly number[]; readonly sum: readonly number[] };
 }
-
-/** Up to this width plain loops multiply as fast as the engine starts. */
-const ENGINE_FROM_WIDTH = 256;
 
 /**
  * Measure fused layers that read the same input.
@@ -36,32 +33,30 @@ export async function measureLayers(
   engine: MatmulEngine | null,
 ): Promise<MeasuredLayer[]> {
   const { grams, preserve } = layers[0]!.input;
-  const blocks = layers.map((layer, l) => new LayerBlocks(layer, fused[l]!));
+  const blocks: LayerBlocks[] = [];
+  for (const [l, layer] of layers.entries()) blocks.push(await LayerBlocks.of(layer, fused[l]!, engine));
   const stacked = stackRows(
     layers[0]!.input.inputSize,
     blocks.map(({ downs }) => downs),
   );
+  const gramProducts = new GramProducts(engine);
   for (const [i, gram] of grams.entries()) {
-    const product = await timesGram(stacked, gram, engine);
-    let first = 0;
-    for (const block of blocks) {
-      block.seen(i, rowsOf(product, first, block.downs.rows));
-      first += block.downs.rows;
-    }
+    const product = await gramProducts.multiply(stacked, gram);
+    const products = splitRows(
+      product,
+      blocks.map(({ downs }) => downs.rows),
+    );
+    for (const [l, block] of blocks.entries()) await block.seen(i, products[l]!);
   }
   if (preserve !== null) {
     const changes = stackRows(
       layers[0]!.input.inputSize,
       fused.map(({ down }) => down),
     );
-    const product = await timesGram(changes, preserve.gram, engine);
+    const product = await gramProducts.multiply(changes, preserve.gram);
     const energy = gramTrace(preserve.gram);
-    let first = 0;
-    for (const [l, block] of blocks.entries()) {
-      const rank = rankOf(fused[l]!);
-      block.preserved(rowsOf(product, first, rank), energy);
-      first += rank;
-    }
+    const products = splitRows(product, fused.map(rankOf));
+    for (const [l, block] of blocks.entries()) await block.preserved(products[l]!, energy);
   }
   return blocks.map((block) => block.finish(rows));
 }
@@ -80,29 +75,42 @@ class LayerBlocks {
   readonly #residuals: number[] = [];
   readonly #average: number[] = [];
   readonly #sum: number[] = [];
+  readonly #engine: MatmulEngine | null;
   #preservedChange: number | null = null;
 
-  constructor(layer: LayerProblem, fused: LowRank) {
-    this.#layer = layer;
-    this.#fused = fused;
+  static async of(layer: LayerProblem, fused: LowRank, engine: MatmulEngine | null): Promise<LayerBlocks> {
     const all = [...layer.deltas.flatMap((delta) => (delta === null ? [] : [delta])), fused];
-    this.downs = stackRows(
+    const downs = stackRows(
       layer.input.inputSize,
       all.map(({ down }) => down),
     );
-    const starts = [0];
-    for (const delta of layer.deltas) starts.push(starts.at(-1)! + (delta === null ? 0 : rankOf(delta)));
-    this.#starts = starts;
     const ups = stackRows(
       layer.outputSize,
       all.map(({ up }) => transpose(up)),
     );
-    this.#upGram = multiplyTransposed(ups, ups);
+    return new LayerBlocks(layer, fused, downs, await multiplyTransposedWith(engine, ups, ups), engine);
+  }
+
+  private constructor(
+    layer: LayerProblem,
+    fused: LowRank,
+    downs: Matrix,
+    upGram: Matrix,
+    engine: MatmulEngine | null,
+  ) {
+    this.#layer = layer;
+    this.#fused = fused;
+    this.downs = downs;
+    this.#upGram = upGram;
+    this.#engine = engine;
+    const starts = [0];
+    for (const delta of layer.deltas) starts.push(starts.at(-1)! + (delta === null ? 0 : rankOf(delta)));
+    this.#starts = starts;
   }
 
   /** @param product S G_i of the layer's own rows of S */
-  seen(concept: number, product: Matrix): void {
-    const core = multiplyTransposed(product, this.downs);
+  async seen(concept: number, product: Matrix): Promise<void> {
+    const core = await multiplyTransposedWith(this.#engine, product, this.downs);
     const size = this.downs.rows;
     const count = this.#layer.deltas.length;
     // Everything below is ‖X (Σ_b w_b ΔW_b)ᵀ‖² for weights over the blocks: concepts first, the fused change last.
@@ -136,8 +144,8 @@ class LayerBlocks {
   }
 
   /** @param product V* G_reg */
-  preserved(product: Matrix, energy: number): void {
-    const core = multiplyTransposed(product, this.#fused.down);
+  async preserved(product: Matrix, energy: number): Promise<void> {
+    const core = await multiplyTransposedWith(this.#engine, product, this.#fused.down);
     const first = this.#starts.at(-1)!;
     const size = this.downs.rows;
     let value = 0;
@@ -169,15 +177,4 @@ class LayerBlocks {
       baselines: { average: this.#average, sum: this.#sum },
     };
   }
-}
-
-async function timesGram(a: Matrix, gram: GramTerm, engine: MatmulEngine | null): Promise<Matrix> {
-  if ('features' in gram || engine === null || gramSize(gram) < ENGINE_FROM_WIDTH || a.rows === 0) {
-    return multiplyByGram(a, gram);
-  }
-  return engine(a, toDenseGram(gram));
-}
-
-function rowsOf(a: Matrix, first: number, count: number): Matrix {
-  return matrix(count, a.cols, a.data.subarray(first * a.cols, (first + count) * a.cols));
 }

@@ -25,12 +25,13 @@ import {
   conditionLowerBound,
   solveRows as solveCholeskyRows,
 } from '../../linalg/cholesky.ts';
-import { choleskyAsync, type MatmulEngine } from '../../linalg/cholesky-async.ts';
+import { choleskyAsync, type MatmulEngine, solveRowsAsync } from '../../linalg/cholesky-async.ts';
 import { eigh } from '../../linalg/eigh.ts';
 import { multiplyByGram } from '../../linalg/gram.ts';
 import { type LowRank, lowRank, sum, zeroDelta } from '../../linalg/low-rank.ts';
-import { assertFinite, type Matrix, matrix, stackRows } from '../../linalg/matrix.ts';
+import { assertFinite, type Matrix, matrix, splitRows, stackRows } from '../../linalg/matrix.ts';
 import { multiply, multiplyTransposed } from '../../linalg/products.ts';
+import { GramProducts } from '../../linalg/products-async.ts';
 import { type AbsoluteWeights, absoluteWeights, normalMatrix } from './normal-matrix.ts';
 import { checkLayer, type InputProblem, type LayerProblem } from './problem.ts';
 
@@ -48,6 +49,8 @@ export interface NormalSystem extends AbsoluteWeights {
   readonly condition: number;
   /** A_i G_i M⁻¹ of all concepts, stacked [Σ r_i, n], for A_i [r_i, n]; `null` where a concept has none. */
   rightFactors(downs: readonly (Matrix | null)[]): Matrix;
+  /** The same for several layers at once, large products by the engine that factorised the system, if one did. */
+  rightFactorsOf(layers: readonly (readonly (Matrix | null)[])[]): Promise<Matrix[]>;
 }
 
 /** B K⁻¹ for rows B. */
@@ -101,7 +104,48 @@ export async function factoriseInputWith(
   } catch (cause) {
     throw explained(input.inputName, cause, hintFor(input));
   }
-  return system(input, equations, triangular(factor));
+  const solved = system(input, equations, triangular(factor));
+  if (solved.side === 'samples') return solved;
+  return {
+    ...solved,
+    rightFactorsOf: async (layers) => {
+      const targets = await targetsOf(input, layers, engine);
+      const rows = await solveRowsAsync(factor, stackRows(input.inputSize, targets), engine);
+      return splitRows(
+        rows,
+        targets.map(({ rows: count }) => count),
+      );
+    },
+  };
+}
+
+/** A_i G_i of all concepts per layer, stacked: each Gram matrix meets the factors of all layers in one product. */
+async function targetsOf(
+  { inputSize, grams }: InputProblem,
+  layers: readonly (readonly (Matrix | null)[])[],
+  engine: MatmulEngine,
+): Promise<Matrix[]> {
+  const parts: Matrix[][] = layers.map(() => []);
+  const gramProducts = new GramProducts(engine);
+  for (const [i, gram] of grams.entries()) {
+    const trained = layers.flatMap((downs, l) => {
+      const down = downs[i] ?? null;
+      return down === null ? [] : [{ l, down }];
+    });
+    const stacked = stackRows(
+      inputSize,
+      trained.map(({ down }) => down),
+    );
+    const product = await gramProducts.multiply(stacked, gram);
+    const products = splitRows(
+      product,
+      trained.map(({ down }) => down.rows),
+    );
+    trained.forEach(({ l }, k) => {
+      parts[l]!.push(products[k]!);
+    });
+  }
+  return parts.map((products) => stackRows(inputSize, products));
 }
 
 function equationsOf(input: InputProblem): Equations {
@@ -188,7 +232,11 @@ interface Factorised {
 function system(input: InputProblem, equations: Equations, factorised: Factorised): NormalSystem {
   const { lambda, beta, side, rightFactors } = equations;
   const { rank, condition, solve } = factorised;
-  return { input, lambda, beta, side, rank, condition, rightFactors: (downs) => rightFactors(downs, solve) };
+  const solveDowns: NormalSystem['rightFactors'] = (downs) => rightFactors(downs, solve);
+  return {
+    ...{ input, lambda, beta, side, rank, condition, rightFactors: solveDowns },
+    rightFactorsOf: async (layers) => layers.map(solveDowns),
+  };
 }
 
 function triangular(factor: CholeskyFactor): Factorised {
@@ -246,17 +294,35 @@ function explained(inputName: string, cause: unknown, hint: string): unknown {
  * @throws {NumericalError} naming the layer, if the result is not finite
  */
 export function solveLayer(system: NormalSystem, layer: LayerProblem): LowRank {
+  const downs = downsOf(system, layer);
+  return solution(layer, downs.some((down) => down !== null) ? system.rightFactors(downs) : null);
+}
+
+/**
+ * `solveLayer` for layers that read one input, all at once: what the engine multiplies best is tall.
+ * @throws as `solveLayer`
+ */
+export async function solveLayers(system: NormalSystem, layers: readonly LayerProblem[]): Promise<LowRank[]> {
+  const rights = await system.rightFactorsOf(layers.map((layer) => downsOf(system, layer)));
+  return layers.map((layer, l) => solution(layer, rights[l]!));
+}
+
+/** A_i of a layer's concepts. */
+function downsOf(system: NormalSystem, layer: LayerProblem): (Matrix | null)[] {
   checkLayer(layer);
-  const { layerName, outputSize, deltas, input } = layer;
-  if (system.input !== input) {
+  if (system.input !== layer.input) {
     throw new ShapeError(
-      `${layerName}: expected the normal equations of ${input.inputName}, got those of ${system.input.inputName}`,
+      `${layer.layerName}: expected the normal equations of ${layer.input.inputName}, got those of ${system.input.inputName}`,
     );
   }
+  return layer.deltas.map((delta) => delta?.down ?? null);
+}
+
+/** [B_1 … B_k] · right; no change where no concept trains the layer. */
+function solution({ layerName, outputSize, deltas, input }: LayerProblem, right: Matrix | null): LowRank {
   const trained = deltas.filter((delta) => delta !== null);
-  if (trained.length === 0) return zeroDelta(outputSize, input.inputSize);
-  const { up } = sum(trained);
-  const solution = lowRank(up, system.rightFactors(deltas.map((delta) => delta?.down ?? null)));
+  if (trained.length === 0 || right === null) return zeroDelta(outputSize, input.inputSize);
+  const solution = lowRank(sum(trained).up, right);
   try {
     assertFinite('fused up factor', solution.up.data);
     assertFinite('fused down factor', solution.down.data);

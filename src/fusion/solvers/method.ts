@@ -10,7 +10,7 @@ import type { LowRank } from '../../linalg/low-rank.ts';
 import { STAGES, type Stage } from '../stage.ts';
 import { constrainInput, solveConstrained } from './constrained.ts';
 import { gradientSystem, PUBLISHED_ITERATIONS, solveByGradient } from './gradient.ts';
-import { factoriseInput, factoriseInputWith, solveLayer } from './least-squares.ts';
+import { factoriseInput, factoriseInputWith, solveLayers } from './least-squares.ts';
 import type { InputProblem, LayerProblem } from './problem.ts';
 import { average, weightedSum } from './weighted-sum.ts';
 
@@ -54,8 +54,8 @@ export interface LayerSolution {
 export interface PreparedInput {
   /** Condition number of the system, or a lower bound; `null` where the method solves none. */
   readonly condition: number | null;
-  /** @throws {ShapeError|UsageError|NumericalError} naming the layer */
-  solve(layer: LayerProblem): LayerSolution;
+  /** Layers that read the input, in order. @throws {ShapeError|UsageError|NumericalError} naming the layer */
+  solve(layers: readonly LayerProblem[]): Promise<LayerSolution[]>;
 }
 
 export interface FusionMethod {
@@ -73,6 +73,11 @@ export interface FusionMethod {
   prepare(input: InputProblem, context: MethodContext): Promise<PreparedInput>;
 }
 
+const eachLayer =
+  (solve: (layer: LayerProblem) => LayerSolution): PreparedInput['solve'] =>
+  async (layers) =>
+    layers.map(solve);
+
 const methods: Readonly<Record<MethodName, Omit<FusionMethod, 'name'>>> = {
   normal: {
     title: 'Normal equations',
@@ -85,7 +90,7 @@ const methods: Readonly<Record<MethodName, Omit<FusionMethod, 'name'>>> = {
       const system = engine === null ? factoriseInput(input) : await factoriseInputWith(engine, input);
       return {
         condition: system.condition,
-        solve: (layer) => ({ delta: solveLayer(system, layer) }),
+        solve: async (layers) => (await solveLayers(system, layers)).map((delta) => ({ delta })),
       };
     },
   },
@@ -101,7 +106,7 @@ const methods: Readonly<Record<MethodName, Omit<FusionMethod, 'name'>>> = {
       const iterations = options.iterations ?? PUBLISHED_ITERATIONS[stage];
       return {
         condition: null,
-        solve: (layer) => {
+        solve: eachLayer((layer) => {
           const { history } = options;
           const { delta, losses, evaluations } = solveByGradient(system, layer, {
             rows,
@@ -109,7 +114,7 @@ const methods: Readonly<Record<MethodName, Omit<FusionMethod, 'name'>>> = {
             history,
           });
           return { delta, losses, evaluations };
-        },
+        }),
       };
     },
   },
@@ -122,7 +127,7 @@ const methods: Readonly<Record<MethodName, Omit<FusionMethod, 'name'>>> = {
     features: 'rows',
     prepare: async (input) => {
       const system = constrainInput(input);
-      return { condition: null, solve: (layer) => ({ delta: solveConstrained(system, layer) }) };
+      return { condition: null, solve: eachLayer((layer) => ({ delta: solveConstrained(system, layer) })) };
     },
   },
   average: {
@@ -134,7 +139,7 @@ const methods: Readonly<Record<MethodName, Omit<FusionMethod, 'name'>>> = {
     features: 'none',
     prepare: async (_, { options }) => ({
       condition: null,
-      solve: (layer) => ({ delta: average(layer, options.weights) }),
+      solve: eachLayer((layer) => ({ delta: average(layer, options.weights) })),
     }),
   },
   sum: {
@@ -146,7 +151,7 @@ const methods: Readonly<Record<MethodName, Omit<FusionMethod, 'name'>>> = {
     features: 'none',
     prepare: async (_, { options }) => ({
       condition: null,
-      solve: (layer) => ({ delta: weightedSum(layer, options.weights) }),
+      solve: eachLayer((layer) => ({ delta: weightedSum(layer, options.weights) })),
     }),
   },
 };

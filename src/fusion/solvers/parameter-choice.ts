@@ -107,7 +107,8 @@ async function judge(
       options: METHOD_DEFAULTS,
       engine,
     });
-    const fused = layerProblems(problem, layers, input).map((layer) => prepared.solve(layer).delta);
+    const solutions = await prepared.solve(layerProblems(problem, layers, input));
+    const fused = solutions.map(({ delta }) => delta);
     const judged = inputProblem({ ...problem, collected: heldOut }, layers, { ridge, preserve });
     const measured = await measureLayers(
       layerProblems(problem, layers, judged.input),

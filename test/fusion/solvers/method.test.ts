@@ -32,8 +32,11 @@ const rows: LayerProblem = { ...layer, input };
 const context: MethodContext = { stage: 'cross', rows: 6, options: METHOD_DEFAULTS, engine: null };
 
 describe.each(FUSION_METHODS)('$name', (method) => {
-  const solve = async (problem: LayerProblem, given = context) =>
-    (await prepareMethod(method, problem.input, given)).solve(problem);
+  const solve = async (problem: LayerProblem, given = context) => {
+    const prepared = await prepareMethod(method, problem.input, given);
+    const [solution] = await prepared.solve([problem]);
+    return solution!;
+  };
 
   it('is found by its name and says what it is', () => {
     expect(fusionMethod(method.name)).toBe(method);
@@ -97,8 +100,10 @@ describe('the registry', () => {
 
   it('runs L-BFGS for the published number of iterations unless told otherwise', async () => {
     const method = fusionMethod('lbfgs');
-    const losses = async (given: Partial<MethodContext>) =>
-      (await method.prepare(input, { ...context, ...given })).solve(rows).losses;
+    const losses = async (given: Partial<MethodContext>) => {
+      const prepared = await method.prepare(input, { ...context, ...given });
+      return (await prepared.solve([rows]))[0]!.losses;
+    };
     const told = (iterations: number) => losses({ options: { ...METHOD_DEFAULTS, iterations } });
     expect(await losses({ stage: 'spatial' })).toEqual(await told(50));
     expect(await losses({ stage: 'cross' })).toEqual(await told(500));
@@ -110,8 +115,8 @@ describe('the registry', () => {
     const method = fusionMethod('normal');
     const expected = toDense(leastSquares(rows)).data;
     for (const engine of [null, async () => Promise.reject(new Error('too small to need one'))]) {
-      const { delta } = (await method.prepare(input, { ...context, engine })).solve(rows);
-      expect(toDense(delta).data).toEqual(expected);
+      const [solution] = await (await method.prepare(input, { ...context, engine })).solve([rows]);
+      expect(toDense(solution!.delta).data).toEqual(expected);
     }
   });
 });

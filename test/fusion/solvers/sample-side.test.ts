@@ -3,7 +3,12 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { NumericalError, ShapeError } from '../../../src/errors.ts';
 import { measureRetention } from '../../../src/fusion/report/retention.ts';
-import { factoriseInput, factoriseInputWith, solveLayer } from '../../../src/fusion/solvers/least-squares.ts';
+import {
+  factoriseInput,
+  factoriseInputWith,
+  solveLayer,
+  solveLayers,
+} from '../../../src/fusion/solvers/least-squares.ts';
 import type { LayerProblem } from '../../../src/fusion/solvers/problem.ts';
 import { toDense } from '../../../src/linalg/low-rank.ts';
 import { matrix } from '../../../src/linalg/matrix.ts';
@@ -132,6 +137,24 @@ describe('with an engine', () => {
     const system = await factoriseInputWith(plainEngine, layer.input, 100);
     expect(relativeError(toDense(solveLayer(system, layer)).data, fuse(layer))).toBeLessThan(1e-11);
     expect([system.condition]).toBeAllClose([factoriseInput(layer.input).condition], { rtol: 1e-9 });
+  });
+
+  it('layers that are solved together come out as one by one, on both sides', async () => {
+    // Wide enough for the engine to multiply Gram matrices.
+    for (const problem of Object.values(bothForms({ ...fewRows, n: 270, rows: 60 }))) {
+      const others = [
+        { ...problem, layerName: 'block.to_k', deltas: [null, problem.deltas[0]!] },
+        { ...problem, layerName: 'block.to_v', deltas: problem.deltas.map(() => null) },
+      ];
+      const system = await factoriseInputWith(plainEngine, problem.input, 100);
+      const layers = [problem, ...others];
+      const together = await solveLayers(system, layers);
+      const alone = factoriseInput(problem.input);
+      layers.forEach((each, l) => {
+        const expected = toDense(solveLayer(alone, each)).data;
+        expect(toDense(together[l]!).data).toBeAllClose(expected, { rtol: 1e-10, atol: 1e-300 });
+      });
+    }
   });
 
   it('a singular system names the input and a hint, and an engine’s own failure passes through', async () => {
