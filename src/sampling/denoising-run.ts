@@ -81,7 +81,7 @@ export class DenoisingRun {
         : pictures.map((index) => new TorchGenerator(seed + index));
     const drawNoise = (): Float32Array =>
       concatenated(generators.map((generator) => generator.randn((n * size) / generators.length)));
-    const latents = await this.#start(n, drawNoise, generators);
+    const latents = await this.#start(pictures, drawNoise, generators);
     this.#features ??= await adapterFeeds(request.adapters);
     const texts = { ...(await unet.keysValues(sources, n)), ...this.#features };
     const controls = await LoadedControls.load(request.controls, {
@@ -140,20 +140,22 @@ export class DenoisingRun {
 
   /** Pure noise, or the initial picture with the noise of the step to begin at. */
   async #start(
-    n: number,
+    pictures: readonly number[],
     drawNoise: DrawNoise,
     generators: readonly TorchGenerator[],
   ): Promise<Float32Array> {
     const { request, sampler, codec } = this.#context;
-    const { init } = request;
-    if (init === undefined) return drawNoise().map((value) => value * sampler.initNoiseSigma);
+    const { init, initialNoise } = request;
+    const firstNoise = (): Float32Array =>
+      initialNoise === undefined ? drawNoise() : concatenated(pictures.map((index) => initialNoise[index]!));
+    if (init === undefined) return firstNoise().map((value) => value * sampler.initNoiseSigma);
     const encoded: Float32Array[] = [];
-    for (let i = 0; i < n; i++) {
+    for (let i = 0; i < pictures.length; i++) {
       // The autoencoder's own noise comes before the sampler's, from the same generator.
       const generator = generators[i] ?? generators[0]!;
       encoded.push((await codec.encode(init.picture, (count) => generator.randn(count))).data);
     }
-    return sampler.addNoise(concatenated(encoded), drawNoise(), this.#beginIndex);
+    return sampler.addNoise(concatenated(encoded), firstNoise(), this.#beginIndex);
   }
 }
 

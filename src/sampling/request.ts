@@ -47,6 +47,11 @@ export interface SampleRequest {
    * generator, as diffusers does for `num_images_per_prompt`.
    */
   readonly batchNoise?: 'own' | 'shared';
+  /**
+   * Noise to begin from in place of what the seed gives, per picture [C, h, w] of unit normal numbers (diffusers calls
+   * it `latents`). Samplers with fresh noise still draw that from the seed. Default none.
+   */
+  readonly initialNoise?: readonly Float32Array[];
   /** Image to image: where to start from, of the wanted size, and how much of the way to go back, 0 … 1. Default none. */
   readonly init?: { readonly picture: Picture; readonly denoise: number };
   /** T2I-Adapters; their features are added up. Default none. */
@@ -111,7 +116,7 @@ export function resolveRequest(
   const given = Object.fromEntries(Object.entries(request).filter(([, value]) => value !== undefined));
   const defaults = { width: size, height: size, ...REQUEST_DEFAULTS, prompt: request.prompt };
   const resolved: ResolvedRequest = { ...defaults, ...given };
-  const { width, height, regions, isolate, init, adapters, controls } = resolved;
+  const { width, height, regions, isolate, init, initialNoise, adapters, controls } = resolved;
   checkSize('width', width, factor);
   checkSize('height', height, factor);
   for (const name of ['count', 'batchSize', 'steps'] as const) {
@@ -144,6 +149,15 @@ export function resolveRequest(
   }
   for (const { adapter } of adapters) checkAdapterFits(adapter, base, factor);
   for (const { controlNet } of controls) checkControlNetFits(controlNet, base, factor);
+  if (initialNoise !== undefined) {
+    const size = (base.unet.config.inChannels * width * height) / factor ** 2;
+    const lengths = initialNoise.map(({ length }) => length);
+    if (lengths.length !== resolved.count || lengths.some((length) => length !== size)) {
+      throw new UsageError(
+        `initial noise: expected ${resolved.count} × ${size} numbers, got ${lengths.join(', ') || 'none'}`,
+      );
+    }
+  }
   const pictures = [
     ...(init === undefined ? [] : [['initial picture', init.picture] as const]),
     ...adapters.map(({ picture }) => ['adapter picture', picture] as const),

@@ -171,7 +171,7 @@ function withDefaultScene(
   return {
     ...scene,
     prompt: '',
-    isolate: scene.isolate ?? 0.8,
+    isolate: scene.isolate ?? 1,
     width: width ?? size * names.length,
     height: height ?? size,
     regions: names.map((name, i) => ({

@@ -109,6 +109,9 @@ if (argument('--part') !== undefined) {
   process.disconnect();
 } else {
   const wanted = argument('--only')?.split(',');
+  const known = ['collect', 'stored', 'many', 'lbfgs'];
+  const unknown = wanted?.filter((part) => !known.includes(part)) ?? [];
+  if (unknown.length > 0) throw new Error(`--only: expected ${known.join(', ')}, got ${unknown.join(', ')}`);
   const only = (part: string): boolean => wanted?.includes(part) ?? true;
   const steps = Number(argument('--steps') ?? 2);
   const before = process.platform === 'linux' ? [`load before: ${load()}`] : [];

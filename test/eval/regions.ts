@@ -18,6 +18,7 @@ import { openCheckpoint } from '../../src/models/checkpoint.ts';
 import { defaultBase, packageRoot } from '../../src/package-root.ts';
 import type { SampleRequest } from '../../src/sampling/request.ts';
 import { Pipeline, type PipelineParts, type SampledPicture } from '../../src/sampling/sample.ts';
+import { TorchGenerator } from '../../src/tensor/random.ts';
 import { CONCEPT_THRESHOLDS, conceptScore } from '../support/shapeland/concept-detector.ts';
 import { detect } from '../support/shapeland/detect.ts';
 import { crop, type Picture } from '../support/shapeland/picture.ts';
@@ -44,6 +45,8 @@ if (names.length !== 2 || !names.every(isConcept)) {
 }
 /** The detectors see squares of the size that they were made for. */
 const SIDE = 64;
+/** Of a square picture, in latent cells. */
+const CELLS = 16;
 const SETTINGS = {
   guidanceScale: 4,
   sampler: 'ddim',
@@ -87,13 +90,29 @@ function scene([left, right]: Pair, gap: number, isolate: number): SampleRequest
     height: SIDE,
     isolate,
     regions: [half(left.prompt, 0, 0.5 - gap), half(right.prompt, 0.5 + gap, 1)],
+    initialNoise: NOISE.map(twice),
   };
 }
+
+/** Noise [4, 16, 16] of each seed, the same as sampling by seeds draws. */
+const NOISE = Array.from({ length: SEEDS }, (_, seed) => new TorchGenerator(seed).randn(4 * CELLS * CELLS));
+
+/** The same noise in both halves, so that each half begins as the picture of its subject alone did: [4, 16, 32]. */
+function twice(noise: Float32Array): Float32Array {
+  const both = new Float32Array(2 * noise.length);
+  for (let row = 0; row < 4 * CELLS; row++) {
+    const own = noise.subarray(row * CELLS, (row + 1) * CELLS);
+    both.set(own, 2 * row * CELLS);
+    both.set(own, (2 * row + 1) * CELLS);
+  }
+  return both;
+}
+
 /** The first is what a region does by itself; the last is what the documentation recommends. */
 const SCENES = [
   ['halves', 0, 0],
-  ['halves, isolated', 0, 0.8],
-  ['with a gap, isolated', 0.05, 0.8],
+  ['halves, isolated', 0, 1],
+  ['with a gap, isolated', 0.05, 1],
 ] as const;
 
 async function drawAll(
@@ -187,8 +206,8 @@ printReport({
   rows,
   notes: [
     'alone: 64 × 64, same prompt and seeds; scenes: 128 × 64; plain words by the base, concepts by their fusion',
-    'of those drawn alone: seeds at which the same model draws the subject alone',
-    `${SETTINGS.sampler}, ${SETTINGS.steps} steps, guidance ${SETTINGS.guidanceScale}; isolation over four fifths of the steps, gap a tenth of the width`,
+    'of those drawn alone: seeds at which the same model draws the subject alone; each half of a scene begins with the same noise as those pictures',
+    `${SETTINGS.sampler}, ${SETTINGS.steps} steps, guidance ${SETTINGS.guidanceScale}; isolation over all steps, gap a tenth of the width`,
   ],
   details,
 });

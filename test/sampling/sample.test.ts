@@ -54,6 +54,16 @@ describe('pictures', () => {
     expect(again!.data).not.toEqual(one[0]!.data);
   });
 
+  it('begin with given noise: that of a seed gives the seed’s picture', async () => {
+    const noise = [7, 8].map((seed) => new TorchGenerator(seed).randn(4 * (64 / pipeline.factor) ** 2));
+    const given = await pipeline.sample({ ...SMALL, count: 2, initialNoise: noise });
+    const seeded = await pipeline.sample({ ...SMALL, seed: 7, count: 2 });
+    for (const [i, { data }] of seeded.entries()) expect(given[i]!.data).toEqual(data);
+    await expect(pipeline.sample({ ...SMALL, initialNoise: [] })).rejects.toThrow(
+      /initial noise: expected 1 × \d+ numbers, got none/,
+    );
+  });
+
   it('with a region over everything are those of its prompt', async () => {
     const other = { prompt: 'the castle', negativePrompt: 'blurry' };
     const [region] = await pipeline.sample({ ...SMALL, regions: [{ ...other, shape: box(0, 0, 1, 1) }] });
