@@ -1,7 +1,7 @@
 /** The k-th batch of a run: which views, their prompts, noise, timesteps, targets and weights. */
 import type { NoiseSchedule } from '../sampling/noise-schedule.ts';
 import type { TorchGenerator } from '../tensor/random.ts';
-import { BatchOrder } from './data/batch-order.ts';
+import { BatchOrder, batchSharingCaptions } from './data/batch-order.ts';
 import { drawCaption, withWords } from './data/captions.ts';
 import type { TrainingItem } from './data/latent-cache.ts';
 import { maskedWeights, noisyBatch, type PredictionType, plainWeights } from './loss-weights.ts';
@@ -41,7 +41,10 @@ export class BatchMaker {
   /** @param number counts batches from 0, accumulated ones too */
   make(number: number, random: TorchGenerator): StepBatch {
     const { settings, schedule, prediction, trainables } = this.#sources;
-    const own = this.#order.at(number);
+    const own =
+      settings.captionsPerBatch > 0
+        ? batchSharingCaptions(this.#sources.items, settings.batch, settings.captionsPerBatch, random)
+        : this.#order.at(number);
     const others = this.#classOrder?.at(number) ?? [];
     const rows = [...own, ...others];
     const { latentHeight, latentWidth } = own[0]!;

@@ -110,6 +110,11 @@ export const trainingSchema = z
     shuffleCaptions: z.boolean().default(false).describe('Shuffle the parts of a caption between commas'),
     keepParts: countOrNone.default(1).describe('Leading parts that keep their place'),
     captionDropout: share.default(0).describe('Chance of an empty caption'),
+    captionsPerBatch: countOrNone
+      .default(0)
+      .describe(
+        'Pictures of a batch share so many captions: less work for the text encoder; 0: each its own',
+      ),
 
     masks: z
       .string()

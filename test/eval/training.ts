@@ -62,6 +62,7 @@ const out = path.resolve(values.out);
  */
 const SETTINGS = {
   batch: 8,
+  captionsPerBatch: 2,
   lrEmbedding: 5e-3,
   lrText: 3e-5,
   lrUnet: 2.5e-3,

@@ -6,7 +6,7 @@ import fc from 'fast-check';
 import sharp from 'sharp';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { TorchGenerator } from '../../src/tensor/random.ts';
-import { BatchOrder } from '../../src/training/data/batch-order.ts';
+import { BatchOrder, batchSharingCaptions } from '../../src/training/data/batch-order.ts';
 import { drawCaption, withWords } from '../../src/training/data/captions.ts';
 import { readTrainingFolder } from '../../src/training/data/training-folder.ts';
 import {
@@ -188,5 +188,27 @@ describe('batches', () => {
     expect(order.at(2)).toEqual(epoch[2]);
     expect(new BatchOrder(items, 3, 42, 1).at(9)).toEqual(order.at(9));
     expect(new BatchOrder(items, 3, 43, 1).at(9)).not.toEqual(order.at(9));
+  });
+
+  it('may share captions, as often as they occur, and is of one size all the same', () => {
+    const items = Array.from({ length: 12 }, (_, id) => ({
+      id,
+      caption: ['a', 'a', 'b'][id % 3]!,
+      latentHeight: id < 9 ? 8 : 4,
+      latentWidth: 8,
+    }));
+    const drawn = Array.from({ length: 400 }, (_, k) =>
+      batchSharingCaptions(items, 6, 2, new TorchGenerator(k)),
+    );
+    for (const batch of drawn) {
+      expect(batch).toHaveLength(6);
+      expect(new Set(batch.map(({ latentHeight }) => latentHeight)).size).toBe(1);
+      for (const i of [2, 3, 4, 5]) expect(batch[i]!.caption).toBe(batch[i - 2]!.caption);
+    }
+    const all = drawn.flat();
+    const share = all.filter(({ caption }) => caption === 'a').length / all.length;
+    expect(share).toBeGreaterThan(0.6);
+    expect(share).toBeLessThan(0.73);
+    expect(new Set(all.map(({ id }) => id)).size).toBe(12);
   });
 });

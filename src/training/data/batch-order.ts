@@ -55,3 +55,22 @@ export class BatchOrder<T extends Pick<TrainingItem, 'latentHeight' | 'latentWid
     return random.randperm(batches.length).map((i) => batches[i]!);
   }
 }
+
+/**
+ * A batch whose items share few captions, so that few prompts have to be encoded: that many are drawn, each as likely as it
+ * is frequent, and items take turns among them, drawn from those that have it. All of one size.
+ * @param items not empty
+ */
+export function batchSharingCaptions<
+  T extends Pick<TrainingItem, 'latentHeight' | 'latentWidth' | 'caption'>,
+>(items: readonly T[], batch: number, captions: number, random: TorchGenerator): T[] {
+  const drawn = (from: readonly T[]): T => from[random.randint(0, from.length, 1)[0]!]!;
+  const first = drawn(items);
+  const sized = items.filter(
+    ({ latentHeight, latentWidth }) =>
+      latentHeight === first.latentHeight && latentWidth === first.latentWidth,
+  );
+  const chosen = [first, ...Array.from({ length: captions - 1 }, () => drawn(sized))];
+  const groups = chosen.map(({ caption }) => sized.filter((item) => item.caption === caption));
+  return Array.from({ length: batch }, (_, i) => drawn(groups[i % captions]!));
+}
