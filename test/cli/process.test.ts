@@ -14,6 +14,7 @@ import {
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { sshsHashes } from '../../src/concepts/lora-metadata.ts';
 import { readPicture } from '../../src/formats/picture.ts';
 import { packageRoot } from '../../src/package-root.ts';
 
@@ -150,7 +151,8 @@ describe('targets that cannot be written', () => {
     }
     const { status, stderr } = edlora(...train(at('cut.safetensors')));
     expect(status, stderr).toBe(0);
-    expect(readFileSync(at('cut.safetensors'))).toEqual(readFileSync(whole));
+    const { modelHash } = await sshsHashes(whole);
+    expect((await sshsHashes(at('cut.safetensors'))).modelHash).toBe(modelHash);
   });
 
   it('a read-only folder is named', ({ skip }) => {
