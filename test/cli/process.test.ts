@@ -114,7 +114,7 @@ describe('targets that cannot be written', () => {
     }
   });
 
-  it('a disk that fills up during training keeps the last good state, and the run goes on from it', ({
+  it('a disk that fills up during training keeps the last good state, and the run goes on from it', async ({
     skip,
   }) => {
     const train = (out: string): string[] => [
