@@ -115,7 +115,8 @@ const options = {
     type: 'string',
     requiresArg: true,
     group: 'How:',
-    describe: 'Steps of distillation after the solve, towards each concept’s own pictures [default: 0]',
+    describe:
+      'Steps of distillation after the solve, towards each concept’s own pictures; for many or hard concepts, e.g. 300 [default: 0]',
   },
   rank: {
     type: 'string',
