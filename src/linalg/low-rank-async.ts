@@ -14,7 +14,7 @@ import { cholesky } from './cholesky.ts';
 import type { MatmulEngine } from './cholesky-async.ts';
 import { eigh } from './eigh.ts';
 import { checkRank, decompose, type LowRank, lostShare, type Truncation } from './low-rank.ts';
-import { type Matrix, matrix, transpose } from './matrix.ts';
+import { type Matrix, matrix, symmetrise, transpose } from './matrix.ts';
 
 /** A decomposition whose cuts are computed elsewhere too. */
 export interface AsyncDecomposition {
@@ -47,7 +47,7 @@ export async function decomposeWith(delta: LowRank, engine: MatmulEngine): Promi
   const lower = lowerFactor(downGram);
   if (lower === null) return plain();
   const upGram = await engine(transpose(up), up);
-  const { values, vectors } = eigh(symmetric(await engine(transpose(lower), await engine(upGram, lower))));
+  const { values, vectors } = eigh(symmetrise(await engine(transpose(lower), await engine(upGram, lower))));
   const singularValues = Float64Array.from(values, (value) => Math.sqrt(Math.max(0, value))).reverse();
   return {
     singularValues,
@@ -101,19 +101,6 @@ function lowerFactor(gram: Matrix): Matrix | null {
     gram.data.fill(0, i * n + i + 1, (i + 1) * n);
   }
   return gram;
-}
-
-/** The mean of a matrix and its transpose: products round differently above and below the diagonal. */
-function symmetric(a: Matrix): Matrix {
-  const n = a.rows;
-  for (let i = 0; i < n; i++) {
-    for (let j = 0; j < i; j++) {
-      const mean = (a.data[i * n + j]! + a.data[j * n + i]!) / 2;
-      a.data[i * n + j] = mean;
-      a.data[j * n + i] = mean;
-    }
-  }
-  return a;
 }
 
 /** Each row x of `rows` becomes the solution y of y L = x, that is Lᵀ yᵀ = xᵀ. */

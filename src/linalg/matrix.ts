@@ -73,6 +73,19 @@ export function splitRows({ cols, data }: Matrix, counts: readonly number[]): Ma
   });
 }
 
+/** A ← (A + Aᵀ) / 2, in place: products round differently above and below the diagonal. @returns A [n, n] */
+export function symmetrise(a: Matrix): Matrix {
+  const n = a.rows;
+  for (let i = 0; i < n; i++) {
+    for (let j = 0; j < i; j++) {
+      const mean = (a.data[i * n + j]! + a.data[j * n + i]!) / 2;
+      a.data[i * n + j] = mean;
+      a.data[j * n + i] = mean;
+    }
+  }
+  return a;
+}
+
 /** Throws unless every number is finite. `where` opens the message. @throws {NumericalError} */
 export function assertFinite(where: string, data: ArrayLike<number>): void {
   for (let i = 0; i < data.length; i++) {

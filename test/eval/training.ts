@@ -3,7 +3,7 @@
  * miniature's image sets, and the other methods on some of them in fewer steps, draws with one list of prompts and
  * seeds, and counts with the detector; the shipped ED-LoRA files stand beside them.
  * `npm run eval:training -- [--concepts smiley,checker] [--methods ed-lora,xti] [--steps 800] [--others smiley]
- * [--other-steps 200] [--samples 40] [--figure file.svg] [--keep]`; with --keep, what an interrupted run has trained is not trained again.
+ * [--other-steps 200] [--samples 40] [--captions-per-batch 2] [--figure file.svg] [--keep]`; with --keep, what an interrupted run has trained is not trained again.
  *
  * Runs are made in processes of their own, one a core and each on one thread: the miniature's operators are too small to
  * share out.
@@ -40,6 +40,7 @@ const { values } = parseArgs({
     'other-steps': { type: 'string', default: '200' },
     samples: { type: 'string', default: '40' },
     seed: { type: 'string', default: '0' },
+    'captions-per-batch': { type: 'string', default: '2' },
     out: { type: 'string', default: '.build/eval-training' },
     figure: { type: 'string' },
     keep: { type: 'boolean', default: false },
@@ -62,7 +63,7 @@ const out = path.resolve(values.out);
  */
 const SETTINGS = {
   batch: 8,
-  captionsPerBatch: 2,
+  captionsPerBatch: Number(values['captions-per-batch']),
   lrEmbedding: 5e-3,
   lrText: 3e-5,
   lrUnet: 2.5e-3,
@@ -107,6 +108,8 @@ function spawned(job: Job): Promise<number> {
     values['other-steps'],
     '--seed',
     values.seed,
+    '--captions-per-batch',
+    values['captions-per-batch'],
     '--out',
     out,
   ];

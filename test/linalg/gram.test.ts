@@ -11,7 +11,8 @@ import {
   quadraticTrace,
   toDenseGram,
 } from '../../src/linalg/gram.ts';
-import { matrix, transpose } from '../../src/linalg/matrix.ts';
+import { type Matrix, matrix, transpose } from '../../src/linalg/matrix.ts';
+import { GramProducts } from '../../src/linalg/products-async.ts';
 import { naiveProduct, randomMatrix } from '../support/matrices.ts';
 
 const seed = fc.integer({ min: 0, max: 2 ** 31 });
@@ -108,6 +109,23 @@ describe('packed and dense Gram matrices', () => {
       { numRuns: 25, seed: 1 },
     );
     expect(() => multiplyByGram(matrix(1, 3), { features: matrix(4, 2) })).toThrow(ShapeError);
+  });
+
+  it('meet an engine in one dense matrix after the other, in the same memory', async () => {
+    const seen: Matrix[] = [];
+    const products = new GramProducts(async (a, b) => {
+      seen.push(b);
+      return naiveProduct(a, b);
+    });
+    const a = randomMatrix(9, 3, 300);
+    for (const s of [1, 2]) {
+      const rows = randomMatrix(s, 20, 300);
+      const packed = packFloat32(naiveProduct(transpose(rows), rows));
+      const product = await products.multiply(a, packed);
+      expect(product.data).toBeAllClose(multiplyByGram(a, packed).data, { rtol: 1e-12 });
+    }
+    expect(seen).toHaveLength(2);
+    expect(seen[0]).toBe(seen[1]);
   });
 
   it('refuse other sizes', () => {

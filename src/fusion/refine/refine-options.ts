@@ -27,7 +27,7 @@ export interface RefineOptions {
  * with .4 identity.
  */
 export const REFINE_DEFAULTS: RefineOptions = {
-  steps: 200,
+  steps: 300,
   learningRate: 2e-3,
   batch: 8,
   preserve: 0.3,

@@ -16,7 +16,7 @@ import { UsageError } from '../../errors.ts';
 import { eigh } from '../../linalg/eigh.ts';
 import { type GramTerm, gramTrace, multiplyByGram } from '../../linalg/gram.ts';
 import type { LowRank } from '../../linalg/low-rank.ts';
-import { type Matrix, matrix } from '../../linalg/matrix.ts';
+import { type Matrix, matrix, symmetrise } from '../../linalg/matrix.ts';
 import { dot, multiply, multiplyTransposed } from '../../linalg/products.ts';
 import { qr } from '../../linalg/qr.ts';
 
@@ -158,17 +158,6 @@ function balanced(
 
 function addTo(target: Matrix, source: Matrix, factor: number): void {
   for (let i = 0; i < target.data.length; i++) target.data[i]! += factor * source.data[i]!;
-}
-
-function symmetrise(a: Matrix): void {
-  const n = a.rows;
-  for (let i = 0; i < n; i++) {
-    for (let j = 0; j < i; j++) {
-      const mean = (a.data[i * n + j]! + a.data[j * n + i]!) / 2;
-      a.data[i * n + j] = mean;
-      a.data[j * n + i] = mean;
-    }
-  }
 }
 
 /** Rows in reverse order: largest eigenvalue first. */
