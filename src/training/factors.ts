@@ -9,7 +9,7 @@ import { readFloat32 } from '../formats/raw-tensor.ts';
 import { truncate } from '../linalg/low-rank.ts';
 import { identity, matrix } from '../linalg/matrix.ts';
 import type { TorchGenerator } from '../tensor/random.ts';
-import type { FactorGradients } from './step.ts';
+import type { FactorGradients } from './factor-gradients.ts';
 import type { TrainedLayer } from './trained-layers.ts';
 
 /** Multiplies the factors' columns in one step, [graphRank]; zeros drop them. Null: all ones. */

@@ -15,9 +15,10 @@ import { crossAttentionNames } from '../models/unet/structure.ts';
 import type { TorchGenerator } from '../tensor/random.ts';
 import { float32, type Tensor } from '../tensor/tensor.ts';
 import { initialVector } from './concept-embeddings.ts';
+import type { FactorFeeds } from './factor-gradients.ts';
 import { fullWeight, type LayerFactors, lohaFactors, loraFactors, type RankMask } from './factors.ts';
 import type { Method, ResolvedSettings } from './methods/method.ts';
-import type { FactorFeeds, StepResult } from './step.ts';
+import type { StepResult } from './step.ts';
 import { type TrainedLayer, trainedLayers } from './trained-layers.ts';
 
 export type ParameterGroup = 'embedding' | 'text' | 'unet';

@@ -2,6 +2,7 @@
 import { describe, expect, it } from 'vitest';
 import { float32Tensor } from '../../src/formats/raw-tensor.ts';
 import { TorchGenerator } from '../../src/tensor/random.ts';
+import type { FactorGradients } from '../../src/training/factor-gradients.ts';
 import {
   fullWeight,
   type LayerFactors,
@@ -11,7 +12,6 @@ import {
 } from '../../src/training/factors.ts';
 import { densityPenalty } from '../../src/training/kernel-density.ts';
 import { drawMasks } from '../../src/training/rank-masks.ts';
-import type { FactorGradients } from '../../src/training/step.ts';
 import type { TrainedLayer } from '../../src/training/trained-layers.ts';
 
 const layer: TrainedLayer = {
