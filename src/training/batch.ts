@@ -2,10 +2,11 @@
 import type { NoiseSchedule } from '../sampling/noise-schedule.ts';
 import type { TorchGenerator } from '../tensor/random.ts';
 import { BatchOrder, batchSharingCaptions } from './data/batch-order.ts';
-import { drawCaption, withWords } from './data/captions.ts';
+import { drawCaption, templated, withWords } from './data/captions.ts';
 import type { TrainingItem } from './data/latent-cache.ts';
 import { maskedWeights, noisyBatch, type PredictionType, plainWeights } from './loss-weights.ts';
 import type { ResolvedSettings } from './methods/method.ts';
+import { bestSharedPrefix, commonPrefix } from './prompt-prefix.ts';
 import type { StepBatch } from './step.ts';
 import type { Trainables } from './trainables.ts';
 
@@ -86,6 +87,17 @@ export class BatchMaker {
         words,
       },
     };
+  }
+
+  /** Positions at the beginning that the layer prompts of the captions have in common, see `bestSharedPrefix`. */
+  sharedPrefix(): number {
+    const { items, settings, trainables } = this.#sources;
+    const firstTrainedId = trainables.vocabulary.tokens[0]?.ids[0] ?? null;
+    return bestSharedPrefix(
+      items
+        .flatMap(({ caption }) => templated(withWords(caption, trainables.plan.words), settings.templates))
+        .map((prompt) => commonPrefix(this.#encode(prompt), firstTrainedId)),
+    );
   }
 
   #prompt(item: TrainingItem, number: number, random: TorchGenerator): string {

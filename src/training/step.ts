@@ -20,6 +20,8 @@ export interface StepPlan extends Omit<UnetGraphOptions, 'ranks' | 'contextGradi
   readonly textRanks: ReadonlyMap<string, number>;
   /** First token id whose embedding is trained; these ids follow the vocabulary. Null: no embedding is. */
   readonly firstTrainedId: number | null;
+  /** Positions at the beginning that layer-wise prompts share, see text-step.ts. */
+  readonly sharedPrefix: number;
   /** Weight of the attention regularisation; only with `attention`. */
   readonly attentionWeight: number;
   /** CPU threads of one operator; default the runtime's choice. */
@@ -71,13 +73,14 @@ export class TrainingStep {
   constructor(base: Checkpoint, embeddings: TokenEmbeddings, trainedRows: number, plan: StepPlan) {
     this.#unet = base.unet;
     this.#plan = plan;
-    const { textRanks, firstTrainedId, layerwise, threads } = plan;
+    const { textRanks, firstTrainedId, layerwise, sharedPrefix, threads } = plan;
     this.#text = new TextStep(base.textEncoder, embeddings, {
       ranks: textRanks,
       firstTrainedId,
       trainedRows,
       // Those of one row.
       promptsPerRun: layerwise ? transformerPlaces(base.unet.config).length : 1,
+      sharedPrefix: layerwise ? sharedPrefix : 0,
       ...(threads === undefined ? {} : { threads }),
     });
   }

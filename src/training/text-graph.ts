@@ -25,7 +25,7 @@ export function buildTextFeatures(
 /**
  * Gradients of embeddings and factors.
  * Inputs: those of `buildTextEncoder` and `d_last_hidden_state` [B, T, D]. Outputs: `gradientOutput` of every factor
- * and, where `embeddingGradient`, of `token_embeddings`.
+ * and, where `embeddingGradient`, of `token_embeddings`; a shared prefix holds no trained embedding.
  */
 export function buildTextGradients(
   { weights, config }: ModelPart<ClipTextConfig>,

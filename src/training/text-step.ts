@@ -11,6 +11,7 @@ import { loraDownInput, loraUpInput } from '../models/network.ts';
 import { float32, type Tensor } from '../tensor/tensor.ts';
 import { type FactorFeeds, type FactorGradients, factorGradients } from './factor-gradients.ts';
 import { gradientOutput } from './gradient-outputs.ts';
+import { commonPrefix, type Ids } from './prompt-prefix.ts';
 import { buildTextFeatures, buildTextGradients } from './text-graph.ts';
 
 export interface TextStepPlan {
@@ -22,6 +23,11 @@ export interface TextStepPlan {
   readonly trainedRows: number;
   /** Prompts per run of a graph. */
   readonly promptsPerRun: number;
+  /**
+   * Positions at the beginning that the prompts of a run are computed once for, wherever they are equal so far; others
+   * run without sharing. 0: never.
+   */
+  readonly sharedPrefix: number;
   /** CPU threads of one operator; default the runtime's choice. */
   readonly threads?: number;
 }
@@ -31,9 +37,6 @@ export interface TextGradients {
   /** [trained rows, D]; rows that no prompt of the batch has are zero. Null if none are trained. */
   readonly embeddings: Float32Array | null;
 }
-
-/** Token ids, padded to the model's positions. */
-type Ids = readonly number[];
 
 /** Prompts whose features are kept, at most: 60 MB at the width of SD 1.5. */
 const FIXED_PROMPTS = 256;
@@ -75,10 +78,11 @@ export class TextStep {
       else found.set(key, known);
     }
     for (const chunk of this.#chunks([...missing.values()])) {
-      const session = await this.#session('features', chunk, (size) =>
+      const shared = this.#sharedBy(chunk);
+      const session = await this.#session('features', chunk, shared, (size) =>
         buildTextFeatures(this.#encoder, size, this.#plan.ranks),
       );
-      const output = await session.run({ token_embeddings: this.#lookUp(chunk), ...factors });
+      const output = await session.run({ ...this.#lookUp(chunk, shared), ...factors });
       const { data, shape } = output.last_hidden_state as Tensor<Float32Array>;
       const size = shape[1]! * shape[2]!;
       chunk.forEach((ids, i) => {
@@ -102,7 +106,8 @@ export class TextStep {
     const embeddings = firstTrainedId === null ? null : new Float32Array(trainedRows * width);
     for (const chunk of this.#chunks(this.#seeds(prompts, dContext))) {
       const ids = chunk.map((seed) => seed.ids);
-      const session = await this.#session('gradients', ids, (size) =>
+      const shared = this.#sharedBy(ids);
+      const session = await this.#session('gradients', ids, shared, (size) =>
         buildTextGradients(this.#encoder, size, ranks, embeddings !== null),
       );
       const d = float32([this.#plan.promptsPerRun, ids[0]!.length, width]);
@@ -110,7 +115,7 @@ export class TextStep {
         d.data.set(seed.d, i * seed.d.length);
       });
       const output = await session.run({
-        token_embeddings: this.#lookUp(ids),
+        ...this.#lookUp(ids, shared),
         d_last_hidden_state: d,
         ...factorFeeds,
       });
@@ -125,7 +130,8 @@ export class TextStep {
       }
       if (embeddings === null) continue;
       const dEmbeddings = output[gradientOutput('token_embeddings')]!.data as Float32Array;
-      ids.flat().forEach((id, i) => {
+      const own = ids.flatMap((prompt) => prompt.slice(shared));
+      own.forEach((id, i) => {
         const row = id - firstTrainedId!;
         if (row < 0 || row >= trainedRows) return;
         addTo(
@@ -170,24 +176,33 @@ export class TextStep {
     );
   }
 
+  /** Positions that this chunk computes once: the plan's number, if its prompts are equal so far, or none. */
+  #sharedBy(chunk: readonly Ids[]): number {
+    const { sharedPrefix, firstTrainedId } = this.#plan;
+    return commonPrefix(chunk, firstTrainedId) >= sharedPrefix ? sharedPrefix : 0;
+  }
+
   /** Embeddings of a chunk; a short one is filled up with its first prompt. */
-  #lookUp(chunk: readonly Ids[]): Tensor<Float32Array> {
-    return this.#embeddings.lookUp(
-      Array.from({ length: this.#plan.promptsPerRun }, (_, i) => chunk[i] ?? chunk[0]!),
-    );
+  #lookUp(chunk: readonly Ids[], shared: number): Record<string, Tensor> {
+    const filled = Array.from({ length: this.#plan.promptsPerRun }, (_, i) => chunk[i] ?? chunk[0]!);
+    return {
+      token_embeddings: this.#embeddings.lookUp(filled.map((ids) => ids.slice(shared))),
+      ...(shared === 0 ? {} : { prefix_embeddings: this.#embeddings.lookUp([chunk[0]!.slice(0, shared)]) }),
+    };
   }
 
   #session(
     what: string,
     chunk: readonly Ids[],
+    sharedPrefix: number,
     build: (size: TextEncoderSize) => Graph,
   ): Promise<GraphSession> {
     const tokens = chunk[0]!.length;
-    const key = `${what} ${tokens}`;
+    const key = `${what} ${tokens} ${sharedPrefix}`;
     let session = this.#sessions.get(key);
     if (session === undefined) {
       const { threads, promptsPerRun } = this.#plan;
-      session = GraphSession.create(build({ batch: promptsPerRun, tokens }), {
+      session = GraphSession.create(build({ batch: promptsPerRun, tokens, sharedPrefix }), {
         lean: true,
         ...(threads === undefined ? {} : { threads }),
       });

@@ -131,6 +131,7 @@ class TrainingRun {
         textRanks: trainables.ranks('text_encoder'),
         firstTrainedId: settings.lrEmbedding === 0 ? null : (trainables.vocabulary.tokens[0]?.ids[0] ?? null),
         layerwise: method.layerwise,
+        sharedPrefix: batches.sharedPrefix(),
         attention: settings.attentionWeight > 0 ? { fullIdentity: settings.fullIdentity } : null,
         attentionWeight: settings.attentionWeight,
         detachFirstToken: method.detachFirstToken,

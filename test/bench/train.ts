@@ -75,6 +75,7 @@ async function measure(kind: Kind): Promise<Measured> {
     textRanks: ranksOf('text_encoder'),
     firstTrainedId: null,
     layerwise: false,
+    sharedPrefix: 0,
     attention: null,
     attentionWeight: 0,
     detachFirstToken: false,

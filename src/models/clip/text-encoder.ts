@@ -11,19 +11,23 @@ import { float32, type Tensor } from '../../tensor/tensor.ts';
 import { layerNorm } from '../layers.ts';
 import { type Network, NetworkBuilder, type NetworkOptions, type WeightSource } from '../network.ts';
 import type { ClipTextConfig } from './config.ts';
-import { clipLayer } from './transformer.ts';
+import { causalMask, joinRows, sharedPrefixAttention, wholePrompts } from './shared-prefix.ts';
+import { attention, clipLayer } from './transformer.ts';
 
 export interface TextEncoderSize {
   /** Number of prompts, B. */
   readonly batch: number;
   /** Token positions T, at most the model's 77. */
   readonly tokens: number;
+  /** Positions P at the beginning that all prompts share and that are computed once, below T; default 0. */
+  readonly sharedPrefix?: number;
 }
 
 /**
  * Write the text encoder.
  *
- * Inputs: `token_embeddings` [B, T, D], and the factors asked for.
+ * Inputs: `token_embeddings` [B, T, D], and the factors asked for; with a shared prefix `prefix_embeddings` [1, P, D], and
+ * `token_embeddings` [B, T − P, D] of the positions after it. Probes then see rows as shared-prefix.ts lays them out.
  * Outputs: `last_hidden_state` [B, T, D] (after the final layer norm); with `hiddenStates`, also
  * `hidden_states.k`: 0 = embeddings, k = after layer k, before the final norm; with `clipSkip` k,
  * `last_hidden_state` is the final norm of the state k layers before the last.
@@ -32,7 +36,7 @@ export interface TextEncoderSize {
 export function buildTextEncoder(
   weights: WeightSource,
   config: ClipTextConfig,
-  { batch, tokens }: TextEncoderSize,
+  { batch, tokens, sharedPrefix = 0 }: TextEncoderSize,
   options: NetworkOptions & { readonly clipSkip?: number; readonly hiddenStates?: boolean } = {},
 ): Network {
   const { hiddenSize: width, numLayers, layerNormEpsilon } = config;
@@ -43,32 +47,38 @@ export function buildTextEncoder(
   const { g } = net;
   const layers = numLayers - (options.clipSkip ?? 0);
   if (layers < 1) throw new ShapeError(`text encoder: clip skip ${options.clipSkip} of ${numLayers} layers`);
-  const embeddings = g.input('token_embeddings', 'float32', [batch, tokens, width]);
+  if (!(sharedPrefix >= 0 && sharedPrefix < tokens)) {
+    throw new ShapeError(`text encoder: a shared prefix of ${sharedPrefix} of ${tokens} tokens`);
+  }
+  const shared = sharedPrefix === 0 ? null : { batch, tokens, sharedPrefix };
+  const prefix = shared && g.input('prefix_embeddings', 'float32', [1, sharedPrefix, width]);
+  const rest = g.input('token_embeddings', 'float32', [batch, tokens - sharedPrefix, width]);
+  const whole = (rows: Value): Value => (shared === null ? rows : wholePrompts(g, rows, shared));
   net.within('text_model', () => {
-    const positions = net.within('embeddings', () => positionEmbedding(net, weights, tokens, config));
-    let hidden = add(g, embeddings, positions);
-    const mask = g.constant(causalMask(tokens));
-    if (options.hiddenStates) g.output('hidden_states.0', hidden);
+    const placed = (embeddings: Value, first: number, end: number): Value =>
+      net.within('embeddings', () =>
+        add(g, embeddings, positionEmbedding(net, weights, { first, end }, config)),
+      );
+    let hidden = placed(rest, sharedPrefix, tokens);
+    if (prefix !== null) hidden = joinRows(g, placed(prefix, 0, sharedPrefix), hidden);
+    const attend =
+      shared === null
+        ? attention(g, config.numHeads, g.constant(causalMask(tokens)))
+        : sharedPrefixAttention(g, config.numHeads, shared);
+    if (options.hiddenStates) g.output('hidden_states.0', whole(hidden));
     for (let layer = 0; layer < layers; layer++) {
-      hidden = net.within(`encoder.layers.${layer}`, () => clipLayer(net, hidden, config, mask));
-      if (options.hiddenStates) g.output(`hidden_states.${layer + 1}`, hidden);
+      hidden = net.within(`encoder.layers.${layer}`, () => clipLayer(net, hidden, config, attend));
+      if (options.hiddenStates) g.output(`hidden_states.${layer + 1}`, whole(hidden));
     }
-    g.output('last_hidden_state', layerNorm(net, hidden, 'final_layer_norm', layerNormEpsilon));
+    g.output('last_hidden_state', whole(layerNorm(net, hidden, 'final_layer_norm', layerNormEpsilon)));
   });
   return net.finish();
-}
-
-/** Scores of later positions are pushed below any other, [1, 1, T, T]. */
-function causalMask(tokens: number): Tensor {
-  const mask = float32([1, 1, tokens, tokens]);
-  for (let i = 0; i < tokens; i++) mask.data.fill(-1e30, i * tokens + i + 1, (i + 1) * tokens);
-  return mask;
 }
 
 function positionEmbedding(
   net: NetworkBuilder,
   weights: WeightSource,
-  tokens: number,
+  { first, end }: { first: number; end: number },
   { maxPositions, hiddenSize }: ClipTextConfig,
 ): Value {
   const name = `${net.path}.position_embedding.weight`;
@@ -79,7 +89,7 @@ function positionEmbedding(
       `${weights.label}: ${name}: expected [${maxPositions}, ${hiddenSize}], got [${raw.shape.join(', ')}]`,
     );
   }
-  return net.g.weight(sliceRows(raw, 0, tokens), [1, tokens, hiddenSize]);
+  return net.g.weight(sliceRows(raw, first, end - first), [1, end - first, hiddenSize]);
 }
 
 /** The token embedding table of a text encoder, with the rows of added tokens behind it. */

@@ -1,4 +1,5 @@
 /** The layer that CLIP's text and vision towers are stacks of. */
+import type { GraphBuilder } from '../../graph/builder.ts';
 import { multiHeadAttention } from '../../graph/ops/attention.ts';
 import { add, gelu, quickGelu } from '../../graph/ops/elementwise.ts';
 import type { Value } from '../../graph/value.ts';
@@ -14,17 +15,20 @@ export interface ClipLayerConfig {
   readonly layerNormEpsilon: number;
 }
 
+/** From queries, keys and values, rows in the layer's own layout, to what each row attends to. */
+export type Attend = (projected: { readonly q: Value; readonly k: Value; readonly v: Value }) => Value;
+
 /**
  * Attention and MLP, each behind a layer norm and beside a residual; weights of the current scope.
- * @param hidden [B, T, D]
- * @param mask added to the scores, broadcastable to [B, heads, T, T]; null for none
+ * @param hidden [B, T, D], or any other layout of rows that `attend` takes
+ * @param attend usually `attention`
  * Source: Hugging Face transformers, models/clip/modeling_clip.py, CLIPEncoderLayer.
  */
 export function clipLayer(
   net: NetworkBuilder,
   hidden: Value,
-  { hiddenSize: width, intermediateSize, numHeads, hiddenAct, layerNormEpsilon }: ClipLayerConfig,
-  mask: Value | null,
+  { hiddenSize: width, intermediateSize, hiddenAct, layerNormEpsilon }: ClipLayerConfig,
+  attend: Attend,
 ): Value {
   const { g } = net;
   const x = layerNorm(net, hidden, 'layer_norm1', layerNormEpsilon);
@@ -32,7 +36,7 @@ export function clipLayer(
     const q = linear(net, x, 'q_proj', { out: width });
     const k = linear(net, x, 'k_proj', { out: width });
     const v = linear(net, x, 'v_proj', { out: width });
-    return linear(net, multiHeadAttention(g, { q, k, v, bias: mask }, numHeads), 'out_proj', { out: width });
+    return linear(net, attend({ q, k, v }), 'out_proj', { out: width });
   });
   const residual = add(g, hidden, attended);
   const y = layerNorm(net, residual, 'layer_norm2', layerNormEpsilon);
@@ -42,4 +46,9 @@ export function clipLayer(
     return linear(net, activated, 'fc2', { out: width });
   });
   return add(g, residual, mlp);
+}
+
+/** Attention of [B, T, D]. @param mask added to the scores, broadcastable to [B, heads, T, T]; null for none */
+export function attention(g: GraphBuilder, numHeads: number, mask: Value | null): Attend {
+  return ({ q, k, v }) => multiHeadAttention(g, { q, k, v, bias: mask }, numHeads);
 }

@@ -6,7 +6,7 @@ import { float32 } from '../../tensor/tensor.ts';
 import { layerNorm, toTokens } from '../layers.ts';
 import { type Network, NetworkBuilder, type WeightSource } from '../network.ts';
 import { projection } from './projection.ts';
-import { clipLayer } from './transformer.ts';
+import { attention, clipLayer } from './transformer.ts';
 import type { ClipVisionConfig } from './vision-config.ts';
 
 /**
@@ -38,8 +38,9 @@ export function buildVisionEncoder(
     });
     // The name is misspelt in every checkpoint.
     hidden = layerNorm(net, hidden, 'pre_layrnorm', layerNormEpsilon);
+    const attend = attention(g, config.numHeads, null);
     for (let layer = 0; layer < numLayers; layer++) {
-      hidden = net.within(`encoder.layers.${layer}`, () => clipLayer(net, hidden, config, null));
+      hidden = net.within(`encoder.layers.${layer}`, () => clipLayer(net, hidden, config, attend));
     }
     const first = reshape(g, slice(g, hidden, 1, 0, 1), [batch, width]);
     return layerNorm(net, first, 'post_layernorm', layerNormEpsilon);

@@ -34,6 +34,13 @@ export function drawCaption(
     text = [...parts.slice(0, keepParts), ...order.map((i) => loose[i]!)].join(', ');
   }
   if (templates === 'none') return text;
-  const list = PROMPT_TEMPLATES[templates];
-  return list[random.randint(0, list.length, 1)[0]!]!.replace('{}', text);
+  const list = templated(text, templates);
+  return list[random.randint(0, list.length, 1)[0]!]!;
+}
+
+/** The caption in every template. */
+export function templated(caption: string, templates: CaptionOptions['templates']): string[] {
+  return templates === 'none'
+    ? [caption]
+    : PROMPT_TEMPLATES[templates].map((template) => template.replace('{}', () => caption));
 }

@@ -1,0 +1,142 @@
+import { afterAll, describe, expect, it } from 'vitest';
+import { openCheckpoint } from '../../src/models/checkpoint.ts';
+import { TokenEmbeddings } from '../../src/models/clip/text-encoder.ts';
+import { loraDownInput, loraUpInput } from '../../src/models/network.ts';
+import { defaultBase } from '../../src/package-root.ts';
+import { TorchGenerator } from '../../src/tensor/random.ts';
+import { float32, type Tensor } from '../../src/tensor/tensor.ts';
+import { bestSharedPrefix, commonPrefix, type Ids } from '../../src/training/prompt-prefix.ts';
+import { buildTextFeatures } from '../../src/training/text-graph.ts';
+import { TextStep } from '../../src/training/text-step.ts';
+import { relativeError } from '../support/close.ts';
+
+const base = await openCheckpoint(defaultBase());
+const { config, weights } = base.textEncoder;
+const width = config.hiddenSize;
+const random = new TorchGenerator(5n);
+const LAYERS = 4;
+const vocabulary = base.tokenizer.vocabSize;
+const rows = random.randn(LAYERS * width).map((value) => value * 0.1);
+const ranks = new Map([
+  ['text_model.encoder.layers.0.self_attn.q_proj', 2],
+  ['text_model.encoder.layers.1.self_attn.v_proj', 3],
+  ['text_model.encoder.layers.2.mlp.fc2', 2],
+]);
+const inputs = new Map(
+  [...ranks.keys()].map((name) => [name, name.endsWith('fc2') ? config.intermediateSize : width]),
+);
+const factors: Record<string, Tensor> = {};
+for (const [name, rank] of ranks) {
+  const n = inputs.get(name)!;
+  factors[loraDownInput(name)] = float32(
+    [rank, n],
+    random.randn(rank * n).map((value) => value * 0.2),
+  );
+  factors[loraUpInput(name)] = float32(
+    [width, rank],
+    random.randn(width * rank).map((value) => value * 0.2),
+  );
+}
+
+const steps: TextStep[] = [];
+function textStep(sharedPrefix: number): TextStep {
+  const step = new TextStep(base.textEncoder, new TokenEmbeddings(weights, config, rows), {
+    ranks,
+    firstTrainedId: vocabulary,
+    trainedRows: LAYERS,
+    promptsPerRun: LAYERS,
+    sharedPrefix,
+    threads: 1,
+  });
+  steps.push(step);
+  return step;
+}
+afterAll(async () => {
+  for (const step of steps) await step.dispose();
+});
+
+/** A caption's prompts, one per layer: its placeholder `?` is each layer's own id. */
+function layerPrompts(caption: string): Ids[] {
+  const [before, after] = caption.split('?') as [string, string];
+  const ids = (text: string): number[] => base.tokenizer.encode(text);
+  const [start, end] = [base.tokenizer.encodePadded('').ids[0]!, base.tokenizer.encodePadded('').ids[1]!];
+  return Array.from({ length: LAYERS }, (_, layer) => {
+    const own = [start, ...ids(before), vocabulary + layer, ...ids(after)];
+    return [...own, ...Array<number>(config.maxPositions - own.length).fill(end)];
+  });
+}
+
+const prompts = [
+  ...layerPrompts('a photo of a ? on a red background'),
+  // Too short for four: this one runs without sharing.
+  ...layerPrompts('? on a blue background'),
+  ...layerPrompts('a picture of a ?'),
+];
+
+describe('prompts that begin alike', () => {
+  const dContext = float32(
+    [prompts.length, config.maxPositions, width],
+    random.randn(prompts.length * config.maxPositions * width),
+  );
+
+  it.each([1, 4])(
+    'have the same features and gradients when %i positions are computed once',
+    async (shared) => {
+      const [plain, sharing] = [textStep(0), textStep(shared)];
+      const expected = await plain.features(prompts, factors);
+      const features = await sharing.features(prompts, factors);
+      expect([...features.keys()]).toEqual([...expected.keys()]);
+      for (const [ids, values] of expected)
+        expect(relativeError(features.get(ids)!, values)).toBeLessThan(1e-6);
+
+      const reference = await plain.gradients(prompts, dContext, factors);
+      const gradients = await sharing.gradients(prompts, dContext, factors);
+      expect(relativeError(gradients.embeddings!, reference.embeddings!)).toBeLessThan(1e-5);
+      for (const [layer, { down, up }] of reference.factors) {
+        expect(relativeError(gradients.factors.get(layer)!.down, down), layer).toBeLessThan(1e-5);
+        expect(relativeError(gradients.factors.get(layer)!.up, up), layer).toBeLessThan(1e-5);
+      }
+    },
+  );
+});
+
+describe('the graph of prompts that begin alike', () => {
+  it('holds the shared positions once', () => {
+    const size = { batch: LAYERS, tokens: 20, sharedPrefix: 5 };
+    const { nodes } = buildTextFeatures(base.textEncoder, size, new Map());
+    const projected = nodes.filter(({ op }) => op === 'FusedMatMul').map(({ outputs }) => outputs[0]!.shape[1]);
+    expect(new Set(projected)).toEqual(new Set([5 + LAYERS * 15]));
+  });
+  it('is refused where every position would be shared', () => {
+    const size = { batch: LAYERS, tokens: 20, sharedPrefix: 20 };
+    expect(() => buildTextFeatures(base.textEncoder, size, new Map())).toThrow('shared prefix of 20 of 20');
+  });
+});
+
+describe('commonPrefix', () => {
+  it('ends where prompts differ, before a trained id, and before the last position', () => {
+    expect(
+      commonPrefix(
+        [
+          [1, 2, 3, 4],
+          [1, 2, 5, 4],
+        ],
+        null,
+      ),
+    ).toBe(2);
+    expect(commonPrefix([[1, 2, 900, 4]], 900)).toBe(2);
+    expect(commonPrefix([[1, 2, 900, 4]], null)).toBe(3);
+    expect(commonPrefix([], null)).toBe(0);
+  });
+});
+
+describe('bestSharedPrefix', () => {
+  it('is the length that saves most over all captions', () => {
+    expect(bestSharedPrefix([4, 5, 1])).toBe(4);
+    expect(bestSharedPrefix([4, 12, 1])).toBe(12);
+  });
+  it('is none where little is shared', () => {
+    expect(bestSharedPrefix([1, 1, 2])).toBe(0);
+    expect(bestSharedPrefix([])).toBe(0);
+  });
+});
