@@ -1,6 +1,6 @@
 /**
  * Training steps per second on the miniature, and at full size: a random-weight SD 1.5 at 512 × 512, batch 1, LoRA of
- * rank 4 on all attention linears of UNet and text encoder. Each measurement runs in a process of its own, so that peak
+ * rank 4 on all attention linears of UNet and text encoder, and ED-LoRA with its 16 prompts of two new words. Each measurement runs in a process of its own, so that peak
  * memory is its own; PyTorch beside it where python3 has torch, diffusers and transformers (PYTHON names it).
  * `npm run bench:train -- [--only miniature] [--runs 4]`.
  */
@@ -12,6 +12,7 @@ import { parseArgs } from 'node:util';
 import { openCheckpoint } from '../../src/models/checkpoint.ts';
 import { TokenEmbeddings } from '../../src/models/clip/text-encoder.ts';
 import { loraDownInput, loraUpInput } from '../../src/models/network.ts';
+import { transformerPlaces } from '../../src/models/unet/structure.ts';
 import { defaultBase, packageRoot } from '../../src/package-root.ts';
 import { TorchGenerator } from '../../src/tensor/random.ts';
 import { float32, type Tensor } from '../../src/tensor/tensor.ts';
@@ -26,7 +27,7 @@ import { ensureRandomModel } from './random-sd15.ts';
 
 const { values } = parseArgs({
   options: {
-    only: { type: 'string', default: 'miniature,full,blocks' },
+    only: { type: 'string', default: 'miniature,full,blocks,edlora,apart' },
     runs: { type: 'string', default: '4' },
     json: { type: 'boolean' },
     child: { type: 'string' },
@@ -34,11 +35,20 @@ const { values } = parseArgs({
 });
 const runs = Number(values.runs);
 
+interface Kinds {
+  readonly label: string;
+  readonly checkpointBlocks?: boolean;
+  /** One prompt per cross-attention layer, that many positions of them encoded once; PyTorch is not compared. */
+  readonly sharedPrefix?: number;
+}
+
 const KINDS = {
-  miniature: { label: 'miniature, 64 × 64', checkpointBlocks: false },
-  full: { label: 'SD 1.5, 512 × 512', checkpointBlocks: false },
+  miniature: { label: 'miniature, 64 × 64' },
+  full: { label: 'SD 1.5, 512 × 512' },
   blocks: { label: 'SD 1.5, 512 × 512, blocks recomputed', checkpointBlocks: true },
-} as const;
+  edlora: { label: 'SD 1.5, 512 × 512, ED-LoRA', sharedPrefix: 4 },
+  apart: { label: 'the same, nothing shared by the prompts', sharedPrefix: 0 },
+} as const satisfies Record<string, Kinds>;
 type Kind = keyof typeof KINDS;
 
 interface Measured {
@@ -55,6 +65,8 @@ const modelOf = (kind: Kind): Promise<string> =>
 /** Whole steps: text encoder, UNet, back through both, AdamW. */
 async function measure(kind: Kind): Promise<Measured> {
   const base = await openCheckpoint(await modelOf(kind));
+  const { sharedPrefix, checkpointBlocks = false }: Kinds = KINDS[kind];
+  const layerwise = sharedPrefix !== undefined;
   const random = new TorchGenerator(0);
   const layers = trainedLayers(base, {
     unet: 'attention',
@@ -69,23 +81,31 @@ async function measure(kind: Kind): Promise<Measured> {
         layer.component === component ? [[layer.layerName, graphRank]] : [],
       ),
     );
-  const embeddings = new TokenEmbeddings(base.textEncoder.weights, base.textEncoder.config);
-  const step = new TrainingStep(base, embeddings, 0, {
+  const { weights, config } = base.textEncoder;
+  const prompts = transformerPlaces(base.unet.config).length;
+  const rows = random.randn(layerwise ? 2 * prompts * config.hiddenSize : 0);
+  const embeddings = new TokenEmbeddings(weights, config, rows);
+  const { vocabSize } = base.tokenizer;
+  const step = new TrainingStep(base, embeddings, rows.length / config.hiddenSize, {
     unetRanks: ranksOf('unet'),
     textRanks: ranksOf('text_encoder'),
-    firstTrainedId: null,
-    layerwise: false,
-    sharedPrefix: 0,
+    firstTrainedId: layerwise ? vocabSize : null,
+    layerwise,
+    sharedPrefix: sharedPrefix ?? 0,
     attention: null,
     attentionWeight: 0,
     detachFirstToken: false,
-    checkpointBlocks: KINDS[kind].checkpointBlocks,
+    checkpointBlocks,
   });
   const { inChannels: channels, sampleSize: size } = base.unet.config;
   const states = layers.map(
     ({ parameters }) => new Map([...parameters].map(([name, p]) => [name, adamwState(p.length)])),
   );
   const prompt = base.tokenizer.encodePadded('photo of a red circle').ids;
+  const layerPrompts = Array.from({ length: prompts }, (_, layer) =>
+    prompt.with(4, vocabSize + layer).with(5, vocabSize + prompts + layer),
+  );
+  const rowsState = adamwState(rows.length);
   const stepMs: number[] = [];
   const cpuMs: number[] = [];
   let loss = Number.NaN;
@@ -106,7 +126,7 @@ async function measure(kind: Kind): Promise<Measured> {
         target: random.randn(channels * size * size),
         timesteps: [500],
         lossWeights: plainWeights(1, channels, size * size),
-        prompts: [[prompt]],
+        prompts: [layerwise ? layerPrompts : [prompt]],
       },
       feeds.unet as FactorFeeds,
       feeds.text_encoder as FactorFeeds,
@@ -117,6 +137,7 @@ async function measure(kind: Kind): Promise<Measured> {
         adamwStep(parameters.get(name)!, gradient, states[i]!.get(name)!, 1e-4);
       }
     });
+    if (result.embeddings !== null) adamwStep(rows, result.embeddings, rowsState, 1e-3);
     loss = result.loss;
     stepMs.push(performance.now() - start);
     const { user, system } = process.cpuUsage(startCpu);
@@ -160,17 +181,20 @@ async function compare(): Promise<void> {
     ]);
     if (typeof ours === 'string') throw new Error(ours);
     const { sampleSize } = (await openCheckpoint(folder)).unet.config;
+    const { sharedPrefix }: Kinds = KINDS[kind];
     const theirs =
-      python.get(folder) ??
-      childOutput<Measured & { versions: string }>(process.env.PYTHON ?? 'python3', [
-        path.join(packageRoot(), 'test', 'bench', 'train.py'),
-        folder,
-        String(runs),
-        String(sampleSize),
-      ]);
-    python.set(folder, theirs);
+      sharedPrefix !== undefined
+        ? null
+        : (python.get(folder) ??
+          childOutput<Measured & { versions: string }>(process.env.PYTHON ?? 'python3', [
+            path.join(packageRoot(), 'test', 'bench', 'train.py'),
+            folder,
+            String(runs),
+            String(sampleSize),
+          ]));
+    if (theirs !== null) python.set(folder, theirs);
     const other = typeof theirs === 'string' ? null : theirs;
-    if (other === null) notes.push(`comparison with PyTorch skipped: ${theirs as string}`);
+    if (typeof theirs === 'string') notes.push(`comparison with PyTorch skipped: ${theirs}`);
     const seconds = (ms: number): string =>
       ms < 1000 ? `${ms.toFixed(0)} ms` : `${(ms / 1000).toFixed(2)} s`;
     const gigabytes = (bytes: number): string => `${(bytes / 1e9).toFixed(2)} GB`;

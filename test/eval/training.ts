@@ -1,9 +1,11 @@
 /**
  * Are concepts that are trained here found as often as those that PyTorch trained? Trains an ED-LoRA on each of the
- * miniature's image sets, and the other methods on some of them in fewer steps, draws with one list of prompts and
- * seeds, and counts with the detector; the shipped ED-LoRA files stand beside them.
- * `npm run eval:training -- [--concepts smiley,checker] [--methods ed-lora,xti] [--steps 800] [--others smiley]
- * [--other-steps 200] [--samples 40] [--captions-per-batch 2] [--figure file.svg] [--keep]`; with --keep, what an interrupted run has trained is not trained again.
+ * miniature's image sets by several seeds, and the other methods on some of them in fewer steps, draws with one list of
+ * prompts and noise, and counts with the detector; the shipped ED-LoRA files stand beside them, and with --pytorch
+ * (python3 or PYTHON with torch, diffusers, transformers) files that PyTorch trains for as many steps with these seeds.
+ * `npm run eval:training -- [--concepts smiley,checker] [--methods ed-lora,xti] [--steps 800] [--seeds 0,1,2]
+ * [--others smiley] [--other-steps 200] [--samples 40] [--captions-per-batch 2] [--pytorch] [--figure file.svg] [--keep]`;
+ * with --keep, what an interrupted run has trained is not trained again.
  *
  * Runs are made in processes of their own, one a core and each on one thread: the miniature's operators are too small to
  * share out.
@@ -39,10 +41,11 @@ const { values } = parseArgs({
     steps: { type: 'string', default: '800' },
     'other-steps': { type: 'string', default: '200' },
     samples: { type: 'string', default: '40' },
-    seed: { type: 'string', default: '0' },
+    seeds: { type: 'string', default: '0' },
     'captions-per-batch': { type: 'string', default: '2' },
     out: { type: 'string', default: '.build/eval-training' },
     figure: { type: 'string' },
+    pytorch: { type: 'boolean', default: false },
     keep: { type: 'boolean', default: false },
     json: { type: 'boolean' },
     child: { type: 'string' },
@@ -52,8 +55,9 @@ const names = values.concepts.split(',') as ConceptName[];
 const others = values.others.split(',') as ConceptName[];
 const methods = values.methods.split(',') as MethodName[];
 const samples = Number(values.samples);
-const stepsOf = (method: MethodName): number =>
-  Number(method === 'ed-lora' ? values.steps : values['other-steps']);
+const seeds = values.seeds.split(',').map(Number);
+const isEdlora = (by: Job['by']): boolean => by === 'ed-lora' || by === 'pytorch';
+const stepsOf = (by: Job['by']): number => Number(isEdlora(by) ? values.steps : values['other-steps']);
 const folder = path.join(packageRoot(), 'fixtures/tiny-world/concepts');
 const out = path.resolve(values.out);
 
@@ -73,68 +77,92 @@ const SETTINGS = {
   normStop: 0,
 } as const satisfies Partial<TrainingInput>;
 
+/** A run of training: by one of our methods, or an ED-LoRA by PyTorch. */
 interface Job {
   readonly name: ConceptName;
-  readonly method: MethodName;
+  readonly by: MethodName | 'pytorch';
+  readonly seed: number;
 }
 
-const fileOf = ({ name, method }: Job): string => path.join(out, `${name}-${method}.safetensors`);
+const fileOf = ({ name, by, seed }: Job): string =>
+  path.join(out, `${name}-${by}-${seed}.${by === 'pytorch' ? 'pth' : 'safetensors'}`);
+const dataOf = (name: ConceptName): string => path.join(folder, name);
+const classOf = (name: ConceptName): string => (name === 'checker' ? 'square' : 'circle');
 
-async function trainOne({ name, method }: Job): Promise<void> {
+async function trainHere({ name, by, seed }: Job): Promise<void> {
+  const method = by as MethodName;
   const trained = await train({
     base: await openCheckpoint(defaultBase()),
     settings: {
       ...SETTINGS,
       method,
-      data: path.join(folder, name),
+      data: dataOf(name),
       token: wordsOf(name).replace(' ', '+'),
-      init: `<rand-0.013>+${name === 'checker' ? 'square' : 'circle'}`,
+      init: `<rand-0.013>+${classOf(name)}`,
       steps: stepsOf(method),
-      seed: Number(values.seed),
+      seed,
       threads: 1,
       attentionWeight: method === 'ed-lora' ? 0.01 : 0,
     },
   });
-  await writeTrained(fileOf({ name, method }), trained);
+  await writeTrained(fileOf({ name, by, seed }), trained);
 }
 
-/** Train in a process of its own. @returns seconds it took */
+/** What trains in a process of its own. */
+function commandOf(job: Job): readonly [command: string, args: readonly string[]] {
+  const { name, by, seed } = job;
+  if (by !== 'pytorch') {
+    const passed = (['steps', 'other-steps', 'captions-per-batch', 'out'] as const).flatMap((option) => [
+      `--${option}`,
+      values[option],
+    ]);
+    return [process.execPath, [fileURLToPath(import.meta.url), '--child', JSON.stringify(job), ...passed]];
+  }
+  const script = path.join(packageRoot(), 'test', 'eval', 'train_edlora.py');
+  const settings = [values.steps, String(seed), '1'];
+  return [
+    process.env.PYTHON ?? 'python3',
+    [script, defaultBase(), dataOf(name), name, classOf(name), ...settings, fileOf(job)],
+  ];
+}
+
+/** @returns seconds it took */
 function spawned(job: Job): Promise<number> {
   const start = performance.now();
-  const passed = [
-    '--steps',
-    values.steps,
-    '--other-steps',
-    values['other-steps'],
-    '--seed',
-    values.seed,
-    '--captions-per-batch',
-    values['captions-per-batch'],
-    '--out',
-    out,
-  ];
-  const child = spawn(
-    process.execPath,
-    [fileURLToPath(import.meta.url), '--child', JSON.stringify(job), ...passed],
-    { stdio: ['ignore', 'ignore', 'inherit'] },
-  );
+  const [command, args] = commandOf(job);
+  const child = spawn(command, args, { stdio: ['ignore', 'ignore', 'inherit'] });
   return new Promise((resolve, reject) => {
     child.on('error', reject);
     child.on('exit', (code) => {
       if (code === 0) resolve((performance.now() - start) / 1000);
-      else reject(new Error(`training ${job.name} by ${job.method} ended with code ${code}`));
+      else reject(new Error(`training ${job.name} by ${job.by} ended with code ${code}`));
     });
   });
 }
 
 type Rate = Awaited<ReturnType<typeof identityRate>>;
 
+/** By set, one for each seed. */
+type Rates = Map<ConceptName, readonly Rate[]>;
+
+const mean = (numbers: readonly number[]): number => numbers.reduce((a, b) => a + b, 0) / numbers.length;
+const percent = (rate: number): string => `${Math.round(100 * rate)} %`;
+const meanRate = (rates: Rates, name: ConceptName): number => mean(rates.get(name)!.map(({ rate }) => rate));
+
+/** `75 % (70 to 84)` */
+function spread(found: readonly Rate[]): string {
+  const rates = found.map(({ rate }) => rate);
+  const range = [Math.min(...rates), Math.max(...rates)].map((rate) => Math.round(100 * rate));
+  return found.length === 1 ? percent(rates[0]!) : `${percent(mean(rates))} (${range.join(' to ')})`;
+}
+
 async function compare(): Promise<void> {
   await mkdir(out, { recursive: true });
-  const jobs = methods.flatMap((method) =>
-    names
-      .filter((name) => method === 'ed-lora' || others.includes(name))
-      .map((name): Job => ({ name, method })),
+  const trainers = [...methods, ...(values.pytorch ? (['pytorch'] as const) : [])];
+  const jobs = trainers.flatMap((by) =>
+    isEdlora(by)
+      ? names.flatMap((name) => seeds.map((seed): Job => ({ name, by, seed })))
+      : others.map((name): Job => ({ name, by, seed: seeds[0]! })),
   );
   const limit = pLimit(Math.min(availableParallelism(), jobs.length));
   const left = jobs.filter((job) => !values.keep || !existsSync(fileOf(job)));
@@ -150,35 +178,39 @@ async function compare(): Promise<void> {
       samples,
     );
   };
-  const shipped = new Map<ConceptName, Rate>();
-  for (const name of names) shipped.set(name, await rateOf(path.join(folder, `edlora_${name}.pth`), name));
-  const found = new Map<MethodName, Map<ConceptName, Rate>>(methods.map((method) => [method, new Map()]));
-  for (const job of jobs) found.get(job.method)!.set(job.name, await rateOf(fileOf(job), job.name));
+  const shipped: Rates = new Map();
+  for (const name of names) {
+    shipped.set(name, [await rateOf(path.join(folder, `edlora_${name}.pth`), name)]);
+  }
+  const found = new Map<Job['by'], Rates>(trainers.map((by) => [by, new Map()]));
+  for (const job of jobs) {
+    const rates = found.get(job.by)!;
+    rates.set(job.name, [...(rates.get(job.name) ?? []), await rateOf(fileOf(job), job.name)]);
+  }
 
-  const mean = (rates: ReadonlyMap<ConceptName, Rate>): number =>
-    [...rates.values()].reduce((sum, { rate }) => sum + rate, 0) / rates.size;
-  const percent = (rate: number): string => `${Math.round(100 * rate)} %`;
-  const row = (trained: string, steps: number | null, rates: ReadonlyMap<ConceptName, Rate>) => ({
+  const [ours, theirs] = [found.get('ed-lora'), found.get('pytorch')];
+  const row = (trained: string, steps: number | null, rates: Rates) => ({
     trained,
     steps,
-    ...Object.fromEntries(
-      names.map((name) => [name, rates.has(name) ? percent(rates.get(name)!.rate) : null]),
-    ),
-    mean: rates.size === names.length ? percent(mean(rates)) : null,
+    ...Object.fromEntries(names.map((name) => [name, rates.has(name) ? spread(rates.get(name)!) : null])),
+    mean: rates.size === names.length ? percent(mean(names.map((name) => meanRate(rates, name)))) : null,
   });
-  const ours = found.get('ed-lora');
-  const short = names.filter(
-    (name) => ours !== undefined && ours.get(name)!.rate < shipped.get(name)!.rate - 0.05,
-  );
+  /** Sets on which ours are found less often, by more than 5 points. */
+  const shortOf = (reference: Rates): ConceptName[] =>
+    names.filter((name) => ours !== undefined && meanRate(ours, name) < meanRate(reference, name) - 0.05);
+  const verdict = (reference: string, short: readonly ConceptName[]): string =>
+    `goal: ED-LoRA on each set no more than 5 points below ${reference}: ${short.length === 0 ? 'reached' : `missed on ${short.join(', ')}`}`;
+  const titleOf = (by: Job['by']): string => (by === 'pytorch' ? 'ED-LoRA, PyTorch' : METHODS[by].title);
   if (values.figure !== undefined) {
-    const barsOf = (series: string, rates: ReadonlyMap<ConceptName, Rate>) =>
-      [...rates].map(([label, { rate }]) => ({ label, series, value: Math.round(100 * rate) }));
+    const barsOf = (series: string, rates: Rates) =>
+      [...rates.keys()].map((label) => ({ label, series, value: Math.round(100 * meanRate(rates, label)) }));
     const chart = barChart({
       title: `Concepts found in samples, of ${samples} pictures`,
       valueLabel: 'pictures, %',
       domain: [0, 100],
       bars: [
         ...barsOf('ED-LoRA, shipped (PyTorch)', shipped),
+        ...barsOf('ED-LoRA, PyTorch', theirs ?? new Map()),
         ...barsOf('ED-LoRA, trained here', ours ?? new Map()),
       ],
     });
@@ -188,26 +220,26 @@ async function compare(): Promise<void> {
     title: `Concepts trained here, batches of ${SETTINGS.batch}; ${samples} samples each (DDIM 25 steps, guidance 4)`,
     rows: [
       row('ED-LoRA, shipped (PyTorch)', null, shipped),
-      ...[...found].map(([method, rates]) => row(METHODS[method].title, stepsOf(method), rates)),
+      ...[...found].map(([by, rates]) => row(titleOf(by), stepsOf(by), rates)),
     ],
     notes: [
       'share of samples in which the detector finds the concept; same prompts and noise in every row',
-      ...(ours === undefined
+      ...(seeds.length === 1
         ? []
-        : [
-            `goal: ED-LoRA on each set no more than 5 points below the shipped file: ${short.length === 0 ? 'reached' : `missed on ${short.join(', ')}`}`,
-          ]),
+        : [`means of ${seeds.length} seeds, the lowest and the highest behind them`]),
+      ...(ours === undefined ? [] : [verdict('the shipped file', shortOf(shipped))]),
+      ...(ours === undefined || theirs === undefined ? [] : [verdict('PyTorch', shortOf(theirs))]),
     ],
     details: {
       samples,
-      seed: Number(values.seed),
+      seeds,
       shipped: Object.fromEntries(shipped),
-      rates: Object.fromEntries([...found].map(([method, rates]) => [method, Object.fromEntries(rates)])),
+      rates: Object.fromEntries([...found].map(([by, rates]) => [by, Object.fromEntries(rates)])),
       seconds: left.map((job, i) => ({ ...job, seconds: Math.round(seconds[i]!) })),
     },
   });
-  if (short.length > 0) process.exitCode = 1;
+  if (shortOf(theirs ?? shipped).length > 0) process.exitCode = 1;
 }
 
 if (values.child === undefined) await compare();
-else await trainOne(JSON.parse(values.child) as Job);
+else await trainHere(JSON.parse(values.child) as Job);

@@ -104,7 +104,9 @@ describe('the graph of prompts that begin alike', () => {
   it('holds the shared positions once', () => {
     const size = { batch: LAYERS, tokens: 20, sharedPrefix: 5 };
     const { nodes } = buildTextFeatures(base.textEncoder, size, new Map());
-    const projected = nodes.filter(({ op }) => op === 'FusedMatMul').map(({ outputs }) => outputs[0]!.shape[1]);
+    const projected = nodes
+      .filter(({ op }) => op === 'FusedMatMul')
+      .map(({ outputs }) => outputs[0]!.shape[1]);
     expect(new Set(projected)).toEqual(new Set([5 + LAYERS * 15]));
   });
   it('is refused where every position would be shared', () => {
