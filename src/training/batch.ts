@@ -4,10 +4,17 @@ import type { TorchGenerator } from '../tensor/random.ts';
 import { BatchOrder, batchSharingCaptions } from './data/batch-order.ts';
 import { drawCaption, templated, withWords } from './data/captions.ts';
 import type { TrainingItem } from './data/latent-cache.ts';
-import { maskedWeights, noisyBatch, type PredictionType, plainWeights } from './loss-weights.ts';
+import {
+  maskedWeights,
+  noisyBatch,
+  type PredictionType,
+  plainWeights,
+  weightedBySnr,
+} from './loss-weights.ts';
 import type { ResolvedSettings } from './methods/method.ts';
 import { bestSharedPrefix, commonPrefix } from './prompt-prefix.ts';
 import type { StepBatch } from './step.ts';
+import { drawTimesteps } from './timesteps.ts';
 import type { Trainables } from './trainables.ts';
 
 export interface BatchSources {
@@ -62,7 +69,7 @@ export class BatchMaker {
       for (let i = 0; i < noise.length; i++)
         noise[i]! += settings.noiseOffset * offsets[Math.floor(i / cells)]!;
     }
-    const timesteps = random.randint(0, schedule.alphasCumprod.length, rows.length);
+    const timesteps = drawTimesteps(settings.timesteps, rows.length, schedule.alphasCumprod.length, random);
     const masks = concatenated(own.map(({ mask }) => mask ?? new Float32Array(cells).fill(1)));
     const weights = [
       own.some(({ mask }) => mask !== null)
@@ -80,7 +87,13 @@ export class BatchMaker {
       latentWidth,
       ...noisyBatch(schedule, latents, noise, timesteps, prediction),
       timesteps,
-      lossWeights: concatenated(weights),
+      lossWeights: weightedBySnr(
+        concatenated(weights),
+        timesteps,
+        schedule,
+        prediction,
+        settings.minSnrGamma,
+      ),
       prompts,
       attention: {
         masks: concatenated([masks, ...others.map(() => new Float32Array(cells).fill(1))]),

@@ -29,6 +29,30 @@ export function maskedWeights(masks: Float32Array, rows: number, share = 1): Flo
   return weights;
 }
 
+/**
+ * Rows scaled by min(SNR, γ) / SNR of their timesteps, over SNR + 1 where v is predicted: those with little noise, whose
+ * loss says least of the picture, count less.
+ * Source: Min-SNR weighting, 2303.09556, section 3.4; kohya-ss/sd-scripts, library/custom_train_functions.py.
+ * @param weights [rows, cells]
+ * @param gamma 0 leaves the weights as they are
+ */
+export function weightedBySnr(
+  weights: Float32Array,
+  timesteps: readonly number[],
+  { alphasCumprod }: NoiseSchedule,
+  prediction: PredictionType,
+  gamma: number,
+): Float32Array {
+  if (gamma === 0) return weights;
+  const cells = weights.length / timesteps.length;
+  const shares = timesteps.map((timestep) => {
+    const alpha = alphasCumprod[timestep]!;
+    const snr = alpha / (1 - alpha);
+    return prediction === 'epsilon' ? Math.min(1, gamma / snr) : Math.min(snr, gamma) / (snr + 1);
+  });
+  return weights.map((weight, i) => weight * shares[Math.floor(i / cells)]!);
+}
+
 export type PredictionType = 'epsilon' | 'v_prediction';
 
 /** Rows of latents at their own timesteps. */

@@ -121,6 +121,13 @@ export const trainingSchema = z
       .default('auto')
       .describe('auto: NN_mask.png beside the picture, else its alpha channel; none; or a folder'),
     noiseOffset: amount.optional().describe('Deviation of the noise’s mean per channel'),
+    timesteps: z
+      .enum(['uniform', 'stratified'])
+      .default('uniform')
+      .describe('Each row’s own, or one from each equal part of the range: less noise in the gradient'),
+    minSnrGamma: amount
+      .default(0)
+      .describe('Timesteps with less noise count less, by min(SNR, this) / SNR; 0: all alike, 5 is common'),
     attentionWeight: amount.default(0).describe('Attention regularisation; needs two words and masks'),
     fullIdentity: z
       .boolean()
