@@ -23,6 +23,8 @@ export interface DrawingModel {
   readonly textDeltas: LayerDeltas;
   readonly unetDeltas: LayerDeltas;
   readonly vocabulary: BoundVocabulary;
+  /** CPU threads of one operator; default the runtime's choice. */
+  readonly threads?: number;
 }
 
 export interface DrawOptions {
@@ -67,12 +69,15 @@ export async function draw(
     base.textEncoder.config,
     vocabulary.embeddingRows(),
   );
-  const encode = async (prompt: string): Promise<Float32Array> =>
-    (
-      await encodeText(base.textEncoder, embeddings, vocabulary.encode(prompt, { pad: true }), {
-        deltas: model.textDeltas,
-      })
-    ).hiddenStates.data;
+  const encoded = new Map<string, Float32Array>();
+  const encode = async (prompt: string): Promise<Float32Array> => {
+    const ids = vocabulary.encode(prompt, { pad: true });
+    const states =
+      encoded.get(prompt) ??
+      (await encodeText(base.textEncoder, embeddings, ids, { deltas: model.textDeltas })).hiddenStates.data;
+    encoded.set(prompt, states);
+    return states;
+  };
   const empty = await encode('');
   const pictures: Picture[] = [];
   for (let first = 0; first < prompts.length; first += BATCH) {
@@ -93,7 +98,7 @@ export async function draw(
 }
 
 async function denoise(
-  { base, unetDeltas }: DrawingModel,
+  { base, unetDeltas, threads }: DrawingModel,
   sampler: ReturnType<typeof ddim>,
   contexts: readonly Float32Array[],
   empty: Float32Array,
@@ -111,7 +116,7 @@ async function denoise(
     { batch, latentHeight: size, latentWidth: size, tokens },
     { loraRanks: ranks },
   );
-  const session = await GraphSession.create(network.graph);
+  const session = await GraphSession.create(network.graph, threads === undefined ? {} : { threads });
   const context = float32([batch, empty.length / (tokens * width), tokens, width]);
   contexts.forEach((positive, i) => {
     context.data.set(empty, i * empty.length);

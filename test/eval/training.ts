@@ -108,16 +108,27 @@ async function trainHere({ name, by, seed }: Job): Promise<void> {
   await writeTrained(fileOf({ name, by, seed }), trained);
 }
 
-/** What trains in a process of its own. */
-function commandOf(job: Job): readonly [command: string, args: readonly string[]] {
+/** How often a file's concept is found. */
+async function rateHere({ file, name }: { file: string; name: ConceptName }): Promise<Rate> {
+  const base = await openCheckpoint(defaultBase());
+  const concept = await loadConcept(file);
+  const vocabulary = bindConcepts(base.tokenizer, [concept]);
+  return identityRate({ base, ...conceptDeltas(base, concept), vocabulary, threads: 1 }, name, samples);
+}
+
+type Command = readonly [command: string, args: readonly string[]];
+
+/** This file again, for one task. */
+function childCommand(task: object): Command {
+  const passed = (['steps', 'other-steps', 'samples', 'captions-per-batch', 'out'] as const).flatMap(
+    (option) => [`--${option}`, values[option]],
+  );
+  return [process.execPath, [fileURLToPath(import.meta.url), '--child', JSON.stringify(task), ...passed]];
+}
+
+function trainingCommand(job: Job): Command {
   const { name, by, seed } = job;
-  if (by !== 'pytorch') {
-    const passed = (['steps', 'other-steps', 'captions-per-batch', 'out'] as const).flatMap((option) => [
-      `--${option}`,
-      values[option],
-    ]);
-    return [process.execPath, [fileURLToPath(import.meta.url), '--child', JSON.stringify(job), ...passed]];
-  }
+  if (by !== 'pytorch') return childCommand(job);
   const script = path.join(packageRoot(), 'test', 'eval', 'train_edlora.py');
   const settings = [values.steps, String(seed), '1'];
   return [
@@ -126,16 +137,18 @@ function commandOf(job: Job): readonly [command: string, args: readonly string[]
   ];
 }
 
-/** @returns seconds it took */
-function spawned(job: Job): Promise<number> {
-  const start = performance.now();
-  const [command, args] = commandOf(job);
-  const child = spawn(command, args, { stdio: ['ignore', 'ignore', 'inherit'] });
+/** Run in a process of its own. @returns what it printed */
+function spawned([command, args]: Command): Promise<string> {
+  const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'inherit'] });
+  let printed = '';
+  child.stdout.on('data', (chunk: Buffer) => {
+    printed += chunk.toString();
+  });
   return new Promise((resolve, reject) => {
     child.on('error', reject);
-    child.on('exit', (code) => {
-      if (code === 0) resolve((performance.now() - start) / 1000);
-      else reject(new Error(`training ${job.name} by ${job.by} ended with code ${code}`));
+    child.on('close', (code) => {
+      if (code === 0) resolve(printed);
+      else reject(new Error(`${command} ${args.join(' ')} ended with code ${code}`));
     });
   });
 }
@@ -164,29 +177,31 @@ async function compare(): Promise<void> {
       ? names.flatMap((name) => seeds.map((seed): Job => ({ name, by, seed })))
       : others.map((name): Job => ({ name, by, seed: seeds[0]! })),
   );
-  const limit = pLimit(Math.min(availableParallelism(), jobs.length));
-  const left = jobs.filter((job) => !values.keep || !existsSync(fileOf(job)));
-  const seconds = await Promise.all(left.map((job) => limit(() => spawned(job))));
-
-  const base = await openCheckpoint(defaultBase());
-  const rateOf = async (file: string, name: ConceptName): Promise<Rate> => {
-    const concept = await loadConcept(file);
-    const deltas = conceptDeltas(base, concept);
-    return identityRate(
-      { base, ...deltas, vocabulary: bindConcepts(base.tokenizer, [concept]) },
-      name,
-      samples,
-    );
-  };
-  const shipped: Rates = new Map();
-  for (const name of names) {
-    shipped.set(name, [await rateOf(path.join(folder, `edlora_${name}.pth`), name)]);
-  }
+  const limit = pLimit(availableParallelism());
+  const rateOf = async (file: string, name: ConceptName): Promise<Rate> =>
+    JSON.parse(await spawned(childCommand({ file, name }))) as Rate;
   const found = new Map<Job['by'], Rates>(trainers.map((by) => [by, new Map()]));
-  for (const job of jobs) {
-    const rates = found.get(job.by)!;
-    rates.set(job.name, [...(rates.get(job.name) ?? []), await rateOf(fileOf(job), job.name)]);
-  }
+  const seconds: (Job & { seconds: number })[] = [];
+  const [ratesOfShipped, ratesOfJobs] = await Promise.all([
+    Promise.all(names.map((name) => limit(() => rateOf(path.join(folder, `edlora_${name}.pth`), name)))),
+    Promise.all(
+      jobs.map((job) =>
+        limit(async () => {
+          const start = performance.now();
+          if (!values.keep || !existsSync(fileOf(job))) {
+            await spawned(trainingCommand(job));
+            seconds.push({ ...job, seconds: Math.round((performance.now() - start) / 1000) });
+          }
+          return rateOf(fileOf(job), job.name);
+        }),
+      ),
+    ),
+  ]);
+  const shipped: Rates = new Map(names.map((name, i) => [name, [ratesOfShipped[i]!]]));
+  jobs.forEach(({ by, name }, i) => {
+    const rates = found.get(by)!;
+    rates.set(name, [...(rates.get(name) ?? []), ratesOfJobs[i]!]);
+  });
 
   const [ours, theirs] = [found.get('ed-lora'), found.get('pytorch')];
   const row = (trained: string, steps: number | null, rates: Rates) => ({
@@ -235,11 +250,15 @@ async function compare(): Promise<void> {
       seeds,
       shipped: Object.fromEntries(shipped),
       rates: Object.fromEntries([...found].map(([by, rates]) => [by, Object.fromEntries(rates)])),
-      seconds: left.map((job, i) => ({ ...job, seconds: Math.round(seconds[i]!) })),
+      seconds,
     },
   });
   if (shortOf(theirs ?? shipped).length > 0) process.exitCode = 1;
 }
 
 if (values.child === undefined) await compare();
-else await trainHere(JSON.parse(values.child) as Job);
+else {
+  const task = JSON.parse(values.child) as Job | { file: string; name: ConceptName };
+  if ('file' in task) process.stdout.write(JSON.stringify(await rateHere(task)));
+  else await trainHere(task);
+}
