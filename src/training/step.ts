@@ -87,16 +87,19 @@ export class TrainingStep {
 
   /** @throws {ShapeError} if the batch or the factors do not fit the plan */
   async run(batch: StepBatch, unetFactors: FactorFeeds, textFactors: FactorFeeds): Promise<StepResult> {
-    const { features, backward } = await this.#text.encode(batch.prompts.flat(), textFactors);
+    const features = await this.#text.features(batch.prompts.flat(), textFactors);
     const outputs = await this.#runUnet(batch, features, unetFactors);
     const dContext = outputs[gradientOutput('encoder_hidden_states')] as Tensor<Float32Array> | undefined;
-    const text = dContext === undefined ? null : await backward(dContext);
+    const text =
+      dContext === undefined
+        ? { factors: new Map<string, FactorGradients>(), embeddings: null }
+        : await this.#text.gradients(batch.prompts.flat(), dContext, textFactors);
     return {
       loss: (outputs.loss!.data as Float32Array)[0]!,
       errors: outputs.errors!.data as Float32Array,
       unet: factorGradients(this.#plan.unetRanks.keys(), outputs),
-      text: text?.factors ?? new Map(),
-      embeddings: text?.embeddings ?? null,
+      text: text.factors,
+      embeddings: text.embeddings,
       outputs: Object.fromEntries(Object.entries(outputs).filter(([name]) => !name.startsWith('d:'))),
     };
   }

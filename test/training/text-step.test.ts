@@ -6,8 +6,8 @@ import { defaultBase } from '../../src/package-root.ts';
 import { TorchGenerator } from '../../src/tensor/random.ts';
 import { float32, type Tensor } from '../../src/tensor/tensor.ts';
 import { bestSharedPrefix, commonPrefix, type Ids } from '../../src/training/prompt-prefix.ts';
-import { buildTextHalves } from '../../src/training/text-graph.ts';
-import { type TextGradients, TextStep } from '../../src/training/text-step.ts';
+import { buildTextFeatures } from '../../src/training/text-graph.ts';
+import { TextStep } from '../../src/training/text-step.ts';
 import { relativeError } from '../support/close.ts';
 
 const base = await openCheckpoint(defaultBase());
@@ -39,7 +39,7 @@ for (const [name, rank] of ranks) {
 }
 
 const steps: TextStep[] = [];
-function textStep(sharedPrefix: number, keptBytes?: number): TextStep {
+function textStep(sharedPrefix: number): TextStep {
   const step = new TextStep(base.textEncoder, new TokenEmbeddings(weights, config, rows), {
     ranks,
     firstTrainedId: vocabulary,
@@ -47,7 +47,6 @@ function textStep(sharedPrefix: number, keptBytes?: number): TextStep {
     promptsPerRun: LAYERS,
     sharedPrefix,
     threads: 1,
-    ...(keptBytes === undefined ? {} : { keptBytes }),
   });
   steps.push(step);
   return step;
@@ -74,50 +73,29 @@ const prompts = [
   ...layerPrompts('a picture of a ?'),
 ];
 
-const dContext = float32(
-  [prompts.length, config.maxPositions, width],
-  random.randn(prompts.length * config.maxPositions * width),
-);
-
-function expectGradients(actual: TextGradients, expected: TextGradients): void {
-  expect(relativeError(actual.embeddings!, expected.embeddings!)).toBeLessThan(1e-5);
-  for (const [layer, { down, up }] of expected.factors) {
-    expect(relativeError(actual.factors.get(layer)!.down, down), layer).toBeLessThan(1e-5);
-    expect(relativeError(actual.factors.get(layer)!.up, up), layer).toBeLessThan(1e-5);
-  }
-}
-
-describe('activations', () => {
-  it('that find no room are computed again, to the same gradients', async () => {
-    const roomy = await textStep(0).encode(prompts, factors);
-    const tight = await textStep(0, 0).encode(prompts, factors);
-    expectGradients(await tight.backward(dContext), await roomy.backward(dContext));
-  });
-  it('of one batch are not mistaken for those of the next', async () => {
-    const step = textStep(4);
-    const some = prompts.slice(0, LAYERS);
-    const d = float32(
-      [LAYERS, config.maxPositions, width],
-      dContext.data.slice(0, LAYERS * config.maxPositions * width),
-    );
-    await step.encode(prompts.toReversed(), factors);
-    const again = await step.encode(some, factors);
-    const alone = await textStep(0).encode(some, factors);
-    expectGradients(await again.backward(d), await alone.backward(d));
-  });
-});
-
 describe('prompts that begin alike', () => {
+  const dContext = float32(
+    [prompts.length, config.maxPositions, width],
+    random.randn(prompts.length * config.maxPositions * width),
+  );
+
   it.each([1, 4])(
     'have the same features and gradients when %i positions are computed once',
     async (shared) => {
-      const expected = await textStep(0).encode(prompts, factors);
-      const { features, backward } = await textStep(shared).encode(prompts, factors);
-      expect([...features.keys()]).toEqual([...expected.features.keys()]);
-      for (const [ids, values] of expected.features) {
+      const [plain, sharing] = [textStep(0), textStep(shared)];
+      const expected = await plain.features(prompts, factors);
+      const features = await sharing.features(prompts, factors);
+      expect([...features.keys()]).toEqual([...expected.keys()]);
+      for (const [ids, values] of expected)
         expect(relativeError(features.get(ids)!, values)).toBeLessThan(1e-6);
+
+      const reference = await plain.gradients(prompts, dContext, factors);
+      const gradients = await sharing.gradients(prompts, dContext, factors);
+      expect(relativeError(gradients.embeddings!, reference.embeddings!)).toBeLessThan(1e-5);
+      for (const [layer, { down, up }] of reference.factors) {
+        expect(relativeError(gradients.factors.get(layer)!.down, down), layer).toBeLessThan(1e-5);
+        expect(relativeError(gradients.factors.get(layer)!.up, up), layer).toBeLessThan(1e-5);
       }
-      expectGradients(await backward(dContext), await expected.backward(dContext));
     },
   );
 });
@@ -125,7 +103,7 @@ describe('prompts that begin alike', () => {
 describe('the graph of prompts that begin alike', () => {
   it('holds the shared positions once', () => {
     const size = { batch: LAYERS, tokens: 20, sharedPrefix: 5 };
-    const { nodes } = buildTextHalves(base.textEncoder, size, new Map(), true).first;
+    const { nodes } = buildTextFeatures(base.textEncoder, size, new Map());
     const projected = nodes
       .filter(({ op }) => op === 'FusedMatMul')
       .map(({ outputs }) => outputs[0]!.shape[1]);
@@ -133,9 +111,7 @@ describe('the graph of prompts that begin alike', () => {
   });
   it('is refused where every position would be shared', () => {
     const size = { batch: LAYERS, tokens: 20, sharedPrefix: 20 };
-    expect(() => buildTextHalves(base.textEncoder, size, new Map(), true)).toThrow(
-      'shared prefix of 20 of 20',
-    );
+    expect(() => buildTextFeatures(base.textEncoder, size, new Map())).toThrow('shared prefix of 20 of 20');
   });
 });
 
