@@ -1,7 +1,7 @@
 /**
  * The text encoder's half of a training step: a graph for its features, and one that runs it again and takes the
- * features' gradient on to the embeddings and factors. Twice forward costs a tenth of a step and spares the memory
- * that its activations would hold while the UNet runs.
+ * features' gradient on to the embeddings and factors. Keeping its activations while the
+ * UNet runs was measured instead: 2 % of a step of ED-LoRA at the size of SD 1.5, for half a gigabyte.
  */
 import { gradients } from '../graph/autodiff.ts';
 import { GraphBuilder } from '../graph/builder.ts';
