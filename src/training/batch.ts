@@ -109,7 +109,10 @@ export class BatchMaker {
     return bestSharedPrefix(
       items
         .flatMap(({ caption }) => templated(withWords(caption, trainables.plan.words), settings.templates))
-        .map((prompt) => commonPrefix(this.#encode(prompt), firstTrainedId)),
+        .map((prompt) => this.#encode(prompt))
+        // Prompts without new words are the same for all layers.
+        .filter((layers) => layers.some((ids) => ids.join() !== layers[0]!.join()))
+        .map((layers) => commonPrefix(layers, firstTrainedId)),
     );
   }
 

@@ -243,6 +243,21 @@ describe('a run that is interrupted', () => {
   });
 });
 
+it('draws and weighs timesteps as it is told', async () => {
+  const loss = async (settings: Partial<TrainingInput>): Promise<number> => {
+    const { log } = await train({
+      base,
+      settings: { ...SMALL, ...TWO_WORDS, method: 'xti', steps: 1, batch: 4, ...settings },
+    });
+    return log[0]!.loss;
+  };
+  const plain = await loss({});
+  expect(await loss({ minSnrGamma: 0.1 })).toBeLessThan(plain);
+  // A weight of one for every timestep.
+  expect(await loss({ minSnrGamma: 1e9 })).toBeCloseTo(plain, 6);
+  expect(Math.abs((await loss({ timesteps: 'stratified' })) - plain)).toBeGreaterThan(1e-3);
+});
+
 describe('embeddings', () => {
   it('stop once their mean norm is reached', async () => {
     const settings = { ...settingsOf('xti'), normStop: 1e-3, lrEmbedding: 1 };
