@@ -111,7 +111,9 @@ describe('the graph of prompts that begin alike', () => {
   });
   it('is refused where every position would be shared', () => {
     const size = { batch: LAYERS, tokens: 20, sharedPrefix: 20 };
-    expect(() => buildTextFeatures(base.textEncoder, size, new Map())).toThrow('shared prefix of 20 of 20');
+    expect(() => buildTextFeatures(base.textEncoder, size, new Map())).toThrow(
+      'fewer than 20 tokens, got 20',
+    );
   });
 });
 

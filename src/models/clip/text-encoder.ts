@@ -48,7 +48,9 @@ export function buildTextEncoder(
   const layers = numLayers - (options.clipSkip ?? 0);
   if (layers < 1) throw new ShapeError(`text encoder: clip skip ${options.clipSkip} of ${numLayers} layers`);
   if (!(sharedPrefix >= 0 && sharedPrefix < tokens)) {
-    throw new ShapeError(`text encoder: a shared prefix of ${sharedPrefix} of ${tokens} tokens`);
+    throw new ShapeError(
+      `text encoder: expected a shared prefix of fewer than ${tokens} tokens, got ${sharedPrefix}`,
+    );
   }
   const shared = sharedPrefix === 0 ? null : { batch, tokens, sharedPrefix };
   const prefix = shared && g.input('prefix_embeddings', 'float32', [1, sharedPrefix, width]);
