@@ -105,14 +105,13 @@ export class BatchMaker {
   /** Positions at the beginning that the layer prompts of the captions have in common, see `bestSharedPrefix`. */
   sharedPrefix(): number {
     const { items, settings, trainables } = this.#sources;
-    const firstTrainedId = trainables.vocabulary.tokens[0]?.ids[0] ?? null;
     return bestSharedPrefix(
       items
         .flatMap(({ caption }) => templated(withWords(caption, trainables.plan.words), settings.templates))
         .map((prompt) => this.#encode(prompt))
         // Prompts without new words are the same for all layers.
         .filter((layers) => layers.some((ids) => ids.join() !== layers[0]!.join()))
-        .map((layers) => commonPrefix(layers, firstTrainedId)),
+        .map((layers) => commonPrefix(layers, null)),
     );
   }
 

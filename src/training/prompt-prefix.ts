@@ -16,8 +16,11 @@ export function commonPrefix(prompts: readonly Ids[], firstTrainedId: number | n
   return end === -1 ? Math.max(0, first.length - 1) : end;
 }
 
-/** Below this, gathering keys and values costs what the shared positions save. */
-const WORTH_SHARING = 3;
+/**
+ * Below this, gathering keys and values costs what the shared positions save: at the size of SD 1.5, 4 of 77 positions are
+ * even, 16 save an eighth of the text encoder's time.
+ */
+const WORTH_SHARING = 4;
 
 /**
  * The one number of positions that saves most over these prefixes, each shared up to it or not at all: every number is a

@@ -20,7 +20,7 @@ export interface StepPlan extends Omit<UnetGraphOptions, 'ranks' | 'contextGradi
   readonly textRanks: ReadonlyMap<string, number>;
   /** First token id whose embedding is trained; these ids follow the vocabulary. Null: no embedding is. */
   readonly firstTrainedId: number | null;
-  /** Positions at the beginning that layer-wise prompts share, see text-step.ts. */
+  /** Positions at the beginning that a row's prompts share, see text-step.ts. */
   readonly sharedPrefix: number;
   /** Weight of the attention regularisation; only with `attention`. */
   readonly attentionWeight: number;
@@ -80,7 +80,7 @@ export class TrainingStep {
       trainedRows,
       // Those of one row.
       promptsPerRun: layerwise ? transformerPlaces(base.unet.config).length : 1,
-      sharedPrefix: layerwise ? sharedPrefix : 0,
+      sharedPrefix,
       ...(threads === undefined ? {} : { threads }),
     });
   }

@@ -1,7 +1,8 @@
 /**
  * Training steps per second on the miniature, and at full size: a random-weight SD 1.5 at 512 × 512, batch 1, LoRA of
- * rank 4 on all attention linears of UNet and text encoder, and ED-LoRA with its 16 prompts of two new words. Each measurement runs in a process of its own, so that peak
- * memory is its own; PyTorch beside it where python3 has torch, diffusers and transformers (PYTHON names it).
+ * rank 4 on all attention linears of UNet and text encoder, and ED-LoRA with its 16 prompts of two new words. Each
+ * measurement runs in a process of its own, so that peak memory is its own; PyTorch beside it where python3 has torch,
+ * diffusers and transformers (PYTHON names it).
  * `npm run bench:train -- [--only miniature] [--runs 4]`.
  */
 import { spawnSync } from 'node:child_process';
@@ -35,7 +36,7 @@ const { values } = parseArgs({
 });
 const runs = Number(values.runs);
 
-interface Kinds {
+interface KindOptions {
   readonly label: string;
   readonly checkpointBlocks?: boolean;
   /** One prompt per cross-attention layer, that many positions of them encoded once; PyTorch is not compared. */
@@ -48,7 +49,7 @@ const KINDS = {
   blocks: { label: 'SD 1.5, 512 × 512, blocks recomputed', checkpointBlocks: true },
   edlora: { label: 'SD 1.5, 512 × 512, ED-LoRA', sharedPrefix: 4 },
   apart: { label: 'the same, nothing shared by the prompts', sharedPrefix: 0 },
-} as const satisfies Record<string, Kinds>;
+} as const satisfies Record<string, KindOptions>;
 type Kind = keyof typeof KINDS;
 
 interface Measured {
@@ -65,7 +66,7 @@ const modelOf = (kind: Kind): Promise<string> =>
 /** Whole steps: text encoder, UNet, back through both, AdamW. */
 async function measure(kind: Kind): Promise<Measured> {
   const base = await openCheckpoint(await modelOf(kind));
-  const { sharedPrefix, checkpointBlocks = false }: Kinds = KINDS[kind];
+  const { sharedPrefix, checkpointBlocks = false }: KindOptions = KINDS[kind];
   const layerwise = sharedPrefix !== undefined;
   const random = new TorchGenerator(0);
   const layers = trainedLayers(base, {
@@ -181,7 +182,7 @@ async function compare(): Promise<void> {
     ]);
     if (typeof ours === 'string') throw new Error(ours);
     const { sampleSize } = (await openCheckpoint(folder)).unet.config;
-    const { sharedPrefix }: Kinds = KINDS[kind];
+    const { sharedPrefix }: KindOptions = KINDS[kind];
     const theirs =
       sharedPrefix !== undefined
         ? null

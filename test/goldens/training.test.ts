@@ -132,7 +132,7 @@ function stepOf({ words, layers, rows, plan }: Setup) {
     textRanks: new Map(),
     firstTrainedId: vocabulary.tokens[0]?.ids[0] ?? null,
     layerwise: layers > 1,
-    // Of the layer-wise captions: they all begin with a word before the new ones.
+    // The captions all begin with a word before the new ones.
     sharedPrefix: 2,
     attention: null,
     attentionWeight: 0,
