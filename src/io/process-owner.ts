@@ -1,0 +1,76 @@
+/**
+ * Who owns a temporary file: a mark for names that tells, later and to any other process, whether its owner still runs.
+ * Marks of another machine or container say nothing here, and count as alive.
+ */
+import { createHash } from 'node:crypto';
+import { readFileSync, readlinkSync } from 'node:fs';
+import { hostname } from 'node:os';
+
+/** The part of a name that `ownerMark` makes; its groups are where, process id and start time. */
+export const OWNER_PATTERN = '([0-9a-f]{8})-(\\d+)-(\\d+)';
+
+const owner = new RegExp(`^${OWNER_PATTERN}$`);
+let mark: string | undefined;
+
+/** `<where>-<process id>-<start time>` of this process: letters, digits and dashes. */
+export function ownerMark(): string {
+  mark ??= `${where()}-${process.pid}-${startTime(process.pid) ?? 0}`;
+  return mark;
+}
+
+/**
+ * Whether the process of a mark still runs, as far as that can be told: an id that was given out again is told by its start
+ * time where the system says it (Linux).
+ */
+export function ownerIsAlive(candidate: string): boolean {
+  const parts = owner.exec(candidate);
+  if (parts === null || parts[1] !== where()) return true;
+  const pid = Number(parts[2]);
+  if (pid === process.pid) return candidate === ownerMark();
+  try {
+    process.kill(pid, 0);
+  } catch (error) {
+    // EPERM: there is one, of another user.
+    if ((error as NodeJS.ErrnoException).code === 'ESRCH') return false;
+  }
+  const start = startTime(pid);
+  return start === null || String(start) === parts[3];
+}
+
+let place: string | undefined;
+
+/** Machine, boot and process namespace: within one, process ids mean the same. */
+function where(): string {
+  place ??= createHash('sha256')
+    .update([hostname(), bootId(), processNamespace()].join('\n'))
+    .digest('hex')
+    .slice(0, 8);
+  return place;
+}
+
+function bootId(): string {
+  try {
+    return readFileSync('/proc/sys/kernel/random/boot_id', 'utf8');
+  } catch {
+    return '';
+  }
+}
+
+function processNamespace(): string {
+  try {
+    return readlinkSync('/proc/self/ns/pid');
+  } catch {
+    return '';
+  }
+}
+
+/** In the system's ticks; `null` where it does not say, or the process is gone. */
+function startTime(pid: number): number | null {
+  try {
+    const text = readFileSync(`/proc/${pid}/stat`, 'utf8');
+    // The name of the program, in brackets, may hold blanks and brackets itself.
+    return Number(text.slice(text.lastIndexOf(')') + 2).split(' ')[19]);
+  } catch {
+    return null;
+  }
+}
