@@ -1,5 +1,5 @@
 /** The process around a command: its streams, its exit code, and what Ctrl-C does. */
-import { removeUnfinishedFiles } from '../src/formats/atomic-file.ts';
+import { removeUnfinishedFiles } from '../src/io/temporary-names.ts';
 import { run } from './run.ts';
 import { processIo } from './terminal/io.ts';
 

@@ -5,11 +5,11 @@
 import { mkdir } from 'node:fs/promises';
 import path from 'node:path';
 import { NumericalError, ShapeError, UsageError } from '../errors.ts';
-import { writeFileAtomically } from '../formats/atomic-file.ts';
 import { encodeFloat } from '../formats/dtype.ts';
 import { float32Tensor, memoryTensor, type RawTensor, renamed } from '../formats/raw-tensor.ts';
 import { writeSafetensors } from '../formats/safetensors.ts';
 import { torchTensor, writeTorchZip } from '../formats/torch-writer.ts';
+import { writeFileAtomically } from '../io/replace-file.ts';
 import { diffusersLoraKey } from '../models/keys/diffusers-lora.ts';
 import { edLoraEmbeddingKey, edLoraKey } from '../models/keys/ed-lora.ts';
 import { kohyaKey, kohyaNames } from '../models/keys/kohya.ts';

@@ -2,10 +2,10 @@
 import { mkdirSync } from 'node:fs';
 import path from 'node:path';
 import { EdloraError } from '../errors.ts';
-import { writeFileAtomically } from '../formats/atomic-file.ts';
 import type { Picture } from '../formats/picture.ts';
 import { encodePng } from '../formats/png.ts';
 import { checkOutputFolder } from '../fusion/output.ts';
+import { writeFileAtomically } from '../io/replace-file.ts';
 import type { EvaluationReport } from './evaluation-report.ts';
 
 export class ReportFolder {

@@ -4,7 +4,7 @@
  */
 import path from 'node:path';
 import { FormatError, UsageError } from '../errors.ts';
-import { writeFileAtomically } from './atomic-file.ts';
+import { writeFileAtomically } from '../io/replace-file.ts';
 import { fileStorage, locateFile, readFileRange, type SourceFile } from './byte-reader.ts';
 import { DTYPES, dtypeWidth } from './dtype.ts';
 import { detectFileKind } from './file-kind.ts';

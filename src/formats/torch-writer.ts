@@ -4,7 +4,7 @@
  */
 import zlib from 'node:zlib';
 import { UsageError } from '../errors.ts';
-import { writeFileAtomically } from './atomic-file.ts';
+import { writeFileAtomically } from '../io/replace-file.ts';
 import { dtypeWidth, isFloatDType } from './dtype.ts';
 import { elementCount, type RawTensor, readBytes, rowMajorStrides } from './raw-tensor.ts';
 import { STORAGE_CLASSES, TORCH_DTYPE_NAMES } from './torch-host.ts';

@@ -4,7 +4,7 @@ import { mkdir } from 'node:fs/promises';
 import path from 'node:path';
 import { type LoraNaming, type MergedLayer, writeEmbeddings, writeLora } from '../concepts/lora-file.ts';
 import { UsageError } from '../errors.ts';
-import { writeFileAtomically } from '../formats/atomic-file.ts';
+import { writeFileAtomically } from '../io/replace-file.ts';
 import { rankOf } from '../linalg/low-rank.ts';
 import { writeFusedCheckpoint } from './checkpoint-output.ts';
 import type { Fusion } from './fuse.ts';

@@ -10,12 +10,10 @@ import { hostname } from 'node:os';
 export const OWNER_PATTERN = '([0-9a-f]{8})-(\\d+)-(\\d+)';
 
 const owner = new RegExp(`^${OWNER_PATTERN}$`);
-let mark: string | undefined;
 
-/** `<where>-<process id>-<start time>` of this process: letters, digits and dashes. */
-export function ownerMark(): string {
-  mark ??= `${where()}-${process.pid}-${startTime(process.pid) ?? 0}`;
-  return mark;
+/** `<where>-<process id>-<start time>` of a process that runs here, by default this one: letters, digits and dashes. */
+export function ownerMark(pid = process.pid): string {
+  return `${where()}-${pid}-${startTime(pid) ?? 0}`;
 }
 
 /**
@@ -64,12 +62,14 @@ function processNamespace(): string {
   }
 }
 
-/** In the system's ticks; `null` where it does not say, or the process is gone. */
+/** In the system's ticks; -1 for a dead one; `null` where it does not say, or the process is gone. */
 function startTime(pid: number): number | null {
   try {
     const text = readFileSync(`/proc/${pid}/stat`, 'utf8');
     // The name of the program, in brackets, may hold blanks and brackets itself.
-    return Number(text.slice(text.lastIndexOf(')') + 2).split(' ')[19]);
+    const fields = text.slice(text.lastIndexOf(')') + 2).split(' ');
+    // A dead process that its parent has not asked about runs no more.
+    return fields[0] === 'Z' || fields[0] === 'X' ? -1 : Number(fields[19]);
   } catch {
     return null;
   }

@@ -3,8 +3,8 @@
 import { existsSync, readdirSync } from 'node:fs';
 import { mkdir } from 'node:fs/promises';
 import path from 'node:path';
-import { writeFileAtomically } from '../formats/atomic-file.ts';
 import { encodePng } from '../formats/png.ts';
+import { writeFileAtomically } from '../io/replace-file.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
 import { Pipeline } from '../sampling/sample.ts';
 import { readTrainingFolder, type TrainingPicture } from './data/training-folder.ts';

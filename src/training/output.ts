@@ -2,7 +2,7 @@
 import path from 'node:path';
 import { type LoraNaming, writeLora } from '../concepts/lora-file.ts';
 import { UsageError } from '../errors.ts';
-import { writeFileAtomically } from '../formats/atomic-file.ts';
+import { writeFileAtomically } from '../io/replace-file.ts';
 import { toolVersion } from '../package-root.ts';
 import type { ResolvedSettings } from './methods/method.ts';
 import type { StepLog } from './run-state.ts';

@@ -1,0 +1,35 @@
+/** What the operating system refused, in words: one sentence with the path and, where there is one, the way out. */
+import { EdloraError } from '../errors.ts';
+
+const REASONS: Readonly<Record<string, string>> = {
+  ENOSPC: 'the disk is full; a file that stood there before is unchanged',
+  EDQUOT: 'the disk is full; a file that stood there before is unchanged',
+  ENOENT: 'its folder does not exist',
+  ENOTDIR: 'a file stands where its folder should be',
+  EISDIR: 'a folder of that name stands there',
+  ENOTEMPTY: 'a folder of that name stands there',
+  EEXIST: 'something of that name stands there',
+  EACCES: 'no permission to write in its folder',
+  EPERM: 'no permission to write in its folder',
+  EROFS: 'no permission to write in its folder',
+  ENAMETOOLONG: 'the name is too long for this disk',
+  EMFILE: 'too many files are open at once',
+  ENFILE: 'too many files are open at once',
+  ELOOP: 'too many links in a row',
+  EIO: 'the disk reports an error',
+};
+
+/**
+ * Run one step of writing.
+ * @throws {EdloraError} that says why, with the system's own error as its cause
+ */
+export async function onDisk<T>(file: string, step: () => Promise<T>): Promise<T> {
+  try {
+    return await step();
+  } catch (error) {
+    if (error instanceof EdloraError) throw error;
+    const code = error instanceof Error && 'code' in error ? String(error.code) : '';
+    const reason = REASONS[code] ?? (error instanceof Error ? error.message : String(error));
+    throw new EdloraError(`${file}: cannot be written: ${reason}`, { cause: error });
+  }
+}

@@ -1,0 +1,83 @@
+/**
+ * Names of what is being written: beside its final place, hidden, and marked with the process that writes. What a killed
+ * process left is removed by the next one that writes into the same folder; what a living one writes is never touched.
+ */
+import { randomBytes } from 'node:crypto';
+import { existsSync, readdirSync, renameSync, rmSync } from 'node:fs';
+import path from 'node:path';
+import { OWNER_PATTERN, ownerIsAlive, ownerMark } from './process-owner.ts';
+
+/** `tmp`: on its way to its name. `old`: holds, under its own name, a folder whose successor is about to take that name. */
+export type TemporaryKind = 'tmp' | 'old';
+
+const NAME = new RegExp(`^\\.(.{1,100})\\.(${OWNER_PATTERN})-[0-9a-f]{12}\\.(tmp|old)$`, 's');
+
+/** What this process is writing now. */
+const unfinished = new Set<string>();
+
+/** A fresh path beside `target`; remembered until `forget`. */
+export function temporaryBeside(target: string, kind: TemporaryKind = 'tmp'): string {
+  const { dir, base } = path.parse(target);
+  const random = randomBytes(6).toString('hex');
+  // Names have at most 255 bytes on most disks; a letter takes up to four.
+  const file = path.join(dir, `.${[...base].slice(0, 40).join('')}.${ownerMark()}-${random}.${kind}`);
+  if (kind === 'tmp') unfinished.add(file);
+  return file;
+}
+
+/** The temporary file or folder has its final name, or is gone. */
+export function forget(temporary: string): void {
+  unfinished.delete(temporary);
+}
+
+/**
+ * Delete what this process is writing now, for the handler of an interrupt. Never throws.
+ * @returns what could not be deleted
+ */
+export function removeUnfinishedFiles(): string[] {
+  const left: string[] = [];
+  for (const file of unfinished) {
+    try {
+      rmSync(file, { force: true, recursive: true });
+    } catch {
+      left.push(file);
+    }
+  }
+  return left;
+}
+
+const swept = new Set<string>();
+
+/**
+ * Remove what processes that are gone left in a folder, once per process and folder. A folder that was set aside and whose
+ * successor never took its name gets it back. What cannot be read or removed stays.
+ */
+export function removeAbandoned(folder: string): void {
+  if (swept.has(folder)) return;
+  swept.add(folder);
+  for (const name of namesIn(folder)) {
+    const parts = NAME.exec(name);
+    if (parts === null || ownerIsAlive(parts[2]!)) continue;
+    const found = path.join(folder, name);
+    try {
+      if (parts.at(-1) === 'old') giveBack(found, folder);
+      rmSync(found, { force: true, recursive: true });
+    } catch {
+      // Another process was first, or it is not ours to remove.
+    }
+  }
+}
+
+function giveBack(aside: string, folder: string): void {
+  for (const name of namesIn(aside)) {
+    if (!existsSync(path.join(folder, name))) renameSync(path.join(aside, name), path.join(folder, name));
+  }
+}
+
+function namesIn(folder: string): string[] {
+  try {
+    return readdirSync(folder);
+  } catch {
+    return [];
+  }
+}
