@@ -48,7 +48,7 @@ export { readCaptions } from './fusion/captions.ts';
 export { type FusedLayer, type Fusion, fuse } from './fusion/fuse.ts';
 export { DEFAULTS, type FusionOptions, PRESETS, type Preset } from './fusion/options.ts';
 export {
-  checkOutputFolder,
+  checkFusionTarget,
   type WriteFusionOptions,
   type WrittenFile,
   writeFusion,

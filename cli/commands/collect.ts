@@ -1,9 +1,10 @@
 /** `edlora collect`: a concept's statistics into a file, ready for any fusion. */
-import { existsSync, statSync } from 'node:fs';
+import { statSync } from 'node:fs';
 import path from 'node:path';
 import type { Options } from 'yargs';
 import { checkCollectOptions } from '../../src/fusion/options.ts';
 import { type Participant, prepareParticipant } from '../../src/fusion/participant.ts';
+import { baseFiles, conceptFiles } from '../../src/fusion/recipe.ts';
 import { type Stage, stageOf } from '../../src/fusion/stage.ts';
 import {
   type LayerScope,
@@ -12,6 +13,7 @@ import {
   statisticsBeside,
 } from '../../src/fusion/statistics/statistics-store.ts';
 import { DEFAULTS, defaultBase, loadConcept, openCheckpoint, UsageError } from '../../src/index.ts';
+import { checkFileTarget } from '../../src/io/targets.ts';
 import type { Command, CommandContext } from '../command.ts';
 import { collectOptions, readCollectOptions } from '../fusion/options.ts';
 import { baseOptions, number, outputOptions, text, texts } from '../options.ts';
@@ -98,9 +100,10 @@ async function runCollect(args: Args, { io, signal }: CommandContext): Promise<v
   for (const file of files) {
     const concept = await loadConcept(file);
     const target = out ?? statisticsBeside(concept);
-    if (args.force !== true && existsSync(target)) {
-      throw new UsageError(`${target}: is there already; --force collects again`);
-    }
+    checkFileTarget(target, {
+      inputs: [concept.path, ...conceptFiles(concept), base.path, ...baseFiles(base)],
+      force: args.force === true,
+    });
     const name = text(args, 'name') ?? null;
     jobs.push({
       target,

@@ -124,6 +124,14 @@ async function runEval(args: Args, { io, signal }: CommandContext): Promise<void
   };
   const folder = new ReportFolder(text(args, 'out')!, {
     force: args.force === true || args['dry-run'] === true,
+    inputs: [
+      reference,
+      concept,
+      ...texts(args, 'with'),
+      ...texts(args, 'density'),
+      ...namedFolders(texts(args, 'fused')).values(),
+      ...['base', 'clip', 'prompts'].flatMap((name) => text(args, name) ?? []),
+    ],
   });
   const references = await readPictureFolder(reference);
   const className = text(args, 'class');

@@ -1,12 +1,15 @@
 /** `edlora fuse`: separately trained concepts into one merged LoRA. */
 import { statSync } from 'node:fs';
+import path from 'node:path';
 import type { Options } from 'yargs';
 import { checkFusionOptions } from '../../src/fusion/options.ts';
+import { baseFiles, conceptFiles } from '../../src/fusion/recipe.ts';
 import { readFusionRecipe, recipeParticipants } from '../../src/fusion/repeat.ts';
 import { FUSION_METHODS } from '../../src/fusion/solvers/method.ts';
 import { STAGES } from '../../src/fusion/stage.ts';
 import {
-  checkOutputFolder,
+  type Checkpoint,
+  checkFusionTarget,
   DEFAULTS,
   defaultBase,
   type Fusion,
@@ -14,6 +17,7 @@ import {
   fuse,
   type LoraNaming,
   openCheckpoint,
+  type ParticipantInput,
   PRESETS,
   type Preset,
   planFusion,
@@ -212,7 +216,6 @@ async function runFuse(args: Args, { io, signal }: CommandContext): Promise<void
   const out = text(args, 'out')!;
   const [checkpoint, force] = [args.checkpoint === true, args.force === true];
   const basePath = text(args, 'base') ?? earlier?.base.path ?? defaultBase();
-  if (args['dry-run'] !== true) checkOutputFolder(out, force);
   if (checkpoint && statSync(basePath, { throwIfNoEntry: false })?.isFile() === true) {
     throw new UsageError(`${basePath}: --checkpoint needs a diffusers folder as --base, got a single file`);
   }
@@ -224,6 +227,15 @@ async function runFuse(args: Args, { io, signal }: CommandContext): Promise<void
   ];
   const configFolder = text(args, 'base-config');
   const base = await openCheckpoint(basePath, configFolder === undefined ? {} : { configFolder });
+  if (args['dry-run'] !== true) {
+    checkFusionTarget(out, {
+      naming: args.format as LoraNaming,
+      checkpoint,
+      force,
+      inputs: inputFiles(args, base, participants),
+      words: participants.some(({ concept }) => concept.tokens.length > 0),
+    });
+  }
   const preserved = captions === undefined ? {} : { preserveCaptions: captions };
   const request = { base, participants, options, signal, cacheFolder: readCacheFolder(args), ...preserved };
   if (args['dry-run'] === true) {
@@ -243,6 +255,18 @@ async function runFuse(args: Args, { io, signal }: CommandContext): Promise<void
   const written = await writeFusion(fusion, out, { naming, checkpoint, force });
   const data = (): string => `${JSON.stringify(resultData(fusion, written), null, 2)}\n`;
   io.out(args.json === true ? data() : resultText(fusion, written, io));
+}
+
+/** Everything that is read, none of which may be a result. */
+function inputFiles(args: Args, base: Checkpoint, participants: readonly ParticipantInput[]): string[] {
+  const named = ['config', 'preserve-captions'].flatMap((name) => text(args, name) ?? []);
+  const earlier = text(args, 'extend');
+  return [
+    ...named,
+    ...(earlier === undefined ? [] : [path.join(earlier, 'recipe.json')]),
+    ...[base.path, ...baseFiles(base)],
+    ...participants.flatMap(({ concept }) => [concept.path, ...conceptFiles(concept)]),
+  ];
 }
 
 /** Defaults (or those of an earlier fusion), then the preset, then what was given. @throws {UsageError} for values that cannot be */

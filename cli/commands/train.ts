@@ -1,16 +1,20 @@
 /** `edlora train`: a concept from pictures. */
-import { existsSync } from 'node:fs';
-import { mkdir } from 'node:fs/promises';
 import path from 'node:path';
 import type { Options } from 'yargs';
 import { UsageError } from '../../src/errors.ts';
 import { encodePng } from '../../src/formats/png.ts';
-import { writeFileAtomically } from '../../src/io/replace-file.ts';
+import { makeFolder, writeFileAtomically } from '../../src/io/replace-file.ts';
 import { openCheckpoint } from '../../src/models/checkpoint.ts';
 import { defaultBase } from '../../src/package-root.ts';
 import { METHODS } from '../../src/training/methods/index.ts';
 import { METHOD_NAMES, type TrainingInput, trainingJsonSchema } from '../../src/training/options.ts';
-import { namingOf, stateFileOf, type TrainedFiles, writeTrained } from '../../src/training/output.ts';
+import {
+  checkTrainedTarget,
+  samplePicture,
+  stateFileOf,
+  type TrainedFiles,
+  writeTrained,
+} from '../../src/training/output.ts';
 import {
   type TrainedConcept,
   type TrainingProgress,
@@ -99,20 +103,26 @@ async function runTrain(args: Args, { io, signal }: CommandContext): Promise<voi
     throw new UsageError('train: expected --data with a folder of pictures, or --config');
   const { settings } = trainingSettings(input as TrainingInput);
   const out = text(args, 'out')!;
-  namingOf(out, settings);
-  if (existsSync(out) && args.force !== true && args.resume !== true) {
-    throw new UsageError(`--out ${out}: exists; choose another name, or --force to replace it`);
-  }
+  const baseConfig = text(args, 'base-config');
+  const basePath = text(args, 'base') ?? file?.base ?? defaultBase();
+  checkTrainedTarget(out, settings, {
+    inputs: [
+      config ?? '',
+      basePath,
+      baseConfig ?? '',
+      settings.data,
+      settings.captionFolder,
+      settings.classData,
+    ].filter((name) => name !== ''),
+    force: args.force === true,
+    resume: args.resume === true,
+  });
   const quiet = args.quiet === true || args.json === true;
   for (const note of args.quiet === true ? [] : (file?.notes ?? [])) {
     io.err(`${paint(io, 'yellow', 'note:')} ${note}\n`);
   }
-  const baseConfig = text(args, 'base-config');
-  const base = await openCheckpoint(
-    text(args, 'base') ?? file?.base ?? defaultBase(),
-    baseConfig === undefined ? {} : { configFolder: baseConfig },
-  );
-  await mkdir(path.dirname(path.resolve(out)), { recursive: true });
+  const base = await openCheckpoint(basePath, baseConfig === undefined ? {} : { configFolder: baseConfig });
+  await makeFolder(path.dirname(path.resolve(out)));
   // Phases differ in speed, and a resumed run begins in the middle.
   const line = new ProgressLine(io, { unequalGroups: true });
   const show = progressOn(line);
@@ -127,8 +137,7 @@ async function runTrain(args: Args, { io, signal }: CommandContext): Promise<voi
       if (!quiet) show(progress);
     },
     onSample: async (picture, step) => {
-      const name = `${path.resolve(out).replace(/\.[a-z]+$/, '')}.step-${String(step).padStart(5, '0')}.png`;
-      await writeFileAtomically(name, [encodePng(picture)]);
+      await writeFileAtomically(samplePicture(out, step), [encodePng(picture)]);
     },
   }).finally(() => line.finish());
   const files = await writeTrained(out, trained);

@@ -2,14 +2,14 @@
  * Write merged factors as a LoRA that other tools load, in kohya's, diffusers', PEFT's or ED-LoRA's names. Whatever the
  * names, the file means ΔW = up · down: alpha equals the rank wherever one is stored.
  */
-import { mkdir } from 'node:fs/promises';
 import path from 'node:path';
 import { NumericalError, ShapeError, UsageError } from '../errors.ts';
 import { encodeFloat } from '../formats/dtype.ts';
 import { float32Tensor, memoryTensor, type RawTensor, renamed } from '../formats/raw-tensor.ts';
 import { writeSafetensors } from '../formats/safetensors.ts';
 import { torchTensor, writeTorchZip } from '../formats/torch-writer.ts';
-import { writeFileAtomically } from '../io/replace-file.ts';
+import { makeFolder, writeFileAtomically } from '../io/replace-file.ts';
+import { writeFolderAtomically } from '../io/replace-folder.ts';
 import { diffusersLoraKey } from '../models/keys/diffusers-lora.ts';
 import { edLoraEmbeddingKey, edLoraKey } from '../models/keys/ed-lora.ts';
 import { kohyaKey, kohyaNames } from '../models/keys/kohya.ts';
@@ -173,19 +173,21 @@ async function writePeft(
   layers: readonly Factors[],
   described: Record<string, string>,
 ): Promise<void> {
-  for (const component of ['unet', 'text_encoder'] as const) {
-    const own = layers.filter((layer) => layer.component === component);
-    if (own.length === 0) continue;
-    const place = path.join(folder, component);
-    await mkdir(place, { recursive: true });
-    await writeSafetensors(
-      path.join(place, 'adapter_model.safetensors'),
-      own.flatMap((layer) => pair(layer, (part) => peftKey(layer, part))),
-      described,
-    );
-    const config = `${JSON.stringify(adapterConfig(own), null, 2)}\n`;
-    await writeFileAtomically(path.join(place, adapterConfigName), [config]);
-  }
+  await writeFolderAtomically(folder, async (temporary) => {
+    for (const component of ['unet', 'text_encoder'] as const) {
+      const own = layers.filter((layer) => layer.component === component);
+      if (own.length === 0) continue;
+      const place = path.join(temporary, component);
+      await makeFolder(place);
+      await writeSafetensors(
+        path.join(place, 'adapter_model.safetensors'),
+        own.flatMap((layer) => pair(layer, (part) => peftKey(layer, part))),
+        described,
+      );
+      const config = `${JSON.stringify(adapterConfig(own), null, 2)}\n`;
+      await writeFileAtomically(path.join(place, adapterConfigName), [config]);
+    }
+  });
 }
 
 /** A LoraConfig with alpha = rank in every layer, so that PEFT's scale is 1. */

@@ -1,11 +1,9 @@
 /** The folder of an evaluation: pictures as they are drawn, at the end report.json and report.html. */
-import { mkdirSync } from 'node:fs';
 import path from 'node:path';
-import { EdloraError } from '../errors.ts';
 import type { Picture } from '../formats/picture.ts';
 import { encodePng } from '../formats/png.ts';
-import { checkOutputFolder } from '../fusion/output.ts';
-import { writeFileAtomically } from '../io/replace-file.ts';
+import { makeFolder, writeFileAtomically } from '../io/replace-file.ts';
+import { checkFileTarget, checkResultsFolder } from '../io/targets.ts';
 import type { EvaluationReport } from './evaluation-report.ts';
 
 export class ReportFolder {
@@ -13,12 +11,19 @@ export class ReportFolder {
   readonly path: string;
   readonly #groups = new Map<string, { folder: string; count: number }>();
 
+  readonly #inputs: readonly string[];
+
   /**
+   * @param options.inputs files and folders that are read, and never replaced
    * @throws {UsageError} if the folder holds anything and `force` is not set
    */
-  constructor(folder: string, { force = false }: { force?: boolean } = {}) {
+  constructor(
+    folder: string,
+    { force = false, inputs = [] }: { force?: boolean; inputs?: readonly string[] } = {},
+  ) {
     this.path = path.resolve(folder);
-    checkOutputFolder(folder, force);
+    this.#inputs = inputs;
+    checkResultsFolder(folder, force);
   }
 
   /**
@@ -50,14 +55,11 @@ export class ReportFolder {
     };
   }
 
-  /** Write one file. @param file relative to the folder. @returns its absolute path */
+  /** Write one file. @param file relative to the folder. @returns its absolute path @throws {UsageError} if it is an input */
   async write(file: string, content: string | Uint8Array): Promise<string> {
     const full = path.join(this.path, file);
-    try {
-      mkdirSync(path.dirname(full), { recursive: true });
-    } catch (cause) {
-      throw new EdloraError(`${path.dirname(full)}: the folder cannot be made`, { cause });
-    }
+    checkFileTarget(full, { inputs: this.#inputs, force: true });
+    await makeFolder(path.dirname(full));
     await writeFileAtomically(full, [content]);
     return full;
   }

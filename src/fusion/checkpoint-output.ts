@@ -3,7 +3,7 @@
  * `new_concept_cfg.json`. Weights stream tensor by tensor and keep the base's dtype.
  */
 import { existsSync } from 'node:fs';
-import { cp, mkdir, readFile } from 'node:fs/promises';
+import { readFile } from 'node:fs/promises';
 import path from 'node:path';
 import { NumericalError, UsageError } from '../errors.ts';
 import { encodeFloat, isFloatDType, type WritableFloat } from '../formats/dtype.ts';
@@ -11,7 +11,9 @@ import { setJsonField } from '../formats/json-text.ts';
 import { computedTensor, type RawTensor, readFloat32 } from '../formats/raw-tensor.ts';
 import { writeSafetensors } from '../formats/safetensors.ts';
 import type { TensorFile } from '../formats/tensor-file.ts';
-import { writeFileAtomically } from '../io/replace-file.ts';
+import { copyTree } from '../io/copy-folder.ts';
+import { makeFolder, writeFileAtomically } from '../io/replace-file.ts';
+import { writeFolderAtomically } from '../io/replace-folder.ts';
 import { type LowRank, toDense } from '../linalg/low-rank.ts';
 import { canonicalTextEncoderName } from '../models/keys/diffusers.ts';
 import type { Component } from '../models/keys/module-path.ts';
@@ -19,40 +21,43 @@ import type { Fusion } from './fuse.ts';
 
 /**
  * Write the model. The VAE, scheduler and other parts are copied; unet and text_encoder are rewritten.
- * @param folder created if missing
- * @throws {UsageError} if the base is a single file: it has no parts to copy
+ * @param folder appears complete or not at all
+ * @throws {UsageError} if the base is a single file: it has no parts to copy; or as `checkReplaceableFolder`
  */
 export async function writeFusedCheckpoint(fusion: Fusion, folder: string): Promise<void> {
   const { base } = fusion;
   if (base.layout !== 'diffusers') {
     throw new UsageError(`${base.path}: --checkpoint needs a diffusers folder as base, got a single file`);
   }
-  await mkdir(folder, { recursive: true });
-  const index = path.join(base.path, 'model_index.json');
-  const parts = existsSync(index) ? Object.entries(JSON.parse(await readFile(index, 'utf8')) as object) : [];
-  for (const [part, value] of parts) {
-    const present = Array.isArray(value) && value[0] !== null && existsSync(path.join(base.path, part));
-    if (!present || part === 'unet' || part === 'text_encoder') continue;
-    await cp(path.join(base.path, part), path.join(folder, part), { recursive: true, dereference: true });
-  }
-  if (existsSync(index)) await cp(index, path.join(folder, 'model_index.json'));
-  await writeUnet(fusion, path.join(folder, 'unet'));
-  await writeTextEncoder(fusion, path.join(folder, 'text_encoder'));
-  await writeTokenizer(fusion, path.join(folder, 'tokenizer'));
-  await writeJson(path.join(folder, 'new_concept_cfg.json'), fusion.vocabulary.conceptConfig());
+  await writeFolderAtomically(folder, async (temporary) => {
+    const index = path.join(base.path, 'model_index.json');
+    const parts = existsSync(index)
+      ? Object.entries(JSON.parse(await readFile(index, 'utf8')) as object)
+      : [];
+    for (const [part, value] of parts) {
+      const present = Array.isArray(value) && value[0] !== null && existsSync(path.join(base.path, part));
+      if (!present || part === 'unet' || part === 'text_encoder') continue;
+      await copyTree(path.join(base.path, part), path.join(temporary, part));
+    }
+    if (existsSync(index)) await copyTree(index, path.join(temporary, 'model_index.json'));
+    await writeUnet(fusion, path.join(temporary, 'unet'));
+    await writeTextEncoder(fusion, path.join(temporary, 'text_encoder'));
+    await writeTokenizer(fusion, path.join(temporary, 'tokenizer'));
+    await writeJson(path.join(temporary, 'new_concept_cfg.json'), fusion.vocabulary.conceptConfig());
+  });
 }
 
 async function writeUnet(fusion: Fusion, folder: string): Promise<void> {
   const { unet, path: base } = fusion.base;
-  await mkdir(folder, { recursive: true });
-  await cp(path.join(base, 'unet', 'config.json'), path.join(folder, 'config.json'));
+  await makeFolder(folder);
+  await copyTree(path.join(base, 'unet', 'config.json'), path.join(folder, 'config.json'));
   const tensors = withDeltas(fusion, 'unet', unet.file, (name) => name);
   await writeSafetensors(path.join(folder, 'diffusion_pytorch_model.safetensors'), tensors, { format: 'pt' });
 }
 
 async function writeTextEncoder(fusion: Fusion, folder: string): Promise<void> {
   const { textEncoder, path: base } = fusion.base;
-  await mkdir(folder, { recursive: true });
+  await makeFolder(folder);
   const config = await readFile(path.join(base, 'text_encoder', 'config.json'), 'utf8');
   const rows = fusion.vocabulary.embeddingRows();
   const tensors = withDeltas(fusion, 'text_encoder', textEncoder.file, canonicalTextEncoderName).map(

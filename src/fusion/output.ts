@@ -1,14 +1,15 @@
 /** Writing a fusion: the merged LoRA, the words' embeddings, recipe and report, and on demand a whole model. */
 import { existsSync, readdirSync, statSync } from 'node:fs';
-import { mkdir } from 'node:fs/promises';
 import path from 'node:path';
 import { type LoraNaming, type MergedLayer, writeEmbeddings, writeLora } from '../concepts/lora-file.ts';
 import { UsageError } from '../errors.ts';
 import { writeFileAtomically } from '../io/replace-file.ts';
+import { stagedInto } from '../io/staging.ts';
+import { checkFileTarget, checkFolderTarget, checkResultsFolder } from '../io/targets.ts';
 import { rankOf } from '../linalg/low-rank.ts';
 import { writeFusedCheckpoint } from './checkpoint-output.ts';
 import type { Fusion } from './fuse.ts';
-import { fusionRecipe } from './recipe.ts';
+import { baseFiles, conceptFiles, fusionRecipe } from './recipe.ts';
 
 export interface WriteFusionOptions {
   /** How the merged LoRA's keys are spelled. Default `kohya`. */
@@ -28,71 +29,98 @@ export interface WrittenFile {
   readonly what: string;
 }
 
-/**
- * Check that results may go to a folder; do this before the work.
- * @throws {UsageError} if it is a file, or holds something and `force` is off
- */
-export function checkOutputFolder(folder: string, force = false): void {
-  const info = statSync(folder, { throwIfNoEntry: false });
-  if (info === undefined) return;
-  if (!info.isDirectory()) throw new UsageError(`${folder}: expected a folder for the results, got a file`);
-  if (!force && readdirSync(folder).length > 0) {
-    throw new UsageError(
-      `${folder}: exists and is not empty; choose another --out, or --force to replace its files`,
-    );
-  }
+/** What is known of a fusion's files before it is made. */
+export interface FusionTarget extends Required<WriteFusionOptions> {
+  /** Files that the fusion reads. */
+  readonly inputs: readonly string[];
+  /** Whether its concepts have words of their own. */
+  readonly words: boolean;
 }
 
 /**
- * Write a fusion's results. Each file appears complete or not at all.
+ * Check that a fusion may be written into a folder; do this before the work.
+ * @throws {UsageError} if the folder is a file, or holds something and `force` is off; if a file to be written is an input;
+ *   if a result of an earlier fusion would stay beside those of this one, or is a folder with files of the user's
+ */
+export function checkFusionTarget(folder: string, target: FusionTarget): void {
+  const { inputs, force, naming, checkpoint, words } = target;
+  checkResultsFolder(folder, force);
+  const written = new Set([
+    naming === 'peft' ? 'lora' : 'lora.safetensors',
+    ...(words ? ['embeddings.safetensors'] : []),
+    ...(checkpoint ? ['model'] : []),
+    ...RECORDS,
+  ]);
+  for (const name of ['lora', 'lora.safetensors', 'embeddings.safetensors', 'model']) {
+    if (written.has(name) || !existsSync(path.join(folder, name))) continue;
+    throw new UsageError(
+      `${path.join(folder, name)}: of an earlier fusion; this one writes none, so it would stand beside results that it does not belong to: move it away, or choose another folder`,
+    );
+  }
+  for (const name of written) {
+    const place = path.join(folder, name);
+    if (name === 'lora' || name === 'model') checkFolderTarget(place, { inputs, force });
+    else checkFileTarget(place, { inputs, force });
+  }
+}
+
+/** What every fusion writes. */
+const RECORDS = ['recipe.json', 'report.json', 'report.html'] as const;
+
+/**
+ * Write a fusion's results. All of them are made before the first one takes its place; each appears complete or not at all.
  *
  * `lora.safetensors` (naming `peft`: the folder `lora/`) holds exactly W* − W₀, rank ≤ Σ r_i;
  * `embeddings.safetensors` per word [L, D]; `recipe.json`, `report.json`, `report.html`; `model/` on demand.
- * @throws {UsageError} as `checkOutputFolder`; {EdloraError} when the disk is full: files that stood there stay
+ * @throws {UsageError} as `checkFusionTarget`; {EdloraError} when the disk is full: files that stood there stay
  */
 export async function writeFusion(
   fusion: Fusion,
   folder: string,
   { naming = 'kohya', checkpoint = false, force = false }: WriteFusionOptions = {},
 ): Promise<{ folder: string; files: WrittenFile[] }> {
-  checkOutputFolder(folder, force);
-  const target = path.resolve(folder);
-  await mkdir(target, { recursive: true });
-  const recipe = await fusionRecipe(fusion, naming);
   const tokens = fusion.participants.flatMap(({ concept }) => concept.tokens);
-  const files: WrittenFile[] = [];
-  const done = (name: string, what: string): void => {
-    const file = path.join(target, name);
-    files.push({ path: file, sizeBytes: sizeOnDisk(file), what });
-  };
-
-  const lora = naming === 'peft' ? 'lora' : 'lora.safetensors';
-  await writeLora(path.join(target, lora), mergedLayers(fusion), {
-    naming,
-    title: fusion.participants.map(({ name }) => name).join(' + '),
-    mergedFrom: fusion.participants.map(({ concept }) => path.parse(concept.path).name),
-    tokens,
-    metadata: { 'edlora.recipe': JSON.stringify(recipe) },
+  const inputs = [
+    ...baseFiles(fusion.base),
+    ...fusion.participants.flatMap(({ concept }) => conceptFiles(concept)),
+  ];
+  checkFusionTarget(folder, { naming, checkpoint, force, inputs, words: tokens.length > 0 });
+  const target = path.resolve(folder);
+  const recipe = await fusionRecipe(fusion, naming);
+  const names: [name: string, what: string][] = [];
+  await stagedInto(target, async (staging) => {
+    const lora = naming === 'peft' ? 'lora' : 'lora.safetensors';
+    await writeLora(path.join(staging, lora), mergedLayers(fusion), {
+      naming,
+      title: fusion.participants.map(({ name }) => name).join(' + '),
+      mergedFrom: fusion.participants.map(({ concept }) => path.parse(concept.path).name),
+      tokens,
+      metadata: { 'edlora.recipe': JSON.stringify(recipe) },
+    });
+    names.push([lora, `merged LoRA (${naming} names)`]);
+    if (tokens.length > 0) {
+      await writeEmbeddings(path.join(staging, 'embeddings.safetensors'), tokens);
+      names.push(['embeddings.safetensors', 'embeddings of the concepts’ words']);
+    }
+    // The charting library takes a while to load: only those who draw wait for it.
+    const { fusionReportPage } = await import('./report/report-page.ts');
+    for (const [name, text, what] of [
+      ['recipe.json', `${JSON.stringify(recipe, null, 2)}\n`, 'options, inputs and their hashes'],
+      ['report.json', `${JSON.stringify(fusion.report, null, 2)}\n`, 'what was kept, layer by layer'],
+      ['report.html', fusionReportPage(fusion.report, recipe), 'the same for reading'],
+    ] as const) {
+      await writeFileAtomically(path.join(staging, name), [text]);
+      names.push([name, what]);
+    }
+    if (checkpoint) {
+      await writeFusedCheckpoint(fusion, path.join(staging, 'model'));
+      names.push(['model', 'diffusers folder with the fused weights']);
+    }
   });
-  done(lora, `merged LoRA (${naming} names)`);
-  if (tokens.length > 0) {
-    await writeEmbeddings(path.join(target, 'embeddings.safetensors'), tokens);
-    done('embeddings.safetensors', 'embeddings of the concepts’ words');
-  }
-  // The charting library takes a while to load: only those who draw wait for it.
-  const { fusionReportPage } = await import('./report/report-page.ts');
-  for (const [name, text, what] of [
-    ['recipe.json', `${JSON.stringify(recipe, null, 2)}\n`, 'options, inputs and their hashes'],
-    ['report.json', `${JSON.stringify(fusion.report, null, 2)}\n`, 'what was kept, layer by layer'],
-    ['report.html', fusionReportPage(fusion.report, recipe), 'the same for reading'],
-  ] as const) {
-    await writeFileAtomically(path.join(target, name), [text]);
-    done(name, what);
-  }
-  if (checkpoint) {
-    await writeFusedCheckpoint(fusion, path.join(target, 'model'));
-    done('model', 'diffusers folder with the fused weights');
-  }
+  const files = names.map(([name, what]): WrittenFile => {
+    const file = path.join(target, name);
+    return { path: file, sizeBytes: sizeOnDisk(file), what };
+  });
   return { folder: target, files };
 }
 

@@ -3,15 +3,16 @@
  * the tensor under way is in memory; products of factors and the addition run in the graph runtime.
  */
 
-import { randomBytes } from 'node:crypto';
-import { cp, readdir, rename, rm } from 'node:fs/promises';
+import { readdir } from 'node:fs/promises';
 import path from 'node:path';
 import type { AdapterLayer } from '../concepts/adapter.ts';
 import { MismatchError, UsageError } from '../errors.ts';
 import { isFloatDType } from '../formats/dtype.ts';
 import { elementCount, type RawTensor } from '../formats/raw-tensor.ts';
 import { layOutSafetensors } from '../formats/safetensors.ts';
-import { makeFolder, writeFileAtomically } from '../io/replace-file.ts';
+import { copyTree } from '../io/copy-folder.ts';
+import { writeFileAtomically } from '../io/replace-file.ts';
+import { writeFolderAtomically } from '../io/replace-folder.ts';
 import { adapterModuleId } from '../models/keys/sd-modules.ts';
 import type { FactorDType } from './adapter-layer.ts';
 import { layerDelta } from './delta.ts';
@@ -138,7 +139,7 @@ class Progress {
 
 const weightFile = /\.(safetensors|bin|ckpt|pt|pth|msgpack|onnx|h5)(\.index(\.fp16)?\.json)?$/;
 
-/** A complete copy beside the target, renamed when all is there. */
+/** A complete copy of the base, with the rewritten weights; appears complete or not at all. */
 async function writeFolder(
   folder: string,
   model: ModelFiles,
@@ -147,30 +148,23 @@ async function writeFolder(
   options: BakeOptions,
   progress: Progress,
 ): Promise<void> {
-  const temporary = `${folder}.${randomBytes(4).toString('hex')}.tmp`;
   const rewritten = new Set<string>(model.parts.map(({ component }) => component!));
-  try {
-    await makeFolder(temporary);
+  await writeFolderAtomically(folder, async (temporary) => {
     for (const entry of await readdir(model.path, { withFileTypes: true })) {
       const from = path.join(model.path, entry.name);
       const skipWeights = rewritten.has(entry.name);
-      await cp(from, path.join(temporary, entry.name), {
-        recursive: true,
-        dereference: true,
-        filter: (source) => !(skipWeights && weightFile.test(source)),
-      });
+      await copyTree(
+        from,
+        path.join(temporary, entry.name),
+        (file) => !(skipWeights && weightFile.test(file)),
+      );
     }
     for (const part of model.parts) {
       const stem = part.component === 'unet' ? 'diffusion_pytorch_model' : 'model';
       const file = path.join(temporary, part.component!, `${stem}.safetensors`);
       await writePart(file, part, model, changes, addition, options, progress);
     }
-    await rm(folder, { recursive: true, force: true });
-    await rename(temporary, folder);
-  } catch (error) {
-    await rm(temporary, { recursive: true, force: true });
-    throw error;
-  }
+  });
 }
 
 async function writePart(

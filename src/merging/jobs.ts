@@ -9,6 +9,7 @@ import { loadAdapter } from '../concepts/adapter-file.ts';
 import { UsageError } from '../errors.ts';
 import { hashFiles } from '../formats/file-hash.ts';
 import { GraphMatmulEngine } from '../graph/matmul-engine.ts';
+import { checkFileTarget, checkFolderTarget } from '../io/targets.ts';
 import type { FactorDType } from './adapter-layer.ts';
 import { bakeModel, planBake } from './bake.ts';
 import { parseBlockWeights } from './block-weights.ts';
@@ -20,7 +21,7 @@ import { type MergeInput, type MergeOptions, mergeAdapters, type RenamedWord, un
 import type { MajoritySign, MergeMethodName } from './method.ts';
 import { baseWeightsOf, type ModelFiles, openModelFiles } from './model-files.ts';
 import {
-  checkTarget,
+  checkAdapterTarget,
   filesOfAdapters,
   type OutputAdapter,
   refuseLoss,
@@ -96,6 +97,8 @@ async function baseOf(
   return { model, weights: baseWeightsOf(model) };
 }
 
+const listed = (location: string | undefined): string[] => (location === undefined ? [] : [location]);
+
 const describeModel = (model: ModelFiles) => ({
   path: model.path,
   files: [...new Set(model.parts.flatMap(({ file }) => [...filesOf(file.path, file.tensors.values())]))],
@@ -167,7 +170,7 @@ export async function mergeFiles(
   const { inputs: given, out, format = 'kohya', force = false, base: location, onLayer } = options;
   const inputs = await loadMergeInputs(given);
   const adapters = inputs.map(({ adapter }) => adapter);
-  checkTarget(out, filesOfAdapters(adapters), force);
+  checkAdapterTarget(out, format, { inputs: [...filesOfAdapters(adapters), ...listed(location)], force });
   refuseLoss(out, unusableOf(adapters), options.drop ?? false);
   const base = await baseOf(location);
   const { method = 'cat', rank = null, density, majoritySign, dtype = 'F32', seed = 0 } = options;
@@ -252,7 +255,7 @@ export async function convertFile(
   const { input, out, format, rank = null, dtype, base: location, force = false, drop = false } = options;
   const loaded = await loadAdapter(input);
   const adapter = options.word === undefined ? loaded : withOneWord(loaded, options.word);
-  checkTarget(out, filesOfAdapters([adapter]), force);
+  checkAdapterTarget(out, format, { inputs: [...filesOfAdapters([adapter]), ...listed(location)], force });
   const unusable = unusableOf([adapter]);
   // ED-LoRA is both: a file of layers with words, or, without any layer, one of words.
   if (isWordFormat(format) && (format !== 'ed-lora' || adapter.layers.size === 0)) {
@@ -346,7 +349,10 @@ export async function resizeFile(
     base: location,
   } = options;
   const adapter = await loadAdapter(input);
-  checkTarget(out, filesOfAdapters([adapter]), options.force ?? false);
+  checkAdapterTarget(out, format, {
+    inputs: [...filesOfAdapters([adapter]), ...listed(location)],
+    force: options.force ?? false,
+  });
   const base = await baseOf(location);
   const engine = new GraphMatmulEngine({ spin: false });
   try {
@@ -392,11 +398,10 @@ export async function extractModel(
   const { tuned: tunedPath, base: basePath, out, format = 'kohya', force = false, onLayer } = options;
   const [tuned, base] = [await openModelFiles(tunedPath), await openModelFiles(basePath)];
   const models = [describeModel(tuned), describeModel(base)];
-  checkTarget(
-    out,
-    models.flatMap(({ path: own, files }) => [own, ...files]),
+  checkAdapterTarget(out, format, {
+    inputs: models.flatMap(({ path: own, files }) => [own, ...files]),
     force,
-  );
+  });
   const {
     rank,
     convRank = rank,
@@ -441,7 +446,9 @@ export async function bakeFiles(options: BakeFilesOptions): Promise<JobResult> {
   const inputs = await loadMergeInputs(given);
   const adapters = inputs.map(({ adapter }) => adapter);
   const described = describeModel(model);
-  checkTarget(out, [described.path, ...described.files, ...filesOfAdapters(adapters)], force);
+  const rules = { inputs: [described.path, ...described.files, ...filesOfAdapters(adapters)], force };
+  if (model.layout === 'single-file') checkFileTarget(out, rules);
+  else checkFolderTarget(out, rules);
   const folder = path.dirname(path.resolve(out));
   if (!existsSync(folder)) throw new UsageError(`${out}: its folder does not exist`);
   const { changes, unheld } = planBake(model, inputs);

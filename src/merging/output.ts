@@ -1,5 +1,4 @@
 /** Writing adapters: what a scheme cannot hold is listed first and needs the user's word; then files, whole or not at all. */
-import { existsSync, realpathSync } from 'node:fs';
 import path from 'node:path';
 import type {
   Adapter,
@@ -18,6 +17,8 @@ import { float32Tensor, memoryTensor, type RawTensor, renamed } from '../formats
 import { writeSafetensors } from '../formats/safetensors.ts';
 import { torchTensor, writeTorchZip } from '../formats/torch-writer.ts';
 import { makeFolder, writeFileAtomically } from '../io/replace-file.ts';
+import { writeFolderAtomically } from '../io/replace-folder.ts';
+import { checkFileTarget, checkFolderTarget, type TargetRules } from '../io/targets.ts';
 import { edLoraEmbeddingKey } from '../models/keys/ed-lora.ts';
 import { type AdapterModule, adapterModuleId, componentsOf } from '../models/keys/sd-modules.ts';
 import { foldScale, type LoraLayer, loraAlphaOf } from './adapter-layer.ts';
@@ -78,17 +79,17 @@ export function refuseLoss(target: string, unheld: readonly Unheld[], drop: bool
   );
 }
 
-/** @throws {UsageError} if a target is one of the inputs, or exists and `force` is off */
-export function checkTarget(target: string, inputs: readonly string[], force: boolean): void {
-  if (!existsSync(target)) return;
-  const real = realpathSync(target);
-  const input = inputs.find((file) => existsSync(file) && realpathSync(file) === real);
-  if (input !== undefined)
-    throw new UsageError(`${target}: is also an input; inputs are never changed, choose another name`);
-  if (!force) throw new UsageError(`${target}: exists; --force replaces it`);
+/**
+ * Before any work: the target is no input, and nothing there goes without the caller's word.
+ * @param format `peft` is written as a folder, everything else as a file
+ * @throws {UsageError} as `checkFileTarget` and `checkFolderTarget`
+ */
+export function checkAdapterTarget(target: string, format: string, rules: TargetRules): void {
+  if (format === 'peft') checkFolderTarget(target, rules);
+  else checkFileTarget(target, rules);
 }
 
-/** Files of adapters, and the folders that hold them, for `checkTarget`. */
+/** Files of adapters, and the folders that hold them: inputs that no target may be. */
 export function filesOfAdapters(adapters: readonly Adapter[]): string[] {
   return adapters.flatMap(({ path: own, files }) => [own, ...files]);
 }
@@ -231,20 +232,22 @@ async function writeKohya(
 
 async function writePeft(folder: string, layers: readonly LoraLayer[], output: OutputAdapter): Promise<void> {
   const { key } = schemes.peft;
-  for (const component of componentsOf(output.architecture)) {
-    const own = layers.filter((layer) => layer.component === component);
-    if (own.length === 0) continue;
-    const place = path.join(folder, component);
-    await makeFolder(path.resolve(place));
-    await writeSafetensors(
-      path.join(place, 'adapter_model.safetensors'),
-      own.flatMap((layer) => factorTensors(layer, key!, output.architecture)),
-      { ...describe(output), format: 'pt' },
-    );
-    await writeFileAtomically(path.join(place, adapterConfigName), [
-      `${JSON.stringify(adapterConfig(own), null, 2)}\n`,
-    ]);
-  }
+  await writeFolderAtomically(folder, async (temporary) => {
+    for (const component of componentsOf(output.architecture)) {
+      const own = layers.filter((layer) => layer.component === component);
+      if (own.length === 0) continue;
+      const place = path.join(temporary, component);
+      await makeFolder(place);
+      await writeSafetensors(
+        path.join(place, 'adapter_model.safetensors'),
+        own.flatMap((layer) => factorTensors(layer, key!, output.architecture)),
+        { ...describe(output), format: 'pt' },
+      );
+      await writeFileAtomically(path.join(place, adapterConfigName), [
+        `${JSON.stringify(adapterConfig(own), null, 2)}\n`,
+      ]);
+    }
+  });
 }
 
 /** A LoraConfig whose scales are the layers' own. */

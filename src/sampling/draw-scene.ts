@@ -1,11 +1,11 @@
 /** A scene from its description to numbered PNG files in a folder. */
 import { existsSync, readdirSync, statSync } from 'node:fs';
-import { mkdir, rm } from 'node:fs/promises';
+import { rm } from 'node:fs/promises';
 import path from 'node:path';
 import { UsageError } from '../errors.ts';
 import type { Picture } from '../formats/picture.ts';
-import { encodePng } from '../formats/png.ts';
-import { writeFileAtomically } from '../io/replace-file.ts';
+import { encodePng, readPngTexts } from '../formats/png.ts';
+import { makeFolder, writeFileAtomically, writeUnderFreeName } from '../io/replace-file.ts';
 import { toolVersion } from '../package-root.ts';
 import { openSceneModel, type SceneModel } from './model-source.ts';
 import { recipeTexts } from './picture-recipe.ts';
@@ -28,7 +28,10 @@ export async function planScene(scene: NormalScene): Promise<PlannedScene> {
 }
 
 export interface DrawSceneOptions {
-  /** Folder of the pictures; made if missing. Numbers go on after those that are there. */
+  /**
+   * Folder of the pictures; made if missing. Numbers go on after those that are there; of two runs at once into one folder
+   * each takes numbers of its own.
+   */
   readonly folder: string;
   /** Also write one sheet with all pictures of the run. Default false. */
   readonly grid?: boolean;
@@ -77,15 +80,17 @@ export async function drawScene(planned: PlannedScene, options: DrawSceneOptions
   if (statSync(folder, { throwIfNoEntry: false })?.isFile()) {
     throw new UsageError(`${folder}: expected a folder for the pictures, got a file`);
   }
-  await mkdir(folder, { recursive: true });
+  const preview = path.join(folder, 'preview.png');
+  if (previewEvery > 0) await checkPreview(preview);
+  await makeFolder(folder);
   const start = performance.now();
-  const first = nextNumber(folder);
   const clipSkip = scene.clipSkip ?? 0;
   const pipeline = await Pipeline.create(model.base, { ...model, clipSkip });
-  const preview = path.join(folder, 'preview.png');
   const pictures: DrawnPicture[] = [];
   const kept: Picture[] = [];
   const count = request.count ?? 1;
+  const pictureName = (n: number): string => path.join(folder, `${numbered(n)}.png`);
+  let next = nextNumber(folder);
   let finished = 0;
   try {
     await pipeline.sample(request, {
@@ -97,13 +102,13 @@ export async function drawScene(planned: PlannedScene, options: DrawSceneOptions
           picture: finished + 1,
         });
         if (previewEvery > 0 && step % previewEvery === 0 && step < steps) {
-          await writeFileAtomically(preview, [encodePng(await decode())]);
+          await writeFileAtomically(preview, [encodePng(await decode(), PREVIEW_TEXTS)]);
         }
       },
       onPicture: async (picture) => {
-        const file = path.join(folder, `${String(first + picture.index).padStart(4, '0')}.png`);
         const texts = metadata ? recipeTexts(scene, picture.seed, model.base.path, toolVersion()) : {};
-        await writeFileAtomically(file, [encodePng(picture, texts)]);
+        const { file, n } = await writeUnderFreeName(pictureName, [encodePng(picture, texts)], next);
+        next = n + 1;
         pictures.push({ file, seed: picture.seed, width: picture.width, height: picture.height });
         if (grid) kept.push(picture);
         finished++;
@@ -111,15 +116,30 @@ export async function drawScene(planned: PlannedScene, options: DrawSceneOptions
     });
   } finally {
     await pipeline.dispose();
-    await rm(preview, { force: true });
+    if (previewEvery > 0) await rm(preview, { force: true });
   }
   let sheet: string | null = null;
   if (grid) {
-    sheet = path.join(folder, `grid-${String(first).padStart(4, '0')}.png`);
-    await writeFileAtomically(sheet, [encodePng(pictureGrid(kept))]);
+    const first = Number.parseInt(path.basename(pictures[0]!.file), 10);
+    const sheetName = (n: number): string => path.join(folder, `grid-${numbered(n)}.png`);
+    sheet = (await writeUnderFreeName(sheetName, [encodePng(pictureGrid(kept))], first)).file;
   }
   return { folder, pictures, grid: sheet, elapsedMs: performance.now() - start };
 }
+
+/** Tells previews from pictures of that name. */
+const PREVIEW_TEXTS = { Comment: 'edlora preview' };
+
+/** @throws {UsageError} if a picture of the user's has the preview's name */
+async function checkPreview(file: string): Promise<void> {
+  if (!existsSync(file)) return;
+  const texts = await readPngTexts(file).catch(() => new Map<string, string>());
+  if (texts.get('Comment') !== PREVIEW_TEXTS.Comment) {
+    throw new UsageError(`${file}: exists, and is no preview; move it away, or draw without previews`);
+  }
+}
+
+const numbered = (n: number): string => String(n).padStart(4, '0');
 
 /** One more than the highest number of a picture in the folder. */
 function nextNumber(folder: string): number {

@@ -1,10 +1,9 @@
 /** Pictures of the class, for prior preservation: what is missing is drawn by the base itself. */
 
 import { existsSync, readdirSync } from 'node:fs';
-import { mkdir } from 'node:fs/promises';
 import path from 'node:path';
 import { encodePng } from '../formats/png.ts';
-import { writeFileAtomically } from '../io/replace-file.ts';
+import { makeFolder, writeFileAtomically } from '../io/replace-file.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
 import { Pipeline } from '../sampling/sample.ts';
 import { readTrainingFolder, type TrainingPicture } from './data/training-folder.ts';
@@ -26,7 +25,7 @@ export async function classPictures(
   folder: string,
   { classPrompt, classImages, seed, signal, onPicture }: ClassPictureOptions,
 ): Promise<TrainingPicture[]> {
-  await mkdir(folder, { recursive: true });
+  await makeFolder(folder);
   const present = readdirSync(folder).filter((name) => /\.(png|jpe?g|webp)$/i.test(name)).length;
   if (present < classImages) {
     const pipeline = await Pipeline.create(base);

@@ -1,8 +1,10 @@
 /** Writing what was trained: the concept's file, and beside it its settings with the losses, and a plot of them. */
+import { existsSync } from 'node:fs';
 import path from 'node:path';
 import { type LoraNaming, writeLora } from '../concepts/lora-file.ts';
 import { UsageError } from '../errors.ts';
 import { writeFileAtomically } from '../io/replace-file.ts';
+import { checkFileTarget, checkFolderTarget, type TargetRules } from '../io/targets.ts';
 import { toolVersion } from '../package-root.ts';
 import type { ResolvedSettings } from './methods/method.ts';
 import type { StepLog } from './run-state.ts';
@@ -37,6 +39,45 @@ export function namingOf(out: string, { format, token }: ResolvedSettings): Lora
 }
 
 /**
+ * Check that a run may write its results; do this before the work.
+ * @param rules.inputs files and folders that are read
+ * @param rules.force  replace what an earlier run wrote
+ * @param rules.resume go on with an earlier run, whose files are then this one's
+ * @throws {UsageError} if a file to be written is an input, or of an earlier run that is neither gone on with nor given up
+ */
+export function checkTrainedTarget(
+  out: string,
+  settings: ResolvedSettings,
+  { inputs, force, resume }: TargetRules & { readonly resume: boolean },
+): void {
+  const rules = { inputs, force: force || resume };
+  if (namingOf(out, settings) === 'peft') checkFolderTarget(out, rules);
+  else checkFileTarget(out, rules);
+  const { concept: _, ...beside } = resultFiles(out);
+  const { steps, sampleEvery } = settings;
+  const pictures = sampleEvery > 0 ? Math.floor(steps / sampleEvery) : 0;
+  for (let i = 1; i <= pictures; i++) checkFileTarget(samplePicture(out, i * sampleEvery), rules);
+  for (const file of Object.values(beside)) checkFileTarget(file, rules);
+  const state = stateFileOf(out);
+  if (!rules.force && existsSync(state)) {
+    throw new UsageError(
+      `${state}: the state of an earlier run; --resume goes on with it, --force starts anew`,
+    );
+  }
+  checkFileTarget(state, rules);
+}
+
+/** Where the picture of a step goes. */
+export const samplePicture = (out: string, step: number): string =>
+  `${stemOf(out)}.step-${String(step).padStart(5, '0')}.png`;
+
+const resultFiles = (out: string): TrainedFiles => ({
+  concept: path.resolve(out),
+  settings: `${stemOf(out)}.train.json`,
+  plot: `${stemOf(out)}.loss.svg`,
+});
+
+/**
  * Write the results; each file appears complete or not at all.
  *
  * `out`: the concept; `<out>.train.json`: settings, method and losses; `<out>.loss.svg`.
@@ -54,11 +95,7 @@ export async function writeTrained(out: string, trained: TrainedConcept): Promis
       'edlora.settings': JSON.stringify(publicSettings(settings)),
     },
   });
-  const files = {
-    concept: path.resolve(out),
-    settings: `${stemOf(out)}.train.json`,
-    plot: `${stemOf(out)}.loss.svg`,
-  };
+  const files = resultFiles(out);
   const record = {
     tool: `edlora ${toolVersion()}`,
     method: { name: method.name, source: method.source },

@@ -43,7 +43,7 @@ describe('collect', () => {
     expect(statistics).toEqual([at('smiley.stats.safetensors')]);
     const again = await edlora('collect', at('smiley.pth'), ...QUICK);
     expect(again).toMatchObject({ code: 2 });
-    expect(again.err).toContain('--force collects again');
+    expect(again.err).toContain('--force to replace it');
   });
 
   it('says when the file beside a concept was collected in another way', async () => {

@@ -52,7 +52,7 @@ describe('merge', () => {
       /a\.safetensors: \d+ layers, [\d.]+ [kM]B\nleft out \(--drop\):\n {2}<smiley1>: one vector per/,
     );
     expect(done.err).toMatch(/merging \S+ \(\d+\/\d+/);
-    expect((await edlora(...argv)).err).toContain('--force replaces it');
+    expect((await edlora(...argv)).err).toContain('--force to replace it');
     expect((await edlora(...argv, '--force', '--quiet', '--no-metadata')).code).toBe(0);
     expect((await openTensorFile(at('a.safetensors'))).metadata.has('edlora.recipe')).toBe(false);
   });

@@ -358,7 +358,9 @@ describe('baking', () => {
       });
     }
     const files = (folder: string): string[] => readdirSync(folder, { recursive: true }).map(String).sort();
-    expect(files(out)).toEqual(files(model).map((name) => name.replace(/\.bin$/, '.safetensors')));
+    expect(files(out)).toEqual(
+      ['.edlora-contents.json', ...files(model).map((name) => name.replace(/\.bin$/, '.safetensors'))].sort(),
+    );
     expect(await verifyFile(out, { rebuild: true })).toMatchObject({ kind: 'bake', rebuilt: true, ok: true });
   });
 
@@ -526,9 +528,7 @@ describe('bad input', () => {
     );
     const there = scratch('there.safetensors');
     writeFileSync(there, 'x');
-    await expect(mergeFiles({ inputs: [input(file)], out: there })).rejects.toThrow(
-      'exists; --force replaces it',
-    );
+    await expect(mergeFiles({ inputs: [input(file)], out: there })).rejects.toThrow('--force to replace it');
     expect(readFileSync(file).equals(bytes)).toBe(true);
     expect(readFileSync(there, 'utf8')).toBe('x');
   });
