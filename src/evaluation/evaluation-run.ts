@@ -2,9 +2,10 @@
 import path from 'node:path';
 import type { Concept } from '../concepts/concept.ts';
 import { readFloat32 } from '../formats/raw-tensor.ts';
-import { toolVersions } from '../fusion/recipe.ts';
+
 import type { ClipModel } from '../models/clip/clip-model.ts';
 import { vaeFactor } from '../models/vae/config.ts';
+import { toolVersion } from '../package-root.ts';
 import { REQUEST_DEFAULTS } from '../sampling/request.ts';
 import { attentionMaps } from './attention-maps.ts';
 import { ClipEncoder } from './clip-encoder.ts';
@@ -67,7 +68,7 @@ export async function runEvaluation(
       references.push(await folder.savePicture('references', picture));
     const size = base.unet.config.sampleSize * vaeFactor((await base.vae()).config);
     const report = evaluationReport(evaluation, {
-      version: toolVersions().edlora,
+      version: toolVersion(),
       base: base.path,
       clip: model.path,
       concept: request.concept,

@@ -14,6 +14,7 @@ import { linearLayers } from '../models/unet/structure.ts';
 import type { FusionOptions } from './options.ts';
 import type { Participant } from './participant.ts';
 import { type FuseRequest, type FusionPlan, methodFor, planFusion, preserves } from './plan.ts';
+import { toolVersions } from './recipe.ts';
 import { fusionRefineUnits, refineFusion } from './refine/refine-fusion.ts';
 import { type FusionProgress, type FusionReport, Reporter } from './report/report.ts';
 import { measureStage, type SolvedLayer, type StageProblem, solveStage } from './solve-stage.ts';
@@ -56,6 +57,7 @@ export interface Fusion {
  * @throws {NumericalError} naming the layer whose system cannot be solved
  */
 export async function fuse(request: FuseRequest): Promise<Fusion> {
+  toolVersions();
   const plan = await planFusion(request);
   const run = new FusionRun(request, plan);
   try {

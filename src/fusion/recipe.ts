@@ -1,12 +1,10 @@
 /** What a fusion was made of: every resolved option and the hash of every input, enough to make it again. */
-import { readFileSync } from 'node:fs';
-import path from 'node:path';
 import type { Concept } from '../concepts/concept.ts';
 import type { LoraNaming } from '../concepts/lora-file.ts';
 import { hashFiles } from '../formats/file-hash.ts';
 import type { TensorFile } from '../formats/tensor-file.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
-import { toolVersion } from '../package-root.ts';
+import { packageVersion, toolVersion } from '../package-root.ts';
 import type { Fusion } from './fuse.ts';
 import type { FusionOptions } from './options.ts';
 
@@ -37,17 +35,16 @@ export interface Recipe {
   readonly naming: LoraNaming;
 }
 
-const manifestVersion = (file: string): string =>
-  (JSON.parse(readFileSync(file, 'utf8')) as { version: string }).version;
+let versions: Recipe['versions'] | undefined;
 
-/** Versions of what computed the numbers. */
+/** Versions of what computes the numbers. Asked for before the work, so that nothing can be missing after it. */
 export function toolVersions(): Recipe['versions'] {
-  const runtime = import.meta.resolve('onnxruntime-node');
-  return {
+  versions ??= {
     edlora: toolVersion(),
     node: process.versions.node,
-    onnxruntime: manifestVersion(path.join(path.dirname(new URL(runtime).pathname), '..', 'package.json')),
+    onnxruntime: packageVersion('onnxruntime-node'),
   };
+  return versions;
 }
 
 /** The files that a weight file's tensors lie in: itself, or its shards. */
