@@ -11,11 +11,12 @@
  *       - { path: c.pth, unetStrength: 0.8, textEncoderStrength: 1, name: <c1> <c2> }
  */
 import { existsSync } from 'node:fs';
-import { readFile, stat } from 'node:fs/promises';
 import path from 'node:path';
-import { parse as parseYaml } from 'yaml';
 import { z } from 'zod';
-import { FormatError, UsageError } from '../errors.ts';
+import { UsageError } from '../errors.ts';
+import { excerpt } from '../formats/excerpt.ts';
+import { MAX_YAML_LENGTH, parseYaml } from '../formats/strict-yaml.ts';
+import { readTextFile } from '../io/read-small-file.ts';
 import { nearestName } from './nearest-name.ts';
 
 /** One concept of a run. */
@@ -30,10 +31,25 @@ export interface ConceptSpec {
   readonly conceptName: string | null;
 }
 
-const maxFileBytes = 4 << 20;
+/** As many as `parseYaml` takes, in UTF-8. */
+const maxFileBytes = 4 * MAX_YAML_LENGTH;
 
-const strength = z.number({ error: 'expected a number' });
-const text = z.string({ error: 'expected text' }).min(1, { error: 'expected text, got none' });
+/** Each is a file to open and a model to keep; the method is not meant for more than a few dozen. */
+const maxConcepts = 1000;
+
+/** A strength of 1 is as trained; beyond this there is nothing but noise. */
+export const MAX_STRENGTH = 100;
+
+const strength = z
+  .number({ error: 'expected a number' })
+  .min(-MAX_STRENGTH, { error: `expected -${MAX_STRENGTH} … ${MAX_STRENGTH}` })
+  .max(MAX_STRENGTH, { error: `expected -${MAX_STRENGTH} … ${MAX_STRENGTH}` });
+/** Paths and words: no file system takes longer paths. */
+const text = z
+  .string({ error: 'expected text' })
+  .min(1, { error: 'expected text, got none' })
+  .max(4096, { error: ({ input }) => `expected at most 4096 characters, got ${String(input).length}` })
+  .refine((value) => !value.includes('\0'), { error: 'expected text without NUL' });
 
 const mixOfShowEntry = z.strictObject({
   lora_path: text,
@@ -57,7 +73,11 @@ const ownEntry = z
     { error: 'expected either "strength" for both networks, or "unetStrength" and "textEncoderStrength"' },
   );
 
-const ownFile = z.strictObject({ concepts: z.array(z.union([text, ownEntry])).min(1) });
+const ownFile = z.strictObject({
+  concepts: z
+    .array(z.union([text, ownEntry]), { error: 'expected a list of concepts' })
+    .min(1, { error: 'expected at least one concept, got an empty list' }),
+});
 
 /**
  * Read a list of concepts. Paths count from the list's folder, or else from the working directory.
@@ -67,24 +87,14 @@ const ownFile = z.strictObject({ concepts: z.array(z.union([text, ownEntry])).mi
 export async function readManifest(file: string): Promise<ConceptSpec[]> {
   const value = await readValue(file);
   const entries = Array.isArray(value) ? readMixOfShow(file, value) : readOwn(file, value);
+  if (entries.length > maxConcepts) {
+    throw new UsageError(`${file}: expected at most ${maxConcepts} concepts, got ${entries.length}`);
+  }
   return entries.map((entry) => ({ ...entry, path: resolvePath(file, entry.path) }));
 }
 
 async function readValue(file: string): Promise<unknown> {
-  const info = await stat(file).catch((cause: unknown) => {
-    throw new FormatError(file, 'no such file', { cause });
-  });
-  if (!info.isFile()) throw new FormatError(file, 'expected a file, got a folder');
-  if (info.size > maxFileBytes)
-    throw new FormatError(file, `expected a list of concepts, got ${info.size} bytes`);
-  const content = await readFile(file, 'utf8');
-  try {
-    // YAML contains JSON. maxAliasCount keeps references from growing without bound.
-    return parseYaml(content, { maxAliasCount: 0, uniqueKeys: true });
-  } catch (cause) {
-    const [line] = (cause as Error).message.split('\n');
-    throw new FormatError(file, `neither JSON nor YAML (${line})`, { cause });
-  }
+  return parseYaml(await readTextFile(file, maxFileBytes, 'a list of concepts'), file).value;
 }
 
 function readMixOfShow(file: string, list: readonly unknown[]): ConceptSpec[] {
@@ -139,7 +149,7 @@ function check<T>(file: string, schema: z.ZodType<T>, value: unknown, where: str
     const known = schema instanceof z.ZodObject ? Object.keys(schema.shape) : [];
     const nearest = nearestName(key, known);
     const hint = nearest === null ? `known are ${known.join(', ')}` : `did you mean "${nearest}"?`;
-    throw new UsageError(`${prefix}: unknown key "${key}"; ${hint}`);
+    throw new UsageError(`${prefix}: unknown key "${excerpt(key)}"; ${hint}`);
   }
   throw new UsageError(`${prefix}: ${issue.message}`);
 }
@@ -149,6 +159,6 @@ function resolvePath(file: string, target: string): string {
   const found = candidates.find((candidate) => existsSync(candidate));
   if (found !== undefined) return found;
   throw new UsageError(
-    `${file}: concept "${target}" not found, looked for ${[...new Set(candidates)].join(' and ')}`,
+    `${file}: concept "${excerpt(target, 200)}" not found, looked for ${[...new Set(candidates)].join(' and ')}`,
   );
 }

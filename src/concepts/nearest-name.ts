@@ -1,10 +1,16 @@
 /** "Did you mean": the known name that a mistyped one is nearest to. */
 
+/** Longer names are nobody's typing mistake, and comparing costs the product of both lengths. */
+const MAX_LENGTH = 256;
+
 /** The name with the fewest edits to `name`, if that is at most a third of its length (or two edits); else `null`. */
 export function nearestName(name: string, known: Iterable<string>): string | null {
+  if (name.length > MAX_LENGTH) return null;
   let best: string | null = null;
   let fewest = Math.max(2, Math.floor(name.length / 3)) + 1;
   for (const candidate of known) {
+    // A difference in length costs that many edits at least.
+    if (Math.abs(candidate.length - name.length) >= fewest) continue;
     const edits = editDistance(name.toLowerCase(), candidate.toLowerCase());
     if (edits < fewest) [best, fewest] = [candidate, edits];
   }

@@ -6,13 +6,18 @@
  * Source: TencentARC/Mix-of-Show@51270fd, mixofshow/pipelines/pipeline_edlora.py (bind_concept_prompt).
  */
 import { MismatchError, UsageError } from '../errors.ts';
+import { excerpt } from '../formats/excerpt.ts';
 import { readFloat32 } from '../formats/raw-tensor.ts';
 import { endOfWord } from '../models/clip/bpe.ts';
 import type { ClipTokenizer } from '../models/clip/tokenizer.ts';
+import { WordMatcher } from '../models/clip/word-matcher.ts';
 import type { Concept, ConceptToken } from './concept.ts';
 
 /** Cross-attention layers of SD 1.x. */
 const sd1LayerCount = 16;
+
+/** Longer names fit into no file name, and prompts are searched for them at every character. */
+const maxWordLength = 255;
 
 /** One concept word and the tokens that stand for it. */
 export interface BoundToken {
@@ -170,6 +175,11 @@ function checkWord(
       `${concept.path}: the word ${word} is also in ${other.path}; rename one with --rename ${word}=<${word.replace(/[<>]/g, '')}b>`,
     );
   }
+  if (word.length > maxWordLength) {
+    throw new UsageError(
+      `${concept.path}: concept word "${excerpt(word)}": expected at most ${maxWordLength} characters, got ${word.length}`,
+    );
+  }
   if (word === '' || /\p{White_Space}/u.test(word)) {
     throw new UsageError(
       `${concept.path}: concept word ${JSON.stringify(word)}: expected a word without white space`,
@@ -197,15 +207,17 @@ function firstFreeNumber(tokenizer: ClipTokenizer): number {
 
 /** Replaces all words in one pass, the longest first, so that no replacement is replaced again. */
 function wordReplacer(tokens: readonly BoundToken[]): (prompt: string, layer: number) => string {
-  if (tokens.length === 0) return (prompt) => prompt;
   const byWord = new Map(tokens.map((token) => [token.word.toLowerCase(), token]));
-  const source = [...byWord.keys()]
-    .sort((a, b) => b.length - a.length)
-    .map((word) => word.replace(/[\\^$.*+?()[\]{}|/]/g, '\\$&'))
-    .join('|');
-  const pattern = new RegExp(source, 'giu');
-  return (prompt, layer) =>
-    prompt.replace(pattern, (word) => byWord.get(word.toLowerCase())?.names[layer] ?? word);
+  const matcher = new WordMatcher(byWord.keys(), (char) => char.toLowerCase());
+  return (prompt, layer) => {
+    const pieces: string[] = [];
+    let end = 0;
+    for (const found of matcher.find(prompt)) {
+      pieces.push(prompt.slice(end, found.start), byWord.get(found.word)!.names[layer]!);
+      end = found.end;
+    }
+    return end === 0 ? prompt : pieces.join('') + prompt.slice(end);
+  };
 }
 
 /**

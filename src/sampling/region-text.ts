@@ -1,5 +1,6 @@
 /** Regions written as text: our own short form, and Mix-of-Show's. Both are parsed, never evaluated. */
 import { UsageError } from '../errors.ts';
+import { excerpt } from '../formats/excerpt.ts';
 
 /** Where a region lies, as its author wrote it. */
 export type ShapeSpec =
@@ -26,7 +27,13 @@ export interface StrengthSpec {
   readonly strength: number;
 }
 
-const NUMBER = String.raw`[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?`;
+/** Nothing in it can match in two ways, so that a long row of digits is read once. */
+const NUMBER = String.raw`[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?`;
+const WHOLE_NUMBER = new RegExp(`^${NUMBER}$`);
+const SETTING = new RegExp(`^(feather|weight)=(${NUMBER})$`);
+
+/** Regions of one list; each costs memory and time at every step. */
+export const MAX_REGIONS = 64;
 const FORM = 'prompt @ left,top,right,bottom : negative prompt';
 
 /**
@@ -35,7 +42,7 @@ const FORM = 'prompt @ left,top,right,bottom : negative prompt';
  * @throws {UsageError} saying what is wrong with it
  */
 export function parseRegion(text: string): RegionSpec {
-  const where = `region "${text}"`;
+  const where = `region "${excerpt(text)}"`;
   const at = text.lastIndexOf('@');
   if (at < 0) throw new UsageError(`${where}: expected "${FORM}", got no @`);
   const prompt = text.slice(0, at).trim();
@@ -43,27 +50,39 @@ export function parseRegion(text: string): RegionSpec {
   const rest = text.slice(at + 1);
   const colon = /\s:(?:\s|$)/.exec(rest);
   const negative = colon === null ? '' : rest.slice(colon.index + colon[0].length).trim();
-  let place = (colon === null ? rest : rest.slice(0, colon.index)).trim();
-  const settings = { feather: 0, weight: 1 };
-  for (let match = setting(place); match !== null; match = setting(place)) {
-    settings[match[1] as 'feather' | 'weight'] = Number(match[2]);
-    place = place.slice(0, match.index).trim();
+  const placed = colon === null ? rest : rest.slice(0, colon.index);
+  const words = [...placed.matchAll(/\S+/g)];
+  const settings = new Map<string, number>();
+  // From the end: what precedes the settings may be a file's name with blanks in it.
+  for (let match = lastSetting(words); match !== null; match = lastSetting(words)) {
+    if (settings.has(match[1]!)) throw new UsageError(`${where}: expected ${match[1]} once, got it twice`);
+    settings.set(match[1]!, Number(match[2]));
+    words.pop();
   }
-  return { prompt, negative, shape: parsePlace(where, place), ...settings };
+  const end = words.at(-1);
+  const place = end === undefined ? '' : placed.slice(words[0]!.index, end.index + end[0].length);
+  return {
+    prompt,
+    negative,
+    shape: parsePlace(where, place),
+    feather: settings.get('feather') ?? 0,
+    weight: settings.get('weight') ?? 1,
+  };
 }
 
-function setting(place: string): RegExpExecArray | null {
-  return new RegExp(`\\s(feather|weight)=(${NUMBER})$`).exec(place);
+/** The setting at the end; the first word is the place in any case. */
+function lastSetting(words: readonly RegExpMatchArray[]): RegExpExecArray | null {
+  return words.length < 2 ? null : SETTING.exec(words.at(-1)![0]);
 }
 
 /** @throws {UsageError} for an empty place, or numbers that are no box and no polygon */
 function parsePlace(where: string, place: string): ShapeSpec {
   if (place === '') throw new UsageError(`${where}: expected a box, a polygon or a mask file after @`);
   const points = place.split(/\s+/).map((point) => point.split(','));
-  const numeric = points.every((point) => point.every((part) => new RegExp(`^${NUMBER}$`).test(part.trim())));
+  const numeric = points.every((point) => point.every((part) => WHOLE_NUMBER.test(part)));
   if (!numeric) {
     if (new RegExp(`^${NUMBER}\\s*,`).test(place)) {
-      throw new UsageError(`${where}: expected four numbers left,top,right,bottom, got "${place}"`);
+      throw new UsageError(`${where}: expected four numbers left,top,right,bottom, got "${excerpt(place)}"`);
     }
     return { kind: 'mask', file: place };
   }
@@ -80,7 +99,7 @@ function parsePlace(where: string, place: string): ShapeSpec {
 
 /** `[y0, x0, y1, x1]` in pixels, or `[]`. */
 const PIXEL_BOX = new RegExp(
-  String.raw`^\[\s*(?:(${NUMBER})\s*,\s*(${NUMBER})\s*,\s*(${NUMBER})\s*,\s*(${NUMBER})\s*,?\s*)?\]$`,
+  String.raw`^\[\s*(?:(${NUMBER})\s*,\s*(${NUMBER})\s*,\s*(${NUMBER})\s*,\s*(${NUMBER})\s*(?:,\s*)?)?\]$`,
 );
 
 /**
@@ -90,7 +109,7 @@ const PIXEL_BOX = new RegExp(
  */
 export function parseMixOfShowRegions(text: string, width: number, height: number): RegionSpec[] {
   return listItems(text).map((item, i) => {
-    const where = `region ${i + 1} of "${shortened(text)}"`;
+    const where = `region ${i + 1} of "${excerpt(text)}"`;
     const parts = item.split('-*-');
     if (parts.length !== 3) {
       throw new UsageError(
@@ -108,36 +127,44 @@ export function parseMixOfShowRegions(text: string, width: number, height: numbe
   });
 }
 
+const STRENGTH = new RegExp(String.raw`^(\[[^\]]*\])\s*-\s*(${NUMBER})$`);
+
 /**
  * Parse Mix-of-Show's region-wise adapter strengths, `[y0, x0, y1, x1]-0.8|…`.
  * @throws {UsageError} naming the entry that is malformed
  */
 export function parseMixOfShowStrengths(text: string, width: number, height: number): StrengthSpec[] {
   return listItems(text).map((item, i) => {
-    const where = `adapter strength ${i + 1} of "${shortened(text)}"`;
-    const match = new RegExp(String.raw`^(\[[^\]]*\])\s*-\s*(${NUMBER})$`).exec(item);
-    if (match === null) throw new UsageError(`${where}: expected [y0, x0, y1, x1]-strength, got "${item}"`);
+    const where = `adapter strength ${i + 1} of "${excerpt(text)}"`;
+    const match = STRENGTH.exec(item);
+    if (match === null)
+      throw new UsageError(`${where}: expected [y0, x0, y1, x1]-strength, got "${excerpt(item)}"`);
     return { shape: pixelBox(where, match[1]!, width, height), strength: Number(match[2]) };
   });
 }
 
+/** @throws {UsageError} for more than `MAX_REGIONS` */
 function listItems(text: string): string[] {
-  return text
+  const items = text
     .split('|')
     .map((item) => item.trim())
     .filter((item) => item !== '');
+  if (items.length > MAX_REGIONS) {
+    throw new UsageError(
+      `"${excerpt(text)}": expected at most ${MAX_REGIONS} regions joined by |, got ${items.length}`,
+    );
+  }
+  return items;
 }
 
 function pixelBox(where: string, text: string, width: number, height: number): ShapeSpec {
   const match = PIXEL_BOX.exec(text.trim());
   if (match === null) {
-    throw new UsageError(`${where}: expected a box [y0, x0, y1, x1] in pixels, got "${text.trim()}"`);
+    throw new UsageError(
+      `${where}: expected a box [y0, x0, y1, x1] in pixels, got "${excerpt(text.trim())}"`,
+    );
   }
   if (match[1] === undefined) return { kind: 'box', box: [0, 0, 1, 1] };
   const [top, left, bottom, right] = match.slice(1).map(Number) as [number, number, number, number];
   return { kind: 'box', box: [left / width, top / height, right / width, bottom / height] };
-}
-
-function shortened(text: string): string {
-  return text.length > 60 ? `${text.slice(0, 57)}…` : text;
 }

@@ -1,14 +1,18 @@
 /** Settings from a YAML or JSON file: ours, or Mix-of-Show's option files. */
-import { statSync } from 'node:fs';
-import { readFile } from 'node:fs/promises';
 import path from 'node:path';
-import { parse } from 'yaml';
 import { nearestName } from '../concepts/nearest-name.ts';
 import { FormatError } from '../errors.ts';
+import { excerpt } from '../formats/excerpt.ts';
+import { MAX_YAML_LENGTH, parseYaml } from '../formats/strict-yaml.ts';
+import { readTextFile } from '../io/read-small-file.ts';
 import { isMixOfShow, readMixOfShow, type TrainingFile } from './mix-of-show-options.ts';
 import { type TrainingInput, trainingSchema } from './options.ts';
 
-const MAX_BYTES = 1 << 20;
+/** As many as `parseYaml` takes, in UTF-8. */
+const MAX_BYTES = 4 * MAX_YAML_LENGTH;
+
+/** What a person reads at once. */
+const MAX_PROBLEMS = 20;
 
 /** Settings that name files; they are relative to the file they stand in. */
 const PATHS = ['data', 'captionFolder', 'classData'] as const;
@@ -18,16 +22,8 @@ const PATHS = ['data', 'captionFolder', 'classData'] as const;
  * @throws {FormatError} naming each wrong or unknown key
  */
 export async function readTrainingFile(file: string): Promise<TrainingFile> {
-  const info = statSync(file, { throwIfNoEntry: false });
-  if (info === undefined) throw new FormatError(file, 'no such file; check --config');
-  if (info.size > MAX_BYTES) throw new FormatError(file, `expected settings, got ${info.size} bytes`);
-  let value: unknown;
-  try {
-    // Their files tag numbers as !!float, which yaml knows.
-    value = parse(await readFile(file, 'utf8'));
-  } catch (cause) {
-    throw new FormatError(file, `expected YAML or JSON, ${(cause as Error).message}`, { cause });
-  }
+  // Their files tag numbers as !!float, which YAML knows.
+  const { value } = parseYaml(await readTextFile(file, MAX_BYTES, 'a settings file'), file);
   if (isMixOfShow(value)) return readMixOfShow(value, file);
   if (value === null || typeof value !== 'object' || Array.isArray(value)) {
     throw new FormatError(file, 'expected settings by name, e.g. "steps: 1000"');
@@ -41,7 +37,9 @@ export async function readTrainingFile(file: string): Promise<TrainingFile> {
         ? issue.keys.map(unknownKey)
         : [`${issue.path.join('.')}: ${issue.message}`],
     );
-    throw new FormatError(file, problems.join('; '));
+    const shown = problems.slice(0, MAX_PROBLEMS);
+    const more = problems.length > shown.length ? `; and ${problems.length - shown.length} more` : '';
+    throw new FormatError(file, shown.join('; ') + more);
   }
   const folder = path.dirname(path.resolve(file));
   const settings = { ...given } as Partial<TrainingInput>;
@@ -57,5 +55,5 @@ export async function readTrainingFile(file: string): Promise<TrainingFile> {
 
 function unknownKey(key: string): string {
   const nearest = nearestName(key, Object.keys(trainingSchema.shape));
-  return `unknown key "${key}"${nearest === null ? '' : `; did you mean "${nearest}"?`}`;
+  return `unknown key "${excerpt(key)}"${nearest === null ? '' : `; did you mean "${nearest}"?`}`;
 }

@@ -99,10 +99,52 @@ describe('ClipTokenizer', () => {
 
   it('does not slow down quadratically on one long word', () => {
     expect(base.encode('th'.repeat(200_000)).length).toBeGreaterThan(100);
+    let word = '';
+    for (let i = 0; word.length < 100_000; i++) word += `tha${'e'.repeat(i % 7)}n`;
+    const start = performance.now();
+    base.encode(word);
+    expect(performance.now() - start).toBeLessThan(5000);
+  });
+
+  it('refuses a text that nobody wrote', () => {
+    expect(() => base.encode('a'.repeat(1e6))).toThrow(/at most 524288 characters, got 1000000/);
   });
 });
 
 describe('bytePairEncode', () => {
+  it('merges one pair at a time, the lowest rank first and the leftmost among equals', () => {
+    /** By its definition. */
+    const plainly = (ranks: ReadonlyMap<string, ReadonlyMap<string, number>>, word: string): string[] => {
+      const symbols = [...word].map((char, i) => (i + 1 < word.length ? char : `${char}</w>`));
+      for (;;) {
+        let best = Number.POSITIVE_INFINITY;
+        let at = -1;
+        symbols.slice(1).forEach((second, i) => {
+          const rank = ranks.get(symbols[i]!)?.get(second);
+          if (rank !== undefined && rank < best) [best, at] = [rank, i];
+        });
+        if (at < 0) return symbols;
+        symbols.splice(at, 2, symbols[at]! + symbols[at + 1]!);
+      }
+    };
+    const order = fc.array(fc.tuple(fc.nat(), fc.nat()), { minLength: 1, maxLength: 25 });
+    fc.assert(
+      fc.property(order, fc.stringMatching(/^[ab]{1,30}$/), (choices, word) => {
+        const tokens = ['a', 'b', 'a</w>', 'b</w>'];
+        const pairs: [string, string][] = [];
+        for (const [i, j] of choices) {
+          const [first, second] = [tokens[i % tokens.length]!, tokens[j % tokens.length]!];
+          if (first.endsWith('</w>') || tokens.includes(first + second)) continue;
+          tokens.push(first + second);
+          pairs.push([first, second]);
+        }
+        const ids = new Map(tokens.map((token, id) => [token, id]));
+        const vocabulary = bytePairVocabulary('test', ids, pairs);
+        expect(bytePairEncode(vocabulary, word)).toEqual(plainly(vocabulary.ranks, word));
+      }),
+    );
+  });
+
   it('stops a pass when a merge makes a better pair', () => {
     // Rank 0 needs what rank 1 makes: "abab" → ab|a|b → (ab a) at once, before the second ab.
     const tokens = ['a', 'b', 'b</w>', 'ab', 'aba', 'ab</w>'];

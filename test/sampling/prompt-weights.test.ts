@@ -38,6 +38,24 @@ describe('prompt weights', () => {
     );
   });
 
+  it.each([
+    ['parentheses', '('.repeat(100_000)],
+    ['parentheses that close', '('.repeat(50_000) + ')'.repeat(50_000)],
+    ['digits', `(a:${'1'.repeat(100_000)}x)`],
+    ['colons', `(${':'.repeat(100_000)})`],
+    ['blanks', `(a:${' '.repeat(100_000)}x)`],
+  ])('takes time in proportion to %s', (_, prompt) => {
+    const start = performance.now();
+    expect(parsePromptWeights(prompt)).toEqual([{ text: prompt, weight: 1 }]);
+    expect(performance.now() - start).toBeLessThan(5000);
+  });
+
+  it('takes any depth of nesting, and refuses a product that cannot be meant', () => {
+    const nested = (weight: string) => `${'('.repeat(8000)}a${`:${weight})`.repeat(8000)}`;
+    expect(parsePromptWeights(nested('1'))).toEqual([{ text: 'a', weight: 1 }]);
+    expect(() => parsePromptWeights(nested('2'))).toThrow(/a product of -1000 … 1000, got 1024/);
+  });
+
   it('refuses weights that cannot be meant', () => {
     expect(() => parsePromptWeights('(a:100)')).toThrow(/-10 … 10, got 100/);
   });

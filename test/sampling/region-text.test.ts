@@ -41,9 +41,38 @@ describe('regions as text', () => {
     ['a @ ', /a box, a polygon or a mask/],
     ['a @ 0,0,1', /four numbers/],
     ['a @ 0,0,1,x', /four numbers/],
+    ['a @ 0,0,1,1 feather=1 feather=2', /feather once/],
   ])('refuses "%s"', (text, message) => {
     expect(() => parseRegion(text)).toThrow(message);
     expect(() => parseRegion(text)).toThrow(UsageError);
+  });
+
+  it.each([
+    ['digits', `a @ ${'1'.repeat(80_000)}x`],
+    ['digits before a comma', `a @ ${'1'.repeat(80_000)}x,1`],
+    ['blanks', `a @ 0,0,1,1${' '.repeat(80_000)}x`],
+    ['settings', `a @ m.png${' feather=1'.repeat(8000)}`],
+    ['digits of a setting', `a @ m.png feather=${'1'.repeat(80_000)}x`],
+  ])('takes time in proportion to %s', (_, text) => {
+    const start = performance.now();
+    try {
+      parseRegion(text);
+    } catch (error) {
+      expect(error).toBeInstanceOf(UsageError);
+    }
+    expect(performance.now() - start).toBeLessThan(5000);
+  });
+
+  it('does so for Mix-of-Show’s boxes, and cuts what it repeats', () => {
+    const start = performance.now();
+    for (const place of [`[${'1'.repeat(80_000)}x`, `[1, 1, 1, 1${' '.repeat(80_000)}x`]) {
+      const read = () => parseMixOfShowRegions(`[a]-*-[]-*-${place}`, 8, 8);
+      expect(read).toThrow(/^.{1,400}$/s);
+    }
+    expect(performance.now() - start).toBeLessThan(5000);
+    expect(() => parseMixOfShowRegions('[a]-*-[]-*-[]|'.repeat(65), 8, 8)).toThrow(
+      /at most 64 regions.*got 65/,
+    );
   });
 
   it('reads Mix-of-Show’s list of regions without evaluating it', () => {

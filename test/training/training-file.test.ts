@@ -51,8 +51,10 @@ describe('our own', () => {
       /batch: .*unknown key "stepz"; did you mean "steps"\?/,
     );
     await expect(readTrainingFile(write('b.yaml', '- 1'))).rejects.toThrow('expected settings by name');
-    await expect(readTrainingFile(write('c.yaml', 'a: [1'))).rejects.toThrow('expected YAML or JSON');
-    await expect(readTrainingFile(path.join(folder, 'none.yaml'))).rejects.toThrow('check --config');
+    await expect(readTrainingFile(write('c.yaml', 'a: [1'))).rejects.toThrow('neither JSON nor YAML');
+    await expect(readTrainingFile(path.join(folder, 'none.yaml'))).rejects.toThrow(
+      'expected a settings file',
+    );
   });
 });
 

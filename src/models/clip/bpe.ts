@@ -126,35 +126,83 @@ export function bytePairVocabulary(
 
 /**
  * Symbols of one word: its UTF-8 bytes, the last marked `</w>`, merged by rank, the leftmost first among equals.
- *
- * All occurrences of the best pair merge in one pass, unless a merge creates a better pair: then the pass ends there,
- * which gives the same result as merging one pair at a time (checked against the `tokenizers` library by the goldens).
+ * Time: n log n in the word's bytes (checked against the `tokenizers` library by the goldens).
  */
 export function bytePairEncode({ ranks }: BytePairVocabulary, word: string): string[] {
-  let symbols = Array.from(Buffer.from(word, 'utf8'), (byte) => byteSymbols[byte]!);
-  if (symbols.length === 0) return [];
-  symbols[symbols.length - 1] += endOfWord;
-  const rankOf = (first: string | undefined, second: string | undefined): number =>
-    first === undefined || second === undefined
-      ? Number.POSITIVE_INFINITY
-      : (ranks.get(first)?.get(second) ?? Number.POSITIVE_INFINITY);
-
-  for (;;) {
-    let best = Number.POSITIVE_INFINITY;
-    for (let i = 0; i + 1 < symbols.length; i++) best = Math.min(best, rankOf(symbols[i], symbols[i + 1]));
-    if (best === Number.POSITIVE_INFINITY) return symbols;
-    const merged: string[] = [];
-    let better = false;
-    for (let i = 0; i < symbols.length; i++) {
-      if (better || rankOf(symbols[i], symbols[i + 1]) !== best) {
-        merged.push(symbols[i]!);
-        continue;
-      }
-      const symbol = symbols[i]! + symbols[i + 1]!;
-      better = rankOf(merged.at(-1), symbol) < best || rankOf(symbol, symbols[i + 2]) < best;
-      merged.push(symbol);
-      i++;
-    }
-    symbols = merged;
+  const symbols: (string | null)[] = Array.from(Buffer.from(word, 'utf8'), (byte) => byteSymbols[byte]!);
+  const count = symbols.length;
+  if (count === 0) return [];
+  symbols[count - 1] += endOfWord;
+  // A merged symbol stands at its first byte; neighbours are linked, and the places it swallowed hold null.
+  const before = Int32Array.from(symbols, (_, i) => i - 1);
+  const after = Int32Array.from(symbols, (_, i) => (i + 1 < count ? i + 1 : -1));
+  const candidates = new MergeQueue();
+  const offer = (at: number): void => {
+    const next = at < 0 ? -1 : after[at]!;
+    if (next < 0) return;
+    const rank = ranks.get(symbols[at]!)?.get(symbols[next]!);
+    if (rank !== undefined) candidates.push({ rank, at, first: symbols[at]!, second: symbols[next]! });
+  };
+  for (let at = 0; at + 1 < count; at++) offer(at);
+  for (let best = candidates.pop(); best !== undefined; best = candidates.pop()) {
+    const { at, first, second } = best;
+    const next = after[at]!;
+    // One of both has merged with another neighbour since.
+    if (symbols[at] !== first || next < 0 || symbols[next] !== second) continue;
+    symbols[at] = first + second;
+    symbols[next] = null;
+    after[at] = after[next]!;
+    if (after[at]! >= 0) before[after[at]!] = at;
+    offer(before[at]!);
+    offer(at);
   }
+  return symbols.filter((symbol) => symbol !== null);
+}
+
+/** Two neighbours that may merge, as they were when they were found. */
+interface Merge {
+  readonly rank: number;
+  /** Place of the first. */
+  readonly at: number;
+  readonly first: string;
+  readonly second: string;
+}
+
+/** A binary heap: the lowest rank comes out first, among equals the leftmost. */
+class MergeQueue {
+  readonly #heap: Merge[] = [];
+
+  push(merge: Merge): void {
+    const heap = this.#heap;
+    let place = heap.push(merge) - 1;
+    while (place > 0) {
+      const parent = (place - 1) >> 1;
+      if (!comesBefore(merge, heap[parent]!)) break;
+      heap[place] = heap[parent]!;
+      place = parent;
+    }
+    heap[place] = merge;
+  }
+
+  pop(): Merge | undefined {
+    const heap = this.#heap;
+    const first = heap[0];
+    const last = heap.pop();
+    if (heap.length === 0 || last === undefined) return first;
+    let place = 0;
+    for (;;) {
+      let child = 2 * place + 1;
+      if (child >= heap.length) break;
+      if (child + 1 < heap.length && comesBefore(heap[child + 1]!, heap[child]!)) child++;
+      if (!comesBefore(heap[child]!, last)) break;
+      heap[place] = heap[child]!;
+      place = child;
+    }
+    heap[place] = last;
+    return first;
+  }
+}
+
+function comesBefore(a: Merge, b: Merge): boolean {
+  return a.rank < b.rank || (a.rank === b.rank && a.at < b.at);
 }

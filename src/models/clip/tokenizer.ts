@@ -6,6 +6,7 @@
  * OpenAI's own tokenizer also repairs mojibake and HTML entities; transformers and this one do not.
  */
 import { UsageError } from '../../errors.ts';
+import { excerpt } from '../../formats/excerpt.ts';
 import { bytePairEncode, bytesOfSymbols, endOfWord } from './bpe.ts';
 import {
   type AddedToken,
@@ -14,11 +15,15 @@ import {
   readTokenizerFiles,
   type TokenizerFiles,
 } from './tokenizer-files.ts';
+import { WordMatcher } from './word-matcher.ts';
 
 const wordPattern =
   /<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\p{White_Space}\p{L}\p{N}]+/gu;
 // The special words above keep their neighbours apart, but are then split like any text.
 const classPattern = /\p{L}+|\p{N}|[^\p{White_Space}\p{L}\p{N}]+/gu;
+
+/** Some thousand windows of 75 tokens, which take about a second; what is longer was not written as a prompt. */
+const MAX_TEXT_LENGTH = 1 << 19;
 
 /** NFC, runs of white space to one blank, lower case (per character: no final sigma). */
 function normalize(text: string): string {
@@ -27,29 +32,25 @@ function normalize(text: string): string {
   return lower;
 }
 
-/** Finds added words in text: leftmost, and there the longest. `null` where there are none. */
-interface WordMatcher {
-  readonly pattern: RegExp;
+/** Added words by the form they are looked for in. */
+interface AddedWords {
+  readonly matcher: WordMatcher;
   readonly tokenOf: ReadonlyMap<string, AddedToken>;
 }
 
-function wordMatcher(tokens: readonly AddedToken[], form: (word: string) => string): WordMatcher | null {
-  if (tokens.length === 0) return null;
+function addedWords(tokens: readonly AddedToken[], form: (word: string) => string): AddedWords {
   const tokenOf = new Map(tokens.map((token) => [form(token.word), token]));
-  const longestFirst = [...tokenOf.keys()].sort((a, b) => b.length - a.length);
-  const source = longestFirst.map((word) => word.replace(/[\\^$.*+?()[\]{}|/]/g, '\\$&')).join('|');
-  return { pattern: new RegExp(source, 'gu'), tokenOf };
+  return { matcher: new WordMatcher(tokenOf.keys()), tokenOf };
 }
 
-/** Cut `text` at every word of the matcher. */
-function splitAt(text: string, matcher: WordMatcher | null): (string | AddedToken)[] {
-  if (matcher === null) return [text];
+/** Cut `text` at every added word. */
+function splitAt(text: string, { matcher, tokenOf }: AddedWords): (string | AddedToken)[] {
   const pieces: (string | AddedToken)[] = [];
   let end = 0;
-  for (const match of text.matchAll(matcher.pattern)) {
-    if (match.index > end) pieces.push(text.slice(end, match.index));
-    pieces.push(matcher.tokenOf.get(match[0])!);
-    end = match.index + match[0].length;
+  for (const found of matcher.find(text)) {
+    if (found.start > end) pieces.push(text.slice(end, found.start));
+    pieces.push(tokenOf.get(found.word)!);
+    end = found.end;
   }
   if (end < text.length) pieces.push(text.slice(end));
   return pieces;
@@ -69,8 +70,8 @@ export class ClipTokenizer {
   readonly #wordOfId: ReadonlyMap<number, string>;
   readonly #addedById: ReadonlyMap<number, AddedToken>;
   readonly #idOfAdded: ReadonlyMap<string, number>;
-  readonly #asWritten: WordMatcher | null;
-  readonly #normalized: WordMatcher | null;
+  readonly #asWritten: AddedWords;
+  readonly #normalized: AddedWords;
 
   constructor(state: TokenizerFiles) {
     this.#state = state;
@@ -83,11 +84,11 @@ export class ClipTokenizer {
     this.#wordOfId = wordOfId;
     this.#addedById = new Map(state.added.map((token) => [token.id, token]));
     this.#idOfAdded = new Map(state.added.map(({ word, id }) => [word, id]));
-    this.#asWritten = wordMatcher(
+    this.#asWritten = addedWords(
       state.added.filter((token) => !token.normalized),
       (word) => word,
     );
-    this.#normalized = wordMatcher(
+    this.#normalized = addedWords(
       state.added.filter((token) => token.normalized),
       normalize,
     );
@@ -141,8 +142,13 @@ export class ClipTokenizer {
     return this.#state.added;
   }
 
-  /** Ids with begin and end, neither cut nor padded. */
+  /** Ids with begin and end, neither cut nor padded. @throws {UsageError} for a text of more than 2¹⁹ characters */
   encode(text: string): number[] {
+    if (text.length > MAX_TEXT_LENGTH) {
+      throw new UsageError(
+        `text "${excerpt(text)}": expected at most ${MAX_TEXT_LENGTH} characters, got ${text.length}`,
+      );
+    }
     const ids = [this.bosId];
     for (const piece of splitAt(text, this.#asWritten)) {
       if (typeof piece !== 'string') {
