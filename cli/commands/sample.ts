@@ -229,7 +229,7 @@ function defined(entries: Record<string, unknown>): Record<string, unknown> {
 
 /** `file:0.7` → file and strength; a colon that no number follows belongs to the name. */
 function withStrength(value: string): string | { path: string; strength: number } {
-  const match = /^(.+):([+-]?(?:\d+\.?\d*|\.\d+))$/.exec(value);
+  const match = /^(.+):([+-]?(?:\d+(?:\.\d*)?|\.\d+))$/.exec(value);
   return match === null ? value : { path: match[1]!, strength: Number(match[2]) };
 }
 

@@ -209,15 +209,7 @@ function firstFreeNumber(tokenizer: ClipTokenizer): number {
 function wordReplacer(tokens: readonly BoundToken[]): (prompt: string, layer: number) => string {
   const byWord = new Map(tokens.map((token) => [token.word.toLowerCase(), token]));
   const matcher = new WordMatcher(byWord.keys(), (char) => char.toLowerCase());
-  return (prompt, layer) => {
-    const pieces: string[] = [];
-    let end = 0;
-    for (const found of matcher.find(prompt)) {
-      pieces.push(prompt.slice(end, found.start), byWord.get(found.word)!.names[layer]!);
-      end = found.end;
-    }
-    return end === 0 ? prompt : pieces.join('') + prompt.slice(end);
-  };
+  return (prompt, layer) => matcher.replace(prompt, (word) => byWord.get(word)!.names[layer]!);
 }
 
 /**

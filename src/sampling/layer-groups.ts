@@ -4,6 +4,7 @@
  */
 import { nearestName } from '../concepts/nearest-name.ts';
 import { UsageError } from '../errors.ts';
+import { excerpt } from '../formats/excerpt.ts';
 import type { UnetConfig } from '../models/unet/config.ts';
 import { transformerPlaces } from '../models/unet/structure.ts';
 
@@ -47,17 +48,17 @@ function layersOf(
   groups: Readonly<Record<LayerGroup, readonly number[]>>,
   layerCount: number,
 ): readonly number[] {
-  if (name in groups) return groups[name as LayerGroup];
+  if (Object.hasOwn(groups, name)) return groups[name as LayerGroup];
   const range = /^(\d+)(?:\s*-\s*(\d+))?$/.exec(name);
   if (range === null) {
     const nearest = nearestName(name, Object.keys(groups));
     throw new UsageError(
-      `style mix: expected coarse, middle, fine, an index or a range, got "${name}"${nearest === null ? '' : `; did you mean "${nearest}"?`}`,
+      `style mix: expected coarse, middle, fine, an index or a range, got "${excerpt(name)}"${nearest === null ? '' : `; did you mean "${nearest}"?`}`,
     );
   }
   const [from, to] = [Number(range[1]), Number(range[2] ?? range[1])];
   if (from > to || to >= layerCount) {
-    throw new UsageError(`style mix: expected layers 0 … ${layerCount - 1}, got "${name}"`);
+    throw new UsageError(`style mix: expected layers 0 … ${layerCount - 1}, got "${excerpt(name)}"`);
   }
   return Array.from({ length: to - from + 1 }, (_, i) => from + i);
 }

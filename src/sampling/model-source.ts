@@ -12,6 +12,7 @@ import { type ConceptDeltas, conceptDeltas, sumDeltas } from '../concepts/fit.ts
 import { type BoundVocabulary, bindConcepts, type ConceptConfig } from '../concepts/prompt.ts';
 import { FormatError, UsageError } from '../errors.ts';
 import { type Checkpoint, openCheckpoint } from '../models/checkpoint.ts';
+import { WordMatcher } from '../models/clip/word-matcher.ts';
 import { readConfig } from '../models/config-file.ts';
 import { crossAttentionNames } from '../models/unet/structure.ts';
 import { defaultBase } from '../package-root.ts';
@@ -158,10 +159,18 @@ async function installedConcepts({ path: folder, layout }: Checkpoint): Promise<
 function namesOfWords(words: readonly string[]): string[] {
   const groups = new Map<string, string[]>();
   for (const word of words) {
-    const stem = word.replace(/\d*>$/, '>');
+    const stem = withoutNumber(word);
     groups.set(stem, [...(groups.get(stem) ?? []), word]);
   }
   return [...groups.values()].map((group) => group.join(' '));
+}
+
+/** `<potter12>` → `<potter>` */
+function withoutNumber(word: string): string {
+  if (!word.endsWith('>')) return word;
+  let end = word.length - 1;
+  while (end > 0 && /\d/.test(word[end - 1]!)) end--;
+  return `${word.slice(0, end)}>`;
 }
 
 /** The vocabulary with words of several tokens written out in prompts. */
@@ -169,12 +178,8 @@ function expanding(
   vocabulary: BoundVocabulary,
   expansions: ReadonlyMap<string, readonly string[]>,
 ): BoundVocabulary {
-  const sources = [...expansions.keys()]
-    .sort((a, b) => b.length - a.length)
-    .map((word) => word.replace(/[\\^$.*+?()[\]{}|/]/g, '\\$&'));
-  const pattern = new RegExp(sources.join('|'), 'giu');
   const byWord = new Map([...expansions].map(([word, words]) => [word.toLowerCase(), words.join(' ')]));
-  const expand = (prompt: string): string =>
-    prompt.replace(pattern, (word) => byWord.get(word.toLowerCase()) ?? word);
+  const matcher = new WordMatcher(byWord.keys(), (char) => char.toLowerCase());
+  const expand = (prompt: string): string => matcher.replace(prompt, (word) => byWord.get(word)!);
   return { ...vocabulary, layerPrompts: (prompt) => vocabulary.layerPrompts(expand(prompt)) };
 }

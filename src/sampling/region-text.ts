@@ -1,6 +1,7 @@
 /** Regions written as text: our own short form, and Mix-of-Show's. Both are parsed, never evaluated. */
 import { UsageError } from '../errors.ts';
 import { excerpt } from '../formats/excerpt.ts';
+import { MAX_REGIONS } from './limits.ts';
 
 /** Where a region lies, as its author wrote it. */
 export type ShapeSpec =
@@ -31,9 +32,6 @@ export interface StrengthSpec {
 const NUMBER = String.raw`[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?`;
 const WHOLE_NUMBER = new RegExp(`^${NUMBER}$`);
 const SETTING = new RegExp(`^(feather|weight)=(${NUMBER})$`);
-
-/** Regions of one list; each costs memory and time at every step. */
-export const MAX_REGIONS = 64;
 const FORM = 'prompt @ left,top,right,bottom : negative prompt';
 
 /**

@@ -53,38 +53,59 @@ export function coverage(shape: RegionShape, height: number, width: number): Flo
 }
 
 /** Mean over each cell's area; pixels that cells share count by their part. */
-export function areaAverage(mask: SoftMask, height: number, width: number): Float32Array {
+export function areaAverage(
+  mask: { readonly width: number; readonly height: number; readonly data: ArrayLike<number> },
+  height: number,
+  width: number,
+): Float32Array {
   const rows = shares(mask.height, height);
   const cols = shares(mask.width, width);
-  const narrow = new Float64Array(mask.height * width);
-  for (let y = 0; y < mask.height; y++) {
-    cols.forEach((parts, x) => {
-      for (const [from, part] of parts) narrow[y * width + x]! += part * mask.data[y * mask.width + from]!;
-    });
-  }
+  const { data } = mask;
   const result = new Float32Array(height * width);
-  rows.forEach((parts, y) => {
-    for (let x = 0; x < width; x++) {
-      let sum = 0;
-      for (const [from, part] of parts) sum += part * narrow[from * width + x]!;
-      result[y * width + x] = sum;
+  const line = new Float64Array(width);
+  for (let y = 0; y < height; y++) {
+    line.fill(0);
+    for (let i = rows.start[y]!; i < rows.start[y + 1]!; i++) {
+      const from = rows.pixels[i]! * mask.width;
+      for (let x = 0; x < width; x++) {
+        let sum = 0;
+        for (let j = cols.start[x]!; j < cols.start[x + 1]!; j++)
+          sum += cols.parts[j]! * data[from + cols.pixels[j]!]!;
+        line[x]! += rows.parts[i]! * sum;
+      }
     }
-  });
+    result.set(line, y * width);
+  }
   return result;
 }
 
-/** For each of `to` cells: the pixels under it and their parts, which sum to 1. */
-function shares(from: number, to: number): (readonly [pixel: number, part: number])[][] {
+/** Which pixels lie under each cell along an axis: those from `start[cell]` to `start[cell + 1]`, with their parts. */
+interface AxisShares {
+  readonly start: Int32Array;
+  readonly pixels: Int32Array;
+  /** Sum to 1 in each cell. */
+  readonly parts: Float64Array;
+}
+
+/** For each of `to` cells: the pixels under it, of `from`. */
+function shares(from: number, to: number): AxisShares {
   const scale = from / to;
-  return Array.from({ length: to }, (_, cell) => {
-    const [start, end] = [cell * scale, (cell + 1) * scale];
-    const parts: [number, number][] = [];
-    for (let pixel = Math.floor(start); pixel < Math.min(from, end); pixel++) {
-      const part = (Math.min(end, pixel + 1) - Math.max(start, pixel)) / scale;
-      if (part > 1e-12) parts.push([pixel, part]);
+  const start = new Int32Array(to + 1);
+  // No more than the pixels and the borders between cells.
+  const pixels = new Int32Array(from + 2 * to);
+  const parts = new Float64Array(from + 2 * to);
+  let count = 0;
+  for (let cell = 0; cell < to; cell++) {
+    const [begin, end] = [cell * scale, (cell + 1) * scale];
+    for (let pixel = Math.floor(begin); pixel < Math.min(from, end); pixel++) {
+      const part = (Math.min(end, pixel + 1) - Math.max(begin, pixel)) / scale;
+      if (part <= 1e-12) continue;
+      pixels[count] = pixel;
+      parts[count++] = part;
     }
-    return parts;
-  });
+    start[cell + 1] = count;
+  }
+  return { start, pixels, parts };
 }
 
 /** @throws {UsageError} for a box that lies outside the picture or has no inside */

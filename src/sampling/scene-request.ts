@@ -1,5 +1,6 @@
 /** From a scene and its model to a request: pictures opened, shapes drawn, defaults that need the model filled in. */
 import { UsageError } from '../errors.ts';
+import { excerpt } from '../formats/excerpt.ts';
 import { pictureSize, readGrayPicture, readPicture } from '../formats/picture.ts';
 import { openT2iAdapter } from '../models/adapter/open.ts';
 import { openControlNet } from '../models/controlnet/open.ts';
@@ -19,8 +20,8 @@ import {
   type NormalScene,
   type SceneGuide,
   type ScenePlace,
-  scenePlace,
   sceneRegion,
+  sceneStrength,
 } from './scene.ts';
 import type { ScheduleOverrides, TimestepSpacing } from './scheduler-config.ts';
 
@@ -161,7 +162,9 @@ function withDefaultScene(
     };
     if (scene.promptRewrite === undefined) return sized;
     const { promptRewrite, ...rest } = sized;
-    const more = parseMixOfShowRegions(promptRewrite!, sized.width, sized.height).map(sceneRegion);
+    const more = parseMixOfShowRegions(promptRewrite!, sized.width, sized.height).map((spec, i) =>
+      sceneRegion(spec, `region ${i + 1} of "${excerpt(promptRewrite!)}"`),
+    );
     return { ...rest, regions: [...regions, ...more] };
   }
   // A tenth of each share stays free between neighbours, and they keep to themselves: objects do not run together.
@@ -218,10 +221,9 @@ async function regionStrengths(
 ): Promise<RegionStrength[]> {
   const entries =
     typeof regions === 'string'
-      ? parseMixOfShowStrengths(regions, width, height).map(({ shape, strength }) => ({
-          ...scenePlace(shape),
-          strength,
-        }))
+      ? parseMixOfShowStrengths(regions, width, height).map((spec, i) =>
+          sceneStrength(spec, `adapter strength ${i + 1} of "${excerpt(regions)}"`),
+        )
       : (regions ?? []);
   const result: RegionStrength[] = [];
   for (const { strength, ...place } of entries) result.push({ shape: await shapeOf(place), strength });

@@ -3,22 +3,63 @@
  * only; nothing is opened here.
  */
 import { z } from 'zod';
-import { parseRegion, type RegionSpec, type ShapeSpec } from './region-text.ts';
+import { UsageError } from '../errors.ts';
+import { excerpt } from '../formats/excerpt.ts';
+import {
+  MAX_BATCH,
+  MAX_CORNERS,
+  MAX_COUNT,
+  MAX_FEATHER,
+  MAX_FILES,
+  MAX_GUIDANCE,
+  MAX_GUIDES,
+  MAX_LAYERS,
+  MAX_PATH_LENGTH,
+  MAX_PROMPT_LENGTH,
+  MAX_REGION_WEIGHT,
+  MAX_REGIONS,
+  MAX_SEED,
+  MAX_SIDE,
+  MAX_STEPS,
+  MAX_STRENGTH,
+  rangeMessage,
+} from './limits.ts';
+import { parseRegion, type RegionSpec, type ShapeSpec, type StrengthSpec } from './region-text.ts';
 
-const text = z.string({ error: 'expected text' });
-const path = text.min(1, { error: 'expected a path, got none' });
+/** A number within limits; the message says both. */
+const ranged = (low: number, high: number): z.ZodNumber =>
+  z
+    .number({ error: 'expected a number' })
+    .min(low, { error: ({ input }) => rangeMessage(low, high, input) })
+    .max(high, { error: ({ input }) => rangeMessage(low, high, input) });
+const whole = (low: number, high: number): z.ZodInt =>
+  z
+    .int({ error: 'expected a whole number' })
+    .min(low, { error: ({ input }) => rangeMessage(low, high, input) })
+    .max(high, { error: ({ input }) => rangeMessage(low, high, input) });
+const textUpTo = (length: number): z.ZodString =>
+  z.string({ error: 'expected text' }).max(length, {
+    error: ({ input }) => `expected at most ${length} characters, got ${String(input).length}`,
+  });
+const listUpTo = <T extends z.ZodType>(item: T, count: number): z.ZodArray<T> =>
+  z.array(item).max(count, {
+    error: ({ input }) => `expected at most ${count} entries, got ${(input as unknown[]).length}`,
+  });
+
+const prompt = textUpTo(MAX_PROMPT_LENGTH);
+const name = textUpTo(1000);
+const path = textUpTo(MAX_PATH_LENGTH)
+  .min(1, { error: 'expected a path, got none' })
+  .refine((value) => !value.includes('\0'), { error: 'expected a path without NUL' });
 const number = z.number({ error: 'expected a number' });
-const share = number.min(0, { error: 'expected 0 … 1' }).max(1, { error: 'expected 0 … 1' });
-const count = z
-  .int({ error: 'expected a whole number' })
-  .min(1, { error: 'expected 1 or more' })
-  .max(2 ** 31, { error: 'expected a smaller number' });
+const strength = ranged(-MAX_STRENGTH, MAX_STRENGTH);
+const share = ranged(0, 1);
 
 const strengths = {
   /** Of both networks. Default 1. */
-  strength: number.optional(),
-  unetStrength: number.optional(),
-  textEncoderStrength: number.optional(),
+  strength: strength.optional(),
+  unetStrength: strength.optional(),
+  textEncoderStrength: strength.optional(),
 };
 const weights = z.union([path, z.strictObject({ path, ...strengths })]);
 
@@ -27,14 +68,13 @@ const place = {
   /** left, top, right, bottom */
   box: z.tuple([number, number, number, number], { error: 'expected [left, top, right, bottom]' }).optional(),
   /** Corners x, y. */
-  polygon: z
-    .array(z.tuple([number, number], { error: 'expected [x, y]' }))
-    .min(3)
+  polygon: listUpTo(z.tuple([number, number], { error: 'expected [x, y]' }), MAX_CORNERS)
+    .min(3, { error: 'expected three corners or more' })
     .optional(),
   /** A picture: white belongs to the region. */
   mask: path.optional(),
   /** Pixels over which edges fade. Default 0. */
-  feather: number.min(0, { error: 'expected 0 or more' }).max(4096).optional(),
+  feather: ranged(0, MAX_FEATHER).optional(),
 };
 const onePlace = {
   check: (entry: { box?: unknown; polygon?: unknown; mask?: unknown }): boolean =>
@@ -44,32 +84,35 @@ const onePlace = {
 
 const region = z
   .strictObject({
-    prompt: text.min(1, { error: 'expected a prompt, got none' }),
-    negative: text.optional(),
+    prompt: prompt.min(1, { error: 'expected a prompt, got none' }),
+    negative: prompt.optional(),
     ...place,
     /** Its part where regions overlap. Default 1. */
-    weight: number.positive({ error: 'expected more than 0' }).optional(),
+    weight: ranged(1 / MAX_REGION_WEIGHT, MAX_REGION_WEIGHT).optional(),
   })
   .refine(onePlace.check, { error: onePlace.error });
 
 const regionStrength = z
-  .strictObject({ strength: number, ...place })
+  .strictObject({ strength, ...place })
   .refine(onePlace.check, { error: onePlace.error });
+
+/** Regions as text hold their prompts. */
+const regionText = textUpTo(MAX_REGIONS * MAX_PROMPT_LENGTH);
 
 const guide = z.strictObject({
   /** Folder of a T2I-Adapter (full_adapter) in diffusers' layout. */
   adapter: path,
   image: path,
-  strength: number.optional(),
+  strength: strength.optional(),
   /** Other strengths inside shapes, or Mix-of-Show's `[y0, x0, y1, x1]-0.8|…`. */
-  regions: z.union([text, z.array(regionStrength)]).optional(),
+  regions: z.union([regionText, listUpTo(regionStrength, MAX_REGIONS)]).optional(),
 });
 
 const control = z.strictObject({
   /** Folder of a ControlNet in diffusers' layout. */
   model: path,
   image: path,
-  strength: number.optional(),
+  strength: strength.optional(),
 });
 
 export const sceneSchema = z.strictObject({
@@ -80,37 +123,42 @@ export const sceneSchema = z.strictObject({
   /** A fusion's folder, or a fused checkpoint folder. */
   fused: path.optional(),
   /** ED-LoRA or LoRA files with their words. */
-  concepts: z.array(weights).optional(),
-  loras: z.array(weights).optional(),
+  concepts: listUpTo(weights, MAX_FILES).optional(),
+  loras: listUpTo(weights, MAX_FILES).optional(),
   /** Textual inversion files. */
-  embeddings: z.array(path).optional(),
-  prompt: text.optional(),
-  negative: text.optional(),
+  embeddings: listUpTo(path, MAX_FILES).optional(),
+  prompt: prompt.optional(),
+  negative: prompt.optional(),
   /** Objects, or short forms `prompt @ left,top,right,bottom : negative`. */
-  regions: z.array(z.union([text, region])).optional(),
+  regions: listUpTo(z.union([regionText, region]), MAX_REGIONS).optional(),
   /** Mix-of-Show's `[prompt]-*-[negative]-*-[y0, x0, y1, x1]|…`; added to `regions`. */
-  promptRewrite: text.optional(),
+  promptRewrite: regionText.optional(),
   /** Prompts for single cross-attention layers: `coarse`, `middle`, `fine`, `3`, `0-5`, `0,2,4`. */
-  styleMix: z.record(text, text).optional(),
+  styleMix: z
+    .record(name, prompt)
+    .refine((mix) => Object.keys(mix).length <= MAX_LAYERS, {
+      error: `expected at most ${MAX_LAYERS} entries`,
+    })
+    .optional(),
   isolate: share.optional(),
-  width: count.optional(),
-  height: count.optional(),
-  steps: count.optional(),
-  guidance: number.optional(),
+  width: whole(1, MAX_SIDE).optional(),
+  height: whole(1, MAX_SIDE).optional(),
+  steps: whole(1, MAX_STEPS).optional(),
+  guidance: ranged(-MAX_GUIDANCE, MAX_GUIDANCE).optional(),
   guidanceRescale: share.optional(),
-  sampler: text.optional(),
+  sampler: name.optional(),
   /** `karras`, `leading`, `linspace`, `trailing`, or several of them joined by `+`. Default: the model's own. */
-  schedule: text.optional(),
+  schedule: name.optional(),
   prediction: z.enum(['epsilon', 'v_prediction', 'sample']).optional(),
   eta: share.optional(),
-  clipSkip: z.int({ error: 'expected a whole number' }).min(0).max(64).optional(),
-  seed: z.int({ error: 'expected a whole number' }).optional(),
-  count: count.optional(),
+  clipSkip: whole(0, 64).optional(),
+  seed: whole(-MAX_SEED, MAX_SEED).optional(),
+  count: whole(1, MAX_COUNT).optional(),
   /** Pictures per pass of the UNet. */
-  batch: count.optional(),
+  batch: whole(1, MAX_BATCH).optional(),
   init: z.strictObject({ image: path, denoise: share.optional() }).optional(),
-  guides: z.array(guide).optional(),
-  controls: z.array(control).optional(),
+  guides: listUpTo(guide, MAX_GUIDES).optional(),
+  controls: listUpTo(control, MAX_GUIDES).optional(),
 });
 
 export type Scene = z.output<typeof sceneSchema>;
@@ -173,7 +221,9 @@ export function normalScene(scene: Scene, resolve: (file: string) => string): No
     concepts: (scene.concepts ?? []).map((entry) => weightFile(entry, resolve)),
     loras: (scene.loras ?? []).map((entry) => weightFile(entry, resolve)),
     regions: (scene.regions ?? []).map((entry) =>
-      placed(typeof entry === 'string' ? sceneRegion(parseRegion(entry)) : entry),
+      placed(
+        typeof entry === 'string' ? sceneRegion(parseRegion(entry), `region "${excerpt(entry)}"`) : entry,
+      ),
     ),
   };
 }
@@ -191,13 +241,34 @@ function weightFile(
   };
 }
 
-/** A region's short form as a scene file has it. */
-export function sceneRegion({ prompt, negative, shape, feather, weight }: RegionSpec): SceneRegion {
-  return { prompt, negative, ...scenePlace(shape), feather, weight };
+/**
+ * A region's short form as a scene file has it.
+ * @throws {UsageError} where a number is outside its range, as in scene files
+ */
+export function sceneRegion(
+  { prompt: own, negative, shape, feather, weight }: RegionSpec,
+  where: string,
+): SceneRegion {
+  return checked(region, { prompt: own, negative, ...scenePlace(shape), feather, weight }, where);
+}
+
+/** The strength inside a place, as a scene file has it. @throws {UsageError} as `sceneRegion` */
+export function sceneStrength(
+  { shape, strength: inside }: StrengthSpec,
+  where: string,
+): z.output<typeof regionStrength> {
+  return checked(regionStrength, { ...scenePlace(shape), strength: inside }, where);
+}
+
+function checked<T>(schema: z.ZodType<T>, value: unknown, where: string): T {
+  const result = schema.safeParse(value);
+  if (result.success) return result.data;
+  const [issue] = result.error.issues;
+  throw new UsageError(`${where}: ${[...issue!.path.map(String), ''].join(': ')}${issue!.message}`);
 }
 
 /** A place's short form as a scene file has it. */
-export function scenePlace(shape: ShapeSpec): ScenePlace {
+function scenePlace(shape: ShapeSpec): ScenePlace {
   switch (shape.kind) {
     case 'box':
       return { box: [...shape.box] };

@@ -28,8 +28,28 @@ const MAX_TEXT_LENGTH = 1 << 19;
 /** NFC, runs of white space to one blank, lower case (per character: no final sigma). */
 function normalize(text: string): string {
   let lower = '';
-  for (const char of text.normalize('NFC').replace(/\p{White_Space}+/gu, ' ')) lower += char.toLowerCase();
+  for (const char of composed(text).replace(/\p{White_Space}+/gu, ' ')) lower += char.toLowerCase();
   return lower;
+}
+
+/** So many marks on one letter in a row: no script has more than a handful. */
+const MARKS = /(\p{M}{256})/u;
+
+/** NFC. Sorting marks takes the square of their number, so longer rows of them are taken in pieces. */
+function composed(text: string): string {
+  return text
+    .split(MARKS)
+    .map((piece) => piece.normalize('NFC'))
+    .join('');
+}
+
+/** Without white space at both ends, as Unicode has it. */
+function trimmed(text: string): string {
+  const blank = /\p{White_Space}/u;
+  let [start, end] = [0, text.length];
+  while (start < end && blank.test(text[start]!)) start++;
+  while (end > start && blank.test(text[end - 1]!)) end--;
+  return text.slice(start, end);
 }
 
 /** Added words by the form they are looked for in. */
@@ -191,7 +211,7 @@ export class ClipTokenizer {
       bytes.push(...(bytesOfSymbols(word) ?? Buffer.from(word, 'utf8')));
     }
     const text = new TextDecoder('utf-8', { ignoreBOM: true }).decode(Uint8Array.from(bytes));
-    return text.replaceAll(endOfWord, ' ').replace(/^\p{White_Space}+|\p{White_Space}+$/gu, '');
+    return trimmed(text.replaceAll(endOfWord, ' '));
   }
 
   #encodePlain(text: string, ids: number[]): void {

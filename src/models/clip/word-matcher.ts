@@ -54,6 +54,17 @@ export class WordMatcher {
     return found;
   }
 
+  /** The text with other words in place of those found. @param by from a word as it was given to the matcher */
+  replace(text: string, by: (word: string) => string): string {
+    const pieces: string[] = [];
+    let end = 0;
+    for (const found of this.find(text)) {
+      pieces.push(text.slice(end, found.start), by(found.word));
+      end = found.end;
+    }
+    return end === 0 ? text : pieces.join('') + text.slice(end);
+  }
+
   #longestAt(text: string, start: number): FoundWord | null {
     let longest: FoundWord | null = null;
     let branch = this.#root;

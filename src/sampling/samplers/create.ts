@@ -1,5 +1,6 @@
 /** From a sampler's short name or a scheduler class to its page. */
 import { UsageError } from '../../errors.ts';
+import { excerpt } from '../../formats/excerpt.ts';
 import {
   resolveSchedulerConfig,
   type ScheduleOverrides,
@@ -112,7 +113,7 @@ export function namedSamplerConfig(
   overrides: ScheduleOverrides = {},
 ): SchedulerConfig {
   if (!isSamplerName(name)) {
-    throw new UsageError(`sampler: expected one of ${SAMPLER_NAMES.join(', ')}, got "${name}"`);
+    throw new UsageError(`sampler: expected one of ${SAMPLER_NAMES.join(', ')}, got "${excerpt(name)}"`);
   }
   const { schedulerClass, config } = SAMPLERS[name];
   return withSchedule(resolveSchedulerConfig({ ...model, ...config }, file, schedulerClass), overrides);
