@@ -55,9 +55,9 @@ export function readPicture(file: string, options: ReadPictureOptions = {}): Pro
 }
 
 /** Read a picture as brightness. @throws {FormatError} if it cannot be decoded */
-export function readGrayPicture(file: string): Promise<GrayPicture> {
+export function readGrayPicture(file: string, options: ReadPictureOptions = {}): Promise<GrayPicture> {
   return decode(file, async (image) => {
-    const { data, info } = await image
+    const { data, info } = await resized(image, options)
       .flatten({ background: 'black' })
       .toColourspace('b-w')
       .extractChannel(0)

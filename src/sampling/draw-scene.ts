@@ -27,6 +27,9 @@ export async function planScene(scene: NormalScene): Promise<PlannedScene> {
   return { model, ...(await prepareScene(scene, model)) };
 }
 
+/** 16,384 × 16,384: all pictures of a sheet are held until it is written. */
+const MAX_GRID_PIXELS = 2 ** 28;
+
 export interface DrawSceneOptions {
   /**
    * Folder of the pictures; made if missing. Numbers go on after those that are there; of two runs at once into one folder
@@ -70,12 +73,13 @@ export interface DrawnScene {
 
 /**
  * Draw a planned scene. Each picture is written as soon as it is finished, complete or not at all.
- * @throws {UsageError} if the folder is a file
+ * @throws {UsageError} if the folder is a file, or the sheet would be too large
  * @throws {NumericalError} if latents stop being finite
  */
 export async function drawScene(planned: PlannedScene, options: DrawSceneOptions): Promise<DrawnScene> {
   const { model, request, scene } = planned;
   const { grid = false, previewEvery = 0, metadata = true, onProgress, signal } = options;
+  if (grid) checkGrid(request.count ?? 1, scene.width ?? 0, scene.height ?? 0);
   const folder = path.resolve(options.folder);
   if (statSync(folder, { throwIfNoEntry: false })?.isFile()) {
     throw new UsageError(`${folder}: expected a folder for the pictures, got a file`);
@@ -94,6 +98,7 @@ export async function drawScene(planned: PlannedScene, options: DrawSceneOptions
   let finished = 0;
   try {
     await pipeline.sample(request, {
+      keep: false,
       ...(signal === undefined ? {} : { signal }),
       onStep: async ({ pictures: batch, step, steps, preview: decode }) => {
         onProgress?.({
@@ -147,6 +152,15 @@ function nextNumber(folder: string): number {
     ? readdirSync(folder).map((name) => Number(/^(\d{4,})\.png$/.exec(name)?.[1] ?? -1))
     : [];
   return Math.max(-1, ...numbers) + 1;
+}
+
+/** @throws {UsageError} for a sheet that is larger than any picture that is read */
+function checkGrid(count: number, width: number, height: number): void {
+  const pixels = count * width * height;
+  if (pixels <= MAX_GRID_PIXELS) return;
+  throw new UsageError(
+    `a sheet of ${count} pictures of ${width} × ${height}: expected at most ${MAX_GRID_PIXELS} pixels, got ${pixels}; draw fewer at once, or leave out --grid`,
+  );
 }
 
 /** Pictures of one size, row by row, as near to a square as they go. */

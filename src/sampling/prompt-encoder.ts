@@ -19,6 +19,8 @@ interface Chunk {
 }
 
 const CACHE_ENTRIES = 512;
+/** Windows of one run of the encoder: long texts in every layer and region would need gigabytes at once. */
+const MAX_BATCH = 64;
 
 /** The text half of a model, kept for several pictures. */
 export class PromptEncoder {
@@ -114,19 +116,22 @@ export class PromptEncoder {
     }
     const missing = [...wanted].filter(([key]) => !states.has(key));
     if (missing.length === 0) return states;
-    const { hiddenStates } = await encodeText(
-      this.#base.textEncoder,
-      this.#embeddings,
-      missing.map(([, ids]) => ids),
-      { deltas: this.#deltas, clipSkip: this.#clipSkip },
-    );
     if (this.#cache.size + missing.length > CACHE_ENTRIES) this.#cache.clear();
-    const size = hiddenStates.shape[1]! * hiddenStates.shape[2]!;
-    missing.forEach(([key], i) => {
-      const own = hiddenStates.data.slice(i * size, (i + 1) * size);
-      states.set(key, own);
-      this.#cache.set(key, own);
-    });
+    for (let first = 0; first < missing.length; first += MAX_BATCH) {
+      const batch = missing.slice(first, first + MAX_BATCH);
+      const { hiddenStates } = await encodeText(
+        this.#base.textEncoder,
+        this.#embeddings,
+        batch.map(([, ids]) => ids),
+        { deltas: this.#deltas, clipSkip: this.#clipSkip },
+      );
+      const size = hiddenStates.shape[1]! * hiddenStates.shape[2]!;
+      batch.forEach(([key], i) => {
+        const own = hiddenStates.data.slice(i * size, (i + 1) * size);
+        states.set(key, own);
+        this.#cache.set(key, own);
+      });
+    }
     return states;
   }
 

@@ -2,11 +2,27 @@
 import { nearestName } from '../concepts/nearest-name.ts';
 import type { BoundVocabulary } from '../concepts/prompt.ts';
 import { UsageError } from '../errors.ts';
+import { excerpt } from '../formats/excerpt.ts';
 import type { Picture } from '../formats/picture.ts';
 import { checkAdapterFits } from '../models/adapter/open.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
 import { checkControlNetFits } from '../models/controlnet/open.ts';
 import type { AdapterGuide, ControlGuide } from './guides.ts';
+import {
+  MAX_BATCH,
+  MAX_COUNT,
+  MAX_GUIDANCE,
+  MAX_PIXELS,
+  MAX_PROMPT_LENGTH,
+  MAX_REGION_WEIGHT,
+  MAX_REGIONS,
+  MAX_SEED,
+  MAX_SIDE,
+  MAX_STEPS,
+  MAX_STRENGTH,
+  rangeMessage,
+} from './limits.ts';
+import { checkMemory, windowedTokens } from './memory-need.ts';
 import { checkRegion, type Region } from './region.ts';
 import type { ScheduleOverrides } from './scheduler-config.ts';
 
@@ -117,27 +133,43 @@ export function resolveRequest(
   const defaults = { width: size, height: size, ...REQUEST_DEFAULTS, prompt: request.prompt };
   const resolved: ResolvedRequest = { ...defaults, ...given };
   const { width, height, regions, isolate, init, initialNoise, adapters, controls } = resolved;
-  checkSize('width', width, factor);
-  checkSize('height', height, factor);
-  for (const name of ['count', 'batchSize', 'steps'] as const) {
+  checkPictureSize(width, height, factor);
+  for (const [name, limit] of WHOLE_NUMBERS) {
     const value = resolved[name];
-    if (!Number.isSafeInteger(value) || value < 1) {
-      throw new UsageError(`${name}: expected a whole number of 1 or more, got ${value}`);
+    if (!(Number.isSafeInteger(value) && value >= 1 && value <= limit)) {
+      throw new UsageError(`${name}: ${rangeMessage(1, limit, value, 'a whole number of ')}`);
     }
   }
-  if (!Number.isSafeInteger(resolved.seed))
-    throw new UsageError(`seed: expected an integer, got ${resolved.seed}`);
+  if (!(Number.isSafeInteger(resolved.seed) && Math.abs(resolved.seed) <= MAX_SEED)) {
+    throw new UsageError(`seed: ${rangeMessage(-MAX_SEED, MAX_SEED, resolved.seed, 'a whole number of ')}`);
+  }
   for (const name of ['isolate', 'guidanceRescale', 'eta'] as const) {
     const value = resolved[name];
-    if (!(value >= 0 && value <= 1)) throw new UsageError(`${name}: expected 0 … 1, got ${value}`);
+    if (!(value >= 0 && value <= 1)) throw new UsageError(`${name}: ${rangeMessage(0, 1, value)}`);
   }
-  if (!Number.isFinite(resolved.guidanceScale)) {
-    throw new UsageError(`guidance: expected a number, got ${resolved.guidanceScale}`);
+  if (!(Math.abs(resolved.guidanceScale) <= MAX_GUIDANCE)) {
+    throw new UsageError(`guidance: ${rangeMessage(-MAX_GUIDANCE, MAX_GUIDANCE, resolved.guidanceScale)}`);
+  }
+  for (const { strength = 1 } of [...adapters, ...controls]) checkStrength(strength);
+  for (const { strength } of adapters.flatMap(({ regionStrengths = [] }) => regionStrengths)) {
+    checkStrength(strength);
+  }
+  if (regions.length > MAX_REGIONS) {
+    throw new UsageError(`regions: expected at most ${MAX_REGIONS}, got ${regions.length}`);
+  }
+  for (const text of textsOf(resolved)) {
+    if (text.length > MAX_PROMPT_LENGTH) {
+      throw new UsageError(
+        `prompt "${excerpt(text)}": expected at most ${MAX_PROMPT_LENGTH} characters, got ${text.length}`,
+      );
+    }
   }
   regions.forEach(({ shape, weight = 1 }, i) => {
     checkRegion(`region ${i + 1}`, shape, height / factor, width / factor);
-    if (!(weight > 0 && Number.isFinite(weight))) {
-      throw new UsageError(`region ${i + 1}: expected a weight above 0, got ${weight}`);
+    if (!(weight >= 1 / MAX_REGION_WEIGHT && weight <= MAX_REGION_WEIGHT)) {
+      throw new UsageError(
+        `region ${i + 1}: ${rangeMessage(1 / MAX_REGION_WEIGHT, MAX_REGION_WEIGHT, weight, 'a weight of ')}`,
+      );
     }
   });
   if (isolate > 0 && regions.length === 0)
@@ -173,7 +205,86 @@ export function resolveRequest(
   return resolved;
 }
 
+const WHOLE_NUMBERS = [
+  ['count', MAX_COUNT],
+  ['batchSize', MAX_BATCH],
+  ['steps', MAX_STEPS],
+] as const;
+
+/** Every text of a request. */
+export function textsOf({
+  prompt,
+  negativePrompt = '',
+  regions = [],
+  layerPrompts,
+}: SampleRequest): string[] {
+  const inRegions = regions.flatMap((region) => [region.prompt, region.negativePrompt ?? '']);
+  return [prompt, negativePrompt, ...inRegions, ...(layerPrompts?.values() ?? [])];
+}
+
+function checkStrength(value: number): void {
+  if (Math.abs(value) <= MAX_STRENGTH) return;
+  throw new UsageError(`strength of a guiding picture: ${rangeMessage(-MAX_STRENGTH, MAX_STRENGTH, value)}`);
+}
+
+/** What decides how much memory a request needs. */
+export type SizedRequest = Pick<
+  ResolvedRequest,
+  'width' | 'height' | 'prompt' | 'negativePrompt' | 'layerPrompts' | 'guidanceScale' | 'batchSize' | 'count'
+> & {
+  readonly regions: readonly { readonly prompt: string; readonly negativePrompt?: string }[];
+};
+
+/** Masks as large as the picture that a request holds. */
+export function maskCount({ regions, adapters }: Pick<ResolvedRequest, 'regions' | 'adapters'>): number {
+  const strengths = adapters.flatMap(({ regionStrengths = [] }) => regionStrengths);
+  return [...regions, ...strengths].filter(({ shape }) => shape.kind === 'mask').length;
+}
+
+/** @throws {UsageError} if drawing the request needs more memory than there is */
+export async function checkRequestMemory(
+  request: SizedRequest,
+  masks: number,
+  base: Checkpoint,
+  factor: number,
+): Promise<void> {
+  const { width, height, prompt, negativePrompt, layerPrompts, regions } = request;
+  const guided = request.guidanceScale > 1;
+  const group = (positive: string, negative: string): string[] =>
+    guided ? [positive, negative] : [positive];
+  // Layers' own prompts are not counted each: every layer reads one of them.
+  const groups = [
+    group(longest([prompt, ...layerPrompts.values()]), negativePrompt),
+    ...regions.map((region) => group(region.prompt, region.negativePrompt ?? '')),
+  ];
+  checkMemory({
+    width,
+    height,
+    factor,
+    rows: Math.min(request.batchSize, request.count) * (guided ? 2 : 1),
+    tokens: windowedTokens(groups, base.tokenizer, base.textEncoder.config.maxPositions),
+    masks,
+    unet: base.unet.config,
+    vae: (await base.vae()).config,
+  });
+}
+
+const longest = (texts: readonly string[]): string =>
+  texts.reduce((most, text) => (text.length > most.length ? text : most), '');
+
+/** @throws {UsageError} unless both sides are multiples of the factor, and sides and pixels within limits */
+export function checkPictureSize(width: number, height: number, factor: number): void {
+  checkSize('width', width, factor);
+  checkSize('height', height, factor);
+  if (width * height > MAX_PIXELS) {
+    throw new UsageError(
+      `width × height: expected at most ${MAX_PIXELS} pixels, got ${width} × ${height} = ${width * height}`,
+    );
+  }
+}
+
 function checkSize(name: string, value: number, factor: number): void {
+  if (value > MAX_SIDE) throw new UsageError(`${name}: ${rangeMessage(factor, MAX_SIDE, value)} pixels`);
   if (Number.isSafeInteger(value) && value >= factor && value % factor === 0) return;
   const low = Math.max(factor, Math.floor(value / factor) * factor);
   const hint = Number.isFinite(value) ? `; ${low} and ${low + factor} work` : '';

@@ -13,7 +13,13 @@ import { checkpointSampler } from './checkpoint-schedule.ts';
 import { DenoisingRun, isGuided } from './denoising-run.ts';
 import { LatentCodec } from './latent-codec.ts';
 import { PromptEncoder } from './prompt-encoder.ts';
-import { type ResolvedRequest, resolveRequest, type SampleRequest } from './request.ts';
+import {
+  checkRequestMemory,
+  maskCount,
+  type ResolvedRequest,
+  resolveRequest,
+  type SampleRequest,
+} from './request.ts';
 import { createSampler } from './samplers/create.ts';
 import { UnetDenoiser } from './unet-denoiser.ts';
 
@@ -53,6 +59,8 @@ export interface SampleHooks {
   readonly onStep?: (progress: StepProgress) => void | Promise<void>;
   /** Called with each picture as soon as it is decoded. */
   readonly onPicture?: (picture: SampledPicture) => void | Promise<void>;
+  /** Whether `sample` returns the pictures; without, a long run holds no more than one. Default true. */
+  readonly keep?: boolean;
   /** Stops between two steps by throwing its reason. Pictures already handed to `onPicture` are finished. */
   readonly signal?: AbortSignal;
 }
@@ -91,12 +99,13 @@ export class Pipeline {
 
   /**
    * Draw pictures.
-   * @returns all of them, in order
+   * @returns all of them, in order; none with `keep: false`
    * @throws {UsageError} for an impossible request, before anything is loaded
    * @throws {NumericalError} if latents stop being finite
    */
   async sample(request: SampleRequest, hooks: SampleHooks = {}): Promise<SampledPicture[]> {
     const resolved = this.resolve(request);
+    await checkRequestMemory(resolved, maskCount(resolved), this.base, this.factor);
     const { sampler: name, schedule, steps, eta, count, batchSize, seed } = resolved;
     const config = await checkpointSampler(this.base, name, schedule);
     const run = new DenoisingRun({
@@ -109,7 +118,9 @@ export class Pipeline {
       factor: this.factor,
       ...(hooks.signal === undefined ? {} : { signal: hooks.signal }),
     });
+    const { keep = true } = hooks;
     const done: SampledPicture[] = [];
+    let index = 0;
     for (let first = 0; first < count; first += batchSize) {
       const pictures = Array.from({ length: Math.min(batchSize, count - first) }, (_, i) => first + i);
       const batch = await run.denoise(pictures, ({ done: step, calls: steps, predicted }) =>
@@ -117,10 +128,11 @@ export class Pipeline {
       );
       for (const latents of batch) {
         hooks.signal?.throwIfAborted();
-        const index = done.length;
-        const picture = await this.#codec.decode(latents);
-        done.push({ ...picture, index, seed: seed + index, latents });
-        await hooks.onPicture?.(done[index]!);
+        const decoded = await this.#codec.decode(latents);
+        const picture = { ...decoded, index, seed: seed + index, latents };
+        if (keep) done.push(picture);
+        await hooks.onPicture?.(picture);
+        index++;
       }
     }
     return done;

@@ -1,4 +1,5 @@
 /** From a scene and its model to a request: pictures opened, shapes drawn, defaults that need the model filled in. */
+import { setImmediate } from 'node:timers/promises';
 import { UsageError } from '../errors.ts';
 import { excerpt } from '../formats/excerpt.ts';
 import { pictureSize, readGrayPicture, readPicture } from '../formats/picture.ts';
@@ -12,7 +13,15 @@ import type { SceneModel } from './model-source.ts';
 import { checkBox, type Region, type RegionShape } from './region.ts';
 import { boxMask, feathered, pictureMask, polygonMask } from './region-mask.ts';
 import { parseMixOfShowRegions, parseMixOfShowStrengths } from './region-text.ts';
-import { resolveRequest, type SampleRequest, unknownWords } from './request.ts';
+import {
+  checkPictureSize,
+  checkRequestMemory,
+  REQUEST_DEFAULTS,
+  resolveRequest,
+  type SampleRequest,
+  textsOf,
+  unknownWords,
+} from './request.ts';
 import { createSampler } from './samplers/create.ts';
 import { beginIndexFor } from './samplers/sampler.ts';
 import {
@@ -24,6 +33,9 @@ import {
   sceneStrength,
 } from './scene.ts';
 import type { ScheduleOverrides, TimestepSpacing } from './scheduler-config.ts';
+
+/** Pixels, 4096 × 4096: larger masks are reduced while they are decoded, smaller ones averaged exactly. */
+const MAX_WHOLE_MASK = 2 ** 24;
 
 export interface PreparedScene {
   readonly request: SampleRequest;
@@ -44,7 +56,29 @@ export async function prepareScene(scene: NormalScene, model: SceneModel): Promi
   const notes: string[] = [];
   const complete = withDefaultScene(scene, model, base.unet.config.sampleSize * factor);
   const { width, height } = complete;
-  const shapeOf = (place: ScenePlace): Promise<RegionShape> => drawShape(place, width, height, notes);
+  const layerPrompts = parseStyleMix(scene.styleMix ?? {}, base.unet.config);
+  checkPictureSize(width, height, factor);
+  await checkRequestMemory(
+    {
+      width,
+      height,
+      layerPrompts,
+      prompt: complete.prompt,
+      negativePrompt: scene.negative ?? '',
+      guidanceScale: scene.guidance ?? REQUEST_DEFAULTS.guidanceScale,
+      batchSize: scene.batch ?? REQUEST_DEFAULTS.batchSize,
+      count: scene.count ?? REQUEST_DEFAULTS.count,
+      regions: complete.regions,
+    },
+    drawnMasks(complete),
+    base,
+    factor,
+  );
+  const shapeOf = async (place: ScenePlace): Promise<RegionShape> => {
+    // Drawing one takes up to half a second; between them signals and timers get their turn.
+    await setImmediate();
+    return drawShape(place, width, height, notes);
+  };
   const regions: Region[] = [];
   for (const { prompt, negative, weight, ...place } of complete.regions) {
     regions.push({
@@ -86,7 +120,7 @@ export async function prepareScene(scene: NormalScene, model: SceneModel): Promi
     adapters,
     controls,
     schedule: parseSchedule(scene),
-    layerPrompts: parseStyleMix(scene.styleMix ?? {}, base.unet.config),
+    layerPrompts,
     ...defined({
       negativePrompt: scene.negative,
       isolate: complete.isolate,
@@ -108,7 +142,7 @@ export async function prepareScene(scene: NormalScene, model: SceneModel): Promi
   const config = await checkpointSampler(base, resolved.sampler, resolved.schedule);
   const sampler = createSampler(config, steps, { eta });
   if (init !== undefined) beginIndexFor(sampler, steps, init.denoise);
-  for (const { word, nearest } of unknownWords(promptsOf(request), model.vocabulary)) {
+  for (const { word, nearest } of unknownWords(textsOf(request), model.vocabulary)) {
     notes.push(
       `${word}: no such word in this model, read as letters${nearest === null ? '' : `; did you mean ${nearest}?`}`,
     );
@@ -132,9 +166,10 @@ export async function prepareScene(scene: NormalScene, model: SceneModel): Promi
   };
 }
 
-function promptsOf({ prompt, negativePrompt = '', regions = [], layerPrompts }: SampleRequest): string[] {
-  const inRegions = regions.flatMap((region) => [region.prompt, region.negativePrompt ?? '']);
-  return [prompt, negativePrompt, ...inRegions, ...(layerPrompts?.values() ?? [])];
+/** Places of a scene that become masks of the picture's size. */
+function drawnMasks({ regions, guides = [] }: NormalScene): number {
+  const strengths = guides.flatMap((guide) => (Array.isArray(guide.regions) ? guide.regions : []));
+  return [...regions, ...strengths].filter(({ box, feather = 0 }) => box === undefined || feather > 0).length;
 }
 
 function defined<T extends object>(entries: T): { [K in keyof T]: NonNullable<T[K]> } {
@@ -206,10 +241,12 @@ async function drawShape(
     const corners = pixels ? polygon.map(([x, y]) => [x / width, y / height] as const) : polygon;
     return { kind: 'mask', mask: feathered(polygonMask(corners, width, height), feather) };
   }
-  const picture = await readGrayPicture(mask!);
-  if (picture.width !== width || picture.height !== height) {
-    notes.push(`${mask}: mask resized from ${picture.width} × ${picture.height} to ${width} × ${height}`);
+  const size = await pictureSize(mask!);
+  if (size.width !== width || size.height !== height) {
+    notes.push(`${mask}: mask resized from ${size.width} × ${size.height} to ${width} × ${height}`);
   }
+  const large = size.width * size.height > MAX_WHOLE_MASK;
+  const picture = await readGrayPicture(mask!, large ? { width, height } : {});
   return { kind: 'mask', mask: feathered(pictureMask(picture, width, height), feather) };
 }
 

@@ -147,6 +147,51 @@ describe('shapes', () => {
     expect(soft[8]!).toBeLessThan(0.5);
   });
 
+  it('fade as the weighted sum of their neighbours says', () => {
+    fc.assert(
+      fc.property(
+        fc.array(fc.double({ min: 0, max: 1, noNaN: true }), { minLength: 1, maxLength: 12 }),
+        fc.integer({ min: 1, max: 20 }),
+        (values, radius) => {
+          const data = Float32Array.from(values);
+          const last = data.length - 1;
+          const expected = values.map((_, i) => {
+            let sum = 0;
+            for (let j = -radius; j <= radius; j++) {
+              sum += (radius + 1 - Math.abs(j)) * data[Math.min(last, Math.max(0, i + j))]!;
+            }
+            return sum / (radius + 1) ** 2;
+          });
+          const along = feathered({ width: data.length, height: 1, data }, radius).data;
+          along.forEach((value, i) => {
+            expect(value).toBeCloseTo(expected[i]!, 6);
+          });
+          expect(feathered({ width: 1, height: data.length, data }, radius).data).toEqual(along);
+        },
+      ),
+    );
+  });
+
+  it('fade over any width in the same time, and over none that cannot be', () => {
+    const mask = boxMask({ top: 0.1, left: 0.1, bottom: 0.9, right: 0.9 }, 1024, 1024);
+    const start = performance.now();
+    feathered(mask, 4096);
+    expect(performance.now() - start).toBeLessThan(5000);
+    for (const pixels of [-1, 1e9, Number.NaN, Number.POSITIVE_INFINITY]) {
+      expect(() => feathered(mask, pixels)).toThrow(/feather: expected 0 … 4096, got/);
+    }
+  });
+
+  it('are refused beyond what a picture has', () => {
+    const many = Array.from({ length: 1_000_000 }, (_, i) => [i / 1e6, i % 2] as const);
+    expect(() => polygonMask(many, 64, 64)).toThrow(/at most 1024 corners, got 1000000/);
+    const wild = [[0, 0] as const, [1, Number.NaN] as const, [0, 1] as const];
+    expect(() => polygonMask(wild, 64, 64)).toThrow(/expected numbers/);
+    const whole = { top: 0, left: 0, bottom: 1, right: 1 };
+    expect(() => boxMask(whole, 1 << 20, 1 << 20)).toThrow(/at most 4194304 pixels/);
+    expect(() => boxMask(whole, 0.5, 8)).toThrow(/sides of 1/);
+  });
+
   it('masks take any size', () => {
     const mask = pictureMask({ width: 2, height: 1, data: Uint8Array.of(255, 0) }, 4, 2);
     expect([...mask.data]).toEqual([1, 1, 0, 0, 1, 1, 0, 0]);

@@ -2,6 +2,7 @@
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
+import sharp from 'sharp';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { MismatchError, UsageError } from '../../src/errors.ts';
 import { encodePng } from '../../src/formats/png.ts';
@@ -151,13 +152,25 @@ describe('pictures', () => {
 });
 
 describe('requests', () => {
+  it('have prompts that somebody may have written', async () => {
+    const long = { ...SMALL, prompt: 'a'.repeat(10_001) };
+    await expect(pipeline.sample(long)).rejects.toThrow('at most 10000 characters, got 10001');
+  });
+
   it.each([
     [{ width: 63 }, 'width: expected a multiple of 8 pixels, got 63; 56 and 64 work'],
-    [{ steps: 0 }, 'steps: expected a whole number of 1 or more, got 0'],
+    [{ steps: 0 }, 'steps: expected a whole number of 1 … 1000, got 0'],
     [{ isolate: 0.5 }, 'isolate: there are no regions to keep apart'],
     [{ regions: [{ prompt: 'x', shape: box(0, 0, 2, 1) }] }, 'region 1: expected a box inside the picture'],
     [{ layerPrompts: new Map([[99, 'x']]) }, 'style mix: expected layers 0 … 15, got 99'],
     [{ sampler: 'eulr' }, 'sampler: expected one of'],
+    [{ sampler: 'constructor' }, 'sampler: expected one of'],
+    [{ width: 4104 }, 'width: expected 8 … 4096, got 4104 pixels'],
+    [{ width: 4096, height: 4096 }, 'at most 4194304 pixels, got 4096 × 4096 = 16777216'],
+    [{ count: 1e6 }, 'count: expected a whole number of 1 … 10000, got 1000000'],
+    [{ batchSize: 1e6 }, 'batchSize: expected a whole number of 1 … 64'],
+    [{ guidanceScale: Number.POSITIVE_INFINITY }, 'guidance: expected -100 … 100, got Infinity'],
+    [{ seed: 2 ** 53 - 1 }, 'seed: expected a whole number of'],
   ])('that cannot be are refused: %o', async (change, message) => {
     await expect(pipeline.sample({ ...SMALL, ...change })).rejects.toThrow(message);
     await expect(pipeline.sample({ ...SMALL, ...change })).rejects.toThrow(UsageError);
@@ -283,5 +296,33 @@ describe('a picture’s recipe', () => {
     const [again] = await own.sample((await prepareScene(stored, await openSceneModel(stored))).request);
     expect(again!.data).toEqual(drawn[1]!.data);
     await own.dispose();
+  });
+
+  it('reduces masks of any size, and refuses what this machine cannot hold before it opens a picture', async () => {
+    const mask = path.join(folder, 'mask.png');
+    await sharp({ create: { width: 5000, height: 5000, channels: 3, background: 'black' } })
+      .composite([
+        {
+          input: { create: { width: 2500, height: 5000, channels: 3, background: 'white' } },
+          left: 0,
+          top: 0,
+        },
+      ])
+      .png({ compressionLevel: 1 })
+      .toFile(mask);
+    const scene = (more: object) =>
+      normalScene({ base: model, prompt: 'a cat', width: 64, height: 64, ...more }, (name) => name);
+    const source = await openSceneModel(scene({}));
+    const { request, notes } = await prepareScene(scene({ regions: [{ prompt: 'a dog', mask }] }), source);
+    const { shape } = request.regions![0]!;
+    if (shape.kind !== 'mask') throw new Error('expected a mask');
+    expect([shape.mask.width, shape.mask.height]).toEqual([64, 64]);
+    expect(shape.mask.data[64 * 30 + 5]).toBeCloseTo(1, 5);
+    expect(shape.mask.data[64 * 30 + 60]).toBeCloseTo(0, 5);
+    expect(notes.join()).toContain('mask resized from 5000 × 5000 to 64 × 64');
+    const wide = scene({ width: 4096, height: 4096, regions: [{ prompt: 'a dog', mask: 'nowhere.png' }] });
+    await expect(prepareScene(wide, source)).rejects.toThrow(/at most 4194304 pixels, got 4096 × 4096/);
+    const styled = scene({ styleMix: { constructor: 'a dog' } });
+    await expect(prepareScene(styled, source)).rejects.toThrow(/style mix: expected coarse/);
   });
 });
