@@ -3,9 +3,29 @@
  * Imports nothing; every layer may throw these, only `cli/` turns them into text and exit codes.
  */
 
-/** Base of every error that this library raises on purpose. */
+/** Longer messages lose their middle. Files choose the names that messages quote, and may choose megabytes. */
+const MAX_MESSAGE_CHARACTERS = 4000;
+
+/** What a shortened message keeps of its end, where "expected, got; hint" stands. */
+const END_CHARACTERS = 1500;
+
+/** Base of every error that this library raises on purpose. Its message is at most 4,100 characters long. */
 export class EdloraError extends Error {
   override name = 'EdloraError';
+
+  constructor(message?: string, options?: ErrorOptions) {
+    super(message === undefined ? message : shortened(message, MAX_MESSAGE_CHARACTERS), options);
+  }
+}
+
+/** Text of at most about `limit` characters: a longer one keeps its beginning and its end. */
+export function shortened(text: string, limit: number): string {
+  if (text.length <= limit) return text;
+  const tail = Math.min(END_CHARACTERS, limit >> 1);
+  // Half of a character beyond 16 bits is dropped with the middle.
+  const head = text.slice(0, limit - tail).replace(/[\ud800-\udbff]$/, '');
+  const end = text.slice(text.length - tail).replace(/^[\udc00-\udfff]/, '');
+  return `${head} … (${text.length - head.length - end.length} characters) … ${end}`;
 }
 
 /** A file is missing, unsafe, damaged or not what it claims to be. Exit code 3. */

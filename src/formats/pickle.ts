@@ -4,152 +4,72 @@
  * extension registry, out-of-band buffers) are refused. Iterative: nesting costs no call stack.
  * Opcodes: https://github.com/python/cpython/blob/main/Lib/pickletools.py
  */
-import type { FormatError } from '../errors.ts';
 import type { ByteReader } from './byte-reader.ts';
+import { COST, extentOf, PickleCost } from './pickle-cost.ts';
+import {
+  describe,
+  type Fail,
+  isSet,
+  isTuple,
+  type PickleSet,
+  type PickleTuple,
+  type PickleValue,
+  tupleOf,
+} from './pickle-value.ts';
+import { PythonKeys } from './python-keys.ts';
 
-/** Anything on the machine's stack. Objects with a `kind` are tuples, sets and what the host made. */
-export type PickleValue =
-  | null
-  | boolean
-  | number
-  | bigint
-  | string
-  | Uint8Array
-  | PickleValue[]
-  | Map<PickleValue, PickleValue>
-  | PickleObject;
-
-export interface PickleObject {
-  readonly kind: string;
-}
-
-export interface PickleTuple extends PickleObject {
-  readonly kind: 'tuple';
-  readonly items: readonly PickleValue[];
-}
-
-export interface PickleSet extends PickleObject {
-  readonly kind: 'set';
-  readonly items: PickleValue[];
-}
-
-/** What a pickle may refer to. Each method throws the error that `fail` makes when it refuses. */
+/**
+ * What a pickle may refer to. Each method throws the error that `fail` makes when it refuses. What it is given has been
+ * charged to the pickle's account once; a method that sets dictionary keys does so through `keys`, which charges them.
+ */
 export interface PickleHost {
   /** The stand-in for an allowed `module.name`. */
   global(name: string, fail: Fail): PickleValue;
   /** REDUCE. */
-  call(callee: PickleValue, args: readonly PickleValue[], fail: Fail): PickleValue;
+  call(callee: PickleValue, args: readonly PickleValue[], fail: Fail, keys: PythonKeys): PickleValue;
   /** NEWOBJ. */
   create(type: PickleValue, args: readonly PickleValue[], fail: Fail): PickleValue;
   /** BUILD. */
-  setState(object: PickleValue, state: PickleValue, fail: Fail): void;
+  setState(object: PickleValue, state: PickleValue, fail: Fail, keys: PythonKeys): void;
   /** BINPERSID. */
   persistent(id: PickleValue, fail: Fail): PickleValue;
 }
-
-/** Makes an error that names file, part and position. */
-export type Fail = (message: string) => FormatError;
 
 /** A host for pickles that hold scalars and containers only. */
 export const PLAIN_DATA: PickleHost = {
   global(name, fail) {
     throw fail(`pickle refers to "${name}" where only plain data belongs`);
   },
-  call: refuse,
-  create: refuse,
-  setState: refuse,
-  persistent: refuse,
+  call: (_callee, _args, fail) => refuse(fail),
+  create: (_type, _args, fail) => refuse(fail),
+  setState: (_object, _state, fail) => refuse(fail),
+  persistent: (_id, fail) => refuse(fail),
 };
 
-function refuse(...args: readonly unknown[]): never {
-  const fail = args.at(-1) as Fail;
+function refuse(fail: Fail): never {
   throw fail('expected plain data, got a call');
 }
 
 /** No protocol later than 5 exists. */
 const MAX_PROTOCOL = 5;
-/** A tensor takes about 45, the largest checkpoints with optimiser states some 400,000; bounds memory and time. */
+/** A tensor takes about 45, the largest checkpoints with optimiser states some 400,000; bounds time. */
 const MAX_OPERATIONS = 1_500_000;
 const MAX_STRING_BYTES = 1 << 24;
 /** Bounds the quadratic cost of converting to a big integer. */
 const MAX_INTEGER_BYTES = 1024;
 const MAX_LINE_BYTES = 1024;
 
-export function isTuple(value: PickleValue | undefined): value is PickleTuple {
-  return isPickleObject(value) && value.kind === 'tuple';
-}
-
-export function isPickleObject(value: PickleValue | undefined): value is PickleObject {
-  return typeof value === 'object' && value !== null && 'kind' in value;
-}
-
-function isSet(value: PickleValue | undefined): value is PickleSet {
-  return isPickleObject(value) && value.kind === 'set';
-}
-
-function tupleOf(items: readonly PickleValue[]): PickleTuple {
-  return { kind: 'tuple', items };
-}
-
-/** A set of the given members, equal ones once. */
-export function setOf(items: readonly PickleValue[], fail: Fail): PickleSet {
-  const keys = new PythonKeys();
-  const members = new Map<PickleValue, PickleValue>();
-  for (const item of items) keys.set(members, item, null, fail);
-  return { kind: 'set', items: [...members.keys()] };
-}
-
-/**
- * Set `dict[key] = value` with Python's idea of equal keys: `1`, `1.0` and `True` are one key, tuples compare by
- * content. The first spelling of a key stays.
- */
-export class PythonKeys {
-  /** Content of keys that are objects here, per dictionary. */
-  readonly #contents = new WeakMap<Map<PickleValue, PickleValue>, Map<string, PickleValue>>();
-
-  set(dict: Map<PickleValue, PickleValue>, key: PickleValue, value: PickleValue, fail: Fail): void {
-    dict.set(this.#resident(dict, key, fail), value);
-  }
-
-  #resident(dict: Map<PickleValue, PickleValue>, key: PickleValue, fail: Fail): PickleValue {
-    if (typeof key === 'string') return key;
-    if (typeof key === 'boolean') return dict.has(Number(key)) ? Number(key) : key;
-    if (key === 0 || key === 1) return dict.has(key === 1) ? key === 1 : key;
-    if (typeof key !== 'object' || key === null) return key;
-    const content = keyContent(key, fail, 0);
-    let contents = this.#contents.get(dict);
-    if (contents === undefined) {
-      contents = new Map();
-      this.#contents.set(dict, contents);
-    }
-    const resident = contents.get(content);
-    if (resident !== undefined) return resident;
-    contents.set(content, key);
-    return key;
-  }
-}
-
-/** Text that is equal exactly for equal keys. */
-function keyContent(key: PickleValue, fail: Fail, depth: number): string {
-  if (depth > 8) throw fail('expected simple dictionary keys, got deeply nested tuples');
-  if (typeof key === 'string') return JSON.stringify(key);
-  if (typeof key === 'boolean') return `${Number(key)}`;
-  if (typeof key !== 'object' || key === null) return `${key}`;
-  if (key instanceof Uint8Array) return `b${Buffer.from(key).toString('hex')}`;
-  if (isTuple(key)) return `(${key.items.map((item) => keyContent(item, fail, depth + 1)).join()})`;
-  if (isPickleObject(key) && (key.kind === 'dtype' || key.kind === 'reference') && 'name' in key) {
-    return `${key.kind}:${key.name}`;
-  }
-  if (isPickleObject(key) && key.kind === 'size' && 'sizes' in key) return `(${key.sizes})`;
-  throw fail('expected a hashable dictionary key, got a container or a tensor');
-}
-
 /**
  * Run one pickle from the reader's position to its STOP.
+ * @param fileBytes size of the file that the pickle comes from, where that is less than the pickle (which was deflated)
  * @throws {FormatError} for anything not allowed, malformed or over the limits; nothing is executed
  */
-export function unpickle(reader: ByteReader, host: PickleHost): PickleValue {
-  return new PickleMachine(reader, host).run();
+export function unpickle(
+  reader: ByteReader,
+  host: PickleHost,
+  fileBytes = Number.POSITIVE_INFINITY,
+): PickleValue {
+  return new PickleMachine(reader, host, fileBytes).run();
 }
 
 const utf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
@@ -162,18 +82,23 @@ class PickleMachine {
   /** Stack heights at the open MARKs. Nothing below the last one may be popped. */
   readonly #marks: number[] = [];
   readonly #memo = new Map<number, PickleValue>();
-  readonly #keys = new PythonKeys();
+  readonly #cost: PickleCost;
+  readonly #keys: PythonKeys;
   readonly #members = new WeakMap<PickleSet, Map<PickleValue, PickleValue>>();
 
-  constructor(reader: ByteReader, host: PickleHost) {
+  constructor(reader: ByteReader, host: PickleHost, fileBytes: number) {
     this.#reader = reader;
     this.#host = host;
+    const cost = new PickleCost(reader, fileBytes);
+    this.#cost = cost;
+    this.#keys = new PythonKeys((bytes) => cost.charge(bytes));
     this.#fail = (message) => reader.error(message);
   }
 
   run(): PickleValue {
     for (let operations = 0; operations < MAX_OPERATIONS; operations++) {
       const code = this.#reader.u8();
+      this.#cost.charge(COST.operation);
       if (code === 0x2e) {
         const result = this.#pop();
         if (this.#stack.length > 0 || this.#marks.length > 0) {
@@ -251,25 +176,25 @@ class PickleMachine {
       case 0x96: // BYTEARRAY8
         return this.#blob(Number(reader.u64()));
       case 0x29: // EMPTY_TUPLE
-        return tupleOf([]);
+        return tupleOf(this.#container([]));
       case 0x85: // TUPLE1
       case 0x86: // TUPLE2
       case 0x87: // TUPLE3
         return this.#tuple(code - 0x84);
       case 0x74: // TUPLE
-        return tupleOf(this.#popToMark());
+        return tupleOf(this.#container(this.#popToMark()));
       case 0x5d: // EMPTY_LIST
-        return [];
+        return this.#container([]);
       case 0x6c: // LIST
-        return this.#popToMark();
+        return this.#container(this.#popToMark());
       case 0x7d: // EMPTY_DICT
-        return new Map();
+        return this.#emptyDict();
       case 0x64: // DICT
-        return this.#setItems(new Map(), this.#popToMark());
+        return this.#setItems(this.#emptyDict(), this.#popToMark());
       case 0x8f: // EMPTY_SET
-        return setOf([], this.#fail);
+        return this.#keys.setOf([], this.#fail);
       case 0x91: // FROZENSET
-        return setOf(this.#popToMark(), this.#fail);
+        return this.#keys.setOf(this.#popToMark(), this.#fail);
       case 0x32: // DUP
         return this.#top();
       case 0x68: // BINGET
@@ -337,16 +262,16 @@ class PickleMachine {
         this.#addItems(this.#popToMark());
         break;
       case 0x71: // BINPUT
-        this.#memo.set(reader.u8(), this.#top());
+        this.#remember(reader.u8());
         break;
       case 0x72: // LONG_BINPUT
-        this.#memo.set(reader.u32(), this.#top());
+        this.#remember(reader.u32());
         break;
       case 0x70: // PUT
-        this.#memo.set(this.#memoIndex(this.#line()), this.#top());
+        this.#remember(this.#memoIndex(this.#line()));
         break;
       case 0x94: // MEMOIZE
-        this.#memo.set(this.#memo.size, this.#top());
+        this.#remember(this.#memo.size);
         break;
       case 0x62: // BUILD
         this.#build();
@@ -393,6 +318,7 @@ class PickleMachine {
     if (length > MAX_STRING_BYTES) {
       throw this.#fail(`expected strings of at most ${MAX_STRING_BYTES} bytes, got one of ${length}`);
     }
+    this.#cost.charge(length);
     return this.#reader.bytes(length);
   }
 
@@ -431,6 +357,11 @@ class PickleMachine {
     return Number(text);
   }
 
+  #remember(index: number): void {
+    this.#cost.charge(COST.memo);
+    this.#memo.set(index, this.#top());
+  }
+
   #recall(index: number): PickleValue {
     const value = this.#memo.get(index);
     if (value === undefined) throw this.#fail(`pickle recalls memo entry ${index}, which was never written`);
@@ -440,7 +371,18 @@ class PickleMachine {
   #tuple(length: number): PickleTuple {
     const items: PickleValue[] = [];
     for (let i = 0; i < length; i++) items.push(this.#pop());
-    return tupleOf(items.reverse());
+    return tupleOf(this.#container(items.reverse()));
+  }
+
+  /** The same items, charged as a container of their own. */
+  #container<T extends readonly PickleValue[]>(items: T): T {
+    this.#cost.charge(COST.container + items.length * COST.item);
+    return items;
+  }
+
+  #emptyDict(): Map<PickleValue, PickleValue> {
+    this.#cost.charge(COST.dict);
+    return new Map();
   }
 
   #append(items: readonly PickleValue[]): void {
@@ -462,7 +404,7 @@ class PickleMachine {
     if (!isSet(set)) throw this.#fail('expected a set to add to, got something else');
     let members = this.#members.get(set);
     if (members === undefined) {
-      members = new Map();
+      members = this.#emptyDict();
       for (const item of set.items) this.#keys.set(members, item, null, this.#fail);
       this.#members.set(set, members);
     }
@@ -477,7 +419,12 @@ class PickleMachine {
     const name = this.#pop();
     const module = this.#pop();
     if (typeof name !== 'string' || typeof module !== 'string') {
-      throw this.#fail('expected module and name as strings, got something else');
+      throw this.#fail(`expected module and name as strings, got ${describe(module)} and ${describe(name)}`);
+    }
+    if (Math.max(name.length, module.length) > MAX_LINE_BYTES) {
+      throw this.#fail(
+        `expected module and name of at most ${MAX_LINE_BYTES} characters, got ${module.length} and ${name.length}`,
+      );
     }
     return this.#host.global(`${module}.${name}`, this.#fail);
   }
@@ -485,22 +432,26 @@ class PickleMachine {
   #arguments(): readonly PickleValue[] {
     const args = this.#pop();
     if (!isTuple(args)) throw this.#fail('expected a tuple of arguments, got something else');
+    // The memo hands out the same list or string any number of times, and each call copies it.
+    for (const arg of args.items) this.#cost.charge(COST.item + extentOf(arg));
     return args.items;
   }
 
   #reduce(): PickleValue {
     const args = this.#arguments();
-    return this.#host.call(this.#pop(), args, this.#fail);
+    this.#cost.charge(COST.dict);
+    return this.#host.call(this.#pop(), args, this.#fail, this.#keys);
   }
 
   #newObject(): PickleValue {
     const args = this.#arguments();
+    this.#cost.charge(COST.dict);
     return this.#host.create(this.#pop(), args, this.#fail);
   }
 
   #build(): void {
     const state = this.#pop();
-    this.#host.setState(this.#top(), state, this.#fail);
+    this.#host.setState(this.#top(), state, this.#fail, this.#keys);
   }
 }
 

@@ -42,6 +42,12 @@ export interface RawTensor {
   readonly storageOffset: number;
 }
 
+/** Dimensions of a tensor that is read. numpy and PyTorch's kernels know no more. */
+export const MAX_RANK = 64;
+
+/** Characters of a tensor's name. Names are printed, joined and looked up; real ones have some 150. */
+export const MAX_NAME_CHARACTERS = 4096;
+
 /**
  * Number of elements; 1 for a scalar. `NaN` if any size is not a whole number ≥ 0, or if the sizes other than
  * zero multiply to more than 2^53 − 1 (so that 0 × 2^60 is refused as well).

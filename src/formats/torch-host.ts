@@ -3,16 +3,17 @@
  * in these tables is refused by name. Matches the constructors of torch/_utils.py and torch/_weights_only_unpickler.py.
  */
 import { type DType, dtypeWidth } from './dtype.ts';
+import type { PickleHost } from './pickle.ts';
 import {
+  describe,
   type Fail,
   isPickleObject,
   isTuple,
-  type PickleHost,
   type PickleObject,
   type PickleValue,
-  setOf,
-} from './pickle.ts';
-import { elementCount, type RawTensor, type TensorStorage } from './raw-tensor.ts';
+} from './pickle-value.ts';
+import type { PythonKeys } from './python-keys.ts';
+import { elementCount, MAX_RANK, type RawTensor, type TensorStorage } from './raw-tensor.ts';
 import type { TorchDtype, TorchReference, TorchSize, TorchTensor } from './torch-value.ts';
 
 /** A storage as a pickle refers to it. Counts are in elements of `dtype`; `null` is an untyped run of bytes. */
@@ -88,7 +89,7 @@ function invert(names: ReadonlyMap<string, DType | null>): Map<DType, string> {
 interface Callee extends PickleObject {
   readonly kind: 'callee';
   readonly name: string;
-  readonly build: (args: readonly PickleValue[], fail: Fail) => PickleValue;
+  readonly build: Builder;
 }
 
 interface StorageClass extends PickleObject {
@@ -103,7 +104,7 @@ interface NumpyDtype extends PickleObject {
   byteOrder: string;
 }
 
-type Builder = (args: readonly PickleValue[], fail: Fail) => PickleValue;
+type Builder = (args: readonly PickleValue[], fail: Fail, keys: PythonKeys) => PickleValue;
 
 const BUILDERS: ReadonlyMap<string, Builder> = new Map<string, Builder>([
   ['collections.OrderedDict', orderedDict],
@@ -134,9 +135,9 @@ export function torchHost(findStorage: FindStorage): PickleHost {
   return {
     global: (name, fail) => globalValue(name, fail),
 
-    call(callee, args, fail) {
+    call(callee, args, fail, keys) {
       if (!isCallee(callee)) throw fail(`expected an allowed constructor to call, got ${describe(callee)}`);
-      return callee.build(args, fail);
+      return callee.build(args, fail, keys);
     },
 
     create(type, args, fail) {
@@ -148,7 +149,7 @@ export function torchHost(findStorage: FindStorage): PickleHost {
       return dict;
     },
 
-    setState(object, state, fail) {
+    setState(object, state, fail, keys) {
       if (isPickleObject(object) && object.kind === 'numpy-dtype') {
         const order = isTuple(state) ? state.items[1] : undefined;
         if (order !== '<' && order !== '|' && order !== '=') {
@@ -159,11 +160,11 @@ export function torchHost(findStorage: FindStorage): PickleHost {
       }
       if (object instanceof Map && state instanceof Map) {
         if (unbuilt.delete(object)) {
-          copyParameters(object, state, fail);
+          copyParameters(object, state, fail, keys);
           return;
         }
         // Module.state_dict() hangs version numbers onto its OrderedDict.
-        if ([...state.keys()].every((key) => key === '_metadata')) return;
+        if (state.size === 0 || (state.size === 1 && state.has('_metadata'))) return;
       }
       throw fail(`pickle sets the state of ${describe(object)}, which is not allowed`);
     },
@@ -179,15 +180,6 @@ function made<T extends PickleObject>(object: T): T {
 
 function isCallee(value: PickleValue | undefined): value is Callee {
   return isPickleObject(value) && value.kind === 'callee';
-}
-
-function describe(value: PickleValue): string {
-  if (isCallee(value) || (isPickleObject(value) && value.kind === 'reference' && 'name' in value)) {
-    return `"${value.name}"`;
-  }
-  if (isPickleObject(value)) return `a ${value.kind}`;
-  if (Array.isArray(value)) return 'a list';
-  return value === null ? 'None' : value instanceof Map ? 'a dict' : `a ${typeof value}`;
 }
 
 function globalValue(name: string, fail: Fail): PickleValue {
@@ -219,16 +211,17 @@ function copyParameters(
   dict: Map<PickleValue, PickleValue>,
   state: Map<PickleValue, PickleValue>,
   fail: Fail,
+  keys: PythonKeys,
 ): void {
   const parameters = state.get('_parameters');
   if (!(parameters instanceof Map)) throw fail('expected a ParameterDict with _parameters, got none');
   for (const [name, value] of parameters) {
     if (typeof name !== 'string') throw fail('expected parameter names as strings, got something else');
-    dict.set(name, value);
+    keys.set(dict, name, value, fail);
   }
 }
 
-function orderedDict(args: readonly PickleValue[], fail: Fail): PickleValue {
+function orderedDict(args: readonly PickleValue[], fail: Fail, keys: PythonKeys): PickleValue {
   const dict = new Map<PickleValue, PickleValue>();
   if (args.length === 0) return dict;
   const [pairs] = args;
@@ -240,16 +233,16 @@ function orderedDict(args: readonly PickleValue[], fail: Fail): PickleValue {
     if (items.length !== 2 || typeof key !== 'string') {
       throw fail('expected OrderedDict pairs of a string and a value, got something else');
     }
-    dict.set(key, value!);
+    keys.set(dict, key, value!, fail);
   }
   return dict;
 }
 
-function pythonSet(args: readonly PickleValue[], fail: Fail): PickleValue {
+function pythonSet(args: readonly PickleValue[], fail: Fail, keys: PythonKeys): PickleValue {
   const [items] = args;
-  if (args.length === 0) return setOf([], fail);
+  if (args.length === 0) return keys.setOf([], fail);
   if (args.length > 1 || !Array.isArray(items)) throw fail('expected set of a list, got something else');
-  return setOf(items, fail);
+  return keys.setOf(items, fail);
 }
 
 function torchSize(args: readonly PickleValue[], fail: Fail): PickleValue {
@@ -310,6 +303,9 @@ function numpyScalar(args: readonly PickleValue[], fail: Fail): PickleValue {
   throw fail('expected a numpy scalar of a plain dtype and its bytes, got something else');
 }
 
+/** PyTorch counts storages; older ones are keyed by an address. */
+const MAX_STORAGE_KEY_CHARACTERS = 200;
+
 function storageReference(id: PickleValue, findStorage: FindStorage, fail: Fail): StorageReference {
   const items = isTuple(id) ? id.items : [];
   const [tag, type, key, location, count, view = null] = items;
@@ -323,6 +319,11 @@ function storageReference(id: PickleValue, findStorage: FindStorage, fail: Fail)
   const width = dtype === null ? 1 : dtypeWidth(dtype);
   if (typeof key !== 'string' || typeof location !== 'string' || !isWhole(count) || !isWhole(count * width)) {
     throw fail('expected storage key, location and element count in the persistent id, got something else');
+  }
+  if (key.length > MAX_STORAGE_KEY_CHARACTERS) {
+    throw fail(
+      `expected a storage key of at most ${MAX_STORAGE_KEY_CHARACTERS} characters, got one of ${key.length}`,
+    );
   }
   const storage = findStorage({ dtype, key, count, sizeBytes: count * width }, fail);
   if (view === null) return { kind: 'storage', dtype, storage, offset: 0, count };
@@ -424,6 +425,9 @@ function tensorOf(
   }
   const shape = wholeNumbers(size, 'tensor sizes', fail);
   const strides = wholeNumbers(stride, 'tensor strides', fail);
+  if (shape.length > MAX_RANK) {
+    throw fail(`expected a tensor of at most ${MAX_RANK} dimensions, got ${shape.length}`);
+  }
   if (!isWhole(offset)) throw fail('expected a storage offset ≥ 0 and below 2^53, got something else');
   if (shape.length !== strides.length) {
     throw fail(`expected as many strides as sizes, got ${strides.length} and ${shape.length}`);

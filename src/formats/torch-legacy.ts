@@ -3,11 +3,13 @@
  * storage keys), then each storage as an element count and its bytes. Layout: torch/serialization.py, `_legacy_load`.
  */
 import { ByteReader, readFileRange, type SourceFile } from './byte-reader.ts';
-import { type PickleValue, PLAIN_DATA, unpickle } from './pickle.ts';
+import { PLAIN_DATA, unpickle } from './pickle.ts';
+import { describe, type PickleValue } from './pickle-value.ts';
 import type { ByteRange, TensorStorage } from './raw-tensor.ts';
 import type { TensorFile } from './tensor-file.ts';
 import { type FindStorage, type StorageRequest, torchHost } from './torch-host.ts';
-import { flattenTensors, plainTree } from './torch-value.ts';
+import { flattenTensors } from './torch-names.ts';
+import { plainTree } from './torch-value.ts';
 
 const MAGIC_NUMBER = 0x1950a86a20f9469cfc6cn;
 const PROTOCOL_VERSION = 1001;
@@ -38,10 +40,10 @@ class PendingStorage implements TensorStorage {
 export function readTorchLegacy(file: string, source: SourceFile): TensorFile {
   const reader = ByteReader.ofFile(file, 'legacy torch file', 0, source.sizeBytes);
   const magic = unpickle(reader, PLAIN_DATA);
-  if (magic !== MAGIC_NUMBER) throw reader.error(`expected the torch magic number, got ${String(magic)}`);
+  if (magic !== MAGIC_NUMBER) throw reader.error(`expected the torch magic number, got ${printed(magic)}`);
   const protocol = unpickle(reader, PLAIN_DATA);
   if (protocol !== PROTOCOL_VERSION) {
-    throw reader.error(`expected torch protocol ${PROTOCOL_VERSION}, got ${String(protocol)}`);
+    throw reader.error(`expected torch protocol ${PROTOCOL_VERSION}, got ${printed(protocol)}`);
   }
   const system = unpickle(reader, PLAIN_DATA);
   if (!(system instanceof Map) || system.get('little_endian') !== true) {
@@ -72,15 +74,21 @@ export function readTorchLegacy(file: string, source: SourceFile): TensorFile {
   if (reader.remaining > 0)
     throw reader.error(`expected the end of the file, got ${reader.remaining} more bytes`);
 
-  const root = plainTree(file, content);
+  const root = plainTree(file, content, source.sizeBytes);
   return {
     path: source.path,
     format: 'torch-legacy',
     sizeBytes: source.sizeBytes,
-    tensors: flattenTensors(file, root),
+    tensors: flattenTensors(file, root, source.sizeBytes),
     metadata: new Map(),
     root,
   };
+}
+
+/** A scalar as it is, the kind of anything else: what a container holds is the file's to choose. */
+function printed(value: PickleValue | undefined): string {
+  if (typeof value === 'string') return JSON.stringify(value);
+  return typeof value === 'object' ? describe(value) : String(value);
 }
 
 function placeStorages(
@@ -93,9 +101,7 @@ function placeStorages(
   for (const key of keys) {
     const storage = typeof key === 'string' ? storages.get(key) : undefined;
     if (storage === undefined || storage.range !== null) {
-      throw reader.error(
-        `storage key ${JSON.stringify(String(key))}: expected each storage in use once, got another key`,
-      );
+      throw reader.error(`storage key ${printed(key)}: expected each storage in use once, got another key`);
     }
     const count = reader.i64();
     if (count !== BigInt(storage.request.count)) {

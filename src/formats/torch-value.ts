@@ -3,7 +3,7 @@
  * keys such as `__proto__` or `1` next to `"1"` are just keys.
  */
 import { FormatError } from '../errors.ts';
-import type { PickleValue } from './pickle.ts';
+import type { PickleValue } from './pickle-value.ts';
 import type { RawTensor } from './raw-tensor.ts';
 
 /**
@@ -78,6 +78,10 @@ const MAX_DEPTH = 256;
 /** Values of the tree, counting shared ones as often as they are reached. */
 const MAX_TREE_SIZE = 2_000_000;
 
+/** Values that any file may have, and how many more for each of its bytes: without sharing a value takes one at least. */
+const FREE_TREE_SIZE = 1 << 16;
+const VALUES_PER_BYTE = 4;
+
 function childrenOf(value: object): readonly PickleValue[] {
   if (value instanceof Map) return [...value.keys(), ...value.values()];
   if (Array.isArray(value)) return value;
@@ -98,9 +102,11 @@ const FINISHED_KINDS = new Set<string>([
  * The result of a pickle as plain data, after checking that it can be walked as a tree: no cycles, bounded
  * depth, bounded size when shared parts are counted as often as they are reached, nothing unfinished. Every
  * later walk may then recurse.
+ * @param fileBytes size of the file
  * @throws {FormatError} otherwise
  */
-export function plainTree(file: string, root: PickleValue): TorchValue {
+export function plainTree(file: string, root: PickleValue, fileBytes: number): TorchValue {
+  const maxSize = Math.min(MAX_TREE_SIZE, FREE_TREE_SIZE + VALUES_PER_BYTE * fileBytes);
   interface Frame {
     readonly value: object;
     readonly children: readonly PickleValue[];
@@ -156,10 +162,10 @@ export function plainTree(file: string, root: PickleValue): TorchValue {
     frame.size += part.size;
     frame.height = Math.max(frame.height, part.height + 1);
     if (frame.height > MAX_DEPTH) throw tooDeep();
-    if (frame.size > MAX_TREE_SIZE) {
+    if (frame.size > maxSize) {
       throw new FormatError(
         file,
-        `expected at most ${MAX_TREE_SIZE} values, got more (shared parts counted each time)`,
+        `expected at most ${maxSize} values in a file of ${fileBytes} bytes, got ${frame.size} or more (shared parts counted each time)`,
       );
     }
   }
@@ -167,41 +173,4 @@ export function plainTree(file: string, root: PickleValue): TorchValue {
   function tooDeep(): FormatError {
     return new FormatError(file, `expected containers nested at most ${MAX_DEPTH} deep, got more`);
   }
-}
-
-/** A dictionary key as a part of a dotted name, as Python prints it. */
-function keyName(key: TorchValue): string {
-  if (key === null) return 'None';
-  if (key === true) return 'True';
-  if (key === false) return 'False';
-  if (key instanceof Uint8Array) return `b'${Buffer.from(key).toString('latin1')}'`;
-  if (!isTagged(key)) return String(key);
-  if (key.kind === 'tuple') return `(${key.items.map(keyName).join(', ')})`;
-  return key.kind === 'dtype' || key.kind === 'reference' ? key.name : key.kind;
-}
-
-/**
- * The tensors of a value under the dictionary keys and list indices that lead to them, joined by dots, in file
- * order. A bare tensor is called by the empty name.
- * @param root as `plainTree` returns it
- * @throws {FormatError} if two tensors get the same name (`{'a.b': x, 'a': {'b': y}}`)
- */
-export function flattenTensors(file: string, root: TorchValue): Map<string, RawTensor> {
-  const tensors = new Map<string, RawTensor>();
-  const visit = (value: TorchValue, name: string) => {
-    const below = (key: TorchValue) => (name === '' ? keyName(key) : `${name}.${keyName(key)}`);
-    if (value instanceof Map) {
-      for (const [key, item] of value) visit(item, below(key));
-    } else if (Array.isArray(value)) {
-      for (const [index, item] of value.entries()) visit(item, below(index));
-    } else if (isTensor(value)) {
-      if (tensors.has(name))
-        throw new FormatError(file, `two tensors get the same name "${name}"`, { tensor: name });
-      tensors.set(name, { ...value.tensor, name });
-    } else if (isTagged(value) && (value.kind === 'tuple' || value.kind === 'set')) {
-      for (const [index, item] of value.items.entries()) visit(item, below(index));
-    }
-  };
-  visit(root, '');
-  return tensors;
 }

@@ -8,7 +8,8 @@ import { unpickle } from './pickle.ts';
 import type { TensorStorage } from './raw-tensor.ts';
 import type { TensorFile } from './tensor-file.ts';
 import { type FindStorage, torchHost } from './torch-host.ts';
-import { flattenTensors, plainTree } from './torch-value.ts';
+import { flattenTensors } from './torch-names.ts';
+import { plainTree } from './torch-value.ts';
 import { readZipDirectory, readZipEntry, type ZipEntry, zipStorage } from './zip-archive.ts';
 
 const MAX_PICKLE_BYTES = 1 << 26;
@@ -16,7 +17,7 @@ const MAX_PICKLE_BYTES = 1 << 26;
 /** A deflated pickle that expands further is not text about tensors. */
 const MAX_PICKLE_RATIO = 100;
 
-/** Files up to this size have all checksums compared when opened; of larger ones each storage when first used. */
+/** Files up to this size have the checksums of stored entries compared when opened; other storages when first used. */
 const EAGER_CHECK_BYTES = 1 << 28;
 
 /**
@@ -51,13 +52,16 @@ export async function readTorchZip(file: string, source: SourceFile): Promise<Te
     return storage;
   };
   const reader = ByteReader.ofBytes(file, 'data.pkl', readZipEntry(file, source, pickle));
-  const root = plainTree(file, unpickle(reader, torchHost(findStorage)));
-  if (source.sizeBytes <= EAGER_CHECK_BYTES) for (const storage of storages.values()) storage.verify?.();
+  const root = plainTree(file, unpickle(reader, torchHost(findStorage), source.sizeBytes), source.sizeBytes);
+  if (source.sizeBytes <= EAGER_CHECK_BYTES) {
+    // A deflated storage has to be inflated for that: it is checked when it is read.
+    for (const storage of storages.values()) if (storage.range !== null) storage.verify?.();
+  }
   return {
     path: source.path,
     format: 'torch-zip',
     sizeBytes: source.sizeBytes,
-    tensors: flattenTensors(file, root),
+    tensors: flattenTensors(file, root, source.sizeBytes),
     metadata: new Map(),
     root,
   };

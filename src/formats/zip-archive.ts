@@ -30,6 +30,16 @@ const DEFLATED = 8;
 const MAX_DEFLATE_RATIO = 1032;
 
 /**
+ * What all deflated entries of a file may become together: 64 MiB, and 16 times the file's size. Weights shrink by a
+ * half at most, unless they are zeros.
+ */
+const FREE_INFLATED_BYTES = 1 << 26;
+const INFLATED_PER_BYTE = 16;
+
+/** The largest entry that is inflated, in one piece. PyTorch deflates nothing; tensors of this size are stored. */
+const MAX_INFLATED_ENTRY_BYTES = 2 ** 30;
+
+/**
  * Read the directory of a zip file.
  * @throws {FormatError} if it is damaged, contradictory, encrypted, or uses other methods than store and deflate
  */
@@ -63,6 +73,7 @@ export async function readZipDirectory(file: string, source: SourceFile): Promis
   } finally {
     zip.close();
   }
+  checkInflatedSize(file, source, entries.values());
   occupied.sort((a, b) => a.begin - b.begin);
   for (const [i, entry] of occupied.entries()) {
     const previous = occupied[i - 1];
@@ -71,6 +82,29 @@ export async function readZipDirectory(file: string, source: SourceFile): Promis
     }
   }
   return entries;
+}
+
+/** Before anything is inflated. What is declared binds: inflating stops at it. */
+function checkInflatedSize(file: string, source: SourceFile, entries: Iterable<ZipEntry>): void {
+  const allowed = FREE_INFLATED_BYTES + INFLATED_PER_BYTE * source.sizeBytes;
+  let inflated = 0;
+  for (const { name, compressed, sizeBytes } of entries) {
+    if (!compressed) continue;
+    inflated += sizeBytes;
+    if (sizeBytes > MAX_INFLATED_ENTRY_BYTES) {
+      throw new FormatError(
+        file,
+        `zip entry "${name}": expected at most ${MAX_INFLATED_ENTRY_BYTES} bytes in a deflated entry, got ${sizeBytes}; store it, or save as safetensors`,
+      );
+    }
+  }
+  if (inflated > allowed) {
+    throw new FormatError(
+      file,
+      `expected deflated entries of at most ${allowed} bytes in a file of ${source.sizeBytes}, got ${inflated}; ` +
+        'refused: if you trust it, save it again without compression',
+    );
+  }
 }
 
 const WINDOW_BYTES = 1 << 18;
@@ -261,13 +295,19 @@ export function zipStorage(file: string, source: SourceFile, entry: ZipEntry): T
   };
 }
 
+/** A storage that had to be inflated this often is kept: thousands of tensors may be views of one. */
+const INFLATIONS_BEFORE_KEPT = 3;
+
 function inflatedStorage(file: string, source: SourceFile, entry: ZipEntry): TensorStorage {
-  let kept: WeakRef<Uint8Array> | undefined;
+  let weak: WeakRef<Uint8Array> | undefined;
+  let kept: Uint8Array | undefined;
+  let inflations = 0;
   const inflated = () => {
-    let bytes = kept?.deref();
+    let bytes = kept ?? weak?.deref();
     if (bytes === undefined) {
       bytes = readZipEntry(file, source, entry);
-      kept = new WeakRef(bytes);
+      weak = new WeakRef(bytes);
+      if (++inflations === INFLATIONS_BEFORE_KEPT) kept = bytes;
     }
     return bytes;
   };
