@@ -10,7 +10,12 @@ import { UsageError } from '../errors.ts';
  * @throws {UsageError} if the text is no JSON object
  */
 export function setJsonField(text: string, key: string, value: unknown): string {
-  const parsed: unknown = JSON.parse(text);
+  let parsed: unknown;
+  try {
+    parsed = JSON.parse(text);
+  } catch (cause) {
+    throw new UsageError(`JSON: expected an object to set "${key}" in, got malformed text`, { cause });
+  }
   if (typeof parsed !== 'object' || parsed === null || Array.isArray(parsed)) {
     throw new UsageError(`JSON: expected an object to set "${key}" in`);
   }
@@ -30,9 +35,9 @@ function fieldValue(text: string, key: string): { begin: number; end: number } |
     const char = text[i]!;
     if (char === '"') {
       const end = stringEnd(text, i);
-      const colon = /^\s*:\s*/.exec(text.slice(end, end + 1000));
-      if (depth === 1 && begin < 0 && colon !== null && JSON.parse(text.slice(i, end)) === key) {
-        begin = end + colon[0].length;
+      const colon = afterSpace(text, end);
+      if (depth === 1 && begin < 0 && text[colon] === ':' && JSON.parse(text.slice(i, end)) === key) {
+        begin = afterSpace(text, colon + 1);
         i = begin - 1;
       } else {
         i = end - 1;
@@ -46,6 +51,13 @@ function fieldValue(text: string, key: string): { begin: number; end: number } |
     if (char === '}' || char === ']') depth--;
   }
   return null;
+}
+
+/** Index of the first character at or after `start` that is no JSON white space. */
+function afterSpace(text: string, start: number): number {
+  let i = start;
+  while (text[i] === ' ' || text[i] === '\n' || text[i] === '\r' || text[i] === '\t') i++;
+  return i;
 }
 
 /** Index after the closing quote of the string that opens at `start`. */

@@ -215,7 +215,8 @@ export function sliceRows(tensor: RawTensor, start: number, count: number): RawT
 
 /**
  * A row-major tensor whose bytes are made when they are read: for writers that change weights as they stream.
- * @param compute little-endian bytes of the whole tensor; called anew for every read
+ * @param compute little-endian bytes of the whole tensor; called anew for every read, which throws a `ShapeError` if
+ *   they are not as many as the shape says
  */
 export function computedTensor(
   name: string,
@@ -223,10 +224,19 @@ export function computedTensor(
   shape: readonly number[],
   compute: () => Uint8Array,
 ): RawTensor {
+  const sizeBytes = elementCount(shape) * dtypeWidth(dtype);
   const storage: TensorStorage = {
-    sizeBytes: elementCount(shape) * dtypeWidth(dtype),
+    sizeBytes,
     range: null,
-    read: (begin, end) => compute().subarray(begin, end),
+    read(begin, end) {
+      const bytes = compute();
+      if (bytes.length !== sizeBytes) {
+        throw new ShapeError(
+          `${name}: expected ${sizeBytes} bytes for ${dtype} [${shape.join(', ')}], got ${bytes.length}`,
+        );
+      }
+      return bytes.subarray(begin, end);
+    },
   };
   return { name, dtype, shape: [...shape], strides: rowMajorStrides(shape), storage, storageOffset: 0 };
 }

@@ -1,10 +1,22 @@
 /**
- * The JSON header of a safetensors file, read by its own small scanner, because `JSON.parse` hides what must be
- * refused: names that occur twice, `2.0` where a whole number belongs, numbers beyond 2^53.
+ * The rules of a safetensors header, for reading one and for judging one that is about to be written: JSON of the
+ * right form, distinct names, known dtypes, shapes that need as many bytes as they have, no gap and no overlap.
  */
-import type { FormatError } from '../errors.ts';
+import type { EdloraError } from '../errors.ts';
 import { type DType, dtypeWidth, isDType } from './dtype.ts';
-import { elementCount } from './raw-tensor.ts';
+import { JsonScanner } from './json-scanner.ts';
+import { elementCount, MAX_NAME_CHARACTERS, MAX_RANK } from './raw-tensor.ts';
+
+/** The reference library's own limit for headers. */
+export const MAX_HEADER_BYTES = 100_000_000;
+
+/** Most tensors of a file, or of an index. The largest language models have some 100,000. */
+export const MAX_TENSORS = 1 << 18;
+
+/** Most keys of metadata. Trainers write some 80. */
+const MAX_METADATA_KEYS = 1 << 16;
+
+type MakeError = (message: string) => EdloraError;
 
 /** One tensor's entry: dtype, shape and its bytes `[begin, end)` within the data part. */
 export interface HeaderEntry {
@@ -19,49 +31,59 @@ export interface SafetensorsHeader {
   /** In the order in which the header names them. */
   readonly entries: readonly HeaderEntry[];
   readonly metadata: ReadonlyMap<string, string>;
+  /** Where the last tensor ends within the data part. */
+  readonly dataEnd: number;
 }
 
 /**
  * Parse and check a header.
  * @param text  the header, decoded
  * @param error makes an error that names the file
- * @throws {FormatError} for anything but one JSON object of well-formed entries with distinct names
+ * @throws what `error` makes, for anything but one JSON object of well-formed entries with distinct names that
+ *   follow each other from byte 0
  */
-export function parseSafetensorsHeader(
-  text: string,
-  error: (message: string) => FormatError,
-): SafetensorsHeader {
-  const scanner = new HeaderScanner(text, error);
+export function parseSafetensorsHeader(text: string, error: MakeError): SafetensorsHeader {
+  const scanner = new JsonScanner(text, 'header', error);
   const entries: HeaderEntry[] = [];
   let metadata: ReadonlyMap<string, string> = new Map();
   if (!text.startsWith('{')) throw error('expected a header that begins with "{"');
-  scanner.object((name) => {
+  scanner.object(MAX_TENSORS, (name) => {
     if (name === '__metadata__') metadata = scanMetadata(scanner);
     else entries.push(scanEntry(scanner, name, error));
   });
   scanner.end();
-  return { entries, metadata };
+  return { entries, metadata, dataEnd: checkCoverage(entries, error) };
 }
 
-function scanMetadata(scanner: HeaderScanner): Map<string, string> {
+function scanMetadata(scanner: JsonScanner): Map<string, string> {
   const metadata = new Map<string, string>();
-  scanner.object((key) => metadata.set(key, scanner.string()));
+  if (scanner.peek() === 'n') {
+    // null, as the reference library allows.
+    scanner.skip(0);
+    return metadata;
+  }
+  scanner.object(MAX_METADATA_KEYS, (key) => metadata.set(key, scanner.string()));
   return metadata;
 }
 
-function scanEntry(
-  scanner: HeaderScanner,
-  name: string,
-  error: (message: string) => FormatError,
-): HeaderEntry {
+/** Fields of an entry: the three that count, and what other programs add. */
+const MAX_FIELDS = 16;
+
+function scanEntry(scanner: JsonScanner, name: string, error: MakeError): HeaderEntry {
+  if (name.length > MAX_NAME_CHARACTERS) {
+    throw error(
+      `tensor "${name}": expected a name of at most ${MAX_NAME_CHARACTERS} characters, got ${name.length}`,
+    );
+  }
   let dtype: string | undefined;
   let shape: number[] | undefined;
   let offsets: number[] | undefined;
-  scanner.object((field) => {
+  scanner.object(MAX_FIELDS, (field) => {
     if (field === 'dtype') dtype = scanner.string();
-    else if (field === 'shape') shape = scanner.wholeNumbers();
-    else if (field === 'data_offsets') offsets = scanner.wholeNumbers();
-    else throw error(`tensor "${name}": expected dtype, shape and data_offsets, got the field "${field}"`);
+    else if (field === 'shape') shape = scanner.wholeNumbers(MAX_RANK);
+    else if (field === 'data_offsets') offsets = scanner.wholeNumbers(MAX_RANK);
+    // The reference library reads past fields that it does not know.
+    else scanner.skip(MAX_FIELDS);
   });
   if (dtype === undefined || shape === undefined || offsets === undefined) {
     const missing = dtype === undefined ? 'dtype' : shape === undefined ? 'shape' : 'data_offsets';
@@ -84,99 +106,15 @@ function scanEntry(
   return { name, dtype, shape, begin, end };
 }
 
-/** A strict JSON scanner for the three shapes a header holds: objects, strings, arrays of whole numbers. */
-class HeaderScanner {
-  readonly #text: string;
-  readonly #error: (message: string) => FormatError;
-  #position = 0;
-
-  constructor(text: string, error: (message: string) => FormatError) {
-    this.#text = text;
-    this.#error = error;
-  }
-
-  /** The next character after white space, not consumed. */
-  #peek(): string {
-    const space = /[ \t\n\r]*/y;
-    space.lastIndex = this.#position;
-    space.test(this.#text);
-    this.#position = space.lastIndex;
-    return this.#text.charAt(this.#position);
-  }
-
-  #expect(character: string): void {
-    if (this.#peek() !== character) throw this.#unexpected(`"${character}"`);
-    this.#position++;
-  }
-
-  #unexpected(expected: string): FormatError {
-    const found = this.#text.slice(this.#position, this.#position + 20);
-    const got = found === '' ? 'its end' : JSON.stringify(found);
-    return this.#error(`header, character ${this.#position}: expected ${expected}, got ${got}`);
-  }
-
-  /** Scan an object; `member` is called with each name and scans the value. */
-  object(member: (name: string) => void): void {
-    const names = new Set<string>();
-    this.#expect('{');
-    if (this.#peek() === '}') {
-      this.#position++;
-      return;
+/** The tensors must follow each other without gap or overlap from byte 0. @returns where the last one ends */
+function checkCoverage(entries: readonly HeaderEntry[], error: MakeError): number {
+  let end = 0;
+  for (const entry of [...entries].sort((a, b) => a.begin - b.begin || a.end - b.end)) {
+    if (entry.begin !== end) {
+      const defect = entry.begin < end ? 'overlaps another tensor' : 'leaves a gap';
+      throw error(`tensor "${entry.name}": ${defect}: expected to begin at byte ${end}, got ${entry.begin}`);
     }
-    for (;;) {
-      const name = this.string();
-      if (names.has(name)) throw this.#error(`header: the name ${JSON.stringify(name)} occurs twice`);
-      names.add(name);
-      this.#expect(':');
-      member(name);
-      if (this.#peek() !== ',') break;
-      this.#position++;
-    }
-    this.#expect('}');
+    end = entry.end;
   }
-
-  string(): string {
-    if (this.#peek() !== '"') throw this.#unexpected('a string');
-    const token = /"(?:[^"\\]|\\.)*"/sy;
-    token.lastIndex = this.#position;
-    const match = token.exec(this.#text);
-    if (match === null) throw this.#unexpected('a closed string');
-    let value: unknown;
-    try {
-      value = JSON.parse(match[0]);
-    } catch {
-      throw this.#unexpected('a JSON string');
-    }
-    if (typeof value !== 'string' || /\p{Surrogate}/u.test(value))
-      throw this.#unexpected('well-formed Unicode');
-    this.#position = token.lastIndex;
-    return value;
-  }
-
-  wholeNumbers(): number[] {
-    const numbers: number[] = [];
-    this.#expect('[');
-    if (this.#peek() === ']') {
-      this.#position++;
-      return numbers;
-    }
-    for (;;) {
-      this.#peek();
-      const token = /(?:0|[1-9][0-9]{0,15})(?![0-9.eE])/y;
-      token.lastIndex = this.#position;
-      const number = Number(token.exec(this.#text)?.[0]);
-      if (!Number.isSafeInteger(number)) throw this.#unexpected('a whole number ≥ 0 and below 2^53');
-      numbers.push(number);
-      this.#position = token.lastIndex;
-      if (this.#peek() !== ',') break;
-      this.#position++;
-    }
-    this.#expect(']');
-    return numbers;
-  }
-
-  /** Only white space may follow. */
-  end(): void {
-    if (this.#peek() !== '') throw this.#unexpected('the end of the header');
-  }
+  return end;
 }

@@ -3,17 +3,14 @@
  * header alone; writing streams. Layout: https://github.com/huggingface/safetensors (README, "Format").
  */
 import path from 'node:path';
-import { FormatError, UsageError } from '../errors.ts';
+import { FormatError, ShapeError, UsageError } from '../errors.ts';
 import { writeFileAtomically } from '../io/replace-file.ts';
 import { fileStorage, locateFile, readFileRange, type SourceFile } from './byte-reader.ts';
 import { DTYPES, dtypeWidth } from './dtype.ts';
 import { detectFileKind } from './file-kind.ts';
 import { elementCount, isContiguous, type RawTensor, readBytes, rowMajorStrides } from './raw-tensor.ts';
-import { type HeaderEntry, parseSafetensorsHeader } from './safetensors-header.ts';
+import { MAX_HEADER_BYTES, parseSafetensorsHeader } from './safetensors-header.ts';
 import type { TensorFile } from './tensor-file.ts';
-
-/** The reference library's own limit for headers. */
-const MAX_HEADER_BYTES = 100_000_000;
 
 const LENGTH_BYTES = 8;
 
@@ -52,8 +49,7 @@ export function readSafetensors(file: string, source: SourceFile): TensorFile {
     );
   }
   const text = decodeHeader(readFileRange(absolute, LENGTH_BYTES, dataStart), error);
-  const { entries, metadata } = parseSafetensorsHeader(text, error);
-  const dataEnd = checkCoverage(entries, error);
+  const { entries, metadata, dataEnd } = parseSafetensorsHeader(text, error);
   if (dataStart + dataEnd > sizeBytes) {
     throw error(
       `expected ${dataStart + dataEnd} bytes by its header, got ${sizeBytes}; truncated download: fetch it again`,
@@ -86,26 +82,15 @@ function decodeHeader(bytes: Uint8Array, error: (message: string) => FormatError
   }
 }
 
-/** The tensors must follow each other without gap or overlap from byte 0. @returns where the last one ends */
-function checkCoverage(entries: readonly HeaderEntry[], error: (message: string) => FormatError): number {
-  let end = 0;
-  for (const entry of [...entries].sort((a, b) => a.begin - b.begin || a.end - b.end)) {
-    if (entry.begin !== end) {
-      const defect = entry.begin < end ? 'overlaps another tensor' : 'leaves a gap';
-      throw error(`tensor "${entry.name}": ${defect}: expected to begin at byte ${end}, got ${entry.begin}`);
-    }
-    end = entry.end;
-  }
-  return end;
-}
-
 /**
  * Write a safetensors file, byte for byte as the reference library orders it: widest dtype first, then by name;
  * header padded with blanks to a multiple of 8. Tensors are read one after the other while writing.
  * @param file     path; its folder must exist, an existing file is replaced once the new one is complete
  * @param tensors  distinct names
  * @param metadata strings for `__metadata__`, in this order; none by default
- * @throws {UsageError} if two tensors share a name, or one is called `__metadata__`
+ * @throws {UsageError} if the file could not be read again: two tensors share a name, a shape is none, a header
+ *   beyond 100 MB
+ * @throws {ShapeError} if a tensor's bytes are not as many as its shape says; nothing is left behind
  */
 export async function writeSafetensors(
   file: string,
@@ -121,7 +106,7 @@ export type SafetensorsMetadata = Readonly<Record<string, string>> | ReadonlyMap
 
 /**
  * What `writeSafetensors` writes, before any tensor is read: the bytes of length and header, then the tensors in order.
- * For writers that bring the tensors' bytes themselves.
+ * For writers that bring the tensors' bytes themselves. The header is judged by the rules that reading it has.
  * @throws {UsageError} as `writeSafetensors`
  */
 export function layOutSafetensors(
@@ -129,34 +114,66 @@ export function layOutSafetensors(
   tensors: Iterable<RawTensor>,
   metadata: SafetensorsMetadata = {},
 ): { readonly head: Uint8Array; readonly order: readonly RawTensor[] } {
-  const sorted = [...tensors].sort(
-    (a, b) =>
-      DTYPES.indexOf(b.dtype) - DTYPES.indexOf(a.dtype) ||
-      Buffer.compare(Buffer.from(a.name), Buffer.from(b.name)),
-  );
-  const members: string[] = [];
+  const sorted = Array.from(tensors, (tensor) => ({ tensor, name: Buffer.from(tensor.name) }))
+    .sort(
+      (a, b) =>
+        DTYPES.indexOf(b.tensor.dtype) - DTYPES.indexOf(a.tensor.dtype) || Buffer.compare(a.name, b.name),
+    )
+    .map(({ tensor }) => tensor);
+  const header = new HeaderWriter(file);
   const labels = metadata instanceof Map ? [...metadata] : Object.entries(metadata);
-  if (labels.length > 0) {
-    const pairs = labels.map(([key, value]) => `${quote(file, key)}:${quote(file, value)}`);
-    members.push(`"__metadata__":{${pairs.join(',')}}`);
+  for (const [i, [key, value]] of labels.entries()) {
+    header.add(i === 0 ? '"__metadata__":{' : ',', quote(file, key), ':', quote(file, value));
   }
-  const names = new Set(['__metadata__']);
+  if (labels.length > 0) header.add(sorted.length > 0 ? '},' : '}');
   let end = 0;
-  for (const { name, dtype, shape } of sorted) {
-    if (names.has(name)) throw new UsageError(`${file}: expected distinct tensor names, got "${name}" twice`);
-    names.add(name);
+  for (const [i, { name, dtype, shape }] of sorted.entries()) {
     const begin = end;
     end += elementCount(shape) * dtypeWidth(dtype);
-    members.push(
-      `${quote(file, name)}:{"dtype":"${dtype}","shape":[${shape.join(',')}],"data_offsets":[${begin},${end}]}`,
+    const entry = `{"dtype":"${dtype}","shape":[${shape.join(',')}],"data_offsets":[${begin},${end}]}`;
+    header.add(i === 0 ? '' : ',', quote(file, name), ':', entry);
+  }
+  return { head: header.finish(), order: sorted };
+}
+
+/** A header piece by piece, never more than may be read. */
+class HeaderWriter {
+  readonly #file: string;
+  readonly #parts: string[] = ['{'];
+  #characters = 0;
+
+  constructor(file: string) {
+    this.#file = file;
+  }
+
+  add(...parts: readonly string[]): void {
+    for (const part of parts) this.#characters += part.length;
+    if (this.#characters > MAX_HEADER_BYTES) throw this.#tooLong(this.#characters);
+    this.#parts.push(...parts);
+  }
+
+  /** Length and header. @throws {UsageError} if `parseSafetensorsHeader` would refuse it */
+  finish(): Uint8Array {
+    this.#parts.push('}');
+    const text = this.#parts.join('');
+    parseSafetensorsHeader(
+      text,
+      (message) => new UsageError(`${this.#file}: cannot be written, since it could not be read: ${message}`),
+    );
+    const header = Buffer.from(text);
+    const padded = Buffer.alloc(Math.ceil(header.length / 8) * 8, 0x20);
+    if (padded.length > MAX_HEADER_BYTES) throw this.#tooLong(padded.length);
+    header.copy(padded);
+    const length = Buffer.alloc(LENGTH_BYTES);
+    length.writeBigUInt64LE(BigInt(padded.length));
+    return Buffer.concat([length, padded]);
+  }
+
+  #tooLong(bytes: number): UsageError {
+    return new UsageError(
+      `${this.#file}: expected names and metadata that fit in a header of ${MAX_HEADER_BYTES} bytes, got ${bytes} or more`,
     );
   }
-  const header = Buffer.from(`{${members.join(',')}}`);
-  const padded = Buffer.alloc(Math.ceil(header.length / 8) * 8, 0x20);
-  header.copy(padded);
-  const length = Buffer.alloc(LENGTH_BYTES);
-  length.writeBigUInt64LE(BigInt(padded.length));
-  return { head: Buffer.concat([length, padded]), order: sorted };
 }
 
 /** Bytes of a tensor that are held in memory at once while writing. */
@@ -189,21 +206,38 @@ function* gathered(chunks: Iterable<Uint8Array>): Generator<Uint8Array> {
   if (used > 0) yield block.subarray(0, used);
 }
 
-/** A tensor's bytes in row-major order, in pieces that fit in memory. */
+/**
+ * A tensor's bytes in row-major order, in pieces that fit in memory.
+ * @throws {ShapeError} if its storage hands out more or fewer than its shape says
+ */
 export function* tensorChunks(tensor: RawTensor): Generator<Uint8Array> {
+  const width = dtypeWidth(tensor.dtype);
+  const bytes = elementCount(tensor.shape) * width;
   if (!isContiguous(tensor)) {
-    yield readBytes(tensor);
+    yield wholePiece(tensor, readBytes(tensor), bytes);
     return;
   }
-  const width = dtypeWidth(tensor.dtype);
   const begin = tensor.storageOffset * width;
-  const end = begin + elementCount(tensor.shape) * width;
+  const end = begin + bytes;
   for (let from = begin; from < end; from += CHUNK_BYTES) {
-    yield tensor.storage.read(from, Math.min(end, from + CHUNK_BYTES));
+    const to = Math.min(end, from + CHUNK_BYTES);
+    yield wholePiece(tensor, tensor.storage.read(from, to), to - from);
   }
 }
 
+function wholePiece({ name, shape }: RawTensor, piece: Uint8Array, bytes: number): Uint8Array {
+  if (piece.length === bytes) return piece;
+  throw new ShapeError(
+    `tensor "${name}": expected ${bytes} bytes for [${shape.join(', ')}], got ${piece.length}`,
+  );
+}
+
 function quote(file: string, text: string): string {
+  if (text.length > MAX_HEADER_BYTES) {
+    throw new UsageError(
+      `${file}: expected names and metadata of at most ${MAX_HEADER_BYTES} characters, got one of ${text.length}`,
+    );
+  }
   if (/\p{Surrogate}/u.test(text)) {
     throw new UsageError(
       `${file}: expected well-formed Unicode in names and metadata, got ${JSON.stringify(text)}`,

@@ -5,10 +5,18 @@ import { existsSync } from 'node:fs';
 import path from 'node:path';
 import { FormatError } from '../errors.ts';
 import { locateFile, readFileRange } from './byte-reader.ts';
-import type { RawTensor } from './raw-tensor.ts';
+import { JsonScanner } from './json-scanner.ts';
+import { MAX_NAME_CHARACTERS, type RawTensor } from './raw-tensor.ts';
+import { MAX_TENSORS } from './safetensors-header.ts';
 import type { TensorFile } from './tensor-file.ts';
 
 const MAX_INDEX_BYTES = 1 << 26;
+
+/** Real ones have two: metadata and weight_map. */
+const MAX_INDEX_FIELDS = 256;
+
+/** No file system has longer ones. */
+const MAX_FILE_NAME_CHARACTERS = 255;
 
 /**
  * Open all shards that an index names as one file. Tensors come in the index's order.
@@ -24,82 +32,98 @@ export async function openShards(
   if (indexBytes > MAX_INDEX_BYTES) {
     throw new FormatError(file, `expected an index of at most ${MAX_INDEX_BYTES} bytes, got ${indexBytes}`);
   }
-  const weightMap = parseIndex(file, Buffer.from(readFileRange(absolute, 0, indexBytes)).toString('utf8'));
+  const weightMap = parseIndex(file, decodeIndex(file, readFileRange(absolute, 0, indexBytes)));
   const folder = path.dirname(absolute);
-  const shards = new Map<string, TensorFile>();
-  for (const shard of new Set(weightMap.values())) {
-    const place = path.join(folder, shard);
-    if (!existsSync(place)) {
-      throw new FormatError(
-        file,
-        `names the shard "${shard}", which is missing beside it; fetch all files of the model`,
-      );
-    }
-    shards.set(shard, await openShard(place));
-  }
-  const tensors = new Map<string, RawTensor>();
+  const namesByShard = new Map<string, string[]>();
   for (const [name, shard] of weightMap) {
-    const tensor = shards.get(shard)?.tensors.get(name);
-    if (tensor === undefined) {
-      throw new FormatError(
-        file,
-        `expected tensor "${name}" in ${shard}, got none; index and shards do not match`,
-        {
-          tensor: name,
-        },
-      );
-    }
-    tensors.set(name, tensor);
+    const names = namesByShard.get(shard);
+    if (names === undefined) namesByShard.set(shard, [name]);
+    else names.push(name);
+  }
+  for (const shard of namesByShard.keys()) {
+    if (existsSync(path.join(folder, shard))) continue;
+    throw new FormatError(
+      file,
+      `names the shard "${shard}", which is missing beside it; fetch all files of the model`,
+    );
   }
   let sizeBytes = 0;
   const metadata = new Map<string, string>();
-  for (const [shard, { tensors: held, metadata: labels, sizeBytes: size }] of shards) {
-    const stranger = [...held.keys()].find((name) => weightMap.get(name) !== shard);
-    if (stranger !== undefined) {
-      throw new FormatError(
-        file,
-        `does not name tensor "${stranger}" of ${shard}; index and shards do not match`,
-        {
-          tensor: stranger,
-        },
-      );
-    }
-    for (const [key, value] of labels) metadata.set(key, value);
-    sizeBytes += size;
+  const found = new Map<string, RawTensor>();
+  for (const [shard, names] of namesByShard) {
+    const opened = await openShard(path.join(folder, shard));
+    // At once, so that a shard of another model costs one opening.
+    takeTensors(file, shard, opened, names, found);
+    for (const [key, value] of opened.metadata) metadata.set(key, value);
+    sizeBytes += opened.sizeBytes;
   }
+  const tensors = new Map<string, RawTensor>();
+  for (const name of weightMap.keys()) tensors.set(name, found.get(name)!);
   return { path: absolute, format: 'sharded', sizeBytes, tensors, metadata, root: null };
+}
+
+/** Put the tensors of one shard into `found`: exactly those that the index names for it. */
+function takeTensors(
+  file: string,
+  shard: string,
+  { tensors }: TensorFile,
+  names: readonly string[],
+  found: Map<string, RawTensor>,
+): void {
+  const expected = new Set(names);
+  const fail = (tensor: string, message: string) =>
+    new FormatError(file, `${message}; index and shards do not match`, { tensor });
+  for (const name of names) {
+    const tensor = tensors.get(name);
+    if (tensor === undefined) throw fail(name, `expected tensor "${name}" in ${shard}, got none`);
+    found.set(name, tensor);
+  }
+  for (const name of tensors.keys()) {
+    if (!expected.has(name)) throw fail(name, `does not name tensor "${name}" of ${shard}`);
+  }
+}
+
+function decodeIndex(file: string, bytes: Uint8Array): string {
+  try {
+    return new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes);
+  } catch (error) {
+    throw new FormatError(file, 'expected a JSON index in UTF-8, got other bytes', { cause: error });
+  }
 }
 
 /** @returns tensor name → file name */
 function parseIndex(file: string, text: string): Map<string, string> {
-  let index: unknown;
-  try {
-    index = JSON.parse(text);
-  } catch (error) {
-    throw new FormatError(file, 'expected a JSON index, got malformed text', { cause: error });
-  }
-  const map: unknown = isRecord(index) && Object.hasOwn(index, 'weight_map') ? index.weight_map : undefined;
-  if (!isRecord(map))
-    throw new FormatError(file, 'expected "weight_map", an object of tensor and file names');
+  const error = (message: string) => new FormatError(file, message);
+  const scanner = new JsonScanner(text, 'index', error);
   const weightMap = new Map<string, string>();
-  for (const [name, shard] of Object.entries(map)) {
-    if (typeof shard !== 'string' || !isPlainFileName(shard)) {
-      throw new FormatError(
-        file,
-        `tensor "${name}": expected the name of a file in the same folder, got ${JSON.stringify(shard)}`,
-      );
+  let mapped = false;
+  scanner.object(MAX_INDEX_FIELDS, (field) => {
+    if (field !== 'weight_map' || scanner.peek() !== '{') {
+      scanner.skip(MAX_TENSORS);
+      return;
     }
-    weightMap.set(name, shard);
-  }
-  if (weightMap.size === 0) throw new FormatError(file, 'expected an index of tensors, got an empty one');
+    mapped = true;
+    scanner.object(MAX_TENSORS, (name) => {
+      const shard = scanner.string();
+      if (name.length > MAX_NAME_CHARACTERS || !isPlainFileName(shard)) {
+        throw error(
+          `tensor "${name}": expected a name of at most ${MAX_NAME_CHARACTERS} characters and that of a file in the same folder, got ${JSON.stringify(shard)}`,
+        );
+      }
+      weightMap.set(name, shard);
+    });
+  });
+  scanner.end();
+  if (!mapped) throw error('expected "weight_map", an object of tensor and file names');
+  if (weightMap.size === 0) throw error('expected an index of tensors, got an empty one');
   return weightMap;
-}
-
-function isRecord(value: unknown): value is Record<string, unknown> {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
 
 /** Neither a path nor another index, which could name itself. */
 function isPlainFileName(name: string): boolean {
-  return /^[^/\\:\0]+\.(safetensors|bin|pt|pth|ckpt)$/.test(name) && !name.startsWith('.');
+  return (
+    name.length <= MAX_FILE_NAME_CHARACTERS &&
+    /^[^/\\:\0]+\.(safetensors|bin|pt|pth|ckpt)$/.test(name) &&
+    !name.startsWith('.')
+  );
 }

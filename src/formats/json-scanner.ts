@@ -1,0 +1,182 @@
+/**
+ * A strict JSON scanner for text that a file brings. `JSON.parse` hides what must be refused (names that occur twice,
+ * `2.0` where a whole number belongs, numbers beyond 2^53) and makes gigabytes of objects out of megabytes of brackets.
+ * Scans by character codes: a regular expression over a string of 2^23 characters overflows its stack.
+ */
+import type { EdloraError } from '../errors.ts';
+
+/** Nesting of values that are stepped over. Headers and indices of weight files have two levels. */
+const MAX_DEPTH = 64;
+
+/** Characters of a number or a literal. */
+const MAX_TOKEN_CHARACTERS = 400;
+
+const [BACKSLASH, ZERO, NINE] = [0x5c, 0x30, 0x39];
+
+export class JsonScanner {
+  readonly #text: string;
+  readonly #part: string;
+  readonly #error: (message: string) => EdloraError;
+  #position = 0;
+
+  /**
+   * @param part  what the text is, for errors: `header`, `index`
+   * @param error makes an error that names the file
+   */
+  constructor(text: string, part: string, error: (message: string) => EdloraError) {
+    this.#text = text;
+    this.#part = part;
+    this.#error = error;
+  }
+
+  /** The next character after white space, not consumed; empty at the end. */
+  peek(): string {
+    for (; ; this.#position++) {
+      const code = this.#text.charCodeAt(this.#position);
+      if (code !== 0x20 && code !== 0x0a && code !== 0x0d && code !== 0x09) break;
+    }
+    return this.#text.charAt(this.#position);
+  }
+
+  /** An error that says what should stand here and what does. */
+  unexpected(expected: string): EdloraError {
+    const found = this.#text.slice(this.#position, this.#position + 20);
+    const got = found === '' ? 'its end' : JSON.stringify(found);
+    return this.#error(`${this.#part}, character ${this.#position}: expected ${expected}, got ${got}`);
+  }
+
+  #expect(character: string): void {
+    if (this.peek() !== character) throw this.unexpected(`"${character}"`);
+    this.#position++;
+  }
+
+  /**
+   * Scan an object; `member` is called with each name and scans the value.
+   * @param limit most members
+   */
+  object(limit: number, member: (name: string) => void): void {
+    const names = new Set<string>();
+    this.#expect('{');
+    if (this.peek() === '}') {
+      this.#position++;
+      return;
+    }
+    for (;;) {
+      const name = this.string();
+      if (names.has(name)) throw this.#error(`${this.#part}: the name ${JSON.stringify(name)} occurs twice`);
+      if (names.size === limit) {
+        throw this.#error(`${this.#part}: expected at most ${limit} names in one object, got more`);
+      }
+      names.add(name);
+      this.#expect(':');
+      member(name);
+      if (this.peek() !== ',') break;
+      this.#position++;
+    }
+    this.#expect('}');
+  }
+
+  /** A string of well-formed Unicode. */
+  string(): string {
+    if (this.peek() !== '"') throw this.unexpected('a string');
+    const end = this.#closingQuote();
+    if (end < 0) throw this.unexpected('a closed string');
+    let value: unknown;
+    try {
+      value = JSON.parse(this.#text.slice(this.#position, end + 1));
+    } catch {
+      throw this.unexpected('a JSON string');
+    }
+    if (typeof value !== 'string' || /\p{Surrogate}/u.test(value))
+      throw this.unexpected('well-formed Unicode');
+    this.#position = end + 1;
+    return value;
+  }
+
+  /** Where the string that starts here ends: at the first quote after an even number of backslashes. */
+  #closingQuote(): number {
+    let end = this.#position;
+    for (;;) {
+      end = this.#text.indexOf('"', end + 1);
+      if (end < 0) return -1;
+      let first = end;
+      while (this.#text.charCodeAt(first - 1) === BACKSLASH) first--;
+      if ((end - first) % 2 === 0) return end;
+    }
+  }
+
+  /** An array of whole numbers, at most `limit` of them. */
+  wholeNumbers(limit: number): number[] {
+    const numbers: number[] = [];
+    this.#expect('[');
+    if (this.peek() === ']') {
+      this.#position++;
+      return numbers;
+    }
+    for (;;) {
+      if (numbers.length === limit) throw this.unexpected(`at most ${limit} numbers`);
+      numbers.push(this.#wholeNumber());
+      if (this.peek() !== ',') break;
+      this.#position++;
+    }
+    this.#expect(']');
+    return numbers;
+  }
+
+  #wholeNumber(): number {
+    this.peek();
+    const token = this.#token();
+    const number = /^(?:0|[1-9][0-9]{0,15})$/.test(token) ? Number(token) : Number.NaN;
+    if (!Number.isSafeInteger(number)) throw this.unexpected('a whole number ≥ 0 and below 2^53');
+    this.#position += token.length;
+    return number;
+  }
+
+  /** The characters from here on that a number or a literal may consist of, and a few more than any has. */
+  #token(): string {
+    let end = this.#position;
+    for (; end <= this.#position + MAX_TOKEN_CHARACTERS; end++) {
+      const code = this.#text.charCodeAt(end);
+      const digit = code >= ZERO && code <= NINE;
+      // Letters of either case, "+", "-" and ".".
+      const other = (code | 0x20) >= 0x61 && (code | 0x20) <= 0x7a;
+      if (!(digit || other || code === 0x2b || code === 0x2d || code === 0x2e)) break;
+    }
+    return this.#text.slice(this.#position, end);
+  }
+
+  /** Step over any value, checked like the rest. @param limit most members of an object in it */
+  skip(limit: number, depth = 0): void {
+    if (depth > MAX_DEPTH) throw this.unexpected(`values nested at most ${MAX_DEPTH} deep`);
+    const start = this.peek();
+    if (start === '"') this.string();
+    else if (start === '{') this.object(limit, () => this.skip(limit, depth + 1));
+    else if (start === '[') this.#skipArray(limit, depth);
+    else {
+      const token = this.#token();
+      if (!/^(?:true|false|null|-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?)$/.test(token)) {
+        throw this.unexpected('a value');
+      }
+      this.#position += token.length;
+    }
+  }
+
+  #skipArray(limit: number, depth: number): void {
+    this.#expect('[');
+    if (this.peek() === ']') {
+      this.#position++;
+      return;
+    }
+    for (;;) {
+      this.skip(limit, depth + 1);
+      if (this.peek() !== ',') break;
+      this.#position++;
+    }
+    this.#expect(']');
+  }
+
+  /** Only white space may follow. */
+  end(): void {
+    if (this.peek() !== '') throw this.unexpected(`the end of the ${this.#part}`);
+  }
+}
