@@ -81,14 +81,17 @@ export class JsonScanner {
     if (this.peek() !== '"') throw this.unexpected('a string');
     const end = this.#closingQuote();
     if (end < 0) throw this.unexpected('a closed string');
+    const token = this.#text.slice(this.#position, end + 1);
     let value: unknown;
     try {
-      value = JSON.parse(this.#text.slice(this.#position, end + 1));
+      value = JSON.parse(token);
     } catch {
       throw this.unexpected('a JSON string');
     }
-    if (typeof value !== 'string' || /\p{Surrogate}/u.test(value))
+    // Only an escape can bring half a character: the text itself was decoded.
+    if (typeof value !== 'string' || (token.includes('\\') && /\p{Surrogate}/u.test(value))) {
       throw this.unexpected('well-formed Unicode');
+    }
     this.#position = end + 1;
     return value;
   }
@@ -125,10 +128,20 @@ export class JsonScanner {
 
   #wholeNumber(): number {
     this.peek();
-    const token = this.#token();
-    const number = /^(?:0|[1-9][0-9]{0,15})$/.test(token) ? Number(token) : Number.NaN;
-    if (!Number.isSafeInteger(number)) throw this.unexpected('a whole number ≥ 0 and below 2^53');
-    this.#position += token.length;
+    let number = 0;
+    let end = this.#position;
+    for (; number <= Number.MAX_SAFE_INTEGER; end++) {
+      const digit = this.#text.charCodeAt(end) - ZERO;
+      if (!(digit >= 0 && digit <= 9)) break;
+      number = 10 * number + digit;
+    }
+    const length = end - this.#position;
+    const leadingZero = length > 1 && this.#text.charCodeAt(this.#position) === ZERO;
+    const goesOn = /[.eE]/.test(this.#text.charAt(end));
+    if (length === 0 || leadingZero || goesOn || !Number.isSafeInteger(number)) {
+      throw this.unexpected('a whole number ≥ 0 and below 2^53');
+    }
+    this.#position = end;
     return number;
   }
 

@@ -1,6 +1,10 @@
-/** Pictures as 8-bit RGB, and their way from files. Anything that libvips decodes is read; PNG is written (png.ts). */
+/**
+ * Pictures as 8-bit RGB, and their way from files: PNG, JPEG and WebP by their content, decoded by libvips. Its other
+ * readers (SVG, TIFF, GIF …) see no file. PNG is written (png.ts).
+ */
 import sharp, { type Sharp } from 'sharp';
-import { FormatError } from '../errors.ts';
+import { EdloraError, FormatError } from '../errors.ts';
+import { locateFile, readFileRange, type SourceFile } from './byte-reader.ts';
 
 /** 8 bits per channel, row by row. */
 export interface Picture {
@@ -18,8 +22,13 @@ export interface GrayPicture {
   readonly data: Uint8Array;
 }
 
-/** A picture of 16 384 × 16 384 is the most that is decoded. */
-const MAX_PIXELS = 2 ** 28;
+/**
+ * Pixels that are decoded: 2^24 (4096 × 4096) of any file and 256 more for each of its bytes, but never more than 2^27
+ * (400 MB of RGB). Flat pictures have up to some 500 a byte, photographs less than 20.
+ */
+const FREE_PIXELS = 2 ** 24;
+const PIXELS_PER_BYTE = 256;
+const MAX_PIXELS = 2 ** 27;
 
 export interface ReadPictureOptions {
   /** Resize to this size; default: as stored. Bilinear. */
@@ -28,11 +37,44 @@ export interface ReadPictureOptions {
 }
 
 async function decode<T>(file: string, work: (image: Sharp) => Promise<T>): Promise<T> {
+  const source = locateFile(file);
+  checkKind(file, source);
+  const allowed = Math.min(MAX_PIXELS, FREE_PIXELS + PIXELS_PER_BYTE * source.sizeBytes);
   try {
-    return await work(sharp(file, { limitInputPixels: MAX_PIXELS, failOn: 'error' }).rotate());
+    // libvips compares with the header, before it decodes.
+    return await work(sharp(source.path, { limitInputPixels: allowed, failOn: 'error' }).rotate());
   } catch (cause) {
-    throw new FormatError(file, `expected a picture, ${(cause as Error).message}`, { cause });
+    if (cause instanceof EdloraError) throw cause;
+    const reason = (cause as Error).message;
+    if (/pixel limit/.test(reason)) throw await tooLarge(file, source, allowed, cause);
+    throw new FormatError(file, `expected a picture, got one that cannot be decoded: ${reason}`, { cause });
   }
+}
+
+async function tooLarge(file: string, source: SourceFile, allowed: number, cause: unknown): Promise<Error> {
+  const { width, height } = await sharp(source.path, { limitInputPixels: false }).metadata();
+  return new FormatError(
+    file,
+    `expected a picture of at most ${allowed} pixels in ${source.sizeBytes} bytes, got ${width} × ${height} = ${width * height}`,
+    { cause },
+  );
+}
+
+/** @throws {FormatError} if the first bytes are not those of a PNG, JPEG or WebP picture */
+function checkKind(file: string, { path, sizeBytes }: SourceFile): void {
+  const head = Buffer.from(readFileRange(path, 0, Math.min(sizeBytes, 12))).toString('latin1');
+  const known =
+    head.startsWith('\x89PNG\r\n\x1a\n') ||
+    head.startsWith('\xff\xd8\xff') ||
+    (head.startsWith('RIFF') && head.slice(8) === 'WEBP');
+  if (known) return;
+  const kind = sizeBytes === 0 ? 'an empty file' : 'something else';
+  throw new FormatError(file, `expected a picture (PNG, JPEG or WebP), got ${kind}; convert it first`);
+}
+
+/** The same bytes, not copied. */
+function bytesOf(data: Buffer): Uint8Array {
+  return new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
 }
 
 function resized(image: Sharp, { width, height }: ReadPictureOptions): Sharp {
@@ -50,7 +92,7 @@ export function readPicture(file: string, options: ReadPictureOptions = {}): Pro
       .removeAlpha()
       .raw()
       .toBuffer({ resolveWithObject: true });
-    return { width: info.width, height: info.height, data: new Uint8Array(data) };
+    return { width: info.width, height: info.height, data: bytesOf(data) };
   });
 }
 
@@ -63,7 +105,7 @@ export function readGrayPicture(file: string, options: ReadPictureOptions = {}):
       .extractChannel(0)
       .raw()
       .toBuffer({ resolveWithObject: true });
-    return { width: info.width, height: info.height, data: new Uint8Array(data) };
+    return { width: info.width, height: info.height, data: bytesOf(data) };
   });
 }
 
@@ -73,7 +115,7 @@ export function readAlphaChannel(file: string): Promise<GrayPicture | null> {
     const { hasAlpha } = await image.metadata();
     if (!hasAlpha) return null;
     const { data, info } = await image.extractChannel('alpha').raw().toBuffer({ resolveWithObject: true });
-    return { width: info.width, height: info.height, data: new Uint8Array(data) };
+    return { width: info.width, height: info.height, data: bytesOf(data) };
   });
 }
 

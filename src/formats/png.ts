@@ -2,22 +2,36 @@
  * PNG files with text in them: 8-bit RGB out, texts in and out. Text that Latin-1 holds goes into `tEXt`, other text
  * into `iTXt`, as PIL does and web UIs read it. Source: W3C PNG specification (third edition), chunks IHDR, IDAT, tEXt, iTXt.
  */
-import { readFile } from 'node:fs/promises';
 import { crc32, deflateSync, inflateSync } from 'node:zlib';
-import { FormatError } from '../errors.ts';
+import { FormatError, ShapeError, UsageError } from '../errors.ts';
+import { ByteReader, locateFile } from './byte-reader.ts';
 import type { Picture } from './picture.ts';
 
 const SIGNATURE = Buffer.from([0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a]);
 /** A keyword is 1 to 79 Latin-1 characters. */
 const KEYWORD = /^[\x20-\x7e\xa1-\xff]{1,79}$/;
-/** Text longer than this is not read. */
-const MAX_TEXT_BYTES = 16 << 20;
+/** All texts of a picture together, unpacked: 1 MiB and 64 times the file's size, but never more than 16 MiB. */
+const MAX_TEXT_BYTES = 1 << 24;
+const FREE_TEXT_BYTES = 1 << 20;
+const TEXT_PER_BYTE = 64;
+/** Of a picture of 1 GiB in the smallest chunks that programs write. */
+const MAX_CHUNKS = 1 << 17;
+/** How much of a chunk of pixels is in memory while its checksum is computed. */
+const PIECE_BYTES = 1 << 22;
 
-/** Encode a picture. @param texts by keyword, e.g. `parameters` */
+/**
+ * Encode a picture.
+ * @param texts by keyword, e.g. `parameters`. What PNG cannot hold (NUL, half a character) is written as U+FFFD.
+ * @throws {UsageError} for more text than is read again
+ * @throws {ShapeError} if the pixels are not width × height × 3
+ */
 export function encodePng(
   { width, height, data }: Picture,
   texts: Readonly<Record<string, string>> = {},
 ): Uint8Array {
+  if (!(width >= 1 && height >= 1 && data.length === width * height * 3)) {
+    throw new ShapeError(`PNG: expected [${height}, ${width}, 3] bytes, got ${data.length}`);
+  }
   const header = Buffer.alloc(13);
   header.writeUInt32BE(width, 0);
   header.writeUInt32BE(height, 4);
@@ -25,7 +39,7 @@ export function encodePng(
   return Buffer.concat([
     SIGNATURE,
     chunk('IHDR', header),
-    ...Object.entries(texts).map(([keyword, text]) => textChunk(keyword, text)),
+    ...textChunks(texts),
     chunk('IDAT', deflateSync(filtered(data, width * 3, height), { level: 9 })),
     chunk('IEND', Buffer.alloc(0)),
   ]);
@@ -40,12 +54,28 @@ function chunk(type: string, content: Uint8Array): Buffer {
   return framed;
 }
 
-function textChunk(keyword: string, text: string): Buffer {
-  if (!KEYWORD.test(keyword)) throw new Error(`internal: PNG keyword ${JSON.stringify(keyword)}`);
-  const latin = [...text].every((char) => char.codePointAt(0)! < 256 && char !== '\0');
-  if (latin) return chunk('tEXt', Buffer.from(`${keyword}\0${text}`, 'latin1'));
+function textChunks(texts: Readonly<Record<string, string>>): Buffer[] {
+  const limit = new TextLimit('PNG', MAX_TEXT_BYTES, (message) => new UsageError(message));
+  return Object.entries(texts).map(([keyword, text]) => {
+    if (!KEYWORD.test(keyword)) throw new Error(`internal: PNG keyword ${JSON.stringify(keyword)}`);
+    const { type, content, text: held } = textContent(keyword, text);
+    const [readKeyword, readText] = decodeText('PNG', type, content, limit);
+    if (readKeyword !== keyword || readText !== held) {
+      throw new Error(`internal: PNG text "${keyword}" does not read as it was written`);
+    }
+    return chunk(type, content);
+  });
+}
+
+/** Content of a text chunk, and the text that it holds. */
+function textContent(keyword: string, text: string): { type: string; content: Buffer; text: string } {
+  const held = text.replace(/\0|\p{Surrogate}/gu, '\ufffd');
+  const latin = Buffer.from(`${keyword}\0${held}`, 'latin1');
+  if (latin.toString('latin1', keyword.length + 1) === held) {
+    return { type: 'tEXt', content: latin, text: held };
+  }
   const head = Buffer.from(`${keyword}\0\0\0\0\0`, 'latin1');
-  return chunk('iTXt', Buffer.concat([head, Buffer.from(text, 'utf8')]));
+  return { type: 'iTXt', content: Buffer.concat([head, Buffer.from(held, 'utf8')]), text: held };
 }
 
 /** Rows with the filter that leaves the smallest sum of magnitudes, the usual heuristic. */
@@ -92,53 +122,105 @@ function predicted(filter: number, left: number, up: number, corner: number): nu
   }
 }
 
-/**
- * The texts of a PNG file by keyword (`tEXt`, `zTXt` and `iTXt`); pixels are not looked at.
- * @throws {FormatError} if it is no PNG, is cut off, or a chunk's checksum is wrong
- */
-export async function readPngTexts(file: string): Promise<Map<string, string>> {
-  let bytes: Buffer;
-  try {
-    bytes = await readFile(file);
-  } catch (cause) {
-    throw new FormatError(file, 'cannot be read', { cause });
+/** Counts the texts of one picture. */
+class TextLimit {
+  readonly #file: string;
+  readonly #allowed: number;
+  readonly #error: (message: string) => Error;
+  #used = 0;
+
+  constructor(file: string, allowed: number, error: (message: string) => Error) {
+    this.#file = file;
+    this.#allowed = allowed;
+    this.#error = error;
   }
-  if (!bytes.subarray(0, 8).equals(SIGNATURE)) throw new FormatError(file, 'expected a PNG picture');
-  const texts = new Map<string, string>();
-  for (let at = 8; ; ) {
-    if (at + 12 > bytes.length) throw new FormatError(file, 'PNG ends before its end chunk; cut off?');
-    const length = bytes.readUInt32BE(at);
-    if (at + 12 + length > bytes.length) throw new FormatError(file, 'PNG chunk runs past the end; cut off?');
-    const body = bytes.subarray(at + 4, at + 8 + length);
-    if (crc32(body) !== bytes.readUInt32BE(at + 8 + length)) {
-      throw new FormatError(file, 'PNG chunk has a wrong checksum; damaged?');
-    }
-    const type = body.toString('latin1', 0, 4);
-    if (type === 'IEND') return texts;
-    if (type === 'tEXt' || type === 'zTXt' || type === 'iTXt') {
-      const [keyword, text] = decodeText(file, type, body.subarray(4));
-      texts.set(keyword, text);
-    }
-    at += 12 + length;
+
+  /** What the next text may take. */
+  get left(): number {
+    return this.#allowed - this.#used;
+  }
+
+  use(bytes: number): void {
+    if (bytes > this.left) throw this.exceeded(`${this.#used + bytes}`);
+    this.#used += bytes;
+  }
+
+  exceeded(got: string): Error {
+    return this.#error(
+      `${this.#file}: expected texts of at most ${this.#allowed} bytes together, got ${got}`,
+    );
   }
 }
 
-function decodeText(file: string, type: string, content: Buffer): [string, string] {
+/**
+ * The texts of a PNG file by keyword (`tEXt`, `zTXt` and `iTXt`); pixels are not looked at.
+ * @throws {FormatError} if it is no PNG, is cut off, a chunk's checksum is wrong, or its texts unpack to too much
+ */
+export async function readPngTexts(file: string): Promise<Map<string, string>> {
+  const { sizeBytes } = locateFile(file);
+  const reader = ByteReader.ofFile(file, 'PNG', 0, sizeBytes);
+  if (sizeBytes < 8 || !SIGNATURE.equals(reader.bytes(8))) {
+    throw new FormatError(file, 'expected a PNG picture, got something else');
+  }
+  const allowed = Math.min(MAX_TEXT_BYTES, FREE_TEXT_BYTES + TEXT_PER_BYTE * sizeBytes);
+  const limit = new TextLimit(
+    `${sizeBytes} bytes of PNG`,
+    allowed,
+    (message) => new FormatError(file, message),
+  );
+  const texts = new Map<string, string>();
+  for (let chunks = 0; chunks < MAX_CHUNKS; chunks++) {
+    if (reader.remaining < 12) throw new FormatError(file, 'PNG ends before its end chunk; cut off?');
+    const length = Buffer.from(reader.bytes(4)).readUInt32BE();
+    if (reader.remaining < length + 8) {
+      throw new FormatError(file, 'PNG chunk runs past the end; cut off?');
+    }
+    const typeBytes = reader.bytes(4);
+    const type = Buffer.from(typeBytes).toString('latin1');
+    const isText = type === 'tEXt' || type === 'zTXt' || type === 'iTXt';
+    if (isText && length > limit.left) throw limit.exceeded(`a packed one of ${length}`);
+    let crc = crc32(typeBytes);
+    let content = new Uint8Array(0);
+    for (let done = 0; done < length; done += content.length) {
+      content = new Uint8Array(reader.bytes(isText ? length : Math.min(PIECE_BYTES, length - done)));
+      crc = crc32(content, crc);
+    }
+    if (crc !== Buffer.from(reader.bytes(4)).readUInt32BE()) {
+      throw new FormatError(file, 'PNG chunk has a wrong checksum; damaged?');
+    }
+    if (type === 'IEND') return texts;
+    if (isText) {
+      const [keyword, text] = decodeText(file, type, Buffer.from(content), limit);
+      texts.set(keyword, text);
+    }
+  }
+  throw new FormatError(file, `expected at most ${MAX_CHUNKS} PNG chunks, got more`);
+}
+
+function decodeText(file: string, type: string, content: Buffer, limit: TextLimit): [string, string] {
   const end = content.indexOf(0);
   if (end < 1) throw new FormatError(file, `PNG ${type} chunk has no keyword`);
   const keyword = content.toString('latin1', 0, end);
-  const inflate = (packed: Uint8Array): Buffer => {
+  const unpacked = (packed: Uint8Array): Buffer => {
     try {
-      return inflateSync(packed, { maxOutputLength: MAX_TEXT_BYTES });
+      // zlib takes no limit of zero; the sum is checked below.
+      return inflateSync(packed, { maxOutputLength: limit.left + 1 });
     } catch (cause) {
+      if (cause instanceof RangeError) throw limit.exceeded('more when unpacking');
       throw new FormatError(file, `PNG text "${keyword}" cannot be unpacked`, { cause });
     }
   };
-  if (type === 'tEXt') return [keyword, content.toString('latin1', end + 1)];
-  if (type === 'zTXt') return [keyword, inflate(content.subarray(end + 2)).toString('latin1')];
-  const language = content.indexOf(0, end + 3);
-  const translated = language < 0 ? -1 : content.indexOf(0, language + 1);
-  if (translated < 0) throw new FormatError(file, `PNG text "${keyword}" is cut off`);
-  const text = content.subarray(translated + 1);
-  return [keyword, (content[end + 1] === 1 ? inflate(text) : text).toString('utf8')];
+  const [bytes, encoding] = textBytes();
+  limit.use(bytes.length);
+  return [keyword, bytes.toString(encoding)];
+
+  function textBytes(): [Buffer, 'latin1' | 'utf8'] {
+    if (type === 'tEXt') return [content.subarray(end + 1), 'latin1'];
+    if (type === 'zTXt') return [unpacked(content.subarray(end + 2)), 'latin1'];
+    const language = content.indexOf(0, end + 3);
+    const translated = language < 0 ? -1 : content.indexOf(0, language + 1);
+    if (translated < 0) throw new FormatError(file, `PNG text "${keyword}" is cut off`);
+    const text = content.subarray(translated + 1);
+    return [content[end + 1] === 1 ? unpacked(text) : text, 'utf8'];
+  }
 }

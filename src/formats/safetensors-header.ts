@@ -11,7 +11,7 @@ import { elementCount, MAX_NAME_CHARACTERS, MAX_RANK } from './raw-tensor.ts';
 export const MAX_HEADER_BYTES = 100_000_000;
 
 /** Most tensors of a file, or of an index. The largest language models have some 100,000. */
-export const MAX_TENSORS = 1 << 18;
+export const MAX_TENSORS = 1 << 17;
 
 /** Most keys of metadata. Trainers write some 80. */
 const MAX_METADATA_KEYS = 1 << 16;
