@@ -4,7 +4,7 @@ import type { Io } from './terminal/io.ts';
 
 export interface CommandContext {
   readonly io: Io;
-  /** Aborted by Ctrl-C. */
+  /** Aborted by Ctrl-C and the like: the command ends at its next step, with what it keeps. */
   readonly signal: AbortSignal;
 }
 
@@ -16,6 +16,10 @@ export interface Command<T extends Readonly<Record<string, Options>> = Readonly<
   readonly positionals?: Readonly<Record<string, Options & { type?: 'string' | 'number' }>>;
   /** Command lines that run as they are in a checkout, with what they do. */
   readonly examples: readonly (readonly [commandLine: string, what: string])[];
+  /** Whether it only prints: a reader that closes the pipe then has all there is. Default: it writes files. */
+  readonly prints?: boolean;
+  /** What an interrupted run leaves, and how to go on. Default: finished files, and nothing half-written. */
+  readonly keeps?: string;
   /** Text under the options. */
   readonly epilogue?: string;
   run(args: Readonly<Record<string, unknown>>, context: CommandContext): Promise<void>;

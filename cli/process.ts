@@ -1,25 +1,109 @@
-/** The process around a command: its streams, its exit code, and what Ctrl-C does. */
+/** The process around a command: its streams, its exit code, and what ends it early. */
+import { constants } from 'node:os';
 import { removeUnfinishedFiles } from '../src/io/temporary-names.ts';
+import { visible } from '../src/visible.ts';
 import { run } from './run.ts';
-import { processIo } from './terminal/io.ts';
+import { guarded, type Io, processIo } from './terminal/io.ts';
+
+const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
 
 /** Run the process's own command line and exit with its code. */
 export async function start(program: 'edlora' | 'fuse'): Promise<void> {
   const argv = process.argv.slice(2);
-  const controller = new AbortController();
-  // A network run cannot be stopped half-way, so the process ends here; finished files stay, others go.
-  for (const [signal, code] of [
-    ['SIGINT', 130],
-    ['SIGTERM', 143],
-  ] as const) {
-    process.once(signal, () => {
-      controller.abort(new Error('interrupted'));
-      removeUnfinishedFiles();
-      process.stderr.write('\nerror: interrupted; no half-written file was left\n');
-      process.exit(code);
+  const own = processIo(argv);
+  const io = guarded(own);
+  const interrupt = new Interrupt(io);
+  const delivery = new Delivery();
+  for (const event of ['uncaughtException', 'unhandledRejection'] as const) {
+    process.on(event, (error: unknown) => {
+      const message = error instanceof Error ? error.message : String(error);
+      io.err(`error: ${visible(message)} (a defect in edlora)\n`);
+      if (argv.includes('--verbose') && error instanceof Error) io.err(`${error.stack}\n`);
+      interrupt.endAtOnce(1);
     });
   }
-  // A reader that closes the pipe early (head, less) has seen enough.
-  process.stdout.on('error', (error: NodeJS.ErrnoException) => process.exit(error.code === 'EPIPE' ? 0 : 1));
-  process.exitCode = await run(argv, processIo(argv), { program, signal: controller.signal });
+  const code = await run(argv, own, {
+    program,
+    signal: interrupt.signal,
+    onCommand: (writes) => delivery.expect(writes),
+  });
+  process.exitCode = (await delivery.settled(io)) && code === 0 ? 1 : code;
+}
+
+/**
+ * The first signal asks the job to end in order: at its next step, with what it has kept. The second one ends the process at
+ * once.
+ */
+class Interrupt {
+  readonly #controller = new AbortController();
+  readonly #io: Io;
+
+  constructor(io: Io) {
+    this.#io = io;
+    for (const name of SIGNALS) {
+      process.on(name, () => {
+        const code = 128 + constants.signals[name];
+        if (this.signal.aborted) {
+          this.endAtOnce(code);
+          return;
+        }
+        // The terminal itself is gone after a hang-up; nobody can press again.
+        const again = name === 'SIGINT' ? '; once more ends at once' : '';
+        io.err(`${io.interactive ? '\n' : ''}stopping at the next step${again}\n`);
+        this.#controller.abort(Object.assign(new Error(`got ${name}`), { exitCode: code }));
+      });
+    }
+  }
+
+  get signal(): AbortSignal {
+    return this.#controller.signal;
+  }
+
+  /** Half-written files go; those that cannot be removed are named. */
+  endAtOnce(code: number): never {
+    const left = removeUnfinishedFiles();
+    const what =
+      left.length === 0
+        ? 'no half-written file was left'
+        : `these could not be removed: ${left.map(visible).join(', ')}`;
+    this.#io.err(`ended at once; ${what}\n`);
+    process.exit(code);
+  }
+}
+
+/**
+ * Whether results reach their reader. A job that writes files goes on when nobody reads what it prints; but a result that
+ * could not be delivered is an error.
+ */
+class Delivery {
+  #failure: NodeJS.ErrnoException | null = null;
+  /** Until a command says otherwise, what is printed is all there is. */
+  #writesFiles = false;
+
+  constructor() {
+    process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+      this.#failure ??= error;
+      // A reader that closes the pipe early (head, less) has seen enough.
+      if (error.code === 'EPIPE' && !this.#writesFiles) process.exit(0);
+    });
+    // Progress and messages that nobody can see are no reason to stop.
+    process.stderr.on('error', () => undefined);
+  }
+
+  expect(writesFiles: boolean): void {
+    this.#writesFiles = writesFiles;
+  }
+
+  /** Wait until everything printed has left. @returns whether a part of it could not be delivered */
+  async settled(io: Io): Promise<boolean> {
+    await new Promise<void>((resolve) => process.stdout.write('', () => resolve()));
+    // Errors of the last write are reported after its callback.
+    await new Promise((resolve) => setImmediate(resolve));
+    if (this.#failure === null) return false;
+    const { code, message } = this.#failure;
+    const why = code === 'EPIPE' ? 'its reader closed it' : code === 'ENOSPC' ? 'the disk is full' : message;
+    const files = this.#writesFiles ? '; the files are written' : '';
+    io.err(`error: standard output: the result could not be delivered: ${why}${files}\n`);
+    return true;
+  }
 }

@@ -2,18 +2,20 @@
 import yargs, { type Argv, type Options } from 'yargs';
 import { nearestName } from '../src/concepts/nearest-name.ts';
 import { EdloraError, FormatError, MismatchError, UsageError } from '../src/errors.ts';
+import { systemErrorInWords } from '../src/io/on-disk.ts';
 import { toolVersion } from '../src/package-root.ts';
-import type { Command } from './command.ts';
+import { visible } from '../src/visible.ts';
+import type { Command, CommandContext } from './command.ts';
 import { loadAllCommands, loadCommand } from './commands/index.ts';
 import { globalOptions } from './options.ts';
-import { type Io, paint } from './terminal/io.ts';
+import { guarded, type Io, paint } from './terminal/io.ts';
 import { wrapText } from './terminal/table.ts';
 
-/** 0 done, 1 failed, 2 usage, 3 bad or unsafe input file, 130 interrupted. */
-export type ExitCode = 0 | 1 | 2 | 3 | 130;
+/** 0 done, 1 failed, 2 usage, 3 bad or unsafe input file; 130, 143, 129 ended by Ctrl-C, SIGTERM, SIGHUP. */
+export type ExitCode = 0 | 1 | 2 | 3 | 129 | 130 | 143;
 
 export function exitCodeOf(error: unknown, signal: AbortSignal): ExitCode {
-  if (signal.aborted) return 130;
+  if (signal.aborted) return (signal.reason as { exitCode?: ExitCode } | undefined)?.exitCode ?? 130;
   if (error instanceof UsageError) return 2;
   if (error instanceof FormatError || error instanceof MismatchError) return 3;
   return 1;
@@ -22,8 +24,10 @@ export function exitCodeOf(error: unknown, signal: AbortSignal): ExitCode {
 export interface RunOptions {
   /** What the user typed: `fuse` is short for `edlora fuse`. Default `edlora`. */
   readonly program?: string;
-  /** Aborted by Ctrl-C. Default: never. */
+  /** Aborted by Ctrl-C; its reason may carry an `exitCode`. Default: never. */
   readonly signal?: AbortSignal;
+  /** Called when a command starts. @param writes whether it writes files, or only prints */
+  readonly onCommand?: (writes: boolean) => void;
 }
 
 /**
@@ -32,13 +36,16 @@ export interface RunOptions {
  */
 export async function run(
   argv: readonly string[],
-  io: Io,
-  { program = 'edlora', signal = new AbortController().signal }: RunOptions = {},
+  given: Io,
+  { program = 'edlora', signal = new AbortController().signal, onCommand }: RunOptions = {},
 ): Promise<ExitCode> {
+  const io = guarded(given);
+  let keeps: string | undefined;
   try {
     const line = program === 'edlora' ? argv : [program, ...argv];
     const commands = await commandsFor(line);
-    const parser = createParser(commands, io, signal);
+    keeps = commands.length === 1 ? commands[0]!.keeps : undefined;
+    const parser = createParser(commands, { io, signal }, onCommand);
     if (line.length === 0) {
       io.out(`${await parser.getHelp()}\n`);
       return 2;
@@ -52,15 +59,19 @@ export async function run(
     return 0;
   } catch (error) {
     const verbose = argv.includes('--verbose');
-    io.err(`${paint(io, 'red', 'error:')} ${messageOf(error, signal, verbose)}\n`);
+    io.err(`${paint(io, 'red', 'error:')} ${visible(messageOf(error, signal, verbose, keeps))}\n`);
     if (verbose) io.err(`${stackOf(error)}\n`);
     return exitCodeOf(error, signal);
   }
 }
 
 /** What went wrong, in one line. */
-function messageOf(error: unknown, signal: AbortSignal, verbose: boolean): string {
-  if (signal.aborted) return 'interrupted';
+function messageOf(error: unknown, signal: AbortSignal, verbose: boolean, keeps?: string): string {
+  if (signal.aborted && !(error instanceof EdloraError)) {
+    return `interrupted; ${keeps ?? 'what was finished is kept, and no half-written file was left'}`;
+  }
+  const system = systemErrorInWords(error);
+  if (system !== null) return system;
   const lines = (error instanceof Error ? error.message : String(error)).trim().split(/\s*\n\s*/);
   const message = lines.join(', ').replaceAll(':, ', ': ');
   return error instanceof EdloraError || verbose
@@ -68,10 +79,13 @@ function messageOf(error: unknown, signal: AbortSignal, verbose: boolean): strin
     : `${message} (a defect in edlora; --verbose shows where)`;
 }
 
-/** Where an error came from, and the errors behind it. */
+/** Where an error came from, and the errors behind it. Its message may come from a file, its frames do not. */
 function stackOf(error: unknown): string {
   const stacks: string[] = [];
-  for (let at = error; at instanceof Error; at = at.cause) stacks.push(at.stack ?? at.message);
+  for (let at = error; at instanceof Error; at = at.cause) {
+    const frames = (at.stack ?? '').split('\n').filter((line) => /^ {4}at /.test(line));
+    stacks.push([`${at.name}: ${visible(at.message)}`, ...frames].join('\n'));
+  }
   return stacks.join('\ncaused by: ');
 }
 
@@ -82,7 +96,11 @@ async function commandsFor([first = '', ...rest]: readonly string[]): Promise<re
   return named === null ? loadAllCommands() : [named];
 }
 
-function createParser(commands: readonly Command[], io: Io, signal: AbortSignal): Argv {
+function createParser(
+  commands: readonly Command[],
+  context: CommandContext,
+  onCommand: RunOptions['onCommand'],
+): Argv {
   let parser: Argv = yargs()
     .scriptName('edlora')
     .usage('$0 <command>\n\nFuse personal Stable Diffusion concepts into one model, without Python.')
@@ -91,18 +109,23 @@ function createParser(commands: readonly Command[], io: Io, signal: AbortSignal)
     .strict()
     .demandCommand(1, 'expected a command')
     .recommendCommands()
-    .wrap(Math.min(io.columns, 100))
+    .wrap(Math.min(context.io.columns, 100))
     .exitProcess(false)
     .showHelpOnFail(false)
     // yargs goes on to run the command unless this throws.
     .fail((message: string | undefined, error: Error | undefined) => {
       throw error ?? new UsageError(withHint(message ?? 'wrong usage', commands));
     });
-  for (const command of commands) parser = register(parser, command, io, signal);
+  for (const command of commands) parser = register(parser, command, context, onCommand);
   return parser;
 }
 
-function register(parser: Argv, command: Command, io: Io, signal: AbortSignal): Argv {
+function register(
+  parser: Argv,
+  command: Command,
+  context: CommandContext,
+  onCommand: RunOptions['onCommand'],
+): Argv {
   return parser.command(
     command.usage,
     command.description,
@@ -113,7 +136,11 @@ function register(parser: Argv, command: Command, io: Io, signal: AbortSignal): 
       }
       return built.epilogue(epilogueMark(command));
     },
-    (args) => command.run(args, { io, signal }),
+    (args) => {
+      const onlyPrints = command.prints === true || args['dry-run'] === true || args['print-schema'] === true;
+      onCommand?.(!onlyPrints);
+      return command.run(args, context);
+    },
   );
 }
 

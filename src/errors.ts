@@ -86,6 +86,17 @@ export class NumericalError extends EdloraError {
   }
 }
 
+/** A job ended early because its signal said so. `kept`: what there is of it, and how to go on. */
+export class InterruptedError extends EdloraError {
+  override name = 'InterruptedError';
+  readonly kept: string;
+
+  constructor(kept: string, options: { cause?: unknown } = {}) {
+    super(`interrupted; ${kept}`, options.cause === undefined ? undefined : { cause: options.cause });
+    this.kept = kept;
+  }
+}
+
 /** The caller asked for something impossible: bad option, unknown name, missing argument. Exit code 2. */
 export class UsageError extends EdloraError {
   override name = 'UsageError';

@@ -14,6 +14,7 @@ import {
 } from '../../src/fusion/statistics/statistics-store.ts';
 import { DEFAULTS, defaultBase, loadConcept, openCheckpoint, UsageError } from '../../src/index.ts';
 import { checkFileTarget } from '../../src/io/targets.ts';
+import { visible } from '../../src/visible.ts';
 import type { Command, CommandContext } from '../command.ts';
 import { collectOptions, readCollectOptions } from '../fusion/options.ts';
 import { baseOptions, number, outputOptions, text, texts } from '../options.ts';
@@ -76,6 +77,7 @@ export const collectCommand: Command = {
   ],
   epilogue:
     'A collection that is cut short goes on where it stood. fuse takes the file beside a concept if base, weights and options are the same.',
+  keeps: 'what was collected so far is kept: the same line goes on from there',
   run: runCollect,
 };
 
@@ -146,7 +148,7 @@ async function runCollect(args: Args, { io, signal }: CommandContext): Promise<v
   if (args.json === true) io.out(`${JSON.stringify(written, null, 2)}\n`);
   else {
     for (const { concept, file, sizeBytes, elapsedMs } of written) {
-      io.out(`${concept}: ${nearPath(file)}, ${bytes(sizeBytes)}, in ${duration(elapsedMs)}\n`);
+      io.out(`${visible(concept)}: ${nearPath(file)}, ${bytes(sizeBytes)}, in ${duration(elapsedMs)}\n`);
     }
   }
 }

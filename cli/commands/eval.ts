@@ -18,6 +18,7 @@ import { ReportFolder } from '../../src/evaluation/report-folder.ts';
 import type { MixedPrompt } from '../../src/evaluation/style-mix.ts';
 import { openClipModel } from '../../src/models/clip/clip-model.ts';
 import { REQUEST_DEFAULTS } from '../../src/sampling/request.ts';
+import { visible } from '../../src/visible.ts';
 import type { Command, CommandContext } from '../command.ts';
 import { baseOptions, number, numbers, outputOptions, text, texts } from '../options.ts';
 import type { Io } from '../terminal/io.ts';
@@ -97,7 +98,9 @@ export const evalCommand: Command = {
       'What would be drawn: the concept, and two sums with another',
     ],
   ],
-  epilogue: 'Exit codes: 0 done, 1 failed, 2 wrong usage, 3 bad input file, 130 interrupted.',
+  epilogue:
+    'Exit codes: 0 done, 1 failed, 2 wrong usage, 3 bad input file, 130 interrupted (143 by SIGTERM, 129 by a hang-up).',
+  keeps: 'pictures drawn so far are kept in --out',
   run: (args, context) => (args.compare === undefined ? runEval(args, context) : runCompare(args, context)),
 };
 
@@ -233,7 +236,7 @@ function planText(models: EvaluationModels, prompts: readonly string[], samples:
     ],
     io.columns,
   );
-  return `${concept}: ${pictures} pictures, ${samples} by each model, of ${prompts.length} prompts\n\n${body}`;
+  return `${visible(concept)}: ${pictures} pictures, ${samples} by each model, of ${prompts.length} prompts\n\n${body}`;
 }
 
 const three = (value: number): string => value.toFixed(3);

@@ -2,6 +2,7 @@
 import path from 'node:path';
 import type { Options } from 'yargs';
 import { type Inspection, inspect } from '../../src/index.ts';
+import { visible } from '../../src/visible.ts';
 import type { Command, CommandContext } from '../command.ts';
 import { type AdapterInspection, adapterText, inspectAdapter } from '../merging/inspection.ts';
 import { texts } from '../options.ts';
@@ -20,6 +21,7 @@ const options = {
 
 export const inspectCommand: Command = {
   usage: 'inspect <files..>',
+  prints: true,
   description: 'Say what weight files and model folders hold',
   options,
   positionals: {
@@ -99,7 +101,9 @@ function describe(io: Io, inspection: Inspection): string {
     const text = note.replace(`${inspection.path}: `, '').replace(/\s+/g, ' ');
     lines.push(['note', clip(text, NOTE_WIDTH)]);
   }
-  const body = lines.map(([label, value]) => `  ${clip(label, LABEL_WIDTH).padEnd(LABEL_WIDTH)} ${value}\n`);
+  const body = lines.map(
+    ([label, value]) => `  ${clip(visible(label), LABEL_WIDTH).padEnd(LABEL_WIDTH)} ${visible(value)}\n`,
+  );
   return `${paint(io, 'bold', nearPath(inspection.path))}\n${body.join('')}`;
 }
 

@@ -4,6 +4,7 @@ import { foreignMergeNames } from '../../src/merging/foreign-merges.ts';
 import { loadMergeInputs } from '../../src/merging/jobs.ts';
 import { type LintReport, lintMerge } from '../../src/merging/lint.ts';
 import { baseWeightsOf, openModelFiles } from '../../src/merging/model-files.ts';
+import { visible } from '../../src/visible.ts';
 import type { Command, CommandContext } from '../command.ts';
 import {
   type Args,
@@ -30,6 +31,7 @@ const concept = (name: string): string => `fixtures/tiny-world/concepts/edlora_$
 
 export const lintCommand: Command = {
   usage: 'lint <files..>',
+  prints: true,
   description: 'Say how far other tools’ merges of these files are from the true sum',
   options,
   positionals: { files: { type: 'string', describe: 'LoRA files, or PEFT folders' } },
@@ -72,7 +74,7 @@ async function runLint(args: Args, { io }: CommandContext): Promise<void> {
   );
   io.out('error: ‖theirs − true sum‖ / ‖true sum‖; gain: how much of the true sum they have, 1 is right\n');
   for (const { tool: name, refusal } of reports)
-    if (refusal !== null) io.out(`${name} refuses: ${refusal}\n`);
+    if (refusal !== null) io.out(`${visible(name)} refuses: ${visible(refusal)}\n`);
 }
 
 function why({ defect, refusal, relativeError }: LintReport): string {

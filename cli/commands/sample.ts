@@ -8,9 +8,10 @@ import { REQUEST_DEFAULTS } from '../../src/sampling/request.ts';
 import { SAMPLER_NAMES } from '../../src/sampling/samplers/create.ts';
 import { DEFAULT_DENOISE, type NormalScene, normalScene } from '../../src/sampling/scene.ts';
 import { checkScene, readSceneFile } from '../../src/sampling/scene-file.ts';
+import { visible } from '../../src/visible.ts';
 import type { Command, CommandContext } from '../command.ts';
 import { baseOptions, number, outputOptions, pairs, text, texts } from '../options.ts';
-import { type Io, paint } from '../terminal/io.ts';
+import { type Io, sayNote } from '../terminal/io.ts';
 import { ProgressLine } from '../terminal/progress.ts';
 import { duration, nearPath, table } from '../terminal/table.ts';
 
@@ -117,7 +118,8 @@ export const sampleCommand: Command = {
     ],
     ['edlora sample --from out/0000.png --seed 7', 'The same scene with another seed'],
   ],
-  epilogue: 'Exit codes: 0 done, 1 failed, 2 wrong usage, 3 bad input file, 130 interrupted.',
+  epilogue:
+    'Exit codes: 0 done, 1 failed, 2 wrong usage, 3 bad input file, 130 interrupted (143 by SIGTERM, 129 by a hang-up).',
   run: runSample,
 };
 
@@ -125,7 +127,7 @@ async function runSample(args: Args, { io, signal }: CommandContext): Promise<vo
   const previewEvery = args.preview === undefined ? 0 : number('--preview', text(args, 'preview')!);
   const planned = await planScene(await readScene(args));
   if (args.quiet !== true) {
-    for (const note of planned.notes) io.err(`${paint(io, 'yellow', 'note:')} ${note}\n`);
+    for (const note of planned.notes) sayNote(io, note);
   }
   if (args['dry-run'] === true) {
     io.out(args.json === true ? json({ scene: planned.scene, notes: planned.notes }) : planText(planned));
@@ -260,15 +262,15 @@ function planText({ scene, model, request }: PlannedScene): string {
   return [
     `Would draw ${scene.count} of ${width} × ${height} on ${nearPath(model.base.path)}; nothing is written.`,
     '',
-    `prompt    ${prompt || '(empty)'}`,
-    ...(negative ? [`negative  ${negative}`] : []),
+    `prompt    ${visible(prompt || '(empty)')}`,
+    ...(negative ? [`negative  ${visible(negative)}`] : []),
     ...scene.regions.map(({ prompt: own, negative: not, box, polygon, mask }, i) => {
       const where = box
         ? `box ${box.join(', ')}`
         : polygon
           ? `polygon of ${polygon.length}`
           : nearPath(mask!);
-      return `region ${i + 1}  ${own} @ ${where}${not ? ` : ${not}` : ''}`;
+      return `region ${i + 1}  ${visible(own)} @ ${where}${not ? ` : ${visible(not)}` : ''}`;
     }),
     `${n} steps of ${name}, guidance ${guidance}, seed ${scene.seed}${request.isolate ? `, isolated ${request.isolate}` : ''}`,
     '',

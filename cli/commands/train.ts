@@ -22,9 +22,10 @@ import {
   trainingSettings,
 } from '../../src/training/train.ts';
 import { readTrainingFile } from '../../src/training/training-file.ts';
+import { visible } from '../../src/visible.ts';
 import type { Command, CommandContext } from '../command.ts';
 import { baseOptions, outputOptions, text } from '../options.ts';
-import { type Io, paint } from '../terminal/io.ts';
+import { type Io, paint, sayNote } from '../terminal/io.ts';
 import { ProgressLine } from '../terminal/progress.ts';
 import { nearPath } from '../terminal/table.ts';
 import { settingOptions, settingsFrom } from '../training/setting-options.ts';
@@ -86,7 +87,7 @@ export const trainCommand: Command = {
     'Methods:',
     ...METHOD_NAMES.map((name) => `  ${name.padEnd(18)} ${METHODS[name].source}`),
     '',
-    'Exit codes: 0 done, 1 failed, 2 wrong usage, 3 bad input file, 130 interrupted.',
+    'Exit codes: 0 done, 1 failed, 2 wrong usage, 3 bad input file, 130 interrupted (143 by SIGTERM, 129 by a hang-up).',
   ].join('\n'),
   run: runTrain,
 };
@@ -119,7 +120,7 @@ async function runTrain(args: Args, { io, signal }: CommandContext): Promise<voi
   });
   const quiet = args.quiet === true || args.json === true;
   for (const note of args.quiet === true ? [] : (file?.notes ?? [])) {
-    io.err(`${paint(io, 'yellow', 'note:')} ${note}\n`);
+    sayNote(io, note);
   }
   const base = await openCheckpoint(basePath, baseConfig === undefined ? {} : { configFolder: baseConfig });
   await makeFolder(path.dirname(path.resolve(out)));
@@ -182,7 +183,7 @@ function resultText(
   const tail = log.slice(-Math.min(50, log.length));
   const mean = tail.reduce((sum, { loss }) => sum + loss, 0) / Math.max(1, tail.length);
   const what = [
-    tokens.length > 0 ? `${tokens.map(({ word }) => word).join(' ')}` : null,
+    tokens.length > 0 ? tokens.map(({ word }) => visible(word)).join(' ') : null,
     layers.length > 0 ? `${layers.length} layers` : null,
   ].filter((part) => part !== null);
   return [

@@ -3,6 +3,7 @@ import type { Options } from 'yargs';
 import { EdloraError } from '../../src/errors.ts';
 import { cacheFolder } from '../../src/fusion/statistics/statistics-store.ts';
 import { type VerifyReport, verifyFile } from '../../src/merging/verify.ts';
+import { visible } from '../../src/visible.ts';
 import type { Command, CommandContext } from '../command.ts';
 import { type Args, option } from '../merging/options.ts';
 import { printJson } from '../merging/result.ts';
@@ -22,6 +23,7 @@ const options = {
 
 export const verifyCommand: Command = {
   usage: 'verify <files..>',
+  prints: true,
   description: 'Check a result against its recipe: own hash, hashes of inputs, on demand the job itself',
   options,
   positionals: { files: { type: 'string', describe: 'Files or folders that edlora wrote' } },
@@ -58,7 +60,7 @@ function say(io: Io, { file, kind, content, inputs, rebuilt, ok }: VerifyReport)
         ? 'tensors as stated'
         : 'tensors differ from the stated hash';
   const again = rebuilt === null ? '' : rebuilt ? ', made again alike' : ', made again DIFFERENTLY';
-  io.out(`${nearPath(file)}: ${kind ?? 'no recipe'}, ${hash}${again}: ${ok ? 'right' : 'WRONG'}\n`);
+  io.out(`${nearPath(file)}: ${visible(kind ?? 'no recipe')}, ${hash}${again}: ${ok ? 'right' : 'WRONG'}\n`);
   if (inputs.length === 0) return;
   io.out(
     table(

@@ -4,6 +4,7 @@ import { LARGE_CHANGE, LITTLE_KEPT } from '../../src/fusion/report/verdict.ts';
 import { STAGES } from '../../src/fusion/stage.ts';
 import type { Fusion, FusionReport, WrittenFile } from '../../src/index.ts';
 import { rankOf } from '../../src/linalg/low-rank.ts';
+import { visible } from '../../src/visible.ts';
 import { type Io, paint } from '../terminal/io.ts';
 import { bytes, duration, nearPath, percent, table, times } from '../terminal/table.ts';
 import { rankRange } from './plan.ts';
@@ -110,7 +111,7 @@ export function resultText(fusion: Fusion, { folder, files }: Written, io: Io): 
   const verdict =
     notes.length === 0
       ? [paint(io, 'green', 'Every concept was kept on its own features.')]
-      : notes.map((note) => `${paint(io, 'yellow', 'note:')} ${note}`);
+      : notes.map((note) => `${paint(io, 'yellow', 'note:')} ${visible(note)}`);
   const count = report.concepts.length;
   return [
     `Fused ${count} concept${count === 1 ? '' : 's'} on ${nearPath(base.path)}`,

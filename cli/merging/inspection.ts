@@ -4,6 +4,7 @@ import { loadAdapter } from '../../src/concepts/adapter-file.ts';
 import { EdloraError } from '../../src/errors.ts';
 import { type AdapterReport, describeAdapter } from '../../src/merging/adapter-report.ts';
 import { type FileHashes, fileHashes } from '../../src/merging/hashes.ts';
+import { visible } from '../../src/visible.ts';
 import type { Io } from '../terminal/io.ts';
 import { table } from '../terminal/table.ts';
 
@@ -45,7 +46,9 @@ export function adapterText(
     if (hashes.sshsModel !== null) lines.push(`sshs         ${hashes.sshsModel}`);
   }
   if (unusable.length > 0)
-    lines.push(`unusable     ${unusable.length} entries, e.g. ${unusable[0]!.name}: ${unusable[0]!.reason}`);
+    lines.push(
+      `unusable     ${unusable.length} entries, e.g. ${visible(unusable[0]!.name)}: ${visible(unusable[0]!.reason)}`,
+    );
   const numbers = (values: readonly number[]): string =>
     values.length === 0 ? '–' : values.length > 4 ? `${values[0]}–${values.at(-1)}` : values.join(', ');
   const rows = table(

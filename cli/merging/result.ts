@@ -1,6 +1,7 @@
 /** What commands over adapters say at the end. */
 import { statSync } from 'node:fs';
 import type { JobResult } from '../../src/merging/jobs.ts';
+import { visible } from '../../src/visible.ts';
 import type { Io } from '../terminal/io.ts';
 import { bytes, nearPath, table } from '../terminal/table.ts';
 
@@ -15,12 +16,12 @@ export function sayResult(
 ): void {
   const info = statSync(out);
   const size = info.isDirectory() ? '' : `, ${bytes(info.size)}`;
-  const held = [`${layers} layers`, ...(words.length > 0 ? [`words ${words.join(' ')}`] : [])];
+  const held = [`${layers} layers`, ...(words.length > 0 ? [`words ${words.map(visible).join(' ')}`] : [])];
   io.out(`${nearPath(out)}: ${held.join(', ')}${size}\n`);
-  for (const remark of remarks) io.out(`${remark}\n`);
+  for (const remark of remarks) io.out(`${visible(remark)}\n`);
   if (dropped.length === 0) return;
   io.out(`left out (--drop):\n`);
-  for (const { name, reason } of dropped.slice(0, SHOWN)) io.out(`  ${name}: ${reason}\n`);
+  for (const { name, reason } of dropped.slice(0, SHOWN)) io.out(`  ${visible(name)}: ${visible(reason)}\n`);
   if (dropped.length > SHOWN) io.out(`  … and ${dropped.length - SHOWN} more\n`);
 }
 

@@ -2,6 +2,7 @@
  * Progress on standard error: one line that redraws itself on a terminal, otherwise a plain line at every change of
  * activity and every few seconds.
  */
+import { visible } from '../../src/visible.ts';
 import { type Io, paint } from './io.ts';
 import { duration, shorten } from './table.ts';
 
@@ -52,11 +53,11 @@ export class ProgressLine {
       const filled = Math.round((BAR_WIDTH * done) / total);
       const bar = '█'.repeat(filled) + '░'.repeat(BAR_WIDTH - filled);
       const room = Math.max(10, this.#io.columns - BAR_WIDTH - numbers.length - 4);
-      this.#io.err(`\r\x1b[2K${paint(this.#io, 'cyan', bar)} ${numbers}  ${shorten(activity, room)}`);
+      this.#io.redraw(`${paint(this.#io, 'cyan', bar)} ${numbers}  ${shorten(visible(activity), room)}`);
       this.#drawn = true;
     } else {
       if (group === this.#lastGroup && since < PLAIN_LINE_MS) return;
-      this.#io.err(`${activity} (${numbers})\n`);
+      this.#io.err(`${visible(activity)} (${numbers})\n`);
     }
     this.#lastLine = now;
     this.#lastGroup = group;
@@ -64,7 +65,7 @@ export class ProgressLine {
 
   /** Clear the line; what follows starts on a fresh one. */
   finish(): void {
-    if (this.#drawn) this.#io.err('\r\x1b[2K');
+    if (this.#drawn) this.#io.redraw('');
     this.#drawn = false;
   }
 }

@@ -1,5 +1,6 @@
 /** Tables that fit the terminal, and numbers and paths as people read them. */
 import path from 'node:path';
+import { visible } from '../../src/visible.ts';
 
 export interface Column<Row> {
   readonly title: string;
@@ -24,8 +25,8 @@ export function shorten(text: string, width: number): string {
 /** Rows as aligned lines, at most `columns` wide where a flexible column allows it. */
 export function table<Row>(rows: readonly Row[], columns: readonly Column<Row>[], width: number): string {
   const cells = [
-    columns.map(({ title }) => title),
-    ...rows.map((row) => columns.map(({ value }) => value(row))),
+    columns.map(({ title }) => visible(title)),
+    ...rows.map((row) => columns.map(({ value }) => visible(value(row)))),
   ];
   const widths = columns.map((_, i) => Math.max(...cells.map((line) => widthOf(line[i]!))));
   const total = widths.reduce((a, b) => a + b, 0) + GAP.length * (columns.length - 1);
@@ -73,10 +74,10 @@ export function times(factor: number): string {
   return `${factor < 9.95 ? factor.toFixed(1) : Math.round(factor)} times`;
 }
 
-/** A path as one would type it: relative below the working folder, absolute elsewhere. */
+/** A path as one would read it, its control characters visible: relative below the working folder, absolute elsewhere. */
 export function nearPath(file: string): string {
   const relative = path.relative('.', file);
-  return relative === '' || relative.startsWith('..') ? file : relative;
+  return visible(relative === '' || relative.startsWith('..') ? file : relative);
 }
 
 /** Lines broken at blanks to fit `width`; what follows a label (two blanks or more behind it) stays in its column. */

@@ -1,5 +1,7 @@
 /** Markup as values: text is escaped where it enters, so that no name or prompt can become markup. */
 
+import { visibleLines } from '../visible.ts';
+
 /** Markup that is safe to insert as it is. Made by `html` and by `markup`. */
 export interface Html {
   readonly html: string;
@@ -15,9 +17,9 @@ const ENTITIES: Readonly<Record<string, string>> = {
   "'": '&#39;',
 };
 
-/** Text for element content and quoted attributes. */
+/** Text for element content and quoted attributes; what would steer the reader’s eye unseen becomes visible. */
 export function escapeHtml(text: string): string {
-  return text.replace(/[&<>"']/g, (mark) => ENTITIES[mark]!);
+  return visibleLines(text).replace(/[&<>"']/g, (mark) => ENTITIES[mark]!);
 }
 
 /** Markup from a trusted source: our own charts, already as a string. */

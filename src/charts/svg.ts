@@ -1,6 +1,7 @@
 /** The one place that knows the charting library: a plot becomes an SVG string, without a browser. */
 import * as Plot from '@observablehq/plot';
 import { DOMParser } from 'linkedom';
+import { visibleLines } from '../visible.ts';
 
 const NAMESPACE = 'http://www.w3.org/2000/svg';
 
@@ -80,7 +81,7 @@ export function renderSvg(
     text.textContent = label;
     svg.append(box, text);
   }
-  return svg.outerHTML;
+  return visibleLines(svg.outerHTML);
 }
 
 /** Left to right, in as many rows as needed. */

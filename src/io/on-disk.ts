@@ -19,6 +19,29 @@ const REASONS: Readonly<Record<string, string>> = {
   EIO: 'the disk reports an error',
 };
 
+/** What a reading or listing system call refused. */
+const READING: Readonly<Record<string, string>> = {
+  ENOENT: 'there is no such file or folder; check the path',
+  ENOTDIR: 'a file stands where a folder is expected; check the path',
+  EISDIR: 'expected a file, got a folder',
+  EACCES: 'permission denied; check its owner and mode',
+  EPERM: 'permission denied; check its owner and mode',
+  EROFS: 'the disk is read-only; choose another place',
+};
+
+/**
+ * An error of the file system that nothing put into words before: one sentence with the path and the way out.
+ * @returns `null` for every other error
+ */
+export function systemErrorInWords(error: unknown): string | null {
+  if (error instanceof EdloraError || !(error instanceof Error)) return null;
+  const { code, path, syscall } = error as NodeJS.ErrnoException;
+  if (code === undefined || syscall === undefined) return null;
+  const reason = READING[code] ?? REASONS[code];
+  if (reason === undefined) return null;
+  return `${path ?? syscall}: ${reason}`;
+}
+
 /**
  * Run one step of writing.
  * @throws {EdloraError} that says why, with the system's own error as its cause

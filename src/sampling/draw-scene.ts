@@ -2,7 +2,7 @@
 import { existsSync, readdirSync, statSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import path from 'node:path';
-import { UsageError } from '../errors.ts';
+import { InterruptedError, UsageError } from '../errors.ts';
 import type { Picture } from '../formats/picture.ts';
 import { encodePng, readPngTexts } from '../formats/png.ts';
 import { makeFolder, writeFileAtomically, writeUnderFreeName } from '../io/replace-file.ts';
@@ -43,7 +43,7 @@ export interface DrawSceneOptions {
   /** Store the recipe in the pictures. Default true. */
   readonly metadata?: boolean;
   readonly onProgress?: (progress: DrawProgress) => void;
-  /** Stops between two steps by throwing its reason; finished pictures stay. */
+  /** Stops between two steps; finished pictures stay. */
   readonly signal?: AbortSignal;
 }
 
@@ -74,7 +74,7 @@ export interface DrawnScene {
 /**
  * Draw a planned scene. Each picture is written as soon as it is finished, complete or not at all.
  * @throws {UsageError} if the folder is a file, or the sheet would be too large
- * @throws {NumericalError} if latents stop being finite
+ * @throws {NumericalError} if latents stop being finite; {InterruptedError} saying how many pictures are kept
  */
 export async function drawScene(planned: PlannedScene, options: DrawSceneOptions): Promise<DrawnScene> {
   const { model, request, scene } = planned;
@@ -119,6 +119,10 @@ export async function drawScene(planned: PlannedScene, options: DrawSceneOptions
         finished++;
       },
     });
+  } catch (error) {
+    if (signal?.aborted !== true || error !== signal.reason) throw error;
+    const what = finished === 1 ? '1 finished picture is' : `${finished} finished pictures are`;
+    throw new InterruptedError(`${what} kept in ${folder}`, { cause: error });
   } finally {
     await pipeline.dispose();
     if (previewEvery > 0) await rm(preview, { force: true });

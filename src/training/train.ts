@@ -4,7 +4,7 @@
  */
 
 import { bindConcepts } from '../concepts/prompt.ts';
-import { NumericalError, UsageError } from '../errors.ts';
+import { InterruptedError, NumericalError, UsageError } from '../errors.ts';
 import type { Picture } from '../formats/picture.ts';
 import { readFloat32 } from '../formats/raw-tensor.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
@@ -162,7 +162,10 @@ class TrainingRun {
         files,
         { ...settings, resolution },
         numberedGenerator(settings.seed, purpose, 0),
-        (done) => onProgress?.({ phase: 'encoding pictures', done, total: files.length }),
+        (done) => {
+          request.signal?.throwIfAborted();
+          onProgress?.({ phase: 'encoding pictures', done, total: files.length });
+        },
       );
     const items = await encode(pictures, RANDOM.views);
     const keepsPrior = method.prior && settings.priorWeight > 0;
@@ -190,10 +193,7 @@ class TrainingRun {
     const { signal, onProgress } = this.#request;
     const { steps, saveEvery, sampleEvery } = this.#settings;
     while (this.#state.step < steps) {
-      if (signal?.aborted) {
-        await this.#save();
-        signal.throwIfAborted();
-      }
+      if (signal?.aborted) throw await this.#interrupted(signal.reason);
       const rates = this.#rates();
       const log = await this.#advance(rates);
       onProgress?.({ phase: 'training', done: log.step, total: steps, step: { ...log, rates } });
@@ -281,6 +281,18 @@ class TrainingRun {
       `step ${step + 1}: expected a finite loss and gradient, got ${loss} and norm ${norm}; ` +
         `${kept ? `the state after step ${step} is kept; ` : ''}lower the learning rates`,
       { value: loss },
+    );
+  }
+
+  async #interrupted(cause: unknown): Promise<InterruptedError> {
+    const { step } = this.#state;
+    const { stateFile } = this.#request;
+    if (step === 0 || stateFile === undefined)
+      return new InterruptedError('no step is lost: none was saved', { cause });
+    await this.#save();
+    return new InterruptedError(
+      `the state after step ${step} is kept in ${stateFile}: --resume goes on from it`,
+      { cause },
     );
   }
 

@@ -188,7 +188,9 @@ describe('fuse', () => {
     const argv = ['fuse', '--concepts', concept('smiley'), '--steps', '2', '--out', out];
     expect(await run(argv, stopping, { signal: controller.signal })).toBe(130);
     expect(io.written.out).toBe('');
-    expect(io.written.err).toMatch(/error: interrupted\n$/);
+    expect(io.written.err).toMatch(
+      /error: interrupted; features collected so far are kept: the same line goes on from them\n$/,
+    );
     expect(readdirSync(folder)).not.toContain('interrupted');
   });
 

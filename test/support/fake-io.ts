@@ -19,5 +19,8 @@ export function fakeIo(settings: Partial<Pick<Io, 'interactive' | 'columns' | 'c
     err: (text) => {
       written.err += text;
     },
+    redraw: (line) => {
+      written.err += `\r\x1b[2K${line}`;
+    },
   };
 }
