@@ -1,0 +1,184 @@
+/** What edlora itself keeps: statistics, unfinished statistics, the state of a training run. */
+import { createHash } from 'node:crypto';
+import { inspect } from '../../../src/concepts/inspect.ts';
+import { GramSums } from '../../../src/fusion/statistics/statistics.ts';
+import {
+  openPartial,
+  openStatistics,
+  type StatisticsRecipe,
+} from '../../../src/fusion/statistics/statistics-file.ts';
+import { adamwState } from '../../../src/training/adamw.ts';
+import { METHODS } from '../../../src/training/methods/index.ts';
+import { resolveSettings } from '../../../src/training/methods/method.ts';
+import { trainingSchema } from '../../../src/training/options.ts';
+import { type RunState, restoreState } from '../../../src/training/run-state.ts';
+import { type PlainTensor, readPlain } from '../mutate/safetensors.ts';
+import type { Random } from '../random.ts';
+import { attempt, type SeedFile, type Target } from '../target.ts';
+import { plain, safetensors, values } from './seeds.ts';
+
+const RECIPE: StatisticsRecipe = {
+  version: 1,
+  base: ['a'.repeat(64), 'b'.repeat(64)],
+  schedule: 'c'.repeat(64),
+  subject: {
+    kind: 'concept',
+    name: '<a> <b>',
+    words: ['<a>', '<b>'],
+    unetStrength: 1,
+    textEncoderStrength: 1,
+    files: ['d'],
+  },
+  layers: { text: 'attention', cross: 'attention', spatial: 'none' },
+  options: {
+    ...{ steps: 2, seed: 0, promptTemplates: ['{}'], runs: 1, guidanceScale: 1, contrast: 1 },
+    size: { width: 64, height: 64 },
+  },
+};
+const ROW_INPUT = 'down.attn2.to_k';
+const GRAM_INPUT = 'layers.0.q_proj';
+
+function hashOf(tensors: readonly Pick<PlainTensor, 'name' | 'data'>[]): string {
+  const hash = createHash('sha256');
+  for (const { name, data } of tensors.toSorted((a, b) => (a.name < b.name ? -1 : 1)))
+    hash.update(name).update(data);
+  return hash.digest('hex');
+}
+
+/** The header with the hash that the tensors have now. */
+function rehashed(file: SeedFile, random: Random): SeedFile {
+  if (random.chance(0.1)) return file;
+  try {
+    const content = readPlain(file.bytes);
+    const hash = hashOf(content.tensors);
+    // In place, so that a header which JSON.parse would even out stays as odd as it is.
+    const text = Buffer.from(file.bytes).toString('latin1');
+    return {
+      ...file,
+      bytes: Buffer.from(text.replace(/(sha256\\":\\")[0-9a-f]{64}/, `$1${hash}`), 'latin1'),
+    };
+  } catch {
+    return file;
+  }
+}
+
+const statistics: Target = {
+  name: 'statistics',
+  batch: 400,
+  words: [
+    'edlora.statistics',
+    `text|${GRAM_INPUT}`,
+    `cross|${ROW_INPUT}`,
+    'inputOf',
+    'sizes',
+    'rows',
+    'asRows',
+    'spatial',
+  ],
+  seeds: async () => {
+    const tensors = [plain(`text|${GRAM_INPUT}`, 10), plain(`cross|${ROW_INPUT}`, 2, 4)];
+    const empty = { inputOf: {}, rows: {}, sizes: {}, asRows: [] };
+    const stages = {
+      text: {
+        ...empty,
+        inputOf: { a: GRAM_INPUT, b: GRAM_INPUT },
+        rows: { [GRAM_INPUT]: 7 },
+        sizes: { [GRAM_INPUT]: 4 },
+      },
+      cross: {
+        inputOf: { c: ROW_INPUT },
+        rows: { [ROW_INPUT]: 2 },
+        sizes: { [ROW_INPUT]: 4 },
+        asRows: [ROW_INPUT],
+      },
+      spatial: empty,
+    };
+    const header = JSON.stringify({ recipe: RECIPE, stages, sha256: hashOf(tensors) });
+    return [[safetensors('a.stats.safetensors', tensors, { 'edlora.statistics': header })]];
+  },
+  repair: rehashed,
+  run: async ({ file, random }) => {
+    if (random.chance(0.1)) await attempt(() => inspect(file));
+    const stored = await openStatistics(file);
+    for (const stage of Object.values(stored.statistics)) {
+      for (const input of [...stage.rows.keys(), ...stage.inputOf.values()].slice(0, 20)) {
+        await attempt(() => stage.term(input));
+      }
+    }
+  },
+};
+
+const partial: Target = {
+  name: 'partial-statistics',
+  batch: 400,
+  words: [
+    'edlora.partial_statistics',
+    'sum|a',
+    'prediction|0',
+    'prediction|1',
+    'runsDone',
+    'predictions',
+    'rows',
+  ],
+  seeds: async () => {
+    const sum = values(10);
+    const packed = Buffer.from(Float64Array.from(sum).buffer);
+    const header = JSON.stringify({ recipe: RECIPE, runsDone: 1, predictions: 2, rows: { a: 7 } });
+    const tensors: PlainTensor[] = [
+      { name: 'sum|a', dtype: 'F64', shape: [10], data: packed },
+      ...[plain('prediction|0', 8), plain('prediction|1', 8)],
+    ];
+    return [[safetensors('a.partial', tensors, { 'edlora.partial_statistics': header })]];
+  },
+  run: async ({ file }) => {
+    const state = await openPartial(file, RECIPE);
+    if (state === null) return;
+    const sums = new GramSums(new Map([['layer', 'a']]));
+    await attempt(() => sums.restore(state.sums));
+    sums.finish();
+  },
+};
+
+const SETTINGS = resolveSettings(
+  METHODS['ed-lora'],
+  trainingSchema.parse({ data: 'pictures', token: '<a>', init: '<rand-0.013>', rankPattern: { attn2: 8 } }),
+);
+
+const trainingState: Target = {
+  name: 'training-state',
+  batch: 400,
+  words: [
+    'parameter|a',
+    'mean|a',
+    'square|a',
+    'optimizer_steps',
+    'loss',
+    'embedding_norm',
+    'step',
+    'stopped',
+    'settings',
+  ],
+  seeds: async () => [
+    [
+      safetensors(
+        'state.safetensors',
+        [
+          ...['parameter|a', 'mean|a', 'square|a'].map((name) => plain(name, 6)),
+          ...['parameter|b', 'mean|b', 'square|b'].map((name) => plain(name, 4)),
+          ...[plain('optimizer_steps', 2), plain('loss', 3), plain('embedding_norm', 3)],
+        ],
+        { format: 'edlora-training-state', step: '3', stopped: 'false', settings: JSON.stringify(SETTINGS) },
+      ),
+    ],
+  ],
+  run: async ({ file }) => {
+    const parameters = (['a', 'b'] as const).map((name) => {
+      return { name, group: 'unet' as const, data: new Float32Array(name === 'a' ? 6 : 4) };
+    });
+    const optimizer = new Map(parameters.map(({ name, data }) => [name, adamwState(data.length)]));
+    const state: RunState = { step: 0, stopped: false, optimizer, log: [] };
+    await restoreState(file, SETTINGS, parameters, state);
+  },
+};
+
+export const stateTargets: readonly Target[] = [statistics, partial, trainingState];
