@@ -7,7 +7,16 @@ import { checkRefusal, Finding, type Seed, type Target } from './target.ts';
 
 /** What is wrong, in a word for the table and a text for people. */
 export interface Fault {
-  readonly what: 'error' | 'finding' | 'files left' | 'slow' | 'memory' | 'unhandled' | 'hang' | 'crash';
+  readonly what:
+    | 'error'
+    | 'finding'
+    | 'files left'
+    | 'slow'
+    | 'memory'
+    | 'unhandled'
+    | 'printed'
+    | 'hang'
+    | 'crash';
   readonly message: string;
   /** Where in the sources it came from; empty if unknown. */
   readonly place: string;
@@ -121,13 +130,19 @@ function everythingIn(folder: string): string[] {
   return readdirSync(folder, { recursive: true }) as string[];
 }
 
-/** An error as a fault, with the first line of ours on its stack. */
+/** An error as a fault, with the first line of ours on its stack; of a finding, on that of the refusal behind it. */
 export function faultOf(error: unknown): Fault {
   if (!(error instanceof Error)) {
     return { what: 'error', message: `threw ${String(error)}`.slice(0, 500), place: '' };
   }
-  const place = /((?:src|cli)\/[\w./-]+?\.[jt]s:\d+)/.exec(error.stack ?? '')?.[1] ?? '';
+  const blamed = error instanceof Finding && error.cause instanceof Error ? error.cause : error;
   const what = error instanceof Finding ? 'finding' : 'error';
   const kind = error instanceof EdloraError || error instanceof Finding ? '' : `${error.name}: `;
-  return { what, message: kind + error.message.slice(0, 1000), place: what === 'finding' ? '' : place };
+  return { what, message: kind + error.message.slice(0, 1000), place: placeOf(blamed) };
+}
+
+/** The first of our own lines on a stack, with the function. */
+function placeOf({ stack = '' }: Error): string {
+  const line = /^ +at (?:async )?(?:(.+) \()?.*?((?:src|cli)\/[\w./-]+\.[jt]s:\d+)/m.exec(stack);
+  return line === null ? '' : `${line[2]}${line[1] === undefined ? '' : ` ${line[1]}`}`;
 }

@@ -22,6 +22,8 @@ export interface FuzzOptions {
   readonly minutes?: number;
   /** Worker processes. Default 1. */
   readonly jobs?: number;
+  /** Standing still for this long, an input is tried once more by itself; if it stands still again, it is a fault. */
+  readonly stallMs?: number;
   readonly onFault?: (fault: FoundFault) => void;
 }
 
@@ -59,8 +61,6 @@ const MAX_RSS_BYTES = 2 ** 31;
 /** A worker with more than this is exchanged between two batches. */
 const TIRED_RSS_BYTES = 450 << 20;
 const POLL_MS = 50;
-/** Standing still for this long, an input is tried once more by itself; if it stands still again, it is a fault. */
-const STALL_MS = MAX_MS;
 
 /** Batches in turn over the kinds, until inputs or time run out. */
 class Queue {
@@ -88,10 +88,10 @@ class Queue {
   }
 }
 
-/** Faults of one cause look alike but for numbers, names and paths. */
+/** Faults of one cause come from one place, or look alike but for numbers, names and paths. */
 function signature(kind: string, { what, message, place }: Fault): string {
   const form = message.replace(/"[^"]*"|'[^']*'|\S*\/\S*|<[^>]*>|-?[\d.]+(e[+-]?\d+)?/g, '…').slice(0, 80);
-  return place === '' ? `${kind}|${what}|${form}` : `${kind}|${what}|${place}`;
+  return `${kind}|${what}|${place === '' ? form : `${place}|${form.slice(0, 24)}`}`;
 }
 
 /** Run. @throws {Error} if a worker cannot start, or a target's seeds cannot be made */
@@ -199,10 +199,12 @@ type Outcome =
 class Worker {
   readonly #child: ChildProcess;
   readonly #status: string;
+  readonly #stallMs: number;
   #errors = '';
   #exit: { code: number | null; signal: string | null } | null = null;
 
-  private constructor(child: ChildProcess, status: string) {
+  private constructor(child: ChildProcess, status: string, stallMs: number) {
+    this.#stallMs = stallMs;
     this.#child = child;
     this.#status = status;
     child.stderr!.on('data', (chunk: Buffer) => {
@@ -213,7 +215,10 @@ class Worker {
     });
   }
 
-  static async start({ targetsModule, seed }: FuzzOptions, folder: string): Promise<Worker> {
+  static async start(
+    { targetsModule, seed, stallMs = MAX_MS }: FuzzOptions,
+    folder: string,
+  ): Promise<Worker> {
     rmSync(folder, { recursive: true, force: true });
     mkdirSync(folder, { recursive: true });
     const status = path.join(folder, 'status');
@@ -227,7 +232,7 @@ class Worker {
         serialization: 'json',
       },
     );
-    const worker = new Worker(child, status);
+    const worker = new Worker(child, status, stallMs);
     await new Promise<void>((resolve, reject) => {
       child.once('message', () => resolve());
       child.once('error', reject);
@@ -254,7 +259,7 @@ class Worker {
         if (killedFor !== null || index < 0) return;
         if (rss > MAX_RSS_BYTES) {
           kill({ what: 'memory', message: `took ${Math.round(rss / 2 ** 20)} MB`, place: '' });
-        } else if (stillMs > STALL_MS) {
+        } else if (stillMs > this.#stallMs) {
           kill({ what: 'hang', message: `no end after ${(stillMs / 1000).toFixed(1)} s`, place: '' });
         }
       }, POLL_MS);

@@ -55,10 +55,12 @@ export const MAX_MESSAGE = 20_000;
 export function checkRefusal(error: unknown): void {
   if (!(error instanceof EdloraError)) throw error;
   if (error.message.length > MAX_MESSAGE) {
-    throw new Finding(`a message of ${error.message.length} characters: ${error.message.slice(0, 200)}…`);
+    throw new Finding(`a message of ${error.message.length} characters: ${error.message.slice(0, 200)}…`, {
+      cause: error,
+    });
   }
   if (/\binternal:|\[object Object\]|\bundefined\b.*\bundefined\b/.test(error.message)) {
-    throw new Finding(`a message in internal words: ${error.message.slice(0, 500)}`);
+    throw new Finding(`a message in internal words: ${error.message.slice(0, 500)}`, { cause: error });
   }
 }
 
@@ -77,7 +79,8 @@ export async function expectReadable<T>(what: string, work: () => T | Promise<T>
   try {
     return await work();
   } catch (error) {
-    if (error instanceof EdloraError) throw new Finding(`${what}: ${error.message.slice(0, 500)}`);
+    if (error instanceof EdloraError)
+      throw new Finding(`${what}: ${error.message.slice(0, 500)}`, { cause: error });
     throw error;
   }
 }

@@ -44,6 +44,10 @@ const catchStray = (error: unknown): void => {
 };
 process.on('unhandledRejection', catchStray);
 process.on('uncaughtException', catchStray);
+// The library never prints; what it depends on would, by a warning.
+process.on('warning', (warning) => {
+  stray ??= { ...faultOf(warning), what: 'printed' };
+});
 
 const send = (message: WorkerMessage): void => {
   process.send!(message);

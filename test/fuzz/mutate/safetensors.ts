@@ -130,7 +130,7 @@ function fill(random: Random, { dtype, data }: PlainTensor): Buffer {
 function reshape(random: Random, tensor: PlainTensor): void {
   const { shape } = tensor;
   const axis = random.below(Math.max(1, shape.length));
-  switch (random.below(8)) {
+  switch (random.below(9)) {
     case 0:
       shape.reverse();
       return;
@@ -147,6 +147,17 @@ function reshape(random: Random, tensor: PlainTensor): void {
       // Nothing at all, times very much.
       tensor.shape = random.pick([[0], [], [0, 2 ** 40], [2 ** 31, 0], [0, 0, 0], [1], [1, 1], [2, 2, 3, 3]]);
       break;
+    case 8: {
+      // Long and thin: small as a file, large once multiplied.
+      const long = random.pick([200, 3000, 30_000]);
+      tensor.shape = random.pick([
+        [long, 1],
+        [1, long],
+        [90, 90],
+        [long, 1, 1, 1],
+      ]);
+      break;
+    }
     case 5:
       shape[axis] = random.pick([0, 1, 2, 3, 5, 16, 64, 77]);
       break;

@@ -92,7 +92,15 @@ function writeEntries(
 
 /** A damaged archive. */
 export function mutateZip(random: Random, bytes: Uint8Array): Buffer {
-  const entries = readEntries(Buffer.from(bytes));
+  let entries: Entry[];
+  try {
+    entries = readEntries(Buffer.from(bytes));
+  } catch (error) {
+    // Seeds that are hostile from the start.
+    if (!(error instanceof RangeError || (error as NodeJS.ErrnoException).code?.startsWith('Z_')))
+      throw error;
+    return mutateBytes(random, bytes);
+  }
   let lying: (header: Buffer, where: 'local' | 'central') => void = () => undefined;
   for (let i = random.few(2); i > 0; i--) {
     const at = random.below(entries.length);

@@ -263,6 +263,34 @@ const lycoris = target('lycoris', 60, LYCORIS_SUFFIXES, async () => [
   ],
 ]);
 
+/** Small files of layers that are large once multiplied. */
+const large = target('large-adapter', 20, LYCORIS_SUFFIXES, async () => [
+  [
+    safetensors('lokr.safetensors', [
+      plain(`${unet(Q)}.lokr_w1`, 90, 90),
+      plain(`${unet(Q)}.lokr_w2`, 90, 90),
+    ]),
+  ],
+  [
+    safetensors('thin.safetensors', [
+      plain(`${unet(Q)}.lora_down.weight`, 1, 20_000),
+      plain(`${unet(Q)}.lora_up.weight`, 20_000, 1),
+    ]),
+  ],
+  [
+    safetensors('deep.safetensors', [
+      plain(`${unet(Q)}.lora_down.weight`, 20_000, 1),
+      plain(`${unet(Q)}.lora_up.weight`, 1, 20_000),
+    ]),
+  ],
+  [
+    safetensors('loha.safetensors', [
+      ...[plain(`${unet(Q)}.hada_w1_a`, 9000, 1), plain(`${unet(Q)}.hada_w1_b`, 1, 9000)],
+      ...[plain(`${unet(Q)}.hada_w2_a`, 9000, 1), plain(`${unet(Q)}.hada_w2_b`, 1, 9000)],
+    ]),
+  ],
+]);
+
 const SCALING = JSON.stringify({
   ...{
     'unet.r': 2,
@@ -487,6 +515,7 @@ const customDiffusion = target(
 export const adapterTargets: readonly Target[] = [
   kohya,
   lycoris,
+  large,
   diffusers,
   peft,
   edLora,

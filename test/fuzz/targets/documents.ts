@@ -17,7 +17,7 @@ import { readTrainingFile } from '../../../src/training/training-file.ts';
 import { attempt, type Seed, type Target } from '../target.ts';
 import { miniature } from './adapters.ts';
 import { PNG } from './pictures.ts';
-import { fixture, fixturePath, seedFile } from './seeds.ts';
+import { fixture, fixturePath, plain, safetensors, seedFile } from './seeds.ts';
 
 const SMILEY = 'tiny-world/concepts/edlora_smiley.pth';
 
@@ -263,6 +263,54 @@ const scene: Target = {
   },
 };
 
+const FUSION = JSON.stringify({ base: { path: 'model' }, concepts: [{ name: '<a>', words: ['<a>'] }] });
+const CONCEPT_CONFIG = JSON.stringify({
+  '<a>': {
+    concept_token_ids: Array.from({ length: 16 }, (_, i) => 826 + i),
+    concept_token_names: Array.from({ length: 16 }, (_, i) => `<new${i}>`),
+  },
+});
+
+/** Folders that `fuse` wrote: a fusion, or a whole checkpoint. Slow: the base is opened each time. */
+const fused: Target = {
+  name: 'fused-folder',
+  batch: 15,
+  words: ['base', 'path', 'concepts', 'words', 'name', 'concept_token_ids', 'concept_token_names', '<new0>'],
+  seeds: async (): Promise<Seed[]> => {
+    const layer = 'unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k';
+    return [
+      [
+        seedFile('recipe.json', 'json', FUSION),
+        safetensors('lora.safetensors', [
+          plain(`${layer}.lora_A.weight`, 2, 64),
+          plain(`${layer}.lora_B.weight`, 32, 2),
+        ]),
+        safetensors('embeddings.safetensors', [plain('<a>', 16, 64)]),
+      ],
+      [
+        seedFile('new_concept_cfg.json', 'json', CONCEPT_CONFIG),
+        ...['unet', 'text_encoder'].map((part) =>
+          seedFile(`${part}/config.json`, 'fixed', fixture(`tiny-world/model/${part}/config.json`)),
+        ),
+        safetensors('unet/diffusion_pytorch_model.safetensors', [plain('conv_in.weight', 2, 2)]),
+        safetensors('text_encoder/model.safetensors', [plain('text_model.final_layer_norm.weight', 2)]),
+        ...['vocab.json', 'merges.txt'].map((name) =>
+          seedFile(`tokenizer/${name}`, 'fixed', fixture(`tiny-world/model/tokenizer/${name}`)),
+        ),
+        seedFile(
+          'tokenizer/added_tokens.json',
+          'json',
+          JSON.stringify(Object.fromEntries(Array.from({ length: 16 }, (_, i) => [`<new${i}>`, 826 + i]))),
+        ),
+      ],
+    ];
+  },
+  run: async ({ folder }) => {
+    const { vocabulary } = await openSceneModel({ fused: folder, concepts: [], loras: [] });
+    vocabulary.encode('photo of a <a>', { pad: true });
+  },
+};
+
 const manifest: Target = {
   name: 'manifest',
   batch: 600,
@@ -399,4 +447,4 @@ const training: Target = {
   },
 };
 
-export const documentTargets: readonly Target[] = [recipe, report, scene, manifest, training];
+export const documentTargets: readonly Target[] = [recipe, report, scene, fused, manifest, training];

@@ -1,4 +1,5 @@
 /** Weight files of every container: opened, every tensor read, written again in the other container, read back. */
+import { readdirSync } from 'node:fs';
 import path from 'node:path';
 import { inspect } from '../../../src/concepts/inspect.ts';
 import { ByteReader, memoryStorage } from '../../../src/formats/byte-reader.ts';
@@ -12,7 +13,7 @@ import { flattenTensors, plainTree } from '../../../src/formats/torch-value.ts';
 import { writeTorchZip } from '../../../src/formats/torch-writer.ts';
 import { readEntries } from '../mutate/zip.ts';
 import { attempt, expectReadable, Finding, type Input, type Target } from '../target.ts';
-import { fixture, plain, safetensors, seedFile, torch, torchZip } from './seeds.ts';
+import { fixture, fixturePath, plain, safetensors, seedFile, torch, torchZip } from './seeds.ts';
 
 /** @throws Finding if what was written has other tensors than what was read */
 function compare(before: TensorFile, after: TensorFile): void {
@@ -108,25 +109,30 @@ const legacyTarget: Target = {
   run: exercise,
 };
 
+/** Few bytes that stand for very many values: each step puts the last value into a tuple or list twice. */
+const DOUBLING = [
+  `\x80\x02}K\x01${'2\x86'.repeat(20)}K\x01s.`,
+  `\x80\x02]K\x01${'2\x86'.repeat(20)}a.`,
+  `\x80\x02}U\x01a${'2\x86'.repeat(12)}K\x01sU\x01b}U\x01cK\x02ss.`,
+  `\x80\x02]q\x00${'(h\x00h\x00lq\x00'.repeat(16)}.`,
+];
+
 /** The pickle alone, without the archive around it: ten times as many inputs a second. */
 const pickleTarget: Target = {
   name: 'pickle',
   batch: 2000,
   inMemory: true,
-  seeds: async () =>
-    [
-      'zip_nested.pt',
-      'zip_js_keys.pt',
-      'zip_protocol4.pt',
-      'a1111_embedding.pt',
-      'lightning.ckpt',
+  seeds: async () => [
+    ...[
+      ...['zip_nested.pt', 'zip_js_keys.pt', 'zip_protocol4.pt', 'a1111_embedding.pt', 'lightning.ckpt'],
       'zip_views.pt',
     ].map((name) => {
-      const data = readEntries(fixture(`${formats}/${name}`)).find((entry) =>
-        entry.name.endsWith('data.pkl'),
-      )!.data;
+      const entries = readEntries(fixture(`${formats}/${name}`));
+      const { data } = entries.find((entry) => entry.name.endsWith('data.pkl'))!;
       return [seedFile('data.pkl', 'torch-pickle', data)];
     }),
+    ...DOUBLING.map((text) => [seedFile('data.pkl', 'torch-pickle', Buffer.from(text, 'latin1'))]),
+  ],
   run: async ({ bytes }) => {
     const storage = memoryStorage(new Uint8Array(1 << 12));
     const host = torchHost(() => storage);
@@ -160,10 +166,33 @@ const shardedTarget: Target = {
   run: exercise,
 };
 
+/** Files made to do harm, damaged further. */
+const hostileTarget: Target = {
+  name: 'hostile',
+  batch: 400,
+  seeds: async () => {
+    const folder = 'goldens/hostile';
+    return readdirSync(fixturePath(folder))
+      .filter((name) => /\.(pt|bin|safetensors)$/.test(name))
+      .sort()
+      .map((name) => {
+        const bytes = fixture(`${folder}/${name}`);
+        const form = name.endsWith('.safetensors')
+          ? 'binary'
+          : bytes.toString('latin1', 0, 2) === 'PK'
+            ? 'torch-zip'
+            : 'torch-legacy';
+        return [seedFile(name, form, bytes)];
+      });
+  },
+  run: exercise,
+};
+
 export const weightTargets: readonly Target[] = [
   safetensorsTarget,
   zipTarget,
   legacyTarget,
   pickleTarget,
   shardedTarget,
+  hostileTarget,
 ];

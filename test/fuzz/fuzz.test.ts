@@ -1,0 +1,90 @@
+/** The tool itself: the same seed gives the same inputs, and every kind of planted fault is seen, by the right input. */
+import { spawnSync } from 'node:child_process';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { packageRoot } from '../../src/package-root.ts';
+import type { FuzzResult } from './runner.ts';
+
+const root = packageRoot();
+const tool = path.join(root, '.build/test/fuzz/main.js');
+const planted = path.join(root, '.build/test/fuzz/planted.js');
+let folder: string;
+let run: { status: number | null; result: FuzzResult; lastLine: string };
+
+function fuzz(...argv: string[]): { status: number | null; stdout: string; stderr: string } {
+  return spawnSync(process.execPath, [tool, ...argv], { encoding: 'utf8' });
+}
+
+beforeAll(() => {
+  folder = mkdtempSync(path.join(tmpdir(), 'edlora-fuzz-test-'));
+  const compiler = path.join(root, 'node_modules/typescript/bin/tsc');
+  spawnSync(process.execPath, [compiler, '-p', 'tsconfig.tools.json'], { cwd: root });
+  expect(existsSync(tool)).toBe(true);
+  // One input of each of the 14 kinds.
+  const { status, stdout, stderr } = fuzz(
+    ...[
+      '--targets',
+      planted,
+      '--inputs',
+      '14',
+      '--stall',
+      '1000',
+      '--json',
+      '--keep',
+      path.join(folder, 'kept'),
+    ],
+  );
+  run = { status, result: JSON.parse(stdout) as FuzzResult, lastLine: stderr.trimEnd().split('\n').at(-1)! };
+}, 120_000);
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+describe('planted faults', () => {
+  it.each([
+    ['throws', 'error', 'TypeError'],
+    ['chatters', 'finding', 'message of 1000'],
+    ['stands-still', 'hang', 'no end'],
+    ['never-ends', 'hang', 'no end'],
+    ['allocates', 'memory', 'MB'],
+    ['fills-heap', 'crash', ''],
+    ['leaves-file', 'files left', '.result.a1b2.tmp'],
+    ['writes-beside', 'files left', 'b.txt'],
+    ['forgets', 'unhandled', 'nobody waits'],
+    ['aborts', 'crash', 'SIGABRT'],
+    ['unreadable', 'finding', 'what was written'],
+    ['warns', 'printed', 'to the terminal'],
+  ])('%s is a fault: %s', (kind, what, message) => {
+    const found = run.result.faults.filter((fault) => fault.kind === kind);
+    expect(found).toMatchObject([{ what, index: 0, count: 1 }]);
+    expect(found[0]!.message).toContain(message);
+  });
+
+  it('what is accepted or properly refused is none', () => {
+    const ofKind = (kind: string) => run.result.kinds.find((entry) => entry.kind === kind);
+    expect(ofKind('accepts')).toMatchObject({ inputs: 1, accepted: 1, faults: 0 });
+    expect(ofKind('refuses')).toMatchObject({ inputs: 1, accepted: 0, faults: 0 });
+  });
+
+  it('all is counted, and the exit code and the last line say it', () => {
+    expect(run.status).toBe(1);
+    expect(run.lastLine).toBe('14 inputs, 12 faults');
+  });
+
+  it('the inputs are kept, and --at finds the fault again', () => {
+    expect(readdirSync(path.join(folder, 'kept')).length).toBe(12);
+    const again = fuzz(
+      ...['--targets', planted, '--only', 'throws', '--at', '0', '--keep', path.join(folder, 'again')],
+    );
+    expect(again.status).toBe(1);
+    expect(again.stdout).toContain('planted.js');
+    const kept = (where: string): Buffer => readFileSync(path.join(folder, where, 'throws-1-0/a.txt'));
+    expect(kept('again').equals(kept('kept'))).toBe(true);
+  });
+
+  it('without faults it ends with 0', () => {
+    const { status, stdout } = fuzz('--targets', planted, '--only', 'accepts', '--inputs', '30');
+    expect(status).toBe(0);
+    expect(stdout.trimEnd().split('\n').at(-1)).toBe('30 inputs, 0 faults');
+  });
+});
