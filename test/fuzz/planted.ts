@@ -30,10 +30,6 @@ export const targets: readonly Target[] = [
   planted('allocates', async () => {
     kept.push(Buffer.alloc(700 << 20, 1));
   }),
-  planted('fills-heap', async () => {
-    const lists: number[][] = [];
-    for (;;) lists.push(new Array<number>(15_000_000).fill(0.5));
-  }),
   planted('leaves-file', async ({ out }) => {
     writeFileSync(path.join(out, '.result.a1b2.tmp'), '');
   }),

@@ -6,7 +6,7 @@ import { type ChildProcess, fork } from 'node:child_process';
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
-import { type Fault, MAX_MS, TOOL_FAULT } from './run-input.ts';
+import { type Fault, MAX_GROWTH_BYTES, MAX_MS, TOOL_FAULT } from './run-input.ts';
 import type { Target } from './target.ts';
 import type { Batch, WorkerMessage } from './worker.ts';
 
@@ -57,7 +57,6 @@ export interface FuzzResult {
 
 /** V8's own heap; buffers lie outside of it and are watched. */
 const HEAP_MB = 768;
-const MAX_RSS_BYTES = 2 ** 31;
 /** A worker with more than this is exchanged between two batches. */
 const TIRED_RSS_BYTES = 450 << 20;
 const POLL_MS = 50;
@@ -246,19 +245,23 @@ class Worker {
     return new Promise((resolve, reject) => {
       const child = this.#child;
       let [seenIndex, since] = [this.#index(), performance.now()];
+      let [rssBefore, rssLast] = [this.#rss(), 0];
       let killedFor: Fault | null = null;
       const kill = (fault: Fault): void => {
         killedFor = fault;
         child.kill('SIGKILL');
       };
       const watch = setInterval(() => {
-        const index = this.#index();
-        if (index !== seenIndex) [seenIndex, since] = [index, performance.now()];
-        const stillMs = performance.now() - since;
-        const rss = this.#rss();
+        const [index, rss] = [this.#index(), this.#rss()];
+        if (index !== seenIndex) {
+          [seenIndex, since] = [index, performance.now()];
+          if (rssLast > 0) rssBefore = rssLast;
+        }
+        rssLast = rss;
         if (killedFor !== null || index < 0) return;
-        if (rss > MAX_RSS_BYTES) {
-          kill({ what: 'memory', message: `took ${Math.round(rss / 2 ** 20)} MB`, place: '' });
+        const stillMs = performance.now() - since;
+        if (rss - rssBefore > MAX_GROWTH_BYTES) {
+          kill({ what: 'memory', message: `took ${Math.round((rss - rssBefore) / 2 ** 20)} MB`, place: '' });
         } else if (stillMs > this.#stallMs) {
           kill({ what: 'hang', message: `no end after ${(stillMs / 1000).toFixed(1)} s`, place: '' });
         }
