@@ -76,7 +76,7 @@ async function runMany(): Promise<number> {
     onFault: (fault) => {
       faulty.push(fault);
       say(
-        `FAULT ${fault.kind} ${fault.index}: ${fault.what}: ${visible(fault.message)}${fault.place && ` (${fault.place})`}`,
+        `FAULT ${fault.kind} ${fault.index}: ${fault.what}: ${oneLine(fault.message)}${fault.place && ` (${fault.place})`}`,
       );
       say(`  npm run test:fuzz -- --only ${fault.kind} --seed ${args.seed} --at ${fault.index}`);
     },
@@ -134,6 +134,10 @@ function visible(text: string): string {
   return text.replace(/[^\n\x20-\x7e\u00a1-\u2027\u2030-\u205f]/gu, '·').slice(0, 4000);
 }
 
+function oneLine(text: string): string {
+  return visible(text).replace(/\s+/g, ' ');
+}
+
 function tableOf({ kinds, faults, elapsedMs }: FuzzResult): string {
   const rows = kinds.map((kind) => [
     kind.kind,
@@ -154,7 +158,7 @@ function tableOf({ kinds, faults, elapsedMs }: FuzzResult): string {
     .toSorted((a, b) => b.count - a.count)
     .map(
       ({ kind, what, message, place, index, count }) =>
-        `${count} × ${kind} ${index}: ${what}: ${visible(message).slice(0, 200)} ${place}`,
+        `${count} × ${kind} ${index}: ${what}: ${oneLine(message).slice(0, 200)} ${place}`,
     );
   return [...lines, '', ...found].join('\n');
 }
