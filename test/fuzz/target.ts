@@ -49,7 +49,7 @@ export class Finding extends Error {
 }
 
 /** Messages are for people; a longer one repeats the file. */
-export const MAX_MESSAGE = 20_000;
+export const MAX_MESSAGE = 4200;
 
 /** @throws whatever is no proper refusal: other errors, refusals in internal words, messages without end */
 export function checkRefusal(error: unknown): void {

@@ -9,7 +9,8 @@ import { readBytes, readFloat32, readFloat64 } from '../../../src/formats/raw-te
 import { writeSafetensors } from '../../../src/formats/safetensors.ts';
 import { openTensorFile, type TensorFile } from '../../../src/formats/tensor-file.ts';
 import { torchHost } from '../../../src/formats/torch-host.ts';
-import { flattenTensors, plainTree } from '../../../src/formats/torch-value.ts';
+import { flattenTensors } from '../../../src/formats/torch-names.ts';
+import { plainTree } from '../../../src/formats/torch-value.ts';
 import { writeTorchZip } from '../../../src/formats/torch-writer.ts';
 import { readEntries } from '../mutate/zip.ts';
 import { attempt, expectReadable, Finding, type Input, type Target } from '../target.ts';
@@ -136,8 +137,9 @@ const pickleTarget: Target = {
   run: async ({ bytes }) => {
     const storage = memoryStorage(new Uint8Array(1 << 12));
     const host = torchHost(() => storage);
-    const root = plainTree('data.pkl', unpickle(ByteReader.ofBytes('data.pkl', 'pickle', bytes), host));
-    flattenTensors('data.pkl', root);
+    const size = bytes.length;
+    const value = unpickle(ByteReader.ofBytes('data.pkl', 'pickle', bytes), host, size);
+    flattenTensors('data.pkl', plainTree('data.pkl', value, size), size);
   },
 };
 
