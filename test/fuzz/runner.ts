@@ -90,7 +90,7 @@ class Queue {
 /** Faults of one cause come from one place, or look alike but for numbers, names and paths. */
 function signature(kind: string, { what, message, place }: Fault): string {
   const form = message.replace(/"[^"]*"|'[^']*'|\S*\/\S*|<[^>]*>|-?[\d.]+(e[+-]?\d+)?/g, '…').slice(0, 80);
-  return `${kind}|${what}|${place === '' ? form : `${place}|${form.slice(0, 24)}`}`;
+  return `${kind}|${what}|${place === '' ? form : place}`;
 }
 
 /** Run. @throws {Error} if a worker cannot start, or a target's seeds cannot be made */
