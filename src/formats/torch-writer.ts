@@ -3,12 +3,17 @@
  * bytes in stored entries, aligned to 64 bytes as PyTorch does. Every tensor gets a contiguous storage of its own.
  */
 import zlib from 'node:zlib';
-import { UsageError } from '../errors.ts';
+import { FormatError, ShapeError, UsageError } from '../errors.ts';
 import { writeFileAtomically } from '../io/replace-file.ts';
+import { ByteReader } from './byte-reader.ts';
 import { dtypeWidth, isFloatDType } from './dtype.ts';
+import { unpickle } from './pickle.ts';
 import { elementCount, type RawTensor, readBytes, rowMajorStrides } from './raw-tensor.ts';
-import { STORAGE_CLASSES, TORCH_DTYPE_NAMES } from './torch-host.ts';
-import { isTagged, type TorchTensor, type TorchValue } from './torch-value.ts';
+import { STORAGE_CLASSES, TORCH_DTYPE_NAMES, torchHost } from './torch-host.ts';
+import { flattenTensors } from './torch-names.ts';
+import { isTagged, plainTree, type TorchTensor, type TorchTuple, type TorchValue } from './torch-value.ts';
+import { MAX_PICKLE_BYTES } from './torch-zip.ts';
+import { MAX_ENTRIES } from './zip-archive.ts';
 
 const ALIGNMENT = 64;
 const TOP = 'archive';
@@ -20,17 +25,73 @@ const MAX_DEPTH = 256;
  * Write a torch zip file. Integers become Python ints, other numbers floats; Maps become dicts.
  * @param file  path; its folder must exist, an existing file is replaced once the new one is complete
  * @param value e.g. `new Map([['params', new Map(…)]])`, tensors as made by `torchTensor`
- * @throws {UsageError} for what the format cannot hold: over 4 GiB, F4 tensors, references, cycles
+ * @throws {UsageError} for what the format cannot hold (over 4 GiB, F4 tensors, references, cycles) and for what
+ *   could not be read again (two tensors of one name, keys that Python calls equal, more than the reader's limits)
+ * @throws {ShapeError} if a tensor's bytes are not as many as its shape says; nothing is left behind
  */
 export async function writeTorchZip(file: string, value: TorchValue): Promise<void> {
-  const pickle = new PickleWriter(file);
-  pickle.value(value, 0);
-  await writeFileAtomically(file, zipChunks(file, pickle.finish(), pickle.tensors));
+  const writer = new PickleWriter(file);
+  writer.value(value, 0);
+  const pickle = writer.finish();
+  checkReadable(file, value, pickle, writer.tensors);
+  await writeFileAtomically(file, zipChunks(file, pickle, writer.tensors));
 }
 
 /** A tensor as a value of a torch file. */
 export function torchTensor(tensor: RawTensor): TorchTensor {
   return { kind: 'tensor', tensor, parameter: false, requiresGrad: false };
+}
+
+/** Entries beside the tensors': data.pkl, byteorder, version. */
+const OTHER_ENTRIES = 3;
+
+/** Read the pickle by the reader's own rules, before any tensor's bytes are asked for. */
+function checkReadable(
+  file: string,
+  value: TorchValue,
+  pickle: Uint8Array,
+  tensors: readonly RawTensor[],
+): void {
+  const refused = (message: string) =>
+    new UsageError(`${file}: cannot be written, since it could not be read: ${message}`);
+  const bytes = pickle.length + tensors.reduce((sum, tensor) => sum + bytesOf(tensor), 0);
+  if (bytes > MAX_FILE_BYTES) throw tooLarge(file);
+  if (pickle.length > MAX_PICKLE_BYTES || tensors.length + OTHER_ENTRIES > MAX_ENTRIES) {
+    throw refused(
+      `expected at most ${MAX_ENTRIES - OTHER_ENTRIES} tensors and ${MAX_PICKLE_BYTES} bytes to describe them, got ${tensors.length} and ${pickle.length}; use safetensors`,
+    );
+  }
+  const host = torchHost(({ key, sizeBytes }, fail) => {
+    const tensor = tensors[Number(key)];
+    if (tensor === undefined || bytesOf(tensor) !== sizeBytes) throw fail(`storage ${key} of another size`);
+    return { ...tensor.storage, sizeBytes };
+  });
+  let read: TorchValue;
+  try {
+    read = plainTree('data.pkl', unpickle(ByteReader.ofBytes('data.pkl', 'pickle', pickle), host), bytes);
+    flattenTensors('data.pkl', read, bytes);
+  } catch (error) {
+    if (error instanceof FormatError) throw refused(error.message);
+    throw error;
+  }
+  if (!sameContainers(value, read))
+    throw refused('a dict has two keys that are one in Python, such as 1 and True');
+}
+
+/** Whether every dict still has all its entries. */
+function sameContainers(written: TorchValue, read: TorchValue): boolean {
+  if (written instanceof Map) {
+    if (!(read instanceof Map) || written.size !== read.size) return false;
+    const values = [...read.values()];
+    return [...written.values()].every((item, i) => sameContainers(item, values[i]!));
+  }
+  const items = Array.isArray(written) ? written : isTuple(written) ? written.items : [];
+  const others = Array.isArray(read) ? read : isTuple(read) ? read.items : [];
+  return items.every((item, i) => sameContainers(item, others[i]!));
+}
+
+function isTuple(value: TorchValue): value is TorchTuple {
+  return isTagged(value) && value.kind === 'tuple';
 }
 
 class PickleWriter {
@@ -197,6 +258,23 @@ class PickleWriter {
   }
 }
 
+function wholeBytes(tensor: RawTensor): Uint8Array {
+  const bytes = readBytes(tensor);
+  const expected = bytesOf(tensor);
+  if (bytes.length === expected) return bytes;
+  throw new ShapeError(
+    `tensor "${tensor.name}": expected ${expected} bytes for [${tensor.shape.join(', ')}], got ${bytes.length}`,
+  );
+}
+
+function bytesOf({ shape, dtype }: RawTensor): number {
+  return elementCount(shape) * dtypeWidth(dtype);
+}
+
+function tooLarge(file: string): UsageError {
+  return new UsageError(`${file}: a torch zip of over 4 GiB is not written; use safetensors`);
+}
+
 interface WrittenEntry {
   readonly name: Buffer;
   readonly offset: number;
@@ -210,16 +288,12 @@ function* zipChunks(file: string, pickle: Uint8Array, tensors: readonly RawTenso
   let offset = 0;
   const grow = (bytes: number) => {
     offset += bytes;
-    if (offset > MAX_FILE_BYTES || written.length > 0xfffe) {
-      throw new UsageError(
-        `${file}: a torch zip of over 4 GiB or 65534 tensors is not written; use safetensors`,
-      );
-    }
+    if (offset > MAX_FILE_BYTES) throw tooLarge(file);
   };
   const contents = function* (): Generator<[string, Uint8Array]> {
     yield ['data.pkl', pickle];
     yield ['byteorder', Buffer.from('little')];
-    for (const [index, tensor] of tensors.entries()) yield [`data/${index}`, readBytes(tensor)];
+    for (const [index, tensor] of tensors.entries()) yield [`data/${index}`, wholeBytes(tensor)];
     yield ['version', Buffer.from('3\n')];
   };
   for (const [path, bytes] of contents()) {

@@ -12,7 +12,7 @@ import { flattenTensors } from './torch-names.ts';
 import { plainTree } from './torch-value.ts';
 import { readZipDirectory, readZipEntry, type ZipEntry, zipStorage } from './zip-archive.ts';
 
-const MAX_PICKLE_BYTES = 1 << 26;
+export const MAX_PICKLE_BYTES = 1 << 26;
 
 /** A deflated pickle that expands further is not text about tensors. */
 const MAX_PICKLE_RATIO = 100;

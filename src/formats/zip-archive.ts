@@ -19,7 +19,7 @@ export interface ZipEntry {
 }
 
 /** Torch files have one entry per tensor; the largest checkpoints have a few thousand. */
-const MAX_ENTRIES = 50_000;
+export const MAX_ENTRIES = 50_000;
 
 const LOCAL_HEADER_BYTES = 30;
 const ENCRYPTED = 0x1;
