@@ -227,6 +227,11 @@ class PickleWriter {
     if (dtypeName === undefined) {
       throw new UsageError(`${this.#file}: tensor "${tensor.name}": PyTorch has no dtype for ${dtype}`);
     }
+    if (Number.isNaN(count)) {
+      throw new UsageError(
+        `${this.#file}: tensor "${tensor.name}": expected sizes as whole numbers ≥ 0, got [${shape.join(', ')}]`,
+      );
+    }
     this.tensors.push(tensor);
     if (parameter) {
       this.#global('torch._utils', '_rebuild_parameter');

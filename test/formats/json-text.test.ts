@@ -1,5 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
+import { UsageError } from '../../src/errors.ts';
 import { setJsonField } from '../../src/formats/json-text.ts';
 
 describe('setJsonField', () => {
@@ -28,5 +29,8 @@ describe('setJsonField', () => {
 
   it('refuses what is no object', () => {
     expect(() => setJsonField('[1]', 'a', 1)).toThrow('expected an object');
+    expect(() => setJsonField('{"a":', 'a', 1)).toThrow(UsageError);
+    const blank = ' '.repeat(5000);
+    expect(setJsonField(`{"a"${blank}:${blank}1}`, 'a', 2)).toBe(`{"a"${blank}:${blank}2}`);
   });
 });

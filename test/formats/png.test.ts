@@ -1,10 +1,12 @@
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
+import zlib from 'node:zlib';
 import fc from 'fast-check';
+import sharp from 'sharp';
 import { afterAll, describe, expect, it } from 'vitest';
-import { FormatError } from '../../src/errors.ts';
-import { readGrayPicture, readPicture } from '../../src/formats/picture.ts';
+import { FormatError, ShapeError, UsageError } from '../../src/errors.ts';
+import { pictureSize, readAlphaChannel, readGrayPicture, readPicture } from '../../src/formats/picture.ts';
 import { encodePng, readPngTexts } from '../../src/formats/png.ts';
 
 const folder = mkdtempSync(path.join(tmpdir(), 'edlora-png-'));
@@ -50,9 +52,110 @@ describe('PNG', () => {
     await expect(readPicture(path.join(folder, 'none.png'))).rejects.toThrow(FormatError);
   });
 
+  it('texts that PNG cannot hold are written as U+FFFD, more than is read again is refused', async () => {
+    const one = { width: 1, height: 1, data: new Uint8Array(3) };
+    writeFileSync(file, encodePng(one, { a: 'x\0y', b: '\ud83d é', c: '😀' }));
+    expect(Object.fromEntries(await readPngTexts(file))).toEqual({ a: 'x\ufffdy', b: '\ufffd é', c: '😀' });
+    expect(() => encodePng(one, { a: 'x'.repeat(9e6), b: 'x'.repeat(9e6) })).toThrow(
+      /at most 16777216 bytes together, got 18000000/,
+    );
+    expect(() => encodePng(one, { a: 'x'.repeat(9e6), b: 'x'.repeat(9e6) })).toThrow(UsageError);
+    expect(() => encodePng({ ...one, width: 2 })).toThrow(ShapeError);
+  });
+
   it('is read as brightness for masks', async () => {
     writeFileSync(file, encodePng({ width: 2, height: 1, data: Uint8Array.of(255, 255, 255, 0, 0, 0) }));
     expect(await readGrayPicture(file)).toEqual({ width: 2, height: 1, data: Uint8Array.of(255, 0) });
     expect(readFileSync(file).subarray(1, 4).toString()).toBe('PNG');
+  });
+});
+
+describe('pictures that cost more than their file', () => {
+  const signature = Buffer.from('\x89PNG\r\n\x1a\n', 'latin1');
+  const chunk = (type: string, content: Uint8Array): Buffer => {
+    const body = Buffer.concat([Buffer.from(type, 'latin1'), content]);
+    const ends = Buffer.alloc(8);
+    ends.writeUInt32BE(content.length, 0);
+    ends.writeUInt32BE(zlib.crc32(body), 4);
+    return Buffer.concat([ends.subarray(0, 4), body, ends.subarray(4)]);
+  };
+  const header = (width: number, height: number): Buffer => {
+    const bytes = Buffer.alloc(13);
+    bytes.writeUInt32BE(width, 0);
+    bytes.writeUInt32BE(height, 4);
+    bytes.set([8, 2, 0, 0, 0], 8);
+    return chunk('IHDR', bytes);
+  };
+  const end = chunk('IEND', new Uint8Array(0));
+
+  it('a small PNG of many pixels is refused with both numbers, before it is decoded', async () => {
+    writeFileSync(
+      file,
+      Buffer.concat([signature, header(16384, 16384), chunk('IDAT', zlib.deflateSync('')), end]),
+    );
+    for (const read of [readPicture, readGrayPicture, readAlphaChannel, pictureSize]) {
+      await expect(read(file)).rejects.toThrow(
+        /at most 167\d{5} pixels in 65 bytes, got 16384 × 16384 = 268435456/,
+      );
+    }
+  });
+
+  it('so is a flat WebP or JPEG', async () => {
+    const flat = sharp({ create: { width: 9000, height: 9000, channels: 3, background: 'black' } });
+    for (const picture of [
+      flat.clone().webp({ lossless: true }),
+      flat.clone().jpeg({ quality: 1, progressive: true }),
+    ]) {
+      const bytes = await picture.toBuffer();
+      writeFileSync(file, bytes.subarray(0, 10_000));
+      await expect(readPicture(file)).rejects.toThrow(/at most \d+ pixels in \d+ bytes, got 9000 × 9000/);
+    }
+  }, 20_000);
+
+  it('an ordinary flat mask is read', async () => {
+    const flat = { width: 4096, height: 4096, channels: 3, background: 'white' } as const;
+    writeFileSync(file, await sharp({ create: flat }).toColourspace('b-w').png().toBuffer());
+    expect((await readGrayPicture(file)).data.every((value) => value === 255)).toBe(true);
+  });
+
+  it('texts are unpacked up to a limit together', async () => {
+    const packed = zlib.deflateSync(Buffer.alloc(2e6));
+    for (const [type, between] of [
+      ['zTXt', '\0\0'],
+      ['iTXt', '\0\x01\0\0\0'],
+    ] as const) {
+      const texts = Array.from({ length: 10 }, (_, i) =>
+        chunk(type, Buffer.concat([Buffer.from(`k${i}${between}`, 'latin1'), packed])),
+      );
+      const bytes = Buffer.concat([signature, header(1, 1), ...texts, end]);
+      writeFileSync(file, bytes);
+      const allowed = 2 ** 20 + 64 * bytes.length;
+      await expect(readPngTexts(file)).rejects.toThrow(
+        `${bytes.length} bytes of PNG: expected texts of at most ${allowed}`,
+      );
+      writeFileSync(
+        file,
+        Buffer.concat([signature, header(1, 1), chunk('tEXt', Buffer.alloc(17e6, 'a')), end]),
+      );
+      await expect(readPngTexts(file)).rejects.toThrow(
+        /at most 16777216 bytes together, got a packed one of 17000000/,
+      );
+    }
+  });
+
+  it('other kinds of pictures are not handed to the decoder, whatever their name', async () => {
+    for (const content of [
+      '<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>',
+      'GIF89a',
+      'II*\0',
+      'BM',
+      '',
+    ]) {
+      writeFileSync(file, content);
+      await expect(readPicture(file)).rejects.toThrow(/expected a picture \(PNG, JPEG or WebP\)/);
+      await expect(readPicture(file)).rejects.toThrow(FormatError);
+    }
+    await expect(readPicture('/dev/zero')).rejects.toThrow(/device/);
+    await expect(readPngTexts('/dev/zero')).rejects.toThrow(/device/);
   });
 });

@@ -1,9 +1,17 @@
-import { writeFileSync } from 'node:fs';
+import { existsSync, writeFileSync } from 'node:fs';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { FormatError, UsageError } from '../../src/errors.ts';
-import { byteRangeOf, float32Tensor, readBytes, readFloat32, renamed } from '../../src/formats/raw-tensor.ts';
+import { FormatError, ShapeError, UsageError } from '../../src/errors.ts';
+import {
+  byteRangeOf,
+  computedTensor,
+  float32Tensor,
+  readBytes,
+  readFloat32,
+  renamed,
+} from '../../src/formats/raw-tensor.ts';
 import { openSafetensors, writeSafetensors } from '../../src/formats/safetensors.ts';
+import { torchTensor, writeTorchZip } from '../../src/formats/torch-writer.ts';
 import { scratchFolder } from './scratch-folder.ts';
 import { randomTensors, tensorName } from './weights.ts';
 
@@ -75,6 +83,47 @@ describe('writing and reading back', () => {
     await expect(writeSafetensors(file, [renamed(tensor, '__metadata__')])).rejects.toThrow(UsageError);
     await expect(writeSafetensors(file, [renamed(tensor, '\ud800')])).rejects.toThrow(UsageError);
     await expect(writeSafetensors(file, [tensor], { note: '\udc00' })).rejects.toThrow(UsageError);
+  });
+});
+
+describe('what could not be read again is not written', () => {
+  const tensor = float32Tensor('w', [2], Float32Array.of(1, 2));
+  const twin = (changes: object) => ({ ...tensor, ...changes }) as typeof tensor;
+  const short = { ...tensor.storage, read: (begin: number, end: number) => new Uint8Array(end - begin - 1) };
+
+  it.each([
+    ['a dtype of no file', [twin({ dtype: 'F99' })], {}, /whole number/],
+    ['a negative size', [twin({ shape: [-1] })], {}, /whole number/],
+    ['half a size', [twin({ shape: [0.5] })], {}, /whole number/],
+    ['a size of NaN', [twin({ shape: [Number.NaN] })], {}, /whole number/],
+    ['half a byte', [twin({ dtype: 'F4', shape: [1] })], {}, /whole number|needs 0.5 bytes/],
+    ['65 dimensions', [twin({ shape: new Array<number>(65).fill(1) })], {}, /at most 64/],
+    ['a name of 5,000 characters', [twin({ name: 'n'.repeat(5000) })], {}, /4096/],
+    ['half a character in metadata', [tensor], { '\ud800': 'a' }, /Unicode/],
+    [
+      'a header over 100 MB',
+      [tensor],
+      { a: 'x'.repeat(6e7), b: '\x01'.repeat(1e7) },
+      /100000000 bytes, got 1200/,
+    ],
+  ])('%s', async (_, tensors, metadata, message) => {
+    const file = scratch('unreadable.safetensors');
+    const writing = writeSafetensors(file, tensors, metadata as Record<string, string>);
+    await expect(writing).rejects.toThrow(UsageError);
+    await expect(writing).rejects.toThrow(message);
+    expect(existsSync(file)).toBe(false);
+  });
+
+  it('nor bytes that are fewer or more than the shape says', async () => {
+    const file = scratch('unreadable.safetensors');
+    const computed = (bytes: number) => computedTensor('w', 'F32', [2], () => new Uint8Array(bytes));
+    for (const wrong of [twin({ storage: short }), computed(4), computed(12)]) {
+      await expect(writeSafetensors(file, [wrong])).rejects.toThrow(ShapeError);
+      await expect(writeTorchZip(file, torchTensor(wrong))).rejects.toThrow(ShapeError);
+      expect(existsSync(file)).toBe(false);
+    }
+    await writeSafetensors(file, [computed(8)]);
+    expect((await openSafetensors(file)).tensors.size).toBe(1);
   });
 });
 

@@ -1,5 +1,6 @@
 /** Torch files beyond the goldens: the pickle machine on hand-made pickles, and the writer. */
 import { spawnSync } from 'node:child_process';
+import { existsSync } from 'node:fs';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { FormatError, UsageError } from '../../src/errors.ts';
@@ -144,6 +145,43 @@ describe('writeTorchZip', () => {
     for (const tensor of (await openTensorFile(scratch('a.pth'))).tensors.values()) {
       expect(byteRangeOf(tensor)!.offset % 64).toBe(0);
     }
+  });
+
+  it('does not write what it could not read again', async () => {
+    const tensor = torchTensor(float32Tensor('w', [1], Float32Array.of(1)));
+    const shaped = (shape: readonly number[]) => torchTensor({ ...tensor.tensor, shape });
+    const refused: readonly (readonly [TorchValue, RegExp])[] = [
+      [
+        new Map<TorchValue, TorchValue>([
+          ['a', new Map([['b', tensor]])],
+          ['a.b', tensor],
+        ]),
+        /same name "a.b"/,
+      ],
+      [
+        new Map<TorchValue, TorchValue>([
+          [1, 'one'],
+          [true, 'true'],
+        ]),
+        /two keys that are one in Python/,
+      ],
+      [new Map<TorchValue, TorchValue>([[[1], 'list']]), /hashable/],
+      [{ kind: 'set', items: [new Map()] }, /hashable/],
+      [{ kind: 'dtype', name: 'torch.float99' }, /not an allowed type/],
+      [{ kind: 'size', sizes: [-1] }, /whole numbers/],
+      [shaped([-1]), /element count|whole numbers/],
+      [shaped([0.5]), /element count|whole numbers/],
+      [shaped(new Array<number>(65).fill(1)), /at most 64 dimensions/],
+      ['x'.repeat(2 ** 24 + 1), /strings of at most/],
+      [new Map([['k'.repeat(5000), tensor]]), /at most 4096 characters/],
+      [new Array<TorchValue>(1_600_000).fill(null), /operations/],
+      [new Array<TorchValue>(50_000).fill(tensor), /at most 49997 tensors/],
+    ];
+    for (const [value, message] of refused) {
+      await expect(writeTorchZip(scratch('never.pth'), value)).rejects.toThrow(UsageError);
+      await expect(writeTorchZip(scratch('never.pth'), value)).rejects.toThrow(message);
+    }
+    expect(existsSync(scratch('never.pth'))).toBe(false);
   });
 
   it('refuses cycles and class names', async () => {
