@@ -1,8 +1,9 @@
 /** Files and folders to `Concept`: finds the layout by the names inside and hands over to its reader. */
 import { existsSync, statSync } from 'node:fs';
 import path from 'node:path';
-import { FormatError, MismatchError } from '../errors.ts';
+import { FormatError, MismatchError, shortened } from '../errors.ts';
 import { openTensorFile, type TensorFile } from '../formats/tensor-file.ts';
+import { keyName } from '../formats/torch-names.ts';
 import { isTensor, type TorchValue } from '../formats/torch-value.ts';
 import { foreignArchitecture } from '../models/keys/architecture.ts';
 import type { ModulePath } from '../models/keys/module-path.ts';
@@ -76,12 +77,18 @@ function readerOf(file: TensorFile): Reader {
   return layouts[counts.indexOf(most)]!.read;
 }
 
-/** Where a torch file holds things other than dictionaries and tensors. */
+/** Characters of the name of a value that is no tensor, and of one key in it; for messages. */
+const STRAY_CHARACTERS = 200;
+
+/** Where a torch file holds things other than dictionaries and tensors. Long names keep beginning and end. */
 function strayValues(root: TorchValue): string[] {
   const stray: string[] = [];
   const visit = (value: TorchValue, name: string): void => {
     if (value instanceof Map) {
-      for (const [key, item] of value) visit(item, name === '' ? String(key) : `${name}.${String(key)}`);
+      for (const [key, item] of value) {
+        const own = keyName(key, STRAY_CHARACTERS) ?? strayKey(key);
+        visit(item, name === '' ? own : shortened(`${name}.${own}`, STRAY_CHARACTERS));
+      }
     } else if (!isTensor(value)) {
       stray.push(
         `${name} (${value === null ? 'None' : Array.isArray(value) ? 'a list' : `a ${typeof value}`})`,
@@ -90,6 +97,10 @@ function strayValues(root: TorchValue): string[] {
   };
   visit(root, '');
   return stray;
+}
+
+function strayKey(key: TorchValue): string {
+  return typeof key === 'string' ? shortened(key, STRAY_CHARACTERS) : 'a long key';
 }
 
 /** Weight files of a folder: a PEFT adapter, one per network in subfolders, or diffusers' single file. */

@@ -1,10 +1,11 @@
 /** sha256 of files, streamed. */
 import { createHash, webcrypto } from 'node:crypto';
 import { createReadStream } from 'node:fs';
-import { readFile, stat } from 'node:fs/promises';
+import { readFile } from 'node:fs/promises';
 import { pipeline } from 'node:stream/promises';
 import pLimit from 'p-limit';
 import { FormatError } from '../errors.ts';
+import { locateFile } from './byte-reader.ts';
 
 /** Disks gain nothing from more readers at once. */
 const READERS = 2;
@@ -12,11 +13,12 @@ const READERS = 2;
 /** Files up to this size are hashed whole, beside the main thread. */
 const WHOLE_BYTES = 1 << 27;
 
-/** sha256 of a file's bytes, lower-case hex. @throws {FormatError} if it cannot be read. */
+/** sha256 of a file's bytes, lower-case hex. @throws {FormatError} if it is a folder or a device, or cannot be read. */
 export async function hashFile(file: string): Promise<string> {
   const hash = createHash('sha256');
+  const { sizeBytes } = locateFile(file);
   try {
-    if ((await stat(file)).size <= WHOLE_BYTES)
+    if (sizeBytes <= WHOLE_BYTES)
       return Buffer.from(await webcrypto.subtle.digest('SHA-256', await readFile(file))).toString('hex');
     await pipeline(createReadStream(file, { highWaterMark: 1 << 20 }), hash);
   } catch (cause) {

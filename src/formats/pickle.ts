@@ -432,8 +432,8 @@ class PickleMachine {
   #arguments(): readonly PickleValue[] {
     const args = this.#pop();
     if (!isTuple(args)) throw this.#fail('expected a tuple of arguments, got something else');
-    // The memo hands out the same list or string any number of times, and each call copies it.
-    for (const arg of args.items) this.#cost.charge(COST.item + extentOf(arg));
+    // The memo hands out the same list or string any number of times, and each call checks and copies it.
+    for (const arg of args.items) this.#cost.charge(COST.item + 3 * extentOf(arg));
     return args.items;
   }
 

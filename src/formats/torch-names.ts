@@ -34,8 +34,8 @@ export function flattenTensors(file: string, root: TorchValue, fileBytes: number
   const nameHere = (): string => {
     let length = Math.max(0, way.length - 1);
     for (const step of way) {
-      step.text ??= keyName(file, step.key);
-      length += step.text.length;
+      step.text ??= keyName(step.key, MAX_NAME_CHARACTERS);
+      length += step.text?.length ?? MAX_NAME_CHARACTERS + 1;
     }
     if (length > MAX_NAME_CHARACTERS) throw tooLong(file);
     characters += length;
@@ -107,24 +107,27 @@ function tooLong(file: string): FormatError {
   );
 }
 
-/** A dictionary key as a part of a dotted name, as Python prints it. @throws {FormatError} if it is too long */
-function keyName(file: string, key: TorchValue): string {
+/**
+ * A dictionary key as a part of a dotted name, as Python prints it; null if that takes more than `room` characters.
+ * Tuples of shared tuples are short in the file and endless in print: it stops as soon as it is too much.
+ */
+export function keyName(key: TorchValue, room: number): string | null {
   if (key === null) return 'None';
   if (key === true) return 'True';
   if (key === false) return 'False';
-  if (typeof key === 'string' || key instanceof Uint8Array) {
-    if (key.length > MAX_NAME_CHARACTERS) throw tooLong(file);
-    return typeof key === 'string' ? key : `b'${Buffer.from(key).toString('latin1')}'`;
+  if (typeof key === 'string') return key.length > room ? null : key;
+  if (key instanceof Uint8Array) {
+    return key.length > room ? null : `b'${Buffer.from(key).toString('latin1')}'`;
   }
   if (!isTagged(key)) return String(key);
   if (key.kind !== 'tuple') return key.kind === 'dtype' || key.kind === 'reference' ? key.name : key.kind;
-  // Tuples of shared tuples are short in the file and endless in print: stop as soon as it is too much.
   const parts: string[] = [];
-  let length = 2;
+  let left = room - 2;
   for (const item of key.items) {
-    const part = keyName(file, item);
-    length += part.length + 2;
-    if (length > MAX_NAME_CHARACTERS) throw tooLong(file);
+    const part = keyName(item, left);
+    if (part === null) return null;
+    left -= part.length + 2;
+    if (left < 0) return null;
     parts.push(part);
   }
   return `(${parts.join(', ')})`;

@@ -78,9 +78,8 @@ const MAX_DEPTH = 256;
 /** Values of the tree, counting shared ones as often as they are reached. */
 const MAX_TREE_SIZE = 2_000_000;
 
-/** Values that any file may have, and how many more for each of its bytes: without sharing a value takes one at least. */
+/** Values that any file may have, and one more for each of its bytes: without sharing a value takes one at least. */
 const FREE_TREE_SIZE = 1 << 16;
-const VALUES_PER_BYTE = 4;
 
 function childrenOf(value: object): readonly PickleValue[] {
   if (value instanceof Map) return [...value.keys(), ...value.values()];
@@ -106,7 +105,7 @@ const FINISHED_KINDS = new Set<string>([
  * @throws {FormatError} otherwise
  */
 export function plainTree(file: string, root: PickleValue, fileBytes: number): TorchValue {
-  const maxSize = Math.min(MAX_TREE_SIZE, FREE_TREE_SIZE + VALUES_PER_BYTE * fileBytes);
+  const maxSize = Math.min(MAX_TREE_SIZE, FREE_TREE_SIZE + fileBytes);
   interface Frame {
     readonly value: object;
     readonly children: readonly PickleValue[];

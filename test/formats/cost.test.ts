@@ -1,7 +1,9 @@
 /** Small files that would cost seconds or gigabytes are refused by their size, before they do. */
 import { writeFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
+import { loadConcept } from '../../src/concepts/concept-file.ts';
 import { FormatError } from '../../src/errors.ts';
+import { hashFile } from '../../src/formats/file-hash.ts';
 import { readBytes } from '../../src/formats/raw-tensor.ts';
 import { openTensorFile } from '../../src/formats/tensor-file.ts';
 import { get, put, TENSOR, text, torchLegacy, torchZip, zipFile } from './hostile-files.ts';
@@ -120,6 +122,22 @@ describe('pickles', () => {
       .toString('latin1')
       .replace('M\xe9\x03', () => lists(9));
     expect((await refusal('protocol.pt', Buffer.from(protocol, 'latin1'))).message).toMatch(/got a list/);
+  });
+
+  it('values that are no tensors are named shortly', async () => {
+    const file = scratch('stray.pt');
+    const nested = `${long(1e6)}${put(1)}0${`}${get(1)}`.repeat(40)}K\x01${'s'.repeat(40)}`;
+    const keyed = `}${tuples(4)}K\x01s`;
+    for (const pickle of [nested, keyed]) {
+      writeFileSync(file, torchZip(`${pickle}.`));
+      const failure: unknown = await loadConcept(file).catch((error: unknown) => error);
+      expect(failure).toBeInstanceOf(FormatError);
+      expect((failure as FormatError).message.length).toBeLessThan(1000);
+    }
+  });
+
+  it('a device has no hash', async () => {
+    await expect(hashFile('/dev/zero')).rejects.toThrow(/device/);
   });
 
   it('what real files share stays allowed', async () => {
