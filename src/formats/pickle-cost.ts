@@ -13,6 +13,9 @@ const FREE_BYTES = 1 << 26;
 /** A tensor's objects take some 15 times the bytes that describe it. */
 const BYTES_PER_BYTE = 32;
 
+/** Longer strings describe no tensor: their bytes allow for themselves and nothing else. */
+const DESCRIBING_CHARACTERS = 256;
+
 /** Charges in bytes. Rough: what V8 takes for such a value. */
 export const COST = { operation: 24, memo: 40, container: 64, dict: 200, item: 8, entry: 48 } as const;
 
@@ -34,6 +37,11 @@ export class PickleCost {
   charge(bytes: number): void {
     this.#spent += bytes;
     if (this.#spent > FREE_BYTES) this.#check();
+  }
+
+  /** A string or bytes of the pickle. */
+  chargeText(bytes: number): void {
+    this.charge(bytes <= DESCRIBING_CHARACTERS ? bytes : bytes * BYTES_PER_BYTE);
   }
 
   #check(): void {

@@ -318,8 +318,9 @@ class PickleMachine {
     if (length > MAX_STRING_BYTES) {
       throw this.#fail(`expected strings of at most ${MAX_STRING_BYTES} bytes, got one of ${length}`);
     }
-    this.#cost.charge(length);
-    return this.#reader.bytes(length);
+    const bytes = this.#reader.bytes(length);
+    this.#cost.chargeText(length);
+    return bytes;
   }
 
   /** A little-endian two's complement integer. */

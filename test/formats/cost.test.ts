@@ -69,6 +69,7 @@ const PICKLES: readonly (readonly [string, string, RegExp])[] = [
     /memory and work|at most \d+ values/,
   ],
   ['1,400,000 dicts', `(${'}'.repeat(1_400_000)}t.`, /memory and work/],
+  ['a long string and 1,400,000 dicts', `(${long(9e6)}${'}'.repeat(1_400_000)}t.`, /memory and work/],
   ['1,400,000 sets', `(${'\x8f'.repeat(1_400_000)}t.`, /memory and work/],
   ['a class name of 9 MB', `${long(9e6)}${long(9e6)}\x93.`, /module and name of at most 1024/],
   [
