@@ -2,9 +2,10 @@
  * Files and folders to `Adapter`: any LoRA-like file of Stable Diffusion 1.x or SDXL, and files of embeddings. Headers
  * and alphas are read, nothing else.
  */
-import { existsSync, readFileSync, statSync } from 'node:fs';
+import { existsSync, statSync } from 'node:fs';
 import path from 'node:path';
 import { FormatError, MismatchError } from '../errors.ts';
+import { readJsonFileSync } from '../formats/json-file.ts';
 import { openTensorFile, type TensorFile } from '../formats/tensor-file.ts';
 import { foreignArchitecture } from '../models/keys/architecture.ts';
 import { edLoraWord } from '../models/keys/ed-lora.ts';
@@ -246,8 +247,6 @@ function architectureOf(file: TensorFile): Architecture {
   return owned('sd1') >= owned('sdxl') ? 'sd1' : 'sdxl';
 }
 
-const maxConfigBytes = 4 << 20;
-
 function readPeftConfig(weights: string, file: string): Record<string, unknown> {
   if (!existsSync(file)) {
     throw new FormatError(
@@ -255,15 +254,9 @@ function readPeftConfig(weights: string, file: string): Record<string, unknown> 
       `a PEFT adapter, but there is no ${adapterConfigName} beside it, which holds lora_alpha; keep the two together`,
     );
   }
-  const { size } = statSync(file);
-  if (size > maxConfigBytes) throw new FormatError(file, `expected a small JSON file, got ${size} bytes`);
-  try {
-    const config: unknown = JSON.parse(readFileSync(file, 'utf8'));
-    if (typeof config === 'object' && config !== null && !Array.isArray(config)) {
-      return config as Record<string, unknown>;
-    }
-  } catch (cause) {
-    throw new FormatError(file, `cannot be read as JSON (${(cause as Error).message})`, { cause });
+  const config = readJsonFileSync(file);
+  if (typeof config === 'object' && config !== null && !Array.isArray(config)) {
+    return config as Record<string, unknown>;
   }
   throw new FormatError(file, 'expected a JSON object');
 }

@@ -1,7 +1,7 @@
 /** The content of an evaluation's report.json: written, and read again to be compared. */
-import { readFile, stat } from 'node:fs/promises';
 import { z } from 'zod';
 import { FormatError } from '../errors.ts';
+import { readJsonFile } from '../formats/json-file.ts';
 import type { Evaluation } from './evaluate.ts';
 
 const MAX_BYTES = 64 << 20;
@@ -132,13 +132,7 @@ export function evaluationReport(
  * @throws {FormatError} if it is missing, no report of an evaluation, or damaged (naming the field)
  */
 export async function readEvaluationReport(file: string): Promise<EvaluationReport> {
-  let json: unknown;
-  try {
-    if ((await stat(file)).size > MAX_BYTES) throw new Error('too large');
-    json = JSON.parse(await readFile(file, 'utf8'));
-  } catch (cause) {
-    throw new FormatError(file, "expected an evaluation's report.json; cannot be read", { cause });
-  }
+  const json = await readJsonFile(file, MAX_BYTES, "an evaluation's report.json");
   const result = reportSchema.safeParse(json);
   if (result.success) return result.data;
   const { path, message } = result.error.issues[0]!;

@@ -3,9 +3,10 @@
  * papers cover: new places, other company, other materials and styles; each has twenty prompts.
  */
 import { existsSync, statSync } from 'node:fs';
-import { readFile } from 'node:fs/promises';
 import path from 'node:path';
 import { FormatError, UsageError } from '../errors.ts';
+import { excerpt } from '../formats/excerpt.ts';
+import { readTextFile } from '../io/read-small-file.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
 
 /** The concept's place in a prompt. */
@@ -124,18 +125,17 @@ export function isPromptSet(name: string): name is PromptSet {
 export async function loadPrompts(setOrFile: string): Promise<readonly string[]> {
   if (isPromptSet(setOrFile)) return PROMPT_SETS[setOrFile];
   const info = statSync(setOrFile, { throwIfNoEntry: false });
-  if (!info?.isFile()) {
+  if (info === undefined || info.isDirectory()) {
     const sets = Object.keys(PROMPT_SETS).join(', ');
     throw new UsageError(`prompts "${setOrFile}": expected one of ${sets}, or a text file`);
   }
-  if (info.size > MAX_BYTES)
-    throw new FormatError(setOrFile, `expected a list of prompts, got ${info.size} bytes`);
-  const lines = (await readFile(setOrFile, 'utf8')).split(/\r?\n/).map((line) => line.trim());
+  const text = await readTextFile(setOrFile, MAX_BYTES, 'a list of prompts');
+  const lines = text.split(/\r?\n/).map((line) => line.trim());
   const prompts = lines.filter((line) => line !== '' && !line.startsWith('#'));
   if (prompts.length === 0) throw new FormatError(setOrFile, 'expected prompts, one a line, got none');
   const without = prompts.find((prompt) => !prompt.includes(PLACE));
   if (without !== undefined) {
-    throw new FormatError(setOrFile, `expected ${PLACE} where the concept goes, got "${without}"`);
+    throw new FormatError(setOrFile, `expected ${PLACE} where the concept goes, got "${excerpt(without)}"`);
   }
   return prompts;
 }

@@ -1,12 +1,15 @@
 /** Small pictures inside a page. */
-import { readFile } from 'node:fs/promises';
 import path from 'node:path';
 import sharp from 'sharp';
 import { dataUri, type Html, html } from '../charts/html.ts';
 import { FormatError } from '../errors.ts';
+import { readWholeFile } from '../io/read-small-file.ts';
 
 /** Pictures up to this side are embedded as they are, larger ones as WebP of this side. */
 const SIDE = 160;
+
+/** A picture of 4096 × 4096 pixels that no method could make smaller. */
+const MAX_BYTES = 1 << 26;
 
 /**
  * An `<img>` with the picture's bytes inside.
@@ -18,8 +21,8 @@ export async function thumbnail(folder: string, file: string, alt: string): Prom
   const full = path.resolve(root, file);
   if (!full.startsWith(root + path.sep)) throw new FormatError(full, `expected a picture inside ${root}`);
   try {
-    const bytes = await readFile(full);
-    const image = sharp(bytes, { limitInputPixels: 2 ** 28 });
+    const bytes = await readWholeFile(full, MAX_BYTES, 'a picture');
+    const image = sharp(bytes, { limitInputPixels: 2 ** 26 });
     const { width, height, format } = await image.metadata();
     const small = Math.max(width, height) <= SIDE && format === 'png';
     const shown = small

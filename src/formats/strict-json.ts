@@ -20,7 +20,11 @@ export function parseJson(text: string, file: string): unknown {
   try {
     value = JSON.parse(text);
   } catch (cause) {
-    throw new FormatError(file, `expected JSON, ${excerpt((cause as Error).message, 120)}`, { cause });
+    throw new FormatError(
+      file,
+      `expected JSON, got text that is none (${excerpt((cause as Error).message, 120)})`,
+      { cause },
+    );
   }
   checkKeys(text, file);
   return value;

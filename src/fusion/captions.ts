@@ -1,8 +1,8 @@
 /** Generic captions for prior preservation: what the base model must go on drawing as it does. */
-import { existsSync, statSync } from 'node:fs';
-import { readFile } from 'node:fs/promises';
+import { existsSync } from 'node:fs';
 import path from 'node:path';
 import { FormatError } from '../errors.ts';
+import { readTextFile } from '../io/read-small-file.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
 
 /** A list of captions that a model folder may bring along, for models that know a world of their own. */
@@ -45,11 +45,8 @@ const MAX_BYTES = 1 << 20;
  * @throws {FormatError} if the file is missing, empty or larger than 1 MiB
  */
 export async function readCaptions(file: string): Promise<string[]> {
-  const info = statSync(file, { throwIfNoEntry: false });
-  if (!info?.isFile()) throw new FormatError(file, 'expected a text file with one caption a line, got none');
-  if (info.size > MAX_BYTES)
-    throw new FormatError(file, `expected a list of captions, got ${info.size} bytes`);
-  const lines = (await readFile(file, 'utf8')).split(/\r?\n/).map((line) => line.trim());
+  const text = await readTextFile(file, MAX_BYTES, 'a text file with one caption a line');
+  const lines = text.split(/\r?\n/).map((line) => line.trim());
   const captions = lines.filter((line) => line !== '' && !line.startsWith('#'));
   if (captions.length === 0) throw new FormatError(file, 'expected captions, one a line, got none');
   return captions;

@@ -3,15 +3,18 @@
  * `new_concept_cfg.json`. Weights stream tensor by tensor and keep the base's dtype.
  */
 import { existsSync } from 'node:fs';
-import { readFile } from 'node:fs/promises';
 import path from 'node:path';
-import { NumericalError, UsageError } from '../errors.ts';
+import { FormatError, NumericalError, UsageError } from '../errors.ts';
 import { encodeFloat, isFloatDType, type WritableFloat } from '../formats/dtype.ts';
+import { excerpt } from '../formats/excerpt.ts';
+import { MAX_CONFIG_BYTES, readJsonFile } from '../formats/json-file.ts';
 import { setJsonField } from '../formats/json-text.ts';
 import { computedTensor, type RawTensor, readFloat32 } from '../formats/raw-tensor.ts';
 import { writeSafetensors } from '../formats/safetensors.ts';
+import { parseJson } from '../formats/strict-json.ts';
 import type { TensorFile } from '../formats/tensor-file.ts';
 import { copyTree } from '../io/copy-folder.ts';
+import { readTextFile } from '../io/read-small-file.ts';
 import { makeFolder, writeFileAtomically } from '../io/replace-file.ts';
 import { writeFolderAtomically } from '../io/replace-folder.ts';
 import { type LowRank, toDense } from '../linalg/low-rank.ts';
@@ -31,10 +34,12 @@ export async function writeFusedCheckpoint(fusion: Fusion, folder: string): Prom
   }
   await writeFolderAtomically(folder, async (temporary) => {
     const index = path.join(base.path, 'model_index.json');
-    const parts = existsSync(index)
-      ? Object.entries(JSON.parse(await readFile(index, 'utf8')) as object)
-      : [];
+    const parts = existsSync(index) ? Object.entries(await readJsonObject(index)) : [];
     for (const [part, value] of parts) {
+      // It becomes a folder's name, here and there.
+      if (!/^\w+$/.test(part)) {
+        throw new FormatError(index, `expected the name of a part, got "${excerpt(part)}"`);
+      }
       const present = Array.isArray(value) && value[0] !== null && existsSync(path.join(base.path, part));
       if (!present || part === 'unet' || part === 'text_encoder') continue;
       await copyTree(path.join(base.path, part), path.join(temporary, part));
@@ -45,6 +50,12 @@ export async function writeFusedCheckpoint(fusion: Fusion, folder: string): Prom
     await writeTokenizer(fusion, path.join(temporary, 'tokenizer'));
     await writeJson(path.join(temporary, 'new_concept_cfg.json'), fusion.vocabulary.conceptConfig());
   });
+}
+
+async function readJsonObject(file: string): Promise<object> {
+  const value = await readJsonFile(file);
+  if (typeof value === 'object' && value !== null && !Array.isArray(value)) return value;
+  throw new FormatError(file, 'expected a JSON object');
 }
 
 async function writeUnet(fusion: Fusion, folder: string): Promise<void> {
@@ -58,7 +69,7 @@ async function writeUnet(fusion: Fusion, folder: string): Promise<void> {
 async function writeTextEncoder(fusion: Fusion, folder: string): Promise<void> {
   const { textEncoder, path: base } = fusion.base;
   await makeFolder(folder);
-  const config = await readFile(path.join(base, 'text_encoder', 'config.json'), 'utf8');
+  const config = await readTextFile(path.join(base, 'text_encoder', 'config.json'), MAX_CONFIG_BYTES);
   const rows = fusion.vocabulary.embeddingRows();
   const tensors = withDeltas(fusion, 'text_encoder', textEncoder.file, canonicalTextEncoderName).map(
     (tensor) =>
@@ -78,13 +89,13 @@ async function writeTokenizer(fusion: Fusion, folder: string): Promise<void> {
   const { tokens } = fusion.vocabulary;
   const added = tokens.flatMap(({ names, ids }) => names.map((name, i) => [name, ids[i]!] as const));
   const addedFile = path.join(folder, 'added_tokens.json');
-  const before = existsSync(addedFile) ? (JSON.parse(await readFile(addedFile, 'utf8')) as object) : {};
+  const before = existsSync(addedFile) ? await readJsonObject(addedFile) : {};
   await writeJson(addedFile, { ...before, ...Object.fromEntries(added) });
   const configFile = path.join(folder, 'tokenizer_config.json');
-  const config = existsSync(configFile) ? await readFile(configFile, 'utf8') : '{}';
+  const config = existsSync(configFile) ? await readTextFile(configFile, MAX_CONFIG_BYTES) : '{}';
   const plain = { lstrip: false, normalized: true, rstrip: false, single_word: false, special: false };
   const decoder = {
-    ...(JSON.parse(config) as { added_tokens_decoder?: object }).added_tokens_decoder,
+    ...(parseJson(config, configFile) as { added_tokens_decoder?: object }).added_tokens_decoder,
     ...Object.fromEntries(added.map(([content, id]) => [String(id), { content, ...plain }])),
   };
   await writeFileAtomically(configFile, [setJsonField(config, 'added_tokens_decoder', decoder)]);

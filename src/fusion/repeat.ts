@@ -1,10 +1,11 @@
 /** A fusion from its recipe: to make it again, or to add concepts to it. */
-import { readFile } from 'node:fs/promises';
 import path from 'node:path';
 import { z } from 'zod';
 import { loadConcept } from '../concepts/concept-file.ts';
 import { renameTokens } from '../concepts/prompt.ts';
 import { FormatError } from '../errors.ts';
+import { MAX_CONFIG_BYTES } from '../formats/json-file.ts';
+import { readTextFile } from '../io/read-small-file.ts';
 import { openCheckpoint } from '../models/checkpoint.ts';
 import { checkFusionOptions, DEFAULTS, type FusionOptions } from './options.ts';
 import type { ParticipantInput } from './participant.ts';
@@ -62,9 +63,7 @@ export function parseFusionRecipe(where: string, text: string): Recipe {
 /** The recipe of a folder that `fuse` wrote. @throws {FormatError} if there is none */
 export async function readFusionRecipe(folder: string): Promise<Recipe> {
   const file = path.join(folder, 'recipe.json');
-  const text = await readFile(file, 'utf8').catch((cause: unknown) => {
-    throw new FormatError(file, 'expected the recipe of a fusion, got no such file', { cause });
-  });
+  const text = await readTextFile(file, MAX_CONFIG_BYTES, 'the recipe of a fusion');
   return parseFusionRecipe(file, text);
 }
 

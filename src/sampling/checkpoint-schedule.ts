@@ -1,11 +1,11 @@
 /** The noise schedule that belongs to a checkpoint. */
-import { readFile } from 'node:fs/promises';
 import { FormatError } from '../errors.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
 import { namedSamplerConfig } from './samplers/create.ts';
 import {
   parseSchedulerConfig,
   parseSchedulerJson,
+  readSchedulerText,
   resolveSchedulerConfig,
   type ScheduleOverrides,
   type SchedulerClass,
@@ -35,7 +35,7 @@ export async function checkpointSchedule(
   schedulerClass: SchedulerClass | null = null,
 ): Promise<SchedulerConfig> {
   if (file === null) return resolveSchedulerConfig(SD15_SCHEDULER, path, schedulerClass);
-  return parseSchedulerConfig(await readFile(file, 'utf8'), file, schedulerClass);
+  return parseSchedulerConfig(await readSchedulerText(file), file, schedulerClass);
 }
 
 /**
@@ -49,7 +49,7 @@ export async function checkpointSampler(
   overrides: ScheduleOverrides = {},
 ): Promise<SchedulerConfig> {
   if (file === null) return namedSamplerConfig(name, SD15_SCHEDULER, path, overrides);
-  const json = parseSchedulerJson(await readFile(file, 'utf8'), file);
+  const json = parseSchedulerJson(await readSchedulerText(file), file);
   if (typeof json !== 'object' || json === null) throw new FormatError(file, 'expected a JSON object');
   return namedSamplerConfig(name, json as Readonly<Record<string, unknown>>, file, overrides);
 }

@@ -4,8 +4,9 @@
  */
 import path from 'node:path';
 import { z } from 'zod';
-import { UsageError } from '../errors.ts';
+import { FormatError, UsageError } from '../errors.ts';
 import { readPngTexts } from '../formats/png.ts';
+import { parseJson } from '../formats/strict-json.ts';
 import type { NormalScene, Scene } from './scene.ts';
 import { checkScene } from './scene-file.ts';
 
@@ -13,6 +14,9 @@ import { checkScene } from './scene-file.ts';
 export const SCENE_KEY = 'edlora.scene';
 /** Keyword of the text that web UIs read. */
 export const PARAMETERS_KEY = 'parameters';
+
+/** A scene with 64 regions of long prompts has less. */
+const MAX_SCENE_LENGTH = 4 << 20;
 
 /** The samplers as web UIs call them. */
 const DISPLAY_NAMES: Readonly<Record<string, string>> = {
@@ -93,13 +97,13 @@ export async function readPictureScene(file: string): Promise<Scene> {
       `${file}: carries no scene; was it drawn by edlora sample, and saved by nothing else since?`,
     );
   }
-  let value: unknown;
-  try {
-    value = JSON.parse(text);
-  } catch (cause) {
-    throw new UsageError(`${file}: its scene is not JSON; damaged?`, { cause });
+  if (text.length > MAX_SCENE_LENGTH) {
+    throw new FormatError(
+      file,
+      `expected a scene of at most ${MAX_SCENE_LENGTH} characters, got ${text.length}`,
+    );
   }
-  const parsed = embedded.safeParse(value);
+  const parsed = embedded.safeParse(parseJson(text, `${file} (${SCENE_KEY})`));
   if (!parsed.success) throw new UsageError(`${file}: its scene has another form than expected`);
   return checkScene(parsed.data.scene, (_, name) => `${file} (${SCENE_KEY}): ${name || 'scene'}`);
 }

@@ -3,9 +3,12 @@
  * the samplers here do not have (flow matching, dynamic thresholding, Beta and exponential sigmas …) are refused by
  * name when they are switched on; keys of other classes are ignored, as the library ignores them.
  */
-import { readFile } from 'node:fs/promises';
 import * as z from 'zod';
 import { FormatError, UsageError } from '../errors.ts';
+import { jsonExcerpt } from '../formats/excerpt.ts';
+import { MAX_CONFIG_BYTES } from '../formats/json-file.ts';
+import { parseJson } from '../formats/strict-json.ts';
+import { readTextFile } from '../io/read-small-file.ts';
 
 /** Scheduler classes of diffusers that have a page in `samplers/`. */
 export const SCHEDULER_CLASSES = [
@@ -146,7 +149,7 @@ export function isSchedulerClass(name: string): name is SchedulerClass {
 function oneOf<T extends string>(file: string, key: string, value: string, known: readonly T[]): T {
   const found = known.find((candidate) => candidate === value);
   if (found === undefined) {
-    throw new FormatError(file, `${key}: expected ${known.join(' or ')}, got "${value}"`);
+    throw new FormatError(file, `${key}: expected ${known.join(' or ')}, got ${jsonExcerpt(value)}`);
   }
   return found;
 }
@@ -269,11 +272,7 @@ export function parseSchedulerConfig(
 
 /** The contents of a scheduler_config.json as they are. @throws {FormatError} if it is not JSON */
 export function parseSchedulerJson(text: string, file: string): unknown {
-  try {
-    return JSON.parse(text.replace(/(:\s*)(-?Infinity)(?=\s*[,}])/g, '$1"$2"'));
-  } catch (cause) {
-    throw new FormatError(file, 'expected JSON; damaged scheduler config?', { cause });
-  }
+  return parseJson(text.replace(/(:\s*)(-?Infinity)(?=\s*[,}])/g, '$1"$2"'), file);
 }
 
 /** Read a scheduler_config.json. @throws {FormatError} if it cannot be read, or as `parseSchedulerConfig` */
@@ -281,13 +280,12 @@ export async function readSchedulerConfig(
   file: string,
   schedulerClass: SchedulerClass | null = null,
 ): Promise<SchedulerConfig> {
-  let text: string;
-  try {
-    text = await readFile(file, 'utf8');
-  } catch (cause) {
-    throw new FormatError(file, 'cannot be read; scheduler/scheduler_config.json missing?', { cause });
-  }
-  return parseSchedulerConfig(text, file, schedulerClass);
+  return parseSchedulerConfig(await readSchedulerText(file), file, schedulerClass);
+}
+
+/** The text of a scheduler_config.json. @throws {FormatError} if it cannot be read */
+export function readSchedulerText(file: string): Promise<string> {
+  return readTextFile(file, MAX_CONFIG_BYTES, 'a scheduler_config.json');
 }
 
 /** What a user may change about the model's own schedule. Left out: as the config has it. */

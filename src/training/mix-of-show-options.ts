@@ -4,10 +4,10 @@
  * Source: TencentARC/Mix-of-Show, options/train/EDLoRA, train_edlora.py, mixofshow/data/pil_transform.py.
  */
 import { existsSync, readdirSync } from 'node:fs';
-import { readFile } from 'node:fs/promises';
 import path from 'node:path';
 import { z } from 'zod';
 import { FormatError } from '../errors.ts';
+import { MAX_CONFIG_BYTES, readJsonFile } from '../formats/json-file.ts';
 import type { TrainingInput } from './options.ts';
 
 /** What a training file says. */
@@ -184,12 +184,7 @@ function transformSettings(
 
 /** Their list of folders; more than one would be several concepts. */
 async function pictures(file: string): Promise<Partial<TrainingInput>> {
-  let json: unknown;
-  try {
-    json = JSON.parse(await readFile(file, 'utf8'));
-  } catch (cause) {
-    throw new FormatError(file, `expected a JSON list of folders, ${(cause as Error).message}`, { cause });
-  }
+  const json = await readJsonFile(file, MAX_CONFIG_BYTES, 'a JSON list of folders');
   const parsed = conceptList.safeParse(json);
   if (!parsed.success)
     throw new FormatError(

@@ -153,7 +153,7 @@ describe('the report', () => {
     await writeFile(file, '{"tool": "edlora", "kind": "fusion"}');
     await expect(readEvaluationReport(file)).rejects.toThrow("expected an evaluation's report.json; kind");
     await writeFile(file, '<html>');
-    await expect(readEvaluationReport(file)).rejects.toThrow('cannot be read');
+    await expect(readEvaluationReport(file)).rejects.toThrow('expected JSON');
   });
 });
 

@@ -215,8 +215,8 @@ describe('loadTokenizer', () => {
   it.each<[string, Record<string, string | null>, RegExp]>([
     ['no merges', { 'merges.txt': null }, /missing/],
     ['neither', { 'vocab.json': null, 'merges.txt': null }, /--tokenizer/],
-    ['cut JSON', { 'vocab.json': '{"a": 1' }, /not valid JSON/],
-    ['a web page', { 'vocab.json': '<!doctype html>' }, /not valid JSON/],
+    ['cut JSON', { 'vocab.json': '{"a": 1' }, /expected JSON/],
+    ['a web page', { 'vocab.json': '<!doctype html>' }, /expected JSON/],
     ['a list', { 'vocab.json': '[]' }, /JSON object/],
     ['nothing in it', { 'vocab.json': '{}' }, /empty object/],
     ['an id that is text', { 'vocab.json': '{"a": "1"}' }, /whole number/],

@@ -3,6 +3,7 @@
  * neither that nor an alpha is stored, diffusers applies up · down, and so do we.
  */
 import { FormatError } from '../../errors.ts';
+import { parseJson } from '../../formats/strict-json.ts';
 import type { TensorFile } from '../../formats/tensor-file.ts';
 import { parseDiffusersLoraKey } from '../../models/keys/diffusers-lora.ts';
 import { type PeftScaling, peftScale, peftScaling } from '../../models/keys/peft.ts';
@@ -39,27 +40,26 @@ export function adapterScalings(
 ): Map<string, PeftScaling> {
   const text = file.metadata.get('lora_adapter_metadata');
   if (text === undefined) return new Map();
-  let config: unknown;
-  try {
-    config = JSON.parse(text);
-  } catch (cause) {
-    throw new FormatError(file.path, 'lora_adapter_metadata: not valid JSON', { cause });
-  }
+  const config = parseJson(text, `${file.path}: lora_adapter_metadata`);
   if (typeof config !== 'object' || config === null) {
     throw new FormatError(file.path, 'lora_adapter_metadata: expected an object');
   }
-  const byComponent = new Map<string, Record<string, unknown>>();
+  const byComponent = new Map<string, Map<string, unknown>>();
   for (const [key, value] of Object.entries(config)) {
     const dot = key.indexOf('.');
     const component = key.slice(0, Math.max(dot, 0));
-    const own = byComponent.get(component) ?? {};
-    own[key.slice(dot + 1)] = value;
+    const own = byComponent.get(component) ?? new Map<string, unknown>();
+    own.set(key.slice(dot + 1), value);
     byComponent.set(component, own);
   }
   return new Map(
     [...byComponent].map(([component, own]) => [
       component,
-      peftScaling(`${file.path} (lora_adapter_metadata, ${component || 'no component'})`, own, options),
+      peftScaling(
+        `${file.path} (lora_adapter_metadata, ${component || 'no component'})`,
+        Object.fromEntries(own),
+        options,
+      ),
     ]),
   );
 }

@@ -2,9 +2,10 @@
  * PEFT adapters: `adapter_model.safetensors` (or `.bin`) with its `adapter_config.json` beside it, which alone knows
  * lora_alpha. One adapter is of one network; a folder with adapters in `unet/` and `text_encoder/` is one concept.
  */
-import { existsSync, readFileSync, statSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import path from 'node:path';
 import { FormatError } from '../../errors.ts';
+import { readJsonFileSync } from '../../formats/json-file.ts';
 import type { TensorFile } from '../../formats/tensor-file.ts';
 import { parsePeftKey, peftScale, peftScaling } from '../../models/keys/peft.ts';
 import type { Concept } from '../concept.ts';
@@ -13,7 +14,6 @@ import { collectLayers } from './lora-layers.ts';
 export const adapterConfigName = 'adapter_config.json';
 
 /** A LoraConfig is about 1 kB; larger files are refused unread. */
-const maxConfigBytes = 4 << 20;
 
 /** Whether a tensor name is of this layout. */
 export function isPeftName(name: string): boolean {
@@ -38,14 +38,7 @@ export function readPeft(file: TensorFile): Omit<Concept, 'path' | 'metadata'> {
 }
 
 function readConfig(file: string): Record<string, unknown> {
-  const { size } = statSync(file);
-  if (size > maxConfigBytes) throw new FormatError(file, `expected a small JSON file, got ${size} bytes`);
-  let config: unknown;
-  try {
-    config = JSON.parse(readFileSync(file, 'utf8'));
-  } catch (cause) {
-    throw new FormatError(file, `cannot be read as JSON (${(cause as Error).message})`, { cause });
-  }
+  const config = readJsonFileSync(file);
   if (typeof config !== 'object' || config === null || Array.isArray(config)) {
     throw new FormatError(file, 'expected a JSON object');
   }

@@ -3,6 +3,7 @@
  * rank. Holds the vocabulary and the merges, and the checks that make both trustworthy; text rules are `tokenizer.ts`'s.
  */
 import { FormatError } from '../../errors.ts';
+import { excerpt, jsonExcerpt } from '../../formats/excerpt.ts';
 
 /** What marks the last symbol of a word. */
 export const endOfWord = '</w>';
@@ -59,14 +60,14 @@ export function checkVocabulary(file: string, value: unknown): Map<string, numbe
     if (typeof id !== 'number' || !Number.isSafeInteger(id) || id < 0) {
       throw new FormatError(
         file,
-        `token ${JSON.stringify(token)}: expected a whole number ≥ 0 as id, got ${JSON.stringify(id)}`,
+        `token ${jsonExcerpt(token)}: expected a whole number ≥ 0 as id, got ${jsonExcerpt(id)}`,
       );
     }
     const other = tokenOfId.get(id);
     if (other !== undefined) {
       throw new FormatError(
         file,
-        `id ${id} is given to both ${JSON.stringify(other)} and ${JSON.stringify(token)}`,
+        `id ${id} is given to both ${jsonExcerpt(other)} and ${jsonExcerpt(token)}`,
       );
     }
     tokenOfId.set(id, token);
@@ -109,7 +110,7 @@ export function bytePairVocabulary(
       if (!ids.has(token)) {
         throw new FormatError(
           file,
-          `merge ${rank + 1} "${first} ${second}": ${JSON.stringify(token)} is not in the vocabulary; do vocab.json and merges.txt belong together?`,
+          `merge ${rank + 1} "${excerpt(`${first} ${second}`)}": ${jsonExcerpt(token)} is not in the vocabulary; do vocab.json and merges.txt belong together?`,
         );
       }
     }
@@ -118,7 +119,8 @@ export function bytePairVocabulary(
       seconds = new Map();
       ranks.set(first, seconds);
     }
-    if (seconds.has(second)) throw new FormatError(file, `merge "${first} ${second}" is listed twice`);
+    if (seconds.has(second))
+      throw new FormatError(file, `merge "${excerpt(`${first} ${second}`)}" is listed twice`);
     seconds.set(second, rank);
   });
   return { ids, ranks };

@@ -2,9 +2,12 @@
  * A CLIP tokenizer's files: vocabulary, merges, special and added words, read with distrust and checked against each
  * other. What they mean for a text is `tokenizer.ts`'s.
  */
-import { readFile, stat } from 'node:fs/promises';
+import { stat } from 'node:fs/promises';
 import path from 'node:path';
 import { FormatError, UsageError } from '../../errors.ts';
+import { jsonExcerpt } from '../../formats/excerpt.ts';
+import { parseJson } from '../../formats/strict-json.ts';
+import { readTextFile } from '../../io/read-small-file.ts';
 import {
   type BytePairVocabulary,
   bytePairVocabulary,
@@ -33,8 +36,8 @@ export interface TokenizerFiles {
   readonly unknownId: number;
 }
 
-/** Larger files are refused unread. OpenAI's vocabulary is 1 MB. */
-const maxFileBytes = 64 << 20;
+/** Larger files are refused unread. OpenAI's vocabulary is 1 MB, as tokenizer.json 2 MB. */
+const maxFileBytes = 8 << 20;
 
 export const bosWord = '<|startoftext|>';
 export const eosWord = '<|endoftext|>';
@@ -57,13 +60,13 @@ export async function readTokenizerFiles(folder: string): Promise<TokenizerFiles
       const mergesFile = path.join(candidate, 'merges.txt');
       const mergesText = await readText(mergesFile);
       if (mergesText === null) throw new FormatError(mergesFile, 'missing; it belongs beside vocab.json');
-      const ids = checkVocabulary(vocabFile, parseJson(vocabFile, vocabText));
+      const ids = checkVocabulary(vocabFile, parseJson(vocabText, vocabFile));
       const vocabulary = bytePairVocabulary(mergesFile, ids, parseMergeLines(mergesFile, mergesText));
       const specialMap = await readJsonObject(path.join(candidate, 'special_tokens_map.json'));
       const addedFile = path.join(candidate, 'added_tokens.json');
       const addedText = await readText(addedFile);
       const declared = [
-        ...(addedText === null ? [] : addedFromMap(addedFile, parseJson(addedFile, addedText))),
+        ...(addedText === null ? [] : addedFromMap(addedFile, parseJson(addedText, addedFile))),
         ...addedFromDecoder(path.join(candidate, 'tokenizer_config.json'), config?.added_tokens_decoder),
       ];
       return assemble(candidate, vocabulary, declared, { ...specialMap, ...config });
@@ -71,7 +74,7 @@ export async function readTokenizerFiles(folder: string): Promise<TokenizerFiles
     const fastFile = path.join(candidate, 'tokenizer.json');
     const fastText = await readText(fastFile);
     if (fastText !== null) {
-      const { vocabulary, declared } = fromTokenizerJson(fastFile, parseJson(fastFile, fastText));
+      const { vocabulary, declared } = fromTokenizerJson(fastFile, parseJson(fastText, fastFile));
       return assemble(candidate, vocabulary, declared, config ?? {});
     }
   }
@@ -96,7 +99,7 @@ function assemble(
       (other !== undefined && other.id !== token.id) ||
       (inVocabulary !== undefined && inVocabulary !== token.id)
     ) {
-      throw new FormatError(folder, `added token ${JSON.stringify(token.word)} has two ids`);
+      throw new FormatError(folder, `added token ${jsonExcerpt(token.word)} has two ids`);
     }
     added.set(token.word, token);
   }
@@ -109,7 +112,7 @@ function assemble(
     if (id === undefined) {
       throw new FormatError(
         folder,
-        `${key} ${JSON.stringify(word)} is not in the vocabulary; not a CLIP tokenizer?`,
+        `${key} ${jsonExcerpt(word)} is not in the vocabulary; not a CLIP tokenizer?`,
       );
     }
     // One word often serves as end, unknown and padding; the last to say how it matches wins, as in transformers.
@@ -131,7 +134,7 @@ function assemble(
     if (other !== undefined && other !== word) {
       throw new FormatError(
         folder,
-        `id ${id} is given to both ${JSON.stringify(other)} and ${JSON.stringify(word)}`,
+        `id ${id} is given to both ${jsonExcerpt(other)} and ${jsonExcerpt(word)}`,
       );
     }
     wordOfId.set(id, word);
@@ -168,7 +171,7 @@ function specialToken(
   }
   throw new FormatError(
     folder,
-    `${key}: expected a string or an object with "content", got ${JSON.stringify(value)}`,
+    `${key}: expected a string or an object with "content", got ${jsonExcerpt(value)}`,
   );
 }
 
@@ -203,7 +206,7 @@ function addedFromObject(file: string, id: number, token: unknown): AddedToken {
   if (token.single_word === true) {
     throw new FormatError(
       file,
-      `added token ${JSON.stringify(token.content)}: "single_word" matching is not supported`,
+      `added token ${jsonExcerpt(token.content)}: "single_word" matching is not supported`,
     );
   }
   // Without lstrip and rstrip blanks around added words vanish all the same, so both mean nothing here.
@@ -226,7 +229,7 @@ function fromTokenizerJson(
   if ((model.type !== undefined && model.type !== 'BPE') || model.end_of_word_suffix !== endOfWord) {
     throw new FormatError(
       file,
-      `expected byte-pair encoding with "${endOfWord}" as CLIP has it, got ${JSON.stringify(model.type)} with ${JSON.stringify(model.end_of_word_suffix)}`,
+      `expected byte-pair encoding with "${endOfWord}" as CLIP has it, got ${jsonExcerpt(model.type)} with ${jsonExcerpt(model.end_of_word_suffix)}`,
     );
   }
   if (!Array.isArray(model.merges)) throw new FormatError(file, 'model.merges: expected a list');
@@ -238,7 +241,7 @@ function fromTokenizerJson(
         return [first, second];
       }
     }
-    throw new FormatError(file, `model.merges[${index}]: expected two symbols, got ${JSON.stringify(merge)}`);
+    throw new FormatError(file, `model.merges[${index}]: expected two symbols, got ${jsonExcerpt(merge)}`);
   });
   const added = value.added_tokens ?? [];
   if (!Array.isArray(added)) throw new FormatError(file, 'added_tokens: expected a list');
@@ -258,28 +261,13 @@ function isObject(value: unknown): value is Record<string, unknown> {
 /** Text of a file, `null` if it does not exist. */
 async function readText(file: string): Promise<string | null> {
   const info = await stat(file).catch(() => null);
-  if (info === null) return null;
-  if (!info.isFile()) throw new FormatError(file, 'expected a file');
-  if (info.size > maxFileBytes) {
-    throw new FormatError(file, `${info.size} bytes; no tokenizer is larger than ${maxFileBytes}`);
-  }
-  return readFile(file, 'utf8').catch((cause: unknown) => {
-    throw new FormatError(file, 'cannot be read', { cause });
-  });
+  return info === null ? null : readTextFile(file, maxFileBytes, 'a file of a tokenizer');
 }
 
 async function readJsonObject(file: string): Promise<Record<string, unknown> | null> {
   const text = await readText(file);
   if (text === null) return null;
-  const value = parseJson(file, text);
+  const value = parseJson(text, file);
   if (!isObject(value)) throw new FormatError(file, 'expected a JSON object');
   return value;
-}
-
-function parseJson(file: string, text: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch (cause) {
-    throw new FormatError(file, `not valid JSON (${(cause as Error).message})`, { cause });
-  }
 }

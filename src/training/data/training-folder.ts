@@ -3,11 +3,12 @@
  * captions in one `.json` or `.jsonl` file. Everything that is missing or broken is named before training starts.
  */
 import { existsSync, readdirSync, statSync } from 'node:fs';
-import { readFile } from 'node:fs/promises';
 import path from 'node:path';
 import { EdloraError, FormatError, UsageError } from '../../errors.ts';
 import type { GrayPicture } from '../../formats/picture.ts';
 import { pictureSize, readAlphaChannel, readGrayPicture } from '../../formats/picture.ts';
+import { parseJson } from '../../formats/strict-json.ts';
+import { readTextFile } from '../../io/read-small-file.ts';
 
 const PICTURE = /\.(png|jpe?g|webp)$/i;
 const MASK = /_mask\.[a-z]+$/i;
@@ -109,19 +110,11 @@ async function listedCaptions(folder: string): Promise<Map<string, string>> {
     const lines = name.endsWith('.jsonl');
     if (!lines && !name.endsWith('.json')) continue;
     const text = await readText(file);
-    const parse = (json: string): unknown => {
-      try {
-        return JSON.parse(json);
-      } catch (cause) {
-        throw new FormatError(file, `expected JSON, ${(cause as Error).message}`, { cause });
-      }
-    };
     const value = lines
       ? text
           .split('\n')
-          .filter((line) => line.trim() !== '')
-          .map(parse)
-      : parse(text);
+          .flatMap((line, i) => (line.trim() === '' ? [] : [parseJson(line, `${file}:${i + 1}`)]))
+      : parseJson(text, file);
     for (const [key, caption] of captionPairs(file, value, path.parse(name).name)) captions.set(key, caption);
   }
   return captions;
@@ -155,10 +148,8 @@ function captionPairs(file: string, value: unknown, stem: string): [string, stri
   });
 }
 
-async function readText(file: string): Promise<string> {
-  const { size } = statSync(file);
-  if (size > MAX_CAPTION_BYTES) throw new FormatError(file, `expected captions, got ${size} bytes`);
-  return readFile(file, 'utf8');
+function readText(file: string): Promise<string> {
+  return readTextFile(file, MAX_CAPTION_BYTES, 'captions');
 }
 
 async function maskOf(
