@@ -11,6 +11,7 @@ import { openShardedOrSingle, openTensorFile, type TensorFile } from '../formats
 import { CLIP_VIT_L_TEXT, type ClipTextConfig, clipTextSchema } from './clip/config.ts';
 import { type ClipTokenizer, loadTokenizer } from './clip/tokenizer.ts';
 import { readConfig } from './config-file.ts';
+import { checkTextEncoderFits, checkUnetFits, checkVaeFits } from './config-fit.ts';
 import { foreignArchitecture } from './keys/architecture.ts';
 import { canonicalTextEncoderName, canonicalVaeName } from './keys/diffusers.ts';
 import { ldmTextEncoderNames, ldmUnetNames, ldmVaeNames } from './keys/ldm.ts';
@@ -80,13 +81,17 @@ async function openFolder(folder: string): Promise<Checkpoint> {
     schema: z.ZodType<C>,
     stems: readonly string[],
     canonical: (name: string) => string,
+    checkFits: (configFile: string, config: C, weights: WeightSource) => void,
   ): Promise<ModelPart<C>> => {
-    const config = await readConfig(path.join(folder, part, 'config.json'), schema);
+    const configFile = path.join(folder, part, 'config.json');
+    const config = await readConfig(configFile, schema);
     const file = await openShardedOrSingle(path.join(folder, part), ...stems);
-    return { config, file, weights: namedSource(file, canonical) };
+    if (part === 'unet') refuseOtherFamilies(folder, file);
+    const weights = namedSource(file, canonical);
+    checkFits(configFile, config, weights);
+    return { config, file, weights };
   };
-  const unet = await open('unet', unetSchema, ['diffusion_pytorch_model'], (name) => name);
-  refuseOtherFamilies(folder, unet.file);
+  const unet = await open('unet', unetSchema, ['diffusion_pytorch_model'], (name) => name, checkUnetFits);
   return {
     path: folder,
     layout: 'diffusers',
@@ -96,10 +101,11 @@ async function openFolder(folder: string): Promise<Checkpoint> {
       clipTextSchema,
       ['model', 'pytorch_model'],
       canonicalTextEncoderName,
+      checkTextEncoderFits,
     ),
     unet,
     schedulerConfigFile: existing(path.join(folder, 'scheduler', 'scheduler_config.json')),
-    vae: () => open('vae', vaeSchema, ['diffusion_pytorch_model'], canonicalVaeName),
+    vae: () => open('vae', vaeSchema, ['diffusion_pytorch_model'], canonicalVaeName, checkVaeFits),
   };
 }
 
@@ -119,8 +125,9 @@ async function openSingleFile(file: string, configFolder: string | undefined): P
       'a single-file checkpoint holds no tokenizer; name a diffusers folder that has tokenizer/ with --base-config',
     );
   }
+  const configFileOf = (part: string): string => path.join(configFolder, part, 'config.json');
   const described = async <C>(part: string, schema: z.ZodType<C>, known: C): Promise<C> => {
-    const config = path.join(configFolder, part, 'config.json');
+    const config = configFileOf(part);
     return existsSync(config) ? readConfig(config, schema) : known;
   };
   const unetConfig = await described('unet', unetSchema, SD15_UNET);
@@ -130,25 +137,33 @@ async function openSingleFile(file: string, configFolder: string | undefined): P
     downAttention: attention,
     upAttention: attention.toReversed(),
   });
-  const part = <C>(config: C, toLdm: (name: string) => string | null): ModelPart<C> => ({
-    config,
-    file: opened,
-    weights: {
+  const part = <C>(
+    name: string,
+    config: C,
+    toLdm: (name: string) => string | null,
+    checkFits: (configFile: string, config: C, weights: WeightSource) => void,
+  ): ModelPart<C> => {
+    const weights: WeightSource = {
       label: file,
-      get: (name) => {
-        const stored = toLdm(name);
+      get: (param) => {
+        const stored = toLdm(param);
         return stored === null ? undefined : tensors.get(stored);
       },
-    },
-  });
+    };
+    checkFits(existing(configFileOf(name)) ?? file, config, weights);
+    return { config, file: opened, weights };
+  };
   return {
     path: file,
     layout: 'single-file',
     tokenizer: await loadTokenizer(configFolder),
-    textEncoder: part(await described('text_encoder', clipTextSchema, CLIP_VIT_L_TEXT), (name) =>
-      ldmTextEncoderNames.toLdm(name),
+    textEncoder: part(
+      'text_encoder',
+      await described('text_encoder', clipTextSchema, CLIP_VIT_L_TEXT),
+      (name) => ldmTextEncoderNames.toLdm(name),
+      checkTextEncoderFits,
     ),
-    unet: part(unetConfig, (name) => unetNames.toLdm(name)),
+    unet: part('unet', unetConfig, (name) => unetNames.toLdm(name), checkUnetFits),
     schedulerConfigFile: existing(path.join(configFolder, 'scheduler', 'scheduler_config.json')),
     vae: async () => {
       const config = await described('vae', vaeSchema, SD15_VAE);
@@ -156,7 +171,7 @@ async function openSingleFile(file: string, configFolder: string | undefined): P
         blocks: config.blockChannels.length,
         layersPerBlock: config.layersPerBlock,
       });
-      return part(config, (name) => names.toLdm(name));
+      return part('vae', config, (name) => names.toLdm(name), checkVaeFits);
     },
   };
 }

@@ -1,5 +1,6 @@
 /** Configuration of a T2I-Adapter, as in its `config.json`. */
 import { z } from 'zod';
+import { jsonExcerpt } from '../../formats/excerpt.ts';
 
 export interface AdapterConfig {
   readonly inChannels: number;
@@ -16,7 +17,7 @@ export const adapterSchema = z
   .object({
     adapter_type: z.string().refine((type) => type === 'full_adapter', {
       error: ({ input }) =>
-        `expected full_adapter, got ${JSON.stringify(input)}; an adapter for another architecture?`,
+        `expected full_adapter, got ${jsonExcerpt(input)}; an adapter for another architecture?`,
     }),
     in_channels: positive.default(3),
     channels: z.array(positive).min(1).max(8).default([320, 640, 1280, 1280]),

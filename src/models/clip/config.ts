@@ -21,12 +21,16 @@ export const clipTextSchema = z
   .object({
     hidden_size: size.default(512),
     intermediate_size: size.default(2048),
-    num_hidden_layers: size.default(12),
+    num_hidden_layers: size.max(1000).default(12),
     num_attention_heads: size.default(8),
-    max_position_embeddings: size.default(77),
+    max_position_embeddings: size.min(3).default(77),
     hidden_act: z.enum(['quick_gelu', 'gelu']).default('quick_gelu'),
-    layer_norm_eps: z.number().positive().default(1e-5),
+    layer_norm_eps: z.number().positive().max(1).default(1e-5),
     eos_token_id: z.number().int().default(49_407),
+  })
+  .refine((json) => json.hidden_size % json.num_attention_heads === 0, {
+    path: ['num_attention_heads'],
+    error: 'expected a divisor of hidden_size',
   })
   .transform(
     (json): ClipTextConfig => ({

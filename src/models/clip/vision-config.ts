@@ -17,12 +17,16 @@ export const clipVisionSchema = z
   .object({
     hidden_size: size.default(768),
     intermediate_size: size.default(3072),
-    num_hidden_layers: size.default(12),
+    num_hidden_layers: size.max(1000).default(12),
     num_attention_heads: size.default(12),
-    image_size: size.default(224),
+    image_size: size.max(2048).default(224),
     patch_size: size.default(32),
     hidden_act: z.enum(['quick_gelu', 'gelu']).default('quick_gelu'),
-    layer_norm_eps: z.number().positive().default(1e-5),
+    layer_norm_eps: z.number().positive().max(1).default(1e-5),
+  })
+  .refine((json) => json.hidden_size % json.num_attention_heads === 0, {
+    path: ['num_attention_heads'],
+    error: 'expected a divisor of hidden_size',
   })
   .refine((json) => json.image_size % json.patch_size === 0, 'image_size is no multiple of patch_size')
   .transform(

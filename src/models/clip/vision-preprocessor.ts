@@ -17,7 +17,8 @@ export interface ClipPreprocessor {
   readonly std: readonly [number, number, number];
 }
 
-const length = z.number().int().positive().max(16_384);
+/** As many pixels as a side of the largest picture that is drawn here has. */
+const length = z.number().int().positive().max(4096);
 const triple = z.tuple([z.number(), z.number(), z.number()]);
 const box = z.union([length, z.object({ height: length, width: length })]);
 

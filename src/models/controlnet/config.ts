@@ -24,7 +24,7 @@ export const controlNetSchema = z
     conditioning_embedding_out_channels: z.array(positive).min(2).max(8).default([16, 32, 96, 256]),
     controlnet_conditioning_channel_order: z.literal('rgb').default('rgb'),
     global_pool_conditions: z.literal(false).default(false),
-    down_block_types: z.array(z.enum(['CrossAttnDownBlock2D', 'DownBlock2D'])),
+    down_block_types: z.array(z.enum(['CrossAttnDownBlock2D', 'DownBlock2D'])).max(8),
   })
   .transform((json, context): ControlNetConfig => {
     // A ControlNet has no second half; the mirrored one stands in.

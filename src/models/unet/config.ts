@@ -1,5 +1,6 @@
 /** Configuration of the SD 1.x UNet, as in `unet/config.json`. Anything the graph would not honour is refused. */
 import { z } from 'zod';
+import { jsonExcerpt } from '../../formats/excerpt.ts';
 
 export interface UnetBlockConfig {
   readonly channels: number;
@@ -27,7 +28,7 @@ export interface UnetConfig {
 }
 
 const positive = z.number().int().positive().max(65_536);
-const perBlock = z.union([positive, z.array(positive)]);
+const perBlock = z.union([positive, z.array(positive).max(8)]);
 const DOWN = { CrossAttnDownBlock2D: true, DownBlock2D: false } as const;
 const UP = { CrossAttnUpBlock2D: true, UpBlock2D: false } as const;
 
@@ -38,7 +39,7 @@ const only = (...values: unknown[]) =>
     .optional()
     .refine((value) => value === undefined || value === null || values.includes(value), {
       error: ({ input }) =>
-        `expected ${values.map((value) => JSON.stringify(value)).join(' or ') || 'nothing'}, got ${JSON.stringify(input)}; ` +
+        `expected ${values.map((value) => JSON.stringify(value)).join(' or ') || 'nothing'}, got ${jsonExcerpt(input)}; ` +
         'only UNets of the SD 1.x family are supported',
     });
 
@@ -47,17 +48,17 @@ export const unetSchema = z
     in_channels: positive.default(4),
     out_channels: positive.default(4),
     block_out_channels: z.array(positive).min(2).max(8),
-    down_block_types: z.array(z.enum(['CrossAttnDownBlock2D', 'DownBlock2D'])),
-    up_block_types: z.array(z.enum(['CrossAttnUpBlock2D', 'UpBlock2D'])),
+    down_block_types: z.array(z.enum(['CrossAttnDownBlock2D', 'DownBlock2D'])).max(8),
+    up_block_types: z.array(z.enum(['CrossAttnUpBlock2D', 'UpBlock2D'])).max(8),
     layers_per_block: positive.max(16).default(2),
     attention_head_dim: perBlock.default(8),
     num_attention_heads: perBlock.nullish(),
     cross_attention_dim: positive.default(1280),
     norm_num_groups: positive.default(32),
-    norm_eps: z.number().positive().default(1e-5),
+    norm_eps: z.number().positive().max(1).default(1e-5),
     flip_sin_to_cos: z.boolean().default(true),
-    freq_shift: z.number().default(0),
-    sample_size: z.union([positive, z.array(positive)]).nullish(),
+    freq_shift: z.number().min(0).max(1).default(0),
+    sample_size: z.union([positive.max(4096), z.array(positive.max(4096)).length(2)]).nullish(),
     act_fn: only('silu', 'swish'),
     mid_block_type: only('UNetMidBlock2DCrossAttn'),
     downsample_padding: only(1),
@@ -100,6 +101,16 @@ export const unetSchema = z
         code: 'custom',
         path: ['down_block_types'],
         message: `expected ${count} down blocks and the same up blocks in reverse, got ${json.down_block_types.join(', ')} and ${json.up_block_types.join(', ')}`,
+      });
+      return z.NEVER;
+    }
+    for (const [i, channels] of json.block_out_channels.entries()) {
+      const own = Array.isArray(heads) ? heads[i]! : heads;
+      if (channels % json.norm_num_groups === 0 && channels % own === 0) continue;
+      context.addIssue({
+        code: 'custom',
+        path: ['block_out_channels', i],
+        message: `expected a multiple of norm_num_groups ${json.norm_num_groups} and of ${own} heads, got ${channels}`,
       });
       return z.NEVER;
     }

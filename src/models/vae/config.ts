@@ -30,11 +30,15 @@ export const vaeSchema = z
     block_out_channels: z.array(positive).min(1).max(8),
     layers_per_block: positive.max(16).default(1),
     norm_num_groups: positive.default(32),
-    scaling_factor: z.number().positive().default(0.18215),
+    scaling_factor: z.number().positive().max(1000).default(0.18215),
     shift_factor: z.null({ error: 'expected null; the autoencoder of another architecture?' }).optional(),
     use_quant_conv: z.boolean().default(true),
     use_post_quant_conv: z.boolean().default(true),
     mid_block_add_attention: z.boolean().default(true),
+  })
+  .refine((json) => json.block_out_channels.every((channels) => channels % json.norm_num_groups === 0), {
+    path: ['block_out_channels'],
+    error: 'expected multiples of norm_num_groups',
   })
   .transform(
     (json): VaeConfig => ({
