@@ -3,10 +3,11 @@
  * named as unknown.
  * Source: TencentARC/Mix-of-Show, options/train/EDLoRA, train_edlora.py, mixofshow/data/pil_transform.py.
  */
-import { existsSync, readdirSync } from 'node:fs';
+import { existsSync, readdirSync, statSync } from 'node:fs';
 import path from 'node:path';
 import { z } from 'zod';
 import { FormatError } from '../errors.ts';
+import { excerpt, jsonExcerpt } from '../formats/excerpt.ts';
 import { MAX_CONFIG_BYTES, readJsonFile } from '../formats/json-file.ts';
 import type { TrainingInput } from './options.ts';
 
@@ -29,6 +30,9 @@ const conceptList = z
     }),
   )
   .min(1);
+
+/** Their own files have some twenty keys without a counterpart. */
+const MAX_NOTES = 100;
 
 /** Is this parsed YAML one of their option files? */
 export function isMixOfShow(value: unknown): value is Record<string, unknown> {
@@ -71,11 +75,14 @@ export async function readMixOfShow(value: Record<string, unknown>, file: string
     const given = flat.get(key);
     if (given === null) return undefined;
     const parsed = schema.safeParse(given);
-    if (!parsed.success) throw new FormatError(file, `${key}: ${parsed.error.issues[0]!.message}`);
+    if (!parsed.success) {
+      throw new FormatError(file, `${key}: expected another kind of value, got ${jsonExcerpt(given)}`);
+    }
     return parsed.data;
   };
   const either = (name: string): string[] => [`models.${name}`, `network_g.${name}`];
-  const [number, text, flag] = [z.coerce.number(), z.string(), z.boolean()];
+  const written = z.string().trim().min(1).max(40).transform(Number).pipe(z.number());
+  const [number, text, flag] = [z.union([z.number(), written]), z.string(), z.boolean()];
   const rate = (part: string): number | undefined => {
     const tuned = take(flag, ...either(`finetune_cfg.${part}.enable_tuning`));
     const own = take(number, ...either(`finetune_cfg.${part}.lr`));
@@ -141,8 +148,12 @@ export async function readMixOfShow(value: Record<string, unknown>, file: string
     .filter((key) => !used.has(key))
     .map((key) => {
       const reason = WITHOUT_EFFECT.find(([pattern]) => pattern.test(key))?.[1];
-      return reason === undefined ? `${key}: unknown key, read over` : `${key}: no effect; ${reason}`;
+      const name = excerpt(key);
+      return reason === undefined ? `${name}: unknown key, read over` : `${name}: no effect; ${reason}`;
     });
+  if (notes.length > MAX_NOTES) {
+    notes.splice(MAX_NOTES, notes.length, `and ${notes.length - MAX_NOTES} more keys without effect`);
+  }
   notes.push(
     ...transforms
       .filter(({ type }) => !TRANSFORMS.has(type))
@@ -206,7 +217,7 @@ async function pictures(file: string): Promise<Partial<TrainingInput>> {
 }
 
 function countPictures(folder: string): number {
-  if (!existsSync(folder)) return 1;
+  if (!statSync(folder, { throwIfNoEntry: false })?.isDirectory()) return 1;
   return readdirSync(folder).filter((name) => /\.(png|jpe?g|webp)$/i.test(name) && !/_mask\./.test(name))
     .length;
 }

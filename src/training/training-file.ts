@@ -24,23 +24,17 @@ const PATHS = ['data', 'captionFolder', 'classData'] as const;
 export async function readTrainingFile(file: string): Promise<TrainingFile> {
   // Their files tag numbers as !!float, which YAML knows.
   const { value } = parseYaml(await readTextFile(file, MAX_BYTES, 'a settings file'), file);
-  if (isMixOfShow(value)) return readMixOfShow(value, file);
+  if (isMixOfShow(value)) {
+    const theirs = await readMixOfShow(value, file);
+    checkSettings(theirs.settings, file);
+    return theirs;
+  }
   if (value === null || typeof value !== 'object' || Array.isArray(value)) {
     throw new FormatError(file, 'expected settings by name, e.g. "steps: 1000"');
   }
   const { base = null, ...given } = value as Record<string, unknown>;
   if (base !== null && typeof base !== 'string') throw new FormatError(file, 'base: expected a path');
-  const parsed = trainingSchema.partial().safeParse(given);
-  if (!parsed.success) {
-    const problems = parsed.error.issues.flatMap((issue) =>
-      issue.code === 'unrecognized_keys'
-        ? issue.keys.map(unknownKey)
-        : [`${issue.path.join('.')}: ${issue.message}`],
-    );
-    const shown = problems.slice(0, MAX_PROBLEMS);
-    const more = problems.length > shown.length ? `; and ${problems.length - shown.length} more` : '';
-    throw new FormatError(file, shown.join('; ') + more);
-  }
+  checkSettings(given, file);
   const folder = path.dirname(path.resolve(file));
   const settings = { ...given } as Partial<TrainingInput>;
   for (const name of PATHS) {
@@ -51,6 +45,21 @@ export async function readTrainingFile(file: string): Promise<TrainingFile> {
     settings.masks = path.resolve(folder, settings.masks);
   }
   return { settings, base: base === null ? null : path.resolve(folder, base), notes: [] };
+}
+
+/** @throws {FormatError} naming each wrong or unknown key */
+function checkSettings(given: unknown, file: string): void {
+  const parsed = trainingSchema.partial().safeParse(given);
+  if (!parsed.success) {
+    const problems = parsed.error.issues.flatMap((issue) =>
+      issue.code === 'unrecognized_keys'
+        ? issue.keys.map(unknownKey)
+        : [`${excerpt(issue.path.join('.'))}: ${issue.message}`],
+    );
+    const shown = problems.slice(0, MAX_PROBLEMS);
+    const more = problems.length > shown.length ? `; and ${problems.length - shown.length} more` : '';
+    throw new FormatError(file, shown.join('; ') + more);
+  }
 }
 
 function unknownKey(key: string): string {

@@ -3,6 +3,7 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { FormatError } from '../../src/errors.ts';
 import type { TrainingInput } from '../../src/training/options.ts';
 import { trainingSettings } from '../../src/training/train.ts';
 import { readTrainingFile } from '../../src/training/training-file.ts';
@@ -172,5 +173,54 @@ describe("Mix-of-Show's", () => {
     await expect(
       readTrainingFile(write('worse.yml', THEIRS.replace('manual_seed: 7', 'manual_seed: many'))),
     ).rejects.toThrow('manual_seed');
+  });
+
+  it.each([
+    [
+      'no pictures a step',
+      'batch_size_per_gpu: 1',
+      'batch_size_per_gpu: 0',
+      /batch: expected 1 … 1024, got 0/,
+    ],
+    [
+      'a list for a number',
+      'num_gpu: 2',
+      'num_gpu: [2]',
+      /num_gpu: expected another kind of value, got a list of 1/,
+    ],
+    ['infinity', 'noise_offset: 0.01', 'noise_offset: .inf', /noise_offset: expected another kind/],
+    ['a rank beyond any layer', 'rank: 4', 'rank: 1e9', /rank: expected 1 … 5120/],
+    ['a key twice', 'num_gpu: 2', 'num_gpu: 2\nnum_gpu: 3', /the key "num_gpu" is there twice/],
+  ])('refuses %s', async (_, from, to, message) => {
+    const reading = readTrainingFile(write('odd.yml', THEIRS.replaceAll(from, to)));
+    await expect(reading).rejects.toThrow(FormatError);
+    await expect(reading).rejects.toThrow(message);
+  });
+});
+
+describe('settings', () => {
+  it.each(
+    [
+      ['steps: 1e9', /steps: expected 1 … 10000000, got 1000000000/],
+      ['batch: 0', /batch: expected 1 … 1024, got 0/],
+      ['resolution: 16384', /resolution: expected 8 … 2048, got 16384/],
+      ['lrUnet: .nan', /lrUnet: /],
+      ['lrUnet: 1e309', /lrUnet: /],
+      ['captionDropout: 1.5', /captionDropout: expected 0 … 1, got 1.5/],
+      ['seed: 1e300', /seed: /],
+      ['data: "a\\0b"', /data: expected a path without NUL/],
+      [`prompt: ${'x'.repeat(10_001)}`, /prompt: expected at most 10000 characters, got 10001/],
+      ['rankPattern: { __proto__: 1 }', /"__proto__" is not accepted/],
+      ['constructor: 1', /unknown key "constructor"/],
+      [Array.from({ length: 13_000 }, (_, i) => `k${i}: 1`).join('\n'), /and 12980 more/],
+    ].map(([text, message]) => ({ text: text as string, message: message as RegExp })),
+  )('outside their range are refused: $message', async ({ text, message }) => {
+    const reading = readTrainingFile(write('range.yaml', text));
+    await expect(reading).rejects.toThrow(FormatError);
+    await expect(reading).rejects.toThrow(message);
+  });
+
+  it.skipIf(process.platform === 'win32')('are not read from a device', async () => {
+    await expect(readTrainingFile('/dev/zero')).rejects.toThrow(/got a device or a pipe/);
   });
 });

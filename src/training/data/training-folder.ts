@@ -13,6 +13,10 @@ import { readTextFile } from '../../io/read-small-file.ts';
 const PICTURE = /\.(png|jpe?g|webp)$/i;
 const MASK = /_mask\.[a-z]+$/i;
 const MAX_CAPTION_BYTES = 1 << 20;
+/** Masks are kept until the pictures are encoded, a byte a pixel. */
+const MAX_MASK_PIXELS = 2 ** 30;
+/** What a person reads at once. */
+const MAX_PROBLEMS = 20;
 
 export interface TrainingPicture {
   readonly file: string;
@@ -61,22 +65,33 @@ export async function readTrainingFolder(folder: string, options: FolderOptions)
       : new Map<string, string>();
   const pictures: TrainingPicture[] = [];
   const problems: string[] = [];
+  let maskPixels = 0;
   for (const name of names) {
     const file = path.join(folder, name);
     try {
       const { width, height } = await pictureSize(file);
       const caption = (await captionOf(file, listed, options)) ?? options.prompt;
       if (caption === '') throw new FormatError(file, 'no caption; expected one in a .txt file, or --prompt');
-      pictures.push({ file, width, height, caption, mask: await maskOf(file, width, height, options.masks) });
+      const mask = await maskOf(file, width, height, options.masks);
+      maskPixels += mask?.data.length ?? 0;
+      pictures.push({ file, width, height, caption, mask });
     } catch (error) {
       if (!(error instanceof EdloraError)) throw error;
       problems.push(error.message);
     }
+    if (maskPixels > MAX_MASK_PIXELS) {
+      throw new FormatError(
+        folder,
+        `expected masks of at most ${MAX_MASK_PIXELS} pixels together, got ${maskPixels} by ${name}; use smaller pictures`,
+      );
+    }
   }
   if (problems.length > 0) {
+    const shown = problems.slice(0, MAX_PROBLEMS);
+    const more = problems.length > shown.length ? `\n  and ${problems.length - shown.length} more` : '';
     throw new FormatError(
       folder,
-      `${problems.length} of ${names.length} pictures cannot be used:\n  ${problems.join('\n  ')}`,
+      `${problems.length} of ${names.length} pictures cannot be used:\n  ${shown.join('\n  ')}${more}`,
     );
   }
   return pictures;
@@ -168,14 +183,16 @@ async function maskOf(
   if (found === undefined && masks !== 'auto') {
     throw new FormatError(file, `no mask in ${masks}; expected ${name}.png`);
   }
-  const mask = found === undefined ? await readAlphaChannel(file) : await readGrayPicture(found);
-  if (mask === null) return null;
-  if (mask.width !== width || mask.height !== height) {
+  // Its size first, from the header: a mask of another size is not worth decoding.
+  const size = found === undefined ? { width, height } : await pictureSize(found);
+  if (size.width !== width || size.height !== height) {
     throw new FormatError(
       found ?? file,
-      `mask of ${mask.width} × ${mask.height}; expected the picture's ${width} × ${height}`,
+      `mask of ${size.width} × ${size.height}; expected the picture's ${width} × ${height}`,
     );
   }
+  const mask = found === undefined ? await readAlphaChannel(file) : await readGrayPicture(found);
+  if (mask === null) return null;
   if (!mask.data.some((value) => value > 127)) throw new FormatError(found ?? file, 'mask is empty');
   return mask;
 }
