@@ -58,6 +58,9 @@ export interface EvaluateRequest {
   readonly signal?: AbortSignal;
 }
 
+/** Pictures of one model are held until all of them are scored; papers take a thousand. */
+const MAX_SAMPLES = 10_000;
+
 export interface DrawnSample {
   readonly variant: string;
   /** Place among the variant's pictures, from 0. */
@@ -181,8 +184,8 @@ function check({ variants, prompts, references }: EvaluateRequest, samples: numb
   if (twice !== undefined) throw new UsageError(`evaluate: two models are called "${twice}"; rename one`);
   if (prompts.length === 0) throw new UsageError('evaluate: expected at least one prompt');
   if (references.length === 0) throw new UsageError('evaluate: expected at least one reference picture');
-  if (!Number.isSafeInteger(samples) || samples < 1) {
-    throw new UsageError(`samples: expected a whole number of 1 or more, got ${samples}`);
+  if (!Number.isSafeInteger(samples) || samples < 1 || samples > MAX_SAMPLES) {
+    throw new UsageError(`samples: expected a whole number of 1 … ${MAX_SAMPLES}, got ${samples}`);
   }
 }
 

@@ -112,6 +112,8 @@ export type PromptSet = keyof typeof PROMPT_SETS;
 /** A list that a model folder may bring along, for models that know a world of their own. */
 const MODEL_LIST = 'evaluation_prompts.txt';
 const MAX_BYTES = 1 << 20;
+/** Each is drawn at least once by every model. */
+const MAX_PROMPTS = 10_000;
 
 /** Is this the name of a shipped set? */
 export function isPromptSet(name: string): name is PromptSet {
@@ -133,6 +135,9 @@ export async function loadPrompts(setOrFile: string): Promise<readonly string[]>
   const lines = text.split(/\r?\n/).map((line) => line.trim());
   const prompts = lines.filter((line) => line !== '' && !line.startsWith('#'));
   if (prompts.length === 0) throw new FormatError(setOrFile, 'expected prompts, one a line, got none');
+  if (prompts.length > MAX_PROMPTS) {
+    throw new FormatError(setOrFile, `expected at most ${MAX_PROMPTS} prompts, got ${prompts.length}`);
+  }
   const without = prompts.find((prompt) => !prompt.includes(PLACE));
   if (without !== undefined) {
     throw new FormatError(setOrFile, `expected ${PLACE} where the concept goes, got "${excerpt(without)}"`);

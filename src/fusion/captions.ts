@@ -39,6 +39,8 @@ export const GENERIC_CAPTIONS: readonly string[] = [
 export const MAX_DENOISED_CAPTIONS = 8;
 
 const MAX_BYTES = 1 << 20;
+/** Each is a run of the text encoder. */
+const MAX_CAPTIONS = 10_000;
 
 /**
  * Read a list of captions, one a line; empty lines and lines that begin with # do not count.
@@ -49,6 +51,9 @@ export async function readCaptions(file: string): Promise<string[]> {
   const lines = text.split(/\r?\n/).map((line) => line.trim());
   const captions = lines.filter((line) => line !== '' && !line.startsWith('#'));
   if (captions.length === 0) throw new FormatError(file, 'expected captions, one a line, got none');
+  if (captions.length > MAX_CAPTIONS) {
+    throw new FormatError(file, `expected at most ${MAX_CAPTIONS} captions, got ${captions.length}`);
+  }
   return captions;
 }
 

@@ -291,6 +291,9 @@ function checkSize(name: string, value: number, factor: number): void {
   throw new UsageError(`${name}: expected a multiple of ${factor} pixels, got ${value}${hint}`);
 }
 
+/** Unknown words for which the nearest known one is looked up; nobody reads on after these. */
+const MAX_COMPARED = 20;
+
 /** A word in pointed brackets that the model does not know. */
 export interface UnknownWord {
   readonly word: string;
@@ -309,5 +312,5 @@ export function unknownWords(prompts: Iterable<string>, vocabulary: BoundVocabul
   const candidates = vocabulary.tokens.length > 0 ? vocabulary.tokens.map(({ word }) => word) : known;
   return [...words]
     .filter((word) => !lower.has(word.toLowerCase()))
-    .map((word) => ({ word, nearest: nearestName(word, candidates) }));
+    .map((word, i) => ({ word, nearest: i < MAX_COMPARED ? nearestName(word, candidates) : null }));
 }

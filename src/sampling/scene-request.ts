@@ -37,6 +37,9 @@ import type { ScheduleOverrides, TimestepSpacing } from './scheduler-config.ts';
 /** Pixels, 4096 × 4096: larger masks are reduced while they are decoded, smaller ones averaged exactly. */
 const MAX_WHOLE_MASK = 2 ** 24;
 
+/** Unknown words that are named. */
+const MAX_NOTED_WORDS = 20;
+
 export interface PreparedScene {
   readonly request: SampleRequest;
   /** The scene with all defaults in place: what draws this picture again. */
@@ -142,10 +145,14 @@ export async function prepareScene(scene: NormalScene, model: SceneModel): Promi
   const config = await checkpointSampler(base, resolved.sampler, resolved.schedule);
   const sampler = createSampler(config, steps, { eta });
   if (init !== undefined) beginIndexFor(sampler, steps, init.denoise);
-  for (const { word, nearest } of unknownWords(textsOf(request), model.vocabulary)) {
+  const unknown = unknownWords(textsOf(request), model.vocabulary);
+  for (const { word, nearest } of unknown.slice(0, MAX_NOTED_WORDS)) {
     notes.push(
-      `${word}: no such word in this model, read as letters${nearest === null ? '' : `; did you mean ${nearest}?`}`,
+      `${excerpt(word)}: no such word in this model, read as letters${nearest === null ? '' : `; did you mean ${nearest}?`}`,
     );
+  }
+  if (unknown.length > MAX_NOTED_WORDS) {
+    notes.push(`and ${unknown.length - MAX_NOTED_WORDS} more words that this model does not have`);
   }
   return {
     request,

@@ -106,6 +106,15 @@ export const unetSchema = z
     }
     for (const [i, channels] of json.block_out_channels.entries()) {
       const own = Array.isArray(heads) ? heads[i]! : heads;
+      // Half of the first width are cosines of the timestep, half sines.
+      if (i === 0 && channels % 2 !== 0) {
+        context.addIssue({
+          code: 'custom',
+          path: ['block_out_channels', 0],
+          message: `expected an even number, got ${channels}`,
+        });
+        return z.NEVER;
+      }
       if (channels % json.norm_num_groups === 0 && channels % own === 0) continue;
       context.addIssue({
         code: 'custom',
