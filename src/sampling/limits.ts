@@ -26,6 +26,8 @@ export const MAX_REGION_WEIGHT = 1000;
 export const MAX_FEATHER = MAX_SIDE;
 /** A prompt of more than a hundred windows of 75 tokens says nothing to a model any more. */
 export const MAX_PROMPT_LENGTH = 10_000;
+/** Of all masks of a scene together: 32 of 1024 × 1024. They are averaged for each resolution of the UNet in one go. */
+export const MAX_MASK_PIXELS = 2 ** 25;
 /** Files of one kind in a scene. */
 export const MAX_FILES = 256;
 /** T2I-Adapters or ControlNets: each is a network with its picture in memory. */

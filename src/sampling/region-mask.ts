@@ -23,13 +23,15 @@ export function polygonMask(polygon: Polygon, width: number, height: number): So
   const wild = polygon.flat().find((value) => !Number.isFinite(value));
   if (wild !== undefined) throw new UsageError(`polygon: expected numbers, got ${wild}`);
   const data = emptyMask(width, height);
+  const columns = width * SUBDIVISION;
+  const room = new Float64Array(polygon.length);
   for (let line = 0; line < height * SUBDIVISION; line++) {
     const y = (line + 0.5) / (height * SUBDIVISION);
     const row = Math.floor(line / SUBDIVISION) * width;
-    const crossings = crossingsAt(polygon, y).map((x) => x * width * SUBDIVISION);
+    const crossings = crossingsAt(polygon, y, room);
     for (let i = 0; i + 1 < crossings.length; i += 2) {
-      const from = Math.max(0, Math.ceil(crossings[i]! - 0.5));
-      const to = Math.min(width * SUBDIVISION, Math.ceil(crossings[i + 1]! - 0.5));
+      const from = Math.max(0, Math.ceil(crossings[i]! * columns - 0.5));
+      const to = Math.min(columns, Math.ceil(crossings[i + 1]! * columns - 0.5));
       if (from < to) coverColumns(data, row, from, to);
     }
   }
@@ -45,15 +47,16 @@ function coverColumns(data: Float32Array, row: number, from: number, to: number)
   }
 }
 
-/** Where the polygon's edges cross a height, from left to right. */
-function crossingsAt(polygon: Polygon, y: number): number[] {
-  const crossings: number[] = [];
+/** Where the polygon's edges cross a height, from left to right. @param room for as many as there are edges */
+function crossingsAt(polygon: Polygon, y: number, room: Float64Array): Float64Array {
+  let count = 0;
   for (let i = 0; i < polygon.length; i++) {
     const [x1, y1] = polygon[i]!;
     const [x2, y2] = polygon[i + 1 < polygon.length ? i + 1 : 0]!;
-    if (y1 <= y !== y2 <= y) crossings.push(x1 + ((y - y1) / (y2 - y1)) * (x2 - x1));
+    if (y1 <= y !== y2 <= y) room[count++] = x1 + ((y - y1) / (y2 - y1)) * (x2 - x1);
   }
-  return crossings.sort((a, b) => a - b);
+  // Numbers in a typed array sort as numbers, several times faster than by a function.
+  return room.subarray(0, count).sort();
 }
 
 /** A box's coverage of every pixel; pixels at its edges count by their part. @throws {UsageError} beyond `MAX_PIXELS` */
@@ -125,22 +128,18 @@ function blurred(
     const start = line * lineStep;
     const [first, last] = [data[start]!, data[start + (count - 1) * step]!];
     for (let i = 0; i < count; i++) sums[i + 1] = sums[i]! + data[start + i * step]!;
-    /** Of the values in [from, to), those beyond the ends like the ends. */
-    const sumOf = (from: number, to: number): number => {
-      const [low, high] = [Math.max(0, Math.min(count, from)), Math.max(0, Math.min(count, to))];
-      const before = Math.min(0, to) - Math.min(0, from);
-      const behind = Math.max(count, to) - Math.max(count, from);
-      return sums[high]! - sums[low]! + before * first + behind * last;
-    };
-    let sum = 0;
-    for (let j = -radius; j <= radius; j++) {
-      const at = Math.min(count - 1, Math.max(0, j));
-      sum += (radius + 1 - Math.abs(j)) * data[start + at * step]!;
-    }
+    /** Of the values before `end`, those beyond both ends like the ends. */
+    const before = (end: number): number =>
+      end < 0 ? end * first : end > count ? sums[count]! + (end - count) * last : sums[end]!;
+    let sum = (first * radius * (radius + 1)) / 2;
+    const inside = Math.min(count - 1, radius);
+    for (let j = 0; j <= inside; j++) sum += (radius + 1 - j) * data[start + j * step]!;
+    const beyond = radius - inside;
+    sum += (last * beyond * (beyond + 1)) / 2;
     for (let i = 0; i < count; i++) {
       // Rounding must not leave the range: a region of nothing has no shadow of itself.
       result[start + i * step] = Math.min(1, Math.max(0, sum / total));
-      sum += sumOf(i + 1, i + radius + 2) - sumOf(i - radius, i + 1);
+      sum += before(i + radius + 2) - 2 * before(i + 1) + before(i - radius);
     }
   }
   return result;

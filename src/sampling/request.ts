@@ -12,6 +12,7 @@ import {
   MAX_BATCH,
   MAX_COUNT,
   MAX_GUIDANCE,
+  MAX_MASK_PIXELS,
   MAX_PIXELS,
   MAX_PROMPT_LENGTH,
   MAX_REGION_WEIGHT,
@@ -241,7 +242,7 @@ export function maskCount({ regions, adapters }: Pick<ResolvedRequest, 'regions'
   return [...regions, ...strengths].filter(({ shape }) => shape.kind === 'mask').length;
 }
 
-/** @throws {UsageError} if drawing the request needs more memory than there is */
+/** @throws {UsageError} if the request's masks are too many, or drawing it needs more memory than there is */
 export async function checkRequestMemory(
   request: SizedRequest,
   masks: number,
@@ -249,6 +250,11 @@ export async function checkRequestMemory(
   factor: number,
 ): Promise<void> {
   const { width, height, prompt, negativePrompt, layerPrompts, regions } = request;
+  if (masks * width * height > MAX_MASK_PIXELS) {
+    throw new UsageError(
+      `regions: expected masks, polygons and soft boxes of at most ${MAX_MASK_PIXELS} pixels together, got ${masks} of ${width} × ${height}; use plain boxes, or a smaller picture`,
+    );
+  }
   const guided = request.guidanceScale > 1;
   const group = (positive: string, negative: string): string[] =>
     guided ? [positive, negative] : [positive];

@@ -322,6 +322,11 @@ describe('a picture’s recipe', () => {
     expect(notes.join()).toContain('mask resized from 5000 × 5000 to 64 × 64');
     const wide = scene({ width: 4096, height: 4096, regions: [{ prompt: 'a dog', mask: 'nowhere.png' }] });
     await expect(prepareScene(wide, source)).rejects.toThrow(/at most 4194304 pixels, got 4096 × 4096/);
+    const soft = { prompt: 'a dog', box: [0, 0, 1, 1], feather: 4 };
+    const many = scene({ width: 2048, height: 2048, regions: Array.from({ length: 9 }, () => soft) });
+    await expect(prepareScene(many, source)).rejects.toThrow(
+      /at most 33554432 pixels together, got 9 of 2048/,
+    );
     const styled = scene({ styleMix: { constructor: 'a dog' } });
     await expect(prepareScene(styled, source)).rejects.toThrow(/style mix: expected coarse/);
   });
