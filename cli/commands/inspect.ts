@@ -44,7 +44,16 @@ async function runInspect(
     signal.throwIfAborted();
     const inspection = await inspect(file, { hash });
     const isModel = ['checkpoint', 'model-folder', 'component'].includes(inspection.kind);
-    inspections.push({ ...inspection, adapter: isModel ? null : await inspectAdapter(file, hash) });
+    const { adapter, refusal } = isModel
+      ? { adapter: null, refusal: null }
+      : await inspectAdapter(file, hash, signal);
+    // What is of no known layout says so already.
+    const told =
+      refusal === null ||
+      inspection.notes.includes(refusal) ||
+      (inspection.kind === 'tensors' && refusal.includes('of no known layer'));
+    const notes = told ? inspection.notes : [...inspection.notes, refusal];
+    inspections.push({ ...inspection, notes, adapter });
   }
   if (args.json === true) {
     io.out(`${JSON.stringify(inspections.length === 1 ? inspections[0] : inspections, null, 2)}\n`);

@@ -42,15 +42,17 @@ export const lintCommand: Command = {
   run: runLint,
 };
 
-async function runLint(args: Args, { io }: CommandContext): Promise<void> {
+async function runLint(args: Args, { io, signal }: CommandContext): Promise<void> {
   const inputs = await loadMergeInputs(strengthsOf(args, texts(args, 'files')));
   const location = text(args, 'base');
   const base = location === undefined ? undefined : baseWeightsOf(await openModelFiles(location));
   const tool = text(args, 'as');
   const tools = tool === undefined ? foreignMergeNames : [choice('as', tool, foreignMergeNames)];
-  const reports = tools.map((name) =>
-    lintMerge(inputs, name, { rank: figure(args, 'rank') ?? null, ...(base === undefined ? {} : { base }) }),
-  );
+  const rank = figure(args, 'rank') ?? null;
+  const reports: LintReport[] = [];
+  for (const name of tools) {
+    reports.push(await lintMerge(inputs, name, { rank, signal, ...(base === undefined ? {} : { base }) }));
+  }
   if (args.json === true) return printJson(io, tool === undefined ? reports : reports[0]);
   io.out(
     table(

@@ -13,15 +13,22 @@ export interface AdapterInspection extends AdapterReport {
   readonly hashes: FileHashes | null;
 }
 
-/** `null` for what is no adapter of Stable Diffusion 1.x or SDXL, or cannot be used: the inspection itself says why. */
-export async function inspectAdapter(location: string, hash: boolean): Promise<AdapterInspection | null> {
+/**
+ * `null` for what is no adapter of Stable Diffusion 1.x or SDXL, and the reason where it seems to be one that cannot be
+ * used.
+ */
+export async function inspectAdapter(
+  location: string,
+  hash: boolean,
+  signal?: AbortSignal,
+): Promise<{ adapter: AdapterInspection | null; refusal: string | null }> {
   try {
-    const report = describeAdapter(await loadAdapter(location));
-    if (report.blocks.length === 0 && report.unusable.length === 0) return null;
+    const report = await describeAdapter(await loadAdapter(location), undefined, signal);
+    if (report.blocks.length === 0 && report.unusable.length === 0) return { adapter: null, refusal: null };
     const hashes = hash && statSync(location).isFile() ? await fileHashes(location) : null;
-    return { ...report, hashes };
+    return { adapter: { ...report, hashes }, refusal: null };
   } catch (error) {
-    if (error instanceof EdloraError) return null;
+    if (error instanceof EdloraError) return { adapter: null, refusal: error.message };
     throw error;
   }
 }

@@ -12,6 +12,8 @@ import { edLoraWord } from '../models/keys/ed-lora.ts';
 import { peftScale, peftScaling } from '../models/keys/peft.ts';
 import type { AdapterComponent, AdapterModule, Architecture } from '../models/keys/sd-modules.ts';
 import type { Adapter, AdapterLayer, AdapterScheme, AdapterWord } from './adapter.ts';
+import { excerpt } from './excerpt.ts';
+import { refuseUnlikelyNames } from './name-limits.ts';
 import { type CollectedLayers, collectAdapterLayers } from './readers/adapter-layers.ts';
 import {
   isKohyaStyle,
@@ -42,6 +44,7 @@ export async function loadAdapter(file: string): Promise<Adapter> {
 
 /** An opened file as an adapter. @throws as `loadAdapter` */
 export function readAdapter(file: TensorFile, component: AdapterComponent | null = null): Adapter {
+  refuseUnlikelyNames(file);
   const architecture = architectureOf(file);
   const scheme = schemeOf(file);
   const { layers, words, unusable, unknown } = readScheme(scheme, file, architecture, component);
@@ -120,7 +123,7 @@ function readScheme(
       return { ...layers, words };
     }
     case 'cloneofsimo': {
-      const words = positionalWords(file.tensors, file.metadata);
+      const words = positionalWords(file.path, file.tensors, file.metadata);
       const known = new Set(words.map(({ word }) => word));
       const layers = collectAdapterLayers(
         file.path,
@@ -130,7 +133,7 @@ function readScheme(
       return { ...layers, words };
     }
     case 'custom-diffusion':
-      return { ...readCustomDiffusion(file.tensors), unusable: [] };
+      return { ...readCustomDiffusion(file.path, file.tensors), unusable: [] };
     case 'embedding':
       return { layers: new Map(), words: readTextualInversion(file)!, unusable: [], unknown: [] };
   }
@@ -192,7 +195,7 @@ function refuseUnknown(
     });
   }
   const nearest = scheme ?? nearestScheme(names);
-  const listed = names.slice(0, 20).map((name) => `\n  ${name}`);
+  const listed = names.slice(0, 20).map((name) => `\n  ${excerpt(name)}`);
   if (names.length > listed.length) listed.push(`\n  … and ${names.length - listed.length} more`);
   throw new FormatError(
     file.path,

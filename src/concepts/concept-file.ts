@@ -8,6 +8,8 @@ import { isTensor, type TorchValue } from '../formats/torch-value.ts';
 import { foreignArchitecture } from '../models/keys/architecture.ts';
 import type { ModulePath } from '../models/keys/module-path.ts';
 import type { Concept, LoraLayer } from './concept.ts';
+import { excerpt } from './excerpt.ts';
+import { refuseUnlikelyNames } from './name-limits.ts';
 import { isDiffusersName, readDiffusers } from './readers/diffusers.ts';
 import { isEdLoraName, readEdLora } from './readers/ed-lora.ts';
 import { isKohyaName, readKohya } from './readers/kohya.ts';
@@ -38,6 +40,7 @@ export async function loadConcept(file: string, options: LoadConceptOptions = {}
 }
 
 function readConcept(file: TensorFile, { modules }: LoadConceptOptions): Concept {
+  refuseUnlikelyNames(file);
   const stray = file.root === null ? [] : strayValues(file.root);
   if (stray.length > 0) {
     const unowned = [...file.tensors.keys()].filter((name) => !layouts.some(({ owns }) => owns(name)));
@@ -83,19 +86,22 @@ const STRAY_CHARACTERS = 200;
 /** Where a torch file holds things other than dictionaries and tensors. Long names keep beginning and end. */
 function strayValues(root: TorchValue): string[] {
   const stray: string[] = [];
-  const visit = (value: TorchValue, name: string): void => {
+  // A list of what is to be looked at in place of recursion: files nest as deep as they like.
+  const open: (readonly [name: string, value: TorchValue])[] = [['', root]];
+  for (let next = open.pop(); next !== undefined; next = open.pop()) {
+    const [name, value] = next;
     if (value instanceof Map) {
-      for (const [key, item] of value) {
+      const inside = [...value].map(([key, item]) => {
         const own = keyName(key, STRAY_CHARACTERS) ?? strayKey(key);
-        visit(item, name === '' ? own : shortened(`${name}.${own}`, STRAY_CHARACTERS));
-      }
+        return [name === '' ? own : shortened(`${name}.${own}`, STRAY_CHARACTERS), item] as const;
+      });
+      for (const entry of inside.reverse()) open.push(entry);
     } else if (!isTensor(value)) {
       stray.push(
         `${name} (${value === null ? 'None' : Array.isArray(value) ? 'a list' : `a ${typeof value}`})`,
       );
     }
-  };
-  visit(root, '');
+  }
   return stray;
 }
 

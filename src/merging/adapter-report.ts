@@ -1,9 +1,10 @@
 /** An adapter by block: how many layers, which ranks and alphas, and how large its changes are. */
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { Adapter } from '../concepts/adapter.ts';
-import { innerProduct } from '../linalg/low-rank.ts';
 import { componentsOf } from '../models/keys/sd-modules.ts';
 import { blockOf } from './block-weights.ts';
-import { type BaseWeights, layerDelta, needsBase } from './delta.ts';
+import { type BaseWeights, needsBase } from './delta.ts';
+import { squaredNorm } from './layer-norm.ts';
 
 export interface BlockReport {
   /** `text_encoder`, `text_encoder_2`, `IN01`, `MID`, `OUT11`; `other` for layers outside of blocks. */
@@ -30,14 +31,25 @@ export interface AdapterReport {
   readonly unusable: Adapter['unusable'];
 }
 
-/** Read and measure every layer. @throws {NumericalError} if a number is not finite; {ShapeError} on factors that do not fit */
-export function describeAdapter(adapter: Adapter, base?: BaseWeights): AdapterReport {
+/**
+ * Read and measure every layer, none of them written out.
+ * @param signal stops between two layers by throwing its reason
+ * @throws {NumericalError} if a number is not finite; {ShapeError} on factors that do not fit
+ */
+export async function describeAdapter(
+  adapter: Adapter,
+  base?: BaseWeights,
+  signal?: AbortSignal,
+): Promise<AdapterReport> {
   const kinds: Record<string, number> = {};
   const blocks = new Map<
     string,
     { layers: number; ranks: Set<number>; alphas: Set<number>; squares: number; unmeasured: number }
   >();
   for (const layer of adapter.layers.values()) {
+    // Ctrl-C has its turn.
+    await nextTurn();
+    signal?.throwIfAborted();
     kinds[layer.kind] = (kinds[layer.kind] ?? 0) + 1;
     const name =
       layer.component === 'unet' ? (blockOf(adapter.architecture, layer) ?? 'other') : layer.component;
@@ -59,8 +71,7 @@ export function describeAdapter(adapter: Adapter, base?: BaseWeights): AdapterRe
       block.unmeasured++;
       continue;
     }
-    const delta = layerDelta(layer, weight);
-    block.squares += delta.scale ** 2 * Math.max(0, innerProduct(delta, delta));
+    block.squares += squaredNorm(layer, weight);
   }
   const ascending = (values: ReadonlySet<number>): number[] => [...values].sort((a, b) => a - b);
   const order = (name: string): number => {

@@ -10,7 +10,7 @@ import { truncateWith } from '../linalg/low-rank-async.ts';
 import { multiply } from '../linalg/products.ts';
 import { adapterModuleId } from '../models/keys/sd-modules.ts';
 import { encodeLayer, encodeTensor, type FactorDType } from './adapter-layer.ts';
-import { type BaseWeights, layerDelta, needsBase } from './delta.ts';
+import { type BaseWeights, denseOf, layerDelta, needsBase } from './delta.ts';
 import { layerContext } from './merge.ts';
 import { MERGE_DEFAULTS } from './method.ts';
 import type { OutputAdapter } from './output.ts';
@@ -102,11 +102,7 @@ async function asLora(
     most === null || exact <= most
       ? { delta: factors, relativeError: 0 }
       : exact >= full
-        ? await truncateDense(
-            multiply(factors.up, factors.down),
-            most,
-            layerContext(id, 0, MERGE_DEFAULTS, engine),
-          )
+        ? await truncateDense(denseOf(factors), most, layerContext(id, 0, MERGE_DEFAULTS, engine))
         : await truncateWith(factors, most, engine);
   const encoded = encodeLayer(layer, layer.kernel, cut.delta, dtype, delta.bias);
   return {

@@ -16,6 +16,7 @@
  * multiplier: at 0 its merge still leaves W₀ + ΔW.
  */
 import type { AdapterLayer, FullFactor, PairFactor } from '../concepts/adapter.ts';
+import { excessOf } from '../concepts/layer-limits.ts';
 import { MismatchError, NumericalError, ShapeError } from '../errors.ts';
 import { type RawTensor, readFloat64 } from '../formats/raw-tensor.ts';
 import type { LowRank } from '../linalg/low-rank.ts';
@@ -43,13 +44,20 @@ export function needsBase(layer: AdapterLayer): boolean {
  * ΔW of a layer at strength 1.
  * @param base W₀ [m, n] or [m, n, kh, kw]; needed where `needsBase`, otherwise unused
  * @throws {MismatchError} if the base is needed and not there
- * @throws {ShapeError} if factors do not fit each other or the base
+ * @throws {ShapeError} if factors do not fit each other or the base, or make more than a layer of this name can be
  * @throws {NumericalError} if a number is not finite
  */
 export function layerDelta(layer: AdapterLayer, base?: RawTensor): LayerDelta {
+  refuseExcess(layer);
   const bias = layer.biasDiff === null ? null : readFinite(layer.biasDiff);
   if (layer.doraScale === null) return { ...factorsOf(layer, base), scale: layer.scale, bias };
   return { ...dora(layer, requireBase(layer, base), factorsOf(layer, base)), scale: 1, bias };
+}
+
+/** @throws {ShapeError} before anything is read, if a layer would be larger than its weight can be */
+export function refuseExcess(layer: AdapterLayer): void {
+  const excess = excessOf(layer, layer);
+  if (excess !== null) throw new ShapeError(`${adapterModuleId(layer)}: ${excess}`);
 }
 
 /** Factors of ΔW / scale, magnitudes left aside. */
@@ -77,7 +85,24 @@ export function wholeDelta(delta: Matrix): LowRank {
     : { up: delta, down: identity(delta.cols) };
 }
 
-function readFinite(tensor: RawTensor): Float64Array {
+/** ΔW written out [m, n], in memory of its own; quick for what `wholeDelta` made. */
+export function denseOf({ up, down }: LowRank): Matrix {
+  const [m, n] = [up.rows, down.cols];
+  if (isIdentity(up)) return matrix(m, n, down.data.slice());
+  if (isIdentity(down)) return matrix(m, n, up.data.slice());
+  return multiply(up, down);
+}
+
+function isIdentity({ rows, cols, data }: Matrix): boolean {
+  if (rows !== cols) return false;
+  for (let i = 0, at = 0; i < rows; i++) {
+    for (let j = 0; j < cols; j++, at++) if (data[at] !== (i === j ? 1 : 0)) return false;
+  }
+  return true;
+}
+
+/** @throws {NumericalError} if a number is not finite */
+export function readFinite(tensor: RawTensor): Float64Array {
   const values = readFloat64(tensor);
   // 0 · value is 0 for finite numbers only.
   let probe = 0;
@@ -91,8 +116,8 @@ function readFinite(tensor: RawTensor): Float64Array {
   return values;
 }
 
-/** The first axis against all others. */
-function asMatrix(tensor: RawTensor): Matrix {
+/** The first axis against all others. @throws {NumericalError} as `readFinite` */
+export function asMatrix(tensor: RawTensor): Matrix {
   const rows = tensor.shape[0]!;
   const values = readFinite(tensor);
   return matrix(rows, values.length / rows, values);
@@ -108,7 +133,8 @@ function requireBase(layer: AdapterLayer, base: RawTensor | undefined): Matrix {
   return asMatrix(base);
 }
 
-function loraFactors(up: RawTensor, down: RawTensor, mid: RawTensor | null): LowRank {
+/** Factors of plain LoRA, a Tucker core worked into the second. */
+export function loraFactors(up: RawTensor, down: RawTensor, mid: RawTensor | null): LowRank {
   return mid === null
     ? { up: asMatrix(up), down: asMatrix(down) }
     : { up: asMatrix(up), down: throughCore(mid, asMatrix(down)) };
@@ -134,7 +160,7 @@ function throughCore(core: RawTensor, b: Matrix): Matrix {
 }
 
 /** A pair as [m, r] and [r, n · kh · kw], the core worked into the second. */
-function pairMatrices({ a, b, core }: PairFactor): LowRank {
+export function pairMatrices({ a, b, core }: PairFactor): LowRank {
   return core === null
     ? { up: asMatrix(a), down: asMatrix(b) }
     : { up: transpose(asMatrix(a)), down: throughCore(core, asMatrix(b)) };
@@ -144,13 +170,19 @@ function factorMatrices(factor: PairFactor | FullFactor): LowRank {
   return 'full' in factor ? wholeDelta(asMatrix(factor.full)) : pairMatrices(factor);
 }
 
-function hadamard(layer: AdapterLayer, x: LowRank, y: LowRank): LowRank {
+/** @throws {ShapeError} if LoHa's two products have different shapes */
+export function refuseUnequalProducts(layer: AdapterLayer, x: LowRank, y: LowRank): void {
   const [m, n] = [x.up.rows, x.down.cols];
   if (y.up.rows !== m || y.down.cols !== n) {
     throw new ShapeError(
       `${adapterModuleId(layer)}: expected two products of one shape, got [${m}, ${n}] and [${y.up.rows}, ${y.down.cols}]`,
     );
   }
+}
+
+function hadamard(layer: AdapterLayer, x: LowRank, y: LowRank): LowRank {
+  refuseUnequalProducts(layer, x, y);
+  const [m, n] = [x.up.rows, x.down.cols];
   const [r, s] = [x.up.cols, y.up.cols];
   if (r * s >= Math.min(m, n)) {
     const product = multiply(x.up, x.down);
@@ -236,7 +268,7 @@ function difference(layer: AdapterLayer, tuned: Matrix, base: Matrix): Matrix {
 
 /** (W₀ + ΔW) diag(s) − W₀. */
 function dora(layer: AdapterLayer, base: Matrix, factors: LowRank): LowRank {
-  const v = multiply(factors.up, factors.down);
+  const v = denseOf(factors);
   if (v.rows !== base.rows || v.cols !== base.cols) {
     throw new ShapeError(
       `${adapterModuleId(layer)}: expected the base's [${base.rows}, ${base.cols}], got [${v.rows}, ${v.cols}]`,

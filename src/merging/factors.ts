@@ -1,26 +1,33 @@
 /** Arithmetic on terms of a merge that several methods share. */
 import { UsageError } from '../errors.ts';
-import { type LowRank, sum, toDense } from '../linalg/low-rank.ts';
+import { type LowRank, sum } from '../linalg/low-rank.ts';
 import { type Matrix, matrix } from '../linalg/matrix.ts';
-import { wholeDelta } from './delta.ts';
+import { addScaled } from '../linalg/products.ts';
+import { denseOf, wholeDelta } from './delta.ts';
 import type { MergeTerm } from './method.ts';
 
 /**
  * Σ strength · ΔW exactly: factors side by side. Where these would be no smaller than ΔW itself, ΔW and an identity.
  */
 export function weightedSum(terms: readonly MergeTerm[]): LowRank {
-  const total = sum(
-    terms,
-    terms.map((term) => term.scale * term.strength),
-  );
-  const { rows: m } = total.up;
-  const { cols: n } = total.down;
-  return total.up.cols > Math.min(m, n) ? wholeDelta(toDense(total)) : total;
+  const [m, n] = [terms[0]!.up.rows, terms[0]!.down.cols];
+  const rank = terms.reduce((total, { up }) => total + up.cols, 0);
+  if (rank <= Math.min(m, n)) {
+    return sum(
+      terms,
+      terms.map((term) => term.scale * term.strength),
+    );
+  }
+  const total = matrix(m, n);
+  for (const term of terms) {
+    addScaled(term.scale * term.strength, denseOf(term).data, 0, total.data, 0, total.data.length);
+  }
+  return wholeDelta(total);
 }
 
 /** scale · up · down written out, strength left aside. */
 export function denseTerm(term: MergeTerm): Matrix {
-  const dense = toDense(term);
+  const dense = denseOf(term);
   for (let i = 0; i < dense.data.length; i++) dense.data[i]! *= term.scale;
   return dense;
 }

@@ -1,4 +1,5 @@
 /** How far another tool's merge of the same files is from the true sum. */
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import { UsageError } from '../errors.ts';
 import { frobeniusNorm, innerProduct, subtract } from '../linalg/low-rank.ts';
 import { type BaseWeights, layerDelta, needsBase } from './delta.ts';
@@ -35,16 +36,23 @@ export interface LintReport {
   readonly refusal: string | null;
 }
 
+export interface LintOptions {
+  /** What truncating tools are asked for; `null`: the largest of the inputs. */
+  readonly rank?: number | null;
+  readonly base?: BaseWeights;
+  /** Stops between two layers by throwing its reason. */
+  readonly signal?: AbortSignal;
+}
+
 /**
  * Compare.
- * @param rank what truncating tools are asked for; `null`: the largest of the inputs
  * @throws {UsageError} if there is no such tool; {MismatchError} on mixed architectures
  */
-export function lintMerge(
+export async function lintMerge(
   inputs: readonly MergeInput[],
   tool: string,
-  { rank = null, base }: { readonly rank?: number | null; readonly base?: BaseWeights } = {},
-): LintReport {
+  { rank = null, base, signal }: LintOptions = {},
+): Promise<LintReport> {
   const foreign = foreignMerge(tool);
   commonArchitecture(inputs.map(({ adapter }) => adapter));
   const layers: LintedLayer[] = [];
@@ -52,6 +60,9 @@ export function lintMerge(
   const about = { tool, title, defect, source };
   let [errors, norms, products] = [0, 0, 0];
   for (const [id, parts] of layersByModule(inputs)) {
+    // Ctrl-C has its turn.
+    await nextTurn();
+    signal?.throwIfAborted();
     const terms: StoredTerm[] = parts.map(({ layer, input }) => {
       const delta = layerDelta(layer, needsBase(layer) ? base?.(layer) : undefined);
       return {

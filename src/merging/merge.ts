@@ -227,7 +227,7 @@ export function mergeWords(adapters: readonly Adapter[]): { words: AdapterWord[]
       if (name !== word) renamed.push({ path: adapter.path, from: word, to: name });
     }
     for (const name of own.values()) taken.add(name);
-    words.push(...adapter.words.map((entry) => ({ ...entry, word: own.get(entry.word)! })));
+    for (const entry of adapter.words) words.push({ ...entry, word: own.get(entry.word)! });
   }
   return { words, renamed };
 }

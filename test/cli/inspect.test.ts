@@ -167,6 +167,19 @@ describe('bad input', () => {
     expect(await inspect(file)).toMatchObject({ code: 3, out: '' });
   });
 
+  it('says why an adapter is not measured, at once', async () => {
+    const file = path.join(folder, 'lokr.safetensors');
+    const name = 'lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q';
+    await writeSafetensors(file, [
+      float32Tensor(`${name}.lokr_w1`, [100, 100], new Float32Array(10_000)),
+      float32Tensor(`${name}.lokr_w2`, [100, 100], new Float32Array(10_000)),
+    ]);
+    const start = performance.now();
+    const { notes } = await inspectJson(file);
+    expect(performance.now() - start).toBeLessThan(5000);
+    expect(notes.at(-1)).toMatch(/at most \[320, 320\], 102400 numbers.*got \[10000, 10000\], 100000000/);
+  });
+
   it('refuses every hostile file in one line, without running it', async () => {
     const { files } = goldenJson<{ files: Record<string, { expect: string }> }>(
       'goldens/hostile/hostile.json',

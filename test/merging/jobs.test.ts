@@ -414,19 +414,19 @@ describe('lint', () => {
   it('finds what FIELD knows: cross terms, squared ratios, a gain of a half', async () => {
     const files = [await randomFile({ seed: 1, loraAlpha: 3 }), await randomFile({ seed: 2, loraAlpha: 3 })];
     const inputs = await Promise.all(files.map(async (file) => ({ adapter: await loadAdapter(file) })));
-    const linear = lintMerge(inputs, 'kohya-merge');
+    const linear = await lintMerge(inputs, 'kohya-merge');
     expect(linear.relativeError).toBeGreaterThan(0.5);
-    const concat = lintMerge(inputs, 'kohya-concat');
+    const concat = await lintMerge(inputs, 'kohya-concat');
     // Equal ranks at strength 1: half of each, direction right.
     expect(concat.gain).toBeCloseTo(0.5, 6);
     expect(concat.relativeError).toBeCloseTo(0.5, 6);
-    const quarter = lintMerge(
+    const quarter = await lintMerge(
       inputs.map((entry) => ({ ...entry, strength: 0.5 })),
       'kohya-concat',
     );
     expect(quarter.gain).toBeCloseTo(0.25, 6);
-    expect(lintMerge(inputs, 'peft-svd', { rank: 6 }).relativeError).toBeLessThan(1e-6);
-    expect(() => lintMerge(inputs, 'kohya-marge')).toThrow('did you mean "kohya-merge"?');
+    expect((await lintMerge(inputs, 'peft-svd', { rank: 6 })).relativeError).toBeLessThan(1e-6);
+    await expect(lintMerge(inputs, 'kohya-marge')).rejects.toThrow('did you mean "kohya-merge"?');
   });
 
   it('says where a tool refuses', async () => {
@@ -435,7 +435,7 @@ describe('lint', () => {
         adapter: await loadAdapter(file),
       })),
     );
-    expect(lintMerge(inputs, 'kohya-merge').refusal).toContain('expected equal ranks, got 2 and 4');
+    expect((await lintMerge(inputs, 'kohya-merge')).refusal).toContain('expected equal ranks, got 2 and 4');
   });
 });
 

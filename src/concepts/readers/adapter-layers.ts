@@ -12,6 +12,7 @@ import {
   kernelOfLayer,
 } from '../../models/keys/sd-modules.ts';
 import type { AdapterLayer, FullFactor, LayerWeights, PairFactor } from '../adapter.ts';
+import { excessOf, layerExtent, MAX_CHANGED_NUMBERS, MAX_LAYERS } from '../layer-limits.ts';
 import { type AdapterName, type AdapterPart, foreignPart, partSuffix } from './adapter-names.ts';
 
 export type Parts = ReadonlyMap<AdapterPart, RawTensor>;
@@ -33,7 +34,8 @@ export interface CollectedLayers {
 
 /**
  * Gather the layers of a file.
- * @throws {FormatError} on half pairs, doubled parts, mixed kinds, impossible shapes, rank 0, an alpha that is 0 or NaN
+ * @throws {FormatError} on half pairs, doubled parts, mixed kinds, impossible shapes, rank 0, an alpha that is 0 or NaN,
+ *   and on more layers, or larger ones, than a model has
  */
 export function collectAdapterLayers(
   file: string,
@@ -55,6 +57,9 @@ export function collectAdapterLayers(
     const id = adapterModuleId(key);
     const entry = byLayer.get(id) ?? { module: { component, layerName }, parts: new Map() };
     byLayer.set(id, entry);
+    if (byLayer.size > MAX_LAYERS) {
+      throw new FormatError(file, `expected at most ${MAX_LAYERS} layers, got more`, { tensor: tensor.name });
+    }
     const other = entry.parts.get(part);
     if (other !== undefined) {
       throw new FormatError(
@@ -77,7 +82,23 @@ export function collectAdapterLayers(
     }
     layers.set(id, assembleLayer(file, module, parts, options));
   }
+  refuseExcess(file, layers);
   return { layers, unusable, unknown };
+}
+
+/** @throws {FormatError} if all changes together have more numbers than a model */
+function refuseExcess(file: string, layers: ReadonlyMap<string, AdapterLayer>): void {
+  let numbers = 0;
+  for (const layer of layers.values()) {
+    const { shape } = layerExtent(layer);
+    if (shape !== null) numbers += shape[0] * shape[1];
+  }
+  if (numbers > MAX_CHANGED_NUMBERS) {
+    throw new FormatError(
+      file,
+      `expected changes of at most ${MAX_CHANGED_NUMBERS} numbers in all, got ${numbers} in ${layers.size} layers`,
+    );
+  }
 }
 
 /** One layer of its parts. @throws {FormatError} as `collectAdapterLayers` */
@@ -105,6 +126,9 @@ export function assembleLayer(
   }
   const weights = weightsOf(parts, fail);
   const rank = rankOf(weights, fail);
+  const excess = excessOf(module, weights);
+  if (excess !== null) throw fail(excess);
+  checkVectors(weights, parts, fail);
   const alpha = parts.get('alpha');
   const loraAlpha = alpha === undefined ? null : readAlpha(file, alpha);
   const undivided =
@@ -123,6 +147,22 @@ export function assembleLayer(
     biasDiff: parts.get('biasDiff') ?? null,
   };
   return layer;
+}
+
+/** Biases and magnitudes have as many numbers as the change has outputs, or inputs. */
+function checkVectors(weights: LayerWeights, parts: Parts, fail: Fail): void {
+  const { shape } = layerExtent(weights);
+  const biasDiff = parts.get('biasDiff');
+  const dora = parts.get('dora');
+  if (biasDiff !== undefined && (shape === null || elementCount(biasDiff.shape) !== shape[0])) {
+    throw fail(`expected a difference of ${shape?.[0] ?? 'the'} biases, got ${shown(biasDiff)}`);
+  }
+  if (dora === undefined) return;
+  if (shape === null) throw fail(`expected factors beside a magnitude, got ${shown(dora)}`);
+  const count = elementCount(dora.shape);
+  if (count !== shape[0] && shape[1] % count !== 0) {
+    throw fail(`expected a magnitude per output or input of [${shape.join(', ')}], got ${shown(dora)}`);
+  }
 }
 
 /** PEFT stores one number per output as [m], and for convolutions as [1, m, 1, 1], which LyCORIS reads as one per input. */
@@ -193,7 +233,7 @@ function weightsOf(parts: Parts, fail: Fail): LayerWeights {
         w2: factor('k2', 'k2a', 'k2b', 'k2t'),
       };
     case 'ia3':
-      return { kind: 'ia3', weight: need('ia3'), onInput: readFloat64(need('onInput'))[0] !== 0 };
+      return { kind: 'ia3', weight: need('ia3'), onInput: readSwitch(need('onInput'), fail) };
     case 'diff':
       return { kind: 'diff', diff: need('diff') };
   }
@@ -229,12 +269,26 @@ function rankOf(weights: LayerWeights, fail: Fail): number | null {
           );
     case 'lokr': {
       const { w1, w2 } = weights;
+      for (const factor of [w1, w2]) {
+        if ('full' in factor) requireAxes(factor.full, fail);
+        else pairRank(factor, fail);
+      }
       // LyCORIS divides by the rank of the factor that is decomposed; both have the same where both are.
       if (!('full' in w2)) return pairRank(w2, fail);
       return 'full' in w1 ? null : pairRank(w1, fail);
     }
+    case 'diff':
+      requireAxes(weights.diff, fail);
+      return null;
     default:
       return null;
+  }
+}
+
+/** A whole matrix, or a kernel. */
+function requireAxes(tensor: RawTensor, fail: Fail): void {
+  if (tensor.shape.length !== 2 && tensor.shape.length !== 4) {
+    throw fail(`expected [outputs, inputs] or [outputs, inputs, height, width], got ${shown(tensor)}`);
   }
 }
 
@@ -285,6 +339,11 @@ function flatKernel(
 ): readonly [number, number] | null {
   const flattened = weights.kind === 'loha' || weights.kind === 'lokr' || weights.kind === 'ia3';
   return flattened ? kernelOfLayer(architecture, module) : null;
+}
+
+function readSwitch(tensor: RawTensor, fail: Fail): boolean {
+  if (elementCount(tensor.shape) !== 1) throw fail(`expected one number, got ${shown(tensor)}`);
+  return readFloat64(tensor)[0] !== 0;
 }
 
 function readAlpha(file: string, tensor: RawTensor): number {

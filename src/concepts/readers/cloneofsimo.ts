@@ -12,6 +12,7 @@ import type { AdapterModule } from '../../models/keys/sd-modules.ts';
 import { modulesOf } from '../../models/keys/sd-modules.ts';
 import type { AdapterWord } from '../adapter.ts';
 import type { AdapterName } from './adapter-names.ts';
+import { embeddingRows } from './textual-inversion.ts';
 
 const pattern = /^(unet|text_encoder):(\d+):(up|down)$/;
 
@@ -145,8 +146,12 @@ function fits(walk: readonly AdapterModule[], pairs: ReadonlyMap<number, Pair>):
   });
 }
 
-/** Embeddings stored under their words, marked `<embed>` in the header. */
+/**
+ * Embeddings stored under their words, marked `<embed>` in the header.
+ * @throws {FormatError} if one is no vector of numbers
+ */
 export function positionalWords(
+  file: string,
   tensors: ReadonlyMap<string, RawTensor>,
   metadata: ReadonlyMap<string, string>,
 ): AdapterWord[] {
@@ -154,7 +159,7 @@ export function positionalWords(
     const isWord =
       metadata.get(tensor.name) === '<embed>' || (/^<.+>$/.test(tensor.name) && isFloatDType(tensor.dtype));
     if (isPositional(tensor.name) || !isWord || tensor.shape.length !== 1) return [];
-    const embedding = { ...tensor, shape: [1, tensor.shape[0]!], strides: [tensor.shape[0]!, 1] };
+    const embedding = embeddingRows(file, tensor.name, tensor);
     return [{ word: tensor.name, embedding, rows: 'tokens' as const, encoder: 'text_encoder' as const }];
   });
 }

@@ -5,11 +5,16 @@
  * `<layer>.u` and `.v` with ΔW = u v. Words lie under `modifier_token` or `embed`.
  * Source: adobe-research/custom-diffusion@7c19c9a, src/diffusers_model_pipeline.py, src/compress.py.
  */
+import { FormatError } from '../../errors.ts';
+import { isFloatDType } from '../../formats/dtype.ts';
 import type { RawTensor } from '../../formats/raw-tensor.ts';
 import { ldmUnetNames, sd1UnetStructure } from '../../models/keys/ldm.ts';
 import { isKnownLayer } from '../../models/keys/module-path.ts';
 import { type AdapterModule, adapterModuleId } from '../../models/keys/sd-modules.ts';
 import type { AdapterLayer, AdapterWord } from '../adapter.ts';
+import { excessOf } from '../layer-limits.ts';
+import { assembleLayer } from './adapter-layers.ts';
+import { embeddingRows } from './textual-inversion.ts';
 
 const ldm = ldmUnetNames(sd1UnetStructure);
 
@@ -36,8 +41,14 @@ export function isCustomDiffusion(name: string): boolean {
   return parse(name) !== null || name.startsWith('modifier_token.');
 }
 
-/** Layers, words, and the names that are neither. */
-export function readCustomDiffusion(tensors: ReadonlyMap<string, RawTensor>): {
+/**
+ * Layers, words, and the names that are neither.
+ * @throws {FormatError} if a word is no [n, D] of numbers, or a layer's tensors are not of numbers or larger than a layer
+ */
+export function readCustomDiffusion(
+  file: string,
+  tensors: ReadonlyMap<string, RawTensor>,
+): {
   layers: Map<string, AdapterLayer>;
   words: AdapterWord[];
   unknown: string[];
@@ -49,13 +60,10 @@ export function readCustomDiffusion(tensors: ReadonlyMap<string, RawTensor>): {
   const words: AdapterWord[] = [];
   const unknown: string[] = [];
   for (const tensor of tensors.values()) {
-    const word = /^(?:modifier_token|embed)\.(.+)$/.exec(tensor.name);
-    if (word !== null) {
-      const width = tensor.shape.at(-1)!;
-      const rows = tensor.shape.length === 2 ? tensor.shape[0]! : 1;
-      const embedding =
-        tensor.shape.length === 2 ? tensor : { ...tensor, shape: [rows, width], strides: [width, 1] };
-      words.push({ word: word[1]!, embedding, rows: 'tokens', encoder: 'text_encoder' });
+    const word = /^(?:modifier_token|embed)\.(.+)$/s.exec(tensor.name)?.[1];
+    if (word !== undefined) {
+      const embedding = embeddingRows(file, word, tensor);
+      words.push({ word, embedding, rows: 'tokens', encoder: 'text_encoder' });
       continue;
     }
     const name = parse(tensor.name);
@@ -69,14 +77,28 @@ export function readCustomDiffusion(tensors: ReadonlyMap<string, RawTensor>): {
   }
   const layers = new Map<string, AdapterLayer>();
   for (const [id, { module, weight, u, v }] of parts) {
-    const plain = { ...module, scale: 1, kernel: null, doraScale: null, biasDiff: null };
     if (weight !== undefined && weight.shape.length === 2) {
-      layers.set(id, { ...plain, rank: null, kind: 'weight', weight });
-    } else if (u !== undefined && v !== undefined && u.shape[1] === v.shape[0]) {
-      layers.set(id, { ...plain, rank: u.shape[1]!, kind: 'lora', up: u, down: v, mid: null });
+      layers.set(id, wholeWeight(file, module, weight));
+    } else if (u !== undefined && v !== undefined) {
+      const pair = new Map([['up', u] as const, ['down', v] as const]);
+      layers.set(id, assembleLayer(file, module, pair, { architecture: 'sd1', scale: () => 1 }));
     } else {
       unknown.push(...[weight, u, v].flatMap((tensor) => (tensor === undefined ? [] : [tensor.name])));
     }
   }
   return { layers, words, unknown };
+}
+
+function wholeWeight(file: string, module: AdapterModule, weight: RawTensor): AdapterLayer {
+  const { name, dtype, shape } = weight;
+  if (!isFloatDType(dtype) || shape.includes(0)) {
+    throw new FormatError(file, `${name}: expected a matrix of numbers, got ${dtype} [${shape.join(', ')}]`, {
+      tensor: name,
+    });
+  }
+  const plain = { ...module, scale: 1, rank: null, kernel: null, doraScale: null, biasDiff: null };
+  const layer: AdapterLayer = { ...plain, kind: 'weight', weight };
+  const excess = excessOf(module, layer);
+  if (excess !== null) throw new FormatError(file, `${name}: ${excess}`, { tensor: name });
+  return layer;
 }

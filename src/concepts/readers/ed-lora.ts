@@ -6,11 +6,13 @@
  */
 import { FormatError } from '../../errors.ts';
 import { isFloatDType } from '../../formats/dtype.ts';
-import { type RawTensor, renamed } from '../../formats/raw-tensor.ts';
+import { elementCount, type RawTensor, renamed } from '../../formats/raw-tensor.ts';
 import type { TensorFile } from '../../formats/tensor-file.ts';
 import { edLoraWord, parseEdLoraKey } from '../../models/keys/ed-lora.ts';
 import type { Concept, ConceptToken } from '../concept.ts';
+import { excerpt } from '../excerpt.ts';
 import { collectLayers } from './lora-layers.ts';
+import { embeddingRows } from './textual-inversion.ts';
 
 const params = /^params\./;
 
@@ -62,7 +64,7 @@ function inStoredOrder(file: TensorFile, tokens: readonly ConceptToken[]): reado
   if (!Array.isArray(words) || words.length !== tokens.length || new Set(ordered).size !== tokens.length) {
     throw new FormatError(
       file.path,
-      `${tokenOrderKey}: expected each of the file's words once, got ${stored}`,
+      `${tokenOrderKey}: expected each of the file's words once, got ${excerpt(stored)}`,
     );
   }
   return ordered;
@@ -82,13 +84,10 @@ function checkEmbedding(
       { tensor: tensor.name },
     );
   if (!isFloatDType(tensor.dtype)) throw fail('floating point numbers');
-  const embedding: RawTensor =
-    tensor.shape.length === 1
-      ? { ...tensor, shape: [1, tensor.shape[0]!], strides: [tensor.shape[0]!, tensor.strides[0]!] }
-      : tensor;
-  if (embedding.shape.length !== 2 || embedding.shape.includes(0)) {
+  if (tensor.shape.length > 2 || elementCount(tensor.shape) === 0 || tensor.shape.length === 0) {
     throw fail('[layers, width], one row per cross-attention layer,');
   }
+  const embedding = embeddingRows(file, word, tensor);
   if (first !== undefined) {
     const [layers, width] = first.embedding.shape;
     if (embedding.shape[0] !== layers || embedding.shape[1] !== width) {

@@ -8,6 +8,8 @@ import { isFloatDType } from '../../formats/dtype.ts';
 import { elementCount, type RawTensor, readFloat64 } from '../../formats/raw-tensor.ts';
 import { isKnownLayer, type LoraKey, type ModulePath, moduleId } from '../../models/keys/module-path.ts';
 import type { LoraLayer } from '../concept.ts';
+import { excerpt } from '../excerpt.ts';
+import { excessOf, MAX_LAYERS } from '../layer-limits.ts';
 
 /** How a layout reads one name, and what multiplies up · down. */
 export interface LoraLayout {
@@ -33,7 +35,7 @@ interface Parts {
  * Gather layers, keyed `component:layerName`, in file order.
  * @param file for messages
  * @throws {FormatError} on names that match nothing (all are listed), half pairs, doubled layers, impossible shapes,
- *   rank 0, an alpha that is 0 or not finite
+ *   rank 0, an alpha that is 0 or not finite, and on more layers, or larger ones, than a model has
  */
 export function collectLayers(
   file: string,
@@ -52,6 +54,9 @@ export function collectLayers(
     const id = moduleId(key);
     const parts: Parts = byLayer.get(id) ?? { module: { component, layerName }, tensors: {} };
     byLayer.set(id, parts);
+    if (byLayer.size > MAX_LAYERS) {
+      throw new FormatError(file, `expected at most ${MAX_LAYERS} layers, got more`, { tensor: tensor.name });
+    }
     const other = parts.tensors[part];
     if (other !== undefined) {
       throw new FormatError(file, `"${other.name}" and "${tensor.name}" are both the ${part} of ${id}`, {
@@ -72,6 +77,8 @@ export function collectLayers(
       throw new FormatError(file, `${id}: ${what}; truncated or hand-made file?`, { tensor: id });
     }
     const rank = checkShapes(file, up, down);
+    const excess = excessOf(module, { kind: 'lora', up, down, mid: null });
+    if (excess !== null) throw new FormatError(file, `${id}: ${excess}`, { tensor: id });
     const loraAlpha = alpha === undefined ? null : readAlpha(file, alpha);
     layers.set(id, { ...module, up, down, rank, scale: scale(module, rank, loraAlpha) });
   }
@@ -102,7 +109,7 @@ const betrayals: readonly (readonly [sign: RegExp, kind: string, convert?: strin
 export function refuseUnmatched(file: string, names: readonly string[]): void {
   if (names.length === 0) return;
   const found = betrayals.filter(([sign]) => names.some((name) => sign.test(name)));
-  const listed = names.slice(0, 40).map((name) => `\n  ${name}`);
+  const listed = names.slice(0, 40).map((name) => `\n  ${excerpt(name)}`);
   if (names.length > listed.length) listed.push(`\n  … and ${names.length - listed.length} more`);
   throw new FormatError(
     file,

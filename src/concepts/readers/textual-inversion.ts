@@ -8,6 +8,7 @@ import { isFloatDType } from '../../formats/dtype.ts';
 import { float32Tensor, type RawTensor, readFloat32 } from '../../formats/raw-tensor.ts';
 import type { TensorFile } from '../../formats/tensor-file.ts';
 import type { AdapterWord } from '../adapter.ts';
+import { excerpt } from '../excerpt.ts';
 
 /** Keys of XTI files, in the order of the cross-attentions. Source: prompt-plus-pytorch, train_textual_inversion_XTI.py. */
 export const XTI_KEYS: readonly string[] = [
@@ -70,7 +71,7 @@ export function readTextualInversion(file: TensorFile): AdapterWord[] | null {
   };
   if (names.length === 0 || !names.every(isWord)) return null;
   return names.map((name) => {
-    const embedding = asRows(file.path, name, first(name));
+    const embedding = embeddingRows(file.path, name, first(name));
     // A concept of the P+ kind has as many rows as there are cross-attentions.
     const rows = embedding.shape[0] === XTI_KEYS.length ? 'layers' : 'tokens';
     return { word: name, embedding, rows, encoder: 'text_encoder' };
@@ -78,7 +79,7 @@ export function readTextualInversion(file: TensorFile): AdapterWord[] | null {
 }
 
 function tokens(file: string, word: string, tensor: RawTensor, encoder: AdapterWord['encoder']): AdapterWord {
-  return { word, embedding: asRows(file, word, tensor), rows: 'tokens', encoder };
+  return { word, embedding: embeddingRows(file, word, tensor), rows: 'tokens', encoder };
 }
 
 /** The name that A1111 stores in the file; in safetensors the header's `name`. */
@@ -89,7 +90,7 @@ function nameInside({ root, metadata }: TensorFile): string | null {
 
 /** Sixteen tensors [n, D] or [D] to n words of [16, D]. */
 function layerWise(file: TensorFile, stem: string): AdapterWord[] {
-  const layers = XTI_KEYS.map((key) => asRows(file.path, key, file.tensors.get(key)!));
+  const layers = XTI_KEYS.map((key) => embeddingRows(file.path, key, file.tensors.get(key)!));
   const [count, width] = layers[0]!.shape as [number, number];
   const bad = layers.findIndex(({ shape }) => shape.join() !== [count, width].join());
   if (bad >= 0) {
@@ -107,7 +108,20 @@ function layerWise(file: TensorFile, stem: string): AdapterWord[] {
   });
 }
 
-function asRows(file: string, word: string, tensor: RawTensor): RawTensor {
+/** Characters of a word at most; a prompt of that length would not fit a text encoder. */
+const MAX_WORD_LENGTH = 256;
+
+/**
+ * A word's embedding as [n, D]; a single vector may be stored as [D].
+ * @throws {FormatError} if it is no [n, D] of numbers, or the word is none that a prompt could hold
+ */
+export function embeddingRows(file: string, word: string, tensor: RawTensor): RawTensor {
+  if (word.length === 0 || word.length > MAX_WORD_LENGTH) {
+    throw new FormatError(
+      file,
+      `expected words of 1 to ${MAX_WORD_LENGTH} characters, got one of ${word.length}: ${excerpt(word)}`,
+    );
+  }
   const { shape, strides } = tensor;
   if (isFloatDType(tensor.dtype) && shape.length === 1 && shape[0]! > 0) {
     return { ...tensor, shape: [1, shape[0]!], strides: [shape[0]!, strides[0]!] };

@@ -7,6 +7,16 @@ import { type LoraKey, type ModulePath, modulePath } from './module-path.ts';
 
 const prefix = 'base_model.model.';
 
+/** Layers with a rank or alpha of their own at most: every layer is compared with every one of them. */
+const MAX_PATTERNS = 4000;
+
+/** A value of a configuration in a message: nested ones, which may be of any depth, by their kind alone. */
+function valueText(value: unknown): string {
+  return typeof value === 'object' && value !== null
+    ? 'an object'
+    : String(JSON.stringify(value)).slice(0, 120);
+}
+
 /** Understand one tensor name (in files, or with the adapter's name as in memory); `null` if it is none. */
 export function parsePeftKey(key: string): LoraKey | null {
   const match = /^base_model\.model\.(.+)\.lora_([AB])(?:\.[^.]+)?\.weight$/.exec(key);
@@ -43,14 +53,14 @@ export function peftScaling(
   { dora = false }: { readonly dora?: boolean } = {},
 ): PeftScaling {
   if (config.peft_type !== undefined && config.peft_type !== 'LORA') {
-    throw new FormatError(file, `peft_type: expected "LORA", got ${JSON.stringify(config.peft_type)}`);
+    throw new FormatError(file, `peft_type: expected "LORA", got ${valueText(config.peft_type)}`);
   }
   for (const option of [...(dora ? [] : ['use_dora']), 'fan_in_fan_out', 'use_qalora', 'lora_bias']) {
     if (config[option] === true) throw new FormatError(file, `${option}: not supported; only plain LoRA is`);
   }
   const positive = (name: string, value: unknown): number => {
     if (typeof value !== 'number' || !Number.isFinite(value) || value <= 0) {
-      throw new FormatError(file, `${name}: expected a number above 0, got ${JSON.stringify(value)}`);
+      throw new FormatError(file, `${name}: expected a number above 0, got ${valueText(value)}`);
     }
     return value;
   };
@@ -58,15 +68,16 @@ export function peftScaling(
     const value = config[name] ?? {};
     if (typeof value !== 'object' || Array.isArray(value))
       throw new FormatError(file, `${name}: expected an object`);
+    const entries = Object.entries(value);
+    if (entries.length > MAX_PATTERNS) {
+      throw new FormatError(file, `${name}: expected at most ${MAX_PATTERNS} layers, got ${entries.length}`);
+    }
     return new Map(
-      Object.entries(value).map(([pattern, number]) => {
+      entries.map(([pattern, number]) => {
         // Written as regular expressions; files hold plain names, with the dots escaped or not.
         const plain = pattern.replace(/^\^/, '').replace(/\$$/, '').replaceAll('\\.', '.');
         if (!/^[\w.]+$/.test(plain)) {
-          throw new FormatError(
-            file,
-            `${name}: expected layer names, got the pattern ${JSON.stringify(pattern)}`,
-          );
+          throw new FormatError(file, `${name}: expected layer names, got the pattern ${valueText(pattern)}`);
         }
         return [plain, positive(`${name}.${pattern}`, number)];
       }),
