@@ -8,7 +8,6 @@ import { isTensor, type TorchValue } from '../formats/torch-value.ts';
 import { foreignArchitecture } from '../models/keys/architecture.ts';
 import type { ModulePath } from '../models/keys/module-path.ts';
 import type { Concept, LoraLayer } from './concept.ts';
-import { excerpt } from './excerpt.ts';
 import { refuseUnlikelyNames } from './name-limits.ts';
 import { isDiffusersName, readDiffusers } from './readers/diffusers.ts';
 import { isEdLoraName, readEdLora } from './readers/ed-lora.ts';
