@@ -42,12 +42,21 @@ export async function loadAdapter(file: string): Promise<Adapter> {
   return readFolder(path.resolve(file));
 }
 
-/** An opened file as an adapter. @throws as `loadAdapter` */
-export function readAdapter(file: TensorFile, component: AdapterComponent | null = null): Adapter {
+/**
+ * An opened file as an adapter.
+ * @param component network of a PEFT adapter, where its folder tells it
+ * @param config    PEFT: the adapter's configuration; default: the file beside the weights
+ * @throws as `loadAdapter`
+ */
+export function readAdapter(
+  file: TensorFile,
+  component: AdapterComponent | null = null,
+  config?: Readonly<Record<string, unknown>>,
+): Adapter {
   refuseUnlikelyNames(file);
   const architecture = architectureOf(file);
   const scheme = schemeOf(file);
-  const { layers, words, unusable, unknown } = readScheme(scheme, file, architecture, component);
+  const { layers, words, unusable, unknown } = readScheme(scheme, file, architecture, component, config);
   refuseUnknown(file, scheme, unknown);
   if (layers.size === 0 && words.length === 0 && unusable.length === 0) {
     throw new FormatError(file.path, 'expected LoRA layers or embeddings, the file holds neither');
@@ -66,6 +75,7 @@ function readScheme(
   file: TensorFile,
   architecture: Architecture,
   component: AdapterComponent | null,
+  config: Readonly<Record<string, unknown>> | undefined,
 ): Content {
   const tensors = [...file.tensors.values()];
   switch (scheme) {
@@ -100,7 +110,9 @@ function readScheme(
     }
     case 'peft': {
       const configFile = path.join(path.dirname(file.path), adapterConfigName);
-      const scaling = peftScaling(configFile, readPeftConfig(file.path, configFile), { dora: true });
+      const scaling = peftScaling(configFile, config ?? readPeftConfig(file.path, configFile), {
+        dora: true,
+      });
       const layers = collectAdapterLayers(file.path, tensors, {
         architecture,
         parse: (name) => parsePeftStyle(name, component),

@@ -38,7 +38,8 @@ export async function loadConcept(file: string, options: LoadConceptOptions = {}
   return concepts.length === 1 ? concepts[0]! : join(path.resolve(file), concepts);
 }
 
-function readConcept(file: TensorFile, { modules }: LoadConceptOptions): Concept {
+/** An opened file as a concept. @throws as `loadConcept` */
+export function readConcept(file: TensorFile, { modules }: LoadConceptOptions = {}): Concept {
   refuseUnlikelyNames(file);
   const stray = file.root === null ? [] : strayValues(file.root);
   if (stray.length > 0) {

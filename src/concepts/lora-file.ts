@@ -7,6 +7,7 @@ import { NumericalError, ShapeError, UsageError } from '../errors.ts';
 import { encodeFloat } from '../formats/dtype.ts';
 import { float32Tensor, memoryTensor, type RawTensor, renamed } from '../formats/raw-tensor.ts';
 import { writeSafetensors } from '../formats/safetensors.ts';
+import type { TensorFile } from '../formats/tensor-file.ts';
 import { torchTensor, writeTorchZip } from '../formats/torch-writer.ts';
 import { makeFolder, writeFileAtomically } from '../io/replace-file.ts';
 import { writeFolderAtomically } from '../io/replace-folder.ts';
@@ -15,10 +16,14 @@ import { edLoraEmbeddingKey, edLoraKey } from '../models/keys/ed-lora.ts';
 import { kohyaKey, kohyaNames } from '../models/keys/kohya.ts';
 import { type Component, type ModulePath, moduleId } from '../models/keys/module-path.ts';
 import { peftKey } from '../models/keys/peft.ts';
+import { readAdapter } from './adapter-file.ts';
 import type { ConceptToken } from './concept.ts';
+import { readConcept } from './concept-file.ts';
 import { modelspecMetadata, networkMetadata, sshsHashesOf } from './lora-metadata.ts';
+import { differenceOf, readUnwritten, unreadable, unwrittenFile } from './read-back.ts';
 import { tokenOrderKey } from './readers/ed-lora.ts';
 import { adapterConfigName } from './readers/peft.ts';
+import { readTextualInversion } from './readers/textual-inversion.ts';
 
 /** How the keys of a written LoRA are spelled. */
 export type LoraNaming = 'kohya' | 'diffusers' | 'peft' | 'edlora';
@@ -63,6 +68,7 @@ export interface WriteLoraOptions {
  * @throws {ShapeError} if factors do not fit their rank and kernel
  * @throws {NumericalError} if a number is not finite, or too large for the dtype
  * @throws {UsageError} if two layers are the same
+ * @throws {FormatError} if the file would not be read again as these layers and words
  */
 export async function writeLora(
   target: string,
@@ -87,12 +93,11 @@ export async function writeLora(
   switch (naming) {
     case 'kohya':
       return writeKohya(target, all, networkMetadata(description), described);
-    case 'diffusers':
-      return writeSafetensors(
-        target,
-        all.flatMap((layer) => pair(layer, (part) => diffusersLoraKey(layer, part)!)),
-        described,
-      );
+    case 'diffusers': {
+      const tensors = all.flatMap((layer) => pair(layer, (part) => diffusersLoraKey(layer, part)!));
+      refuseUnreadable(target, naming, all, [], unwrittenFile(target, tensors, described));
+      return writeSafetensors(target, tensors, described);
+    }
     case 'peft':
       return writePeft(target, all, described);
     case 'edlora':
@@ -146,6 +151,26 @@ function pair({ up, down }: Factors, key: (part: 'up' | 'down') => string): RawT
   return [renamed(down, key('down')), renamed(up, key('up'))];
 }
 
+/** @throws {FormatError} unless the reader finds these layers and words, and no others */
+function refuseUnreadable(
+  target: string,
+  naming: LoraNaming,
+  layers: readonly ModulePath[],
+  tokens: readonly ConceptToken[],
+  file: TensorFile,
+): void {
+  if (layers.length === 0 && tokens.length === 0) return;
+  const concept = readUnwritten(target, naming, () => readConcept(file, { modules: layers }));
+  const reason =
+    differenceOf('layer', layers.map(moduleId), [...concept.layers.keys()]) ??
+    differenceOf(
+      'word',
+      tokens.map(({ word }) => word),
+      concept.tokens.map(({ word }) => word),
+    );
+  if (reason !== null) throw unreadable(target, naming, reason);
+}
+
 async function writeKohya(
   file: string,
   layers: readonly Factors[],
@@ -159,13 +184,15 @@ async function writeKohya(
     float32Tensor(kohyaKey(layer, 'alpha'), [], Float32Array.of(layer.rank)),
   ]);
   const { modelHash, legacyHash } = sshsHashesOf(tensors, network);
-  await writeSafetensors(file, tensors, {
+  const header = {
     ...network,
     ...described,
     'modelspec.hash_sha256': `0x${modelHash}`,
     sshs_model_hash: modelHash,
     sshs_legacy_hash: legacyHash,
-  });
+  };
+  refuseUnreadable(file, 'kohya', layers, [], unwrittenFile(file, tensors, header));
+  await writeSafetensors(file, tensors, header);
 }
 
 async function writePeft(
@@ -173,19 +200,25 @@ async function writePeft(
   layers: readonly Factors[],
   described: Record<string, string>,
 ): Promise<void> {
+  const parts = (['unet', 'text_encoder'] as const).flatMap((component) => {
+    const own = layers.filter((layer) => layer.component === component);
+    if (own.length === 0) return [];
+    const file = path.join(folder, component, 'adapter_model.safetensors');
+    const tensors = own.flatMap((layer) => pair(layer, (part) => peftKey(layer, part)));
+    const config = adapterConfig(own);
+    const unwritten = unwrittenFile(file, tensors, described);
+    const { layers: found } = readUnwritten(file, 'peft', () => readAdapter(unwritten, component, config));
+    const reason = differenceOf('layer', own.map(moduleId), [...found.keys()]);
+    if (reason !== null) throw unreadable(file, 'peft', reason);
+    return [{ component, tensors, config }];
+  });
   await writeFolderAtomically(folder, async (temporary) => {
-    for (const component of ['unet', 'text_encoder'] as const) {
-      const own = layers.filter((layer) => layer.component === component);
-      if (own.length === 0) continue;
+    for (const { component, tensors, config } of parts) {
       const place = path.join(temporary, component);
       await makeFolder(place);
-      await writeSafetensors(
-        path.join(place, 'adapter_model.safetensors'),
-        own.flatMap((layer) => pair(layer, (part) => peftKey(layer, part))),
-        described,
-      );
-      const config = `${JSON.stringify(adapterConfig(own), null, 2)}\n`;
-      await writeFileAtomically(path.join(place, adapterConfigName), [config]);
+      await writeSafetensors(path.join(place, 'adapter_model.safetensors'), tensors, described);
+      const text = `${JSON.stringify(config, null, 2)}\n`;
+      await writeFileAtomically(path.join(place, adapterConfigName), [text]);
     }
   });
 }
@@ -220,12 +253,18 @@ async function writeEdLoraFlat(
   tokens: readonly ConceptToken[],
   described: Record<string, string>,
 ): Promise<void> {
-  const tensors = [
+  const tensors = flatTensors(layers, tokens);
+  const header = { ...described, [tokenOrderKey]: JSON.stringify(tokens.map(({ word }) => word)) };
+  refuseUnreadable(file, 'edlora', layers, tokens, unwrittenFile(file, tensors, header));
+  await writeSafetensors(file, tensors, header);
+}
+
+/** What an ED-LoRA file holds, its dictionaries joined by dots. */
+function flatTensors(layers: readonly Factors[], tokens: readonly ConceptToken[]): RawTensor[] {
+  return [
     ...tokens.map(({ word, embedding }) => renamed(embedding, edLoraEmbeddingKey(word))),
     ...layers.flatMap((layer) => pair(layer, (part) => `${layer.component}.${edLoraKey(layer, part)}`)),
   ];
-  const order = JSON.stringify(tokens.map(({ word }) => word));
-  await writeSafetensors(file, tensors, { ...described, [tokenOrderKey]: order });
 }
 
 async function writeEdLoraTorch(
@@ -233,6 +272,7 @@ async function writeEdLoraTorch(
   layers: readonly Factors[],
   tokens: readonly ConceptToken[],
 ): Promise<void> {
+  refuseUnreadable(file, 'edlora', layers, tokens, unwrittenFile(file, flatTensors(layers, tokens)));
   const dictionary = (component: Component) =>
     new Map(
       layers
@@ -251,6 +291,7 @@ async function writeEdLoraTorch(
 /**
  * Write embeddings alone: one tensor [L, D] per word, under the word.
  * @throws {UsageError} if two words are the same
+ * @throws {FormatError} if the file would not be read again as these words
  */
 export async function writeEmbeddings(
   file: string,
@@ -258,5 +299,16 @@ export async function writeEmbeddings(
   metadata: Readonly<Record<string, string>> = {},
 ): Promise<void> {
   const tensors = [...tokens].map(({ word, embedding }) => renamed(embedding, word));
-  await writeSafetensors(file, tensors, { format: 'pt', ...metadata });
+  const header = { format: 'pt', ...metadata };
+  if (tensors.length > 0) {
+    const unwritten = unwrittenFile(file, tensors, header);
+    const words = readUnwritten(file, 'embeddings', () => readTextualInversion(unwritten)) ?? [];
+    const reason = differenceOf(
+      'word',
+      tensors.map(({ name }) => name),
+      words.map(({ word }) => word),
+    );
+    if (reason !== null) throw unreadable(file, 'embeddings', reason);
+  }
+  await writeSafetensors(file, tensors, header);
 }

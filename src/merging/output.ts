@@ -8,6 +8,7 @@ import type {
   Architecture,
 } from '../concepts/adapter.ts';
 import { modelspecMetadata, networkMetadata, sshsHashesOf } from '../concepts/lora-metadata.ts';
+import { unwrittenFile } from '../concepts/read-back.ts';
 import { partSuffix } from '../concepts/readers/adapter-names.ts';
 import { positionalLayers } from '../concepts/readers/cloneofsimo.ts';
 import { tokenOrderKey } from '../concepts/readers/ed-lora.ts';
@@ -22,8 +23,9 @@ import { checkFileTarget, checkFolderTarget, type TargetRules } from '../io/targ
 import { edLoraEmbeddingKey } from '../models/keys/ed-lora.ts';
 import { type AdapterModule, adapterModuleId, componentsOf } from '../models/keys/sd-modules.ts';
 import { foldScale, type LoraLayer, loraAlphaOf } from './adapter-layer.ts';
+import { refuseUnreadable } from './read-back.ts';
 import { factorTensors, type LayerFormat, partTensors, schemes } from './schemes.ts';
-import { bundledTensors, layerWiseWords, spreadTokens } from './words.ts';
+import { bundledTensors, isTorchName, layerWiseWords, spreadTokens } from './words.ts';
 
 /** What is to be written. */
 export interface OutputAdapter {
@@ -97,7 +99,8 @@ export function filesOfAdapters(adapters: readonly Adapter[]): string[] {
 /**
  * Write an adapter in a scheme. Call `refuseLoss` first: what the scheme does not hold is left out here.
  * @param target a file; for `peft` a folder
- * @throws {UsageError} if a layer is given twice, is not yet plain LoRA where the scheme needs it, or a numbered scheme
+ * @throws {FormatError} if the file would not be read again as what it is written for
+ * @throws {UsageError} if the scheme holds nothing of it, a layer is given twice, is not yet plain LoRA where the scheme needs it, or a numbered scheme
  *   lacks some of its layers; {EdloraError} if the disk is full or read-only
  */
 export async function writeAdapter(
@@ -115,8 +118,13 @@ export async function writeAdapter(
     return scheme.refuses(layer, architecture) === null;
   });
   const words = adapter.words.filter(
-    ({ rows }) => scheme.words === 'layers' || (scheme.words === 'tokens' && rows === 'tokens'),
+    ({ rows, encoder }) =>
+      (scheme.words === 'layers' || (scheme.words === 'tokens' && rows === 'tokens')) &&
+      (encoder === 'text_encoder' || (format !== 'ed-lora' && format !== 'cloneofsimo')),
   );
+  if (layers.length === 0 && words.length === 0) {
+    throw new UsageError(`${target}: nothing is left to write: ${format} holds none of it`);
+  }
   const output = { ...adapter, layers, words };
   if (scheme.anyKind) return writeKohya(target, format, output, lycorisTensors(output));
   const plain = layers.map((layer) => plainLora(target, layer));
@@ -139,12 +147,12 @@ export async function writeAdapter(
       return writeEdLora(target, stored, output);
     case 'cloneofsimo':
       return writePositional(target, stored, output);
-    default:
-      return writeSafetensors(
-        target,
-        stored.flatMap((layer) => factorTensors(layer, scheme.key!, architecture)),
-        { ...describe(output), format: 'pt' },
-      );
+    default: {
+      const tensors = stored.flatMap((layer) => factorTensors(layer, scheme.key!, architecture));
+      const metadata = { ...describe(output), format: 'pt' };
+      refuseUnreadable(target, format, unwrittenFile(target, tensors, metadata), { layers: stored, words });
+      return writeSafetensors(target, tensors, metadata);
+    }
   }
 }
 
@@ -220,32 +228,38 @@ async function writeKohya(
     Object.entries(metadata ?? {}).filter(([key]) => key.startsWith('ss_') && !(key in network)),
   );
   const { modelHash, legacyHash } = sshsHashesOf(all, { ...kept, ...network });
-  await writeSafetensors(file, all, {
+  const header = {
     ...describe(output),
     ...network,
     format: 'pt',
     'modelspec.hash_sha256': `0x${modelHash}`,
     sshs_model_hash: modelHash,
     sshs_legacy_hash: legacyHash,
-  });
+  };
+  refuseUnreadable(file, format, unwrittenFile(file, all, header), output);
+  await writeSafetensors(file, all, header);
 }
 
 async function writePeft(folder: string, layers: readonly LoraLayer[], output: OutputAdapter): Promise<void> {
   const { key } = schemes.peft;
+  const parts = componentsOf(output.architecture).flatMap((component) => {
+    const own = layers.filter((layer) => layer.component === component);
+    if (own.length === 0) return [];
+    const file = path.join(folder, component, 'adapter_model.safetensors');
+    const tensors = own.flatMap((layer) => factorTensors(layer, key!, output.architecture));
+    const metadata = { ...describe(output), format: 'pt' };
+    const config = adapterConfig(own);
+    const intended = { layers: own, words: [], component, config };
+    refuseUnreadable(file, 'peft', unwrittenFile(file, tensors, metadata), intended);
+    return [{ component, tensors, metadata, config }];
+  });
   await writeFolderAtomically(folder, async (temporary) => {
-    for (const component of componentsOf(output.architecture)) {
-      const own = layers.filter((layer) => layer.component === component);
-      if (own.length === 0) continue;
+    for (const { component, tensors, metadata, config } of parts) {
       const place = path.join(temporary, component);
       await makeFolder(place);
-      await writeSafetensors(
-        path.join(place, 'adapter_model.safetensors'),
-        own.flatMap((layer) => factorTensors(layer, key!, output.architecture)),
-        { ...describe(output), format: 'pt' },
-      );
-      await writeFileAtomically(path.join(place, adapterConfigName), [
-        `${JSON.stringify(adapterConfig(own), null, 2)}\n`,
-      ]);
+      await writeSafetensors(path.join(place, 'adapter_model.safetensors'), tensors, metadata);
+      const text = `${JSON.stringify(config, null, 2)}\n`;
+      await writeFileAtomically(path.join(place, adapterConfigName), [text]);
     }
   });
 }
@@ -286,14 +300,14 @@ async function writeEdLora(file: string, layers: readonly LoraLayer[], output: O
   const { key } = schemes['ed-lora'];
   const words = layerWiseWords(output.words);
   const factors = layers.flatMap((layer) => factorTensors(layer, key!, 'sd1'));
-  if (!/\.(pth|pt|bin)$/.test(file)) {
-    await writeSafetensors(
-      file,
-      [...words.map(({ word, embedding }) => renamed(embedding, edLoraEmbeddingKey(word))), ...factors],
-      { ...describe(output), format: 'pt', [tokenOrderKey]: JSON.stringify(words.map(({ word }) => word)) },
-    );
-    return;
-  }
+  const tensors = [
+    ...words.map(({ word, embedding }) => renamed(embedding, edLoraEmbeddingKey(word))),
+    ...factors,
+  ];
+  const order = { [tokenOrderKey]: JSON.stringify(words.map(({ word }) => word)) };
+  const header = isTorchName(file) ? {} : { ...describe(output), format: 'pt', ...order };
+  refuseUnreadable(file, 'ed-lora', unwrittenFile(file, tensors, header), { layers, words });
+  if (!isTorchName(file)) return writeSafetensors(file, tensors, header);
   const dictionary = (component: AdapterComponent) =>
     new Map(
       factors
@@ -341,9 +355,13 @@ async function writePositional(
         : ['CrossAttention', 'Attention', ...(feedForward ? ['GEGLU'] : [])],
     );
   }
-  for (const { word, embedding } of spreadTokens(output.words)) {
-    tensors.push({ ...embedding, name: word, shape: [embedding.shape[1]!], strides: [1] });
+  const words = spreadTokens(output.words);
+  for (const { word, embedding } of words) {
+    const [width, stride] = [embedding.shape[1]!, embedding.strides[1]!];
+    tensors.push({ ...embedding, name: word, shape: [width], strides: [stride] });
     header[word] = '<embed>';
   }
-  await writeSafetensors(file, tensors, { ...describe(output), ...header });
+  const metadata = { ...describe(output), ...header };
+  refuseUnreadable(file, 'cloneofsimo', unwrittenFile(file, tensors, metadata), { layers, words });
+  await writeSafetensors(file, tensors, metadata);
 }

@@ -1,5 +1,7 @@
 /** Embeddings of words in the forms that files want: one vector per token, one per layer, bundled, or alone. */
 import type { AdapterWord } from '../concepts/adapter.ts';
+import { unwrittenFile } from '../concepts/read-back.ts';
+import { tokenOrderKey } from '../concepts/readers/ed-lora.ts';
 import { XTI_KEYS } from '../concepts/readers/textual-inversion.ts';
 import { UsageError } from '../errors.ts';
 import { dtypeWidth } from '../formats/dtype.ts';
@@ -7,7 +9,9 @@ import { memoryTensor, type RawTensor, readBytes, renamed, sliceRows } from '../
 import { writeSafetensors } from '../formats/safetensors.ts';
 import type { TorchValue } from '../formats/torch-value.ts';
 import { torchTensor, writeTorchZip } from '../formats/torch-writer.ts';
+import { edLoraEmbeddingKey } from '../models/keys/ed-lora.ts';
 import type { Unheld } from './output.ts';
+import { refuseUnreadable } from './read-back.ts';
 
 export const wordFormats = [
   'diffusers-embedding',
@@ -90,21 +94,25 @@ function isWordForm(format: string): boolean {
 
 /** Which words a form cannot hold. */
 export function wordsUnheldBy(format: WordFormat, words: readonly AdapterWord[]): Unheld[] {
-  return words.flatMap(({ word, rows, encoder }) => {
-    const reason =
-      encoder === 'text_encoder_2' && format !== 'sdxl-embedding'
-        ? 'a vector of the second text encoder'
-        : rows === 'layers' && format !== 'xti' && format !== 'ed-lora' && format !== 'diffusers-embedding'
-          ? 'one vector per cross-attention layer; the form holds one per token'
-          : null;
-    return reason === null ? [] : [{ name: word, reason }];
+  return words.flatMap((entry) => {
+    const reason = refusedBy(format, entry);
+    return reason === null ? [] : [{ name: entry.word, reason }];
   });
+}
+
+function refusedBy(format: WordFormat, { rows, encoder }: AdapterWord): string | null {
+  if (encoder === 'text_encoder_2' && format !== 'sdxl-embedding')
+    return 'a vector of the second text encoder';
+  return rows === 'layers' && format !== 'xti' && format !== 'ed-lora' && format !== 'diffusers-embedding'
+    ? 'one vector per cross-attention layer; the form holds one per token'
+    : null;
 }
 
 /**
  * Write embeddings alone: safetensors, or a torch file where the name ends in .pt, .pth or .bin.
  * @param metadata header entries beside the form's own; torch files hold none
  * @throws {UsageError} if the form holds one word and there are several
+ * @throws {FormatError} if the file would not be read again as these words
  */
 export async function writeWords(
   file: string,
@@ -112,16 +120,25 @@ export async function writeWords(
   given: readonly AdapterWord[],
   metadata: Readonly<Record<string, string>> = {},
 ): Promise<void> {
-  const lost = new Set(wordsUnheldBy(format, given).map(({ name }) => name));
-  const words = given.filter(
-    ({ word, encoder }) => format === 'sdxl-embedding' || (encoder === 'text_encoder' && !lost.has(word)),
-  );
+  const words = given.filter((entry) => refusedBy(format, entry) === null);
   if (words.length === 0) throw new UsageError(`${file}: no word is left to write`);
   const torch = isTorchName(file);
-  const write = (tensors: readonly RawTensor[], own: Record<string, string> = {}): Promise<void> =>
-    torch
+  /** @param held the words as their reader will find them */
+  const write = (
+    held: readonly AdapterWord[],
+    tensors: readonly RawTensor[],
+    own: Record<string, string> = {},
+  ): Promise<void> => {
+    const header = torch ? {} : { ...metadata, format: 'pt', ...own };
+    refuseUnreadable(file, format, unwrittenFile(file, tensors, header), {
+      layers: [],
+      words: held,
+      named: format !== 'xti' && format !== 'sdxl-embedding' && !(torch && format === 'kohya-embedding'),
+    });
+    return torch
       ? writeTorchZip(file, new Map(tensors.map((tensor) => [tensor.name, torchTensor(tensor)])))
-      : writeSafetensors(file, tensors, { ...metadata, format: 'pt', ...own });
+      : writeSafetensors(file, tensors, header);
+  };
   const single = (): AdapterWord => {
     if (new Set(words.map(({ word }) => word)).size > 1) {
       throw new UsageError(
@@ -132,12 +149,24 @@ export async function writeWords(
   };
   switch (format) {
     case 'diffusers-embedding':
-      return write(words.map(({ word, embedding }) => renamed(embedding, word)));
-    case 'kohya-embedding':
-      return write([renamed(single().embedding, 'emb_params')], { name: single().word });
+      return write(
+        words,
+        words.map(({ word, embedding }) => renamed(embedding, word)),
+      );
+    case 'kohya-embedding': {
+      const { word, embedding } = single();
+      return write(words, [renamed(embedding, 'emb_params')], { name: word });
+    }
     case 'a1111': {
       const { word, embedding } = single();
-      if (!torch) return write([renamed(embedding, 'emb_params')], { name: word });
+      if (!torch) return write(words, [renamed(embedding, 'emb_params')], { name: word });
+      const inside = unwrittenFile(
+        file,
+        [renamed(embedding, 'string_to_param.*')],
+        {},
+        new Map([['name', word]]),
+      );
+      refuseUnreadable(file, format, inside, { layers: [], words });
       return writeTorchZip(
         file,
         new Map<TorchValue, TorchValue>([
@@ -153,21 +182,23 @@ export async function writeWords(
     case 'sdxl-embedding': {
       single();
       return write(
+        words,
         words.map(({ embedding, encoder }) =>
           renamed(embedding, encoder === 'text_encoder' ? 'clip_l' : 'clip_g'),
         ),
         { name: words[0]!.word },
       );
     }
-    case 'xti':
-      return write(xtiTensors(file, layerWiseWords(words)));
+    case 'xti': {
+      const all = layerWiseWords(words);
+      return write(all, xtiTensors(file, all));
+    }
     case 'ed-lora': {
       const all = layerWiseWords(words);
+      const tensors = all.map(({ word, embedding }) => renamed(embedding, edLoraEmbeddingKey(word)));
       if (!torch)
-        return write(
-          all.map(({ word, embedding }) => renamed(embedding, `new_concept_embedding.${word}`)),
-          { 'edlora.tokens': JSON.stringify(all.map(({ word }) => word)) },
-        );
+        return write(all, tensors, { [tokenOrderKey]: JSON.stringify(all.map(({ word }) => word)) });
+      refuseUnreadable(file, format, unwrittenFile(file, tensors), { layers: [], words: all });
       const embeddings = new Map(all.map(({ word, embedding }) => [word, torchTensor(embedding)]));
       return writeTorchZip(
         file,
