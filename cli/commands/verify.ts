@@ -68,7 +68,10 @@ function say(io: Io, { file, kind, content, inputs, rebuilt, ok }: VerifyReport)
       [
         { title: '  input', value: ({ path: own }) => `  ${nearPath(own)}`, flexible: true },
         { title: 'sha256', value: ({ sha256 }) => `${sha256.slice(0, 12)}…` },
-        { title: 'state', value: ({ state }) => state },
+        {
+          title: 'state',
+          value: ({ state, reason }) => (reason === null ? state : `${state}: ${reason}`),
+        },
       ],
       io.columns,
     ),

@@ -9,6 +9,7 @@ import { loadAdapter } from '../concepts/adapter-file.ts';
 import { UsageError } from '../errors.ts';
 import { hashFiles } from '../formats/file-hash.ts';
 import { GraphMatmulEngine } from '../graph/matmul-engine.ts';
+import { recordedPath } from '../io/recorded-path.ts';
 import { checkFileTarget, checkFolderTarget } from '../io/targets.ts';
 import type { FactorDType } from './adapter-layer.ts';
 import { bakeModel, planBake } from './bake.ts';
@@ -96,6 +97,10 @@ async function baseOf(
   const model = await openModelFiles(location);
   return { model, weights: baseWeightsOf(model) };
 }
+
+/** A base as recipes name it. */
+const nameOf = (base: { readonly model: ModelFiles } | null, out: string): string | null =>
+  base === null ? null : recordedPath(base.model.path, path.dirname(path.resolve(out)));
 
 const listed = (location: string | undefined): string[] => (location === undefined ? [] : [location]);
 
@@ -200,14 +205,15 @@ export async function mergeFiles(
       [...unusableOf(adapters), ...labelsUnheldBy(options, format, adapters)],
       options,
       async () => {
+        const folder = path.dirname(path.resolve(out));
         const resolved = {
           ...settings,
           format,
-          base: base?.model.path ?? null,
+          base: nameOf(base, out),
           drop: options.drop ?? false,
-          renamed,
+          renamed: renamed.map((word) => ({ ...word, path: recordedPath(word.path, folder) })),
         };
-        const recipe = await describeJob('merge', described, resolved, hashing ?? undefined);
+        const recipe = await describeJob('merge', out, described, resolved, hashing ?? undefined);
         return mergedMetadata(recipe, adapters);
       },
     );
@@ -290,11 +296,11 @@ export async function convertFile(
   }).finally(() => engine.dispose());
   const unheld = [...unusable, ...labelsUnheldBy(options, scheme, [adapter])];
   const result = await finish(output, scheme, unheld, options, async () => {
-    const recipe = await describeJob('convert', describeSingle(adapter, base?.model), {
+    const recipe = await describeJob('convert', out, describeSingle(adapter, base?.model), {
       format,
       rank,
       dtype: dtype ?? null,
-      base: base?.model.path ?? null,
+      base: nameOf(base, out),
       drop,
       word: options.word ?? null,
     });
@@ -367,13 +373,13 @@ export async function resizeFile(
     });
     const unheld = [...unusableOf([adapter]), ...labelsUnheldBy(options, format, [adapter])];
     const result = await finish(output, format, unheld, options, async () => {
-      const recipe = await describeJob('resize', describeSingle(adapter, base?.model), {
+      const recipe = await describeJob('resize', out, describeSingle(adapter, base?.model), {
         rule,
         rank,
         convRank,
         format,
         dtype,
-        base: base?.model.path ?? null,
+        base: nameOf(base, out),
         drop: options.drop ?? false,
       });
       return inheritedMetadata(recipe, adapter);
@@ -419,7 +425,7 @@ export async function extractModel(
       ...(onLayer === undefined ? {} : { onLayer }),
     });
     const result = await finish(extraction.output, format, extraction.unheld, options, async () => {
-      const recipe = await describeJob('extract', models, {
+      const recipe = await describeJob('extract', out, models, {
         ...settings,
         format,
         drop: options.drop ?? false,
@@ -456,7 +462,7 @@ export async function bakeFiles(options: BakeFilesOptions): Promise<JobResult> {
   refuseLoss(out, dropped, drop);
   const recipe: MergeRecipe | null = options.noMetadata
     ? null
-    : await describeJob('bake', describeInputs(adapters, given, model), { dtype: dtype ?? null, drop });
+    : await describeJob('bake', out, describeInputs(adapters, given, model), { dtype: dtype ?? null, drop });
   await bakeModel(model, inputs, out, {
     ...(dtype === undefined ? {} : { dtype }),
     ...(recipe === null ? {} : { metadata: mergedMetadata(recipe, adapters) }),

@@ -1,22 +1,23 @@
-/** What a file was made of: the recipe with the hash of every input, and the inputs' own metadata, in its header. */
+/** What a file was made of, in its header: the recipe with the hash of every input, and what those were made of before. */
+import { statSync } from 'node:fs';
 import path from 'node:path';
 import type { Adapter } from '../concepts/adapter.ts';
 import { hashFiles } from '../formats/file-hash.ts';
+import { recordedFiles } from '../io/recorded-path.ts';
 import { toolVersion } from '../package-root.ts';
+import { headerBytes, historyEntries, historyOf, MAX_PROVENANCE_BYTES, recipeKey } from './history.ts';
 
-/** Header entry with the recipe; fusions use it too. */
-export const recipeKey = 'edlora.recipe';
-/** Header entry with the metadata of every input. */
-export const inputsKey = 'edlora.inputs';
+export { recipeKey } from './history.ts';
 
 export interface RecipeFile {
-  /** Absolute path at the time. */
+  /** As seen from the result's folder; the name alone for files elsewhere. */
   readonly path: string;
   readonly sha256: string;
+  readonly sizeBytes: number;
 }
 
 export interface RecipeInput {
-  /** Absolute path of the file or folder. */
+  /** Of the file or folder, as seen from the result's folder; the name alone for one elsewhere. */
   readonly path: string;
   readonly files: readonly RecipeFile[];
   /** What the job did with it, e.g. strength and block weights. */
@@ -34,39 +35,65 @@ export interface MergeRecipe {
   readonly options: Readonly<Record<string, unknown>>;
 }
 
+/** An input with absolute paths. */
+export interface JobInput {
+  readonly path: string;
+  readonly files: readonly string[];
+  readonly settings?: Readonly<Record<string, unknown>>;
+}
+
 /**
  * Describe a job; reads every input once to hash it.
+ * @param out     the result, from whose folder the inputs are seen
  * @param hashing the hashes by file, where they are already on their way
  * @throws {FormatError} if one cannot be read
  */
 export async function describeJob(
   kind: JobKind,
-  inputs: readonly { path: string; files: readonly string[]; settings?: Readonly<Record<string, unknown>> }[],
+  out: string,
+  inputs: readonly JobInput[],
   options: Readonly<Record<string, unknown>>,
   hashing: Promise<ReadonlyMap<string, string>> = hashFiles(inputs.flatMap(({ files }) => files)),
 ): Promise<MergeRecipe> {
   const hashes = await hashing;
+  const folder = path.dirname(path.resolve(out));
   return {
     tool: 'edlora',
     kind,
     version: toolVersion(),
-    inputs: inputs.map(({ path: own, files, settings = {} }) => ({
-      path: own,
-      files: files.map((file) => ({ path: file, sha256: hashes.get(file)! })),
-      settings,
-    })),
+    inputs: inputs.map((input) => {
+      const recorded = recordedFiles(input, folder);
+      return {
+        path: recorded.path,
+        files: input.files.map((file, i) => ({
+          path: recorded.files[i]!,
+          sha256: hashes.get(file)!,
+          sizeBytes: statSync(file).size,
+        })),
+        settings: input.settings ?? {},
+      };
+    }),
     options,
   };
 }
 
-/** Header entries of a file made from several: recipe, and each input's metadata nested under its name. */
+/** Header entries of a file made from several: the recipe, and what its inputs were made of. */
 export function mergedMetadata(recipe: MergeRecipe, adapters: readonly Adapter[]): Record<string, string> {
-  const nested = adapters.map(({ path: own, metadata }, i) => ({
-    name: path.parse(own).name,
-    sha256: recipe.inputs[i]!.files[0]!.sha256,
-    metadata: Object.fromEntries(metadata),
-  }));
-  return { [recipeKey]: JSON.stringify(recipe), [inputsKey]: JSON.stringify(nested) };
+  return provenance(recipe, adapters, 0);
+}
+
+/** @param taken bytes of the header that the inputs' own entries take */
+function provenance(
+  recipe: MergeRecipe,
+  adapters: readonly Adapter[],
+  taken: number,
+): Record<string, string> {
+  const text = JSON.stringify(recipe);
+  const history = historyOf(
+    adapters.map((adapter, i) => ({ adapter, sha256: recipe.inputs[i]!.files[0]!.sha256 })),
+  );
+  const room = MAX_PROVENANCE_BYTES - headerBytes(text) - taken;
+  return { [recipeKey]: text, ...historyEntries(history, Math.max(room, MAX_PROVENANCE_BYTES / 10)) };
 }
 
 /** Header entries that describe one particular file, and are wrong for what is made of it. */
@@ -82,6 +109,6 @@ export function lastingEntries({ metadata }: Adapter): string[] {
 
 /** Header entries of a file made from one: the input's own, as far as they still hold, and the recipe. */
 export function inheritedMetadata(recipe: MergeRecipe, adapter: Adapter): Record<string, string> {
-  const kept = lastingEntries(adapter).map((key) => [key, adapter.metadata.get(key)!]);
-  return { ...Object.fromEntries(kept), ...mergedMetadata(recipe, [adapter]) };
+  const kept = Object.fromEntries(lastingEntries(adapter).map((key) => [key, adapter.metadata.get(key)!]));
+  return { ...kept, ...provenance(recipe, [adapter], Buffer.byteLength(JSON.stringify(kept))) };
 }

@@ -3,10 +3,8 @@ import { existsSync, mkdtempSync, statSync } from 'node:fs';
 import { rename, rm } from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
-import { z } from 'zod';
 import { sshsHashes } from '../concepts/lora-metadata.ts';
 import { FormatError, UsageError } from '../errors.ts';
-import { hashFile } from '../formats/file-hash.ts';
 import { openTensorFile } from '../formats/tensor-file.ts';
 import { fuse } from '../fusion/fuse.ts';
 import { writeFusion } from '../fusion/output.ts';
@@ -21,15 +19,16 @@ import {
   type StrengthOptions,
 } from './jobs.ts';
 import { type JobKind, recipeKey } from './provenance.ts';
+import {
+  filesIn,
+  parseRecipe,
+  type RecordedFile,
+  type RecordedFusion,
+  type RecordedJob,
+} from './recipe-schema.ts';
+import { RecordedInputs, type VerifiedInput } from './recorded-inputs.ts';
 
-export interface VerifiedInput {
-  /** As the recipe has it. */
-  readonly path: string;
-  /** Where it was found; `null` if nowhere. */
-  readonly found: string | null;
-  readonly sha256: string;
-  readonly state: 'same' | 'changed' | 'missing';
-}
+export type { VerifiedInput } from './recorded-inputs.ts';
 
 export interface VerifyReport {
   /** Absolute path of the file that holds the recipe. */
@@ -53,29 +52,6 @@ export interface VerifyOptions {
   /** Where a repeated fusion looks for statistics, and keeps them. Default `null`: collected anew. */
   readonly cacheFolder?: string | null;
 }
-
-const recipeFile = z.object({ path: z.string(), sha256: z.string() });
-const jobSchema = z.object({
-  tool: z.literal('edlora'),
-  kind: z.enum(['merge', 'convert', 'resize', 'extract', 'bake']),
-  inputs: z.array(
-    z.object({
-      path: z.string(),
-      files: z.array(recipeFile),
-      settings: z.record(z.string(), z.unknown()),
-    }),
-  ),
-  options: z.record(z.string(), z.unknown()),
-});
-const fusionSchema = z.object({
-  tool: z.literal('edlora'),
-  kind: z.literal('fusion'),
-  base: z.object({ files: z.array(recipeFile) }),
-  concepts: z.array(z.object({ files: z.array(recipeFile) })),
-});
-const recipeSchema = z.union([jobSchema, fusionSchema]);
-
-type Job = z.infer<typeof jobSchema>;
 
 /** Places in a result's folder where the header with the recipe may be. */
 const carriers = [
@@ -104,7 +80,8 @@ export async function verifyFile(
   const actual = format === 'safetensors' ? (await sshsHashes(file)).modelHash : null;
   const content = stated === null || actual === null ? null : { stated, actual };
   const inputs: VerifiedInput[] = [];
-  for (const input of recipe === null ? [] : filesIn(recipe)) inputs.push(await verifyInput(input, search));
+  const places = new RecordedInputs(file, search);
+  for (const input of recipe === null ? [] : filesIn(recipe)) inputs.push(await places.verify(input));
   const intact = inputs.every(({ state }) => state === 'same');
   let rebuilt: boolean | null = null;
   const isFusionFolder = recipe?.kind === 'fusion' && statSync(location).isDirectory();
@@ -113,16 +90,19 @@ export async function verifyFile(
       throw new UsageError(`${file}: no recipe in its header; only the hashes can be checked`);
     }
     if (!intact) {
-      const bad = inputs.filter(({ state }) => state !== 'same');
+      const bad = inputs.filter(({ state }) => state !== 'same').slice(0, 10);
+      const listed = bad.map(({ path: own, state, reason }) =>
+        reason === null ? `${own} is ${state}` : `${own} is ${state} (${reason})`,
+      );
       throw new UsageError(
-        `${file}: cannot be made again: ${bad.map(({ path: own, state }) => `${own} is ${state}`).join(', ')}`,
+        `${file}: cannot be made again: ${listed.join(', ')}; --inputs names folders to look in`,
       );
     }
-    const found = new Map(inputs.map(({ path: own, found: place }) => [own, place!]));
+    const placeOf = unitPlaces(file, inputs);
     rebuilt = await sameAgain(file, location, (out) =>
       recipe.kind === 'fusion'
-        ? repeatFusion(parseFusionRecipe(file, text!), out, found, cacheFolder)
-        : repeat(recipe, out, found),
+        ? repeatFusion(parseFusionRecipe(file, text!), recipe, out, placeOf, cacheFolder)
+        : repeat(file, recipe, out, placeOf),
     );
   }
   const ok = intact && (content === null || content.stated === content.actual) && rebuilt !== false;
@@ -139,36 +119,28 @@ function carrierOf(location: string): string {
   return found;
 }
 
-function parseRecipe(file: string, text: string): z.infer<typeof recipeSchema> {
-  let value: unknown;
-  try {
-    value = JSON.parse(text);
-  } catch (cause) {
-    throw new FormatError(file, `${recipeKey}: not valid JSON`, { cause });
-  }
-  const parsed = recipeSchema.safeParse(value);
-  if (!parsed.success)
-    throw new FormatError(file, `${recipeKey}: no recipe of edlora: ${z.prettifyError(parsed.error)}`);
-  return parsed.data;
+/** A file or folder of a recipe, with the files that belong to it. */
+interface Unit {
+  readonly path: string;
+  readonly files: readonly RecordedFile[];
 }
 
-function filesIn(recipe: z.infer<typeof recipeSchema>): { path: string; sha256: string }[] {
-  return recipe.kind === 'fusion'
-    ? [...recipe.base.files, ...recipe.concepts.flatMap(({ files }) => files)]
-    : recipe.inputs.flatMap(({ files }) => files);
-}
-
-async function verifyInput(
-  { path: own, sha256 }: { path: string; sha256: string },
-  search: readonly string[],
-): Promise<VerifiedInput> {
-  const places = [own, ...search.map((folder) => path.join(folder, path.basename(own)))].filter((place) =>
-    existsSync(place),
-  );
-  for (const found of places) {
-    if ((await hashFile(found)) === sha256) return { path: own, found, sha256, state: 'same' };
-  }
-  return { path: own, found: places[0] ?? null, sha256, state: places.length > 0 ? 'changed' : 'missing' };
+/** Where a recorded file or folder is, told by its verified files: nothing else is opened. */
+function unitPlaces(file: string, inputs: readonly VerifiedInput[]): (unit: Unit) => string {
+  const key = ({ path: own, sha256 }: { path: string; sha256: string }): string => `${sha256} ${own}`;
+  const found = new Map(inputs.map((input) => [key(input), input.found!]));
+  const withSlashes = (text: string): string => text.replaceAll('\\', '/');
+  return ({ path: own, files }) => {
+    const whole = files.find((entry) => entry.path === own);
+    if (whole !== undefined) return found.get(key(whole))!;
+    for (const entry of files) {
+      const place = found.get(key(entry))!;
+      if (!withSlashes(entry.path).startsWith(`${withSlashes(own)}/`)) continue;
+      const inside = withSlashes(entry.path).slice(withSlashes(own).length);
+      if (withSlashes(place).endsWith(inside)) return place.slice(0, place.length - inside.length);
+    }
+    throw new FormatError(file, `${recipeKey}: none of the files recorded for ${own} lies in it`);
+  };
 }
 
 /** Repeat a job in a temporary folder and compare the tensors' hash. */
@@ -192,11 +164,16 @@ async function sameAgain(
 /** Fuse again; statistics that are stored spare the networks. A merged LoRA outside its folder is compared as a file. */
 async function repeatFusion(
   recipe: Recipe,
+  recorded: RecordedFusion,
   out: string,
-  found: ReadonlyMap<string, string>,
+  placeOf: (unit: Unit) => string,
   cacheFolder: string | null,
 ): Promise<void> {
-  const request = await repeatedRequest(recipe, (file) => found.get(file) ?? file);
+  const request = await repeatedRequest({
+    ...recipe,
+    base: { ...recipe.base, path: placeOf(recorded.base) },
+    concepts: recipe.concepts.map((concept, i) => ({ ...concept, path: placeOf(recorded.concepts[i]!) })),
+  });
   const fusion = await fuse({ ...request, cacheFolder });
   const isFile = out.endsWith('.safetensors');
   const folder = isFile ? `${out}.fusion` : out;
@@ -204,47 +181,57 @@ async function repeatFusion(
   if (isFile) await rename(path.join(folder, 'lora.safetensors'), out);
 }
 
-async function repeat(recipe: Job, out: string, found: ReadonlyMap<string, string>): Promise<void> {
-  // A single file that has moved is where it was found; folders must be in place.
-  const place = (index: number): string => {
-    const { path: own } = recipe.inputs[index]!;
-    return found.get(own) ?? own;
-  };
-  const isBase = ({ settings }: Job['inputs'][number]): boolean => settings.role === 'base';
-  const adapters: StrengthOptions[] = recipe.inputs.flatMap((input, i) => {
-    if (isBase(input)) return [];
+async function repeat(
+  file: string,
+  recipe: RecordedJob,
+  out: string,
+  placeOf: (unit: Unit) => string,
+): Promise<void> {
+  const bases = recipe.inputs.filter(({ settings }) => settings.role === 'base');
+  const others = recipe.inputs.filter(({ settings }) => settings.role !== 'base');
+  const adapters = others.map((input): StrengthOptions => {
     const { strength = 1, textEncoderStrength = null, blockWeights = null } = input.settings;
-    return [{ path: place(i), strength, textEncoderStrength, blockWeights } as StrengthOptions];
+    return { path: placeOf(input), strength, textEncoderStrength: textEncoderStrength ?? null, blockWeights };
   });
-  const baseIndex = recipe.inputs.findIndex(isBase);
-  const { base: _base, renamed: _renamed, word, dtype, ...options } = recipe.options;
-  const shared = {
-    ...options,
-    ...(dtype === null || dtype === undefined ? {} : { dtype }),
-    ...(word === null || word === undefined ? {} : { word }),
-    ...(baseIndex < 0 ? {} : { base: place(baseIndex) }),
-    out,
+  const base = bases[0] === undefined ? {} : { base: placeOf(bases[0]) };
+  const need = <T>(value: T | undefined, what: string): T => {
+    if (value !== undefined) return value;
+    throw new FormatError(file, `${recipeKey}: expected ${what} among its inputs, got none`);
   };
-  // The options were written by the same jobs, which check them again.
   switch (recipe.kind) {
     case 'merge':
-      await mergeFiles({ ...shared, inputs: adapters } as Parameters<typeof mergeFiles>[0]);
+      await mergeFiles({ ...given(recipe.options), ...base, inputs: adapters, out });
       return;
-    case 'convert':
-      await convertFile({ ...shared, input: adapters[0]!.path } as Parameters<typeof convertFile>[0]);
+    case 'convert': {
+      const input = need(adapters[0], 'an adapter').path;
+      const { dtype, word, ...options } = recipe.options;
+      const chosen = { ...(dtype === null ? {} : { dtype }), ...(word == null ? {} : { word }) };
+      await convertFile({ ...options, ...chosen, ...base, input, out });
       return;
-    case 'resize':
-      await resizeFile({ ...shared, input: adapters[0]!.path } as unknown as Parameters<
-        typeof resizeFile
-      >[0]);
+    }
+    case 'resize': {
+      const input = need(adapters[0], 'an adapter').path;
+      await resizeFile({ ...recipe.options, ...base, input, out });
       return;
-    case 'extract':
-      await extractModel({ ...shared, tuned: place(0), base: place(1) } as unknown as Parameters<
-        typeof extractModel
-      >[0]);
+    }
+    case 'extract': {
+      const [tuned, before] = [need(adapters[0], 'a model').path, need(adapters[1], 'a second model').path];
+      await extractModel({ ...recipe.options, tuned, base: before, out });
       return;
-    case 'bake':
-      await bakeFiles({ ...shared, inputs: adapters } as unknown as Parameters<typeof bakeFiles>[0]);
+    }
+    case 'bake': {
+      const model = need(bases[0], 'a base');
+      const { dtype, drop } = recipe.options;
+      const chosen = dtype === null ? {} : { dtype };
+      await bakeFiles({ ...chosen, drop, base: placeOf(model), inputs: adapters, out });
       return;
+    }
   }
+}
+
+/** Without what is not set. */
+function given<T extends object>(options: T): { [K in keyof T]: Exclude<T[K], undefined> } {
+  return Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined)) as {
+    [K in keyof T]: Exclude<T[K], undefined>;
+  };
 }

@@ -191,7 +191,10 @@ describe('bake, extract, verify', () => {
     expect((await loadAdapter(at('extracted.safetensors'))).layers.size).toBe(
       (await loadAdapter(smiley)).layers.size,
     );
-    const verified = await edlora('verify', at('tuned'), at('extracted.safetensors'), '--rebuild');
+    const verified = await edlora(
+      ...['verify', at('tuned'), at('extracted.safetensors'), '--rebuild'],
+      ...['--inputs', path.dirname(smiley)],
+    );
     expect(verified.code).toBe(0);
     expect(verified.out).toMatch(/bake, .*made again alike: right\n/);
     expect(verified.out).toMatch(/extract, tensors as stated, made again alike: right\n/);

@@ -83,14 +83,19 @@ describe('merging concepts of a real model', () => {
     expect(JSON.parse(metadata.get('edlora.recipe')!)).toMatchObject({
       kind: 'merge',
       inputs: [
-        { files: [{ path: first, sha256: await hashFile(first) }], settings: { strength: 0.7 } },
+        {
+          files: [{ path: path.basename(first), sha256: await hashFile(first) }],
+          settings: { strength: 0.7 },
+        },
         { settings: { strength: -0.4, blockWeights: 'MIDD' } },
       ],
       options: { method: 'dare-ties-svd', seed: 11 },
     });
     expect(metadata.get('modelspec.sai_model_spec')).toBe('1.0.1');
     expect(metadata.get('ss_network_module')).toBe('networks.lora');
-    const report = await verifyFile(out, { rebuild: true });
+    // They lie in another part of the disk, of which the file says nothing.
+    expect((await verifyFile(out)).inputs.map(({ state }) => state)).toEqual(['missing', 'missing']);
+    const report = await verifyFile(out, { rebuild: true, search: [path.join(world, 'concepts')] });
     expect(report).toMatchObject({ kind: 'merge', rebuilt: true, ok: true });
     expect(report.inputs.map(({ state }) => state)).toEqual(['same', 'same']);
   });
@@ -361,7 +366,12 @@ describe('baking', () => {
     expect(files(out)).toEqual(
       ['.edlora-contents.json', ...files(model).map((name) => name.replace(/\.bin$/, '.safetensors'))].sort(),
     );
-    expect(await verifyFile(out, { rebuild: true })).toMatchObject({ kind: 'bake', rebuilt: true, ok: true });
+    const search = [path.join(world, 'concepts')];
+    expect(await verifyFile(out, { rebuild: true, search })).toMatchObject({
+      kind: 'bake',
+      rebuilt: true,
+      ok: true,
+    });
   });
 
   it('extracts from a baked model what was put in', async () => {
