@@ -10,6 +10,7 @@ import { rankOf } from '../linalg/low-rank.ts';
 import { writeFusedCheckpoint } from './checkpoint-output.ts';
 import type { Fusion } from './fuse.ts';
 import { baseFiles, conceptFiles, fusionRecipe } from './recipe.ts';
+import { keptRecipe, sharedRecipe, sharedReport } from './recorded-recipe.ts';
 
 export interface WriteFusionOptions {
   /** How the merged LoRA's keys are spelled. Default `kohya`. */
@@ -87,6 +88,8 @@ export async function writeFusion(
   checkFusionTarget(folder, { naming, checkpoint, force, inputs, words: tokens.length > 0 });
   const target = path.resolve(folder);
   const recipe = await fusionRecipe(fusion, naming);
+  const shared = sharedRecipe(recipe, target);
+  const report = sharedReport(fusion.report, target);
   const names: [name: string, what: string][] = [];
   await stagedInto(target, async (staging) => {
     const lora = naming === 'peft' ? 'lora' : 'lora.safetensors';
@@ -95,7 +98,7 @@ export async function writeFusion(
       title: fusion.participants.map(({ name }) => name).join(' + '),
       mergedFrom: fusion.participants.map(({ concept }) => path.parse(concept.path).name),
       tokens,
-      metadata: { 'edlora.recipe': JSON.stringify(recipe) },
+      metadata: { 'edlora.recipe': JSON.stringify(shared) },
     });
     names.push([lora, `merged LoRA (${naming} names)`]);
     if (tokens.length > 0) {
@@ -105,9 +108,13 @@ export async function writeFusion(
     // The charting library takes a while to load: only those who draw wait for it.
     const { fusionReportPage } = await import('./report/report-page.ts');
     for (const [name, text, what] of [
-      ['recipe.json', `${JSON.stringify(recipe, null, 2)}\n`, 'options, inputs and their hashes'],
-      ['report.json', `${JSON.stringify(fusion.report, null, 2)}\n`, 'what was kept, layer by layer'],
-      ['report.html', fusionReportPage(fusion.report, recipe), 'the same for reading'],
+      [
+        'recipe.json',
+        `${JSON.stringify(keptRecipe(recipe, target), null, 2)}\n`,
+        'options, inputs and their hashes',
+      ],
+      ['report.json', `${JSON.stringify(report, null, 2)}\n`, 'what was kept, layer by layer'],
+      ['report.html', fusionReportPage(report, shared), 'the same for reading'],
     ] as const) {
       await writeFileAtomically(path.join(staging, name), [text]);
       names.push([name, what]);

@@ -11,6 +11,7 @@ import { checkFusionOptions, DEFAULTS, type FusionOptions } from './options.ts';
 import type { ParticipantInput } from './participant.ts';
 import type { FuseRequest } from './plan.ts';
 import type { Recipe } from './recipe.ts';
+import { placedRecipe } from './recorded-recipe.ts';
 
 const recipeFile = z.object({ path: z.string(), sha256: z.string() });
 
@@ -64,7 +65,7 @@ export function parseFusionRecipe(where: string, text: string): Recipe {
 export async function readFusionRecipe(folder: string): Promise<Recipe> {
   const file = path.join(folder, 'recipe.json');
   const text = await readTextFile(file, MAX_CONFIG_BYTES, 'the recipe of a fusion');
-  return parseFusionRecipe(file, text);
+  return placedRecipe(parseFusionRecipe(file, text), folder);
 }
 
 /**

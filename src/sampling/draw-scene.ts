@@ -111,7 +111,9 @@ export async function drawScene(planned: PlannedScene, options: DrawSceneOptions
         }
       },
       onPicture: async (picture) => {
-        const texts = metadata ? recipeTexts(scene, picture.seed, model.base.path, toolVersion()) : {};
+        const texts = metadata
+          ? recipeTexts(scene, picture.seed, model.base.path, toolVersion(), folder)
+          : {};
         const { file, n } = await writeUnderFreeName(pictureName, [encodePng(picture, texts)], next);
         next = n + 1;
         pictures.push({ file, seed: picture.seed, width: picture.width, height: picture.height });

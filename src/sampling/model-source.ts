@@ -11,6 +11,7 @@ import { type EmbeddingFile, loadEmbeddings } from '../concepts/embedding-file.t
 import { type ConceptDeltas, conceptDeltas, sumDeltas } from '../concepts/fit.ts';
 import { type BoundVocabulary, bindConcepts, type ConceptConfig } from '../concepts/prompt.ts';
 import { FormatError, UsageError } from '../errors.ts';
+import { placeOfRecord } from '../io/recorded-path.ts';
 import { type Checkpoint, openCheckpoint } from '../models/checkpoint.ts';
 import { WordMatcher } from '../models/clip/word-matcher.ts';
 import { readConfig } from '../models/config-file.ts';
@@ -128,12 +129,13 @@ async function openFused(folder: string): Promise<FusionFolder | FusedCheckpoint
     );
   }
   const recipe = await readConfig(recipeFile, recipeSchema);
+  const base = placeOfRecord(recipe.base.path, [path.resolve(folder)]);
   const embeddings = path.join(folder, 'embeddings.safetensors');
   return {
     kind: 'fusion',
     lora,
     embeddings: existsSync(embeddings) ? embeddings : null,
-    base: existsSync(recipe.base.path) ? recipe.base.path : null,
+    base: existsSync(base) ? base : null,
     names: recipe.concepts.map(({ name }) => name),
     words: recipe.concepts.flatMap(({ words }) => words),
   };

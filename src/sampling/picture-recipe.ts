@@ -7,7 +7,9 @@ import { z } from 'zod';
 import { FormatError, UsageError } from '../errors.ts';
 import { readPngTexts } from '../formats/png.ts';
 import { parseJson } from '../formats/strict-json.ts';
-import type { NormalScene, Scene } from './scene.ts';
+import { placeOfRecord, recordedPath } from '../io/recorded-path.ts';
+import { defaultBase } from '../package-root.ts';
+import { type NormalScene, normalScene, type Scene } from './scene.ts';
 import { checkScene } from './scene-file.ts';
 
 /** Keyword of the scene in a PNG file. */
@@ -40,17 +42,24 @@ const DISPLAY_NAMES: Readonly<Record<string, string>> = {
  * @param seed    the picture's own
  * @param base    path of the model
  * @param version of this program
+ * @param folder  of the picture, absolute: the scene names its files as seen from there, those elsewhere by name alone
  */
 export function recipeTexts(
   scene: NormalScene,
   seed: number,
   base: string,
   version: string,
+  folder: string,
 ): Record<string, string> {
-  const own = { ...scene, base: scene.fused === undefined ? base : scene.base, seed, count: 1, batch: 1 };
+  const { base: named, ...rest } = scene;
+  const used = scene.fused === undefined ? base : named;
+  const own = { ...rest, seed, count: 1, batch: 1 };
+  // The shipped miniature is what is drawn with where no model is named.
+  const told = used === undefined || used === defaultBase() ? own : { ...own, base: used };
+  const shared = normalScene(told as Scene, (file) => recordedPath(path.resolve(file), folder));
   return {
     [PARAMETERS_KEY]: parametersText(own, base, version),
-    [SCENE_KEY]: JSON.stringify({ edlora: version, scene: own }),
+    [SCENE_KEY]: JSON.stringify({ edlora: version, scene: shared }),
   };
 }
 
@@ -86,7 +95,8 @@ function quoted(value: string): string {
 const embedded = z.object({ edlora: z.string(), scene: z.unknown() });
 
 /**
- * The scene that a picture was drawn from.
+ * The scene that a picture was drawn from, its files as absolute paths: as seen from the picture, or from the working
+ * folder where they are not there.
  * @throws {UsageError} if it carries none
  * @throws {FormatError} if it is no PNG file or damaged
  */
@@ -105,5 +115,7 @@ export async function readPictureScene(file: string): Promise<Scene> {
   }
   const parsed = embedded.safeParse(parseJson(text, `${file} (${SCENE_KEY})`));
   if (!parsed.success) throw new UsageError(`${file}: its scene has another form than expected`);
-  return checkScene(parsed.data.scene, (_, name) => `${file} (${SCENE_KEY}): ${name || 'scene'}`);
+  const scene = checkScene(parsed.data.scene, (_, name) => `${file} (${SCENE_KEY}): ${name || 'scene'}`);
+  const folders = [path.dirname(path.resolve(file)), process.cwd()];
+  return normalScene(scene, (name) => placeOfRecord(name, folders)) as Scene;
 }

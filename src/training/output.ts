@@ -3,6 +3,7 @@ import { existsSync } from 'node:fs';
 import path from 'node:path';
 import { type LoraNaming, writeLora } from '../concepts/lora-file.ts';
 import { UsageError } from '../errors.ts';
+import { recordedPath } from '../io/recorded-path.ts';
 import { writeFileAtomically } from '../io/replace-file.ts';
 import { checkFileTarget, checkFolderTarget, type TargetRules } from '../io/targets.ts';
 import { toolVersion } from '../package-root.ts';
@@ -99,7 +100,7 @@ export async function writeTrained(out: string, trained: TrainedConcept): Promis
   const record = {
     tool: `edlora ${toolVersion()}`,
     method: { name: method.name, source: method.source },
-    settings,
+    settings: recordedSettings(settings, path.dirname(files.settings)),
     pictures: trained.pictures,
     views: trained.views,
     log,
@@ -110,9 +111,25 @@ export async function writeTrained(out: string, trained: TrainedConcept): Promis
 }
 
 /** Settings without the paths of one machine. */
-function publicSettings({ data, classData, ...settings }: ResolvedSettings): Record<string, unknown> {
-  return settings;
+function publicSettings(settings: ResolvedSettings): Record<string, unknown> {
+  const { data, classData, captionFolder, masks, ...rest } = settings;
+  return isFolder(masks) ? rest : { ...rest, masks };
 }
+
+/** Settings with folders as seen from the result's, those elsewhere by name alone. */
+function recordedSettings(settings: ResolvedSettings, folder: string): ResolvedSettings {
+  const place = (own: string): string => (own === '' ? own : recordedPath(path.resolve(own), folder));
+  const { data, classData, captionFolder, masks } = settings;
+  return {
+    ...settings,
+    data: place(data),
+    classData: place(classData),
+    captionFolder: place(captionFolder),
+    masks: isFolder(masks) ? place(masks) : masks,
+  };
+}
+
+const isFolder = (masks: string): boolean => masks !== 'auto' && masks !== 'none';
 
 /** Points of a plot at most; more are averaged. */
 const PLOT_POINTS = 200;

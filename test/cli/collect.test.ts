@@ -40,7 +40,7 @@ describe('collect', () => {
     const { statistics } = JSON.parse(readFileSync(at('one/report.json'), 'utf8')) as {
       statistics: string[];
     };
-    expect(statistics).toEqual([at('smiley.stats.safetensors')]);
+    expect(statistics).toEqual(['../smiley.stats.safetensors']);
     const again = await edlora('collect', at('smiley.pth'), ...QUICK);
     expect(again).toMatchObject({ code: 2 });
     expect(again.err).toContain('--force to replace it');

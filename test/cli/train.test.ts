@@ -5,6 +5,7 @@ import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { run } from '../../cli/run.ts';
 import { loadConcept } from '../../src/concepts/concept-file.ts';
+import { openTensorFile } from '../../src/formats/tensor-file.ts';
 import { packageRoot } from '../../src/package-root.ts';
 import { fakeIo } from '../support/fake-io.ts';
 
@@ -50,6 +51,14 @@ describe('train', () => {
     expect(lines.map(({ step }) => step)).toEqual([1, 2, undefined]);
     expect(lines[0]).toHaveProperty('rates.embedding', 5e-3);
     expect(lines.at(-1)).toHaveProperty('files.concept', out);
+    // What people share says nothing of the machine's folders.
+    const { metadata } = await openTensorFile(out);
+    const settings = metadata.get('edlora.settings')!;
+    const beside = readFileSync(path.join(folder, 'json.train.json'), 'utf8');
+    for (const text of [settings, beside]) {
+      expect(text).not.toContain(path.dirname(data));
+      expect(text).not.toContain(`${tmpdir()}${path.sep}`);
+    }
   });
 
   it('says what is wrong with options', async () => {

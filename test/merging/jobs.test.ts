@@ -84,7 +84,7 @@ describe('merging concepts of a real model', () => {
       kind: 'merge',
       inputs: [
         {
-          files: [{ path: path.basename(first), sha256: await hashFile(first) }],
+          files: [{ path: expect.stringContaining(path.basename(first)), sha256: await hashFile(first) }],
           settings: { strength: 0.7 },
         },
         { settings: { strength: -0.4, blockWeights: 'MIDD' } },
@@ -93,8 +93,6 @@ describe('merging concepts of a real model', () => {
     });
     expect(metadata.get('modelspec.sai_model_spec')).toBe('1.0.1');
     expect(metadata.get('ss_network_module')).toBe('networks.lora');
-    // They lie in another part of the disk, of which the file says nothing.
-    expect((await verifyFile(out)).inputs.map(({ state }) => state)).toEqual(['missing', 'missing']);
     const report = await verifyFile(out, { rebuild: true, search: [path.join(world, 'concepts')] });
     expect(report).toMatchObject({ kind: 'merge', rebuilt: true, ok: true });
     expect(report.inputs.map(({ state }) => state)).toEqual(['same', 'same']);

@@ -1,6 +1,6 @@
 /** The pipeline's promises that no golden states, on the miniature with random weights. */
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import os, { tmpdir } from 'node:os';
 import path from 'node:path';
 import sharp from 'sharp';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -9,6 +9,7 @@ import { encodePng } from '../../src/formats/png.ts';
 import { openT2iAdapter } from '../../src/models/adapter/open.ts';
 import { type Checkpoint, openCheckpoint } from '../../src/models/checkpoint.ts';
 import { openControlNet } from '../../src/models/controlnet/open.ts';
+import { defaultBase } from '../../src/package-root.ts';
 import { LatentCodec } from '../../src/sampling/latent-codec.ts';
 import { layerGroups, parseStyleMix } from '../../src/sampling/layer-groups.ts';
 import { openSceneModel } from '../../src/sampling/model-source.ts';
@@ -268,6 +269,27 @@ describe('decoding in tiles', () => {
 });
 
 describe('a picture’s recipe', () => {
+  it('names files as seen from the picture, and by name alone where they lie elsewhere', async () => {
+    const own = path.join(folder, 'loras', 'a.safetensors');
+    mkdirSync(path.dirname(own), { recursive: true });
+    writeFileSync(own, '');
+    const scene = normalScene({ prompt: 'x', loras: [own, '/elsewhere/b.safetensors'] }, (file) => file);
+    const texts = recipeTexts(scene, 1, model, '1', path.join(folder, 'out'));
+    const stored = JSON.parse(texts['edlora.scene']!) as { scene: { base?: string; loras: object[] } };
+    expect(stored.scene.base).toMatch(/model$/);
+    expect(stored.scene.loras).toMatchObject([{ path: '../loras/a.safetensors' }, { path: 'b.safetensors' }]);
+    for (const secret of [os.homedir(), folder, '/elsewhere', path.dirname(model)]) {
+      expect(JSON.stringify(texts)).not.toContain(`${secret}/`);
+    }
+    // The shipped model is the default.
+    const shipped = recipeTexts(scene, 1, defaultBase(), '1', folder)['edlora.scene']!;
+    expect((JSON.parse(shipped) as typeof stored).scene.base).toBe(undefined);
+    mkdirSync(path.join(folder, 'out'), { recursive: true });
+    const file = path.join(folder, 'out', 'a.png');
+    writeFileSync(file, encodePng({ width: 1, height: 1, data: new Uint8Array(3) }, texts));
+    expect(normalScene(await readPictureScene(file), (name) => name).loras[0]!.path).toBe(own);
+  });
+
   it('draws it again', async () => {
     const scene = normalScene(
       {
@@ -287,12 +309,13 @@ describe('a picture’s recipe', () => {
     const own = await Pipeline.create(source.base, source);
     const drawn = await own.sample(prepared.request);
     const file = path.join(folder, 'picture.png');
-    const texts = recipeTexts(prepared.scene, drawn[1]!.seed, source.base.path, '1.2.3');
+    const texts = recipeTexts(prepared.scene, drawn[1]!.seed, source.base.path, '1.2.3', folder);
     expect(texts.parameters).toBe(
       'a photo of a cat\nSteps: 2, Sampler: DPM++ 2M, CFG scale: 7.5, Seed: 10, Size: 64x64, Model: model, RNG: CPU, Regions: 1, Version: edlora 1.2.3',
     );
     writeFileSync(file, encodePng(drawn[1]!, texts));
-    const stored = normalScene(await readPictureScene(file), (name) => name);
+    // The model lies elsewhere, as for whoever gets the picture.
+    const stored = { ...normalScene(await readPictureScene(file), (name) => name), base: model };
     const [again] = await own.sample((await prepareScene(stored, await openSceneModel(stored))).request);
     expect(again!.data).toEqual(drawn[1]!.data);
     await own.dispose();
