@@ -5,7 +5,6 @@
 import { existsSync, statSync } from 'node:fs';
 import path from 'node:path';
 import { FormatError, MismatchError } from '../errors.ts';
-import { readJsonFileSync } from '../formats/json-file.ts';
 import { openTensorFile, type TensorFile } from '../formats/tensor-file.ts';
 import { foreignArchitecture } from '../models/keys/architecture.ts';
 import { edLoraWord } from '../models/keys/ed-lora.ts';
@@ -26,7 +25,7 @@ import { isPositional, positionalNames, positionalWords } from './readers/cloneo
 import { isCustomDiffusion, readCustomDiffusion } from './readers/custom-diffusion.ts';
 import { adapterScalings } from './readers/diffusers.ts';
 import { orderedWords } from './readers/ed-lora.ts';
-import { adapterConfigName } from './readers/peft.ts';
+import { adapterConfigName, readAdapterConfig } from './readers/peft.ts';
 import { bundledWords, isBundledEmbedding, readTextualInversion } from './readers/textual-inversion.ts';
 
 /**
@@ -110,7 +109,7 @@ function readScheme(
     }
     case 'peft': {
       const configFile = path.join(path.dirname(file.path), adapterConfigName);
-      const scaling = peftScaling(configFile, config ?? readPeftConfig(file.path, configFile), {
+      const scaling = peftScaling(configFile, config ?? readAdapterConfig(file.path, configFile), {
         dora: true,
       });
       const layers = collectAdapterLayers(file.path, tensors, {
@@ -260,20 +259,6 @@ function architectureOf(file: TensorFile): Architecture {
   const owned = (architecture: Architecture): number =>
     tensors.filter(({ name }) => parseKohyaStyle(name, architecture) !== null).length;
   return owned('sd1') >= owned('sdxl') ? 'sd1' : 'sdxl';
-}
-
-function readPeftConfig(weights: string, file: string): Record<string, unknown> {
-  if (!existsSync(file)) {
-    throw new FormatError(
-      weights,
-      `a PEFT adapter, but there is no ${adapterConfigName} beside it, which holds lora_alpha; keep the two together`,
-    );
-  }
-  const config = readJsonFileSync(file);
-  if (typeof config === 'object' && config !== null && !Array.isArray(config)) {
-    return config as Record<string, unknown>;
-  }
-  throw new FormatError(file, 'expected a JSON object');
 }
 
 const folderParts: readonly (readonly [string, AdapterComponent | null])[] = [

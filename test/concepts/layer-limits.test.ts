@@ -1,6 +1,8 @@
 /** Shapes that no layer has are refused by what they would cost, before anything is read or expanded. */
+import { execFileSync } from 'node:child_process';
+import path from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { readAdapter } from '../../src/concepts/adapter-file.ts';
+import { loadAdapter, readAdapter } from '../../src/concepts/adapter-file.ts';
 import { loadConcept } from '../../src/concepts/concept-file.ts';
 import { FormatError } from '../../src/errors.ts';
 import { memoryStorage } from '../../src/formats/byte-reader.ts';
@@ -188,6 +190,11 @@ describe('layers larger than their weight can be', () => {
     expect(() => readAdapter(layer(...factors, ['dora_scale', [5, 1]]))).toThrow(/magnitude per output/);
     expect(() => readAdapter(layer(['weight', [8]], ['on_input', [3]]))).toThrow(/expected one number/);
     expect(() => readAdapter(layer(...factors, ['alpha', [3]]))).toThrow(/expected one number/);
+    const conv = 'lora_unet_up_blocks_1_resnets_2_conv1';
+    expect(() =>
+      readAdapter(fileOf(claimed(`${conv}.lokr_w1`, [2, 2]), claimed(`${conv}.lokr_w2`, [4, 5]))),
+    ).toThrow(/inputs times a kernel of 3 × 3, got 10 columns/);
+    expect(() => readAdapter(fileOf(claimed('<w>', [5000, 8])))).toThrow(/at most 1024 vectors, got 5000/);
     expect(() => readAdapter(layer(['diff', [8]]))).toThrow(/expected \[outputs, inputs\]/);
   });
 });
@@ -205,5 +212,19 @@ describe('the largest shape of a layer', () => {
     expect(of('down_blocks.0.attentions.1.transformer_blocks.0.ff.net.0.proj')).toEqual([2560, 320]);
     expect(of('mid_block.attentions.0.transformer_blocks.9.ff.net.2')).toEqual([1280, 5120]);
     expect(of('up_blocks.1.upsamplers.0.conv')).toEqual([1280, 11520]);
+  });
+});
+
+describe.skipIf(process.platform === 'win32')('an adapter’s configuration', () => {
+  it('is not waited for where it is a pipe', async () => {
+    const file = scratch('adapter_model.safetensors');
+    const name = 'base_model.model.mid_block.attentions.0.proj_in';
+    await writeSafetensors(file, [
+      float32Tensor(`${name}.lora_A.weight`, [1, 4], new Float32Array(4)),
+      float32Tensor(`${name}.lora_B.weight`, [4, 1], new Float32Array(4)),
+    ]);
+    execFileSync('mkfifo', [path.join(path.dirname(file), 'adapter_config.json')]);
+    await expect(loadAdapter(file)).rejects.toThrow('expected an ordinary file');
+    await expect(loadConcept(file)).rejects.toThrow('expected an ordinary file');
   });
 });

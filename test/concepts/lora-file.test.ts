@@ -180,7 +180,7 @@ describe('writeLora', () => {
       layerName: 'mid_block.resnets.0.time_emb_proj',
     };
     await writeLora(folder, [layers[0]!, other], { naming: 'peft' });
-    expect(readdirSync(folder)).toEqual(['unet']);
+    expect(readdirSync(folder).filter((name) => !name.startsWith('.'))).toEqual(['unet']);
     const config: unknown = JSON.parse(readFileSync(path.join(folder, 'unet/adapter_config.json'), 'utf8'));
     expect(config).toMatchObject({ r: 2, lora_alpha: 2, rank_pattern: { [other.layerName]: 1 } });
     for (const layer of (await loadConcept(folder)).layers.values()) expect(layer.scale).toBe(1);

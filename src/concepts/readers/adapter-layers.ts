@@ -131,6 +131,11 @@ export function assembleLayer(
   checkVectors(weights, parts, fail);
   const alpha = parts.get('alpha');
   const loraAlpha = alpha === undefined ? null : readAlpha(file, alpha);
+  const kernel = kernelOfWeights(weights) ?? flatKernel(architecture, module, weights);
+  const { shape } = layerExtent(weights);
+  if (kernel !== null && shape !== null && shape[1] % (kernel[0] * kernel[1]) !== 0) {
+    throw fail(`expected inputs times a kernel of ${kernel.join(' × ')}, got ${shape[1]} columns`);
+  }
   const undivided =
     weights.kind === 'diff' ||
     weights.kind === 'ia3' ||
@@ -142,7 +147,7 @@ export function assembleLayer(
     ...weights,
     rank,
     scale: undivided ? 1 : scale(module, rank!, loraAlpha),
-    kernel: kernelOfWeights(weights) ?? flatKernel(architecture, module, weights),
+    kernel,
     doraScale: magnitudeOf(parts.get('dora'), weights),
     biasDiff: parts.get('biasDiff') ?? null,
   };

@@ -13,8 +13,6 @@ import { collectLayers } from './lora-layers.ts';
 
 export const adapterConfigName = 'adapter_config.json';
 
-/** A LoraConfig is about 1 kB; larger files are refused unread. */
-
 /** Whether a tensor name is of this layout. */
 export function isPeftName(name: string): boolean {
   return name.startsWith('base_model.model.');
@@ -23,13 +21,7 @@ export function isPeftName(name: string): boolean {
 /** @throws {FormatError} as `collectLayers`, and if the configuration is missing or senseless */
 export function readPeft(file: TensorFile): Omit<Concept, 'path' | 'metadata'> {
   const configFile = path.join(path.dirname(file.path), adapterConfigName);
-  if (!existsSync(configFile)) {
-    throw new FormatError(
-      file.path,
-      `a PEFT adapter, but there is no ${adapterConfigName} beside it, which holds lora_alpha; keep the two together`,
-    );
-  }
-  const scaling = peftScaling(configFile, readConfig(configFile));
+  const scaling = peftScaling(configFile, readAdapterConfig(file.path, configFile));
   const layers = collectLayers(file.path, file.tensors.values(), {
     parse: parsePeftKey,
     scale: ({ layerName }, rank) => peftScale(file.path, scaling, layerName, rank),
@@ -37,7 +29,17 @@ export function readPeft(file: TensorFile): Omit<Concept, 'path' | 'metadata'> {
   return { format: 'peft', tokens: [], layers };
 }
 
-function readConfig(file: string): Record<string, unknown> {
+/**
+ * The configuration that lies beside an adapter's weights.
+ * @throws {FormatError} if it is missing, no ordinary file, too large, or not an object in JSON
+ */
+export function readAdapterConfig(weights: string, file: string): Record<string, unknown> {
+  if (!existsSync(file)) {
+    throw new FormatError(
+      weights,
+      `a PEFT adapter, but there is no ${adapterConfigName} beside it, which holds lora_alpha; keep the two together`,
+    );
+  }
   const config = readJsonFileSync(file);
   if (typeof config !== 'object' || config === null || Array.isArray(config)) {
     throw new FormatError(file, 'expected a JSON object');

@@ -111,6 +111,9 @@ function layerWise(file: TensorFile, stem: string): AdapterWord[] {
 /** Characters of a word at most; a prompt of that length would not fit a text encoder. */
 const MAX_WORD_LENGTH = 256;
 
+/** Vectors of a word at most; a text encoder of Stable Diffusion reads 75 at once. */
+const MAX_VECTORS = 1024;
+
 /**
  * A word's embedding as [n, D]; a single vector may be stored as [D].
  * @throws {FormatError} if it is no [n, D] of numbers, or the word is none that a prompt could hold
@@ -130,6 +133,13 @@ export function embeddingRows(file: string, word: string, tensor: RawTensor): Ra
     throw new FormatError(
       file,
       `embedding of ${word}: expected numbers of [vectors, width], got ${tensor.dtype} [${shape.join(', ')}]`,
+      { tensor: tensor.name },
+    );
+  }
+  if (shape[0]! > MAX_VECTORS) {
+    throw new FormatError(
+      file,
+      `embedding of ${word}: expected at most ${MAX_VECTORS} vectors, got ${shape[0]}`,
       { tensor: tensor.name },
     );
   }
