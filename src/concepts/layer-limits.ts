@@ -5,7 +5,7 @@
 import { elementCount, type RawTensor } from '../formats/raw-tensor.ts';
 import { LARGEST_WEIGHT, largestShapeOf, type WeightShape } from '../models/keys/layer-shapes.ts';
 import type { AdapterModule } from '../models/keys/sd-modules.ts';
-import type { FullFactor, LayerWeights, PairFactor } from './adapter.ts';
+import type { AdapterLayer, FullFactor, LayerWeights, PairFactor } from './adapter.ts';
 
 /** Factors of a layer at most: four times the largest rank that a weight of either model can have. */
 export const MAX_RANK = 5120;
@@ -106,4 +106,32 @@ export function excessOf(module: AdapterModule, weights: LayerWeights): string |
   return m <= rows && n <= columns && m * n <= largest
     ? null
     : `expected a change of at most [${rows}, ${columns}], ${largest} numbers, as in Stable Diffusion 1.x and SDXL, got [${m}, ${n}], ${m * n} numbers`;
+}
+
+/** Factors that a layer has once it is plain LoRA, as merging/delta.ts makes them; 0 where only the base tells it. */
+export function factorRank(layer: AdapterLayer): number {
+  const { shape } = layerExtent(layer);
+  if (shape === null) return 0;
+  const full = Math.min(...shape);
+  if (layer.doraScale !== null) return full;
+  switch (layer.kind) {
+    case 'lora':
+      return layer.mid === null ? layer.down.shape[0]! : layer.mid.shape[0]!;
+    case 'loha':
+      return Math.min(full, pairRank(layer.w1) * pairRank(layer.w2));
+    case 'lokr': {
+      const rankOf = (factor: PairFactor | FullFactor): number => {
+        const { rows, columns } = factorExtent(factor);
+        return 'full' in factor ? Math.min(rows, columns) : pairRank(factor);
+      };
+      return Math.min(full, rankOf(layer.w1) * rankOf(layer.w2));
+    }
+    default:
+      return full;
+  }
+}
+
+/** Columns of a pair's first factor, once a core is worked into the second. */
+function pairRank({ a, core }: PairFactor): number {
+  return core === null ? columnsOf(a) : core.shape[0]!;
 }

@@ -15,6 +15,7 @@ import { layerContext } from './merge.ts';
 import { MERGE_DEFAULTS } from './method.ts';
 import type { OutputAdapter } from './output.ts';
 import { truncateDense } from './range-finder.ts';
+import { refuseLargeResult } from './result-size.ts';
 import { type LayerFormat, schemes } from './schemes.ts';
 
 export interface ConvertOptions {
@@ -56,6 +57,17 @@ export async function convertAdapter(
   if (rank !== null && !(Number.isInteger(rank) && rank >= 1)) {
     throw new UsageError(`rank: expected a whole number of 1 or more, got ${rank}`);
   }
+  const isKept = (layer: AdapterLayer): boolean =>
+    (layer.kind === 'lora' && layer.mid === null && layer.doraScale === null) ||
+    (schemes[format].anyKind && layer.kind !== 'weight') ||
+    schemes[format].refuses(layer, adapter.architecture) !== null;
+  // Without a rank, layers of full rank are refused one by one, by name.
+  const changed = rank === null ? [] : [...adapter.layers.values()].filter((layer) => !isKept(layer));
+  refuseLargeResult(
+    'convert',
+    changed.map((layer) => ({ parts: [layer], added: true, rank })),
+    dtype ?? 'F32',
+  );
   const converted: ConvertedLayer[] = [];
   const layers: AdapterLayer[] = [];
   for (const [id, layer] of adapter.layers) {

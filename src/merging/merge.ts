@@ -21,6 +21,7 @@ import {
   mergeMethod,
 } from './method.ts';
 import type { OutputAdapter, Unheld } from './output.ts';
+import { refuseLargeResult } from './result-size.ts';
 
 export interface MergeInput {
   readonly adapter: Adapter;
@@ -109,7 +110,8 @@ export function layersByModule(
  * Merge.
  * @throws {MismatchError} on mixed architectures, or a base that is needed and missing
  * @throws {ShapeError} if the changes of a layer differ in shape, naming the layer
- * @throws {UsageError} on settings out of range, ranks that the method cannot take, or strengths that are all 0
+ * @throws {UsageError} on settings out of range, ranks that the method cannot take, strengths that are all 0, or a result
+ *   that would not fit into memory
  * @throws {NumericalError} if a number is not finite
  */
 export async function mergeAdapters(
@@ -128,6 +130,16 @@ export async function mergeAdapters(
   }
   const method = mergeMethod(name);
   const byLayer = layersByModule(inputs);
+  const added = name === 'cat' || name === 'svd' || name === 'knots';
+  refuseLargeResult(
+    'merge',
+    [...byLayer.values()].map((parts) => ({
+      parts: parts.map(({ layer }) => layer),
+      added,
+      rank: name === 'cat' ? null : settings.rank,
+    })),
+    dtype,
+  );
   const layers: LoraLayer[] = [];
   let done = 0;
   for (const [id, parts] of byLayer) {
