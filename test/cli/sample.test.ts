@@ -34,7 +34,9 @@ describe('sample', () => {
     expect(first.err).toMatch(/picture 1 of 2 \(1\/4/);
     expect(readdirSync(out).sort()).toEqual(['0000.png', '0001.png', 'grid-0000.png']);
     expect((await readPicture(path.join(out, 'grid-0000.png'))).width).toBe(64);
-    const again = await sample('--from', path.join(out, '0001.png'), '--out', out, '--quiet');
+    // Of a model in another part of the disk the picture says the name alone.
+    const from = ['--from', path.join(out, '0001.png'), '--base', model];
+    const again = await sample(...from, '--out', out, '--quiet');
     expect(again).toMatchObject({ code: 0, err: '' });
     expect((await readPicture(path.join(out, '0002.png'))).data).toEqual(
       (await readPicture(path.join(out, '0001.png'))).data,
