@@ -5,13 +5,13 @@
 import { existsSync, statSync } from 'node:fs';
 import path from 'node:path';
 import { FormatError, MismatchError } from '../errors.ts';
+import { excerpt } from '../formats/excerpt.ts';
 import { openTensorFile, type TensorFile } from '../formats/tensor-file.ts';
 import { foreignArchitecture } from '../models/keys/architecture.ts';
 import { edLoraWord } from '../models/keys/ed-lora.ts';
 import { peftScale, peftScaling } from '../models/keys/peft.ts';
 import type { AdapterComponent, AdapterModule, Architecture } from '../models/keys/sd-modules.ts';
 import type { Adapter, AdapterLayer, AdapterScheme, AdapterWord } from './adapter.ts';
-import { excerpt } from './excerpt.ts';
 import { refuseUnlikelyNames } from './name-limits.ts';
 import { type CollectedLayers, collectAdapterLayers } from './readers/adapter-layers.ts';
 import {

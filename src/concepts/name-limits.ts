@@ -1,7 +1,7 @@
 /** Names of tensors in concepts and adapters, bounded before anything is made of them: messages and tables quote them. */
 import { FormatError } from '../errors.ts';
+import { excerpt } from '../formats/excerpt.ts';
 import type { TensorFile } from '../formats/tensor-file.ts';
-import { excerpt } from './excerpt.ts';
 
 /** Characters at most; the longest name of a layer has about 130. */
 const MAX_NAME_LENGTH = 1024;

@@ -4,10 +4,10 @@
  */
 import path from 'node:path';
 import { EdloraError, FormatError, UsageError } from '../errors.ts';
+import { excerpt } from '../formats/excerpt.ts';
 import type { RawTensor } from '../formats/raw-tensor.ts';
 import type { TensorFile } from '../formats/tensor-file.ts';
 import type { TorchValue } from '../formats/torch-value.ts';
-import { excerpt } from './excerpt.ts';
 
 /**
  * A file that does not exist yet, as a reader will find it.

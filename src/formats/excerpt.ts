@@ -1,7 +1,7 @@
 /** Text of a user or a file in a message: as much as tells which one it is. */
 
 /** Longer texts are cut. */
-const MAX_SHOWN = 60;
+const MAX_SHOWN = 120;
 
 /** The text, or its beginning and an ellipsis. */
 export function excerpt(text: string, length = MAX_SHOWN): string {

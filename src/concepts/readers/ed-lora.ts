@@ -6,11 +6,11 @@
  */
 import { FormatError } from '../../errors.ts';
 import { isFloatDType } from '../../formats/dtype.ts';
+import { excerpt } from '../../formats/excerpt.ts';
 import { elementCount, type RawTensor, renamed } from '../../formats/raw-tensor.ts';
 import type { TensorFile } from '../../formats/tensor-file.ts';
 import { edLoraWord, parseEdLoraKey } from '../../models/keys/ed-lora.ts';
 import type { Concept, ConceptToken } from '../concept.ts';
-import { excerpt } from '../excerpt.ts';
 import { collectLayers } from './lora-layers.ts';
 import { embeddingRows } from './textual-inversion.ts';
 

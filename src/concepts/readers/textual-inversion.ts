@@ -5,10 +5,10 @@
 import path from 'node:path';
 import { FormatError } from '../../errors.ts';
 import { isFloatDType } from '../../formats/dtype.ts';
+import { excerpt } from '../../formats/excerpt.ts';
 import { float32Tensor, type RawTensor, readFloat32 } from '../../formats/raw-tensor.ts';
 import type { TensorFile } from '../../formats/tensor-file.ts';
 import type { AdapterWord } from '../adapter.ts';
-import { excerpt } from '../excerpt.ts';
 
 /** Keys of XTI files, in the order of the cross-attentions. Source: prompt-plus-pytorch, train_textual_inversion_XTI.py. */
 export const XTI_KEYS: readonly string[] = [
