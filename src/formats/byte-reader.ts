@@ -2,23 +2,20 @@
  * Bounds-checked reading from files and from bytes in memory. Files are opened, read and closed again each
  * time, so that a checkpoint with thousands of tensors holds no descriptor.
  */
-import { closeSync, fstatSync, openSync, readSync, statSync } from 'node:fs';
+import { closeSync, openSync, readSync, statSync } from 'node:fs';
 import path from 'node:path';
 import { FormatError } from '../errors.ts';
+import { changedError, difference, type FileIdentity, identify, identifyOpen } from '../io/file-identity.ts';
 import type { TensorStorage } from './raw-tensor.ts';
 
 /** Linux reads at most about 2 GiB in one call. */
 const MAX_READ = 2 ** 30;
 
-/** A file that exists and is no folder. */
-export interface SourceFile {
-  /** Absolute path. */
-  readonly path: string;
-  readonly sizeBytes: number;
-}
+/** A file that exists and is no folder, as it was when it was found. */
+export type SourceFile = FileIdentity;
 
 /**
- * Find a file and its size.
+ * Find a file, its size, and what tells whether it has changed since.
  * @throws {FormatError} if nothing is there, if it is a folder or a device, or if it may not be read
  */
 export function locateFile(file: string): SourceFile {
@@ -29,7 +26,7 @@ export function locateFile(file: string): SourceFile {
       throw new FormatError(file, 'expected a file, got a folder; name the weight file inside it');
     }
     if (!stats.isFile()) throw new FormatError(file, 'expected a regular file, got a device or a pipe');
-    return { path: absolute, sizeBytes: stats.size };
+    return identify(absolute);
   } catch (error) {
     throw asReadError(file, error);
   }
@@ -51,17 +48,25 @@ function asReadError(file: string, error: unknown): FormatError {
 /**
  * Bytes `[begin, end)` of a file, in a buffer of their own (offset 0, hence aligned for any number type).
  * The file's present size is checked before anything is allocated.
- * @throws {FormatError} if the file is shorter than `end` or cannot be read
+ * @param source a path, or a file found before, which must still be what it was then
+ * @throws {FormatError} if the file is shorter than `end`, has changed, or cannot be read
  */
-export function readFileRange(file: string, begin: number, end: number): Uint8Array<ArrayBuffer> {
+export function readFileRange(
+  source: string | SourceFile,
+  begin: number,
+  end: number,
+): Uint8Array<ArrayBuffer> {
+  const file = typeof source === 'string' ? source : source.path;
   let descriptor: number | undefined;
   try {
     descriptor = openSync(file, 'r');
-    const { size } = fstatSync(descriptor);
-    if (!(begin >= 0 && begin <= end && end <= size)) {
+    const now = identifyOpen(file, descriptor);
+    const changed = typeof source === 'string' ? null : difference(source, now);
+    if (changed !== null) throw changedError(file, changed);
+    if (!(begin >= 0 && begin <= end && end <= now.sizeBytes)) {
       throw new FormatError(
         file,
-        `expected at least ${end} bytes, got ${size}; truncated, or changed since it was opened?`,
+        `expected at least ${end} bytes, got ${now.sizeBytes}; truncated, or changed since it was opened?`,
       );
     }
     const bytes = new Uint8Array(Buffer.allocUnsafeSlow(end - begin).buffer);
@@ -81,11 +86,12 @@ export function readFileRange(file: string, begin: number, end: number): Uint8Ar
 }
 
 /** A stretch of a file as a tensor's storage; read on demand. */
-export function fileStorage(file: string, offset: number, sizeBytes: number): TensorStorage {
+export function fileStorage(source: SourceFile, offset: number, sizeBytes: number): TensorStorage {
   return {
     sizeBytes,
-    range: { file, offset, length: sizeBytes },
-    read: (begin, end) => readFileRange(file, offset + begin, offset + end),
+    range: { file: source.path, offset, length: sizeBytes },
+    opened: source,
+    read: (begin, end) => readFileRange(source, offset + begin, offset + end),
   };
 }
 
@@ -132,9 +138,9 @@ export class ByteReader {
     return new ByteReader(file, part, 0, bytes.length, (begin, end) => bytes.subarray(begin, end));
   }
 
-  /** A cursor over `[begin, end)` of a file. */
-  static ofFile(file: string, part: string, begin: number, end: number): ByteReader {
-    return new ByteReader(file, part, begin, end, (from, to) => readFileRange(file, from, to));
+  /** A cursor over `[begin, end)` of a file; errors call it `file`. */
+  static ofFile(file: string, source: SourceFile, part: string, begin: number, end: number): ByteReader {
+    return new ByteReader(file, part, begin, end, (from, to) => readFileRange(source, from, to));
   }
 
   get position(): number {

@@ -18,10 +18,11 @@ const LEGACY_START = [
  * Tell a file's kind by its content.
  * @throws {FormatError} if it is empty or certainly no weight file; the message says what it is instead
  */
-export function detectFileKind(name: string, { path, sizeBytes }: SourceFile): FileKind {
+export function detectFileKind(name: string, source: SourceFile): FileKind {
+  const { sizeBytes } = source;
   if (sizeBytes === 0)
     throw new FormatError(name, 'expected a weight file, got an empty one (0 bytes); failed download?');
-  const head = readFileRange(path, 0, Math.min(sizeBytes, SNIFF_BYTES));
+  const head = readFileRange(source, 0, Math.min(sizeBytes, SNIFF_BYTES));
   const startsWith = (...codes: number[]) => codes.every((code, i) => head[i] === code);
   // First of all, since a header length may spell the start of anything: 0x80 is also a pickle's first byte.
   if (head[8] === 0x7b && head[5] === 0 && head[6] === 0 && head[7] === 0) return 'safetensors';

@@ -157,8 +157,9 @@ class TextLimit {
  * @throws {FormatError} if it is no PNG, is cut off, a chunk's checksum is wrong, or its texts unpack to too much
  */
 export async function readPngTexts(file: string): Promise<Map<string, string>> {
-  const { sizeBytes } = locateFile(file);
-  const reader = ByteReader.ofFile(file, 'PNG', 0, sizeBytes);
+  const source = locateFile(file);
+  const { sizeBytes } = source;
+  const reader = ByteReader.ofFile(file, source, 'PNG', 0, sizeBytes);
   if (sizeBytes < 8 || !SIGNATURE.equals(reader.bytes(8))) {
     throw new FormatError(file, 'expected a PNG picture, got something else');
   }

@@ -3,6 +3,7 @@
  * until `readBytes` or `readFloat32` asks for it.
  */
 import { FormatError, ShapeError } from '../errors.ts';
+import type { FileIdentity } from '../io/file-identity.ts';
 import { memoryStorage } from './byte-reader.ts';
 import { type DType, decodeFloat32, decodeFloat64, dtypeWidth, isDecodable } from './dtype.ts';
 
@@ -19,6 +20,8 @@ export interface TensorStorage {
   readonly sizeBytes: number;
   /** Where the bytes lie uncompressed in a file; `null` if they are compressed or only in memory. */
   readonly range: ByteRange | null;
+  /** What the file was when its tensors were found in it; absent where they are not read from one. */
+  readonly opened?: FileIdentity;
   /** Bytes `[begin, end)` of the storage, little-endian. @throws {FormatError} when the file cannot be read. */
   read(begin: number, end: number): Uint8Array;
   /**

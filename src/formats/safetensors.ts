@@ -35,7 +35,7 @@ export function readSafetensors(file: string, source: SourceFile): TensorFile {
   if (sizeBytes < LENGTH_BYTES) {
     throw error(`expected a safetensors file, got ${sizeBytes} bytes; truncated download?`);
   }
-  const lengthBytes = readFileRange(absolute, 0, LENGTH_BYTES);
+  const lengthBytes = readFileRange(source, 0, LENGTH_BYTES);
   const headerBytes = Number(new DataView(lengthBytes.buffer).getBigUint64(0, true));
   if (headerBytes > MAX_HEADER_BYTES) {
     throw error(
@@ -48,7 +48,7 @@ export function readSafetensors(file: string, source: SourceFile): TensorFile {
       `header: expected ${headerBytes} bytes, got ${sizeBytes - LENGTH_BYTES}; truncated download, or not a safetensors file?`,
     );
   }
-  const text = decodeHeader(readFileRange(absolute, LENGTH_BYTES, dataStart), error);
+  const text = decodeHeader(readFileRange(source, LENGTH_BYTES, dataStart), error);
   const { entries, metadata, dataEnd } = parseSafetensorsHeader(text, error);
   if (dataStart + dataEnd > sizeBytes) {
     throw error(
@@ -67,7 +67,7 @@ export function readSafetensors(file: string, source: SourceFile): TensorFile {
       dtype,
       shape,
       strides: rowMajorStrides(shape),
-      storage: fileStorage(absolute, dataStart + begin, end - begin),
+      storage: fileStorage(source, dataStart + begin, end - begin),
       storageOffset: 0,
     });
   }

@@ -28,11 +28,12 @@ export async function openShards(
   file: string,
   openShard: (file: string) => Promise<TensorFile>,
 ): Promise<TensorFile> {
-  const { path: absolute, sizeBytes: indexBytes } = locateFile(file);
+  const source = locateFile(file);
+  const { path: absolute, sizeBytes: indexBytes } = source;
   if (indexBytes > MAX_INDEX_BYTES) {
     throw new FormatError(file, `expected an index of at most ${MAX_INDEX_BYTES} bytes, got ${indexBytes}`);
   }
-  const weightMap = parseIndex(file, decodeIndex(file, readFileRange(absolute, 0, indexBytes)));
+  const weightMap = parseIndex(file, decodeIndex(file, readFileRange(source, 0, indexBytes)));
   const folder = path.dirname(absolute);
   const namesByShard = new Map<string, string[]>();
   for (const [name, shard] of weightMap) {

@@ -17,10 +17,12 @@ const PROTOCOL_VERSION = 1001;
 /** A storage whose place in the file is known only after the pickle that refers to it has been read. */
 class PendingStorage implements TensorStorage {
   readonly request: StorageRequest;
+  readonly opened: SourceFile;
   range: ByteRange | null = null;
 
-  constructor(request: StorageRequest) {
+  constructor(request: StorageRequest, opened: SourceFile) {
     this.request = request;
+    this.opened = opened;
   }
 
   get sizeBytes(): number {
@@ -29,7 +31,7 @@ class PendingStorage implements TensorStorage {
 
   read(begin: number, end: number): Uint8Array {
     if (this.range === null) throw new Error('internal: legacy storage read before it was placed');
-    return readFileRange(this.range.file, this.range.offset + begin, this.range.offset + end);
+    return readFileRange(this.opened, this.range.offset + begin, this.range.offset + end);
   }
 }
 
@@ -38,7 +40,7 @@ class PendingStorage implements TensorStorage {
  * @throws {FormatError} if it is unsafe, damaged or truncated
  */
 export function readTorchLegacy(file: string, source: SourceFile): TensorFile {
-  const reader = ByteReader.ofFile(file, 'legacy torch file', 0, source.sizeBytes);
+  const reader = ByteReader.ofFile(file, source, 'legacy torch file', 0, source.sizeBytes);
   const magic = unpickle(reader, PLAIN_DATA);
   if (magic !== MAGIC_NUMBER) throw reader.error(`expected the torch magic number, got ${printed(magic)}`);
   const protocol = unpickle(reader, PLAIN_DATA);
@@ -60,7 +62,7 @@ export function readTorchLegacy(file: string, source: SourceFile): TensorFile {
           `storage "${request.key}": expected ${request.sizeBytes} bytes, the file has ${source.sizeBytes}`,
         );
       }
-      const storage = new PendingStorage(request);
+      const storage = new PendingStorage(request, source);
       storages.set(request.key, storage);
       return storage;
     }

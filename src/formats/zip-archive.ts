@@ -146,7 +146,7 @@ class DirectoryReader extends yauzl.RandomAccessReader {
     }
     if (position < this.#windowStart || end > this.#windowStart + this.#window.length) {
       const windowEnd = Math.min(this.#source.sizeBytes, position + Math.max(length, WINDOW_BYTES));
-      this.#window = readFileRange(this.#source.path, position, windowEnd);
+      this.#window = readFileRange(this.#source, position, windowEnd);
       this.#windowStart = position;
     }
     return this.#window.subarray(position - this.#windowStart, end - this.#windowStart);
@@ -182,7 +182,7 @@ function checkEntry(file: string, source: SourceFile, record: yauzl.Entry): ZipE
   if (!(headerStart + LOCAL_HEADER_BYTES <= source.sizeBytes)) {
     throw fail(`expected to begin within the file's ${source.sizeBytes} bytes, got byte ${headerStart}`);
   }
-  const bytes = readFileRange(source.path, headerStart, headerStart + LOCAL_HEADER_BYTES);
+  const bytes = readFileRange(source, headerStart, headerStart + LOCAL_HEADER_BYTES);
   const header = new DataView(bytes.buffer);
   const nameBytes = header.getUint16(26, true);
   const nameStart = headerStart + LOCAL_HEADER_BYTES;
@@ -194,7 +194,7 @@ function checkEntry(file: string, source: SourceFile, record: yauzl.Entry): ZipE
       `expected ${dataStart + compressedSize} bytes in the file, got ${source.sizeBytes}; truncated download?`,
     );
   }
-  if (!Buffer.from(readFileRange(source.path, nameStart, nameStart + nameBytes)).equals(record.fileNameRaw)) {
+  if (!Buffer.from(readFileRange(source, nameStart, nameStart + nameBytes)).equals(record.fileNameRaw)) {
     throw fail('expected the same name in its own header, got another');
   }
   if (header.getUint16(8, true) !== method)
@@ -225,7 +225,7 @@ function checkEntry(file: string, source: SourceFile, record: yauzl.Entry): ZipE
  * @throws {FormatError} if they do not match; inflating stops at the declared size
  */
 export function readZipEntry(file: string, source: SourceFile, entry: ZipEntry): Uint8Array {
-  const raw = readFileRange(source.path, entry.dataStart, entry.dataStart + entry.compressedBytes);
+  const raw = readFileRange(source, entry.dataStart, entry.dataStart + entry.compressedBytes);
   const bytes = entry.compressed ? inflate(file, entry, raw) : raw;
   checkCrc(file, entry, zlib.crc32(bytes));
   return bytes;
@@ -274,7 +274,7 @@ export function zipStorage(file: string, source: SourceFile, entry: ZipEntry): T
     let crc = 0;
     for (let from = 0; from < sizeBytes; from += CHUNK_BYTES) {
       const to = Math.min(sizeBytes, from + CHUNK_BYTES);
-      crc = zlib.crc32(readFileRange(source.path, dataStart + from, dataStart + to), crc);
+      crc = zlib.crc32(readFileRange(source, dataStart + from, dataStart + to), crc);
     }
     checkCrc(file, entry, crc);
     verified = true;
@@ -282,6 +282,7 @@ export function zipStorage(file: string, source: SourceFile, entry: ZipEntry): T
   return {
     sizeBytes,
     range: { file: source.path, offset: dataStart, length: sizeBytes },
+    opened: source,
     verify,
     read(begin, end) {
       if (!verified && begin === 0 && end === sizeBytes) {
@@ -290,7 +291,7 @@ export function zipStorage(file: string, source: SourceFile, entry: ZipEntry): T
         return bytes;
       }
       verify();
-      return readFileRange(source.path, dataStart + begin, dataStart + end);
+      return readFileRange(source, dataStart + begin, dataStart + end);
     },
   };
 }
@@ -314,6 +315,7 @@ function inflatedStorage(file: string, source: SourceFile, entry: ZipEntry): Ten
   return {
     sizeBytes: entry.sizeBytes,
     range: null,
+    opened: source,
     verify() {
       inflated();
     },

@@ -12,6 +12,7 @@ import {
   type RawTensor,
   readBytes,
 } from '../formats/raw-tensor.ts';
+import { checkUnchanged, type FileIdentity } from '../io/file-identity.ts';
 import type { FactorAddition, JoinedFactors } from './factor-addition.ts';
 
 /** A tensor to be written. */
@@ -45,7 +46,7 @@ interface Piece {
 /**
  * All bytes in order. A block is valid until the next but one is asked for.
  * @param onBytes called with the size of each piece when it is made
- * @throws {NumericalError} if a number does not fit its dtype; {FormatError} if a source cannot be read
+ * @throws {NumericalError} if a number does not fit its dtype; {FormatError} if a source cannot be read, or changes meanwhile
  */
 export async function* weightBlocks(
   weights: readonly BakedWeight[],
@@ -72,7 +73,10 @@ export async function* weightBlocks(
   try {
     for (;;) {
       const block = await next;
-      if (block.length === 0) break;
+      if (block.length === 0) {
+        files.checkUnchanged();
+        break;
+      }
       [current, other] = [other, current];
       next = fill(current);
       // A failure is reported when its turn comes, not as an unhandled one.
@@ -97,6 +101,7 @@ function* piecesOf(
     if (stretch !== null && range !== null && follows(stretch, range)) {
       stretch = {
         file: stretch.file,
+        opened: stretch.opened,
         offset: stretch.offset,
         length: stretch.length + range.length,
         width: stretch.width,
@@ -104,7 +109,10 @@ function* piecesOf(
       continue;
     }
     if (stretch !== null) yield* copies(stretch, files);
-    stretch = range === null ? null : { ...range, width: Math.ceil(dtypeWidth(dtype)) };
+    stretch =
+      range === null
+        ? null
+        : { ...range, width: Math.ceil(dtypeWidth(dtype)), opened: source.storage.opened };
     if (range === null) yield* made(weight, addition, files);
   }
   if (stretch !== null) yield* copies(stretch, files);
@@ -114,19 +122,20 @@ function* piecesOf(
 /** Unchanged bytes of a file. */
 interface Stretch extends ByteRange {
   readonly width: number;
+  readonly opened: FileIdentity | undefined;
 }
 
 function follows({ file, offset, length }: Stretch, range: ByteRange): boolean {
   return file === range.file && offset + length === range.offset;
 }
 
-function* copies({ file, offset, length, width }: Stretch, files: OpenFiles): Generator<Piece> {
+function* copies({ file, opened, offset, length, width }: Stretch, files: OpenFiles): Generator<Piece> {
   for (let done = 0; done < length; done += COPY_BYTES) {
     const from = offset + done;
     yield {
       length: Math.min(COPY_BYTES, length - done),
       width,
-      fill: (target) => files.read(file, from, target),
+      fill: (target) => files.read(file, opened, from, target),
     };
   }
 }
@@ -202,7 +211,7 @@ function readerOf(
   if (range !== null) {
     return async (begin, count) => {
       const target = files.scratch(count * width);
-      await files.read(range.file, range.offset + begin * width, target);
+      await files.read(range.file, tensor.storage.opened, range.offset + begin * width, target);
       return target;
     };
   }
@@ -246,6 +255,7 @@ function refuseInfinite({ name, dtype }: BakedWeight, bytes: Uint8Array): void {
 /** Files kept open, and one buffer to read into that grows as needed. */
 class OpenFiles {
   readonly #handles = new Map<string, FileHandle>();
+  readonly #opened = new Set<FileIdentity>();
   #scratch: Uint8Array = new Uint8Array(0);
 
   /** `length` bytes, aligned for any number; the same memory each time. */
@@ -254,11 +264,20 @@ class OpenFiles {
     return this.#scratch.subarray(0, length);
   }
 
-  async read(file: string, offset: number, target: Uint8Array): Promise<void> {
+  async read(
+    file: string,
+    opened: FileIdentity | undefined,
+    offset: number,
+    target: Uint8Array,
+  ): Promise<void> {
     let handle = this.#handles.get(file);
     if (handle === undefined) {
       handle = await open(file);
       this.#handles.set(file, handle);
+    }
+    if (opened !== undefined && !this.#opened.has(opened)) {
+      checkUnchanged([opened]);
+      this.#opened.add(opened);
     }
     for (let done = 0; done < target.length; ) {
       const { bytesRead } = await handle.read(target, done, target.length - done, offset + done);
@@ -266,6 +285,11 @@ class OpenFiles {
         throw new FormatError(file, `ended at byte ${offset + done}; changed while it was read?`);
       done += bytesRead;
     }
+  }
+
+  /** @throws {FormatError} if a file that was read is not what it was when its tensors were found in it */
+  checkUnchanged(): void {
+    checkUnchanged(this.#opened);
   }
 
   async close(): Promise<void> {
