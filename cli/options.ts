@@ -28,6 +28,11 @@ export const outputOptions = {
 /** Options of every command. */
 export const globalOptions = {
   verbose: { type: 'boolean', default: false, describe: 'Show the stack of an error' },
+  mmap: {
+    type: 'boolean',
+    describe:
+      'Map weights from their files; --no-mmap (or EDLORA_NO_MMAP=1) reads them into memory: for files on shares that may vanish',
+  },
   color: { type: 'boolean', describe: 'Colours; --no-color or NO_COLOR turns them off' },
 } as const;
 

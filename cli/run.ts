@@ -2,6 +2,7 @@
 import yargs, { type Argv, type Options } from 'yargs';
 import { nearestName } from '../src/concepts/nearest-name.ts';
 import { EdloraError, FormatError, MismatchError, UsageError } from '../src/errors.ts';
+import { withWeightsInMemory } from '../src/graph/weight-mapping.ts';
 import { systemErrorInWords } from '../src/io/on-disk.ts';
 import { toolVersion } from '../src/package-root.ts';
 import { visible } from '../src/visible.ts';
@@ -139,7 +140,9 @@ function register(
     (args) => {
       const onlyPrints = command.prints === true || args['dry-run'] === true || args['print-schema'] === true;
       onCommand?.(!onlyPrints);
-      return command.run(args, context);
+      return args.mmap === false
+        ? withWeightsInMemory(() => command.run(args, context))
+        : command.run(args, context);
     },
   );
 }

@@ -68,6 +68,7 @@ export type {
 export type { Stage } from './fusion/stage.ts';
 export { openStatistics, type StatisticsRecipe } from './fusion/statistics/statistics-file.ts';
 export { cacheFolder, type LayerScope, StatisticsStore } from './fusion/statistics/statistics-store.ts';
+export { withWeightsInMemory } from './graph/weight-mapping.ts';
 export { type AdapterReport, describeAdapter } from './merging/adapter-report.ts';
 export { type BlockWeights, parseBlockWeights } from './merging/block-weights.ts';
 export { layerDelta as adapterLayerDelta } from './merging/delta.ts';

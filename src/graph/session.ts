@@ -1,10 +1,12 @@
 /** The only place that knows onnxruntime: loads a graph, runs it, gives its memory back. */
 import type * as ort from 'onnxruntime-node';
 import { EdloraError, ShapeError } from '../errors.ts';
+import { checkUnchanged, type FileIdentity } from '../io/file-identity.ts';
 import type { Tensor, TensorData } from '../tensor/tensor.ts';
 import type { Graph } from './graph.ts';
 import { encodeGraph } from './onnx/encode.ts';
 import { describe } from './value.ts';
+import { weightsAreMapped } from './weight-mapping.ts';
 
 export interface SessionOptions {
   /** CPU threads of one operator; default: the runtime's choice (one per core). */
@@ -34,19 +36,28 @@ export class GraphSession {
   readonly #runtime: typeof ort;
   readonly #session: ort.InferenceSession;
   readonly #graph: Graph;
+  /** Files that weights are mapped from. */
+  readonly #mapped: readonly FileIdentity[];
 
-  private constructor(runtime: typeof ort, session: ort.InferenceSession, graph: Graph) {
+  private constructor(
+    runtime: typeof ort,
+    session: ort.InferenceSession,
+    graph: Graph,
+    mapped: readonly FileIdentity[],
+  ) {
     this.#runtime = runtime;
     this.#session = session;
     this.#graph = graph;
+    this.#mapped = mapped;
   }
 
   /**
-   * Load a graph; its weights are mapped from the files they lie in.
+   * Load a graph; its weights are mapped from the files they lie in, or read, see weight-mapping.ts.
    * @throws {EdloraError} when the runtime refuses the graph, with its reason
+   * @throws {FormatError} when a weight cannot be read, or its file has changed since it was opened
    */
   static async create(graph: Graph, options: SessionOptions = {}): Promise<GraphSession> {
-    const { bytes, weightFolder, inMemory } = encodeGraph(graph);
+    const { bytes, weightFolder, inMemory, mapped } = encodeGraph(graph, { mapWeights: weightsAreMapped() });
     const session: Record<string, string | Record<string, string>> = {};
     if (weightFolder !== null) session.model_external_initializers_file_folder_path = weightFolder;
     if (options.lean) session.disable_prepacking = '1';
@@ -65,8 +76,12 @@ export class GraphSession {
           : { externalData: inMemory.map(({ location, data }) => ({ path: location, data })) }),
         extra: { session },
       });
-      return new GraphSession(runtime, loaded, graph);
+      checkUnchanged(mapped);
+      return new GraphSession(runtime, loaded, graph, mapped);
     } catch (cause) {
+      if (cause instanceof EdloraError) throw cause;
+      // A file that shrank while it was loaded is the better reason.
+      checkUnchanged(mapped);
       const reason = cause instanceof Error ? cause.message : String(cause);
       throw new EdloraError(`onnxruntime could not load the graph: ${reason}`, { cause });
     }
@@ -77,12 +92,14 @@ export class GraphSession {
    * @param wanted names of the outputs to compute; default all. What only others need is not computed.
    * @param into   arrays that outputs are written to, by name; their tensors in the result lie over them
    * @throws {ShapeError} when an input is missing, unknown or of another dtype or shape, or an array's length is wrong
+   * @throws {FormatError} when a file that weights are mapped from has changed: touching what is gone would end the process
    */
   async run(
     feeds: Feeds,
     wanted?: readonly string[],
     into: Readonly<Record<string, TensorData>> = {},
   ): Promise<Record<string, Tensor>> {
+    checkUnchanged(this.#mapped);
     const tensors: Record<string, ort.Tensor> = {};
     for (const value of this.#graph.inputs) {
       const fed = feeds[value.name];
@@ -102,6 +119,8 @@ export class GraphSession {
       tensors,
       Object.fromEntries(names.map((name) => [`output:${name}`, this.#place(name, into[name])])),
     );
+    // What was computed while a weight changed is nobody's result.
+    checkUnchanged(this.#mapped);
     return Object.fromEntries(
       names.map((name) => {
         const { dtype } = this.#graph.outputs.get(name)!;

@@ -8,6 +8,7 @@ import { realpathSync } from 'node:fs';
 import path from 'node:path';
 import { FormatError } from '../../errors.ts';
 import { byteRangeOf, readBytes } from '../../formats/raw-tensor.ts';
+import { checkUnchanged, type FileIdentity } from '../../io/file-identity.ts';
 import type { Tensor } from '../../tensor/tensor.ts';
 import type { Graph } from '../graph.ts';
 import { type Emitter, lower } from './lowering.ts';
@@ -19,6 +20,13 @@ export interface EncodedGraph {
   readonly weightFolder: string | null;
   /** Weights handed over in memory, by location; empty when `weightFolder` is set. */
   readonly inMemory: readonly { readonly location: string; readonly data: Uint8Array }[];
+  /** The files that weights are mapped from, as they were when they were opened. */
+  readonly mapped: readonly FileIdentity[];
+}
+
+export interface EncodeOptions {
+  /** Weights stay in their files, for the runtime to map; off: all are handed over in memory. Default true. */
+  readonly mapWeights?: boolean;
 }
 
 /** com.microsoft carries FusedMatMul, MultiHeadAttention and QuickGelu. */
@@ -30,8 +38,12 @@ const MAX_EMBEDDED_BYTES = 2 ** 30;
 const bytesOf = ({ data }: Tensor): Uint8Array =>
   new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
 
-/** Encode `graph`. @throws {FormatError} when a weight cannot be read, or too many lie outside the model's folder. */
-export function encodeGraph(graph: Graph): EncodedGraph {
+/**
+ * Encode `graph`.
+ * @throws {FormatError} when a weight cannot be read, its file has changed since it was opened, or too many lie outside the
+ *   model's folder
+ */
+export function encodeGraph(graph: Graph, { mapWeights = true }: EncodeOptions = {}): EncodedGraph {
   const nodes: OnnxNode[] = [];
   const initializers: OnnxTensor[] = graph.constants.map(({ value, tensor }) => ({
     name: value.name,
@@ -39,7 +51,8 @@ export function encodeGraph(graph: Graph): EncodedGraph {
     shape: tensor.shape,
     data: bytesOf(tensor),
   }));
-  const { placed, weightFolder, inMemory } = placeWeights(graph);
+  const { placed, weightFolder, inMemory, mapped } = placeWeights(graph, mapWeights);
+  checkUnchanged(mapped);
   initializers.push(...placed);
 
   const shared = new Map<string, string>();
@@ -84,13 +97,17 @@ export function encodeGraph(graph: Graph): EncodedGraph {
     shape,
   }));
   const bytes = encodeModel({ nodes, initializers, inputs: graph.inputs, outputs, opsets: OPSETS });
-  return { bytes, weightFolder, inMemory };
+  return { bytes, weightFolder, inMemory, mapped };
 }
 
-function placeWeights(graph: Graph): {
+function placeWeights(
+  graph: Graph,
+  mapWeights: boolean,
+): {
   placed: OnnxTensor[];
   weightFolder: string | null;
   inMemory: { location: string; data: Uint8Array }[];
+  mapped: FileIdentity[];
 } {
   // Links that leave the folder are refused by the runtime, so folders are those of the real files.
   const realPaths = new Map<string, string>();
@@ -102,7 +119,7 @@ function placeWeights(graph: Graph): {
     }
     return target;
   };
-  const ranges = graph.weights.map(({ raw }) => byteRangeOf(raw));
+  const ranges = graph.weights.map(({ raw }) => (mapWeights ? byteRangeOf(raw) : null));
   const bytesPerFolder = new Map<string, number>();
   for (const range of ranges) {
     if (range === null) continue;
@@ -111,12 +128,14 @@ function placeWeights(graph: Graph): {
   }
   const weightFolder = [...bytesPerFolder].sort((a, b) => b[1] - a[1])[0]?.[0] ?? null;
   const inMemory: { location: string; data: Uint8Array }[] = [];
+  const mapped = new Set<FileIdentity>();
   let embeddedBytes = 0;
   const placed = graph.weights.map(({ value, raw }, i): OnnxTensor => {
     const { name, dtype, shape } = value;
     const range = ranges[i];
     if (range && path.dirname(real(range.file)) === weightFolder) {
       const location = path.basename(real(range.file));
+      if (raw.storage.opened !== undefined) mapped.add(raw.storage.opened);
       return { name, dtype, shape, data: { location, offset: range.offset, length: range.length } };
     }
     const data = readBytes(raw);
@@ -134,5 +153,5 @@ function placeWeights(graph: Graph): {
     inMemory.push({ location, data });
     return { name, dtype, shape, data: { location, offset: 0, length: data.length } };
   });
-  return { placed, weightFolder, inMemory };
+  return { placed, weightFolder, inMemory, mapped: [...mapped] };
 }

@@ -1,0 +1,91 @@
+/** `--no-mmap`: every command that runs networks gives the same bytes with its weights read into memory. */
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { afterAll, beforeAll, expect, it, vi } from 'vitest';
+import { run } from '../../cli/run.ts';
+import { readPicture } from '../../src/formats/picture.ts';
+import * as encoding from '../../src/graph/onnx/encode.ts';
+import { packageRoot } from '../../src/package-root.ts';
+import { fakeIo } from '../support/fake-io.ts';
+
+vi.mock('../../src/graph/onnx/encode.ts', { spy: true });
+
+const concepts = path.join(packageRoot(), 'fixtures/tiny-world/concepts');
+const smiley = path.join(concepts, 'edlora_smiley.pth');
+let folder: string;
+beforeAll(() => {
+  folder = mkdtempSync(path.join(tmpdir(), 'edlora-no-mmap-'));
+  for (const name of ['mapped', 'read']) mkdirSync(path.join(folder, name));
+  writeFileSync(path.join(folder, 'prompts.txt'), 'photo of a <TOK>\n');
+});
+afterAll(() => rmSync(folder, { recursive: true }));
+
+/** A command's result both ways, and whether anything was mapped. */
+async function bothWays(argv: (out: string) => string[], read: (out: string) => unknown): Promise<void> {
+  const results: unknown[] = [];
+  for (const name of ['mapped', 'read']) {
+    const encode = vi.mocked(encoding.encodeGraph).mockClear();
+    const out = path.join(folder, name, argv('')[0]!);
+    const io = fakeIo();
+    const code = await run([...argv(out), ...(name === 'read' ? ['--no-mmap'] : [])], io);
+    expect(code, io.written.err).toBe(0);
+    const folders = encode.mock.results.map(({ value }) => (value as encoding.EncodedGraph).weightFolder);
+    expect(folders.length).toBeGreaterThan(0);
+    expect(folders.some((place) => place !== null)).toBe(name === 'mapped');
+    results.push(await read(out));
+  }
+  expect(results[1]).toEqual(results[0]);
+}
+
+const QUICK = ['--steps', '1', '--runs', '1'];
+
+it('fuse', () =>
+  bothWays(
+    (out) => ['fuse', '--concepts', smiley, ...QUICK, '--stages', 'spatial', '--no-cache', '--out', out],
+    (out) => readFileSync(path.join(out, 'lora.safetensors')),
+  ));
+
+it('collect', () =>
+  bothWays(
+    (out) => ['collect', smiley, ...QUICK, '--out', `${out}.safetensors`],
+    (out) => readFileSync(`${out}.safetensors`),
+  ));
+
+it('sample', () =>
+  bothWays(
+    (out) => [
+      'sample',
+      '--concept',
+      smiley,
+      '--prompt',
+      'a <smiley1> <smiley2>',
+      '--steps',
+      '1',
+      '--out',
+      out,
+    ],
+    async (out) => (await readPicture(path.join(out, '0000.png'))).data,
+  ));
+
+it('train', () =>
+  bothWays(
+    (out) => [
+      ...['train', '--data', path.join(concepts, 'smiley'), '--steps', '1', '--batch', '1'],
+      ...['--resolution', '32', '--token', '<a>+<b>', '--init', '<rand-0.013>+circle'],
+      ...['--out', `${out}.safetensors`],
+    ],
+    (out) => readFileSync(`${out}.safetensors`),
+  ));
+
+it('eval', () =>
+  bothWays(
+    (out) => [
+      ...['eval', '--concept', smiley, '--reference', path.join(concepts, 'smiley')],
+      ...['--prompts', path.join(folder, 'prompts.txt'), '--samples', '1', '--steps', '1', '--out', out],
+    ],
+    (out) => {
+      const report = readFileSync(path.join(out, 'report.json'), 'utf8');
+      return (JSON.parse(report) as { variants: object[] }).variants;
+    },
+  ));
