@@ -18,6 +18,7 @@ import { visible } from '../../src/visible.ts';
 import type { Command, CommandContext } from '../command.ts';
 import { collectOptions, readCollectOptions } from '../fusion/options.ts';
 import { baseOptions, number, outputOptions, text, texts } from '../options.ts';
+import { sayNote } from '../terminal/io.ts';
 import { ProgressLine } from '../terminal/progress.ts';
 import { bytes, duration, nearPath } from '../terminal/table.ts';
 
@@ -125,6 +126,7 @@ async function runCollect(args: Args, { io, signal }: CommandContext): Promise<v
     const start = performance.now();
     const store = new StatisticsStore(base, null, {
       signal,
+      onNote: (text) => sayNote(io, text),
       onAdvance: (stage, subject) => {
         done++;
         const activity = `${stage}: collecting ${subject}`;

@@ -32,6 +32,7 @@ import { planData, planText, stageList } from '../fusion/plan.ts';
 import { fusionProgress } from '../fusion/progress.ts';
 import { resultData, resultText } from '../fusion/result.ts';
 import { baseOptions, number, outputOptions, perStage, stages, text } from '../options.ts';
+import { sayNote } from '../terminal/io.ts';
 
 type Args = Readonly<Record<string, unknown>>;
 const NAMINGS: readonly LoraNaming[] = ['kohya', 'diffusers', 'peft', 'edlora'];
@@ -247,15 +248,23 @@ async function runFuse(args: Args, { io, signal }: CommandContext): Promise<void
     return;
   }
   const progress = args.quiet === true ? null : fusionProgress(io, options.steps);
+  const said: string[] = [];
   let fusion: Fusion;
   try {
-    fusion = await fuse({ ...request, ...(progress === null ? {} : { onProgress: progress.show }) });
+    fusion = await fuse({
+      ...request,
+      ...(progress === null ? {} : { onProgress: progress.show }),
+      onNote: (text) => {
+        said.push(text);
+        sayNote(io, text);
+      },
+    });
   } finally {
     progress?.finish();
   }
   const naming = args.format as LoraNaming;
   const written = await writeFusion(fusion, out, { naming, checkpoint, force });
-  const data = (): string => `${JSON.stringify(resultData(fusion, written), null, 2)}\n`;
+  const data = (): string => `${JSON.stringify(resultData(fusion, written, said), null, 2)}\n`;
   io.out(args.json === true ? data() : resultText(fusion, written, io));
 }
 

@@ -41,6 +41,7 @@ export function fusionNotes({ concepts, stages, statistics }: FusionReport): str
 export function resultData(
   { report, participants, base, options }: Fusion,
   { folder, files }: Written,
+  said: readonly string[] = [],
 ): object {
   return {
     base: base.path,
@@ -53,7 +54,7 @@ export function resultData(
       layers: concept.layers.size,
     })),
     options,
-    notes: fusionNotes(report),
+    notes: [...said, ...fusionNotes(report)],
     report,
   };
 }

@@ -60,6 +60,27 @@ export function readFileRange(
   let descriptor: number | undefined;
   try {
     descriptor = openSync(file, 'r');
+    return readDescriptorRange(source, descriptor, begin, end);
+  } catch (error) {
+    throw asReadError(file, error);
+  } finally {
+    if (descriptor !== undefined) closeSync(descriptor);
+  }
+}
+
+/**
+ * The same of a file that is open.
+ * @param source its path, or the file as it was when it was found
+ * @throws {FormatError} as `readFileRange`
+ */
+export function readDescriptorRange(
+  source: string | SourceFile,
+  descriptor: number,
+  begin: number,
+  end: number,
+): Uint8Array<ArrayBuffer> {
+  const file = typeof source === 'string' ? source : source.path;
+  try {
     const now = identifyOpen(file, descriptor);
     const changed = typeof source === 'string' ? null : difference(source, now);
     if (changed !== null) throw changedError(file, changed);
@@ -80,8 +101,6 @@ export function readFileRange(
     return bytes;
   } catch (error) {
     throw asReadError(file, error);
-  } finally {
-    if (descriptor !== undefined) closeSync(descriptor);
   }
 }
 

@@ -8,7 +8,7 @@ import { FormatError } from '../errors.ts';
 import { locateFile } from './byte-reader.ts';
 
 /** Disks gain nothing from more readers at once. */
-const READERS = 2;
+export const READERS = 2;
 
 /** Files up to this size are hashed whole, beside the main thread. */
 const WHOLE_BYTES = 1 << 27;

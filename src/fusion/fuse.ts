@@ -4,6 +4,7 @@
  */
 
 import type { BoundVocabulary } from '../concepts/prompt.ts';
+import { InputFiles } from '../formats/input-files.ts';
 import { GraphMatmulEngine } from '../graph/matmul-engine.ts';
 import { type LowRank, rankOf } from '../linalg/low-rank.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
@@ -14,7 +15,7 @@ import { linearLayers } from '../models/unet/structure.ts';
 import type { FusionOptions } from './options.ts';
 import type { Participant } from './participant.ts';
 import { type FuseRequest, type FusionPlan, methodFor, planFusion, preserves } from './plan.ts';
-import { toolVersions } from './recipe.ts';
+import { addBase, addConcept, toolVersions } from './recipe.ts';
 import { fusionRefineUnits, refineFusion } from './refine/refine-fusion.ts';
 import { type FusionProgress, type FusionReport, Reporter } from './report/report.ts';
 import { measureStage, type SolvedLayer, type StageProblem, solveStage } from './solve-stage.ts';
@@ -44,6 +45,8 @@ export interface Fusion {
   /** Keyed by `${component}:${layerName}`, in the base's own layer order. */
   readonly layers: ReadonlyMap<string, FusedLayer>;
   readonly report: FusionReport;
+  /** The files it was made of, as they were when they were opened. */
+  readonly inputs: InputFiles;
 }
 
 /**
@@ -53,7 +56,9 @@ export interface Fusion {
  * Stages, prompts, rows and denoising as in Mix-of-Show's gradient_fusion.py; preservation, ridge and rows of contrast are
  * ours.
  * @throws {UsageError | MismatchError | FormatError} as `planFusion`, before any network runs
- * @throws {MismatchError | FormatError} for statistics of another base or concept, or damaged ones
+ * @throws {MismatchError | FormatError} for statistics beside a concept that are of another base or concept, or damaged;
+ *   those of the cache are set aside
+ * @throws {FormatError} naming an input that changed since it was opened
  * @throws {NumericalError} naming the layer whose system cannot be solved
  */
 export async function fuse(request: FuseRequest): Promise<Fusion> {
@@ -62,9 +67,11 @@ export async function fuse(request: FuseRequest): Promise<Fusion> {
   const run = new FusionRun(request, plan);
   try {
     for (const stage of STAGES) {
+      run.inputs.check();
       if (plan.layers[stage].length > 0) await run.stage(stage);
     }
     if (plan.options.refine > 0) await run.refine();
+    run.inputs.check();
     run.report();
   } finally {
     await run.dispose();
@@ -77,6 +84,7 @@ export async function fuse(request: FuseRequest): Promise<Fusion> {
     vocabulary: plan.vocabulary,
     layers: run.fused,
     report: run.reporter.finish(),
+    inputs: run.inputs,
   };
 }
 
@@ -97,6 +105,7 @@ interface SolvedStage {
 class FusionRun {
   readonly fused = new Map<string, FusedLayer>();
   readonly reporter: Reporter;
+  readonly inputs = new InputFiles();
   readonly #request: FuseRequest;
   readonly #plan: FusionPlan;
   readonly #store: StatisticsStore;
@@ -110,13 +119,19 @@ class FusionRun {
   constructor(request: FuseRequest, plan: FusionPlan) {
     this.#request = request;
     this.#plan = plan;
-    const { signal } = request;
+    const { signal, onNote } = request;
+    addBase(this.inputs, request.base);
+    for (const { concept } of plan.participants) addConcept(this.inputs, concept);
+    this.reporter = new Reporter(plan.participants, plan.captions.length);
     this.#store = new StatisticsStore(
       request.base,
       request.cacheFolder ?? null,
-      signal === undefined ? {} : { signal },
+      {
+        ...(signal === undefined ? {} : { signal }),
+        ...(onNote === undefined ? {} : { onNote }),
+      },
+      this.inputs,
     );
-    this.reporter = new Reporter(plan.participants, plan.captions.length);
     this.#total = this.#workUnits();
   }
 
@@ -229,6 +244,7 @@ class FusionRun {
   }
 
   async dispose(): Promise<void> {
+    this.#store.close();
     await this.#engine.dispose();
   }
 

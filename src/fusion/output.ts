@@ -74,6 +74,7 @@ const RECORDS = ['recipe.json', 'report.json', 'report.html'] as const;
  * `lora.safetensors` (naming `peft`: the folder `lora/`) holds exactly W* − W₀, rank ≤ Σ r_i;
  * `embeddings.safetensors` per word [L, D]; `recipe.json`, `report.json`, `report.html`; `model/` on demand.
  * @throws {UsageError} as `checkFusionTarget`; {EdloraError} when the disk is full: files that stood there stay
+ * @throws {FormatError} naming an input that changed since it was opened
  */
 export async function writeFusion(
   fusion: Fusion,
@@ -123,6 +124,8 @@ export async function writeFusion(
       await writeFusedCheckpoint(fusion, path.join(staging, 'model'));
       names.push(['model', 'diffusers folder with the fused weights']);
     }
+    // Before anything takes its place: the recipe names what was read, to the last weight.
+    fusion.inputs.check();
   });
   const files = names.map(([name, what]): WrittenFile => {
     const file = path.join(target, name);

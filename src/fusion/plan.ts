@@ -31,6 +31,8 @@ export interface FuseRequest {
    */
   readonly cacheFolder?: string | null;
   readonly onProgress?: (progress: FusionProgress) => void;
+  /** Told what a user should know of the cache: files that were set aside, a folder that cannot be written. */
+  readonly onNote?: (text: string) => void;
   /** Stops the fusion between two runs of a network by throwing its reason. */
   readonly signal?: AbortSignal;
 }

@@ -1,7 +1,8 @@
 /** What a fusion was made of: every resolved option and the hash of every input, enough to make it again. */
 import type { Concept } from '../concepts/concept.ts';
 import type { LoraNaming } from '../concepts/lora-file.ts';
-import { hashFiles } from '../formats/file-hash.ts';
+import { type InputFiles, openedFiles } from '../formats/input-files.ts';
+import type { RawTensor } from '../formats/raw-tensor.ts';
 import type { TensorFile } from '../formats/tensor-file.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
 import { packageVersion, toolVersion } from '../package-root.ts';
@@ -61,22 +62,39 @@ export function baseFiles({ textEncoder, unet }: Checkpoint): string[] {
 
 /** Files that a concept's tensors lie in. */
 export function conceptFiles(concept: Concept): string[] {
-  const tensors = [
-    ...concept.tokens.map(({ embedding }) => embedding),
-    ...[...concept.layers.values()].flatMap(({ up, down }) => [up, down]),
-  ];
-  const files = tensors.flatMap(({ storage }) => (storage.range === null ? [] : [storage.range.file]));
+  const files = tensorsOf(concept).flatMap(({ storage }) =>
+    storage.range === null ? [] : [storage.range.file],
+  );
   return [...new Set(files.length === 0 ? [concept.path] : files)];
 }
 
-/** Describe a fusion; reads every input once to hash it. @throws {FormatError} if an input has vanished */
+const tensorsOf = ({ tokens, layers }: Concept): RawTensor[] => [
+  ...tokens.map(({ embedding }) => embedding),
+  ...[...layers.values()].flatMap(({ up, down }) => [up, down]),
+];
+
+/** Count a base among the files that a job reads, as it was when it was opened. */
+export function addBase(inputs: InputFiles, base: Checkpoint): void {
+  const tensors = [base.textEncoder, base.unet].flatMap(({ file }) => [...file.tensors.values()]);
+  inputs.add(baseFiles(base), openedFiles(tensors));
+}
+
+/** Count a concept among the files that a job reads, as it was when it was opened. */
+export function addConcept(inputs: InputFiles, concept: Concept): void {
+  inputs.add(conceptFiles(concept), openedFiles(tensorsOf(concept)));
+}
+
+/**
+ * Describe a fusion; inputs that no statistics were looked up for are read once to hash them.
+ * @throws {FormatError} if an input has vanished, or changed since it was opened
+ */
 export async function fusionRecipe(
-  { base, participants, options, captions }: Fusion,
+  { base, participants, options, captions, inputs }: Fusion,
   naming: LoraNaming,
 ): Promise<Recipe> {
   const ofBase = baseFiles(base);
   const ofConcepts = participants.map(({ concept }) => conceptFiles(concept));
-  const hashes = await hashFiles([...ofBase, ...ofConcepts.flat()]);
+  const hashes = await inputs.hashes([...ofBase, ...ofConcepts.flat()]);
   const hashed = (files: readonly string[]): RecipeFile[] =>
     files.map((file) => ({ path: file, sha256: hashes.get(file)! }));
   return {

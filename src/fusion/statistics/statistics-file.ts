@@ -6,87 +6,79 @@
 import { createHash } from 'node:crypto';
 import { z } from 'zod';
 import { FormatError } from '../../errors.ts';
+import { type HeldFile, holdSafetensors } from '../../formats/held-file.ts';
 import {
+  elementCount,
   memoryTensor,
   type RawTensor,
   readBytes,
   readFloat32,
   readFloat64,
 } from '../../formats/raw-tensor.ts';
-import { openSafetensors, writeSafetensors } from '../../formats/safetensors.ts';
+import { writeSafetensors } from '../../formats/safetensors.ts';
 import { packedLength } from '../../linalg/gram.ts';
 import { STAGES, type Stage } from '../stage.ts';
 import type { SpatialState } from './collect.ts';
 import { type StageStatistics, type Statistics, type SumState, storedForm, termFrom } from './statistics.ts';
+import {
+  canonicalRecipe,
+  MAX_ENTRIES,
+  RECIPE_VERSION,
+  recipeSchema,
+  type StatisticsRecipe,
+} from './statistics-recipe.ts';
+
+export type { StatisticsRecipe } from './statistics-recipe.ts';
 
 const KEY = 'edlora.statistics';
 const PARTIAL_KEY = 'edlora.partial_statistics';
 
-const options = z.object({
-  steps: z.number(),
-  seed: z.number(),
-  promptTemplates: z.array(z.string()),
-  runs: z.number(),
-  guidanceScale: z.number(),
-  contrast: z.number(),
-  size: z.object({ width: z.number(), height: z.number() }).nullable(),
-});
+const count = z.number().int().nonnegative();
+const positive = z.number().int().positive();
 
-const recipeSchema = z.object({
-  /** Changes when the same options would give other numbers. */
-  version: z.number(),
-  /** sha256 of the base's text encoder and UNet files, in that order. */
-  base: z.array(z.string()),
-  /** sha256 of the noise schedule. */
-  schedule: z.string(),
-  subject: z.union([
-    z.object({
-      kind: z.literal('concept'),
-      name: z.string(),
-      words: z.array(z.string()),
-      unetStrength: z.number(),
-      textEncoderStrength: z.number(),
-      /** sha256 of its files. */
-      files: z.array(z.string()),
-    }),
-    z.object({ kind: z.literal('base'), captions: z.array(z.string()) }),
-  ]),
-  /** Which layers of each stage: those of attentions, or every linear layer. */
-  layers: z.record(z.enum(STAGES), z.enum(['none', 'attention', 'linear'])),
-  options,
-});
-
-/** What statistics were collected from, and how: two equal recipes give the same numbers. */
-export type StatisticsRecipe = z.infer<typeof recipeSchema>;
+function table<T extends z.ZodType>(value: T) {
+  return z
+    .record(z.string(), value)
+    .refine((entries) => Object.keys(entries).length <= MAX_ENTRIES, `expected at most ${MAX_ENTRIES}`);
+}
 
 const headerSchema = z.object({
   recipe: recipeSchema,
   stages: z.record(
     z.enum(STAGES),
     z.object({
-      inputOf: z.record(z.string(), z.string()),
-      rows: z.record(z.string(), z.number()),
+      inputOf: table(z.string()),
+      rows: table(count),
       /** Width n by input. */
-      sizes: z.record(z.string(), z.number()),
+      sizes: table(positive),
       /** Inputs of which the rows are stored. */
-      asRows: z.array(z.string()),
+      asRows: z.array(z.string()).max(MAX_ENTRIES),
     }),
   ),
-  /** Of all tensors, in the order of the header. */
-  sha256: z.string(),
 });
+
+type StoredStage = z.infer<typeof headerSchema>['stages'][Stage];
 
 const partialSchema = z.object({
   recipe: recipeSchema,
-  runsDone: z.number().int().nonnegative(),
-  predictions: z.number().int().nonnegative(),
-  rows: z.record(z.string(), z.number()),
+  runsDone: count,
+  predictions: count,
+  rows: table(count),
 });
 
 /** Statistics from a file, with what the header says of them. */
 export interface StoredStatistics {
   readonly recipe: StatisticsRecipe;
   readonly statistics: Statistics;
+  /** Width n of an input; `undefined` for one that is not there. */
+  sizeOf(stage: Stage, input: string): number | undefined;
+  /** Give the file back: its Gram matrices cannot be read any more. Done by itself once nobody can ask for one. */
+  close(): void;
+}
+
+/** Statistics of another version of this tool, whose numbers may be right but were told in another way. */
+export class VersionError extends FormatError {
+  override name = 'VersionError';
 }
 
 /** Write statistics whole or not at all. @throws {EdloraError} if the disk is full or the folder not writable */
@@ -110,53 +102,68 @@ export async function writeStatistics(
     }
     stages[stage] = { inputOf: Object.fromEntries(inputOf), rows: Object.fromEntries(rows), sizes, asRows };
   }
-  const sorted = tensors.toSorted((a, b) => (a.name < b.name ? -1 : 1));
-  await writeSafetensors(file, sorted, {
-    [KEY]: JSON.stringify({ recipe, stages, sha256: hashOf(sorted) }),
-  });
+  await writeSealed(file, KEY, { recipe, stages }, tensors);
 }
 
 /**
- * Open statistics; Gram matrices stay in the file until asked for.
- * @throws {FormatError} if it is not such a file, or its numbers are not those that were written
+ * Open statistics; Gram matrices stay in the file until asked for, all of them in this one, whatever takes its name.
+ * @throws {FormatError} if it is not such a file, of another version, or neither numbers nor header are what was written
  */
 export async function openStatistics(file: string): Promise<StoredStatistics> {
-  const { metadata, tensors } = await openSafetensors(file);
-  const { recipe, stages, sha256 } = parsed(file, headerSchema, metadata.get(KEY), 'statistics');
-  const sorted = [...tensors.values()].toSorted((a, b) => (a.name < b.name ? -1 : 1));
-  if (hashOf(sorted) !== sha256) {
-    throw new FormatError(
-      file,
-      'expected the numbers that were collected, got others: the file is damaged; delete it',
-    );
+  const held = await holdSafetensors(file);
+  try {
+    const { recipe, stages } = openSealed(file, held, KEY, headerSchema, 'statistics');
+    const { tensors } = held.opened;
+    const opened = (stage: Stage): StageStatistics => openedStage(file, stage, stages[stage], tensors);
+    const statistics = { text: opened('text'), cross: opened('cross'), spatial: opened('spatial') };
+    const sizeOf = (stage: Stage, input: string): number | undefined =>
+      Object.hasOwn(stages[stage].sizes, input) ? stages[stage].sizes[input] : undefined;
+    return { recipe, statistics, sizeOf, close: held.close };
+  } catch (error) {
+    held.close();
+    throw error;
   }
-  const stageOf = (stage: Stage): StageStatistics => {
-    const { inputOf, rows, sizes, asRows } = stages[stage];
-    const stored = new Set(asRows);
-    return {
-      inputOf: new Map(Object.entries(inputOf)),
-      rows: new Map(Object.entries(rows)),
-      term: (input) => {
-        const tensor = tensors.get(`${stage}|${input}`);
-        const size = sizes[input];
-        const length = size === undefined ? 0 : stored.has(input) ? rows[input]! * size : packedLength(size);
-        if (
-          tensor === undefined ||
-          size === undefined ||
-          tensor.shape.reduce((a, b) => a * b, 1) !== length
-        ) {
-          throw new FormatError(
-            file,
-            `expected ${length} numbers for ${stage} ${input}, got ${tensor?.shape ?? 'none'}`,
-          );
-        }
-        return termFrom(readFloat32(tensor), size, stored.has(input) ? rows[input]! : null);
-      },
-    };
-  };
+}
+
+function openedStage(
+  file: string,
+  stage: Stage,
+  { inputOf, rows, sizes, asRows }: StoredStage,
+  tensors: ReadonlyMap<string, RawTensor>,
+): StageStatistics {
+  const asFeatures = new Set(asRows);
+  const terms = new Map<string, { tensor: RawTensor; size: number; features: number | null }>();
+  const counts = new Map(Object.entries(rows));
+  const widths = new Map(Object.entries(sizes));
+  for (const [input, count] of counts) {
+    const tensor = tensors.get(`${stage}|${input}`);
+    const size = widths.get(input);
+    const features = asFeatures.has(input) ? count : null;
+    const length = size === undefined ? 0 : features === null ? packedLength(size) : features * size;
+    if (
+      size === undefined ||
+      tensor === undefined ||
+      tensor.dtype !== 'F32' ||
+      elementCount(tensor.shape) !== length
+    ) {
+      const got = tensor === undefined ? 'none' : `${tensor.dtype} [${tensor.shape.join(', ')}]`;
+      throw new FormatError(file, `expected ${length} numbers of F32 for ${stage} ${input}, got ${got}`);
+    }
+    terms.set(input, { tensor, size, features });
+  }
+  const layers = new Map(Object.entries(inputOf));
+  for (const [layerName, input] of layers) {
+    if (!terms.has(input))
+      throw new FormatError(file, `${stage} ${layerName}: expected statistics of its input "${input}"`);
+  }
   return {
-    recipe,
-    statistics: { text: stageOf('text'), cross: stageOf('cross'), spatial: stageOf('spatial') },
+    inputOf: layers,
+    rows: counts,
+    term: (input) => {
+      const found = terms.get(input);
+      if (found === undefined) throw new FormatError(file, `expected statistics of ${stage} ${input}`);
+      return termFrom(readFloat32(found.tensor), found.size, found.features);
+    },
   };
 }
 
@@ -173,35 +180,46 @@ export async function writePartial(
     tensors.push(floats(`prediction|${i}`, 'F32', [values.length], values));
   });
   const rows = Object.fromEntries([...sums].map(([input, sum]) => [input, sum.rows]));
-  await writeSafetensors(file, tensors, {
-    [PARTIAL_KEY]: JSON.stringify({ recipe, runsDone, predictions: predictions.length, rows }),
-  });
+  await writeSealed(file, PARTIAL_KEY, { recipe, runsDone, predictions: predictions.length, rows }, tensors);
 }
 
 /**
  * Where a collection stopped; `null` if the file is of another collection.
- * @throws {FormatError} if it is not such a file
+ * @throws {FormatError} if it is not such a file, or its content is not what was written
  */
 export async function openPartial(file: string, recipe: StatisticsRecipe): Promise<SpatialState | null> {
-  const { metadata, tensors } = await openSafetensors(file);
-  const header = parsed(file, partialSchema, metadata.get(PARTIAL_KEY), 'unfinished statistics');
-  if (JSON.stringify(header.recipe) !== JSON.stringify(recipe)) return null;
-  const tensor = (name: string): RawTensor => {
-    const found = tensors.get(name);
-    if (found === undefined)
-      throw new FormatError(file, `expected a tensor "${name}", got none; delete the file`);
-    return found;
-  };
-  const sums = new Map<string, SumState>(
-    Object.entries(header.rows).map(([input, rows]) => [
-      input,
-      { packed: readFloat64(tensor(`sum|${input}`)), rows },
-    ]),
-  );
-  const predictions = Array.from({ length: header.predictions }, (_, i) =>
-    readFloat32(tensor(`prediction|${i}`)),
-  );
-  return { runsDone: header.runsDone, predictions, sums };
+  const held = await holdSafetensors(file);
+  try {
+    const header = openSealed(file, held, PARTIAL_KEY, partialSchema, 'unfinished statistics');
+    if (canonicalRecipe(header.recipe) !== canonicalRecipe(recipe)) return null;
+    const { steps } = recipe.options;
+    if (header.predictions > steps) {
+      throw new FormatError(file, `predictions: expected at most ${steps}, got ${header.predictions}`);
+    }
+    const tensor = (name: string, dtype: 'F32' | 'F64'): RawTensor => {
+      const found = held.opened.tensors.get(name);
+      if (found?.dtype !== dtype) {
+        throw new FormatError(file, `expected a tensor "${name}" of ${dtype}, got ${found?.dtype ?? 'none'}`);
+      }
+      return found;
+    };
+    const sums = new Map<string, SumState>(
+      Object.entries(header.rows).map(([input, rows]) => {
+        const packed = readFloat64(tensor(`sum|${input}`, 'F64'));
+        const size = Math.round((Math.sqrt(1 + 8 * packed.length) - 1) / 2);
+        if (packedLength(size) !== packed.length) {
+          throw new FormatError(file, `sum|${input}: expected a triangle, got ${packed.length} numbers`);
+        }
+        return [input, { packed, rows }];
+      }),
+    );
+    const predictions = Array.from({ length: header.predictions }, (_, i) =>
+      readFloat32(tensor(`prediction|${i}`, 'F32')),
+    );
+    return { runsDone: header.runsDone, predictions, sums };
+  } finally {
+    held.close();
+  }
 }
 
 function floats(
@@ -214,13 +232,27 @@ function floats(
   return memoryTensor(name, dtype, shape, new Uint8Array(buffer, byteOffset, byteLength));
 }
 
-function hashOf(tensors: readonly RawTensor[]): string {
-  const hash = createHash('sha256');
-  for (const tensor of tensors) hash.update(tensor.name).update(readBytes(tensor));
-  return hash.digest('hex');
+/** Write a header in JSON with tensors, and the sha256 of both. */
+async function writeSealed(
+  file: string,
+  key: string,
+  header: object,
+  tensors: readonly RawTensor[],
+): Promise<void> {
+  await writeSafetensors(file, tensors, {
+    [key]: JSON.stringify({ ...header, sha256: sealOf(header, tensors) }),
+  });
 }
 
-function parsed<T>(file: string, schema: z.ZodType<T>, text: string | undefined, what: string): T {
+/** The header of a file by `writeSealed`. @throws {FormatError} if anything in it is not what was written */
+function openSealed<T>(
+  file: string,
+  { opened }: HeldFile,
+  key: string,
+  schema: z.ZodType<T>,
+  what: string,
+): T {
+  const text = opened.metadata.get(key);
   if (text === undefined)
     throw new FormatError(file, `expected ${what}, got a safetensors file of another kind`);
   let value: unknown;
@@ -229,10 +261,40 @@ function parsed<T>(file: string, schema: z.ZodType<T>, text: string | undefined,
   } catch (cause) {
     throw new FormatError(file, `expected a header of ${what} in JSON`, { cause });
   }
-  const result = schema.safeParse(value);
-  if (!result.success) {
-    const [issue] = result.error.issues;
-    throw new FormatError(file, `${what}: ${issue!.path.join('.')}: ${issue!.message}`);
+  const version = versionIn(value);
+  if (version !== RECIPE_VERSION) {
+    throw new VersionError(file, `expected ${what} of version ${RECIPE_VERSION}, got ${version ?? 'none'}`);
   }
-  return result.data;
+  const { sha256, ...header } = value as { sha256?: unknown };
+  const parsed = schema.safeParse(header);
+  if (!parsed.success) {
+    const issue = parsed.error.issues[0]!;
+    throw new FormatError(file, `${what}: ${issue.path.join('.') || 'header'}: ${issue.message}`);
+  }
+  if (sealOf(header, [...opened.tensors.values()]) !== sha256) {
+    throw new FormatError(
+      file,
+      'expected what was collected, got something else: the file is damaged; delete it',
+    );
+  }
+  return parsed.data;
+}
+
+/** The version that a header claims; `null` where it has none. */
+function versionIn(value: unknown): number | null {
+  const recipe = field(value, 'recipe');
+  const version = field(recipe, 'version');
+  return typeof version === 'number' ? version : null;
+}
+
+function field(value: unknown, name: string): unknown {
+  return typeof value === 'object' && value !== null ? (value as Record<string, unknown>)[name] : undefined;
+}
+
+function sealOf(header: object, tensors: readonly RawTensor[]): string {
+  const hash = createHash('sha256').update(JSON.stringify(header));
+  for (const tensor of tensors.toSorted((a, b) => (a.name < b.name ? -1 : 1))) {
+    hash.update(`\n${tensor.name} ${tensor.dtype} ${tensor.shape.join()}\n`).update(readBytes(tensor));
+  }
+  return hash.digest('hex');
 }

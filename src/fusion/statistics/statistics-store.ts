@@ -1,47 +1,41 @@
 /**
  * Where statistics come from: a file beside the concept, a file in the cache folder, or a collection now, which is then
- * kept. A collection that was cut short goes on where it stood.
+ * kept. A collection that was cut short goes on where it stood. A file is used only if it carries the recipe that is wanted;
+ * a cache that is damaged, or cannot be written, costs time and is said, but changes no result.
  */
-import { createHash } from 'node:crypto';
 import { existsSync } from 'node:fs';
-import { mkdir, rm } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import path from 'node:path';
 import type { Concept } from '../../concepts/concept.ts';
-import { MismatchError } from '../../errors.ts';
-import { hashFiles } from '../../formats/file-hash.ts';
+import { EdloraError, FormatError, MismatchError } from '../../errors.ts';
+import { InputFiles } from '../../formats/input-files.ts';
+import { difference, type FileIdentity, identify } from '../../io/file-identity.ts';
+import { makeFolder } from '../../io/replace-file.ts';
+import { setAside } from '../../io/set-aside.ts';
 import type { Checkpoint } from '../../models/checkpoint.ts';
 import { textLinearLayers } from '../../models/clip/structure.ts';
 import { linearLayers } from '../../models/unet/structure.ts';
-import { checkpointSchedule } from '../../sampling/checkpoint-schedule.ts';
 import type { CollectOptions } from '../options.ts';
 import type { Participant } from '../participant.ts';
-import { baseFiles, conceptFiles } from '../recipe.ts';
-import { type Stage, stageOf } from '../stage.ts';
-import {
-  type CollectHooks,
-  collectConcept,
-  collectPrior,
-  type Resumption,
-  type StageLayers,
-} from './collector.ts';
+import { STAGES } from '../stage.ts';
+import { type CollectHooks, collectConcept, collectPrior, type Resumption } from './collector.ts';
+import { PartialFile, sweepPartials } from './partial-files.ts';
 import type { Statistics } from './statistics.ts';
+import { openStatistics, type StoredStatistics, VersionError, writeStatistics } from './statistics-file.ts';
 import {
-  openPartial,
-  openStatistics,
+  canonicalRecipe,
+  type LayerScopes,
+  layersWithin,
+  RecipeMaker,
   type StatisticsRecipe,
-  writePartial,
-  writeStatistics,
-} from './statistics-file.ts';
+  statisticsFileName,
+  widerScopes,
+} from './statistics-recipe.ts';
 
-/** Changes when the same recipe would give other numbers. */
-const VERSION = 1;
+export { type LayerScope, layersWithin, scopeOf } from './statistics-recipe.ts';
 
 /** States are written so seldom that they take at most one part in this many of the time. */
 const STATE_SHARE = 20;
-
-/** How far the layers of a stage are covered. */
-export type LayerScope = StatisticsRecipe['layers'][Stage];
 
 export interface Collected {
   readonly statistics: Statistics;
@@ -52,6 +46,13 @@ export interface Collected {
   /** A file beside the concept that was left, as it was collected in another way. */
   readonly passedOver?: string;
 }
+
+export interface StoreHooks extends CollectHooks {
+  /** Told what a user should know: files set aside, a folder that cannot be written. One sentence. */
+  readonly onNote?: (text: string) => void;
+}
+
+type Collect = (resumption?: Resumption) => Promise<Statistics>;
 
 /** Platform's folder for things that can be made again: EDLORA_CACHE, XDG_CACHE_HOME/edlora, or its usual place. */
 export function cacheFolder(env: NodeJS.ProcessEnv = process.env, platform = process.platform): string {
@@ -68,57 +69,54 @@ export function statisticsBeside({ path: location }: Concept): string {
   return path.join(dir, `${ext === '' ? path.basename(location) : name}.stats.safetensors`);
 }
 
-const isAttention = (layerName: string): boolean =>
-  /\.(attn[12]\.to_(q|k|v|out\.0)|self_attn\.(q|k|v|out)_proj)$/.test(layerName);
-
-/** The narrowest scope that holds these layers. */
-export function scopeOf(layers: readonly string[]): LayerScope {
-  return layers.length === 0 ? 'none' : layers.every(isAttention) ? 'attention' : 'linear';
-}
-
-/** The base's layers within a scope per stage, in its own order. */
-export function layersWithin(base: Checkpoint, scopes: StatisticsRecipe['layers']): StageLayers {
-  const known = [
-    ...[...textLinearLayers(base.textEncoder.config).keys()].map((name) => ['text_encoder', name] as const),
-    ...[...linearLayers(base.unet.config).keys()].map((name) => ['unet', name] as const),
-  ];
-  const of = (stage: Stage): string[] =>
-    known
-      .filter(([component, layerName]) => stageOf({ component, layerName }) === stage)
-      .map(([, layerName]) => layerName)
-      .filter((name) => scopes[stage] === 'linear' || (scopes[stage] === 'attention' && isAttention(name)));
-  return { text: of('text'), cross: of('cross'), spatial: of('spatial') };
-}
-
 /** Looks statistics up, and collects what is missing. */
 export class StatisticsStore {
   readonly #base: Checkpoint;
   readonly #folder: string | null;
-  readonly #hooks: CollectHooks;
-  #identity: Promise<Pick<StatisticsRecipe, 'version' | 'base' | 'schedule'>> | undefined;
+  /** Until the system says otherwise. */
+  #writable = true;
+  readonly #hooks: StoreHooks;
+  readonly #inputs: InputFiles;
+  readonly #recipes: RecipeMaker;
+  readonly #open: StoredStatistics[] = [];
 
-  /** @param folder for files; `null`: everything stays in memory, and files beside concepts are not looked for */
-  constructor(base: Checkpoint, folder: string | null, hooks: CollectHooks = {}) {
+  /**
+   * @param folder for files; `null`: everything stays in memory, and files beside concepts are not looked for
+   * @param inputs what the job reads, to be hashed once; default: this store's own
+   */
+  constructor(
+    base: Checkpoint,
+    folder: string | null,
+    hooks: StoreHooks = {},
+    inputs: InputFiles = new InputFiles(),
+  ) {
     this.#base = base;
     this.#folder = folder;
     this.#hooks = hooks;
+    this.#inputs = inputs;
+    this.#recipes = new RecipeMaker(base, inputs);
+  }
+
+  /** Give back the files that statistics were found in; those cannot be read any more. */
+  close(): void {
+    for (const { close } of this.#open.splice(0)) close();
   }
 
   /**
    * A concept in its own model.
    * @throws {MismatchError} if the file beside the concept is of another base or of other weights
-   * @throws {FormatError} if a statistics file is damaged
+   * @throws {FormatError} if that file is damaged, or an input has changed since it was opened
    */
   async concept(
     participant: Participant,
-    scopes: StatisticsRecipe['layers'],
+    scopes: LayerScopes,
     options: CollectOptions,
     hooks: CollectHooks = this.#hooks,
   ): Promise<Collected> {
     const layers = layersWithin(this.#base, scopes);
-    const collect = (resumption?: Resumption): Promise<Statistics> =>
+    const collect: Collect = (resumption) =>
       collectConcept(this.#base, participant, layers, options, hooks, resumption);
-    if (this.#folder === null) return { statistics: await collect(), file: null, fresh: true };
+    if (this.#folder === null) return this.#inMemory(collect);
     const recipe = await this.recipeOf(participant, scopes, options);
     const beside = await this.#beside(participant, recipe);
     if (beside?.serves === true) return { statistics: beside.statistics, file: beside.file, fresh: false };
@@ -126,32 +124,28 @@ export class StatisticsStore {
     return beside === null ? found : { ...found, passedOver: beside.file };
   }
 
-  /** The base under captions. @throws {FormatError} if a statistics file is damaged */
+  /** The base under captions. @throws {FormatError} if an input has changed since it was opened */
   async prior(
     captions: readonly string[],
-    scopes: StatisticsRecipe['layers'],
+    scopes: LayerScopes,
     options: CollectOptions,
     hooks: CollectHooks = this.#hooks,
   ): Promise<Collected> {
     const layers = layersWithin(this.#base, scopes);
-    const collect = (resumption?: Resumption): Promise<Statistics> =>
+    const collect: Collect = (resumption) =>
       collectPrior(this.#base, captions, layers, options, hooks, resumption);
-    if (this.#folder === null) return { statistics: await collect(), file: null, fresh: true };
-    const recipe: StatisticsRecipe = {
-      ...(await this.#baseIdentity()),
-      subject: { kind: 'base', captions: [...captions] },
-      layers: scopes,
-      // A concept's prompts and the rows that weigh it do not show in the base.
-      options: { ...recipeOptions(options), promptTemplates: [], runs: 1, contrast: 1 },
-    };
-    return this.#cached(recipe, collect);
+    if (this.#folder === null) return this.#inMemory(collect);
+    return this.#cached(await this.#recipes.ofBase(captions, scopes, options), collect);
   }
 
-  /** Collect a concept into a file of its own, whatever else there is. */
+  /**
+   * Collect a concept into a file of its own, whatever else there is.
+   * @throws {EdloraError} if it cannot be written; {FormatError} if an input has changed since it was opened
+   */
   async collectInto(
     file: string,
     participant: Participant,
-    scopes: StatisticsRecipe['layers'],
+    scopes: LayerScopes,
     options: CollectOptions,
   ): Promise<void> {
     const recipe = await this.recipeOf(participant, scopes, options);
@@ -161,50 +155,39 @@ export class StatisticsStore {
     );
   }
 
-  async recipeOf(
-    { concept, name, unetStrength, textEncoderStrength }: Participant,
-    scopes: StatisticsRecipe['layers'],
+  /** What statistics of a concept are made of. @throws {FormatError} as `concept` */
+  recipeOf(
+    participant: Participant,
+    scopes: LayerScopes,
     options: CollectOptions,
   ): Promise<StatisticsRecipe> {
-    const files = conceptFiles(concept);
-    const hashes = await hashFiles(files);
-    return {
-      ...(await this.#baseIdentity()),
-      subject: {
-        kind: 'concept',
-        name,
-        words: concept.tokens.map(({ word }) => word),
-        unetStrength,
-        textEncoderStrength,
-        files: files.map((file) => hashes.get(file)!),
-      },
-      layers: scopes,
-      options: recipeOptions(options),
-    };
+    return this.#recipes.ofConcept(participant, scopes, options);
   }
 
-  #baseIdentity(): Promise<Pick<StatisticsRecipe, 'version' | 'base' | 'schedule'>> {
-    this.#identity ??= (async () => {
-      const files = baseFiles(this.#base);
-      const hashes = await hashFiles(files);
-      const schedule = await checkpointSchedule(this.#base, 'DPMSolverMultistepScheduler');
-      return {
-        version: VERSION,
-        base: files.map((file) => hashes.get(file)!),
-        schedule: createHash('sha256').update(JSON.stringify(schedule)).digest('hex'),
-      };
-    })();
-    return this.#identity;
+  async #inMemory(collect: Collect): Promise<Collected> {
+    const statistics = await collect();
+    this.#inputs.check();
+    return { statistics, file: null, fresh: true };
   }
 
   /** The file beside a concept, if it serves; one of another base or concept is refused, one of other options left. */
   async #beside(
     { concept }: Participant,
     wanted: StatisticsRecipe,
-  ): Promise<{ statistics: Statistics; file: string; serves: boolean } | null> {
+  ): Promise<
+    { statistics: Statistics; file: string; serves: true } | { file: string; serves: false } | null
+  > {
     const file = statisticsBeside(concept);
     if (!existsSync(file)) return null;
-    const { recipe, statistics } = await openStatistics(file);
+    let stored: StoredStatistics;
+    try {
+      stored = await openStatistics(file);
+    } catch (error) {
+      if (error instanceof VersionError) return { file, serves: false };
+      throw error;
+    }
+    this.#open.push(stored);
+    const { recipe, statistics } = stored;
     const again = `; collect again with edlora collect ${path.basename(concept.path)} --force, or move the file away`;
     if (recipe.base.join() !== wanted.base.join()) {
       throw new MismatchError(`${file}: collected on another base than ${this.#base.path}${again}`);
@@ -218,86 +201,165 @@ export class StatisticsStore {
         `${file}: stale: collected from other weights than ${concept.path} has now${again}`,
       );
     }
-    return { statistics, file, serves: serves(recipe, wanted) };
-  }
-
-  async #cached(
-    recipe: StatisticsRecipe,
-    collect: (resumption?: Resumption) => Promise<Statistics>,
-  ): Promise<Collected> {
-    await mkdir(this.#folder!, { recursive: true });
-    for (const scopes of widerScopes(recipe.layers)) {
-      const file = path.join(this.#folder!, fileName({ ...recipe, layers: scopes }));
-      if (existsSync(file))
-        return { statistics: (await openStatistics(file)).statistics, file, fresh: false };
+    if (!widerScopes(wanted.layers).some((layers) => isOf(recipe, { ...wanted, layers }))) {
+      return { file, serves: false };
     }
-    const file = path.join(this.#folder!, fileName(recipe));
-    await this.#collectTo(file, recipe, collect);
-    // Read back, so that this fusion solves from the very numbers that a later one will.
-    return { statistics: (await openStatistics(file)).statistics, file, fresh: true };
+    this.#checkCoverage(file, stored);
+    return { statistics, file, serves: true };
   }
 
+  async #cached(recipe: StatisticsRecipe, collect: Collect): Promise<Collected> {
+    for (const layers of widerScopes(recipe.layers)) {
+      const wanted = { ...recipe, layers };
+      const file = path.join(this.#folder!, statisticsFileName(wanted));
+      const stored = await this.#openCached(file, wanted);
+      if (stored === null) continue;
+      sweepPartials(file);
+      return { statistics: stored.statistics, file, fresh: false };
+    }
+    const file = path.join(this.#folder!, statisticsFileName(recipe));
+    if (!this.#writable || !(await this.#keepable(() => makeFolder(this.#folder!))))
+      return this.#inMemory(collect);
+    const statistics = await this.#collectTo(file, recipe, collect, (write) => this.#keepable(write));
+    // Read back, so that this fusion solves from the very numbers that a later one will.
+    const stored = this.#writable ? await this.#openCached(file, recipe) : null;
+    if (stored === null) return { statistics, file: null, fresh: true };
+    sweepPartials(file);
+    return { statistics: stored.statistics, file, fresh: true };
+  }
+
+  /** A file of the cache, if it is there and what its name says; any other is set aside. */
+  async #openCached(file: string, wanted: StatisticsRecipe): Promise<StoredStatistics | null> {
+    const found = identityOf(file);
+    if (found === null) return null;
+    let why = 'collected in another way than its name says';
+    try {
+      const stored = await openStatistics(file);
+      this.#open.push(stored);
+      if (isOf(stored.recipe, wanted)) {
+        this.#checkCoverage(file, stored);
+        return stored;
+      }
+    } catch (error) {
+      if (!(error instanceof FormatError)) throw error;
+      why = error.message.replace(`${error.file}: `, '');
+    }
+    const now = identityOf(file);
+    // Another process with the same job was quicker.
+    if (now === null || difference(found, now) !== null) return this.#openCached(file, wanted);
+    const aside = setAside(file);
+    this.#note(
+      `${file}: cannot be used (${why}); ${aside === null ? 'it cannot be moved away either' : `set aside as ${path.basename(aside)}`}, collected again`,
+    );
+    return null;
+  }
+
+  /** @throws {FormatError} if statistics lack a layer that they say they cover, or have one of another width */
+  #checkCoverage(file: string, { recipe, statistics, sizeOf }: StoredStatistics): void {
+    const layers = layersWithin(this.#base, recipe.layers);
+    for (const stage of STAGES) {
+      const shapes =
+        stage === 'text'
+          ? textLinearLayers(this.#base.textEncoder.config)
+          : linearLayers(this.#base.unet.config);
+      for (const layerName of layers[stage]) {
+        const width = shapes.get(layerName)![1];
+        const input = statistics[stage].inputOf.get(layerName);
+        const size = input === undefined ? undefined : sizeOf(stage, input);
+        if (size === width) continue;
+        throw new FormatError(
+          file,
+          `${stage} ${layerName}: expected inputs of width ${width}, got ${size ?? 'none'}`,
+        );
+      }
+    }
+  }
+
+  /**
+   * Collect, keeping the state on the way and the result at the end.
+   * @param keep runs each step of writing and says whether it went well; default: failures are the caller's
+   */
   async #collectTo(
     file: string,
     recipe: StatisticsRecipe,
-    collect: (resumption?: Resumption) => Promise<Statistics>,
-  ): Promise<void> {
-    const partial = file.replace(/(\.stats)?\.safetensors$/, '.partial.safetensors');
-    const state = existsSync(partial) ? await openPartial(partial, recipe) : null;
+    collect: Collect,
+    keep?: (write: () => Promise<void>) => Promise<boolean>,
+  ): Promise<Statistics> {
+    const partial = await PartialFile.takeUp(file, recipe, (text) => this.#note(text));
     let [cost, last] = [0, Number.NEGATIVE_INFINITY];
+    let stateful = true;
     const resumption: Resumption = {
-      state,
+      state: partial.state,
       onStep: async (current) => {
         const now = performance.now();
+        if (!stateful) return;
         if (now - last < STATE_SHARE * cost && this.#hooks.signal?.aborted !== true) return;
-        await writePartial(partial, recipe, current());
+        stateful = await this.#stateKept(file, () => partial.write(current()));
         last = performance.now();
         cost = last - now;
       },
     };
-    await writeStatistics(file, recipe, await collect(resumption));
-    await rm(partial, { force: true });
+    try {
+      const statistics = await collect(resumption);
+      this.#inputs.check();
+      const write = () => writeStatistics(file, recipe, statistics);
+      if (keep === undefined) await write();
+      else await keep(write);
+      partial.finish();
+      return statistics;
+    } catch (error) {
+      partial.release();
+      throw error;
+    }
+  }
+
+  /** A state that cannot be kept costs a later run its time, but not this one its result. */
+  async #stateKept(file: string, write: () => Promise<void>): Promise<boolean> {
+    try {
+      await write();
+      return true;
+    } catch (error) {
+      if (!isRefusal(error)) throw error;
+      this.#note(
+        `${(error as Error).message}; ${path.basename(file)} is collected without keeping its state`,
+      );
+      return false;
+    }
+  }
+
+  /** A cache that cannot be written is given up. @returns whether the step went well */
+  async #keepable(write: () => Promise<void>): Promise<boolean> {
+    try {
+      await write();
+      return true;
+    } catch (error) {
+      if (!isRefusal(error)) throw error;
+      this.#note(
+        `${(error as Error).message}; statistics are kept in memory only (--cache names another folder)`,
+      );
+      this.#writable = false;
+      return false;
+    }
+  }
+
+  #note(text: string): void {
+    this.#hooks.onNote?.(text);
   }
 }
 
-function recipeOptions(options: CollectOptions): StatisticsRecipe['options'] {
-  const { steps, seed, promptTemplates, runs, guidanceScale, contrast, size } = options;
-  return {
-    steps,
-    seed,
-    promptTemplates: [...promptTemplates],
-    runs,
-    guidanceScale,
-    contrast: guidanceScale === 1 ? 1 : contrast,
-    size: size === null ? null : { ...size },
-  };
+/** Whether the system refused to write, for reasons of its own. */
+function isRefusal(error: unknown): boolean {
+  // Its subclasses speak of what was to be written, not of where.
+  return error instanceof EdloraError && error.name === 'EdloraError';
 }
 
-/** Whether stored statistics are what is wanted, of these layers or more. */
-function serves(stored: StatisticsRecipe, wanted: StatisticsRecipe): boolean {
-  return widerScopes(wanted.layers).some(
-    (layers) => JSON.stringify({ ...wanted, layers }) === JSON.stringify(stored),
-  );
+function identityOf(file: string): FileIdentity | null {
+  try {
+    return identify(file);
+  } catch {
+    return null;
+  }
 }
 
-const ORDER: readonly LayerScope[] = ['none', 'attention', 'linear'];
-
-/** The scopes themselves, then all that cover them. */
-function widerScopes(scopes: StatisticsRecipe['layers']): StatisticsRecipe['layers'][] {
-  const choices = (stage: Stage) => ORDER.slice(ORDER.indexOf(scopes[stage]));
-  return choices('text').flatMap((text) =>
-    choices('cross').flatMap((cross) => choices('spatial').map((spatial) => ({ text, cross, spatial }))),
-  );
-}
-
-/** Speaks for people as far as a file name can; the digest tells recipes apart. */
-function fileName(recipe: StatisticsRecipe): string {
-  const { subject } = recipe;
-  const name = subject.kind === 'base' ? 'base' : subject.name;
-  const spoken = name
-    .replace(/[^\p{L}\p{N}]+/gu, '-')
-    .replace(/^-|-$/g, '')
-    .slice(0, 40);
-  const digest = createHash('sha256').update(JSON.stringify(recipe)).digest('hex').slice(0, 24);
-  return `${spoken || 'concept'}-${digest}.stats.safetensors`;
-}
+const isOf = (stored: StatisticsRecipe, wanted: StatisticsRecipe): boolean =>
+  canonicalRecipe(stored) === canonicalRecipe(wanted);
