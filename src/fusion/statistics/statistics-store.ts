@@ -120,7 +120,7 @@ export class StatisticsStore {
     const recipe = await this.recipeOf(participant, scopes, options);
     const beside = await this.#beside(participant, recipe);
     if (beside?.serves === true) return { statistics: beside.statistics, file: beside.file, fresh: false };
-    const found = await this.#cached(recipe, collect);
+    const found: Collected = await this.#cached(recipe, collect);
     return beside === null ? found : { ...found, passedOver: beside.file };
   }
 
