@@ -50,11 +50,6 @@ export function wantsColour(
   return isTerminal && env.TERM !== 'dumb';
 }
 
-/** Something a user should know, said as it happens. */
-export function sayNote(io: Io, text: string): void {
-  io.err(`${paint(io, 'yellow', 'note:')} ${text}\n`);
-}
-
 /** The process's own streams. */
 export function processIo(argv: readonly string[]): Io {
   const colour = wantsColour(argv, process.env, process.stdout.isTTY === true);

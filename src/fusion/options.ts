@@ -1,6 +1,7 @@
 /** Options of a fusion, their defaults and presets. */
+import { z } from 'zod';
 import { UsageError } from '../errors.ts';
-import { METHOD_DEFAULTS, type MethodName } from './solvers/method.ts';
+import { METHOD_DEFAULTS, METHOD_NAMES, type MethodName } from './solvers/method.ts';
 import { DEFAULT_ENERGY_SHARE } from './solvers/recompress.ts';
 import { STAGES, type Stage } from './stage.ts';
 
@@ -95,6 +96,45 @@ export const PRESETS = {
 
 export type Preset = keyof typeof PRESETS;
 
+const perStage = <T extends z.ZodType>(value: T) => z.object({ text: value, cross: value, spatial: value });
+const chosen = perStage(z.union([z.number(), z.literal('auto')]));
+
+/** Options as they stand in a recipe: all of them, or some over the defaults. Ranges are `checkFusionOptions`'. */
+export const fusionOptionsSchema = z
+  .strictObject({
+    stages: z.array(z.enum(STAGES)).max(STAGES.length),
+    solver: z.enum(METHOD_NAMES),
+    ridge: chosen,
+    preserve: chosen,
+    rank: z.union([z.number(), z.literal('auto'), z.null()]),
+    rankShare: z.number(),
+    refine: z.number(),
+    iterations: z.number().nullable(),
+    steps: z.number(),
+    seed: z.number(),
+    promptTemplates: z.array(z.string()),
+    runs: z.number(),
+    guidanceScale: z.number(),
+    contrast: z.number(),
+    size: z.object({ width: z.number(), height: z.number() }).nullable(),
+    statistics: z.enum(['fused', 'own']),
+  })
+  .partial();
+
+/** Runs of a concept. Each costs a run of the sampler; what guides them is made before the first. */
+const MAX_RUNS = 1000;
+/** Steps of distillation; published runs have some hundreds. */
+const MAX_REFINE = 1_000_000;
+/** Above any rank that a layer of a known model can have. */
+const MAX_RANK = 1 << 16;
+const MAX_ITERATIONS = 1_000_000;
+/** Beyond this, rows of contrast and guided latents leave the range of float32 within a run. */
+const MAX_WEIGHT = 1e4;
+/** Pixels of a side; attention grows with the fourth power of it. */
+const MAX_SIDE = 4096;
+const MAX_TEMPLATES = 1000;
+const MAX_TEMPLATE_CHARACTERS = 10_000;
+
 /**
  * Check every number. @throws {UsageError} naming the option, what is allowed, and what it got
  */
@@ -114,12 +154,12 @@ export function checkFusionOptions(options: FusionOptions): void {
     }
   }
   if (stages.length === 0) throw new UsageError('stages: expected at least one of text, cross, spatial');
-  if (rank !== null && rank !== 'auto') checkWhole('rank', rank, 1);
+  if (rank !== null && rank !== 'auto') checkWhole('rank', rank, 1, MAX_RANK);
   if (!(rankShare > 0 && rankShare <= 1)) {
     throw new UsageError(`rank share: expected a number above 0, up to 1, got ${rankShare}`);
   }
-  checkWhole('refine', refine, 0);
-  if (iterations !== null) checkWhole('iterations', iterations, 1);
+  checkWhole('refine', refine, 0, MAX_REFINE);
+  if (iterations !== null) checkWhole('iterations', iterations, 1, MAX_ITERATIONS);
   checkCollectOptions(options);
 }
 
@@ -127,20 +167,28 @@ export function checkFusionOptions(options: FusionOptions): void {
 export function checkCollectOptions(options: CollectOptions): void {
   const { steps, runs, guidanceScale, contrast, seed, size, promptTemplates } = options;
   checkWhole('steps', steps, 1, 1000);
-  checkWhole('runs', runs, 1);
+  checkWhole('runs', runs, 1, MAX_RUNS);
   for (const [name, value] of [
     ['guidance', guidanceScale],
     ['contrast', contrast],
   ] as const) {
-    if (!Number.isFinite(value)) throw new UsageError(`${name}: expected a number, got ${value}`);
+    if (!(Math.abs(value) <= MAX_WEIGHT)) {
+      throw new UsageError(`${name}: expected a number from ${-MAX_WEIGHT} to ${MAX_WEIGHT}, got ${value}`);
+    }
   }
   if (!Number.isSafeInteger(seed)) throw new UsageError(`seed: expected an integer, got ${seed}`);
   if (size !== null) {
-    checkWhole('width', size.width, 8);
-    checkWhole('height', size.height, 8);
+    checkWhole('width', size.width, 8, MAX_SIDE);
+    checkWhole('height', size.height, 8, MAX_SIDE);
   }
   if (promptTemplates.length === 0 || promptTemplates.some((text) => !text.includes('{}'))) {
     throw new UsageError('prompt templates: expected at least one, each with {} where the concept goes');
+  }
+  const longest = Math.max(...promptTemplates.map((text) => text.length));
+  if (promptTemplates.length > MAX_TEMPLATES || longest > MAX_TEMPLATE_CHARACTERS) {
+    throw new UsageError(
+      `prompt templates: expected at most ${MAX_TEMPLATES} of ${MAX_TEMPLATE_CHARACTERS} characters, got ${promptTemplates.length}, the longest of ${longest}`,
+    );
   }
 }
 

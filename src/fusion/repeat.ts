@@ -3,43 +3,46 @@ import path from 'node:path';
 import { z } from 'zod';
 import { loadConcept } from '../concepts/concept-file.ts';
 import { renameTokens } from '../concepts/prompt.ts';
-import { FormatError } from '../errors.ts';
+import { FormatError, UsageError } from '../errors.ts';
 import { MAX_CONFIG_BYTES } from '../formats/json-file.ts';
 import { readTextFile } from '../io/read-small-file.ts';
 import { openCheckpoint } from '../models/checkpoint.ts';
-import { checkFusionOptions, DEFAULTS, type FusionOptions } from './options.ts';
+import { checkFusionOptions, DEFAULTS, type FusionOptions, fusionOptionsSchema } from './options.ts';
 import type { ParticipantInput } from './participant.ts';
 import type { FuseRequest } from './plan.ts';
 import type { Recipe } from './recipe.ts';
 import { placedRecipe } from './recorded-recipe.ts';
 
+/** Of any list in a recipe: concepts, files, words, captions. Real ones have some dozens. */
+const MAX_ENTRIES = 100_000;
+
 const recipeFile = z.object({ path: z.string(), sha256: z.string() });
+const list = <T extends z.ZodType>(entry: T) => z.array(entry).max(MAX_ENTRIES);
 
 const recipeSchema = z.object({
   tool: z.literal('edlora'),
   kind: z.literal('fusion'),
   versions: z.object({ edlora: z.string(), node: z.string(), onnxruntime: z.string() }),
-  base: z.object({ path: z.string(), files: z.array(recipeFile) }),
-  concepts: z.array(
+  base: z.object({ path: z.string(), files: list(recipeFile) }),
+  concepts: list(
     z.object({
       path: z.string(),
       name: z.string(),
-      words: z.array(z.string()),
+      words: list(z.string()),
       unetStrength: z.number(),
       textEncoderStrength: z.number(),
-      files: z.array(recipeFile),
+      files: list(recipeFile),
     }),
   ),
-  options: z.record(z.string(), z.unknown()),
-  captions: z.array(z.string()),
+  options: fusionOptionsSchema,
+  captions: list(z.string()),
   naming: z.enum(['kohya', 'diffusers', 'peft', 'edlora']),
 });
 
 /**
  * A recipe from JSON.
  * @param where file that it stands in, for messages
- * @throws {FormatError} if it is not JSON, or no recipe of a fusion by this version
- * @throws {UsageError} if its options cannot be
+ * @throws {FormatError} if it is not JSON, no recipe of a fusion by this version, or has options that cannot be
  */
 export function parseFusionRecipe(where: string, text: string): Recipe {
   let value: unknown;
@@ -53,11 +56,16 @@ export function parseFusionRecipe(where: string, text: string): Recipe {
     const [issue] = parsed.error.issues;
     throw new FormatError(
       where,
-      `expected the recipe of a fusion: ${issue!.path.join('.')}: ${issue!.message}`,
+      `expected the recipe of a fusion: ${issue!.path.join('.') || 'top level'}: ${issue!.message}`,
     );
   }
   const options = { ...DEFAULTS, ...(parsed.data.options as Partial<FusionOptions>) };
-  checkFusionOptions(options);
+  try {
+    checkFusionOptions(options);
+  } catch (cause) {
+    if (!(cause instanceof UsageError)) throw cause;
+    throw new FormatError(where, `options: ${cause.message}`, { cause });
+  }
   return { ...parsed.data, options };
 }
 

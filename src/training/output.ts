@@ -8,7 +8,7 @@ import { writeFileAtomically } from '../io/replace-file.ts';
 import { checkFileTarget, checkFolderTarget, type TargetRules } from '../io/targets.ts';
 import { toolVersion } from '../package-root.ts';
 import type { ResolvedSettings } from './methods/method.ts';
-import type { StepLog } from './run-state.ts';
+import { previousStateFile, type StepLog } from './run-state.ts';
 import type { TrainedConcept } from './train.ts';
 
 export interface TrainedFiles {
@@ -66,6 +66,7 @@ export function checkTrainedTarget(
     );
   }
   checkFileTarget(state, rules);
+  checkFileTarget(previousStateFile(state), { ...rules, force: true });
 }
 
 /** Where the picture of a step goes. */

@@ -3,11 +3,16 @@
  * need no state, since each step has a generator of its own (batch-order.ts).
  */
 import { existsSync } from 'node:fs';
+import { copyFile, link, rename, rm } from 'node:fs/promises';
+import path from 'node:path';
 import { z } from 'zod';
 import { FormatError, UsageError } from '../errors.ts';
 import { float32Tensor, type RawTensor, readFloat32 } from '../formats/raw-tensor.ts';
 import { writeSafetensors } from '../formats/safetensors.ts';
+import { sealOf } from '../formats/seal.ts';
 import { openTensorFile } from '../formats/tensor-file.ts';
+import { onDisk } from '../io/on-disk.ts';
+import { forget, temporaryBeside } from '../io/temporary-names.ts';
 import type { AdamWState } from './adamw.ts';
 import type { ResolvedSettings } from './methods/method.ts';
 import type { Parameter } from './trainables.ts';
@@ -29,11 +34,36 @@ export interface RunState {
   readonly log: StepLog[];
 }
 
+/** More steps than anybody trains; a log of them still fits into memory. */
+const MAX_STEPS = 100_000_000;
+
+/** Settings are a few kilobytes of JSON. */
+const MAX_SETTINGS_CHARACTERS = 1 << 20;
+
 const header = z.object({
   format: z.literal('edlora-training-state'),
-  step: z.coerce.number().int().min(0),
+  step: z
+    .string()
+    .regex(/^\d{1,9}$/, 'expected a whole number')
+    .transform(Number)
+    .pipe(z.number().max(MAX_STEPS)),
   stopped: z.enum(['true', 'false']).transform((value) => value === 'true'),
-  settings: z.string().transform((json) => JSON.parse(json) as Record<string, unknown>),
+  settings: z
+    .string()
+    .max(MAX_SETTINGS_CHARACTERS)
+    .transform((json, context): Record<string, unknown> => {
+      try {
+        const value: unknown = JSON.parse(json);
+        if (typeof value === 'object' && value !== null && !Array.isArray(value))
+          return value as Record<string, unknown>;
+      } catch {
+        // Said below.
+      }
+      context.addIssue('expected settings by name, in JSON');
+      return z.NEVER;
+    }),
+  /** Of everything else; earlier versions wrote none. */
+  sha256: z.string().optional(),
 });
 
 /** Settings that may differ between the parts of one run. */
@@ -50,12 +80,21 @@ const FREE: ReadonlySet<string> = new Set([
   'classData',
 ]);
 
-/** Write the state; the file before it stays until this one is complete. @throws {EdloraError} when the disk is full */
+/** Where the state before the last one is kept. */
+export const previousStateFile = (file: string): string =>
+  file.replace(/(\.safetensors)?$/, '.previous.safetensors');
+
+/**
+ * Write the state; the file before it stays until this one is complete, and then as `previousStateFile`.
+ * @param isFirst whether this run has saved none yet: a state of an earlier run is not kept as one of this
+ * @throws {EdloraError} when the disk is full
+ */
 export async function saveState(
   file: string,
   settings: ResolvedSettings,
   parameters: readonly Parameter[],
   { step, stopped, optimizer, log }: RunState,
+  isFirst = false,
 ): Promise<void> {
   const tensors: RawTensor[] = parameters.flatMap(({ name, data }) => {
     const { mean, square } = optimizer.get(name)!;
@@ -81,19 +120,46 @@ export async function saveState(
       Float32Array.from(log, ({ embeddingNorm }) => embeddingNorm),
     ),
   );
-  await writeSafetensors(file, tensors, {
+  const labels = {
     format: 'edlora-training-state',
     step: String(step),
     stopped: String(stopped),
     settings: JSON.stringify(settings),
-  });
+  };
+  if (!isFirst) await keepAs(file, previousStateFile(file));
+  await writeSafetensors(file, tensors, { ...labels, sha256: sealOf(labels, tensors) });
+  if (isFirst) await rm(previousStateFile(file), { force: true }).catch(() => undefined);
+}
+
+/** Give a file a second name, which it keeps when another takes its first. A disk without such names gets a copy. */
+async function keepAs(file: string, name: string): Promise<void> {
+  if (!existsSync(file)) return;
+  const temporary = temporaryBeside(name);
+  try {
+    await onDisk(name, async () => {
+      await link(file, temporary).catch(() => copyFile(file, temporary));
+      await rename(temporary, name);
+    });
+  } finally {
+    await rm(temporary, { force: true }).catch(() => undefined);
+    forget(temporary);
+  }
+}
+
+/** A state as it was saved, checked. */
+interface SavedState {
+  readonly step: number;
+  readonly stopped: boolean;
+  readonly settings: Readonly<Record<string, unknown>>;
+  /** Numbers of a tensor by name. */
+  read(name: string): Float32Array;
 }
 
 /**
  * Put a saved state into parameters and optimiser.
  * @returns false if there is no file
  * @throws {UsageError} if it is of a run with other settings, which are named
- * @throws {FormatError} if the file is damaged
+ * @throws {FormatError} if the file is damaged; the message names the state before it, and how to go on from there
  */
 export async function restoreState(
   file: string,
@@ -101,39 +167,95 @@ export async function restoreState(
   parameters: readonly Parameter[],
   state: RunState,
 ): Promise<boolean> {
-  if (!existsSync(file)) return false;
-  const opened = await openTensorFile(file);
-  const parsed = header.safeParse(Object.fromEntries(opened.metadata));
-  if (!parsed.success) throw new FormatError(file, 'expected the state of a training run');
-  const { data } = parsed;
+  let saved: SavedState;
+  try {
+    if (!existsSync(file) && !existsSync(previousStateFile(file))) return false;
+    saved = await openState(file, parameters);
+  } catch (error) {
+    if (!(error instanceof FormatError)) throw error;
+    const way = await wayOut(file, parameters);
+    throw new FormatError(file, `${error.message.replace(`${file}: `, '')}; ${way}`, { cause: error });
+  }
   const different = Object.keys(settings).filter(
     (name) =>
       !FREE.has(name) &&
-      JSON.stringify(data.settings[name]) !== JSON.stringify(settings[name as keyof ResolvedSettings]),
+      JSON.stringify(saved.settings[name]) !== JSON.stringify(settings[name as keyof ResolvedSettings]),
   );
   if (different.length > 0) {
     throw new UsageError(
       `${file}: the run had other settings (${different.join(', ')}); go on with the same ones, or start anew without --resume`,
     );
   }
-  const read = (name: string, length: number): Float32Array => {
-    const raw = opened.tensors.get(name);
-    if (raw === undefined || raw.shape.join() !== String(length)) {
-      throw new FormatError(file, `expected ${name} with ${length} numbers`, { tensor: name });
-    }
-    return readFloat32(raw);
-  };
-  const steps = read('optimizer_steps', parameters.length);
+  const steps = saved.read('optimizer_steps');
   parameters.forEach(({ name, data: target }, i) => {
-    target.set(read(`parameter|${name}`, target.length));
+    target.set(saved.read(`parameter|${name}`));
     const own = state.optimizer.get(name)!;
-    own.mean.set(read(`mean|${name}`, target.length));
-    own.square.set(read(`square|${name}`, target.length));
+    own.mean.set(saved.read(`mean|${name}`));
+    own.square.set(saved.read(`square|${name}`));
     own.step = steps[i]!;
   });
-  const [losses, norms] = [read('loss', data.step), read('embedding_norm', data.step)];
-  state.log.push(...Array.from(losses, (loss, i) => ({ step: i + 1, loss, embeddingNorm: norms[i]! })));
-  state.step = data.step;
-  state.stopped = data.stopped;
+  const [losses, norms] = [saved.read('loss'), saved.read('embedding_norm')];
+  for (const [i, loss] of losses.entries()) {
+    state.log.push({ step: i + 1, loss, embeddingNorm: norms[i]! });
+  }
+  state.step = saved.step;
+  state.stopped = saved.stopped;
   return true;
+}
+
+/** Open a state and check all of it. @throws {FormatError} naming what is wrong, and in which tensor */
+async function openState(file: string, parameters: readonly Parameter[]): Promise<SavedState> {
+  const { metadata, tensors } = await openTensorFile(file);
+  const parsed = header.safeParse(Object.fromEntries(metadata));
+  if (!parsed.success) {
+    const issue = parsed.error.issues[0]!;
+    throw new FormatError(
+      file,
+      `expected the state of a training run: ${issue.path.join('.') || 'header'}: ${issue.message}`,
+    );
+  }
+  const { step, stopped, settings, sha256 } = parsed.data;
+  if (sha256 !== undefined) {
+    const { sha256: _, ...labels } = Object.fromEntries(metadata);
+    if (sealOf(labels, tensors.values()) !== sha256)
+      throw new FormatError(file, 'expected what was saved, got something else: the file is damaged');
+  }
+  const numbers = new Map<string, Float32Array>();
+  const check = (name: string, length: number, least: number, most: number, whole = false): void => {
+    const raw = tensors.get(name);
+    if (raw?.dtype !== 'F32' || raw.shape.length !== 1 || raw.shape[0] !== length) {
+      const got = raw === undefined ? 'none' : `${raw.dtype} [${raw.shape.join(', ')}]`;
+      throw new FormatError(file, `expected ${name} with ${length} numbers of F32, got ${got}`, {
+        tensor: name,
+      });
+    }
+    const values = readFloat32(raw);
+    const bad = values.find((value) => !(value >= least && value <= most && (!whole || value % 1 === 0)));
+    if (bad !== undefined) {
+      const range = `${whole ? 'whole' : 'finite'} numbers${least === 0 ? ' from 0' : ''}`;
+      throw new FormatError(file, `${name}: expected ${range}, got ${bad}`, { tensor: name });
+    }
+    numbers.set(name, values);
+  };
+  const any = 3.4028234663852886e38;
+  check('optimizer_steps', parameters.length, 0, MAX_STEPS, true);
+  for (const { name, data } of parameters) {
+    check(`parameter|${name}`, data.length, -any, any);
+    check(`mean|${name}`, data.length, -any, any);
+    check(`square|${name}`, data.length, 0, any);
+  }
+  check('loss', step, -any, any);
+  check('embedding_norm', step, 0, any);
+  return { step, stopped, settings, read: (name) => numbers.get(name)! };
+}
+
+/** What to do about a state that cannot be read. */
+async function wayOut(file: string, parameters: readonly Parameter[]): Promise<string> {
+  const previous = previousStateFile(file);
+  try {
+    const { step } = await openState(previous, parameters);
+    return `the state before it, after step ${step}, is whole: rename ${previous} to ${path.basename(file)}, and --resume goes on from there`;
+  } catch {
+    return 'there is no whole state before it; start anew without --resume, with --force';
+  }
 }

@@ -101,6 +101,8 @@ class TrainingRun {
   readonly #batches: BatchMaker;
   readonly #step: TrainingStep;
   readonly #state: RunState;
+  /** Whether no state of this run has been saved, in this process or before. */
+  #savedNone = true;
   readonly #density: DensityPenalty | null;
   readonly #counts: { readonly pictures: number; readonly views: number };
 
@@ -184,7 +186,8 @@ class TrainingRun {
     const counts = { pictures: pictures.length, views: items.length };
     const run = new TrainingRun(request, method, settings, trainables, batches, counts);
     if (request.resume && request.stateFile !== undefined) {
-      await restoreState(request.stateFile, settings, trainables.parameters(), run.#state);
+      const parameters = trainables.parameters();
+      run.#savedNone = !(await restoreState(request.stateFile, settings, parameters, run.#state));
     }
     return run;
   }
@@ -299,7 +302,8 @@ class TrainingRun {
   async #save(): Promise<boolean> {
     const { stateFile } = this.#request;
     if (stateFile === undefined) return false;
-    await saveState(stateFile, this.#settings, this.#trainables.parameters(), this.#state);
+    await saveState(stateFile, this.#settings, this.#trainables.parameters(), this.#state, this.#savedNone);
+    this.#savedNone = false;
     return true;
   }
 

@@ -14,7 +14,8 @@ import { factoriseInput, factoriseInputWith, solveLayers } from './least-squares
 import type { InputProblem, LayerProblem } from './problem.ts';
 import { average, weightedSum } from './weighted-sum.ts';
 
-export type MethodName = 'normal' | 'lbfgs' | 'custom-diffusion' | 'average' | 'sum';
+export const METHOD_NAMES = ['normal', 'lbfgs', 'custom-diffusion', 'average', 'sum'] as const;
+export type MethodName = (typeof METHOD_NAMES)[number];
 
 /** A parameter that a method listens to; others have no influence on it. */
 export type MethodParameter = 'ridge' | 'preserve' | 'iterations' | 'history' | 'weights';

@@ -3,7 +3,6 @@
  * [n (n + 1) / 2], or rows [N, n]; float32. What was collected, and how, stands in the header. The same form in float64,
  * with the predictions of the run under way, holds a collection that is not finished.
  */
-import { createHash } from 'node:crypto';
 import { z } from 'zod';
 import { FormatError } from '../../errors.ts';
 import { type HeldFile, holdSafetensors } from '../../formats/held-file.ts';
@@ -11,11 +10,11 @@ import {
   elementCount,
   memoryTensor,
   type RawTensor,
-  readBytes,
   readFloat32,
   readFloat64,
 } from '../../formats/raw-tensor.ts';
 import { writeSafetensors } from '../../formats/safetensors.ts';
+import { sealOf } from '../../formats/seal.ts';
 import { packedLength } from '../../linalg/gram.ts';
 import { STAGES, type Stage } from '../stage.ts';
 import type { SpatialState } from './collect.ts';
@@ -271,7 +270,7 @@ function openSealed<T>(
     const issue = parsed.error.issues[0]!;
     throw new FormatError(file, `${what}: ${issue.path.join('.') || 'header'}: ${issue.message}`);
   }
-  if (sealOf(header, [...opened.tensors.values()]) !== sha256) {
+  if (sealOf(header, opened.tensors.values()) !== sha256) {
     throw new FormatError(
       file,
       'expected what was collected, got something else: the file is damaged; delete it',
@@ -289,12 +288,4 @@ function versionIn(value: unknown): number | null {
 
 function field(value: unknown, name: string): unknown {
   return typeof value === 'object' && value !== null ? (value as Record<string, unknown>)[name] : undefined;
-}
-
-function sealOf(header: object, tensors: readonly RawTensor[]): string {
-  const hash = createHash('sha256').update(JSON.stringify(header));
-  for (const tensor of tensors.toSorted((a, b) => (a.name < b.name ? -1 : 1))) {
-    hash.update(`\n${tensor.name} ${tensor.dtype} ${tensor.shape.join()}\n`).update(readBytes(tensor));
-  }
-  return hash.digest('hex');
 }

@@ -1,12 +1,10 @@
 /** What edlora itself keeps: statistics, unfinished statistics, the state of a training run. */
-import { createHash } from 'node:crypto';
 import { inspect } from '../../../src/concepts/inspect.ts';
+import { memoryTensor } from '../../../src/formats/raw-tensor.ts';
+import { sealOf } from '../../../src/formats/seal.ts';
 import { GramSums } from '../../../src/fusion/statistics/statistics.ts';
-import {
-  openPartial,
-  openStatistics,
-  type StatisticsRecipe,
-} from '../../../src/fusion/statistics/statistics-file.ts';
+import { openPartial, openStatistics } from '../../../src/fusion/statistics/statistics-file.ts';
+import { RECIPE_VERSION, type StatisticsRecipe } from '../../../src/fusion/statistics/statistics-recipe.ts';
 import { adamwState } from '../../../src/training/adamw.ts';
 import { METHODS } from '../../../src/training/methods/index.ts';
 import { resolveSettings } from '../../../src/training/methods/method.ts';
@@ -18,8 +16,9 @@ import { attempt, type SeedFile, type Target } from '../target.ts';
 import { plain, safetensors, values } from './seeds.ts';
 
 const RECIPE: StatisticsRecipe = {
-  version: 1,
+  version: RECIPE_VERSION,
   base: ['a'.repeat(64), 'b'.repeat(64)],
+  networks: 'e'.repeat(64),
   schedule: 'c'.repeat(64),
   subject: {
     kind: 'concept',
@@ -28,6 +27,8 @@ const RECIPE: StatisticsRecipe = {
     unetStrength: 1,
     textEncoderStrength: 1,
     files: ['d'],
+    layers: 'f'.repeat(64),
+    tokens: '0'.repeat(64),
   },
   layers: { text: 'attention', cross: 'attention', spatial: 'none' },
   options: {
@@ -38,29 +39,33 @@ const RECIPE: StatisticsRecipe = {
 const ROW_INPUT = 'down.attn2.to_k';
 const GRAM_INPUT = 'layers.0.q_proj';
 
-function hashOf(tensors: readonly Pick<PlainTensor, 'name' | 'data'>[]): string {
-  const hash = createHash('sha256');
-  for (const { name, data } of tensors.toSorted((a, b) => (a.name < b.name ? -1 : 1)))
-    hash.update(name).update(data);
-  return hash.digest('hex');
-}
+const hashOf = (header: unknown, tensors: readonly PlainTensor[]): string =>
+  sealOf(
+    header,
+    tensors.map(({ name, dtype, shape, data }) => memoryTensor(name, dtype, shape, data)),
+  );
 
-/** The header with the hash that the tensors have now. */
-function rehashed(file: SeedFile, random: Random): SeedFile {
-  if (random.chance(0.1)) return file;
-  try {
-    const content = readPlain(file.bytes);
-    const hash = hashOf(content.tensors);
-    // In place, so that a header which JSON.parse would even out stays as odd as it is.
-    const text = Buffer.from(file.bytes).toString('latin1');
-    return {
-      ...file,
-      bytes: Buffer.from(text.replace(/(sha256\\":\\")[0-9a-f]{64}/, `$1${hash}`), 'latin1'),
-    };
-  } catch {
-    return file;
-  }
-}
+/** The header with the hash that it and the tensors have now. */
+const rehashed =
+  (key: string | null) =>
+  (file: SeedFile, random: Random): SeedFile => {
+    if (random.chance(0.1)) return file;
+    try {
+      const { tensors, metadata } = readPlain(file.bytes);
+      const labels = Object.fromEntries(metadata);
+      const { sha256: _, ...header } =
+        key === null ? labels : (JSON.parse(labels[key]!) as { sha256: string });
+      const hash = hashOf(header, tensors);
+      // In place, so that a header which JSON.parse would even out stays as odd as it is.
+      const text = Buffer.from(file.bytes).toString('latin1');
+      return {
+        ...file,
+        bytes: Buffer.from(text.replace(/(sha256\\*":\\*")[0-9a-f]{64}/, `$1${hash}`), 'latin1'),
+      };
+    } catch {
+      return file;
+    }
+  };
 
 const statistics: Target = {
   name: 'statistics',
@@ -93,10 +98,11 @@ const statistics: Target = {
       },
       spatial: empty,
     };
-    const header = JSON.stringify({ recipe: RECIPE, stages, sha256: hashOf(tensors) });
+    const content = { recipe: RECIPE, stages };
+    const header = JSON.stringify({ ...content, sha256: hashOf(content, tensors) });
     return [[safetensors('a.stats.safetensors', tensors, { 'edlora.statistics': header })]];
   },
-  repair: rehashed,
+  repair: rehashed('edlora.statistics'),
   run: async ({ file, random }) => {
     if (random.chance(0.1)) await attempt(() => inspect(file));
     const stored = await openStatistics(file);
@@ -123,13 +129,15 @@ const partial: Target = {
   seeds: async () => {
     const sum = values(10);
     const packed = Buffer.from(Float64Array.from(sum).buffer);
-    const header = JSON.stringify({ recipe: RECIPE, runsDone: 1, predictions: 2, rows: { a: 7 } });
     const tensors: PlainTensor[] = [
       { name: 'sum|a', dtype: 'F64', shape: [10], data: packed },
       ...[plain('prediction|0', 8), plain('prediction|1', 8)],
     ];
+    const content = { recipe: RECIPE, runsDone: 1, predictions: 2, rows: { a: 7 } };
+    const header = JSON.stringify({ ...content, sha256: hashOf(content, tensors) });
     return [[safetensors('a.partial', tensors, { 'edlora.partial_statistics': header })]];
   },
+  repair: rehashed('edlora.partial_statistics'),
   run: async ({ file }) => {
     const state = await openPartial(file, RECIPE);
     if (state === null) return;
@@ -158,19 +166,29 @@ const trainingState: Target = {
     'stopped',
     'settings',
   ],
-  seeds: async () => [
-    [
-      safetensors(
-        'state.safetensors',
-        [
-          ...['parameter|a', 'mean|a', 'square|a'].map((name) => plain(name, 6)),
-          ...['parameter|b', 'mean|b', 'square|b'].map((name) => plain(name, 4)),
-          ...[plain('optimizer_steps', 2), plain('loss', 3), plain('embedding_norm', 3)],
-        ],
-        { format: 'edlora-training-state', step: '3', stopped: 'false', settings: JSON.stringify(SETTINGS) },
-      ),
-    ],
-  ],
+  seeds: async () => {
+    const positive = (name: string, count: number): PlainTensor => ({
+      ...plain(name, count),
+      data: Buffer.from(Float32Array.from({ length: count }, (_, i) => i % 4).buffer),
+    });
+    const tensors = [
+      ...[plain('parameter|a', 6), plain('mean|a', 6), positive('square|a', 6)],
+      ...[plain('parameter|b', 4), plain('mean|b', 4), positive('square|b', 4)],
+      ...[positive('optimizer_steps', 2), plain('loss', 3), positive('embedding_norm', 3)],
+    ];
+    const header = {
+      format: 'edlora-training-state',
+      step: '3',
+      stopped: 'false',
+      settings: JSON.stringify(SETTINGS),
+    };
+    return [
+      [safetensors('state.safetensors', tensors, { ...header, sha256: hashOf(header, tensors) })],
+      // As earlier versions wrote it.
+      [safetensors('state.safetensors', tensors, header)],
+    ];
+  },
+  repair: rehashed(null),
   run: async ({ file }) => {
     const parameters = (['a', 'b'] as const).map((name) => {
       return { name, group: 'unet' as const, data: new Float32Array(name === 'a' ? 6 : 4) };
