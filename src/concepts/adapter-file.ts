@@ -2,11 +2,12 @@
  * Files and folders to `Adapter`: any LoRA-like file of Stable Diffusion 1.x or SDXL, and files of embeddings. Headers
  * and alphas are read, nothing else.
  */
-import { existsSync, statSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import path from 'node:path';
 import { FormatError, MismatchError } from '../errors.ts';
 import { excerpt } from '../formats/excerpt.ts';
 import { openTensorFile, type TensorFile } from '../formats/tensor-file.ts';
+import { infoOf } from '../io/file-info.ts';
 import { foreignArchitecture } from '../models/keys/architecture.ts';
 import { edLoraWord } from '../models/keys/ed-lora.ts';
 import { peftScale, peftScaling } from '../models/keys/peft.ts';
@@ -35,7 +36,7 @@ import { bundledWords, isBundledEmbedding, readTextualInversion } from './reader
  * @throws {MismatchError} if it is for SD 2.x, SD 3 or Flux
  */
 export async function loadAdapter(file: string): Promise<Adapter> {
-  const info = statSync(file, { throwIfNoEntry: false });
+  const info = infoOf(file);
   if (info === undefined) throw new FormatError(file, 'no such file or folder');
   if (!info.isDirectory()) return readAdapter(await openTensorFile(file));
   return readFolder(path.resolve(file));

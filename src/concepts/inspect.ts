@@ -9,6 +9,7 @@ import { type DType, isFloatDType } from '../formats/dtype.ts';
 import { hashFiles } from '../formats/file-hash.ts';
 import { elementCount, type RawTensor } from '../formats/raw-tensor.ts';
 import { openShardedOrSingle, openTensorFile, type TensorFile } from '../formats/tensor-file.ts';
+import { infoOf } from '../io/file-info.ts';
 import { foreignArchitecture } from '../models/keys/architecture.ts';
 import type { Component, Concept } from './concept.ts';
 import { loadConcept } from './concept-file.ts';
@@ -92,7 +93,7 @@ const STEMS = ['diffusion_pytorch_model', 'model', 'pytorch_model'] as const;
  * @throws {FormatError} if it is missing, unsafe, damaged, or nothing that can be read
  */
 export async function inspect(location: string, { hash = false } = {}): Promise<Inspection> {
-  const info = statSync(location, { throwIfNoEntry: false });
+  const info = infoOf(location);
   const reading = info?.isDirectory() ? await readFolder(location) : await readFile(location);
   const { content, format, tensors, metadata } = reading;
   if (hash) for (const storage of new Set(tensors.map((tensor) => tensor.storage))) storage.verify?.();

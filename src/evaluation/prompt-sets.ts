@@ -2,10 +2,11 @@
  * Prompts to judge a concept by. `<TOK>` marks the concept's place. The sets cover what tables of personalisation
  * papers cover: new places, other company, other materials and styles; each has twenty prompts.
  */
-import { existsSync, statSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import path from 'node:path';
 import { FormatError, UsageError } from '../errors.ts';
 import { excerpt } from '../formats/excerpt.ts';
+import { infoOf } from '../io/file-info.ts';
 import { readTextFile } from '../io/read-small-file.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
 
@@ -126,7 +127,7 @@ export function isPromptSet(name: string): name is PromptSet {
  */
 export async function loadPrompts(setOrFile: string): Promise<readonly string[]> {
   if (isPromptSet(setOrFile)) return PROMPT_SETS[setOrFile];
-  const info = statSync(setOrFile, { throwIfNoEntry: false });
+  const info = infoOf(setOrFile);
   if (info === undefined || info.isDirectory()) {
     const sets = Object.keys(PROMPT_SETS).join(', ');
     throw new UsageError(`prompts "${setOrFile}": expected one of ${sets}, or a text file`);

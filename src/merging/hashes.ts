@@ -1,11 +1,11 @@
 /** The names by which web interfaces and model sites know a file. */
 import { createHash } from 'node:crypto';
-import { statSync } from 'node:fs';
 import { sshsHashes } from '../concepts/lora-metadata.ts';
 import { FormatError } from '../errors.ts';
 import { readFileRange } from '../formats/byte-reader.ts';
 import { hashFile } from '../formats/file-hash.ts';
 import { openTensorFile } from '../formats/tensor-file.ts';
+import { infoOf } from '../io/file-info.ts';
 
 export interface FileHashes {
   /** Of the whole file, lower-case hex. */
@@ -22,7 +22,7 @@ export interface FileHashes {
 
 /** Hash a file; it is read twice. @throws {FormatError} if it cannot be read */
 export async function fileHashes(file: string): Promise<FileHashes> {
-  const sizeBytes = statSync(file, { throwIfNoEntry: false })?.size;
+  const sizeBytes = infoOf(file)?.size;
   if (sizeBytes === undefined) throw new FormatError(file, 'no such file');
   const sha256 = await hashFile(file);
   const stretch = [0x100000, 0x110000].map((at) => Math.min(at, sizeBytes)) as [number, number];

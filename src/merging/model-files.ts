@@ -2,12 +2,13 @@
  * A model's weight files as they lie on disk, every tensor with the layer that it belongs to: for tools that rewrite or
  * compare whole checkpoints. No configuration or tokenizer is needed, and SDXL folders work as SD 1.x ones.
  */
-import { existsSync, statSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import path from 'node:path';
 import type { AdapterComponent, AdapterModule, Architecture } from '../concepts/adapter.ts';
 import { FormatError, MismatchError } from '../errors.ts';
 import type { RawTensor } from '../formats/raw-tensor.ts';
 import { openShardedOrSingle, openTensorFile, type TensorFile } from '../formats/tensor-file.ts';
+import { infoOf } from '../io/file-info.ts';
 import { foreignArchitecture } from '../models/keys/architecture.ts';
 import { ldmTextEncoderNames, ldmUnetNames, sd1UnetStructure } from '../models/keys/ldm.ts';
 import { withTextModel } from '../models/keys/module-path.ts';
@@ -56,7 +57,7 @@ const folders: readonly (readonly [AdapterComponent, readonly string[]])[] = [
  */
 export async function openModelFiles(location: string): Promise<ModelFiles> {
   const absolute = path.resolve(location);
-  const info = statSync(absolute, { throwIfNoEntry: false });
+  const info = infoOf(absolute);
   if (info === undefined) throw new FormatError(location, 'no such file or folder');
   const parts = info.isDirectory() ? await openFolder(absolute) : null;
   const single = parts === null ? await openTensorFile(absolute) : null;

@@ -10,6 +10,7 @@ import { fuse } from '../fusion/fuse.ts';
 import { writeFusion } from '../fusion/output.ts';
 import type { Recipe } from '../fusion/recipe.ts';
 import { parseFusionRecipe, repeatedRequest } from '../fusion/repeat.ts';
+import { infoOf } from '../io/file-info.ts';
 import {
   bakeFiles,
   convertFile,
@@ -110,7 +111,7 @@ export async function verifyFile(
 }
 
 function carrierOf(location: string): string {
-  const info = statSync(location, { throwIfNoEntry: false });
+  const info = infoOf(location);
   if (info === undefined) throw new FormatError(location, 'no such file or folder');
   if (!info.isDirectory()) return location;
   const found = carriers.map((name) => path.join(location, name)).find((file) => existsSync(file));

@@ -2,12 +2,13 @@
  * A Stable Diffusion 1.x model as it lies on disk: a diffusers folder or an original single file. Opening reads
  * configs and headers only; weights stay where they are and are named as diffusers names them.
  */
-import { existsSync, statSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import path from 'node:path';
 import { z } from 'zod';
 import { FormatError, MismatchError } from '../errors.ts';
 import type { RawTensor } from '../formats/raw-tensor.ts';
 import { openShardedOrSingle, openTensorFile, type TensorFile } from '../formats/tensor-file.ts';
+import { infoOf } from '../io/file-info.ts';
 import { CLIP_VIT_L_TEXT, type ClipTextConfig, clipTextSchema } from './clip/config.ts';
 import { type ClipTokenizer, loadTokenizer } from './clip/tokenizer.ts';
 import { readConfig } from './config-file.ts';
@@ -56,7 +57,7 @@ export interface CheckpointOptions {
  */
 export async function openCheckpoint(location: string, options: CheckpointOptions = {}): Promise<Checkpoint> {
   const absolute = path.resolve(location);
-  const info = statSync(absolute, { throwIfNoEntry: false });
+  const info = infoOf(absolute);
   if (info === undefined) throw new FormatError(location, 'no such file or folder; check --base');
   return info.isDirectory() ? openFolder(absolute) : openSingleFile(absolute, options.configFolder);
 }

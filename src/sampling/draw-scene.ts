@@ -1,10 +1,11 @@
 /** A scene from its description to numbered PNG files in a folder. */
-import { existsSync, readdirSync, statSync } from 'node:fs';
+import { existsSync, readdirSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import path from 'node:path';
 import { InterruptedError, UsageError } from '../errors.ts';
 import type { Picture } from '../formats/picture.ts';
 import { encodePng, readPngTexts } from '../formats/png.ts';
+import { infoOf } from '../io/file-info.ts';
 import { makeFolder, writeFileAtomically, writeUnderFreeName } from '../io/replace-file.ts';
 import { toolVersion } from '../package-root.ts';
 import { openSceneModel, type SceneModel } from './model-source.ts';
@@ -81,7 +82,7 @@ export async function drawScene(planned: PlannedScene, options: DrawSceneOptions
   const { grid = false, previewEvery = 0, metadata = true, onProgress, signal } = options;
   if (grid) checkGrid(request.count ?? 1, scene.width ?? 0, scene.height ?? 0);
   const folder = path.resolve(options.folder);
-  if (statSync(folder, { throwIfNoEntry: false })?.isFile()) {
+  if (infoOf(folder)?.isFile()) {
     throw new UsageError(`${folder}: expected a folder for the pictures, got a file`);
   }
   const preview = path.join(folder, 'preview.png');

@@ -2,7 +2,7 @@
  * From the files that a scene names to a base with its changes and words: fusions, fused checkpoints, single concepts,
  * plain LoRAs and textual inversion embeddings, alone or together.
  */
-import { existsSync, statSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import path from 'node:path';
 import { z } from 'zod';
 import { type Concept, conceptName } from '../concepts/concept.ts';
@@ -11,6 +11,7 @@ import { type EmbeddingFile, loadEmbeddings } from '../concepts/embedding-file.t
 import { type ConceptDeltas, conceptDeltas, sumDeltas } from '../concepts/fit.ts';
 import { type BoundVocabulary, bindConcepts, type ConceptConfig } from '../concepts/prompt.ts';
 import { FormatError, UsageError } from '../errors.ts';
+import { infoOf } from '../io/file-info.ts';
 import { placeOfRecord } from '../io/recorded-path.ts';
 import { type Checkpoint, openCheckpoint } from '../models/checkpoint.ts';
 import { WordMatcher } from '../models/clip/word-matcher.ts';
@@ -116,7 +117,7 @@ interface FusedCheckpoint {
 
 /** What kind of fusion a folder holds. @throws {FormatError} if it holds none */
 async function openFused(folder: string): Promise<FusionFolder | FusedCheckpoint> {
-  if (!statSync(folder, { throwIfNoEntry: false })?.isDirectory()) {
+  if (!infoOf(folder)?.isDirectory()) {
     throw new FormatError(folder, 'expected the folder of a fusion');
   }
   if (existsSync(path.join(folder, 'unet'))) return { kind: 'checkpoint', folder };

@@ -3,12 +3,13 @@
  * named as unknown.
  * Source: TencentARC/Mix-of-Show, options/train/EDLoRA, train_edlora.py, mixofshow/data/pil_transform.py.
  */
-import { existsSync, readdirSync, statSync } from 'node:fs';
+import { existsSync, readdirSync } from 'node:fs';
 import path from 'node:path';
 import { z } from 'zod';
 import { FormatError } from '../errors.ts';
 import { excerpt, jsonExcerpt } from '../formats/excerpt.ts';
 import { MAX_CONFIG_BYTES, readJsonFile } from '../formats/json-file.ts';
+import { infoOf } from '../io/file-info.ts';
 import type { TrainingInput } from './options.ts';
 
 /** What a training file says. */
@@ -217,7 +218,7 @@ async function pictures(file: string): Promise<Partial<TrainingInput>> {
 }
 
 function countPictures(folder: string): number {
-  if (!statSync(folder, { throwIfNoEntry: false })?.isDirectory()) return 1;
+  if (!infoOf(folder)?.isDirectory()) return 1;
   return readdirSync(folder).filter((name) => /\.(png|jpe?g|webp)$/i.test(name) && !/_mask\./.test(name))
     .length;
 }

@@ -1,10 +1,11 @@
 /** A whole CLIP model as it lies on disk: both towers, their projections, its tokenizer and picture preparation. */
-import { existsSync, statSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import path from 'node:path';
 import { z } from 'zod';
 import { FormatError, MismatchError } from '../../errors.ts';
 import type { RawTensor } from '../../formats/raw-tensor.ts';
 import { openShardedOrSingle, type TensorFile } from '../../formats/tensor-file.ts';
+import { infoOf } from '../../io/file-info.ts';
 import { readConfig } from '../config-file.ts';
 import type { WeightSource } from '../network.ts';
 import { type ClipTextConfig, clipTextSchema } from './config.ts';
@@ -44,7 +45,7 @@ export async function openClipModel(
   options: { readonly tokenizer?: ClipTokenizer } = {},
 ): Promise<ClipModel> {
   const absolute = path.resolve(folder);
-  if (!statSync(absolute, { throwIfNoEntry: false })?.isDirectory()) {
+  if (!infoOf(absolute)?.isDirectory()) {
     throw new FormatError(folder, 'expected a folder with a CLIP model (config.json, model.safetensors)');
   }
   const configFile = path.join(absolute, 'config.json');

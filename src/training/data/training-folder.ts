@@ -2,12 +2,13 @@
  * Pictures with their captions and masks, as people keep them: `NN.png` with `NN.txt` and `NN_mask.png` beside it, or
  * captions in one `.json` or `.jsonl` file. Everything that is missing or broken is named before training starts.
  */
-import { existsSync, readdirSync, statSync } from 'node:fs';
+import { existsSync, readdirSync } from 'node:fs';
 import path from 'node:path';
 import { EdloraError, FormatError, UsageError } from '../../errors.ts';
 import type { GrayPicture } from '../../formats/picture.ts';
 import { pictureSize, readAlphaChannel, readGrayPicture } from '../../formats/picture.ts';
 import { parseJson } from '../../formats/strict-json.ts';
+import { infoOf } from '../../io/file-info.ts';
 import { readTextFile } from '../../io/read-small-file.ts';
 
 const PICTURE = /\.(png|jpe?g|webp)$/i;
@@ -44,7 +45,7 @@ export interface FolderOptions {
  * @throws {FormatError} naming every picture that is broken, lacks its caption, or has a mask of another size
  */
 export async function readTrainingFolder(folder: string, options: FolderOptions): Promise<TrainingPicture[]> {
-  if (!statSync(folder, { throwIfNoEntry: false })?.isDirectory()) {
+  if (!infoOf(folder)?.isDirectory()) {
     throw new UsageError(`${folder}: expected a folder with pictures; check --data`);
   }
   const names = readdirSync(folder)
@@ -53,10 +54,7 @@ export async function readTrainingFolder(folder: string, options: FolderOptions)
   if (names.length === 0) {
     throw new UsageError(`${folder}: expected pictures (.png, .jpg, .webp), found none`);
   }
-  if (
-    options.captionFolder !== '' &&
-    !statSync(options.captionFolder, { throwIfNoEntry: false })?.isDirectory()
-  ) {
+  if (options.captionFolder !== '' && !infoOf(options.captionFolder)?.isDirectory()) {
     throw new UsageError(`${options.captionFolder}: expected a folder with captions`);
   }
   const listed =
