@@ -8,7 +8,7 @@ import type { Command, CommandContext } from '../command.ts';
 import { type Args, option } from '../merging/options.ts';
 import { printJson } from '../merging/result.ts';
 import { outputOptions, texts } from '../options.ts';
-import type { Io } from '../terminal/io.ts';
+import { type Io, sayNote } from '../terminal/io.ts';
 import { nearPath, table } from '../terminal/table.ts';
 
 const options = {
@@ -42,7 +42,13 @@ async function runVerify(args: Args, { io, signal }: CommandContext): Promise<vo
     signal.throwIfAborted();
     const rebuild = typeof args.rebuild === 'boolean' ? { rebuild: args.rebuild } : {};
     const settings = { search: texts(args, 'inputs'), ...rebuild };
-    reports.push(await verifyFile(file, { ...settings, cacheFolder: cacheFolder() }));
+    reports.push(
+      await verifyFile(file, {
+        ...settings,
+        cacheFolder: cacheFolder(),
+        onNote: (text) => sayNote(io, text),
+      }),
+    );
   }
   if (args.json === true) printJson(io, reports.length === 1 ? reports[0] : reports);
   else for (const report of reports) say(io, report);

@@ -7,7 +7,7 @@ import path from 'node:path';
 import type { Adapter } from '../concepts/adapter.ts';
 import { loadAdapter } from '../concepts/adapter-file.ts';
 import { UsageError } from '../errors.ts';
-import { hashFiles } from '../formats/file-hash.ts';
+import { InputFiles } from '../formats/input-files.ts';
 import { GraphMatmulEngine } from '../graph/matmul-engine.ts';
 import { recordedPath } from '../io/recorded-path.ts';
 import { checkFileTarget, checkFolderTarget } from '../io/targets.ts';
@@ -189,7 +189,7 @@ export async function mergeFiles(
   };
   const described = describeInputs(adapters, given, base?.model);
   // Hashed beside the work; a failure is reported when the hashes are asked for.
-  const hashing = options.noMetadata ? null : hashFiles(described.flatMap(({ files }) => files));
+  const hashing = options.noMetadata ? null : filesOfInputs(described).hashes();
   hashing?.catch(() => undefined);
   const engine = new GraphMatmulEngine({ spin: false });
   try {
@@ -221,6 +221,11 @@ export async function mergeFiles(
   } finally {
     await engine.dispose();
   }
+}
+
+/** The files of a job as they are when it begins: what is hashed at its end must be what was read. */
+function filesOfInputs(inputs: readonly { readonly files: readonly string[] }[]): InputFiles {
+  return new InputFiles().add(inputs.flatMap(({ files }) => files));
 }
 
 function describeInputs(
@@ -286,6 +291,8 @@ export async function convertFile(
   }
   const scheme = format as LayerFormat;
   const base = await baseOf(location);
+  const described = describeSingle(adapter, base?.model);
+  const read = filesOfInputs(described);
   const engine = new GraphMatmulEngine({ spin: false });
   const { output, converted } = await convertAdapter(adapter, scheme, {
     rank,
@@ -296,14 +303,20 @@ export async function convertFile(
   }).finally(() => engine.dispose());
   const unheld = [...unusable, ...labelsUnheldBy(options, scheme, [adapter])];
   const result = await finish(output, scheme, unheld, options, async () => {
-    const recipe = await describeJob('convert', out, describeSingle(adapter, base?.model), {
-      format,
-      rank,
-      dtype: dtype ?? null,
-      base: nameOf(base, out),
-      drop,
-      word: options.word ?? null,
-    });
+    const recipe = await describeJob(
+      'convert',
+      out,
+      described,
+      {
+        format,
+        rank,
+        dtype: dtype ?? null,
+        base: nameOf(base, out),
+        drop,
+        word: options.word ?? null,
+      },
+      read.hashes(),
+    );
     return inheritedMetadata(recipe, adapter);
   });
   return { ...result, converted, from: adapter.scheme };
@@ -360,6 +373,8 @@ export async function resizeFile(
     force: options.force ?? false,
   });
   const base = await baseOf(location);
+  const described = describeSingle(adapter, base?.model);
+  const read = filesOfInputs(described);
   const engine = new GraphMatmulEngine({ spin: false });
   try {
     const { output, layers } = await resizeAdapter(adapter, {
@@ -373,15 +388,21 @@ export async function resizeFile(
     });
     const unheld = [...unusableOf([adapter]), ...labelsUnheldBy(options, format, [adapter])];
     const result = await finish(output, format, unheld, options, async () => {
-      const recipe = await describeJob('resize', out, describeSingle(adapter, base?.model), {
-        rule,
-        rank,
-        convRank,
-        format,
-        dtype,
-        base: nameOf(base, out),
-        drop: options.drop ?? false,
-      });
+      const recipe = await describeJob(
+        'resize',
+        out,
+        described,
+        {
+          rule,
+          rank,
+          convRank,
+          format,
+          dtype,
+          base: nameOf(base, out),
+          drop: options.drop ?? false,
+        },
+        read.hashes(),
+      );
       return inheritedMetadata(recipe, adapter);
     });
     return { ...result, resized: layers };
@@ -404,6 +425,7 @@ export async function extractModel(
   const { tuned: tunedPath, base: basePath, out, format = 'kohya', force = false, onLayer } = options;
   const [tuned, base] = [await openModelFiles(tunedPath), await openModelFiles(basePath)];
   const models = [describeModel(tuned), describeModel(base)];
+  const read = filesOfInputs(models);
   checkAdapterTarget(out, format, {
     inputs: models.flatMap(({ path: own, files }) => [own, ...files]),
     force,
@@ -425,11 +447,17 @@ export async function extractModel(
       ...(onLayer === undefined ? {} : { onLayer }),
     });
     const result = await finish(extraction.output, format, extraction.unheld, options, async () => {
-      const recipe = await describeJob('extract', out, models, {
-        ...settings,
-        format,
-        drop: options.drop ?? false,
-      });
+      const recipe = await describeJob(
+        'extract',
+        out,
+        models,
+        {
+          ...settings,
+          format,
+          drop: options.drop ?? false,
+        },
+        read.hashes(),
+      );
       return { [recipeKey]: JSON.stringify(recipe) };
     });
     return { ...result, extracted: extraction.layers };
@@ -452,6 +480,7 @@ export async function bakeFiles(options: BakeFilesOptions): Promise<JobResult> {
   const inputs = await loadMergeInputs(given);
   const adapters = inputs.map(({ adapter }) => adapter);
   const described = describeModel(model);
+  const read = filesOfInputs(describeInputs(adapters, given, model));
   const rules = { inputs: [described.path, ...described.files, ...filesOfAdapters(adapters)], force };
   if (model.layout === 'single-file') checkFileTarget(out, rules);
   else checkFolderTarget(out, rules);
@@ -462,7 +491,13 @@ export async function bakeFiles(options: BakeFilesOptions): Promise<JobResult> {
   refuseLoss(out, dropped, drop);
   const recipe: MergeRecipe | null = options.noMetadata
     ? null
-    : await describeJob('bake', out, describeInputs(adapters, given, model), { dtype: dtype ?? null, drop });
+    : await describeJob(
+        'bake',
+        out,
+        describeInputs(adapters, given, model),
+        { dtype: dtype ?? null, drop },
+        read.hashes(),
+      );
   await bakeModel(model, inputs, out, {
     ...(dtype === undefined ? {} : { dtype }),
     ...(recipe === null ? {} : { metadata: mergedMetadata(recipe, adapters) }),

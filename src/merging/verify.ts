@@ -52,6 +52,8 @@ export interface VerifyOptions {
   readonly rebuild?: boolean;
   /** Where a repeated fusion looks for statistics, and keeps them. Default `null`: collected anew. */
   readonly cacheFolder?: string | null;
+  /** Told what a user should know of that folder. */
+  readonly onNote?: (text: string) => void;
 }
 
 /** Places in a result's folder where the header with the recipe may be. */
@@ -70,7 +72,7 @@ const carriers = [
  */
 export async function verifyFile(
   location: string,
-  { search = [], rebuild, cacheFolder = null }: VerifyOptions = {},
+  { search = [], rebuild, cacheFolder = null, onNote = () => {} }: VerifyOptions = {},
 ): Promise<VerifyReport> {
   const file = carrierOf(location);
   const { metadata, format } = await openTensorFile(file);
@@ -102,7 +104,7 @@ export async function verifyFile(
     const placeOf = unitPlaces(file, inputs);
     rebuilt = await sameAgain(file, location, (out) =>
       recipe.kind === 'fusion'
-        ? repeatFusion(parseFusionRecipe(file, text!), recipe, out, placeOf, cacheFolder)
+        ? repeatFusion(parseFusionRecipe(file, text!), recipe, out, placeOf, { cacheFolder, onNote })
         : repeat(file, recipe, out, placeOf),
     );
   }
@@ -168,14 +170,14 @@ async function repeatFusion(
   recorded: RecordedFusion,
   out: string,
   placeOf: (unit: Unit) => string,
-  cacheFolder: string | null,
+  cache: Required<Pick<VerifyOptions, 'cacheFolder' | 'onNote'>>,
 ): Promise<void> {
   const request = await repeatedRequest({
     ...recipe,
     base: { ...recipe.base, path: placeOf(recorded.base) },
     concepts: recipe.concepts.map((concept, i) => ({ ...concept, path: placeOf(recorded.concepts[i]!) })),
   });
-  const fusion = await fuse({ ...request, cacheFolder });
+  const fusion = await fuse({ ...request, ...cache });
   const isFile = out.endsWith('.safetensors');
   const folder = isFile ? `${out}.fusion` : out;
   await writeFusion(fusion, folder, { naming: recipe.naming });

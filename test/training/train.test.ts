@@ -1,11 +1,13 @@
 /** Runs on the miniature: every method to a file that loads, resuming to the same numbers, and what is refused. */
 import {
   copyFileSync,
+  cpSync,
   existsSync,
   mkdirSync,
   mkdtempSync,
   readFileSync,
   rmSync,
+  truncateSync,
   writeFileSync,
 } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -29,6 +31,7 @@ import {
   trainingJsonSchema,
 } from '../../src/training/options.ts';
 import { stateFileOf, writeTrained } from '../../src/training/output.ts';
+import { previousStateFile } from '../../src/training/run-state.ts';
 import { train } from '../../src/training/train.ts';
 
 let folder = '';
@@ -223,6 +226,24 @@ describe('a run that is interrupted', () => {
     await expect(
       train({ base, settings: { ...settings, lrUnet: 1 }, stateFile, resume: true }),
     ).rejects.toThrow(/other settings \(lrUnet\)/);
+  });
+
+  it('ends when its base changes under it, with what was saved before', async () => {
+    const own = path.join(folder, 'own-base');
+    cpSync(defaultBase(), own, { recursive: true });
+    const unet = path.join(own, 'unet/diffusion_pytorch_model.safetensors');
+    const stateFile = stateFileOf(path.join(folder, 'moved'));
+    const run = train({
+      base: await openCheckpoint(own),
+      settings: { ...settingsOf('ed-lora'), steps: 4, saveEvery: 1 },
+      stateFile,
+      onProgress: ({ phase, done }) => {
+        if (phase === 'training' && done === 2) truncateSync(unet, 1000);
+      },
+    });
+    await expect(run).rejects.toThrow(/diffusion_pytorch_model\.safetensors: .*changed since it was opened/);
+    expect((await openTensorFile(stateFile)).metadata.get('step')).toBe('2');
+    expect((await openTensorFile(previousStateFile(stateFile))).metadata.get('step')).toBe('1');
   });
 
   it('names the step at which numbers stop being finite, and keeps the state before it', async () => {
