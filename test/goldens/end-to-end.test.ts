@@ -19,6 +19,8 @@ interface Case {
   guidance_rescale?: number;
   eta?: number;
   strength?: number;
+  /** Distance of the stored float32 run from the same run in float64. */
+  max_abs_diff_latents_f32_f64?: number;
 }
 
 const NAMES: Record<string, string> = {
@@ -27,6 +29,12 @@ const NAMES: Record<string, string> = {
   PNDMScheduler: 'pndm',
   EulerAncestralDiscreteScheduler: 'euler-a',
 };
+function samplerName(schedulerClass: string): string {
+  const name = NAMES[schedulerClass];
+  if (name === undefined)
+    throw new Error(`end_to_end.json: no sampler of ours is named for ${schedulerClass}`);
+  return name;
+}
 const { width, height, cases } = goldenJson<{ width: number; height: number; cases: Record<string, Case> }>(
   'goldens/end-to-end/end_to_end.json',
 );
@@ -51,7 +59,7 @@ function requests(golden: Case, picture: SampleRequest['init']): SampleRequest[]
     steps: golden.num_inference_steps,
     guidanceScale: golden.guidance_scale,
     guidanceRescale: golden.guidance_rescale ?? 0,
-    sampler: NAMES[golden.scheduler_class]!,
+    sampler: samplerName(golden.scheduler_class),
     schedule: golden.scheduler_overrides.use_karras_sigmas ? { useKarrasSigmas: true } : {},
     eta: golden.eta ?? 0,
     count: golden.num_images_per_prompt ?? 1,
@@ -75,11 +83,12 @@ describe('end to end', () => {
     // to ten steps at guidance 7.5. Sums in another order, on other processors, get the rest.
     const expectedLatents = readFloat32(golden.tensors.get(`${name}/final_latents`)!);
     const largest = expectedLatents.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
-    expect(latents).toBeAllClose(expectedLatents, { rtol: 0, atol: 1e-5 * largest });
+    const room = golden_.max_abs_diff_latents_f32_f64 ?? 0;
+    expect(latents).toBeAllClose(expectedLatents, { rtol: 0, atol: Math.max(1e-5 * largest, 4 * room) });
     const image = golden.tensors.get(`${name}/image_uint8`);
     if (image === undefined) return;
     const expected = readBytes(image);
-    const actual = pictures[0]!.data;
+    const actual = Uint8Array.from(pictures.flatMap((picture) => [...picture.data]));
     const differing = actual.filter((value, i) => value !== expected[i]).length;
     expect(actual).toBeAllClose(expected, { rtol: 0, atol: 1 });
     expect(differing / expected.length).toBeLessThan(0.005);

@@ -147,7 +147,9 @@ interface SafetensorsCase {
 }
 
 describe('safetensors files', () => {
-  const cases = goldenJson<Record<string, SafetensorsCase>>('goldens/formats/safetensors.json');
+  const index = goldenJson<Record<string, SafetensorsCase>>('goldens/formats/safetensors.json');
+  // `_not_writable` lists data types that the library of that set could not write.
+  const cases = Object.fromEntries(Object.entries(index).filter(([name]) => !name.startsWith('_')));
 
   for (const [name, golden] of Object.entries(cases)) {
     const file = goldenPath('goldens/formats/safetensors', name);

@@ -33,10 +33,11 @@ describe.each(runs)('%s', (run) => {
     }
     const latents = await openTensorFile(goldenPath(FOLDER, run, 'latents_and_embeddings.safetensors'));
     const noise = specs.map((_, i) => readFloat32(latents.tensors.get(`latents_${i}`)!));
-    const size = latents.tensors.get('latents_0')!.shape.at(-1)!;
-    const layers = goldenJson<Record<string, { rows: number[] }>>(FOLDER, run, 'layers.json');
-    const fullSize = Object.entries(layers).find(([name]) => /^down_blocks\.0\..*attn1\.to_q/.test(name))!;
-    const steps = fullSize[1].rows[0]! / size ** 2;
+    const [height, width] = latents.tensors.get('latents_0')!.shape.slice(-2) as [number, number];
+    const layers = goldenJson<Record<string, { part: string; rows: number[] }>>(FOLDER, run, 'layers.json');
+    // A layer at full size reads one row a cell and step.
+    const spatial = Object.values(layers).filter(({ part }) => part === 'spatial');
+    const steps = Math.max(...spatial.map(({ rows }) => rows[0]!)) / (height * width);
     const off = { text: 0, cross: 0, spatial: 0 };
     const ridge = { text: RIDGE, cross: RIDGE, spatial: RIDGE };
     const options = { ...PRESETS['mix-of-show'], steps, ridge, preserve: off };

@@ -19,8 +19,6 @@ interface Index {
   logit_scale_exp: number;
   image_mean: [number, number, number];
   image_std: [number, number, number];
-  clip_i_mean_images_0_1_vs_2_3_4: number;
-  clip_t_mean: number;
 }
 const index = goldenJson<Index>(FOLDER, 'images.json');
 

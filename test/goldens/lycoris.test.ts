@@ -47,14 +47,19 @@ describe.each(Object.entries(cases))('LyCORIS %s', (name, { scale_used, file_key
     expect(dense(1)).toBeAllClose(expected, { rtol: 1e-7 });
   });
 
-  // Modules whose merge the reference wrote down at a second multiplier.
-  if (!file.tensors.has(`${name}|merged_0.6`)) return;
-  it('scales as its merge does', () => {
+  // Modules whose merge the reference wrote down at other multipliers.
+  const multipliers = [...file.tensors.keys()]
+    .filter((key) => key.startsWith(`${name}|merged_`))
+    .map((key) => key.slice(`${name}|merged_`.length))
+    .filter((multiplier) => Number(multiplier) !== 1);
+  if (multipliers.length === 0) return;
+  it.each(multipliers)('scales as its merge does, %s', (multiplier) => {
     const weights = readFloat64(base);
-    const merged = dense(0.6).map((value, i) => value + weights[i]!);
+    const strength = Number(multiplier);
+    const merged = dense(strength).map((value, i) => value + weights[i]!);
     // On purpose: of a DoRA at multiplier m LyCORIS keeps (1 − m) · ΔW unscaled, and at 0 the base is not the base.
     const unscaled = layer.doraScale === null ? null : readFloat64(tensor('delta'));
-    const theirs = merged.map((value, i) => value + (unscaled === null ? 0 : 0.4 * unscaled[i]!));
-    expect(theirs).toBeAllClose(readFloat64(tensor('merged_0.6')), { rtol: 1e-7 });
+    const theirs = merged.map((value, i) => value + (unscaled === null ? 0 : (1 - strength) * unscaled[i]!));
+    expect(theirs).toBeAllClose(readFloat64(tensor(`merged_${multiplier}`)), { rtol: 1e-7 });
   });
 });

@@ -2,7 +2,7 @@
 import { describe, expect, it } from 'vitest';
 import { loadAdapter } from '../../src/concepts/adapter-file.ts';
 import { loadConcept } from '../../src/concepts/concept-file.ts';
-import { readFloat64 } from '../../src/formats/raw-tensor.ts';
+import { type RawTensor, readFloat64 } from '../../src/formats/raw-tensor.ts';
 import { openTensorFile } from '../../src/formats/tensor-file.ts';
 import { toDense } from '../../src/linalg/low-rank.ts';
 import { convertAdapter } from '../../src/merging/convert.ts';
@@ -10,15 +10,20 @@ import { layerDelta, needsBase } from '../../src/merging/delta.ts';
 import { mergeAdapters } from '../../src/merging/merge.ts';
 import { writeAdapter } from '../../src/merging/output.ts';
 import { scratch } from '../merging/random-adapters.ts';
-import { goldenPath } from '../support/goldens.ts';
+import { goldenPath, hasGolden } from '../support/goldens.ts';
 
-const { tensors } = await openTensorFile(goldenPath('goldens-fusion/merges/dora/weights.safetensors'));
+const FOLDER = 'goldens-fusion/merges/dora';
+// This part was added to the shipped set; older sets have no such folder.
+const present = hasGolden(FOLDER);
+const tensors: ReadonlyMap<string, RawTensor> = present
+  ? (await openTensorFile(goldenPath(FOLDER, 'weights.safetensors'))).tensors
+  : new Map();
 const names = [...tensors.keys()].filter((name) => name.startsWith('base.')).map((name) => name.slice(5));
 const base = ({ layerName }: { layerName: string }) => tensors.get(`base.${layerName}`);
 const merged = (name: string): Float64Array => readFloat64(tensors.get(`merged.${name}`)!);
 
-describe.each(['peft', 'diffusers'])('%s', (form) => {
-  const file = goldenPath(`goldens-fusion/merges/dora/${form}`);
+describe.skipIf(!present).each(['peft', 'diffusers'])('%s', (form) => {
+  const file = goldenPath(FOLDER, form);
 
   it('merges as PEFT does', async () => {
     const { scheme, layers, unusable } = await loadAdapter(file);

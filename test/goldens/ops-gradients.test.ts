@@ -27,11 +27,25 @@ const index = goldenJson<Record<string, { formula: string; inputs: Record<string
 );
 
 type Inputs = Readonly<Record<string, Value>>;
-type Write = (g: GraphBuilder, inputs: Inputs) => Value;
+/** `formula` as the index has it: what varies between sets of numbers (groups, heads, strides, scales) stands in it. */
+type Write = (g: GraphBuilder, inputs: Inputs, formula: string) => Value;
+
+/** The one number that `pattern` captures in a formula. */
+function numberIn(formula: string, pattern: RegExp): number {
+  const found = pattern.exec(formula)?.[1];
+  if (found === undefined) throw new Error(`formula "${formula}" has no ${pattern}`);
+  return Number(found);
+}
+const STRIDE = /stride\s*=?\s*(\d+)/;
+const PADDING = /padding=(\d+)/;
+/** A factor in front of a bracket or a call: `0.8 (…)`, `0.5*conv…`. */
+const FACTOR = /(\d+(?:\.\d+)?)\s*(?:\*|\()/;
 
 const attention =
   (causal: boolean): Write =>
-  (g, { q, k, v }) => {
+  (g, { q, k, v }, formula) => {
+    // The causal one is described "as above".
+    const heads = numberIn(/heads=/.test(formula) ? formula : index.attention!.formula, /heads=(\d+)/);
     const [rows, columns] = [q!.shape[1]!, k!.shape[1]!];
     const mask = Float64Array.from({ length: rows * columns }, (_, i) =>
       i % columns > Math.floor(i / columns) ? -1e30 : 0,
@@ -40,29 +54,42 @@ const attention =
     const constant = g.constant(
       q!.dtype === 'float64' ? float64(shape, mask) : float32(shape, Float32Array.from(mask)),
     );
-    return multiHeadAttention(g, { q: q!, k: k!, v: v!, bias: causal ? constant : null }, 2);
+    return multiHeadAttention(g, { q: q!, k: k!, v: v!, bias: causal ? constant : null }, heads);
   };
+
+const padded: Write = (g, { x, w_, b_ }, formula) =>
+  conv(g, x!, w_!, b_!, { stride: numberIn(formula, STRIDE), pads: numberIn(formula, PADDING) });
+const grouped: Write = (g, { x, w_, b_ }, formula) =>
+  groupNorm(g, x!, w_!, b_!, {
+    groups: numberIn(formula, /groups=(\d+)/),
+    epsilon: numberIn(formula, /eps=([\de.-]+)/),
+  });
 
 /** Each formula of ops.json in our operators. */
 const writers: Record<string, Write> = {
-  conv3x3_s1: (g, { x, w_, b_ }) => conv(g, x!, w_!, b_!, { pads: 1 }),
-  conv3x3_s2: (g, { x, w_, b_ }) => conv(g, x!, w_!, b_!, { stride: 2, pads: 1 }),
-  conv3x3_s2_asym: (g, { x, w_, b_ }) => conv(g, x!, w_!, b_!, { stride: 2, pads: [0, 0, 1, 1] }),
+  conv3x3_s1: padded,
+  conv3x3_s2: padded,
+  conv3x3_s2_asym: (g, { x, w_, b_ }, formula) => {
+    const end = numberIn(formula, /pad right and bottom by (\d+)/);
+    return conv(g, x!, w_!, b_!, { stride: numberIn(formula, STRIDE), pads: [0, 0, end, end] });
+  },
   conv1x1: (g, { x, w_, b_ }) => conv(g, x!, w_!, b_!),
   linear: (g, { x, w_, b_ }) => add(g, matmul(g, x!, w_!, { transB: true }), b_!),
-  lora_linear: (g, { x, w_, down, up }) => {
+  lora_linear: (g, { x, w_, down, up }, formula) => {
     const reduced = matmul(g, x!, down!, { transB: true });
     return add(
       g,
       matmul(g, x!, w_!, { transB: true }),
-      scaled(g, matmul(g, reduced, up!, { transB: true }), 0.8),
+      scaled(g, matmul(g, reduced, up!, { transB: true }), numberIn(formula, FACTOR)),
     );
   },
-  lora_conv3x3: (g, { x, down, up }) =>
-    scaled(g, conv(g, conv(g, x!, down!, null, { pads: 1 }), up!, null), 0.5),
-  group_norm: (g, { x, w_, b_ }) => groupNorm(g, x!, w_!, b_!, { groups: 4, epsilon: 1e-5 }),
-  group_norm_eps6: (g, { x, w_, b_ }) => groupNorm(g, x!, w_!, b_!, { groups: 4, epsilon: 1e-6 }),
-  layer_norm: (g, { x, w_, b_ }) => layerNorm(g, x!, w_!, b_!),
+  lora_conv3x3: (g, { x, down, up }, formula) => {
+    const pads = numberIn(formula, /pad (\d+)/);
+    return scaled(g, conv(g, conv(g, x!, down!, null, { pads }), up!, null), numberIn(formula, FACTOR));
+  },
+  group_norm: grouped,
+  group_norm_eps6: grouped,
+  layer_norm: (g, { x, w_, b_ }, formula) => layerNorm(g, x!, w_!, b_!, numberIn(formula, /eps=([\de.-]+)/)),
   silu: (g, { x }) => silu(g, x!),
   gelu: (g, { x }) => gelu(g, x!),
   // ½ x (1 + tanh z) = x σ(2z), z = √(2/π) (x + 0.044715 x³)
@@ -70,6 +97,7 @@ const writers: Record<string, Write> = {
     const cubic = add(g, x!, scaled(g, mul(g, mul(g, x!, x!), x!), 0.044715));
     return mul(g, x!, sigmoid(g, scaled(g, cubic, 2 * Math.sqrt(2 / Math.PI))));
   },
+  // 1.702 is part of the operator.
   quick_gelu: (g, { x }) => quickGelu(g, x!),
   geglu: (g, { x }) => {
     const half = x!.shape.at(-1)! / 2;
@@ -79,9 +107,15 @@ const writers: Record<string, Write> = {
   softmax: (g, { x }) => softmax(g, x!),
   attention: attention(false),
   attention_causal: attention(true),
-  upsample_nearest2x: (g, { x }) => resizeNearest(g, x!, 2 * x!.shape[2]!, 2 * x!.shape[3]!),
-  concat_channels: (g, { a, c }) => concat(g, [a!, c!], 1),
-  embedding: (g, { table }) => gather(g, table!, g.constant(int64([2, 3], [1, 3, 3, 0, 1, 6]))),
+  upsample_nearest2x: (g, { x }, formula) => {
+    const factor = numberIn(formula, /factor (\d+)/);
+    return resizeNearest(g, x!, factor * x!.shape[2]!, factor * x!.shape[3]!);
+  },
+  concat_channels: (g, { a, c }, formula) => concat(g, [a!, c!], numberIn(formula, /axis (\d+)/)),
+  embedding: (g, { table }, formula) => {
+    const rows = JSON.parse(/\[\[.*\]\]/.exec(formula)![0]) as number[][];
+    return gather(g, table!, g.constant(int64([rows.length, rows[0]!.length], rows.flat())));
+  },
   masked_mse: (g, { x, target, mask }) => {
     const difference = sub(g, x!, target!);
     const weighted = mul(g, mul(g, difference, difference), mask!);
@@ -116,7 +150,7 @@ function graphOf(op: string, dtype: 'float32' | 'float64') {
     const name = full.slice(op.length + 1).replace(/^in\./, '');
     inputs[name] = input(name, stored(full));
   }
-  const out = writers[op]!(g, inputs);
+  const out = writers[op]!(g, inputs, index[op]!.formula);
   g.output('out', out);
   const wanted = Object.keys(inputs).filter((name) => file.tensors.has(`${op}|grad.${name}`));
   const upstream = stored(`${op}|upstream`);

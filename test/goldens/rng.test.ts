@@ -10,6 +10,8 @@ import { goldenJson, goldenPath } from '../support/goldens.ts';
 
 interface Draw {
   name: string;
+  /** How it was drawn, in words; draws that go on with a generator say so here. */
+  what: string;
   shape: number[];
   dtype: string;
 }
@@ -51,7 +53,14 @@ function replay(generator: TorchGenerator, seed: bigint, draw: Draw): ArrayLike<
   if (kind.startsWith('randn_') || kind.startsWith('global_randn_')) return normals(generator, draw);
   if (kind.startsWith('rand_'))
     return kind.includes('f64') ? generator.randFloat64(count) : generator.rand(count);
-  if (kind.startsWith('randint_') && draw.name.includes('/mix_')) return generator.randint(0, 1000, count);
+  if (kind.startsWith('randint_') && draw.name.includes('/mix_')) {
+    const [, low, high] = /randint\((-?\d+),(-?\d+),/.exec(mixOf(draw))!.map(Number) as [
+      number,
+      number,
+      number,
+    ];
+    return generator.randint(low, high, count);
+  }
   if (kind.startsWith('randint_')) {
     const [low, high] = numbersIn(kind.slice('randint_'.length)) as [number, number];
     return generator.randint(low, high, count);
@@ -71,9 +80,16 @@ function replay(generator: TorchGenerator, seed: bigint, draw: Draw): ArrayLike<
   return null;
 }
 
+/** The head of a mixed sequence lists all of its draws; the others refer to it: "see mix_…". */
+function mixOf({ name, what }: Draw): string {
+  const head = /^see (\S+)$/.exec(what)?.[1];
+  if (head === undefined) return what;
+  return draws.find((draw) => draw.name === `${name.slice(0, name.indexOf('/'))}/${head}`)!.what;
+}
+
 /** Draws that continue the generator of the draw before. */
-function continues(name: string): boolean {
-  return /\/(randn_second_|mix_(?!rand_7))/.test(name);
+function continues({ what }: Draw): boolean {
+  return /^see |second of/.test(what);
 }
 
 const torchDraws = draws.filter((draw) => !draw.name.includes('/np_'));
@@ -85,7 +101,7 @@ describe.each(seeds)('seed %s', (prefix) => {
     let generator = new TorchGenerator(seed);
     const own = torchDraws.filter((draw) => draw.name.startsWith(`${prefix}/`));
     for (const draw of own) {
-      if (!continues(draw.name)) generator = new TorchGenerator(seed);
+      if (!continues(draw)) generator = new TorchGenerator(seed);
       const actual = replay(generator, seed, draw);
       expect(actual, `${draw.name}: how it was drawn`).not.toBeNull();
       const expected = readFloat64(file.tensors.get(draw.name)!);

@@ -20,6 +20,9 @@ interface Run {
   noise_draws?: number;
   init_noise_sigma?: number;
   n_model_calls?: number;
+  /** Distance of the stored float32 run from the same run in float64. */
+  max_abs_diff_f32_f64?: number;
+  finite?: boolean;
   raises?: string;
 }
 interface Variant {
@@ -56,20 +59,26 @@ const initialNoise = float32Values('initial_noise');
 const noiseBank = float32Values('noise_bank');
 const [, channels, ...plane] = tensor('initial_noise').shape as [number, number, ...number[]];
 const planeSize = plane.reduce((a, b) => a * b, 1);
+const pictureSize = channels * planeSize;
 
-/** The goldens' model: eps = M x + 0.1 sin(0.01 t + channel), x [1, C, H, W]. */
+/** The goldens' model: eps = M x + 0.1 sin(0.01 t + channel), x [B, C, H, W]. */
 function fakeModel(x: Float32Array, timestep: number): Float32Array {
   const out = new Float32Array(x.length);
-  for (let i = 0; i < channels; i++) {
-    const wave = Math.fround(0.1 * Math.sin(0.01 * timestep + i));
-    for (let p = 0; p < planeSize; p++) {
-      let sum = 0;
-      for (let j = 0; j < channels; j++) sum += mix[i * channels + j]! * x[j * planeSize + p]!;
-      out[i * planeSize + p] = sum + wave;
+  for (let at = 0; at < x.length; at += pictureSize) {
+    for (let i = 0; i < channels; i++) {
+      const wave = Math.fround(0.1 * Math.sin(0.01 * timestep + i));
+      for (let p = 0; p < planeSize; p++) {
+        let sum = 0;
+        for (let j = 0; j < channels; j++) sum += mix[i * channels + j]! * x[at + j * planeSize + p]!;
+        out[at + i * planeSize + p] = sum + wave;
+      }
     }
   }
   return out;
 }
+
+/** Float32 noise of another set's run may be larger than that of the shipped ones, whose sums agree to 5e-6. */
+const toleranceOf = (room = 0) => ({ rtol: 2e-6, atol: 5e-6 + 4 * room });
 
 function configOf(variant: Variant, predictionType: string): SchedulerConfig {
   if (!isSchedulerClass(variant.class)) throw new Error(`golden of an unknown class ${variant.class}`);
@@ -132,7 +141,9 @@ for (const [name, variant] of Object.entries(index.variants)) {
         const start = initialNoise.map((x) => x * sampler.initNoiseSigma);
         const { latents, draws } = await trajectory(sampler, start);
         expect(draws).toBe(run.noise_draws);
-        expect(latents).toBeAllClose(values(`${name}/${key}/latents`), { rtol: 2e-6, atol: 5e-6 });
+        if (run.finite === false) return; // The reference itself ran into NaN.
+        const expected = values(`${name}/${key}/latents`);
+        expect(latents).toBeAllClose(expected, toleranceOf(run.max_abs_diff_f32_f64));
       });
     }
   });
@@ -148,7 +159,7 @@ describe('image to image', () => {
       expectTimesteps(sampler.timesteps.slice(beginIndex), values(`img2img/${key}/timesteps`));
       const start = sampler.addNoise(initialNoise, noiseBank.subarray(0, initialNoise.length), beginIndex);
       const { latents } = await trajectory(sampler, start, beginIndex);
-      expect(latents).toBeAllClose(values(`img2img/${key}/latents`), { rtol: 2e-6, atol: 5e-6 });
+      expect(latents).toBeAllClose(values(`img2img/${key}/latents`), toleranceOf());
     });
   }
 });

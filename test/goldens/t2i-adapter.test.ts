@@ -52,10 +52,13 @@ describe.each(cases)('%s', (name) => {
     const size = { pictures: 1, latentHeight, latentWidth };
     await unet.load({ ...size, layout, guided: true, adapterFeatures: true, controlResiduals: false });
     const keysValues = await unet.keysValues([[everywhere, positive]], 1);
-    for (const [output, strength] of [
-      ['unet_out', 1],
-      ['unet_out_scale_0.5', 0.5],
-    ] as const) {
+    const outputs = golden.names.flatMap((full) => {
+      const found =
+        full.startsWith(`${name}/`) && /^unet_out(?:_scale_(.+))?$/.exec(full.slice(name.length + 1));
+      return found ? [[found[0], Number(found[1] ?? 1)] as const] : [];
+    });
+    expect(outputs.length).toBeGreaterThan(0);
+    for (const [output, strength] of outputs) {
       const features = base.unet.config.blocks.map((_, i) => {
         const { shape, data } = golden.tensor(`${name}/feature_${i}`);
         return [

@@ -11,7 +11,7 @@ import { buildUnet, type UnetOptions } from '../../src/models/unet/unet.ts';
 import { buildVaeDecoder } from '../../src/models/vae/decoder.ts';
 import { buildVaeEncoder } from '../../src/models/vae/encoder.ts';
 import { float32, type Tensor } from '../../src/tensor/tensor.ts';
-import { goldenJson, goldenPath } from '../support/goldens.ts';
+import { goldenJson, goldenPath, goldenSingleFile } from '../support/goldens.ts';
 
 const FOLDER = 'goldens/tiny-random';
 /** README of the goldens: max abs error ≤ 2e-5 + 2e-5·|x| on values of order one. */
@@ -46,7 +46,7 @@ let folder: Checkpoint;
 let single: Checkpoint;
 beforeAll(async () => {
   folder = await openCheckpoint(goldenPath(FOLDER, 'model'));
-  single = await openCheckpoint(goldenPath(FOLDER, 'single_file.safetensors'), {
+  single = await openCheckpoint(goldenSingleFile(), {
     configFolder: goldenPath(FOLDER, 'model'),
   });
 });

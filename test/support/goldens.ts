@@ -2,7 +2,7 @@
  * Where the numeric oracles lie: the folder that holds `goldens/` and `goldens-fusion/`, from EDLORA_GOLDENS,
  * by default `fixtures/`. Cases are read from the JSON indices beside the tensors, never from constants.
  */
-import { readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import { packageRoot } from '../../src/package-root.ts';
 
@@ -11,6 +11,20 @@ const root = path.resolve(process.env.EDLORA_GOLDENS ?? path.join(packageRoot(),
 /** Absolute path inside the goldens, e.g. `goldenPath('goldens/formats/formats.json')`. */
 export function goldenPath(...parts: string[]): string {
   return path.join(root, ...parts);
+}
+
+/** Whether a set has this file or folder; some parts are not in every set. */
+export function hasGolden(...parts: string[]): boolean {
+  return existsSync(goldenPath(...parts));
+}
+
+/** The miniature as one file in the original names: safetensors or a Lightning checkpoint, as the set has it. */
+export function goldenSingleFile(): string {
+  const names = ['single_file.safetensors', 'single_file.ckpt'];
+  return goldenPath(
+    'goldens/tiny-random',
+    names.find((name) => hasGolden('goldens/tiny-random', name)) ?? names[0]!,
+  );
 }
 
 /** A parsed JSON index. The caller names the shape it relies on. */
