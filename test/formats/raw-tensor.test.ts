@@ -51,6 +51,10 @@ describe('sliceRows', () => {
     expect([...readFloat32(sliceRows(table, 1, 2))]).toEqual([3, 4, 5, 6, 7, 8]);
     const transposed = { ...table, shape: [3, 4], strides: [1, 3] };
     expect([...readFloat32(sliceRows(transposed, 2, 1))]).toEqual([2, 5, 8, 11]);
+    expect([...readFloat32(sliceRows(sliceRows(table, 1, 3), 1, 1))]).toEqual([6, 7, 8]);
+    expect([...readFloat32(sliceRows({ ...transposed, shape: [3, 3], storageOffset: 3 }, 2, 1))]).toEqual([
+      5, 8, 11,
+    ]);
     expect(() => sliceRows(table, 3, 2)).toThrow(ShapeError);
     expect(() => sliceRows(table, -1, 1)).toThrow(ShapeError);
     expect(() => sliceRows(float32Tensor('s', [], counting(1)), 0, 0)).toThrow(ShapeError);

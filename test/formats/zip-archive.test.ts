@@ -68,3 +68,42 @@ describe('sizes', () => {
     expect(() => storage.read(0, 10)).toThrow(/bytes, got/);
   });
 });
+
+describe('a declared size', () => {
+  /** A zip of one entry with 4 bytes in the file, which says that they become `sizeBytes`. */
+  function zipOf(method: 0 | 8, sizeBytes: number): string {
+    const name = Buffer.from('w');
+    const common = Buffer.alloc(26);
+    common.writeUInt16LE(20, 0);
+    common.writeUInt16LE(method, 4);
+    common.writeUInt32LE(4, 14);
+    common.writeUInt32LE(sizeBytes, 18);
+    common.writeUInt16LE(name.length, 22);
+    const local = Buffer.concat([Buffer.from('PK\x03\x04'), common, name, Buffer.alloc(4)]);
+    const central = Buffer.concat([
+      Buffer.from('PK\x01\x02'),
+      Buffer.from([20, 0]),
+      common,
+      Buffer.alloc(14),
+      name,
+    ]);
+    const end = Buffer.alloc(22);
+    end.write('PK\x05\x06', 'latin1');
+    end.writeUInt16LE(1, 8);
+    end.writeUInt16LE(1, 10);
+    end.writeUInt32LE(central.length, 12);
+    end.writeUInt32LE(local.length, 16);
+    const file = scratch(`declared-${method}-${sizeBytes}`);
+    writeFileSync(file, Buffer.concat([local, central, end]));
+    return file;
+  }
+  const read = async (file: string) => (await readZipDirectory(file, locateFile(file))).get('w');
+
+  it('is believed as far as deflate can reach, 1032 times the bytes in the file', async () => {
+    expect(await read(zipOf(8, 4 * 1032))).toMatchObject({ compressed: true, sizeBytes: 4 * 1032 });
+    await expect(read(zipOf(8, 4 * 1032 + 1))).rejects.toThrow(
+      '4 deflated bytes cannot hold the declared 4129',
+    );
+    expect(await read(zipOf(0, 4))).toMatchObject({ compressed: false, sizeBytes: 4 });
+  });
+});

@@ -91,6 +91,31 @@ describe('cholesky', () => {
     expect(() => cholesky(matrix(2, 3))).toThrow(ShapeError);
     expect(() => solveRows(cholesky(identity(3)), matrix(1, 4))).toThrow(ShapeError);
   });
+
+  it.each([2, 9, 70])(
+    'of size %i takes a pivot for zero at size · 2⁻⁵² of its own entry, and not above',
+    (n) => {
+      // The last two rows are [1, 1] and [1, 1 + δ]: what is left of the last entry is δ.
+      const nearlySingular = (steps: number): Matrix => {
+        const a = identity(n);
+        a.data[(n - 1) * n + n - 2] = 1;
+        a.data[(n - 2) * n + n - 1] = 1;
+        a.data[n * n - 1] = 1 + steps * 2 ** -52;
+        return a;
+      };
+      expect(() => cholesky(nearlySingular(n))).toThrow(`not positive definite at pivot ${n - 1}`);
+      expect(() => cholesky(nearlySingular(n + 1))).not.toThrow();
+    },
+  );
+
+  it('bounds the condition by the square of the ratio of its diagonal, 1 where there is none', () => {
+    const a = matrix(3, 3, Float64Array.of(4, 0, 0, 0, 1, 0, 0, 0, 9));
+    expect(conditionLowerBound(cholesky(clone(a)))).toBe(9);
+    // A diagonal matrix attains it.
+    a.data[0] = 100;
+    expect(conditionLowerBound(cholesky(clone(a)))).toBe(100);
+    expect(conditionLowerBound(cholesky(matrix(0, 0)))).toBe(1);
+  });
 });
 
 describe('qr', () => {

@@ -163,6 +163,43 @@ describe('promises', () => {
     expect(back(rotated.x)).toBeAllClose(plain.x, { rtol: 1e-7 });
   });
 
+  describe('while the line search steps out', () => {
+    /** Where it looks next, of a function that answers each look with the next of these losses and slopes. */
+    const looks = (answers: readonly (readonly [loss: number, slope: number])[]): number[] => {
+      const places: number[] = [];
+      const evaluate = (x: Float64Array): Evaluation => {
+        const [loss, slope] = answers[Math.min(places.length, answers.length - 1)]!;
+        places.push(x[0]!);
+        return { loss, gradient: Float64Array.of(slope) };
+      };
+      lbfgs({ evaluate }, new Float64Array(1), { maxIterations: 1, maxEvaluations: answers.length + 1 });
+      return places;
+    };
+    // Falling all the way and never flat: nothing but the loss can end it.
+    const before = [
+      [10, -1],
+      [9, -2],
+      [8, -2],
+    ] as const;
+
+    it('a third look that is no better than the second encloses the minimum, an equal one too', () => {
+      for (const loss of [8, 8.5]) {
+        const [, , second, third, next] = looks([...before, [loss, -2], [8, -2]]);
+        expect(third).toBeGreaterThan(second!);
+        expect(next).toBeGreaterThan(second!);
+        expect(next).toBeLessThan(third!);
+      }
+    });
+
+    it('a better one goes on, and so does a second that is no better than the first, as in torch', () => {
+      const [, , , third, next] = looks([...before, [7.9, -2], [8, -2]]);
+      expect(next).toBeGreaterThan(third!);
+      const [, first, second, after] = looks([...before.slice(0, 2), [9.5, -2], [8, -2]]);
+      expect(second).toBeGreaterThan(first!);
+      expect(after).toBeGreaterThan(second!);
+    });
+  });
+
   it('stays within its budget of evaluations', () => {
     const { start, evaluate } = functions.rosenbrock!;
     const result = lbfgs(
