@@ -28,12 +28,16 @@ export interface BakedWeight {
     | null;
 }
 
-/** Written at a time. */
-const BLOCK_BYTES = 1 << 24;
-/** Copied at a time: blocks are filled to at least three quarters. */
-const COPY_BYTES = 1 << 22;
-/** Numbers changed at a time: they stay in the processor's cache between the steps of the addition. */
-const PIECE_NUMBERS = 1 << 20;
+export interface BlockSizes {
+  /** Bytes written at a time. */
+  readonly block: number;
+  /** Bytes copied at a time: blocks are filled to at least three quarters. */
+  readonly copy: number;
+  /** Numbers changed at a time: they stay in the processor's cache between the steps of the addition. */
+  readonly piece: number;
+}
+
+const BLOCK_SIZES: BlockSizes = { block: 1 << 24, copy: 1 << 22, piece: 1 << 20 };
 
 /** Bytes of the output that are made in one go. */
 interface Piece {
@@ -46,15 +50,17 @@ interface Piece {
 /**
  * All bytes in order. A block is valid until the next but one is asked for.
  * @param onBytes called with the size of each piece when it is made
+ * @param sizes   of what is handled at a time; the bytes do not depend on them
  * @throws {NumericalError} if a number does not fit its dtype; {FormatError} if a source cannot be read, or changes meanwhile
  */
 export async function* weightBlocks(
   weights: readonly BakedWeight[],
   addition: FactorAddition,
   onBytes: (sizeBytes: number) => void,
+  sizes: BlockSizes = BLOCK_SIZES,
 ): AsyncGenerator<Uint8Array> {
   const files = new OpenFiles();
-  const pieces = piecesOf(weights, addition, files);
+  const pieces = piecesOf(weights, addition, files, sizes);
   let waiting: Piece | undefined = pieces.next().value;
   const fill = async (buffer: Uint8Array): Promise<Uint8Array> => {
     // A single row may be larger than a block.
@@ -68,7 +74,7 @@ export async function* weightBlocks(
     }
     return block.subarray(0, used);
   };
-  let [current, other] = [Buffer.allocUnsafeSlow(BLOCK_BYTES), Buffer.allocUnsafeSlow(BLOCK_BYTES)];
+  let [current, other] = [Buffer.allocUnsafeSlow(sizes.block), Buffer.allocUnsafeSlow(sizes.block)];
   let next = fill(current);
   try {
     for (;;) {
@@ -93,6 +99,7 @@ function* piecesOf(
   weights: readonly BakedWeight[],
   addition: FactorAddition,
   files: OpenFiles,
+  { copy, piece }: BlockSizes,
 ): Generator<Piece, undefined> {
   let stretch: Stretch | null = null;
   for (const weight of weights) {
@@ -108,14 +115,14 @@ function* piecesOf(
       };
       continue;
     }
-    if (stretch !== null) yield* copies(stretch, files);
+    if (stretch !== null) yield* copies(stretch, files, copy);
     stretch =
       range === null
         ? null
         : { ...range, width: Math.ceil(dtypeWidth(dtype)), opened: source.storage.opened };
-    if (range === null) yield* made(weight, addition, files);
+    if (range === null) yield* made(weight, addition, files, piece);
   }
-  if (stretch !== null) yield* copies(stretch, files);
+  if (stretch !== null) yield* copies(stretch, files, copy);
   return undefined;
 }
 
@@ -129,11 +136,15 @@ function follows({ file, offset, length }: Stretch, range: ByteRange): boolean {
   return file === range.file && offset + length === range.offset;
 }
 
-function* copies({ file, opened, offset, length, width }: Stretch, files: OpenFiles): Generator<Piece> {
-  for (let done = 0; done < length; done += COPY_BYTES) {
+function* copies(
+  { file, opened, offset, length, width }: Stretch,
+  files: OpenFiles,
+  copyBytes: number,
+): Generator<Piece> {
+  for (let done = 0; done < length; done += copyBytes) {
     const from = offset + done;
     yield {
-      length: Math.min(COPY_BYTES, length - done),
+      length: Math.min(copyBytes, length - done),
       width,
       fill: (target) => files.read(file, opened, from, target),
     };
@@ -141,7 +152,12 @@ function* copies({ file, opened, offset, length, width }: Stretch, files: OpenFi
 }
 
 /** Pieces of a tensor that is changed, of another dtype, or not in one stretch of a file. */
-function* made(weight: BakedWeight, addition: FactorAddition, files: OpenFiles): Generator<Piece> {
+function* made(
+  weight: BakedWeight,
+  addition: FactorAddition,
+  files: OpenFiles,
+  pieceNumbers: number,
+): Generator<Piece> {
   const { source, dtype, change } = weight;
   const total = elementCount(source.shape);
   if (total === 0) return;
@@ -149,7 +165,7 @@ function* made(weight: BakedWeight, addition: FactorAddition, files: OpenFiles):
   const read = readerOf(source, files);
   if (change?.kind !== 'factors') {
     const terms = change === null ? null : change.read();
-    const step = terms === null ? PIECE_NUMBERS : total;
+    const step = terms === null ? pieceNumbers : total;
     for (let begin = 0; begin < total; begin += step) {
       const count = Math.min(step, total - begin);
       yield {
@@ -170,7 +186,7 @@ function* made(weight: BakedWeight, addition: FactorAddition, files: OpenFiles):
     return;
   }
   const n = total / change.rows;
-  const pieces = Math.ceil(change.rows / Math.max(1, Math.floor(PIECE_NUMBERS / n)));
+  const pieces = Math.ceil(change.rows / Math.max(1, Math.floor(pieceNumbers / n)));
   const step = Math.ceil(change.rows / pieces);
   let factors: JoinedFactors | null = null;
   for (let begin = 0; begin < change.rows; begin += step) {

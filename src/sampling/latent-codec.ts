@@ -124,14 +124,14 @@ export class LatentCodec {
 }
 
 /** First cells of tiles that cover `length` and overlap by `overlap` or more, evenly spread. */
-function tileStarts(length: number, tile: number, overlap: number): number[] {
+export function tileStarts(length: number, tile: number, overlap: number): number[] {
   if (tile >= length) return [0];
   const count = Math.ceil((length - overlap) / (tile - overlap));
   return Array.from({ length: count }, (_, i) => Math.round((i * (length - tile)) / (count - 1)));
 }
 
 /** Weight of each row of a tile: rising over `overlap` rows at its inner edges, 1 elsewhere. */
-function ramp(length: number, overlap: number, before: boolean, after: boolean): Float32Array {
+export function ramp(length: number, overlap: number, before: boolean, after: boolean): Float32Array {
   return Float32Array.from({ length }, (_, i) => {
     const rise = before ? Math.min(1, (i + 0.5) / overlap) : 1;
     const fall = after ? Math.min(1, (length - i - 0.5) / overlap) : 1;
