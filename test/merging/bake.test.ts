@@ -1,4 +1,6 @@
 /** Baking into files of other kinds than the shipped folder: single files, and every dtype. */
+import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import path from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { decodeFloat32, encodeFloat } from '../../src/formats/dtype.ts';
 import { memoryTensor, readBytes, readFloat32 } from '../../src/formats/raw-tensor.ts';
@@ -42,8 +44,14 @@ describe.each(['F32', 'F16', 'BF16'] as const)('a single file of %s', (from) => 
       );
     });
     const rest = tensors.get(other.name)!;
-    const wanted = from === to ? readBytes(other) : encodeFloat(Float32Array.from(readFloat32(other)), to);
-    expect(decodeFloat32(readBytes(rest), to)).toEqual(decodeFloat32(wanted, to));
+    expect([rest.dtype, rest.shape]).toEqual([to, other.shape]);
+    const kept = readFloat32(other);
+    if (from === to) expect(readBytes(rest)).toEqual(readBytes(other));
+    decodeFloat32(readBytes(rest), to).forEach((value, i) => {
+      expect(Math.abs(value - kept[i]!)).toBeLessThanOrEqual(
+        to === 'F32' ? 0 : rounding[to] * Math.abs(kept[i]!) + 2 ** -25,
+      );
+    });
   });
 });
 
@@ -58,4 +66,10 @@ it('refuses sums that halves cannot hold, and leaves nothing behind', async () =
   await expect(bakeFiles({ base, inputs: [input], out })).rejects.toThrow(
     'expected numbers that F16 can hold',
   );
+  expect(readdirSync(path.dirname(out))).toEqual([]);
+  // What was there before stays, to the byte.
+  writeFileSync(out, 'older');
+  await expect(bakeFiles({ base, inputs: [input], out })).rejects.toThrow();
+  expect(readdirSync(path.dirname(out))).toEqual([path.basename(out)]);
+  expect(readFileSync(out, 'utf8')).toBe('older');
 });

@@ -10,7 +10,7 @@ import { openT2iAdapter } from '../../src/models/adapter/open.ts';
 import { type Checkpoint, openCheckpoint } from '../../src/models/checkpoint.ts';
 import { openControlNet } from '../../src/models/controlnet/open.ts';
 import { defaultBase } from '../../src/package-root.ts';
-import { LatentCodec } from '../../src/sampling/latent-codec.ts';
+import { LatentCodec, ramp, tileStarts } from '../../src/sampling/latent-codec.ts';
 import { layerGroups, parseStyleMix } from '../../src/sampling/layer-groups.ts';
 import { openSceneModel } from '../../src/sampling/model-source.ts';
 import { readPictureScene, recipeTexts } from '../../src/sampling/picture-recipe.ts';
@@ -88,14 +88,23 @@ describe('pictures', () => {
       { prompt: 'a cat', shape: box(0, 0, 0.5, 1) },
       { prompt: 'a dog', shape: box(0.5, 0, 1, 1) },
     ];
-    const [apart] = await pipeline.sample({ ...SMALL, regions, isolate: 1 });
-    const [first] = await pipeline.sample({ ...SMALL, regions, isolate: 0.4 });
-    const [together] = await pipeline.sample({ ...SMALL, regions });
+    const drawn = async (isolate: number): Promise<Float32Array> =>
+      (await pipeline.sample({ ...SMALL, regions, isolate }))[0]!.latents.data;
+    const [apart, first, together] = [await drawn(1), await drawn(0.4), await drawn(0)];
+    // Of three steps: shares are rounded to whole ones.
+    expect(await drawn(0.84)).toEqual(apart);
+    expect(await drawn(1 / 3)).toEqual(first);
+    expect(await drawn(0.16)).toEqual(together);
     const distance = (a: Float32Array, b: Float32Array): number =>
       Math.sqrt(a.reduce((sum, value, i) => sum + (value - b[i]!) ** 2, 0));
-    const full = distance(apart!.latents.data, together!.latents.data);
-    expect(full).toBeGreaterThan(0);
-    expect(distance(first!.latents.data, together!.latents.data)).toBeGreaterThan(0);
+    const norm = distance(together, new Float32Array(together.length));
+    for (const [one, other] of [
+      [apart, together],
+      [first, together],
+      [apart, first],
+    ] as const) {
+      expect(distance(one, other) / norm).toBeGreaterThan(1e-3);
+    }
     const whole = [{ prompt: SMALL.prompt, shape: box(0, 0, 1, 1) }];
     const [isolated] = await pipeline.sample({ ...SMALL, regions: whole, isolate: 1 });
     const [plain] = await pipeline.sample(SMALL);
@@ -244,6 +253,80 @@ describe('prompts', () => {
 type Float32Tensors = Awaited<ReturnType<PromptEncoder['encode']>>[number];
 
 describe('decoding in tiles', () => {
+  it('covers every length with tiles that overlap by what they should, or more', () => {
+    for (const [length, tile, overlap] of [
+      [65, 64, 16],
+      [96, 64, 16],
+      [112, 64, 16],
+      [113, 64, 16],
+      [40, 16, 8],
+      [1000, 64, 16],
+    ] as const) {
+      const starts = tileStarts(length, tile, overlap);
+      expect(starts[0]).toBe(0);
+      expect(starts.at(-1)).toBe(length - tile);
+      starts.slice(1).forEach((start, i) => {
+        expect(start).toBeGreaterThan(starts[i]!);
+        expect(starts[i]! + tile - start, `${length}: ${starts}`).toBeGreaterThanOrEqual(overlap);
+      });
+    }
+    expect(tileStarts(112, 64, 16)).toEqual([0, 48]);
+    expect(tileStarts(64, 64, 16)).toEqual([0]);
+  });
+
+  it('blends two tiles with weights that add up to one and rise by equal steps', () => {
+    const [length, overlap] = [12, 5];
+    const before = ramp(length, overlap, false, true);
+    const after = ramp(length, overlap, true, false);
+    expect([...before.subarray(0, length - overlap)]).toEqual(Array(length - overlap).fill(1));
+    for (let i = 0; i < overlap; i++) {
+      expect(after[i]).toBeCloseTo((i + 0.5) / overlap, 6);
+      expect(before[length - overlap + i]! + after[i]!).toBeCloseTo(1, 6);
+    }
+    expect([...ramp(length, overlap, false, false)]).toEqual(Array(length).fill(1));
+  });
+
+  it('joins tiles decoded one by one', async () => {
+    const vae = await base.vae();
+    const [cells, tile, overlap] = [20, 16, 8];
+    const factor = pipeline.factor;
+    const latents = float32([1, 4, tile, cells], new TorchGenerator(3).randn(4 * tile * cells));
+    const codec = new LatentCodec(vae, tile);
+    const tiled = await codec.decode(latents);
+    const part = async (left: number) => {
+      const own = float32([1, 4, tile, tile]);
+      for (let row = 0; row < 4 * tile; row++) {
+        own.data.set(latents.data.subarray(row * cells + left, row * cells + left + tile), row * tile);
+      }
+      return codec.decode(own);
+    };
+    const [first, second] = [await part(0), await part(cells - tile)];
+    await codec.dispose();
+    const width = cells * factor;
+    const shift = (cells - tile) * factor;
+    const reach = overlap * factor;
+    let compared = 0;
+    tiled.data.forEach((value, i) => {
+      const [x, y, c] = [Math.floor(i / 3) % width, Math.floor(i / 3 / width), i % 3];
+      const at = (picture: typeof first, column: number): number =>
+        picture.data[(y * picture.width + column) * 3 + c]!;
+      // Tiles share more than they blend over: each rises over the first cells from its own edge.
+      const rise = x < shift ? 0 : Math.min(1, (x - shift + 0.5) / reach);
+      const fall = x >= tile * factor ? 0 : Math.min(1, (tile * factor - x - 0.5) / reach);
+      const shares = [
+        fall === 0 ? [] : [[fall, at(first, x)]],
+        rise === 0 ? [] : [[rise, at(second, x - shift)]],
+      ];
+      const parts = shares.flat() as [number, number][];
+      // Pictures are cut off at black and white, each tile on its own.
+      if (parts.some(([, level]) => level === 0 || level === 255)) return;
+      compared++;
+      const blended = parts.reduce((sum, [share, level]) => sum + share * level, 0) / (rise + fall);
+      expect(Math.abs(value - blended), `${x}, ${y}`).toBeLessThan(1.01);
+    });
+    expect(compared).toBeGreaterThan(tiled.data.length / 2);
+  });
+
   it('shows no seams: tiles meet as smoothly as the picture is inside', async () => {
     const vae = await base.vae();
     const latents = float32([1, 4, 40, 24], new TorchGenerator(3).randn(4 * 40 * 24));
