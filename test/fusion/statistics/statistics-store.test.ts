@@ -128,6 +128,56 @@ describe('statistics in files', () => {
     expect(readdirSync(cache)).toHaveLength(4);
   });
 
+  it('say everything that their numbers depend on: each option, and the schedule of the base', async () => {
+    const maple = await participant('maple');
+    const of = async (options: FusionOptions, model = base): Promise<string> =>
+      JSON.stringify(await new StatisticsStore(model, folder).recipeOf(maple, SCOPES, options));
+    const guided: FusionOptions = { ...OPTIONS, guidanceScale: 3, contrast: 2 };
+    const known = [await of(guided)];
+    for (const change of [
+      { steps: 7 },
+      { seed: 7 },
+      { promptTemplates: ['{}'] },
+      { runs: 7 },
+      { guidanceScale: 7 },
+      { contrast: 7 },
+      { size: { width: 64, height: 64 } },
+      { size: { width: 64, height: 128 } },
+    ] satisfies Partial<FusionOptions>[]) {
+      known.push(await of({ ...guided, ...change }));
+    }
+    expect(new Set(known).size).toBe(known.length);
+    // Without guidance there is one picture, and nothing to weigh it against.
+    const plain = { ...guided, guidanceScale: 1 };
+    expect(await of({ ...plain, contrast: 7 })).toBe(await of(plain));
+
+    const schedule = JSON.parse(readFileSync(base.schedulerConfigFile!, 'utf8')) as Record<string, unknown>;
+    const schedulerConfigFile = path.join(folder, 'scheduler_config.json');
+    const withSchedule = async (change: Record<string, unknown>): Promise<string> => {
+      writeFileSync(schedulerConfigFile, JSON.stringify({ ...schedule, ...change }));
+      return of(guided, { ...base, schedulerConfigFile });
+    };
+    expect(await withSchedule({})).toBe(known[0]);
+    expect(await withSchedule({ beta_end: 0.02 })).not.toBe(known[0]);
+    expect(await withSchedule({ timestep_spacing: 'trailing' })).not.toBe(known[0]);
+  });
+
+  it('of another contrast or schedule are not used', async () => {
+    const cache = path.join(folder, 'cache');
+    const maple = await participant('maple');
+    const scopes = { text: 'none', cross: 'none', spatial: 'attention' } as const;
+    const options: FusionOptions = { ...OPTIONS, steps: 1, runs: 1, guidanceScale: 3, contrast: 2 };
+    const store = new StatisticsStore(base, cache);
+    expect((await store.concept(maple, scopes, options)).fresh).toBe(true);
+    expect((await store.concept(maple, scopes, options)).fresh).toBe(false);
+    expect((await store.concept(maple, scopes, { ...options, contrast: 4 })).fresh).toBe(true);
+    const schedulerConfigFile = path.join(folder, 'scheduler_config.json');
+    const schedule = readFileSync(base.schedulerConfigFile!, 'utf8');
+    writeFileSync(schedulerConfigFile, JSON.stringify({ ...JSON.parse(schedule), beta_end: 0.02 }));
+    const other = new StatisticsStore({ ...base, schedulerConfigFile }, cache);
+    expect((await other.concept(maple, scopes, options)).fresh).toBe(true);
+  });
+
   it('that cover more layers serve as well', async () => {
     const store = new StatisticsStore(base, path.join(folder, 'cache'));
     const maple = await participant('maple');

@@ -1,0 +1,82 @@
+/** What a guided collection predicts with: both prompts side by side, and beyond the prompted one. */
+import { beforeAll, describe, expect, it } from 'vitest';
+import {
+  collectSpatial,
+  type DenoisingRun,
+  type SpatialState,
+} from '../../../src/fusion/statistics/collect.ts';
+import { GraphSession } from '../../../src/graph/session.ts';
+import { type Checkpoint, openCheckpoint } from '../../../src/models/checkpoint.ts';
+import { crossAttentionNames } from '../../../src/models/unet/structure.ts';
+import { buildUnet } from '../../../src/models/unet/unet.ts';
+import { checkpointSchedule } from '../../../src/sampling/checkpoint-schedule.ts';
+import { dpmSolver } from '../../../src/sampling/samplers/dpm-solver.ts';
+import { TorchGenerator } from '../../../src/tensor/random.ts';
+import { float32, sizeOf, type Tensor } from '../../../src/tensor/tensor.ts';
+import { goldenPath } from '../../support/goldens.ts';
+
+const SIDE = 8;
+const LAYER = 'mid_block.attentions.0.transformer_blocks.0.attn1.to_q';
+
+let base: Checkpoint;
+beforeAll(async () => {
+  base = await openCheckpoint(goldenPath('goldens-fusion/fusion/base_model'));
+});
+
+const random = (seed: number, shape: number[]): Tensor<Float32Array> =>
+  float32(shape, new TorchGenerator(seed).randn(sizeOf(shape)));
+function run(): DenoisingRun {
+  const { unet, textEncoder } = base;
+  const text = [
+    1,
+    crossAttentionNames(unet.config).length,
+    textEncoder.config.maxPositions,
+    unet.config.crossAttentionDim,
+  ];
+  return {
+    context: random(1, text),
+    emptyContext: random(2, text),
+    noise: random(3, [1, 4, SIDE, SIDE]).data,
+    subject: 'one',
+  };
+}
+
+/** The network's own answer to one prompt at the first step. */
+async function plain(
+  context: Tensor<Float32Array>,
+  noise: Float32Array,
+  timestep: number,
+): Promise<Float32Array> {
+  const size = { batch: 1, latentHeight: SIDE, latentWidth: SIDE, tokens: context.shape[2]! };
+  const { graph } = buildUnet(base.unet.weights, base.unet.config, size, { probes: {} });
+  const session = await GraphSession.create(graph);
+  const { noise_pred } = await session.run({
+    sample: float32([1, 4, SIDE, SIDE], noise),
+    timestep: float32([1], [timestep]),
+    encoder_hidden_states: context,
+  });
+  await session.dispose();
+  return noise_pred!.data as Float32Array;
+}
+
+describe('collecting over denoising runs', () => {
+  it.each([1, 3, 7.5])('at guidance %d follows e_empty + g · (e_prompt − e_empty)', async (guidanceScale) => {
+    const schedule = await checkpointSchedule(base, 'DPMSolverMultistepScheduler');
+    const sampler = dpmSolver(schedule, 2);
+    const one = run();
+    const states: SpatialState[] = [];
+    await collectSpatial(base, new Map(), [LAYER], [one], {
+      sampler,
+      latentSize: { height: SIDE, width: SIDE },
+      guidanceScale,
+      contrast: null,
+      onStep: (_, state) => void states.push(state()),
+    });
+    const [predicted] = states[0]!.predictions;
+    const start = one.noise.map((value) => value * sampler.initNoiseSigma);
+    const prompted = await plain(one.context, start, sampler.timesteps[0]!);
+    const empty = await plain(one.emptyContext, start, sampler.timesteps[0]!);
+    const expected = empty.map((value, i) => value + guidanceScale * (prompted[i]! - value));
+    expect(predicted!).toBeAllClose(expected, { rtol: 1e-4, atol: 1e-4 });
+  });
+});
