@@ -6,15 +6,22 @@ import { NumericalError, ShapeError, UsageError } from '../../../src/errors.ts';
 import { type RefineRequest, refine, type Teacher } from '../../../src/fusion/refine/refine.ts';
 import { buildRefineStep } from '../../../src/fusion/refine/refine-graph.ts';
 import type { RefineOptions } from '../../../src/fusion/refine/refine-options.ts';
-import { type RefinePrompt, stacked } from '../../../src/fusion/refine/refine-states.ts';
+import {
+  type RefinePrompt,
+  type RefineState,
+  Rollouts,
+  stacked,
+} from '../../../src/fusion/refine/refine-states.ts';
 import { GraphSession } from '../../../src/graph/session.ts';
 import { frobeniusNorm, rankOf, scale, subtract } from '../../../src/linalg/low-rank.ts';
 import { type Checkpoint, openCheckpoint } from '../../../src/models/checkpoint.ts';
-import { deltaFeeds, deltaRanks, type LayerDeltas } from '../../../src/models/lora.ts';
+import { commonRanks, deltaFeeds, deltaRanks, type LayerDeltas } from '../../../src/models/lora.ts';
 import { loraUpInput } from '../../../src/models/network.ts';
 import { crossAttentionNames, linearLayers } from '../../../src/models/unet/structure.ts';
 import { buildUnet } from '../../../src/models/unet/unet.ts';
 import { checkpointSchedule } from '../../../src/sampling/checkpoint-schedule.ts';
+import { noiseSchedule } from '../../../src/sampling/noise-schedule.ts';
+import { dpmSolver } from '../../../src/sampling/samplers/dpm-solver.ts';
 import type { SchedulerConfig } from '../../../src/sampling/scheduler-config.ts';
 import { TorchGenerator } from '../../../src/tensor/random.ts';
 import { float32, sizeOf, type Tensor } from '../../../src/tensor/tensor.ts';
@@ -126,6 +133,123 @@ describe('refine', () => {
       expect(delta.up.data).toEqual(before.get(name));
       expect(frobeniusNorm(subtract(one.layers.get(name)!, delta)), name).toBeGreaterThan(0);
     }
+  });
+
+  describe('with factors that hardly move', () => {
+    const CELLS = 4 * 8 * 8;
+    const still: Partial<RefineOptions> = { batch: 1, runs: 1, preserve: 0, learningRate: 1e-12, seed: 3 };
+    /** One concept with one prompt; the base's own K and V. */
+    const lone = (options: Partial<RefineOptions>): RefineRequest => {
+      const given = request({ ...still, ...options });
+      const [concept] = given.concepts;
+      return {
+        ...given,
+        concepts: [{ ...concept!, prompts: concept!.prompts.slice(0, 1) }],
+        preserved: null,
+      };
+    };
+
+    it('weighs errors by σ / α, at most by 8', async () => {
+      const guidanceScale = 3;
+      // From the noisiest timestep on.
+      const trailing: SchedulerConfig = { ...schedule, timestepSpacing: 'trailing' };
+      const given = {
+        ...lone({ steps: 12, roundSteps: 12, denoisingSteps: 4, guidanceScale }),
+        schedule: trailing,
+      };
+      const { losses } = await refine(given);
+      // The states that the teacher visits, and the choice among them, from the same random numbers.
+      const random = new TorchGenerator(3);
+      const sampler = dpmSolver(trailing, 4);
+      const size = {
+        batch: 1,
+        latentHeight: 8,
+        latentWidth: 8,
+        tokens: base.textEncoder.config.maxPositions,
+      };
+      const fused: LayerDeltas = new Map([...given.fixed!, ...given.start]);
+      const [concept] = given.concepts;
+      const rollouts = await Rollouts.create(base.unet, size, commonRanks([fused, own]), {
+        sampler,
+        guidanceScale,
+        session: {},
+      });
+      const noise = random.randn(CELLS);
+      const states = await rollouts.draw(concept!.prompts, noise, concept!, null, () => {});
+      await rollouts.dispose();
+      const ranks = deltaRanks(fused);
+      const network = buildUnet(
+        base.unet.weights,
+        base.unet.config,
+        { ...size, batch: 2 },
+        { loraRanks: ranks },
+      );
+      const session = await GraphSession.create(network.graph);
+      const lossOf = async ({ latents, timestep, target, prompt }: RefineState): Promise<number> => {
+        const { noise_pred } = await session.run({
+          sample: float32([2, 4, 8, 8], Float32Array.of(...latents, ...latents)),
+          timestep: float32([2], [timestep, timestep]),
+          encoder_hidden_states: stacked([given.emptyContext, prompt.fused]),
+          ...deltaFeeds(fused, ranks, linearLayers(base.unet.config)),
+        });
+        const out = noise_pred!.data as Float32Array;
+        const error = target.reduce((sum, value, i) => {
+          const predicted = out[i]! + guidanceScale * (out[CELLS + i]! - out[i]!);
+          return sum + (predicted - value) ** 2 / CELLS;
+        }, 0);
+        const alpha = noiseSchedule(schedule).alphasCumprod[Math.round(timestep)]!;
+        return Math.min(8, Math.sqrt(1 - alpha) / Math.sqrt(alpha)) * error;
+      };
+      const expected: number[] = [];
+      for (const state of states) expected.push(await lossOf(state));
+      await session.dispose();
+      expect(states).toHaveLength(4);
+      const chosen = losses.map(() => {
+        random.rand(1);
+        return random.randint(0, states.length, 1)[0]!;
+      });
+      expect(new Set(chosen).size).toBe(4);
+      expect(losses).toBeAllClose(
+        chosen.map((i) => expected[i]!),
+        { rtol: 1e-3 },
+      );
+      // The first is cut at 8, the last is not.
+      const ratios = sampler.timesteps.map((t) => {
+        const alpha = noiseSchedule(schedule).alphasCumprod[Math.round(t)]!;
+        return Math.sqrt((1 - alpha) / alpha);
+      });
+      expect(ratios[0]).toBeGreaterThan(8);
+      expect(ratios.at(-1)).toBeLessThan(8);
+    });
+
+    it('visits where the fused model goes itself from the second round on, in half of the rows', async () => {
+      const [steps, roundSteps] = [40, 10];
+      // One step of denoising: a state is its noise, and each drawing adds one.
+      const { losses } = await refine(lone({ steps, roundSteps, denoisingSteps: 1 }));
+      const random = new TorchGenerator(3);
+      random.randn(CELLS);
+      let own = 0;
+      const visited = Array.from({ length: steps }, (_, step): string => {
+        if (step > 0 && step % roundSteps === 0) {
+          random.randn(CELLS);
+          own++;
+        }
+        const [which] = random.rand(1);
+        const chosen = own > 0 && which! < 0.5;
+        const [place] = random.randint(0, chosen ? own : 1, 1);
+        return chosen ? `own ${place}` : 'teacher';
+      });
+      // Equal places have equal losses, others do not.
+      const lossAt = new Map<string, number>();
+      visited.forEach((place, step) => {
+        const before = lossAt.get(place);
+        if (before === undefined) lossAt.set(place, losses[step]!);
+        else expect(Math.abs(losses[step]! / before - 1), `step ${step}: ${place}`).toBeLessThan(1e-4);
+      });
+      expect([...lossAt.keys()].toSorted()).toEqual(['own 0', 'own 1', 'teacher']);
+      expect(new Set([...lossAt.values()].map((loss) => loss.toPrecision(4))).size).toBe(3);
+      expect(visited.slice(0, roundSteps)).toEqual(Array(roundSteps).fill('teacher'));
+    });
   });
 
   it('stops when asked', async () => {
