@@ -114,6 +114,6 @@ describe('fuse --extend', () => {
     expect(verified.out).toContain('made again alike: right');
     const nothing = await edlora('fuse', '--extend', at('nowhere'), '--out', at('third'));
     expect(nothing).toMatchObject({ code: 3, out: '' });
-    expect(nothing.err).toContain('recipe.json: expected the recipe of a fusion, got no such file');
+    expect(nothing.err).toContain('recipe.json: expected the recipe of a fusion, got nothing: no such file');
   });
 });
