@@ -1,7 +1,10 @@
 /** The folder of an evaluation: pictures as they are drawn, at the end report.json and report.html. */
+import { existsSync } from 'node:fs';
+import { rm } from 'node:fs/promises';
 import path from 'node:path';
 import type { Picture } from '../formats/picture.ts';
 import { encodePng } from '../formats/png.ts';
+import { onDisk } from '../io/on-disk.ts';
 import { makeFolder, writeFileAtomically } from '../io/replace-file.ts';
 import { checkFileTarget, checkResultsFolder } from '../io/targets.ts';
 import type { EvaluationReport } from './evaluation-report.ts';
@@ -37,6 +40,7 @@ export class ReportFolder {
     picture: Picture,
     texts: Readonly<Record<string, string>> = {},
   ): Promise<string> {
+    if (this.#groups.size === 0) await this.#removeOldReport();
     const place = this.#groups.get(group) ?? { folder: this.#freshFolder(group), count: 0 };
     this.#groups.set(group, place);
     const file = `${place.folder}/${String(place.count++).padStart(3, '0')}.png`;
@@ -62,6 +66,16 @@ export class ReportFolder {
     await makeFolder(path.dirname(full));
     await writeFileAtomically(full, [content]);
     return full;
+  }
+
+  /** Scores of an earlier run must not stand over pictures of this one, whenever it ends. */
+  async #removeOldReport(): Promise<void> {
+    for (const name of ['report.json', 'report.html']) {
+      const file = path.join(this.path, name);
+      if (!existsSync(file)) continue;
+      checkFileTarget(file, { inputs: this.#inputs, force: true });
+      await onDisk(file, () => rm(file));
+    }
   }
 
   /** A name that every file system takes, and that no other group has. */

@@ -1,7 +1,8 @@
-/** Copies of a model's parts: links followed, no blocks duplicated where the disk can share them. */
+/** Copies of a model's parts: links followed, no blocks duplicated where the disk can share them, writable by their owner. */
 import { constants } from 'node:fs';
-import { cp } from 'node:fs/promises';
+import { chmod, cp, stat } from 'node:fs/promises';
 import { onDisk } from './on-disk.ts';
+import { makeWritable } from './remove-tree.ts';
 
 /**
  * Copy a file, or a folder with all that is in it.
@@ -14,7 +15,12 @@ export async function copyTree(
   wanted?: (source: string) => boolean,
 ): Promise<void> {
   const filter = wanted === undefined ? {} : { filter: wanted };
-  await onDisk(to, () =>
-    cp(from, to, { recursive: true, dereference: true, mode: constants.COPYFILE_FICLONE, ...filter }),
-  );
+  await onDisk(to, async () => {
+    await cp(from, to, { recursive: true, dereference: true, mode: constants.COPYFILE_FICLONE, ...filter });
+    // Models in shared stores are often read-only; the copy is written into.
+    if ((await stat(to)).isDirectory()) {
+      await chmod(to, 0o700 | (await stat(to)).mode);
+      await makeWritable(to);
+    }
+  });
 }

@@ -3,7 +3,7 @@
  * renamed. What stood there before stays untouched until that moment; its mode and a link to it stay for good.
  */
 import { existsSync, lstatSync, readlinkSync, realpathSync, type Stats, statSync } from 'node:fs';
-import { type FileHandle, link, mkdir, open, rename, rm } from 'node:fs/promises';
+import { copyFile, type FileHandle, link, mkdir, open, rename, rm } from 'node:fs/promises';
 import path from 'node:path';
 import { EdloraError } from '../errors.ts';
 import { onDisk } from './on-disk.ts';
@@ -62,19 +62,53 @@ async function claim(temporary: string, file: string): Promise<boolean> {
   return true;
 }
 
+/** A finished file on its way to its name. */
+export interface ReadyFile {
+  /** The last step: a rename. */
+  finish(): Promise<void>;
+  /** Leave nothing of it. */
+  cancel(): Promise<void>;
+}
+
 /**
- * Put a finished file or one of a staging folder in place of `file`, as `writeFileAtomically` does at its end.
+ * Make ready to put a finished file in place of `file`, as `writeFileAtomically` does at its end: whatever can fail for lack
+ * of room or rights is done, also where a link leads to another disk.
  * @throws {EdloraError} as `writeFileAtomically`
  */
-export async function moveIntoPlace(finished: string, file: string): Promise<void> {
+export async function readyForPlace(finished: string, file: string): Promise<ReadyFile> {
   const { target, before } = placeOf(file);
-  await onDisk(file, async () => {
-    if (before !== null) {
-      const handle = await open(finished, 'r');
-      await keepMode(handle, before).finally(() => handle.close());
-    }
-    await rename(finished, target);
-  });
+  const elsewhere = path.dirname(target) !== path.dirname(path.resolve(file));
+  if (elsewhere) removeAbandoned(path.dirname(target));
+  const source = elsewhere ? temporaryBeside(target) : finished;
+  const ready: ReadyFile = {
+    finish: async () => {
+      await onDisk(file, () => rename(source, target));
+      forget(source);
+    },
+    cancel: async () => {
+      await rm(source, { force: true }).catch(() => undefined);
+      forget(source);
+    },
+  };
+  try {
+    if (elsewhere) await onDisk(file, () => copyFile(finished, source));
+    if (before !== null) await onDisk(file, () => becomeLike(source, before));
+    return ready;
+  } catch (error) {
+    await ready.cancel();
+    throw error;
+  }
+}
+
+/** Give a finished file the mode and owner of the one that it replaces. */
+async function becomeLike(file: string, before: Stats): Promise<void> {
+  const handle = await open(file, 'r+');
+  try {
+    await keepMode(handle, before);
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
 }
 
 /**

@@ -3,10 +3,12 @@
  * replaced only if everything in it was written by this tool, and goes only after the new one has its name.
  */
 import { existsSync, lstatSync, readdirSync, readFileSync } from 'node:fs';
-import { mkdir, rename, rm, rmdir, writeFile } from 'node:fs/promises';
+import { chmod, mkdir, rename, rmdir, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { EdloraError, UsageError } from '../errors.ts';
+import { withFolderLock } from './folder-lock.ts';
 import { onDisk } from './on-disk.ts';
+import { removeTree } from './remove-tree.ts';
 import { forget, removeAbandoned, temporaryBeside } from './temporary-names.ts';
 
 /** In every folder that this tool writes as a whole: the names of the files it put there. */
@@ -34,40 +36,69 @@ export async function writeFolderAtomically(
     await onDisk(folder, () =>
       writeFile(path.join(temporary, CONTENTS_NAME), `${JSON.stringify(contents, null, 2)}\n`),
     );
-    await moveFolderIntoPlace(temporary, folder);
+    await withFolderLock(path.dirname(target), () => moveFolderIntoPlace(temporary, folder));
+  } catch (error) {
+    throw named(error, temporary, folder);
   } finally {
-    await rm(temporary, { recursive: true, force: true }).catch(() => undefined);
+    await removeTree(temporary);
     forget(temporary);
   }
 }
 
+/** An error that speaks of a hidden name speaks of the final one instead. */
+export function named(error: unknown, temporary: string, final: string): unknown {
+  if (error instanceof Error) error.message = error.message.replaceAll(temporary, final);
+  return error;
+}
+
 /**
- * Give a finished folder its name; one that stood there is set aside first, and removed when the new one has the name.
+ * Give a finished folder its name; one that stood there is set aside first, and removed when the new one has the name. What
+ * both hold keeps its modes. Call it under the lock of the folder above.
  * @throws {UsageError} as `checkReplaceableFolder`; {EdloraError} if the system refuses: the old folder stays
  */
 export async function moveFolderIntoPlace(finished: string, folder: string): Promise<void> {
   const target = path.resolve(folder);
   checkReplaceableFolder(folder);
   if (!existsSync(target)) return onDisk(folder, () => rename(finished, target));
-  const aside = temporaryBeside(target, 'old');
-  const old = path.join(aside, path.basename(target));
-  await onDisk(folder, async () => {
-    await mkdir(aside);
-    try {
+  await keepModes(target, finished);
+  const holder = temporaryBeside(target, 'old');
+  const old = path.join(holder, path.basename(target));
+  try {
+    await onDisk(folder, async () => {
+      await mkdir(holder);
       await rename(target, old);
-      try {
-        await rename(finished, target);
-      } catch (error) {
-        await rename(old, target);
-        throw error;
-      }
-    } catch (error) {
-      await rmdir(aside);
-      throw error;
+      await rename(finished, target);
+    });
+  } catch (error) {
+    if (existsSync(old) && !existsSync(target)) {
+      await rename(old, target).catch((failure: unknown) => {
+        throw new EdloraError(`${folder}: cannot be written; what stood there is in ${old}`, {
+          cause: failure,
+        });
+      });
     }
-  });
-  // The new one stands: what remains of the old one is the next run's to remove.
-  await rm(aside, { recursive: true, force: true }).catch(() => undefined);
+    await rmdir(holder).catch(() => undefined);
+    forget(holder);
+    throw error;
+  }
+  // By another name first: half of the old folder must never be taken for the whole.
+  const rubbish = temporaryBeside(target);
+  await rename(holder, rubbish).catch(() => undefined);
+  forget(holder);
+  await removeTree(rubbish);
+  forget(rubbish);
+}
+
+/** Modes of a folder and of all in it that its successor has too; as far as the disk knows such things. */
+async function keepModes(old: string, fresh: string): Promise<void> {
+  const before = lstatSync(old);
+  await chmod(fresh, before.mode & 0o777).catch(() => undefined);
+  for (const entry of readdirSync(fresh, { withFileTypes: true })) {
+    const [was, is] = [path.join(old, entry.name), path.join(fresh, entry.name)];
+    const info = lstatSync(was, { throwIfNoEntry: false });
+    if (entry.isDirectory() && info?.isDirectory()) await keepModes(was, is);
+    else if (entry.isFile() && info?.isFile()) await chmod(is, info.mode & 0o777).catch(() => undefined);
+  }
 }
 
 /**

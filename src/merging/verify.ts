@@ -1,6 +1,6 @@
 /** Whether a file is what its header says: its own hash, its inputs' hashes, and on demand the whole job once more. */
-import { existsSync, mkdtempSync, statSync } from 'node:fs';
-import { rename, rm } from 'node:fs/promises';
+import { existsSync, statSync } from 'node:fs';
+import { rename } from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
 import { sshsHashes } from '../concepts/lora-metadata.ts';
@@ -11,6 +11,9 @@ import { writeFusion } from '../fusion/output.ts';
 import type { Recipe } from '../fusion/recipe.ts';
 import { parseFusionRecipe, repeatedRequest } from '../fusion/repeat.ts';
 import { infoOf } from '../io/file-info.ts';
+import { removeTree } from '../io/remove-tree.ts';
+import { makeFolder } from '../io/replace-file.ts';
+import { forget, removeAbandoned, temporaryBeside } from '../io/temporary-names.ts';
 import {
   bakeFiles,
   convertFile,
@@ -152,7 +155,9 @@ async function sameAgain(
   location: string,
   make: (out: string) => Promise<void>,
 ): Promise<boolean> {
-  const folder = mkdtempSync(path.join(os.tmpdir(), 'edlora-verify-'));
+  removeAbandoned(os.tmpdir());
+  const folder = temporaryBeside(path.join(os.tmpdir(), 'edlora-verify'));
+  await makeFolder(folder);
   try {
     const out = path.join(folder, path.basename(path.resolve(location)));
     await make(out);
@@ -160,7 +165,8 @@ async function sameAgain(
     const again = await sshsHashes(inside === '' ? out : path.join(out, inside));
     return again.modelHash === (await sshsHashes(file)).modelHash;
   } finally {
-    await rm(folder, { recursive: true, force: true });
+    await removeTree(folder);
+    forget(folder);
   }
 }
 

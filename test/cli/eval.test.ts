@@ -99,7 +99,7 @@ describe('eval', () => {
       [[...smiley, '--fused', folder], 3, 'expected a fusion'],
       [[...smiley, '--fused', 'a', 'b'], 2, 'two folders are called "fused"'],
       [['--concept', file('smiley'), '--reference', folder], 3, 'expected PNG, JPEG or WebP'],
-      [['--compare', prompts], 3, "expected JSON, got text that is none"],
+      [['--compare', prompts], 3, 'expected JSON, got text that is none'],
     ];
     for (const [argv, code, message] of cases) {
       const result = await evaluate([...argv, '--out', path.join(folder, 'never')]);

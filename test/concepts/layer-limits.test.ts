@@ -224,7 +224,7 @@ describe.skipIf(process.platform === 'win32')('an adapter’s configuration', ()
       float32Tensor(`${name}.lora_B.weight`, [4, 1], new Float32Array(4)),
     ]);
     execFileSync('mkfifo', [path.join(path.dirname(file), 'adapter_config.json')]);
-    await expect(loadAdapter(file)).rejects.toThrow('expected an ordinary file');
-    await expect(loadConcept(file)).rejects.toThrow('expected an ordinary file');
+    await expect(loadAdapter(file)).rejects.toThrow('regular file');
+    await expect(loadConcept(file)).rejects.toThrow('regular file');
   });
 });

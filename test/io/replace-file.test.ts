@@ -14,7 +14,7 @@ import {
 import { expect, it } from 'vitest';
 import { EdloraError } from '../../src/errors.ts';
 import { ownerMark } from '../../src/io/process-owner.ts';
-import { moveIntoPlace, writeFileAtomically, writeUnderFreeName } from '../../src/io/replace-file.ts';
+import { readyForPlace, writeFileAtomically, writeUnderFreeName } from '../../src/io/replace-file.ts';
 import { removeUnfinishedFiles } from '../../src/io/temporary-names.ts';
 import { scratchFolder } from '../formats/scratch-folder.ts';
 
@@ -75,7 +75,7 @@ it('keeps the mode of what it replaces, and is never more open while it writes',
   expect(statSync(file).mode & 0o777).toBe(0o600);
   chmodSync(file, 0o640);
   writeFileSync(scratch('finished'), 'newer');
-  await moveIntoPlace(scratch('finished'), file);
+  await (await readyForPlace(scratch('finished'), file)).finish();
   expect([readFileSync(file, 'utf8'), statSync(file).mode & 0o777]).toEqual(['newer', 0o640]);
 });
 
