@@ -2,7 +2,7 @@
 import path from 'node:path';
 import type { Concept } from '../concepts/concept.ts';
 import { readFloat32 } from '../formats/raw-tensor.ts';
-
+import { recordedPath } from '../io/recorded-path.ts';
 import type { ClipModel } from '../models/clip/clip-model.ts';
 import { vaeFactor } from '../models/vae/config.ts';
 import { toolVersion } from '../package-root.ts';
@@ -69,8 +69,8 @@ export async function runEvaluation(
     const size = base.unet.config.sampleSize * vaeFactor((await base.vae()).config);
     const report = evaluationReport(evaluation, {
       version: toolVersion(),
-      base: base.path,
-      clip: model.path,
+      base: recordedPath(base.path, folder.path),
+      clip: recordedPath(model.path, folder.path),
       concept: request.concept,
       references,
       settings: {

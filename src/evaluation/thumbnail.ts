@@ -1,8 +1,8 @@
 /** Small pictures inside a page. */
 import path from 'node:path';
-import sharp from 'sharp';
 import { dataUri, type Html, html } from '../charts/html.ts';
 import { FormatError } from '../errors.ts';
+import { decodePicture } from '../formats/picture.ts';
 import { readWholeFile } from '../io/read-small-file.ts';
 
 /** Pictures up to this side are embedded as they are, larger ones as WebP of this side. */
@@ -20,16 +20,12 @@ export async function thumbnail(folder: string, file: string, alt: string): Prom
   const root = path.resolve(folder);
   const full = path.resolve(root, file);
   if (!full.startsWith(root + path.sep)) throw new FormatError(full, `expected a picture inside ${root}`);
-  try {
-    const bytes = await readWholeFile(full, MAX_BYTES, 'a picture');
-    const image = sharp(bytes, { limitInputPixels: 2 ** 26 });
-    const { width, height, format } = await image.metadata();
-    const small = Math.max(width, height) <= SIDE && format === 'png';
-    const shown = small
-      ? bytes
-      : await image.resize(SIDE, SIDE, { fit: 'inside' }).webp({ quality: 80 }).toBuffer();
-    return html`<img src="${dataUri(shown, small ? 'image/png' : 'image/webp')}" alt="${alt}" loading="lazy">`;
-  } catch (cause) {
-    throw new FormatError(full, 'expected a picture', { cause });
-  }
+  const { width, height, format } = await decodePicture(full, (image) => image.metadata());
+  const small = Math.max(width, height) <= SIDE && format === 'png';
+  const shown = small
+    ? await readWholeFile(full, MAX_BYTES, 'a picture')
+    : await decodePicture(full, (image) =>
+        image.resize(SIDE, SIDE, { fit: 'inside' }).webp({ quality: 80 }).toBuffer(),
+      );
+  return html`<img src="${dataUri(shown, small ? 'image/png' : 'image/webp')}" alt="${alt}" loading="lazy">`;
 }

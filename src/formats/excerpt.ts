@@ -13,6 +13,7 @@ export function excerpt(text: string, length = MAX_SHOWN): string {
 
 /** Any value as JSON, cut alike. */
 export function jsonExcerpt(value: unknown, length = MAX_SHOWN): string {
+  if (value === undefined) return 'nothing';
   if (typeof value === 'string') return JSON.stringify(excerpt(value, length));
   if (Array.isArray(value)) return `a list of ${value.length}`;
   if (typeof value === 'object' && value !== null) return 'an object';

@@ -36,7 +36,11 @@ export interface ReadPictureOptions {
   readonly height?: number;
 }
 
-async function decode<T>(file: string, work: (image: Sharp) => Promise<T>): Promise<T> {
+/**
+ * Work on a picture's decoder, within the limits above.
+ * @throws {FormatError} if it is no PNG, JPEG or WebP picture, has too many pixels for its size, or cannot be decoded
+ */
+export async function decodePicture<T>(file: string, work: (image: Sharp) => Promise<T>): Promise<T> {
   const source = locateFile(file);
   checkKind(file, source);
   const allowed = Math.min(MAX_PIXELS, FREE_PIXELS + PIXELS_PER_BYTE * source.sizeBytes);
@@ -84,7 +88,7 @@ function resized(image: Sharp, { width, height }: ReadPictureOptions): Sharp {
 
 /** Read a picture; transparency falls on black. @throws {FormatError} if it cannot be decoded */
 export function readPicture(file: string, options: ReadPictureOptions = {}): Promise<Picture> {
-  return decode(file, async (image) => {
+  return decodePicture(file, async (image) => {
     const { data, info } = await resized(
       image.flatten({ background: 'black' }).toColourspace('srgb'),
       options,
@@ -98,7 +102,7 @@ export function readPicture(file: string, options: ReadPictureOptions = {}): Pro
 
 /** Read a picture as brightness. @throws {FormatError} if it cannot be decoded */
 export function readGrayPicture(file: string, options: ReadPictureOptions = {}): Promise<GrayPicture> {
-  return decode(file, async (image) => {
+  return decodePicture(file, async (image) => {
     const { data, info } = await resized(image, options)
       .flatten({ background: 'black' })
       .toColourspace('b-w')
@@ -111,7 +115,7 @@ export function readGrayPicture(file: string, options: ReadPictureOptions = {}):
 
 /** The alpha channel of a picture; null if it has none. @throws {FormatError} if it cannot be decoded */
 export function readAlphaChannel(file: string): Promise<GrayPicture | null> {
-  return decode(file, async (image) => {
+  return decodePicture(file, async (image) => {
     const { hasAlpha } = await image.metadata();
     if (!hasAlpha) return null;
     const { data, info } = await image.extractChannel('alpha').raw().toBuffer({ resolveWithObject: true });
@@ -121,7 +125,7 @@ export function readAlphaChannel(file: string): Promise<GrayPicture | null> {
 
 /** Width and height of a picture, from its header. @throws {FormatError} if it cannot be read */
 export function pictureSize(file: string): Promise<{ width: number; height: number }> {
-  return decode(file, async (image) => {
+  return decodePicture(file, async (image) => {
     const { width, height } = await image.metadata();
     return { width, height };
   });

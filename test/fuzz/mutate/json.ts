@@ -74,10 +74,17 @@ export function parseJson(text: string): Json {
   return treeOf(JSON.parse(text));
 }
 
-function treeOf(value: unknown): Json {
-  if (Array.isArray(value)) return { kind: 'array', items: value.map(treeOf) };
+/** Deeper values are left as they are: seeds may hold what an earlier mutation nested. */
+const MAX_TREE_DEPTH = 500;
+
+function treeOf(value: unknown, depth = 0): Json {
+  if (depth > MAX_TREE_DEPTH) return raw('0');
+  if (Array.isArray(value)) return { kind: 'array', items: value.map((item) => treeOf(item, depth + 1)) };
   if (value !== null && typeof value === 'object') {
-    return { kind: 'object', members: Object.entries(value).map(([key, item]) => [key, treeOf(item)]) };
+    return {
+      kind: 'object',
+      members: Object.entries(value).map(([key, item]) => [key, treeOf(item, depth + 1)]),
+    };
   }
   return raw(JSON.stringify(value));
 }

@@ -92,7 +92,7 @@ async function exercise({ file, folder, out, random }: Input): Promise<void> {
     return;
   }
   if (choice === 2) {
-    lintMerge(
+    await lintMerge(
       [
         { adapter, strength: 1 },
         { adapter, strength: 0.5 },
