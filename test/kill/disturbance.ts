@@ -64,17 +64,18 @@ export function* disturbances(random: Random, { calls, elapsedMs, twos }: Possib
     random,
     calls.map(({ name }) => name),
   );
+  // Commands begin at different classes, so that a short run has met all of them.
+  const classes = shuffled(random, ['call', 'failure', 'signal', 'failure', 'two', 'time'] as const);
   for (let round = 0; ; round++) {
-    const at = killed.next().value;
-    if (at !== undefined) yield { at, how: 'kill' };
-    const failure = failed.next().value;
-    if (failure !== undefined) yield failure;
-    yield { at: round % 2 === 0 ? time() : (signalled.next().value ?? time()), how: random.pick(SIGNALS) };
-    const second = failed.next().value;
-    if (second !== undefined) yield second;
-    if (twos.length > 0)
-      yield { at: `${random.pick([0, 0, random.below(200)])}ms`, how: twos[round % twos.length]! };
-    yield { at: time(), how: 'kill' };
+    for (const next of classes) {
+      if (next === 'time') yield { at: time(), how: 'kill' };
+      else if (next === 'call') yield { at: killed.next().value ?? time(), how: 'kill' };
+      else if (next === 'failure') yield failed.next().value ?? { at: time(), how: 'kill' };
+      else if (next === 'signal') {
+        const at = round % 2 === 0 ? time() : (signalled.next().value ?? time());
+        yield { at, how: random.pick(SIGNALS) };
+      } else yield { at: `${random.pick([0, 0, random.below(200)])}ms`, how: random.pick(twos) };
+    }
   }
 }
 

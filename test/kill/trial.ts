@@ -58,7 +58,7 @@ export class Trial {
   readonly #template: string;
   readonly #inputs: Snapshot;
   readonly #contents: Contents;
-  readonly #rivals: Snapshot | null;
+  #rivals: Snapshot | undefined;
   /** Of the undisturbed run. */
   readonly calls: readonly Call[];
   readonly elapsedMs: number;
@@ -69,7 +69,6 @@ export class Trial {
     template: string,
     inputs: Snapshot,
     contents: Contents,
-    rivals: Snapshot | null,
     { calls, elapsedMs }: Ended,
   ) {
     this.job = job;
@@ -77,12 +76,11 @@ export class Trial {
     this.#template = template;
     this.#inputs = inputs;
     this.#contents = contents;
-    this.#rivals = rivals;
     this.calls = calls;
     this.elapsedMs = elapsedMs;
   }
 
-  /** Run what came before, then the line and its rival undisturbed. @throws {Error} if one of these fails */
+  /** Run what came before, then the line undisturbed. @throws {Error} if one of these fails */
   static async prepare(job: Job, folders: TrialFolders): Promise<Trial> {
     const { work, inputs } = folders;
     const inputsBefore = snapshot(inputs);
@@ -108,27 +106,30 @@ export class Trial {
     const run = await runLine(folders, job.line(job.out));
     expectDone(job, job.line(job.out), run);
     const done = snapshot(work, withoutTimes);
-    let rivals: Snapshot | null = null;
-    if (job.rival !== undefined) {
-      reset(work, template);
-      expectDone(job, job.rival, await runLine(folders, job.rival));
-      rivals = snapshot(work, withoutTimes);
-    }
     const contents = { before, done: [done], bystanders };
-    return new Trial(job, folders, template, inputsBefore, contents, rivals, run);
+    return new Trial(job, folders, template, inputsBefore, contents, run);
   }
 
   /** What two runs at once can do to this job. */
   get twos(): string[] {
     return [
       'twice',
-      ...(this.#rivals === null ? [] : ['rivals']),
+      ...(this.job.rival === undefined ? [] : ['rivals']),
       ...(this.job.cache === true ? ['cache'] : []),
     ];
   }
 
+  /** What the rival makes, undisturbed. */
+  async #runRival(): Promise<void> {
+    if (this.#rivals !== undefined) return;
+    reset(this.#folders.work, this.#template);
+    expectDone(this.job, this.job.rival!, await this.#start(this.job.rival!, {}));
+    this.#rivals = this.#look();
+  }
+
   /** Disturb the line, look; run it again, look. */
   async run(disturbance: Disturbance, jitter: number): Promise<Outcome> {
+    if (disturbance.how === 'rivals') await this.#runRival();
     reset(this.#folders.work, this.#template);
     const outcome =
       kindOf(disturbance) === 'two at once'
@@ -252,8 +253,10 @@ export class Trial {
   }
 
   /** As a user would: the same line; where it is refused because of what is there, with the word it asks for. */
-  async #again(start: Snapshot, faults: Fault[]): Promise<Ended> {
+  async #again(start: Snapshot, faults: Fault[]): Promise<Ended | null> {
     const { job } = this;
+    // Where nothing has changed, it is the undisturbed run once more.
+    if (differences(start, this.#contents.before).length === 0) return null;
     let line = job.line(job.out);
     let ended = await this.#start(line, {});
     if (ended.code === 2 && job.insist !== undefined) {
