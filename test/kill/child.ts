@@ -5,7 +5,7 @@ import path from 'node:path';
 import { packageRoot } from '../../src/package-root.ts';
 
 /** A run that takes longer hangs. */
-export const HANG_MS = 60_000;
+const HANG_MS = 60_000;
 
 const preload = path.join(packageRoot(), 'test/kill/preload.cjs');
 
@@ -26,6 +26,8 @@ export interface RunRequest {
   readonly blow?: Blow;
   /** Seed of waits before calls. */
   readonly jitter?: number;
+  /** Longer is a hang. Default a minute. */
+  readonly hangMs?: number;
 }
 
 export interface Call {
@@ -49,7 +51,14 @@ export interface Ended {
 let runs = 0;
 
 /** Start, disturb, and wait for the end. */
-export async function runChild({ argv, folder, env = {}, blow, jitter }: RunRequest): Promise<Ended> {
+export async function runChild({
+  argv,
+  folder,
+  env = {},
+  blow,
+  jitter,
+  hangMs = HANG_MS,
+}: RunRequest): Promise<Ended> {
   const log = `${folder}.calls-${process.pid}-${runs++}`;
   const start = performance.now();
   const child = spawn(process.execPath, ['--require', preload, ...argv], {
@@ -76,7 +85,7 @@ export async function runChild({ argv, folder, env = {}, blow, jitter }: RunRequ
     setTimeout(() => {
       hung = true;
       child.kill('SIGKILL');
-    }, HANG_MS),
+    }, hangMs),
   ];
   if (typeof blow?.at === 'number') {
     const { at, how } = blow;

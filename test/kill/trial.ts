@@ -26,6 +26,8 @@ export interface TrialFolders {
   readonly inputs: string;
   /** Beside `inputs`: where lines are run. Emptied before each. */
   readonly work: string;
+  /** A run that takes longer hangs. */
+  readonly hangMs?: number;
 }
 
 /** How one disturbance went. */
@@ -151,7 +153,7 @@ export class Trial {
     const faults = this.#looks(after, this.#contents);
     const { code, signal, struck, hung } = ended;
     const killed = how === 'kill';
-    if (hung) faults.push({ rule: 'hang', what: `did not end within a minute; ${lastWords(ended)}` });
+    if (hung) faults.push({ rule: 'hang', what: `did not end; ${lastWords(ended)}` });
     else if (killed && signal === 'SIGKILL') {
       // Nothing can be asked of it.
     } else if (how.startsWith('SIG') && signal === how) {
@@ -309,7 +311,7 @@ type RunMore = Omit<Parameters<typeof runChild>[0], 'argv' | 'folder'>;
 
 /** Run a line where results go, with the cache among them. */
 export function runLine(
-  { program, work }: TrialFolders,
+  { program, work, hangMs }: TrialFolders,
   line: readonly string[],
   more: RunMore = {},
 ): Promise<Ended> {
@@ -317,6 +319,7 @@ export function runLine(
     argv: [program, ...line],
     folder: work,
     env: { EDLORA_CACHE: path.join(work, 'cache') },
+    ...(hangMs === undefined ? {} : { hangMs }),
     ...more,
   });
 }
