@@ -48,6 +48,8 @@ export function checkFolderTarget(folder: string, { inputs, force }: TargetRules
       );
     }
   }
+  // One that a killed run had set aside stands there, too.
+  removeAbandoned(path.dirname(path.resolve(folder)));
   const info = lstatSync(path.resolve(folder), { throwIfNoEntry: false });
   if (info === undefined || (info.isDirectory() && readdirSync(target).length === 0)) return;
   if (!force) throw new UsageError(`${folder}: exists; choose another name, or --force to replace it`);

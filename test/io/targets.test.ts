@@ -1,6 +1,8 @@
+import { spawn } from 'node:child_process';
 import { linkSync, mkdirSync, symlinkSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { expect, it } from 'vitest';
+import { ownerMark } from '../../src/io/process-owner.ts';
 import { writeFolderAtomically } from '../../src/io/replace-folder.ts';
 import { checkFileTarget, checkFolderTarget, checkResultsFolder } from '../../src/io/targets.ts';
 import { scratchFolder } from '../formats/scratch-folder.ts';
@@ -64,6 +66,21 @@ it('never lets a folder be replaced that holds an input, lies in one, or is not 
   await writeFolderAtomically(scratch('own'), async (place) => writeFileSync(path.join(place, 'a'), 'x'));
   expect(folder(scratch('own'))).not.toThrow();
   expect(folder(scratch('own'), false)).toThrow(/exists/);
+});
+
+it('asks before it replaces a folder that a killed run had set aside', async () => {
+  const killed = spawn('sleep', ['60']);
+  const mark = ownerMark(killed.pid);
+  const gone = new Promise((resolve) => killed.once('exit', resolve));
+  killed.kill('SIGKILL');
+  await gone;
+  const aside = scratch(`cut/.model.${mark}-0123456789ab.old`);
+  mkdirSync(aside, { recursive: true });
+  await writeFolderAtomically(path.join(aside, 'model'), async (place) =>
+    writeFileSync(path.join(place, 'a'), 'x'),
+  );
+  expect(folder(scratch('cut/model'), false)).toThrow(/exists; choose another name, or --force/);
+  expect(folder(scratch('cut/model'))).not.toThrow();
 });
 
 it('asks before results go beside what is there', () => {
