@@ -23,6 +23,8 @@ export interface RunRequest {
   /** The current folder; calls below it are counted. */
   readonly folder: string;
   readonly env?: Readonly<Record<string, string>>;
+  /** A folder below which opening to read is counted as well. */
+  readonly reads?: string;
   readonly blow?: Blow;
   /** Seed of waits before calls. */
   readonly jitter?: number;
@@ -55,6 +57,7 @@ export async function runChild({
   argv,
   folder,
   env = {},
+  reads,
   blow,
   jitter,
   hangMs = HANG_MS,
@@ -70,6 +73,7 @@ export async function runChild({
       ...env,
       KILL_WATCH: folder,
       KILL_LOG: log,
+      ...(reads === undefined ? {} : { KILL_READ: reads }),
       ...(typeof blow?.at === 'string' ? { KILL_AT: blow.at, KILL_HOW: blow.how } : {}),
       ...(jitter === undefined ? {} : { KILL_JITTER: String(jitter) }),
     },

@@ -154,6 +154,7 @@ const evaluate = (out: string, ...more: string[]): string[] => [
 ];
 
 const force = ['--force'];
+const STATE = /\.state(\.previous)?\.safetensors$/;
 const FEATURES = /\.partial\.safetensors$/;
 
 export const jobs: readonly Job[] = [
@@ -207,7 +208,7 @@ export const jobs: readonly Job[] = [
     out: 'out.safetensors',
     rival: train('out.safetensors', '--seed', '7'),
     insist: ['--resume'],
-    passing: /\.state\.safetensors$/,
+    passing: STATE,
   },
   {
     name: 'train-resume',
@@ -215,7 +216,7 @@ export const jobs: readonly Job[] = [
     out: 'out.safetensors',
     before: [train('out.safetensors')],
     cutShort: { at: 'rename:3', how: 'kill' },
-    passing: /\.state\.safetensors$/,
+    passing: STATE,
   },
   {
     name: 'sample',

@@ -80,6 +80,7 @@ describe('a program that does it wrong', () => {
     ['defect', {}, 'write:1', 'EIO', /^said: called a defect/],
     ['defect', {}, 'write:1', 'EIO', /^said: in the words of the system: error: EIO/],
     ['mumbles', {}, 'write:1', 'EIO', /^said: does not name the file: error: something went wrong$/],
+    ['reads', {}, 'read:1', 'EMFILE', /^said: does not name the file: error: an input cannot be read$/],
     ['names-temporary', {}, 'write:1', 'EIO', /^said: names a temporary file/],
     ['straight', {}, 'write:1', 'EIO', /^said: shows a stack$/],
     ['claims', {}, 'write:1', 'EIO', /^said: ended with 0, but out: not as an undisturbed run writes it$/],

@@ -182,7 +182,10 @@ function report(): number {
     process.stdout.write(`\n${table.join('\n')}\n\n`);
     const kinds = new Map<string, { count: number; repeat: string }>();
     for (const { rule, what, repeat } of faults) {
-      const key = `${rule}: ${what.replace(/\.[0-9a-f]{8}-\d+-\d+-[0-9a-f]{12}\./g, '.*.').replaceAll(root, '')}`;
+      const key = `${rule}: ${what
+        .replace(/: error: .*$/s, '')
+        .replace(/\.[0-9a-f]{8}-\d+-\d+-[0-9a-f]{12}\./g, '.*.')
+        .replaceAll(root, '')}`;
       const entry = kinds.get(key) ?? { count: 0, repeat };
       kinds.set(key, { ...entry, count: entry.count + 1 });
     }

@@ -7,6 +7,7 @@ import {
   existsSync,
   mkdirSync,
   readdirSync,
+  readFileSync,
   renameSync,
   rmSync,
   writeFileSync,
@@ -47,6 +48,16 @@ const fails = (words) => {
 
 const WAYS = {
   right: () => fails(() => `error: ${out}: cannot be written: the disk is full\n`),
+  // An input that cannot be read has no name.
+  reads: () => {
+    try {
+      readFileSync('../inputs/input.txt');
+      right();
+    } catch {
+      process.stderr.write('error: an input cannot be read\n');
+      process.exitCode = 3;
+    }
+  },
   // The result itself is written, from its beginning to its end.
   straight: () => writeFileSync(out, CONTENT),
   // Of two files in a folder that belong together, one after the other.

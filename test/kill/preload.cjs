@@ -3,6 +3,7 @@
  * it, has the call fail, or sends it a signal. Settings by environment variables:
  *
  *     KILL_WATCH   folder; calls on other paths are neither counted nor touched
+ *     KILL_READ    folder; opening a file below it to read is a call, too
  *     KILL_LOG     file that gets a line per call: kind:number, tab, path; and the stack of the disturbed one
  *     KILL_AT      kind:number of the call, from 1
  *     KILL_HOW     kill, SIGINT, SIGTERM, SIGHUP, or an errno (ENOSPC, …); with a "+" all later writing calls fail, too
@@ -16,6 +17,7 @@ const { fileURLToPath } = require('node:url');
 
 const {
   KILL_WATCH: watched,
+  KILL_READ: readFrom,
   KILL_LOG: log,
   KILL_AT: at,
   KILL_HOW: how = 'kill',
@@ -57,7 +59,7 @@ function met(kind, file, torn) {
 function failure(kind, file) {
   const code = how.replace('+', '');
   const number = constants.errno[code];
-  const syscall = { copy: 'copyfile' }[kind] ?? kind;
+  const syscall = { copy: 'copyfile', read: 'open' }[kind] ?? kind;
   // As Node has it: calls on a descriptor do not tell a path.
   const where = kind === 'write' || kind === 'fsync' ? '' : ` '${file}'`;
   const error = new Error(
@@ -74,10 +76,16 @@ function wait() {
 }
 
 /** The absolute path, if it lies below the watched folder. */
-function below(file) {
+function below(file, folder = watched) {
   if (typeof file !== 'string' && !(file instanceof URL) && !Buffer.isBuffer(file)) return null;
   const full = path.resolve(file instanceof URL ? fileURLToPath(file) : String(file));
-  return full.startsWith(watched + path.sep) ? full : null;
+  return full.startsWith(folder + path.sep) ? full : null;
+}
+
+/** The error that opening a file to read has. */
+function readError(file) {
+  const full = readFrom === undefined ? null : below(file, readFrom);
+  return full === null ? null : met('read', full);
 }
 
 function opensForWriting(flags = 'r') {
@@ -127,8 +135,9 @@ function patch() {
 
   const { openSync, closeSync, fsyncSync, fdatasyncSync } = fs;
   fs.openSync = (file, flags, ...rest) => {
-    const full = opensForWriting(flags) ? below(file) : null;
-    const error = full === null ? null : met('open', full);
+    const writes = opensForWriting(flags);
+    const full = writes ? below(file) : null;
+    const error = writes ? full && met('open', full) : readError(file);
     if (error !== null) throw error;
     const descriptor = openSync(file, flags, ...rest);
     if (full !== null) descriptors.set(descriptor, full);
@@ -173,11 +182,29 @@ function patch() {
   fs.appendFileSync = (file, ...rest) =>
     below(file) === null ? appendSync(file, ...rest) : whole('a')(file, ...rest);
 
-  const { open, writeFile, appendFile } = promises;
+  // What streams and some packages use.
+  const { open: openLater, readFileSync } = fs;
+  fs.open = (file, ...rest) => {
+    const error = opensForWriting(typeof rest[0] === 'function' ? 'r' : rest[0]) ? null : readError(file);
+    return error === null ? openLater(file, ...rest) : queueMicrotask(() => rest.at(-1)(error));
+  };
+  fs.readFileSync = (file, ...rest) => {
+    const error = readError(file);
+    if (error !== null) throw error;
+    return readFileSync(file, ...rest);
+  };
+
+  const { open, readFile, writeFile, appendFile } = promises;
+  promises.readFile = async (file, ...rest) => {
+    const error = readError(file);
+    if (error !== null) throw error;
+    return readFile(file, ...rest);
+  };
   promises.open = async (file, flags, ...rest) => {
     const full = below(file);
-    const changes = full !== null && opensForWriting(flags);
-    const error = changes ? met('open', full) : null;
+    const writes = opensForWriting(flags);
+    const changes = full !== null && writes;
+    const error = changes ? met('open', full) : writes ? null : readError(file);
     if (error !== null) throw error;
     const handle = await open(file, flags, ...rest);
     return changes ? watch(handle, full) : handle;

@@ -55,6 +55,9 @@ export function checkWhole(job: Job, folder: string, after: Snapshot, contents: 
   for (const unit of job.units ?? []) {
     const own = (state: Snapshot): Snapshot => part(state, (name) => name.startsWith(`${unit}/`));
     const [present, old] = [own(now), own(allowed[0]!)];
+    if (own(aside).size > 0 && differences(own(aside), old).length > 0) {
+      fault(`${unit}: of the old one only a part is kept to be given back`);
+    }
     if (present.size === 0) {
       if (old.size > 0 && differences(own(aside), old).length > 0) fault(`${unit}: the old one is lost`);
     } else if (!allowed.some((state) => differences(own(state), present).length === 0)) {

@@ -311,13 +311,14 @@ type RunMore = Omit<Parameters<typeof runChild>[0], 'argv' | 'folder'>;
 
 /** Run a line where results go, with the cache among them. */
 export function runLine(
-  { program, work, hangMs }: TrialFolders,
+  { program, inputs, work, hangMs }: TrialFolders,
   line: readonly string[],
   more: RunMore = {},
 ): Promise<Ended> {
   return runChild({
     argv: [program, ...line],
     folder: work,
+    reads: inputs,
     env: { EDLORA_CACHE: path.join(work, 'cache') },
     ...(hangMs === undefined ? {} : { hangMs }),
     ...more,
