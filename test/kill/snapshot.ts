@@ -3,6 +3,7 @@ import { createHash } from 'node:crypto';
 import { lstatSync, readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import path from 'node:path';
 import { OWNER_PATTERN } from '../../src/io/process-owner.ts';
+import { LOCK_NAME } from '../../src/io/temporary-names.ts';
 
 /** Path with forward slashes → mode and hash of a file, target of a link. Empty folders do not count. */
 export type Snapshot = ReadonlyMap<string, string>;
@@ -12,7 +13,7 @@ const TEMPORARY = new RegExp(`^\\.(.{1,100})\\.(${OWNER_PATTERN})-[0-9a-f]{12}\\
 
 /** Whether a path lies in, or is, something temporary. */
 export function isTemporary(file: string): boolean {
-  return file.split('/').some((part) => TEMPORARY.test(part));
+  return file.split('/').some((part) => TEMPORARY.test(part) || part === LOCK_NAME);
 }
 
 /** The name a temporary file is on its way to: its beginning, at least. */
