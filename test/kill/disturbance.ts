@@ -6,7 +6,7 @@ export const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
 const ERRORS = ['ENOSPC', 'EIO', 'EACCES', 'EMFILE'] as const;
 
 /**
- * `kill` and signals at a call (`rename:2`) or a time (`734ms`); an errno at a call, with "+" for all later ones too;
+ * `kill` and signals at a call (`rename:2`) or a time (`734ms`); an errno at a call, with "+" for all later ones too, and `SIGINT+` for a second one;
  * `twice` (the same line at once), `rivals` (another line to the same target), `cache` (another target, the same cache)
  * with a time between their starts.
  */
@@ -69,7 +69,8 @@ export function* disturbances(random: Random, { calls, elapsedMs, twos }: Possib
       else if (next === 'failure') yield failed.next().value ?? { at: time(), how: 'kill' };
       else if (next === 'signal') {
         const at = round % 2 === 0 ? time() : (signalled.next().value ?? time());
-        yield { at, how: random.pick(SIGNALS) };
+        const twice = millisecondsOf(at) === null && random.chance(1 / 3);
+        yield { at, how: twice ? 'SIGINT+' : random.pick(SIGNALS) };
       } else yield { at: `${random.pick([0, 0, random.below(200)])}ms`, how: random.pick(twos) };
     }
   }

@@ -30,7 +30,7 @@ const args = yargs(process.argv.slice(2))
       type: 'string',
       default: 'kill',
       describe:
-        'With --at: kill, SIGINT, SIGTERM, SIGHUP, an errno ("ENOSPC+": from then on), twice, rivals, cache',
+        'With --at: kill, SIGINT, SIGTERM, SIGHUP, "SIGINT+" (two of them), an errno ("ENOSPC+": from then on), twice, rivals, cache',
     },
     jitter: { type: 'number', default: 0, describe: 'With --at and two at once: seed of their waits' },
     json: { type: 'boolean', default: false, describe: 'One JSON document on standard output' },

@@ -6,7 +6,8 @@
  *     KILL_READ    folder; opening a file below it to read is a call, too
  *     KILL_LOG     file that gets a line per call: kind:number, tab, path; and the stack of the disturbed one
  *     KILL_AT      kind:number of the call, from 1
- *     KILL_HOW     kill, SIGINT, SIGTERM, SIGHUP, or an errno (ENOSPC, …); with a "+" all later writing calls fail, too
+ *     KILL_HOW     kill, a signal, or an errno (ENOSPC, …); with a "+" all later writing calls fail, too, or the signal
+ *                  comes once more at the next call
  *     KILL_JITTER  seed: every call waits for up to JITTER_MS before it is made
  */
 const fs = require('node:fs');
@@ -31,6 +32,7 @@ const WRITING = new Set(['open', 'write', 'fsync', 'mkdir', 'copy', 'link']);
 const { appendFileSync, writeSync } = fs;
 const counts = new Map();
 let failsFromNow = false;
+let signalsAgain = false;
 
 /** Count a call. @returns the error it has to fail with, or null; does not return where it is killed */
 function met(kind, file, torn) {
@@ -39,7 +41,11 @@ function met(kind, file, torn) {
   counts.set(kind, n);
   const name = `${kind}:${n}`;
   if (log) appendFileSync(log, `${name}\t${file}\n`);
-  if (name !== at) return failsFromNow && WRITING.has(kind) ? failure(kind, file) : null;
+  if (name !== at) {
+    if (signalsAgain) process.kill(process.pid, how.replace('+', ''));
+    signalsAgain = false;
+    return failsFromNow && WRITING.has(kind) ? failure(kind, file) : null;
+  }
   if (log) appendFileSync(log, `#\t${JSON.stringify(new Error().stack)}\n`);
   if (how === 'kill') {
     torn?.();
@@ -48,7 +54,8 @@ function met(kind, file, torn) {
     Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 10_000);
   }
   if (how.startsWith('SIG')) {
-    process.kill(process.pid, how);
+    process.kill(process.pid, how.replace('+', ''));
+    signalsAgain = how.endsWith('+');
     return null;
   }
   if (how.endsWith('+')) failsFromNow = true;

@@ -156,14 +156,14 @@ export class Trial {
     if (hung) faults.push({ rule: 'hang', what: `did not end; ${lastWords(ended)}` });
     else if (killed && signal === 'SIGKILL') {
       // Nothing can be asked of it.
-    } else if (how.startsWith('SIG') && signal === how) {
+    } else if (how.startsWith('SIG') && signal === how.replace('+', '')) {
       // Before the program could say what it does with signals, nothing may have happened.
       if (ended.err !== '' || differences(this.#contents.before, after).length > 0) {
         faults.push({ rule: 'said', what: `ended by ${how} without a word; ${lastWords(ended)}` });
       }
     } else if (code === 0) faults.push(...this.#accepted(ended, after, how));
     else if (how.startsWith('SIG')) {
-      if (code !== CODES[how])
+      if (code !== CODES[how.replace('+', '')])
         faults.push({ rule: 'said', what: `ended with ${code ?? signal}: ${lastWords(ended)}` });
       faults.push(...checkInterrupted(ended), ...this.#noneLeft(after));
     } else {
