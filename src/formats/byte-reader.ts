@@ -6,6 +6,7 @@ import { closeSync, openSync, readSync, statSync } from 'node:fs';
 import path from 'node:path';
 import { FormatError } from '../errors.ts';
 import { changedError, difference, type FileIdentity, identify, identifyOpen } from '../io/file-identity.ts';
+import { readingReason } from '../io/on-disk.ts';
 import type { TensorStorage } from './raw-tensor.ts';
 
 /** Linux reads at most about 2 GiB in one call. */
@@ -41,7 +42,7 @@ function asReadError(file: string, error: unknown): FormatError {
       ? 'expected a file, got nothing: no such file; check the path'
       : code === 'EACCES' || code === 'EPERM'
         ? 'expected a readable file, got "permission denied"; check its owner and mode'
-        : `cannot be read: ${error instanceof Error ? error.message : String(error)}`;
+        : `cannot be read: ${readingReason(error)}`;
   return new FormatError(file, message, { cause: error });
 }
 

@@ -42,6 +42,12 @@ export function systemErrorInWords(error: unknown): string | null {
   return `${path ?? syscall}: ${reason}`;
 }
 
+/** Why something cannot be read: in words where there are some, else as the system says it. */
+export function readingReason(error: unknown): string {
+  const code = error instanceof Error && 'code' in error ? String(error.code) : '';
+  return READING[code] ?? REASONS[code] ?? (error instanceof Error ? error.message : String(error));
+}
+
 /**
  * Run one step of writing.
  * @throws {EdloraError} that says why, with the system's own error as its cause

@@ -5,6 +5,7 @@
 import { closeSync, constants, fstatSync, openSync, readSync, type Stats, statSync } from 'node:fs';
 import { type FileHandle, open, stat } from 'node:fs/promises';
 import { FormatError } from '../errors.ts';
+import { readingReason } from './on-disk.ts';
 
 /** Windows has no such flag; elsewhere it keeps the opening of a pipe from waiting for a writer. */
 const OPEN_FLAGS = constants.O_RDONLY | (constants.O_NONBLOCK ?? 0);
@@ -129,6 +130,6 @@ function asReadError(file: string, error: unknown, what: string): FormatError {
       ? `expected ${what}, got nothing: no such file; check the path`
       : code === 'EACCES' || code === 'EPERM'
         ? `expected ${what} that may be read, got "permission denied"; check its owner and mode`
-        : `cannot be read: ${error instanceof Error ? error.message : String(error)}`;
+        : `cannot be read: ${readingReason(error)}`;
   return new FormatError(file, message, { cause: error });
 }

@@ -54,6 +54,13 @@ describe.each(ways)('a file read whole, %s', (way, whole, text) => {
     expect((await refused(() => text('a\0b', 100))).message).toContain('cannot be read');
   });
 
+  // A regular file whose first page nobody may read.
+  it.skipIf(process.platform !== 'linux')('says in words what the disk reports', async () => {
+    expect((await refused(() => whole('/proc/self/mem', 100))).message).toBe(
+      '/proc/self/mem: cannot be read: the disk reports an error',
+    );
+  });
+
   it.skipIf(process.platform === 'win32')('refuses devices and pipes without opening them', async () => {
     const pipe = scratch(`pipe-${way.replace(' ', '-')}`);
     execFileSync('mkfifo', [pipe]);
