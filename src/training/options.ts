@@ -3,7 +3,7 @@
  * this one schema, which is also published as JSON Schema.
  */
 import { z } from 'zod';
-import { RATE_SCHEDULES } from './lr-schedule.ts';
+import { RATE_SCHEDULES } from '../optim/learning-rate.ts';
 
 /** Steps of the longest runs are some hundred thousand. */
 const MAX_STEPS = 10_000_000;

@@ -13,7 +13,7 @@ import { sealOf } from '../formats/seal.ts';
 import { openTensorFile } from '../formats/tensor-file.ts';
 import { onDisk } from '../io/on-disk.ts';
 import { forget, temporaryBeside } from '../io/temporary-names.ts';
-import type { AdamWState } from './adamw.ts';
+import type { AdamWState } from '../optim/adamw.ts';
 import type { ResolvedSettings } from './methods/method.ts';
 import type { Parameter } from './trainables.ts';
 

@@ -12,10 +12,11 @@ import { type Checkpoint, openCheckpoint } from '../../src/models/checkpoint.ts'
 import { TokenEmbeddings } from '../../src/models/clip/text-encoder.ts';
 import { loraDownInput, loraUpInput } from '../../src/models/network.ts';
 import { crossAttentionNames } from '../../src/models/unet/structure.ts';
+import { adamwState, adamwStep } from '../../src/optim/adamw.ts';
+import { linearRate } from '../../src/optim/learning-rate.ts';
 import { checkpointSchedule } from '../../src/sampling/checkpoint-schedule.ts';
 import { type NoiseSchedule, noiseSchedule } from '../../src/sampling/noise-schedule.ts';
 import { float32, sizeOf, type Tensor } from '../../src/tensor/tensor.ts';
-import { adamwState, adamwStep } from '../../src/training/adamw.ts';
 import { meanRowNorm } from '../../src/training/concept-embeddings.ts';
 import {
   maskedWeights,
@@ -23,7 +24,6 @@ import {
   type PredictionType,
   plainWeights,
 } from '../../src/training/loss-weights.ts';
-import { linearRate } from '../../src/training/lr-schedule.ts';
 import { type StepBatch, type StepPlan, type StepResult, TrainingStep } from '../../src/training/step.ts';
 import { relativeError } from '../support/close.ts';
 import { goldenJson, goldenPath } from '../support/goldens.ts';

@@ -15,7 +15,7 @@ import { EdloraError, FormatError } from '../../src/errors.ts';
 import { float32Tensor, readFloat32 } from '../../src/formats/raw-tensor.ts';
 import { writeSafetensors } from '../../src/formats/safetensors.ts';
 import { openTensorFile } from '../../src/formats/tensor-file.ts';
-import { adamwState } from '../../src/training/adamw.ts';
+import { adamwState } from '../../src/optim/adamw.ts';
 import { METHODS } from '../../src/training/methods/index.ts';
 import { resolveSettings } from '../../src/training/methods/method.ts';
 import { trainingSchema } from '../../src/training/options.ts';

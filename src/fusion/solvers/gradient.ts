@@ -15,11 +15,11 @@
  */
 import { NumericalError, UsageError } from '../../errors.ts';
 import { multiplyByGram } from '../../linalg/gram.ts';
-import { lbfgs, type StopReason } from '../../linalg/lbfgs.ts';
 import { featureNormSquared, type LowRank, lowRank, sum, zeroDelta } from '../../linalg/low-rank.ts';
 import { type Matrix, matrix, stackRows } from '../../linalg/matrix.ts';
 import { dot, multiply, multiplyTransposed } from '../../linalg/products.ts';
 import { qr } from '../../linalg/qr.ts';
+import { lbfgs, type StopReason } from '../../optim/lbfgs.ts';
 import type { PerStage } from '../stage.ts';
 import { absoluteWeights, normalMatrix } from './normal-matrix.ts';
 import { checkLayer, type InputProblem, type LayerProblem } from './problem.ts';

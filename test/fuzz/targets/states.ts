@@ -5,7 +5,7 @@ import { sealOf } from '../../../src/formats/seal.ts';
 import { GramSums } from '../../../src/fusion/statistics/statistics.ts';
 import { openPartial, openStatistics } from '../../../src/fusion/statistics/statistics-file.ts';
 import { RECIPE_VERSION, type StatisticsRecipe } from '../../../src/fusion/statistics/statistics-recipe.ts';
-import { adamwState } from '../../../src/training/adamw.ts';
+import { adamwState } from '../../../src/optim/adamw.ts';
 import { METHODS } from '../../../src/training/methods/index.ts';
 import { resolveSettings } from '../../../src/training/methods/method.ts';
 import { trainingSchema } from '../../../src/training/options.ts';

@@ -6,7 +6,7 @@
  * equal path. Method: Nocedal & Wright, Numerical Optimization, 2nd ed., algorithms 3.5, 3.6 and 7.5.
  */
 import { NumericalError, UsageError } from '../errors.ts';
-import { addScaled, dot } from './products.ts';
+import { addScaled, dot } from '../linalg/products.ts';
 
 export interface Evaluation {
   readonly loss: number;

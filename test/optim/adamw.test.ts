@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
-import { adamwState, adamwStep } from '../../src/training/adamw.ts';
-import { learningRate } from '../../src/training/lr-schedule.ts';
+import { adamwState, adamwStep } from '../../src/optim/adamw.ts';
+import { learningRate } from '../../src/optim/learning-rate.ts';
 
 describe('AdamW', () => {
   it('takes a step of the learning rate against the sign of the first gradient', () => {
