@@ -2,9 +2,9 @@
 import yargs, { type Argv, type Options } from 'yargs';
 import { nearestName } from '../src/concepts/nearest-name.ts';
 import { EdloraError, FormatError, MismatchError, UsageError } from '../src/errors.ts';
-import { withWeightsInMemory } from '../src/graph/weight-mapping.ts';
 import { systemErrorInWords } from '../src/io/on-disk.ts';
 import { toolVersion } from '../src/package-root.ts';
+import { withWeightsInMemory } from '../src/runtime/weight-mapping.ts';
 import { visible } from '../src/visible.ts';
 import type { Command, CommandContext } from './command.ts';
 import { loadAllCommands, loadCommand } from './commands/index.ts';

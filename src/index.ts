@@ -68,7 +68,6 @@ export type {
 export type { Stage } from './fusion/stage.ts';
 export { openStatistics, type StatisticsRecipe } from './fusion/statistics/statistics-file.ts';
 export { cacheFolder, type LayerScope, StatisticsStore } from './fusion/statistics/statistics-store.ts';
-export { withWeightsInMemory } from './graph/weight-mapping.ts';
 export { type AdapterReport, describeAdapter } from './merging/adapter-report.ts';
 export { type BlockWeights, parseBlockWeights } from './merging/block-weights.ts';
 export { layerDelta as adapterLayerDelta } from './merging/delta.ts';
@@ -88,6 +87,7 @@ export { type VerifyReport, verifyFile } from './merging/verify.ts';
 export { type Checkpoint, type CheckpointOptions, openCheckpoint } from './models/checkpoint.ts';
 export { type ClipModel, openClipModel } from './models/clip/clip-model.ts';
 export { defaultBase, packageRoot } from './package-root.ts';
+export { withWeightsInMemory } from './runtime/weight-mapping.ts';
 export { type DrawnScene, type DrawSceneOptions, drawScene, planScene } from './sampling/draw-scene.ts';
 export type { Box, Region, RegionShape, SoftMask } from './sampling/region.ts';
 export type { SampleRequest } from './sampling/request.ts';

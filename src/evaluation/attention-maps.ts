@@ -5,12 +5,12 @@
 
 import { bindConcepts } from '../concepts/prompt.ts';
 import type { Picture } from '../formats/picture.ts';
-import { GraphSession } from '../graph/session.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
 import { deltaFeeds, deltaRanks } from '../models/lora.ts';
 import { levelSizes, linearLayers, transformerPlaces } from '../models/unet/structure.ts';
 import { buildUnet } from '../models/unet/unet.ts';
 import { vaeFactor } from '../models/vae/config.ts';
+import { GraphSession } from '../runtime/session.ts';
 import { checkpointSampler } from '../sampling/checkpoint-schedule.ts';
 import { guide } from '../sampling/guidance.ts';
 import { LatentCodec } from '../sampling/latent-codec.ts';

@@ -1,13 +1,13 @@
 /** Pictures and texts to normalised CLIP embeddings, in batches of one session. */
 import { ShapeError } from '../errors.ts';
 import type { Picture } from '../formats/picture.ts';
-import { GraphSession } from '../graph/session.ts';
 import type { ClipModel } from '../models/clip/clip-model.ts';
 import { encodeText } from '../models/clip/encode-text.ts';
 import { buildTextProjection } from '../models/clip/projection.ts';
 import { pooledPosition, TokenEmbeddings } from '../models/clip/text-encoder.ts';
 import { buildVisionEncoder } from '../models/clip/vision-encoder.ts';
 import { writePixelValues } from '../models/clip/vision-preprocessor.ts';
+import { GraphSession } from '../runtime/session.ts';
 import { float32 } from '../tensor/tensor.ts';
 
 /** Rows of one width; each has length 1 unless it says otherwise. */

@@ -5,13 +5,13 @@
 
 import type { BoundVocabulary } from '../concepts/prompt.ts';
 import { InputFiles } from '../formats/input-files.ts';
-import { GraphMatmulEngine } from '../graph/matmul-engine.ts';
 import { type LowRank, rankOf } from '../linalg/low-rank.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
 import { textLinearLayers } from '../models/clip/structure.ts';
 import type { Component } from '../models/keys/module-path.ts';
 import type { LayerDeltas } from '../models/lora.ts';
 import { linearLayers } from '../models/unet/structure.ts';
+import { GraphMatmulEngine } from '../runtime/matmul-engine.ts';
 import type { FusionOptions } from './options.ts';
 import type { Participant } from './participant.ts';
 import { type FuseRequest, type FusionPlan, methodFor, planFusion, preserves } from './plan.ts';

@@ -6,8 +6,8 @@ import { ShapeError } from '../errors.ts';
 import { GraphBuilder } from '../graph/builder.ts';
 import { add, cast } from '../graph/ops/elementwise.ts';
 import { matmul } from '../graph/ops/matmul.ts';
-import { GraphSession, type SessionOptions } from '../graph/session.ts';
 import type { LowRank } from '../linalg/low-rank.ts';
+import { GraphSession, type SessionOptions } from '../runtime/session.ts';
 import { float32 } from '../tensor/tensor.ts';
 
 /** Shapes kept loaded at a time; baking into a Stable Diffusion UNet needs about 30. */

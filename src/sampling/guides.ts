@@ -1,11 +1,11 @@
 /** Guiding pictures as the UNet takes them: features of T2I-Adapters, once; residuals of ControlNets, every step. */
 import type { Picture } from '../formats/picture.ts';
-import { GraphSession } from '../graph/session.ts';
 import type { T2iAdapter } from '../models/adapter/open.ts';
 import { buildT2iAdapter, featureOutput } from '../models/adapter/t2i-adapter.ts';
 import { buildConditionEmbedding, buildControlNet } from '../models/controlnet/controlnet.ts';
 import type { ControlNet } from '../models/controlnet/open.ts';
 import { adapterInput } from '../models/unet/unet.ts';
+import { GraphSession } from '../runtime/session.ts';
 import { float32, type Tensor } from '../tensor/tensor.ts';
 import { toPlanes } from './image-values.ts';
 import { coverage, type RegionShape } from './region.ts';

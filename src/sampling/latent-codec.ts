@@ -1,10 +1,10 @@
 /** Latents to pictures and back, one picture at a time; large pictures in overlapping tiles. */
 import type { Picture } from '../formats/picture.ts';
-import { GraphSession } from '../graph/session.ts';
 import type { ModelPart } from '../models/checkpoint.ts';
 import { type VaeConfig, vaeFactor } from '../models/vae/config.ts';
 import { buildVaeDecoder } from '../models/vae/decoder.ts';
 import { buildVaeEncoder } from '../models/vae/encoder.ts';
+import { GraphSession } from '../runtime/session.ts';
 import { float32, type Tensor } from '../tensor/tensor.ts';
 import { toPicture, toPlanes } from './image-values.ts';
 

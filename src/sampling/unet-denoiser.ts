@@ -1,11 +1,12 @@
 /** The UNet of a model kept loaded for sampling: one guided prediction per call, whatever the number of texts. */
-import { GraphSession } from '../graph/session.ts';
+
 import type { Checkpoint } from '../models/checkpoint.ts';
 import { deltaFeeds, deltaRanks, type LayerDeltas } from '../models/lora.ts';
 import { buildKeysValues, isKeyOrValue, keysOutput, valuesOutput } from '../models/unet/keys-values.ts';
 import { keyInput, type SourceLayout, valueInput } from '../models/unet/region-attention.ts';
 import { crossAttentionNames, factorLayers } from '../models/unet/structure.ts';
 import { buildUnet } from '../models/unet/unet.ts';
+import { GraphSession } from '../runtime/session.ts';
 import { float32, type Tensor } from '../tensor/tensor.ts';
 
 type Feeds = Readonly<Record<string, Tensor>>;

@@ -2,11 +2,12 @@
  * Loss and gradients of one batch: text features, the UNet with its loss, and back through the text encoder. The
  * graphs are loaded once per picture size and run with whatever the trained tensors are at the time.
  */
-import { GraphSession } from '../graph/session.ts';
+
 import type { Checkpoint, ModelPart } from '../models/checkpoint.ts';
 import type { TokenEmbeddings } from '../models/clip/text-encoder.ts';
 import type { UnetConfig } from '../models/unet/config.ts';
 import { levelSizes, transformerPlaces } from '../models/unet/structure.ts';
+import { GraphSession } from '../runtime/session.ts';
 import { float32, type Tensor } from '../tensor/tensor.ts';
 import { attentionTargets, wordPositions } from './attention-regularization.ts';
 import { type FactorFeeds, type FactorGradients, factorGradients } from './factor-gradients.ts';

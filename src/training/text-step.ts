@@ -3,11 +3,11 @@
  * factors. Equal prompts are encoded once, prompts that training does not change once per run.
  */
 import type { Graph } from '../graph/graph.ts';
-import { GraphSession } from '../graph/session.ts';
 import type { ModelPart } from '../models/checkpoint.ts';
 import type { ClipTextConfig } from '../models/clip/config.ts';
 import type { TextEncoderSize, TokenEmbeddings } from '../models/clip/text-encoder.ts';
 import { loraDownInput, loraUpInput } from '../models/network.ts';
+import { GraphSession } from '../runtime/session.ts';
 import { float32, type Tensor } from '../tensor/tensor.ts';
 import { type FactorFeeds, type FactorGradients, factorGradients } from './factor-gradients.ts';
 import { gradientOutput } from './gradient-outputs.ts';

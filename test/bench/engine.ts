@@ -5,11 +5,11 @@
  */
 import { spawnSync } from 'node:child_process';
 import path from 'node:path';
-import { encodeGraph } from '../../src/graph/onnx/encode.ts';
-import { GraphSession } from '../../src/graph/session.ts';
 import { openCheckpoint } from '../../src/models/checkpoint.ts';
 import { buildUnet } from '../../src/models/unet/unet.ts';
 import { packageRoot } from '../../src/package-root.ts';
+import { encodeGraph } from '../../src/runtime/onnx/encode.ts';
+import { GraphSession } from '../../src/runtime/session.ts';
 import { float32, sizeOf } from '../../src/tensor/tensor.ts';
 import { printReport } from '../support/tool-output.ts';
 import { ensureRandomModel } from './random-sd15.ts';

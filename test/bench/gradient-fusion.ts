@@ -10,11 +10,11 @@ import { factoriseInput, solveLayer } from '../../src/fusion/solvers/least-squar
 import type { InputProblem, LayerProblem } from '../../src/fusion/solvers/problem.ts';
 import { GraphBuilder } from '../../src/graph/builder.ts';
 import { matmul } from '../../src/graph/ops/matmul.ts';
-import { GraphSession } from '../../src/graph/session.ts';
 import { GramAccumulator } from '../../src/linalg/gram.ts';
 import { lowRank } from '../../src/linalg/low-rank.ts';
 import { matrix } from '../../src/linalg/matrix.ts';
 import { packageRoot } from '../../src/package-root.ts';
+import { GraphSession } from '../../src/runtime/session.ts';
 import { TorchGenerator } from '../../src/tensor/random.ts';
 import { float32 } from '../../src/tensor/tensor.ts';
 

@@ -5,11 +5,11 @@ import path from 'node:path';
 import { afterAll, beforeAll, expect, it, vi } from 'vitest';
 import { run } from '../../cli/run.ts';
 import { readPicture } from '../../src/formats/picture.ts';
-import * as encoding from '../../src/graph/onnx/encode.ts';
 import { packageRoot } from '../../src/package-root.ts';
+import * as encoding from '../../src/runtime/onnx/encode.ts';
 import { fakeIo } from '../support/fake-io.ts';
 
-vi.mock('../../src/graph/onnx/encode.ts', { spy: true });
+vi.mock('../../src/runtime/onnx/encode.ts', { spy: true });
 
 const concepts = path.join(packageRoot(), 'fixtures/tiny-world/concepts');
 const smiley = path.join(concepts, 'edlora_smiley.pth');

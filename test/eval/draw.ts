@@ -1,7 +1,6 @@
 /** Pictures for measurements on the miniature: plain DDIM with guidance, many prompts in one batch. */
 import { type BoundVocabulary, bindConcepts } from '../../src/concepts/prompt.ts';
 import type { Fusion } from '../../src/fusion/fuse.ts';
-import { GraphSession } from '../../src/graph/session.ts';
 import type { Checkpoint } from '../../src/models/checkpoint.ts';
 import { encodeText } from '../../src/models/clip/encode-text.ts';
 import { TokenEmbeddings } from '../../src/models/clip/text-encoder.ts';
@@ -10,6 +9,7 @@ import { linearLayers } from '../../src/models/unet/structure.ts';
 import { buildUnet } from '../../src/models/unet/unet.ts';
 import { vaeFactor } from '../../src/models/vae/config.ts';
 import { buildVaeDecoder } from '../../src/models/vae/decoder.ts';
+import { GraphSession } from '../../src/runtime/session.ts';
 import { checkpointSchedule } from '../../src/sampling/checkpoint-schedule.ts';
 import { ddim } from '../../src/sampling/samplers/ddim.ts';
 import { runSampler } from '../../src/sampling/samplers/sampler.ts';

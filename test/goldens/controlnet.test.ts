@@ -1,12 +1,12 @@
 /** ControlNet residuals, and the UNet with them, against diffusers. */
 import { describe, expect, it } from 'vitest';
-import { GraphSession } from '../../src/graph/session.ts';
 import { openCheckpoint } from '../../src/models/checkpoint.ts';
 import { buildConditionEmbedding, buildControlNet } from '../../src/models/controlnet/controlnet.ts';
 import { openControlNet } from '../../src/models/controlnet/open.ts';
 import type { Network } from '../../src/models/network.ts';
 import { crossAttentionNames } from '../../src/models/unet/structure.ts';
 import { buildUnet } from '../../src/models/unet/unet.ts';
+import { GraphSession } from '../../src/runtime/session.ts';
 import { float32, type Tensor } from '../../src/tensor/tensor.ts';
 import { GoldenTensors } from '../support/golden-tensors.ts';
 import { goldenPath } from '../support/goldens.ts';

@@ -2,7 +2,6 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { memoryTensor, type RawTensor, readFloat32 } from '../../src/formats/raw-tensor.ts';
 import { openTensorFile, type TensorFile } from '../../src/formats/tensor-file.ts';
-import { GraphSession } from '../../src/graph/session.ts';
 import { type Checkpoint, openCheckpoint } from '../../src/models/checkpoint.ts';
 import { buildTextEncoder, pooledPosition, TokenEmbeddings } from '../../src/models/clip/text-encoder.ts';
 import type { Network, WeightSource } from '../../src/models/network.ts';
@@ -10,6 +9,7 @@ import { crossAttentionNames, linearLayers } from '../../src/models/unet/structu
 import { buildUnet, type UnetOptions } from '../../src/models/unet/unet.ts';
 import { buildVaeDecoder } from '../../src/models/vae/decoder.ts';
 import { buildVaeEncoder } from '../../src/models/vae/encoder.ts';
+import { GraphSession } from '../../src/runtime/session.ts';
 import { float32, type Tensor } from '../../src/tensor/tensor.ts';
 import { goldenJson, goldenPath, goldenSingleFile } from '../support/goldens.ts';
 

@@ -15,11 +15,11 @@ import { reduceMax, reduceMean, reduceSum } from '../../src/graph/ops/reduction.
 import { printGraph } from '../../src/graph/print.ts';
 import { pruned } from '../../src/graph/prune.ts';
 import { recompute } from '../../src/graph/recompute.ts';
-import { GraphSession } from '../../src/graph/session.ts';
 import type { Value } from '../../src/graph/value.ts';
 import { attentionVjp } from '../../src/graph/vjp/attention.ts';
 import { scaled } from '../../src/graph/vjp/rule.ts';
 import { type VjpTable, vjps } from '../../src/graph/vjp/rules.ts';
+import { GraphSession } from '../../src/runtime/session.ts';
 import { float32, float64, int64, sizeOf, type Tensor } from '../../src/tensor/tensor.ts';
 import { relativeError } from '../support/close.ts';
 import { gradcheck, normals, type Write } from '../support/gradcheck.ts';

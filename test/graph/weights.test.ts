@@ -8,11 +8,11 @@ import { float32Tensor, memoryTensor, type RawTensor, sliceRows } from '../../sr
 import { writeSafetensors } from '../../src/formats/safetensors.ts';
 import { openTensorFile } from '../../src/formats/tensor-file.ts';
 import { GraphBuilder } from '../../src/graph/builder.ts';
-import { encodeGraph } from '../../src/graph/onnx/encode.ts';
 import { add } from '../../src/graph/ops/elementwise.ts';
 import { matmul } from '../../src/graph/ops/matmul.ts';
 import { printGraph } from '../../src/graph/print.ts';
-import { GraphSession } from '../../src/graph/session.ts';
+import { encodeGraph } from '../../src/runtime/onnx/encode.ts';
+import { GraphSession } from '../../src/runtime/session.ts';
 import { float32 } from '../../src/tensor/tensor.ts';
 
 /** Exact in float16 and bfloat16 alike. */

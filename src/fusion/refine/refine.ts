@@ -15,7 +15,6 @@
  * The factors keep their ranks: the result is a LoRA as before.
  */
 import { NumericalError, ShapeError, UsageError } from '../../errors.ts';
-import { GraphSession } from '../../graph/session.ts';
 import { type LowRank, lowRank, rankOf, truncate } from '../../linalg/low-rank.ts';
 import { matrix } from '../../linalg/matrix.ts';
 import type { Checkpoint } from '../../models/checkpoint.ts';
@@ -23,6 +22,7 @@ import { commonRanks, deltaFeeds, deltaRanks, type LayerDeltas } from '../../mod
 import { loraDownInput, loraUpInput } from '../../models/network.ts';
 import { crossAttentionNames, linearLayers } from '../../models/unet/structure.ts';
 import { adamwState, adamwStep } from '../../optim/adamw.ts';
+import { GraphSession } from '../../runtime/session.ts';
 import { noiseSchedule } from '../../sampling/noise-schedule.ts';
 import { dpmSolver } from '../../sampling/samplers/dpm-solver.ts';
 import type { SchedulerConfig } from '../../sampling/scheduler-config.ts';

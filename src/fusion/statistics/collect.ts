@@ -7,7 +7,6 @@ import type { GraphBuilder } from '../../graph/builder.ts';
 import { mul } from '../../graph/ops/elementwise.ts';
 import { matmul } from '../../graph/ops/matmul.ts';
 import { reshape } from '../../graph/ops/movement.ts';
-import { GraphSession } from '../../graph/session.ts';
 import type { Value } from '../../graph/value.ts';
 import { GramAccumulator } from '../../linalg/gram.ts';
 import type { Checkpoint } from '../../models/checkpoint.ts';
@@ -17,6 +16,7 @@ import { deltaFeeds, deltaRanks, type LayerDeltas } from '../../models/lora.ts';
 import type { Probes } from '../../models/network.ts';
 import { linearLayers } from '../../models/unet/structure.ts';
 import { buildUnet } from '../../models/unet/unet.ts';
+import { GraphSession } from '../../runtime/session.ts';
 import { runSampler, type Sampler } from '../../sampling/samplers/sampler.ts';
 import { float32, type Tensor } from '../../tensor/tensor.ts';
 import {

@@ -1,9 +1,9 @@
 /** Training pictures as what the autoencoder makes of them, computed once before the first step. */
 import { readPicture } from '../../formats/picture.ts';
-import { GraphSession } from '../../graph/session.ts';
 import type { ModelPart } from '../../models/checkpoint.ts';
 import { type VaeConfig, vaeFactor } from '../../models/vae/config.ts';
 import { buildVaeEncoder } from '../../models/vae/encoder.ts';
+import { GraphSession } from '../../runtime/session.ts';
 import { toPlanes } from '../../sampling/image-values.ts';
 import type { TorchGenerator } from '../../tensor/random.ts';
 import type { TrainingPicture } from './training-folder.ts';

@@ -12,13 +12,13 @@ import {
   Rollouts,
   stacked,
 } from '../../../src/fusion/refine/refine-states.ts';
-import { GraphSession } from '../../../src/graph/session.ts';
 import { frobeniusNorm, rankOf, scale, subtract } from '../../../src/linalg/low-rank.ts';
 import { type Checkpoint, openCheckpoint } from '../../../src/models/checkpoint.ts';
 import { commonRanks, deltaFeeds, deltaRanks, type LayerDeltas } from '../../../src/models/lora.ts';
 import { loraUpInput } from '../../../src/models/network.ts';
 import { crossAttentionNames, linearLayers } from '../../../src/models/unet/structure.ts';
 import { buildUnet } from '../../../src/models/unet/unet.ts';
+import { GraphSession } from '../../../src/runtime/session.ts';
 import { checkpointSchedule } from '../../../src/sampling/checkpoint-schedule.ts';
 import { noiseSchedule } from '../../../src/sampling/noise-schedule.ts';
 import { dpmSolver } from '../../../src/sampling/samplers/dpm-solver.ts';

@@ -5,10 +5,10 @@ import { measureLayers } from '../../../src/fusion/report/measure-stage.ts';
 import { fusionLoss, measureRetention } from '../../../src/fusion/report/retention.ts';
 import type { LayerProblem } from '../../../src/fusion/solvers/problem.ts';
 import { average, weightedSum } from '../../../src/fusion/solvers/weighted-sum.ts';
-import { GraphMatmulEngine } from '../../../src/graph/matmul-engine.ts';
 import type { GramTerm } from '../../../src/linalg/gram.ts';
 import { type LowRank, lowRank } from '../../../src/linalg/low-rank.ts';
 import type { Matrix } from '../../../src/linalg/matrix.ts';
+import { GraphMatmulEngine } from '../../../src/runtime/matmul-engine.ts';
 import { gramOf } from '../../support/fusion-problems.ts';
 import { randomMatrix } from '../../support/matrices.ts';
 

@@ -5,10 +5,10 @@ import {
   type DenoisingRun,
   type SpatialState,
 } from '../../../src/fusion/statistics/collect.ts';
-import { GraphSession } from '../../../src/graph/session.ts';
 import { type Checkpoint, openCheckpoint } from '../../../src/models/checkpoint.ts';
 import { crossAttentionNames } from '../../../src/models/unet/structure.ts';
 import { buildUnet } from '../../../src/models/unet/unet.ts';
+import { GraphSession } from '../../../src/runtime/session.ts';
 import { checkpointSchedule } from '../../../src/sampling/checkpoint-schedule.ts';
 import { dpmSolver } from '../../../src/sampling/samplers/dpm-solver.ts';
 import { TorchGenerator } from '../../../src/tensor/random.ts';

@@ -1,8 +1,8 @@
 /** Which ONNX nodes? One rule per operator; the table is total over the operator set. */
 import { sizeOf } from '../../tensor/tensor.ts';
-import type { NodeOf } from '../graph.ts';
-import type { OpType } from '../op-types.ts';
-import type { Value } from '../value.ts';
+import type { NodeOf } from '../../graph/graph.ts';
+import type { OpType } from '../../graph/op-types.ts';
+import type { Value } from '../../graph/value.ts';
 import { ELEMENT_TYPES, type OnnxAttribute } from './proto.ts';
 
 const CONTRIB = 'com.microsoft';

@@ -1,9 +1,9 @@
 import { afterAll, describe, expect, it } from 'vitest';
 import { NumericalError, ShapeError } from '../../src/errors.ts';
-import { GraphMatmulEngine } from '../../src/graph/matmul-engine.ts';
 import { type CholeskyFactor, cholesky, solveRows } from '../../src/linalg/cholesky.ts';
 import { ASYNC_PANEL_WIDTH, choleskyAsync, solveRowsAsync } from '../../src/linalg/cholesky-async.ts';
 import { type Matrix, matrix } from '../../src/linalg/matrix.ts';
+import { GraphMatmulEngine } from '../../src/runtime/matmul-engine.ts';
 import { relativeError } from '../support/close.ts';
 import { gramOf } from '../support/fusion-problems.ts';
 import { naiveProduct, randomMatrix } from '../support/matrices.ts';

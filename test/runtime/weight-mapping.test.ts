@@ -9,8 +9,8 @@ import { writeSafetensors } from '../../src/formats/safetensors.ts';
 import { openTensorFile } from '../../src/formats/tensor-file.ts';
 import { GraphBuilder } from '../../src/graph/builder.ts';
 import { matmul } from '../../src/graph/ops/matmul.ts';
-import { GraphSession } from '../../src/graph/session.ts';
-import { weightsAreMapped, withWeightsInMemory } from '../../src/graph/weight-mapping.ts';
+import { GraphSession } from '../../src/runtime/session.ts';
+import { weightsAreMapped, withWeightsInMemory } from '../../src/runtime/weight-mapping.ts';
 import { float32 } from '../../src/tensor/tensor.ts';
 
 let folder: string;

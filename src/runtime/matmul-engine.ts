@@ -1,8 +1,9 @@
 /** Float64 matrix products in the graph runtime, for factorisations too large for plain loops (linalg/cholesky-async.ts). */
+
+import { GraphBuilder } from '../graph/builder.ts';
+import { matmul } from '../graph/ops/matmul.ts';
 import type { MatmulEngine } from '../linalg/cholesky-async.ts';
 import { matrix } from '../linalg/matrix.ts';
-import { GraphBuilder } from './builder.ts';
-import { matmul } from './ops/matmul.ts';
 import { GraphSession, type SessionOptions } from './session.ts';
 
 /** Loaded products kept at a time; a factorisation of 5120 columns uses 39 shapes. */

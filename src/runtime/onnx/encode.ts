@@ -10,7 +10,7 @@ import { FormatError } from '../../errors.ts';
 import { byteRangeOf, readBytes } from '../../formats/raw-tensor.ts';
 import { checkUnchanged, type FileIdentity } from '../../io/file-identity.ts';
 import type { Tensor } from '../../tensor/tensor.ts';
-import type { Graph } from '../graph.ts';
+import type { Graph } from '../../graph/graph.ts';
 import { type Emitter, lower } from './lowering.ts';
 import { encodeModel, type OnnxNode, type OnnxTensor } from './proto.ts';
 

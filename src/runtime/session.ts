@@ -1,11 +1,11 @@
 /** The only place that knows onnxruntime: loads a graph, runs it, gives its memory back. */
 import type * as ort from 'onnxruntime-node';
 import { EdloraError, ShapeError } from '../errors.ts';
+import type { Graph } from '../graph/graph.ts';
+import { describe } from '../graph/value.ts';
 import { checkUnchanged, type FileIdentity } from '../io/file-identity.ts';
 import type { Tensor, TensorData } from '../tensor/tensor.ts';
-import type { Graph } from './graph.ts';
 import { encodeGraph } from './onnx/encode.ts';
-import { describe } from './value.ts';
 import { weightsAreMapped } from './weight-mapping.ts';
 
 export interface SessionOptions {
