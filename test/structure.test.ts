@@ -1,0 +1,69 @@
+/** The house as docs/architecture.md draws it: imports lead to the left, and some things are known in one room only. */
+import { readdirSync, readFileSync } from 'node:fs';
+import path from 'node:path';
+import { describe, expect, it } from 'vitest';
+import { packageRoot } from '../src/package-root.ts';
+
+const root = packageRoot();
+/** Rooms that may import from all before them; several in one place may import from each other. */
+const ORDER: readonly (readonly string[])[] = [
+  ['io'],
+  ['formats'],
+  ['tensor', 'linalg'],
+  ['optim', 'graph'],
+  ['runtime'],
+  ['models'],
+  ['concepts'],
+  ['charts'],
+  ['sampling'],
+  ['training'],
+  ['fusion', 'merging', 'evaluation'],
+];
+/** Files outside of any room, which everybody may import. */
+const COMMON = new Set(['errors.ts', 'package-root.ts', 'visible.ts', 'pace.ts']);
+
+const sources = (folder: string): string[] =>
+  readdirSync(path.join(root, folder), { recursive: true })
+    .map((name) => `${folder}/${String(name).split(path.sep).join('/')}`)
+    .filter((name) => name.endsWith('.ts'));
+const files = sources('src').map((file) => ({ file, text: readFileSync(path.join(root, file), 'utf8') }));
+const roomOf = (file: string): string => (file.split('/').length > 2 ? file.split('/')[1]! : '');
+const placeOf = (room: string): number => ORDER.findIndex((rooms) => rooms.includes(room));
+/** Imported files of the project, types included. */
+const importsOf = ({ file, text }: { file: string; text: string }): string[] =>
+  [...text.matchAll(/(?:from|import\()\s*'(\.{1,2}\/[^']+)'/g)].map(([, name]) =>
+    path.posix.normalize(path.posix.join(path.posix.dirname(file), name!)),
+  );
+
+describe('the house', () => {
+  it('has no room that the plan does not know', () => {
+    const rooms = new Set(files.map(({ file }) => roomOf(file)).filter((room) => room !== ''));
+    expect([...rooms].filter((room) => placeOf(room) < 0)).toEqual([]);
+  });
+
+  it('imports towards the left only', () => {
+    const wrong = files.flatMap((source) => {
+      const own = roomOf(source.file);
+      if (own === '') return [];
+      return importsOf(source)
+        .filter((target) => {
+          const room = roomOf(target);
+          return room === '' ? !COMMON.has(path.posix.basename(target)) : placeOf(room) > placeOf(own);
+        })
+        .map((target) => `${source.file} → ${target}`);
+    });
+    expect(wrong).toEqual([]);
+  });
+
+  it('knows onnxruntime in one room', () => {
+    const knowing = files.filter(({ text }) =>
+      /from 'onnxruntime-node'|import\('onnxruntime-node'\)/.test(text),
+    );
+    expect(knowing.map(({ file }) => roomOf(file))).toEqual(['runtime']);
+  });
+
+  it('prints in cli alone', () => {
+    const printing = files.filter(({ text }) => /\bconsole\.|process\.std(out|err)\b/.test(text));
+    expect(printing.map(({ file }) => file)).toEqual([]);
+  });
+});
