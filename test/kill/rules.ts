@@ -136,7 +136,7 @@ export function checkSaid({ code, err, out, struck }: Ended, job: Job): Fault[] 
   if (/\bE(NOSPC|IO|ACCES|MFILE)\b/.test(said)) fault(`in the words of the system: ${said}`);
   const parts = said.split(/[/\s:,;]+/);
   if (parts.some((name) => nameOfTemporary(name) !== null)) fault(`names a temporary file: ${said}`);
-  else if (![job.out, ...namesOf(struck?.file ?? '')].some((name) => said.includes(name))) {
+  else if (![job.out, ...namesOf(struck?.file)].some((name) => said.includes(name))) {
     fault(`does not name the file: ${said}`);
   }
   return faults;
@@ -160,10 +160,11 @@ export const errorLine = (err: string): string =>
     .filter((line) => line.startsWith('error: '))
     .at(-1) ?? '';
 
-/** By what names a user knows a file: its own, or what its temporary name stands for. */
-function namesOf(file: string): string[] {
+/** By what names a user knows a file: its own, or what its temporary name stands for; or its folder. */
+function namesOf(file: string | undefined): string[] {
+  if (file === undefined) return [];
   const own = path.basename(file);
-  return [nameOfTemporary(own) ?? own].filter((name) => name !== '' && name !== 'staging');
+  return [nameOfTemporary(own) ?? own, path.dirname(file)].filter((name) => name !== 'staging');
 }
 
 function listed(names: readonly string[]): string {
