@@ -20,7 +20,7 @@ export interface Job {
   readonly units?: readonly string[];
   /** Files that show how far a run is: any whole state of them is right while it is not at its end. */
   readonly passing?: RegExp;
-  /** Added to the line where a run is refused because of what an earlier one left. */
+  /** Added to the line, one after the other, where a run is refused because of what an earlier one left. */
   readonly insist?: readonly string[];
   /** Results are numbered on: each run adds its own. */
   readonly numbered?: boolean;
@@ -207,7 +207,7 @@ export const jobs: readonly Job[] = [
     line: train,
     out: 'out.safetensors',
     rival: train('out.safetensors', '--seed', '7'),
-    insist: ['--resume'],
+    insist: ['--resume', '--force'],
     passing: STATE,
   },
   {

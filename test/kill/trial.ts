@@ -259,14 +259,14 @@ export class Trial {
     const { job } = this;
     // Where nothing has changed, it is the undisturbed run once more.
     if (differences(start, this.#contents.before).length === 0) return null;
-    let line = job.line(job.out);
+    const line = job.line(job.out);
     let ended = await this.#start(line, {});
-    if (ended.code === 2 && job.insist !== undefined) {
+    for (const word of job.insist ?? []) {
+      if (ended.code !== 2) break;
       if (!/--(force|resume)/.test(ended.err)) {
         faults.push({ rule: 'again', what: `refused without a way out: ${lastWords(ended)}` });
       }
-      line = [...line, ...job.insist];
-      ended = await this.#start(line, {});
+      ended = await this.#start([...line, word], {});
     }
     if (ended.hung) faults.push({ rule: 'hang', what: `run again, it did not end; ${lastWords(ended)}` });
     else if (ended.code !== 0) {
