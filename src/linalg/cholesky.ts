@@ -6,6 +6,7 @@
  * arithmetic, one matrix product); they are separate so that a caller may compute the second one elsewhere.
  */
 import { NumericalError, ShapeError } from '../errors.ts';
+import { inOneGo, type Steps } from '../pace.ts';
 import { assertSquare, type Matrix, matrix } from './matrix.ts';
 import { addScaled, addSymmetricProduct, dot } from './products.ts';
 
@@ -75,6 +76,11 @@ export function diagonalOf(a: Matrix): Float64Array {
  * @throws {NumericalError} if a pivot is not positive, or A holds NaN or infinity; A is then spoilt
  */
 export function cholesky(a: Matrix): CholeskyFactor {
+  return inOneGo(choleskySteps(a));
+}
+
+/** `cholesky` in steps, to the same bits. */
+export function* choleskySteps(a: Matrix): Steps<CholeskyFactor> {
   assertSquare('cholesky', a);
   const n = a.rows;
   const diagonal = diagonalOf(a);
@@ -82,6 +88,7 @@ export function cholesky(a: Matrix): CholeskyFactor {
     const end = Math.min(n, begin + PANEL_WIDTH);
     eliminatePanel(a, begin, end, diagonal);
     updateTrailing(a, begin, end);
+    yield;
   }
   return { size: n, lower: a.data };
 }

@@ -4,6 +4,7 @@
  * Source: Golub & Van Loan, Matrix Computations, 4th ed., §8.3.
  */
 import { NumericalError } from '../errors.ts';
+import { inOneGo, type Steps } from '../pace.ts';
 import { assertFinite, assertSquare, identity, type Matrix, matrix } from './matrix.ts';
 import { addScaled, dot } from './products.ts';
 
@@ -30,14 +31,22 @@ interface Tridiagonal {
  * @throws {NumericalError} if A holds NaN or infinity, or the iteration does not converge
  */
 export function eigh(a: Matrix): SymmetricEigen {
+  return inOneGo(eighSteps(a));
+}
+
+/** `eigh` in steps, to the same bits. */
+export function* eighSteps(a: Matrix): Steps<SymmetricEigen> {
   assertSquare('eigh', a);
   assertFinite(`eigh of a matrix [${a.rows}, ${a.rows}]`, a.data);
-  const t = tridiagonalise(a);
-  diagonalise(t);
+  const t = yield* tridiagonalise(a);
+  yield* diagonalise(t);
   return sorted(t);
 }
 
-function tridiagonalise(input: Matrix): Tridiagonal {
+/** Multiplications between two steps. */
+const STEP_PRODUCTS = 1 << 20;
+
+function* tridiagonalise(input: Matrix): Steps<Tridiagonal> {
   const n = input.rows;
   const a = Float64Array.from(input.data);
   const diagonal = new Float64Array(n);
@@ -45,6 +54,7 @@ function tridiagonalise(input: Matrix): Tridiagonal {
   const betas = new Float64Array(n);
   const w = new Float64Array(n);
   for (let k = 0; k < n - 1; k++) {
+    yield;
     // Row k right of the diagonal is replaced by the reflection's vector v, with v[0] = 1.
     const start = k * n + k + 1;
     const length = n - k - 1;
@@ -77,6 +87,7 @@ function tridiagonalise(input: Matrix): Tridiagonal {
   const basis = identity(n);
   for (let k = n - 2; k >= 0; k--) {
     if (betas[k] === 0) continue;
+    yield;
     const start = k * n + k + 1;
     const length = n - k - 1;
     for (let i = k + 1; i < n; i++) {
@@ -88,11 +99,12 @@ function tridiagonalise(input: Matrix): Tridiagonal {
 }
 
 /** Makes `diagonal` the eigenvalues and `basis` the eigenvectors, in place. */
-function diagonalise({ diagonal: d, offDiagonal: e, basis }: Tridiagonal): void {
+function* diagonalise({ diagonal: d, offDiagonal: e, basis }: Tridiagonal): Steps<void> {
   const n = d.length;
   const z = basis.data;
   const maxSteps = 60 * n;
   let steps = 0;
+  let products = 0;
   for (let low = 0; low < n; low++) {
     for (;;) {
       let high = low;
@@ -101,6 +113,11 @@ function diagonalise({ diagonal: d, offDiagonal: e, basis }: Tridiagonal): void 
         Math.abs(e[high]!) > Number.EPSILON * (Math.abs(d[high]!) + Math.abs(d[high + 1]!))
       ) {
         high++;
+      }
+      products += (high - low) * n;
+      if (products > STEP_PRODUCTS) {
+        products = 0;
+        yield;
       }
       if (high === low) break;
       if (++steps > maxSteps) {

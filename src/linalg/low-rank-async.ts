@@ -10,10 +10,11 @@
  */
 
 import { NumericalError } from '../errors.ts';
-import { cholesky } from './cholesky.ts';
+import { Pace, type Steps } from '../pace.ts';
+import { choleskySteps } from './cholesky.ts';
 import type { MatmulEngine } from './cholesky-async.ts';
-import { eigh } from './eigh.ts';
-import { checkRank, decompose, type LowRank, lostShare, type Truncation } from './low-rank.ts';
+import { eighSteps } from './eigh.ts';
+import { checkRank, decomposeSteps, type LowRank, lostShare, type Truncation } from './low-rank.ts';
 import { type Matrix, matrix, symmetrise, transpose } from './matrix.ts';
 
 /** A decomposition whose cuts are computed elsewhere too. */
@@ -32,22 +33,28 @@ const LEAST_PIVOT = 1e-6;
 const LEAST_VALUE = 1e-6;
 
 /**
- * As `decompose`.
+ * As `decomposeSteps`.
+ * @param pace between the products
  * @throws {NumericalError} if the factors hold NaN or infinity
  */
-export async function decomposeWith(delta: LowRank, engine: MatmulEngine): Promise<AsyncDecomposition> {
+export async function decomposeWith(
+  delta: LowRank,
+  engine: MatmulEngine,
+  pace: Pace = new Pace(),
+): Promise<AsyncDecomposition> {
   const { up, down } = delta;
-  const plain = (): AsyncDecomposition => {
-    const { singularValues, truncate } = decompose(delta);
-    return { singularValues, truncate: async (rank) => truncate(rank) };
+  const plain = async (): Promise<AsyncDecomposition> => {
+    const { singularValues, truncate } = await pace.run(decomposeSteps(delta));
+    return { singularValues, truncate: (rank) => pace.run(truncate(rank)) };
   };
   const r = up.cols;
   if (r > Math.min(up.rows, down.cols) || r * r * (up.rows + down.cols) < SMALL) return plain();
   const downGram = await engine(down, transpose(down));
-  const lower = lowerFactor(downGram);
+  const lower = await pace.run(lowerFactor(downGram));
   if (lower === null) return plain();
   const upGram = await engine(transpose(up), up);
-  const { values, vectors } = eigh(symmetrise(await engine(transpose(lower), await engine(upGram, lower))));
+  const seen = symmetrise(await engine(transpose(lower), await engine(upGram, lower)));
+  const { values, vectors } = await pace.run(eighSteps(seen));
   const singularValues = Float64Array.from(values, (value) => Math.sqrt(Math.max(0, value))).reverse();
   return {
     singularValues,
@@ -55,7 +62,7 @@ export async function decomposeWith(delta: LowRank, engine: MatmulEngine): Promi
       checkRank(rank);
       const kept = Math.min(rank, r);
       if (kept > 0 && !(singularValues[kept - 1]! > LEAST_VALUE * singularValues[0]!)) {
-        return plain().truncate(rank);
+        return (await plain()).truncate(rank);
       }
       // Eigenvectors lie in rows, ascending.
       const rows = matrix(kept, r);
@@ -67,7 +74,7 @@ export async function decomposeWith(delta: LowRank, engine: MatmulEngine): Promi
       for (let i = 0; i < r; i++) {
         for (let k = 0; k < kept; k++) left.data[i * kept + k]! /= roots[k]!;
       }
-      solveTransposed(lower, rows);
+      await pace.run(solveTransposed(lower, rows));
       for (let k = 0; k < kept; k++) {
         for (let i = 0; i < r; i++) rows.data[k * r + i]! *= roots[k]!;
       }
@@ -81,17 +88,22 @@ export async function decomposeWith(delta: LowRank, engine: MatmulEngine): Promi
 }
 
 /** As `truncate`, with the products of `engine`. */
-export async function truncateWith(delta: LowRank, rank: number, engine: MatmulEngine): Promise<Truncation> {
+export async function truncateWith(
+  delta: LowRank,
+  rank: number,
+  engine: MatmulEngine,
+  pace: Pace = new Pace(),
+): Promise<Truncation> {
   checkRank(rank);
-  return (await decomposeWith(delta, engine)).truncate(rank);
+  return (await decomposeWith(delta, engine, pace)).truncate(rank);
 }
 
 /** L with zeros above its diagonal; `null` where rows depend on each other nearly or wholly. The matrix is spoilt. */
-function lowerFactor(gram: Matrix): Matrix | null {
+function* lowerFactor(gram: Matrix): Steps<Matrix | null> {
   const n = gram.rows;
   const diagonal = Float64Array.from({ length: n }, (_, i) => gram.data[i * n + i]!);
   try {
-    cholesky(gram);
+    yield* choleskySteps(gram);
   } catch (error) {
     if (error instanceof NumericalError) return null;
     throw error;
@@ -104,7 +116,7 @@ function lowerFactor(gram: Matrix): Matrix | null {
 }
 
 /** Each row x of `rows` becomes the solution y of y L = x, that is Lᵀ yᵀ = xᵀ. */
-function solveTransposed(lower: Matrix, rows: Matrix): void {
+function* solveTransposed(lower: Matrix, rows: Matrix): Steps<void> {
   const n = lower.rows;
   for (let k = 0; k < rows.rows; k++) {
     for (let i = n - 1; i >= 0; i--) {
@@ -112,5 +124,6 @@ function solveTransposed(lower: Matrix, rows: Matrix): void {
       rows.data[k * n + i] = value;
       for (let j = 0; j < i; j++) rows.data[k * n + j]! -= value * lower.data[i * n + j]!;
     }
+    yield;
   }
 }

@@ -3,11 +3,12 @@
  * Every scale (strength, loraAlpha / rank) is already inside the factors.
  */
 import { ShapeError, UsageError } from '../errors.ts';
+import { inOneGo, type Steps } from '../pace.ts';
 import { type GramTerm, quadraticTrace } from './gram.ts';
 import { type Matrix, matrix, transpose } from './matrix.ts';
-import { dot, multiply, multiplyTransposed } from './products.ts';
-import { qr } from './qr.ts';
-import { svd } from './svd.ts';
+import { dot, multiply, multiplySteps, multiplyTransposed, multiplyTransposedSteps } from './products.ts';
+import { qrSteps } from './qr.ts';
+import { svdSteps } from './svd.ts';
 
 /** ΔW [m, n] = up [m, r] · down [r, n]. */
 export interface LowRank {
@@ -93,9 +94,14 @@ export function applyToRows(delta: LowRank, x: Matrix): Matrix {
 
 /** ⟨ΔWₐ, ΔW_b⟩ = tr(ΔWₐᵀ ΔW_b), from factors. @throws {ShapeError} if shapes differ. */
 export function innerProduct(a: LowRank, b: LowRank): number {
+  return inOneGo(innerProductSteps(a, b));
+}
+
+/** `innerProduct` in steps, to the same bits. */
+export function* innerProductSteps(a: LowRank, b: LowRank): Steps<number> {
   assertSameShape('inner product of deltas', a, b);
-  const ups = multiplyTransposed(transpose(a.up), transpose(b.up));
-  const downs = multiplyTransposed(a.down, b.down);
+  const ups = yield* multiplyTransposedSteps(transpose(a.up), transpose(b.up));
+  const downs = yield* multiplyTransposedSteps(a.down, b.down);
   return dot(ups.data, 0, downs.data, 0, ups.data.length);
 }
 
@@ -103,13 +109,19 @@ export function innerProduct(a: LowRank, b: LowRank): number {
  * E [k, n] with EᵀE = ΔWᵀΔW, k = min(m, r). By QR of `up`, so that factors which nearly cancel (as in a difference)
  * do so before anything is squared.
  */
-function compressRows(delta: LowRank): Matrix {
-  return multiply(qr(delta.up).r, delta.down);
+function* compressRows(delta: LowRank): Steps<Matrix> {
+  const { r } = yield* qrSteps(delta.up);
+  return yield* multiplySteps(r, delta.down);
 }
 
 /** ‖ΔW‖_F, from factors. */
 export function frobeniusNorm(delta: LowRank): number {
-  const { data } = compressRows(delta);
+  return inOneGo(frobeniusNormSteps(delta));
+}
+
+/** `frobeniusNorm` in steps, to the same bits. */
+export function* frobeniusNormSteps(delta: LowRank): Steps<number> {
+  const { data } = yield* compressRows(delta);
   return Math.sqrt(dot(data, 0, data, 0, data.length));
 }
 
@@ -119,7 +131,7 @@ export function frobeniusNorm(delta: LowRank): number {
  * @throws {ShapeError} if the widths differ
  */
 export function featureNormSquared(delta: LowRank, gram: GramTerm): number {
-  return quadraticTrace(compressRows(delta), gram);
+  return quadraticTrace(inOneGo(compressRows(delta)), gram);
 }
 
 /** A delta cut to fewer factors, and what the cut cost. */
@@ -140,15 +152,20 @@ export interface Truncation {
  * @throws {NumericalError} if the factors hold NaN or infinity
  */
 export function truncate(delta: LowRank, rank: number): Truncation {
-  return decompose(delta).truncate(rank);
+  return inOneGo(truncateSteps(delta, rank));
+}
+
+/** `truncate` in steps, to the same bits. */
+export function* truncateSteps(delta: LowRank, rank: number): Steps<Truncation> {
+  return yield* (yield* decomposeSteps(delta)).truncate(rank);
 }
 
 /** The singular values of a delta, and the cuts that they allow: choose a rank by them, then cut. */
 export interface Decomposition {
   /** All that factors can hold, descending. */
   readonly singularValues: Float64Array;
-  /** As `truncate`. @throws {UsageError} if `rank` is not a natural number */
-  truncate(rank: number): Truncation;
+  /** As `truncateSteps`. @throws {UsageError} if `rank` is not a natural number */
+  truncate(rank: number): Steps<Truncation>;
 }
 
 /** @throws {UsageError} if `rank` is not a natural number */
@@ -173,20 +190,21 @@ export function lostShare(singularValues: Float64Array, kept: number): number {
  * QR of both factors and the SVD of the small core.
  * @throws {NumericalError} if the factors hold NaN or infinity
  */
-export function decompose(delta: LowRank): Decomposition {
-  const left = qr(delta.up);
-  const right = qr(transpose(delta.down));
-  const { u, singularValues, v } = svd(multiplyTransposed(left.r, right.r));
+export function* decomposeSteps(delta: LowRank): Steps<Decomposition> {
+  const left = yield* qrSteps(delta.up);
+  const right = yield* qrSteps(transpose(delta.down));
+  const core = yield* multiplyTransposedSteps(left.r, right.r);
+  const { u, singularValues, v } = yield* svdSteps(core);
   const roots = singularValues.map(Math.sqrt);
   return {
     singularValues,
-    truncate: (rank) => {
+    *truncate(rank) {
       checkRank(rank);
       const kept = Math.min(rank, singularValues.length);
       return {
         delta: {
-          up: multiply(left.q, firstColumns(u, kept, roots)),
-          down: transpose(multiply(right.q, firstColumns(v, kept, roots))),
+          up: yield* multiplySteps(left.q, firstColumns(u, kept, roots)),
+          down: transpose(yield* multiplySteps(right.q, firstColumns(v, kept, roots))),
         },
         singularValues,
         relativeError: lostShare(singularValues, kept),

@@ -3,10 +3,13 @@
  * cache. Large products of activations belong to the graph runtime, not here.
  */
 import { ShapeError } from '../errors.ts';
+import type { Steps } from '../pace.ts';
 import { type Matrix, matrix } from './matrix.ts';
 
 /** Rows of the right operand kept in cache together. */
 const BLOCK = 32;
+/** Multiplications in one step of a product: a few milliseconds. */
+const STEP_PRODUCTS = 1 << 22;
 /** Edge of the diagonal blocks of a symmetric update. */
 const DIAGONAL_BLOCK = 64;
 
@@ -131,12 +134,7 @@ function addProductOfRows(c: Target, factor: number, a: Rows, b: Rows, depth: nu
 
 /** A Bᵀ [m, k] of A [m, n] and B [k, n]. @throws {ShapeError} if the inner sizes differ. */
 export function multiplyTransposed(a: Matrix, b: Matrix): Matrix {
-  if (a.cols !== b.cols) {
-    throw new ShapeError(
-      `A Bᵀ: expected equal columns, got [${a.rows}, ${a.cols}] and [${b.rows}, ${b.cols}]`,
-    );
-  }
-  const result = matrix(a.rows, b.rows);
+  const result = emptyTransposedProduct(a, b);
   addProductOfRows(
     { data: result.data, start: 0, stride: b.rows },
     1,
@@ -147,23 +145,62 @@ export function multiplyTransposed(a: Matrix, b: Matrix): Matrix {
   return result;
 }
 
-/** A B [m, k] of A [m, n] and B [n, k]. @throws {ShapeError} if the inner sizes differ. */
-export function multiply(a: Matrix, b: Matrix): Matrix {
-  if (a.cols !== b.rows) {
-    throw new ShapeError(
-      `A B: expected as many rows as columns, got [${a.rows}, ${a.cols}] and [${b.rows}, ${b.cols}]`,
-    );
-  }
-  const result = matrix(a.rows, b.cols);
-  for (let k0 = 0; k0 < a.cols; k0 += BLOCK) {
-    const k1 = Math.min(a.cols, k0 + BLOCK);
-    for (let i = 0; i < a.rows; i++) {
-      for (let k = k0; k < k1; k++) {
-        addScaled(a.data[i * a.cols + k]!, b.data, k * b.cols, result.data, i * b.cols, b.cols);
-      }
+/** `multiplyTransposed` in steps, to the same bits. */
+export function* multiplyTransposedSteps(a: Matrix, b: Matrix): Steps<Matrix> {
+  const result = emptyTransposedProduct(a, b);
+  // Whole tiles: rows that are left over are summed in another order.
+  const rows = 4 * Math.max(1, Math.floor(STEP_PRODUCTS / (4 * BLOCK * Math.max(1, a.cols))));
+  for (let j = 0; j < b.rows; j += BLOCK) {
+    const right = { data: b.data, first: j, count: Math.min(BLOCK, b.rows - j) };
+    for (let i = 0; i < a.rows; i += rows) {
+      const left = { data: a.data, first: i, count: Math.min(rows, a.rows - i) };
+      addProductOfRows({ data: result.data, start: i * b.rows + j, stride: b.rows }, 1, left, right, a.cols);
+      yield;
     }
   }
   return result;
+}
+
+function emptyTransposedProduct(a: Matrix, b: Matrix): Matrix {
+  if (a.cols === b.cols) return matrix(a.rows, b.rows);
+  throw new ShapeError(`A Bᵀ: expected equal columns, got [${a.rows}, ${a.cols}] and [${b.rows}, ${b.cols}]`);
+}
+
+/** A B [m, k] of A [m, n] and B [n, k]. @throws {ShapeError} if the inner sizes differ. */
+export function multiply(a: Matrix, b: Matrix): Matrix {
+  const result = emptyProduct(a, b);
+  for (let k = 0; k < a.cols; k += BLOCK) addBlockProduct(result, a, b, k, 0, a.rows);
+  return result;
+}
+
+/** `multiply` in steps, to the same bits. */
+export function* multiplySteps(a: Matrix, b: Matrix): Steps<Matrix> {
+  const result = emptyProduct(a, b);
+  const rows = Math.max(1, Math.floor(STEP_PRODUCTS / (BLOCK * Math.max(1, b.cols))));
+  for (let k = 0; k < a.cols; k += BLOCK) {
+    for (let i = 0; i < a.rows; i += rows) {
+      addBlockProduct(result, a, b, k, i, Math.min(a.rows, i + rows));
+      yield;
+    }
+  }
+  return result;
+}
+
+function emptyProduct(a: Matrix, b: Matrix): Matrix {
+  if (a.cols === b.rows) return matrix(a.rows, b.cols);
+  throw new ShapeError(
+    `A B: expected as many rows as columns, got [${a.rows}, ${a.cols}] and [${b.rows}, ${b.cols}]`,
+  );
+}
+
+/** Rows [i0, i1) of C += A[:, k0:k0 + BLOCK] B[k0:k0 + BLOCK, :]. */
+function addBlockProduct(c: Matrix, a: Matrix, b: Matrix, k0: number, i0: number, i1: number): void {
+  const k1 = Math.min(a.cols, k0 + BLOCK);
+  for (let i = i0; i < i1; i++) {
+    for (let k = k0; k < k1; k++) {
+      addScaled(a.data[i * a.cols + k]!, b.data, k * b.cols, c.data, i * b.cols, b.cols);
+    }
+  }
 }
 
 /**

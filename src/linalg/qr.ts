@@ -1,4 +1,5 @@
 /** Thin QR by Householder reflections, on columns laid out contiguously. */
+import { inOneGo, type Steps } from '../pace.ts';
 import { type Matrix, matrix, transpose } from './matrix.ts';
 import { addScaled, dot } from './products.ts';
 
@@ -10,6 +11,11 @@ export interface QrFactors {
 
 /** Thin QR of A [m, n], also when A is wide or rank-deficient. A is not changed. */
 export function qr(a: Matrix): QrFactors {
+  return inOneGo(qrSteps(a));
+}
+
+/** `qr` in steps, to the same bits. */
+export function* qrSteps(a: Matrix): Steps<QrFactors> {
   const m = a.rows;
   const n = a.cols;
   const k = Math.min(m, n);
@@ -35,6 +41,7 @@ export function qr(a: Matrix): QrFactors {
       reflect(columns, start, length, betas[j]!, columns, other * m + j);
     }
     r.data[j * n + j] = corner;
+    yield;
   }
   for (let j = 0; j < n; j++) {
     for (let i = 0; i < Math.min(j, k); i++) r.data[i * n + j] = columns[j * m + i]!;
@@ -45,6 +52,7 @@ export function qr(a: Matrix): QrFactors {
     for (let column = j; column < k; column++) {
       reflect(columns, j * m + j, m - j, betas[j]!, qColumns.data, column * m + j);
     }
+    yield;
   }
   return { q: transpose(qColumns), r };
 }

@@ -1,8 +1,9 @@
-/** Thin singular value decomposition: QR first, then ml-matrix on the small square core. */
-import { Matrix as MlMatrix, SingularValueDecomposition } from 'ml-matrix';
+/** Thin singular value decomposition: QR first, then the small square core. */
+import { inOneGo, type Steps } from '../pace.ts';
 import { assertFinite, type Matrix, matrix, transpose } from './matrix.ts';
-import { multiply } from './products.ts';
-import { qr } from './qr.ts';
+import { multiplySteps } from './products.ts';
+import { qrSteps } from './qr.ts';
+import { squareSvdSteps } from './square-svd.ts';
 
 /** A [m, n] = U diag(s) Vᵀ, k = min(m, n). */
 export interface Svd {
@@ -17,25 +18,22 @@ export interface Svd {
 /**
  * Thin SVD of A [m, n]. Signs, and bases of equal singular values, are free. A is not changed.
  *
- * @throws {NumericalError} if A holds NaN or infinity
+ * @throws {NumericalError} if A holds NaN or infinity, or the iteration does not converge
  */
 export function svd(a: Matrix): Svd {
+  return inOneGo(svdSteps(a));
+}
+
+/** `svd` in steps, to the same bits. */
+export function* svdSteps(a: Matrix): Steps<Svd> {
   assertFinite(`svd of a matrix [${a.rows}, ${a.cols}]`, a.data);
   if (a.rows < a.cols) {
-    const { u, singularValues, v } = svd(transpose(a));
+    const { u, singularValues, v } = yield* svdSteps(transpose(a));
     return { u: v, singularValues, v: u };
   }
   const k = a.cols;
   if (k === 0) return { u: matrix(a.rows, 0), singularValues: new Float64Array(0), v: matrix(0, 0) };
-  const { q, r } = qr(a);
-  const core = new SingularValueDecomposition(MlMatrix.from1DArray(k, k, r.data));
-  return {
-    u: multiply(q, fromMl(core.leftSingularVectors)),
-    singularValues: Float64Array.from(core.diagonal),
-    v: fromMl(core.rightSingularVectors),
-  };
-}
-
-function fromMl(m: MlMatrix): Matrix {
-  return matrix(m.rows, m.columns, Float64Array.from(m.to1DArray()));
+  const { q, r } = yield* qrSteps(a);
+  const { u, singularValues, v } = yield* squareSvdSteps(r);
+  return { u: yield* multiplySteps(q, u), singularValues, v };
 }

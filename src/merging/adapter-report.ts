@@ -1,10 +1,10 @@
 /** An adapter by block: how many layers, which ranks and alphas, and how large its changes are. */
-import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { Adapter } from '../concepts/adapter.ts';
 import { componentsOf } from '../models/keys/sd-modules.ts';
+import { Pace } from '../pace.ts';
 import { blockOf } from './block-weights.ts';
 import { type BaseWeights, needsBase } from './delta.ts';
-import { squaredNorm } from './layer-norm.ts';
+import { squaredNormSteps } from './layer-norm.ts';
 
 export interface BlockReport {
   /** `text_encoder`, `text_encoder_2`, `IN01`, `MID`, `OUT11`; `other` for layers outside of blocks. */
@@ -46,10 +46,9 @@ export async function describeAdapter(
     string,
     { layers: number; ranks: Set<number>; alphas: Set<number>; squares: number; unmeasured: number }
   >();
+  const pace = new Pace(signal);
   for (const layer of adapter.layers.values()) {
-    // Ctrl-C has its turn.
-    await nextTurn();
-    signal?.throwIfAborted();
+    await pace.turn();
     kinds[layer.kind] = (kinds[layer.kind] ?? 0) + 1;
     const name =
       layer.component === 'unet' ? (blockOf(adapter.architecture, layer) ?? 'other') : layer.component;
@@ -71,7 +70,7 @@ export async function describeAdapter(
       block.unmeasured++;
       continue;
     }
-    block.squares += squaredNorm(layer, weight);
+    block.squares += await pace.run(squaredNormSteps(layer, weight));
   }
   const ascending = (values: ReadonlySet<number>): number[] => [...values].sort((a, b) => a - b);
   const order = (name: string): number => {

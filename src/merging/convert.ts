@@ -1,16 +1,16 @@
 /** One adapter in another scheme. Plain LoRA passes as it is, number for number; other kinds become LoRA where it must be. */
 import path from 'node:path';
-import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { Adapter, AdapterLayer } from '../concepts/adapter.ts';
 import { UsageError } from '../errors.ts';
 import { type RawTensor, readFloat64 } from '../formats/raw-tensor.ts';
 import type { MatmulEngine } from '../linalg/cholesky-async.ts';
 import { scale } from '../linalg/low-rank.ts';
 import { truncateWith } from '../linalg/low-rank-async.ts';
-import { multiply } from '../linalg/products.ts';
+import { multiplySteps } from '../linalg/products.ts';
 import { adapterModuleId } from '../models/keys/sd-modules.ts';
+import { Pace } from '../pace.ts';
 import { encodeLayer, encodeTensor, type FactorDType } from './adapter-layer.ts';
-import { type BaseWeights, denseOf, layerDelta, needsBase } from './delta.ts';
+import { type BaseWeights, denseSteps, layerDeltaSteps, needsBase } from './delta.ts';
 import { layerContext } from './merge.ts';
 import { MERGE_DEFAULTS } from './method.ts';
 import type { OutputAdapter } from './output.ts';
@@ -28,6 +28,8 @@ export interface ConvertOptions {
   readonly engine?: MatmulEngine;
   /** Called after each layer. */
   readonly onLayer?: (done: number, total: number, id: string) => void;
+  /** Its reason is thrown once it is aborted. */
+  readonly signal?: AbortSignal;
 }
 
 /** A layer that changed its kind. */
@@ -52,7 +54,7 @@ export interface Conversion {
 export async function convertAdapter(
   adapter: Adapter,
   format: LayerFormat,
-  { rank = null, dtype, base, engine = async (a, b) => multiply(a, b), onLayer }: ConvertOptions = {},
+  { rank = null, dtype, base, engine: given, onLayer, signal }: ConvertOptions = {},
 ): Promise<Conversion> {
   if (rank !== null && !(Number.isInteger(rank) && rank >= 1)) {
     throw new UsageError(`rank: expected a whole number of 1 or more, got ${rank}`);
@@ -68,12 +70,13 @@ export async function convertAdapter(
     changed.map((layer) => ({ parts: [layer], added: true, rank })),
     dtype ?? 'F32',
   );
+  const pace = new Pace(signal);
+  const engine: MatmulEngine = given ?? ((a, b) => pace.run(multiplySteps(a, b)));
   const converted: ConvertedLayer[] = [];
   const layers: AdapterLayer[] = [];
   for (const [id, layer] of adapter.layers) {
-    // Ctrl-C has its turn.
-    await nextTurn();
     onLayer?.(layers.length + 1, adapter.layers.size, id);
+    await pace.turn();
     const plain = layer.kind === 'lora' && layer.mid === null && layer.doraScale === null;
     if (plain || (schemes[format].anyKind && layer.kind !== 'weight')) {
       layers.push(dtype === undefined || layer.kind !== 'lora' ? layer : recoded(layer, dtype));
@@ -83,7 +86,7 @@ export async function convertAdapter(
       layers.push(layer);
       continue;
     }
-    const done = await asLora(id, layer, rank, dtype ?? 'F32', base, engine);
+    const done = await asLora(id, layer, rank, dtype ?? 'F32', base, { engine, pace });
     layers.push(done.layer);
     converted.push(done.report);
   }
@@ -98,9 +101,9 @@ async function asLora(
   most: number | null,
   dtype: FactorDType,
   base: BaseWeights | undefined,
-  engine: MatmulEngine,
+  { engine, pace }: { readonly engine: MatmulEngine; readonly pace: Pace },
 ): Promise<{ layer: AdapterLayer; report: ConvertedLayer }> {
-  const delta = layerDelta(layer, needsBase(layer) ? base?.(layer) : undefined);
+  const delta = await pace.run(layerDeltaSteps(layer, needsBase(layer) ? base?.(layer) : undefined));
   const factors = scale(delta, delta.scale);
   const full = Math.min(factors.up.rows, factors.down.cols);
   const exact = factors.up.cols;
@@ -114,8 +117,12 @@ async function asLora(
     most === null || exact <= most
       ? { delta: factors, relativeError: 0 }
       : exact >= full
-        ? await truncateDense(denseOf(factors), most, layerContext(id, 0, MERGE_DEFAULTS, engine))
-        : await truncateWith(factors, most, engine);
+        ? await truncateDense(
+            await pace.run(denseSteps(factors)),
+            most,
+            layerContext(id, 0, MERGE_DEFAULTS, { engine, pace }),
+          )
+        : await truncateWith(factors, most, engine, pace);
   const encoded = encodeLayer(layer, layer.kernel, cut.delta, dtype, delta.bias);
   return {
     layer: encoded,

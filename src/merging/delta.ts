@@ -21,8 +21,9 @@ import { MismatchError, NumericalError, ShapeError } from '../errors.ts';
 import { type RawTensor, readFloat64 } from '../formats/raw-tensor.ts';
 import type { LowRank } from '../linalg/low-rank.ts';
 import { identity, type Matrix, matrix, transpose } from '../linalg/matrix.ts';
-import { multiply } from '../linalg/products.ts';
+import { multiplySteps } from '../linalg/products.ts';
 import { type AdapterModule, adapterModuleId } from '../models/keys/sd-modules.ts';
+import { inOneGo, type Steps } from '../pace.ts';
 
 /** A change of one layer. */
 export interface LayerDelta extends LowRank {
@@ -48,10 +49,16 @@ export function needsBase(layer: AdapterLayer): boolean {
  * @throws {NumericalError} if a number is not finite
  */
 export function layerDelta(layer: AdapterLayer, base?: RawTensor): LayerDelta {
+  return inOneGo(layerDeltaSteps(layer, base));
+}
+
+/** `layerDelta` in steps, to the same bits: layers whose factors are multiplied out take seconds. */
+export function* layerDeltaSteps(layer: AdapterLayer, base?: RawTensor): Steps<LayerDelta> {
   refuseExcess(layer);
   const bias = layer.biasDiff === null ? null : readFinite(layer.biasDiff);
-  if (layer.doraScale === null) return { ...factorsOf(layer, base), scale: layer.scale, bias };
-  return { ...dora(layer, requireBase(layer, base), factorsOf(layer, base)), scale: 1, bias };
+  const factors = yield* factorsOf(layer, base);
+  if (layer.doraScale === null) return { ...factors, scale: layer.scale, bias };
+  return { ...(yield* dora(layer, requireBase(layer, base), factors)), scale: 1, bias };
 }
 
 /** @throws {ShapeError} before anything is read, if a layer would be larger than its weight can be */
@@ -61,14 +68,14 @@ export function refuseExcess(layer: AdapterLayer): void {
 }
 
 /** Factors of ΔW / scale, magnitudes left aside. */
-function factorsOf(layer: AdapterLayer, base: RawTensor | undefined): LowRank {
+function* factorsOf(layer: AdapterLayer, base: RawTensor | undefined): Steps<LowRank> {
   switch (layer.kind) {
     case 'lora':
-      return loraFactors(layer.up, layer.down, layer.mid);
+      return yield* loraFactors(layer.up, layer.down, layer.mid);
     case 'loha':
-      return hadamard(layer, pairMatrices(layer.w1), pairMatrices(layer.w2));
+      return yield* hadamard(layer, yield* pairMatrices(layer.w1), yield* pairMatrices(layer.w2));
     case 'lokr':
-      return kronecker(factorMatrices(layer.w1), factorMatrices(layer.w2));
+      return yield* kronecker(yield* factorMatrices(layer.w1), yield* factorMatrices(layer.w2));
     case 'ia3':
       return ia3(layer, layer.weight, layer.onInput, requireBase(layer, base));
     case 'diff':
@@ -86,11 +93,11 @@ export function wholeDelta(delta: Matrix): LowRank {
 }
 
 /** ΔW written out [m, n], in memory of its own; quick for what `wholeDelta` made. */
-export function denseOf({ up, down }: LowRank): Matrix {
+export function* denseSteps({ up, down }: LowRank): Steps<Matrix> {
   const [m, n] = [up.rows, down.cols];
   if (isIdentity(up)) return matrix(m, n, down.data.slice());
   if (isIdentity(down)) return matrix(m, n, up.data.slice());
-  return multiply(up, down);
+  return yield* multiplySteps(up, down);
 }
 
 function isIdentity({ rows, cols, data }: Matrix): boolean {
@@ -134,14 +141,14 @@ function requireBase(layer: AdapterLayer, base: RawTensor | undefined): Matrix {
 }
 
 /** Factors of plain LoRA, a Tucker core worked into the second. */
-export function loraFactors(up: RawTensor, down: RawTensor, mid: RawTensor | null): LowRank {
-  return mid === null
-    ? { up: asMatrix(up), down: asMatrix(down) }
-    : { up: asMatrix(up), down: throughCore(mid, asMatrix(down)) };
+export function* loraFactors(up: RawTensor, down: RawTensor, mid: RawTensor | null): Steps<LowRank> {
+  const own = asMatrix(up);
+  yield;
+  return { up: own, down: mid === null ? asMatrix(down) : yield* throughCore(mid, asMatrix(down)) };
 }
 
 /** Σ_j core[i, j, k] · b[j, q] as [i, (q, k)]. core [r, s, kh, kw], b [s, n]. */
-function throughCore(core: RawTensor, b: Matrix): Matrix {
+function* throughCore(core: RawTensor, b: Matrix): Steps<Matrix> {
   const [r, s] = core.shape as [number, number];
   const values = readFinite(core);
   const area = values.length / (r * s);
@@ -154,20 +161,23 @@ function throughCore(core: RawTensor, b: Matrix): Matrix {
         const from = (i * s + j) * area;
         for (let k = 0; k < area; k++) out.data[to + k]! += factor * values[from + k]!;
       }
+      yield;
     }
   }
   return out;
 }
 
 /** A pair as [m, r] and [r, n · kh · kw], the core worked into the second. */
-export function pairMatrices({ a, b, core }: PairFactor): LowRank {
+export function* pairMatrices({ a, b, core }: PairFactor): Steps<LowRank> {
+  const own = asMatrix(a);
+  yield;
   return core === null
-    ? { up: asMatrix(a), down: asMatrix(b) }
-    : { up: transpose(asMatrix(a)), down: throughCore(core, asMatrix(b)) };
+    ? { up: own, down: asMatrix(b) }
+    : { up: transpose(own), down: yield* throughCore(core, asMatrix(b)) };
 }
 
-function factorMatrices(factor: PairFactor | FullFactor): LowRank {
-  return 'full' in factor ? wholeDelta(asMatrix(factor.full)) : pairMatrices(factor);
+function* factorMatrices(factor: PairFactor | FullFactor): Steps<LowRank> {
+  return 'full' in factor ? wholeDelta(asMatrix(factor.full)) : yield* pairMatrices(factor);
 }
 
 /** @throws {ShapeError} if LoHa's two products have different shapes */
@@ -180,13 +190,13 @@ export function refuseUnequalProducts(layer: AdapterLayer, x: LowRank, y: LowRan
   }
 }
 
-function hadamard(layer: AdapterLayer, x: LowRank, y: LowRank): LowRank {
+function* hadamard(layer: AdapterLayer, x: LowRank, y: LowRank): Steps<LowRank> {
   refuseUnequalProducts(layer, x, y);
   const [m, n] = [x.up.rows, x.down.cols];
   const [r, s] = [x.up.cols, y.up.cols];
   if (r * s >= Math.min(m, n)) {
-    const product = multiply(x.up, x.down);
-    const other = multiply(y.up, y.down).data;
+    const product = yield* multiplySteps(x.up, x.down);
+    const other = (yield* multiplySteps(y.up, y.down)).data;
     for (let i = 0; i < other.length; i++) product.data[i]! *= other[i]!;
     return wholeDelta(product);
   }
@@ -198,6 +208,7 @@ function hadamard(layer: AdapterLayer, x: LowRank, y: LowRank): LowRank {
     }
   }
   const down = matrix(r * s, n);
+  yield;
   for (let a = 0; a < r; a++) {
     for (let b = 0; b < s; b++) {
       for (let j = 0; j < n; j++) {
@@ -208,13 +219,16 @@ function hadamard(layer: AdapterLayer, x: LowRank, y: LowRank): LowRank {
   return { up, down };
 }
 
-function kronecker(x: LowRank, y: LowRank): LowRank {
+function* kronecker(x: LowRank, y: LowRank): Steps<LowRank> {
   const rank = x.up.cols * y.up.cols;
   const [m, n] = [x.up.rows * y.up.rows, x.down.cols * y.down.cols];
   if (rank >= Math.min(m, n)) {
-    return wholeDelta(kroneckerProduct(multiply(x.up, x.down), multiply(y.up, y.down)));
+    const [left, right] = [yield* multiplySteps(x.up, x.down), yield* multiplySteps(y.up, y.down)];
+    return wholeDelta(kroneckerProduct(left, right));
   }
-  return { up: kroneckerProduct(x.up, y.up), down: kroneckerProduct(x.down, y.down) };
+  const up = kroneckerProduct(x.up, y.up);
+  yield;
+  return { up, down: kroneckerProduct(x.down, y.down) };
 }
 
 /** X ⊗ Y: element ((i, k), (j, l)) is X[i, j] · Y[k, l]. */
@@ -267,8 +281,8 @@ function difference(layer: AdapterLayer, tuned: Matrix, base: Matrix): Matrix {
 }
 
 /** (W₀ + ΔW) diag(s) − W₀. */
-function dora(layer: AdapterLayer, base: Matrix, factors: LowRank): LowRank {
-  const v = denseOf(factors);
+function* dora(layer: AdapterLayer, base: Matrix, factors: LowRank): Steps<LowRank> {
+  const v = yield* denseSteps(factors);
   if (v.rows !== base.rows || v.cols !== base.cols) {
     throw new ShapeError(
       `${adapterModuleId(layer)}: expected the base's [${base.rows}, ${base.cols}], got [${v.rows}, ${v.cols}]`,
@@ -293,6 +307,7 @@ function dora(layer: AdapterLayer, base: Matrix, factors: LowRank): LowRank {
       squares[group(i, j)]! += value * value;
     }
   }
+  yield;
   for (let i = 0, at = 0; i < v.rows; i++) {
     for (let j = 0; j < v.cols; j++, at++) {
       const g = group(i, j);

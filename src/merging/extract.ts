@@ -7,6 +7,7 @@ import type { MatmulEngine } from '../linalg/cholesky-async.ts';
 import { matrix } from '../linalg/matrix.ts';
 import { isKnownLayer } from '../models/keys/module-path.ts';
 import { adapterModuleId } from '../models/keys/sd-modules.ts';
+import { Pace, type Steps } from '../pace.ts';
 import { encodeLayer, type FactorDType, type LoraLayer } from './adapter-layer.ts';
 import { layerContext } from './merge.ts';
 import { MERGE_DEFAULTS } from './method.ts';
@@ -33,6 +34,8 @@ export interface ExtractOptions {
   readonly seed?: number;
   readonly engine?: MatmulEngine;
   readonly onLayer?: (done: number, total: number, id: string) => void;
+  /** Its reason is thrown once it is aborted. */
+  readonly signal?: AbortSignal;
 }
 
 export interface ExtractedLayer {
@@ -103,9 +106,11 @@ export async function extractAdapter(
   const layers: LoraLayer[] = [];
   const reports: ExtractedLayer[] = [];
   const entries = tuned.parts.flatMap(({ tensors }) => tensors);
+  const pace = new Pace(options.signal);
   let done = 0;
   for (const { name, tensor, module, param } of entries) {
     done++;
+    await pace.turn();
     if (module === null || param === null) continue;
     const id = adapterModuleId(module);
     const before = (param === 'weight' ? base.weights : base.biases).get(id);
@@ -124,7 +129,7 @@ export async function extractAdapter(
       unheld.push({ name, reason: `[${tensor.shape.join(', ')}] in place of [${before.shape.join(', ')}]` });
       continue;
     }
-    const { difference, largest } = differenceOf(tensor, before);
+    const { difference, largest, squares } = await pace.run(differenceOf(tensor, before));
     if (!(largest > minDifference)) continue;
     if (param === 'bias' || tensor.shape.length < 2 || !isChosen(module, tensor.shape, choice)) {
       unheld.push({
@@ -139,12 +144,11 @@ export async function extractAdapter(
     const cut = await truncateDense(
       dense,
       Math.min(most, dense.rows, dense.cols),
-      layerContext(id, seed, MERGE_DEFAULTS, options.engine),
+      layerContext(id, seed, MERGE_DEFAULTS, { engine: options.engine, pace }),
     );
     const layer = encodeLayer(module, kernel, cut.delta, dtype);
     layers.push(layer);
-    const norm = Math.sqrt(difference.reduce((sum, value) => sum + value * value, 0));
-    reports.push({ id, rank: layer.rank!, relativeError: cut.relativeError, norm });
+    reports.push({ id, rank: layer.rank!, relativeError: cut.relativeError, norm: Math.sqrt(squares) });
     options.onLayer?.(done, entries.length, id);
   }
   if (layers.length === 0) {
@@ -171,15 +175,32 @@ function isKnownShape({ layerName }: AdapterModule): boolean {
   return !layerName.includes('embedding');
 }
 
-function differenceOf(after: RawTensor, before: RawTensor): { difference: Float64Array; largest: number } {
+interface Difference {
+  readonly difference: Float64Array;
+  readonly largest: number;
+  /** Sum of the squares. */
+  readonly squares: number;
+}
+
+/** Numbers between two steps. */
+const PIECE = 1 << 20;
+
+function* differenceOf(after: RawTensor, before: RawTensor): Steps<Difference> {
   const old = readFloat64(before);
-  const difference = Float64Array.from(readFloat64(after));
-  let largest = 0;
-  for (let i = 0; i < difference.length; i++) {
-    difference[i]! -= old[i]!;
-    const size = Math.abs(difference[i]!);
-    // NaN fails this comparison and stays.
-    if (!(size <= largest)) largest = size;
+  yield;
+  const difference = readFloat64(after).slice();
+  let [largest, squares] = [0, 0];
+  for (let begin = 0; begin < difference.length; begin += PIECE) {
+    yield;
+    const end = Math.min(difference.length, begin + PIECE);
+    for (let i = begin; i < end; i++) {
+      const value = difference[i]! - old[i]!;
+      difference[i] = value;
+      squares += value * value;
+      const size = Math.abs(value);
+      // NaN fails this comparison and stays.
+      if (!(size <= largest)) largest = size;
+    }
   }
-  return { difference, largest };
+  return { difference, largest, squares };
 }

@@ -3,13 +3,14 @@ import { UsageError } from '../errors.ts';
 import { type LowRank, sum } from '../linalg/low-rank.ts';
 import { type Matrix, matrix } from '../linalg/matrix.ts';
 import { addScaled } from '../linalg/products.ts';
-import { denseOf, wholeDelta } from './delta.ts';
+import type { Steps } from '../pace.ts';
+import { denseSteps, wholeDelta } from './delta.ts';
 import type { MergeTerm } from './method.ts';
 
 /**
  * Σ strength · ΔW exactly: factors side by side. Where these would be no smaller than ΔW itself, ΔW and an identity.
  */
-export function weightedSum(terms: readonly MergeTerm[]): LowRank {
+export function* weightedSum(terms: readonly MergeTerm[]): Steps<LowRank> {
   const [m, n] = [terms[0]!.up.rows, terms[0]!.down.cols];
   const rank = terms.reduce((total, { up }) => total + up.cols, 0);
   if (rank <= Math.min(m, n)) {
@@ -20,14 +21,16 @@ export function weightedSum(terms: readonly MergeTerm[]): LowRank {
   }
   const total = matrix(m, n);
   for (const term of terms) {
-    addScaled(term.scale * term.strength, denseOf(term).data, 0, total.data, 0, total.data.length);
+    const { data } = yield* denseSteps(term);
+    addScaled(term.scale * term.strength, data, 0, total.data, 0, total.data.length);
+    yield;
   }
   return wholeDelta(total);
 }
 
 /** scale · up · down written out, strength left aside. */
-export function denseTerm(term: MergeTerm): Matrix {
-  const dense = denseOf(term);
+export function* denseTerm(term: MergeTerm): Steps<Matrix> {
+  const dense = yield* denseSteps(term);
   for (let i = 0; i < dense.data.length; i++) dense.data[i]! *= term.scale;
   return dense;
 }
@@ -64,33 +67,32 @@ export interface Task {
   readonly weight: number;
 }
 
+/** What becomes of the numbers of all adapters. */
+export type MergeRule = (tasks: readonly Task[]) => Steps<Float64Array>;
+
 /** Σ weight · values. */
-export function addTasks(tasks: readonly Task[]): Float64Array {
+export function* addTasks(tasks: readonly Task[]): Steps<Float64Array> {
   const total = new Float64Array(tasks[0]!.values.length);
   for (const { values, weight } of tasks) {
     for (let i = 0; i < total.length; i++) total[i]! += weight * values[i]!;
+    yield;
   }
   return total;
 }
 
 /** Merge both factors by one rule. */
-export function mergeFactors(
-  method: string,
-  terms: readonly MergeTerm[],
-  rule: (tasks: readonly Task[]) => Float64Array,
-): LowRank {
+export function* mergeFactors(method: string, terms: readonly MergeTerm[], rule: MergeRule): Steps<LowRank> {
   const { up, down } = terms[0]!;
   const { ups, downs } = factorTasks(method, terms);
   // PEFT draws DARE's masks for the down factors first.
-  const mergedDown = rule(downs);
-  return { up: matrix(up.rows, up.cols, rule(ups)), down: matrix(down.rows, down.cols, mergedDown) };
+  const mergedDown = yield* rule(downs);
+  const mergedUp = yield* rule(ups);
+  return { up: matrix(up.rows, up.cols, mergedUp), down: matrix(down.rows, down.cols, mergedDown) };
 }
 
 /** Merge the changes themselves by one rule. */
-export function mergeDense(
-  terms: readonly MergeTerm[],
-  rule: (tasks: readonly Task[]) => Float64Array,
-): Matrix {
-  const tasks = terms.map((term) => ({ values: denseTerm(term).data, weight: term.strength }));
-  return matrix(terms[0]!.up.rows, terms[0]!.down.cols, rule(tasks));
+export function* mergeDense(terms: readonly MergeTerm[], rule: MergeRule): Steps<Matrix> {
+  const tasks: Task[] = [];
+  for (const term of terms) tasks.push({ values: (yield* denseTerm(term)).data, weight: term.strength });
+  return matrix(terms[0]!.up.rows, terms[0]!.down.cols, yield* rule(tasks));
 }

@@ -4,8 +4,9 @@
  */
 import { nearestName } from '../concepts/nearest-name.ts';
 import { UsageError } from '../errors.ts';
-import { type LowRank, scale, sum, truncate } from '../linalg/low-rank.ts';
+import { type LowRank, scale, sum, truncateSteps } from '../linalg/low-rank.ts';
 import { type Matrix, matrix } from '../linalg/matrix.ts';
+import type { Steps } from '../pace.ts';
 import { addTasks, mergeFactors, weightedSum } from './factors.ts';
 import type { MergeTerm } from './method.ts';
 
@@ -24,7 +25,7 @@ export interface ForeignMerge {
    * @param rank asked of tools that truncate; `null`: the largest of the inputs
    * @throws {UsageError} where the tool refuses too, e.g. for unequal ranks
    */
-  merge(terms: readonly StoredTerm[], rank: number | null): LowRank;
+  merge(terms: readonly StoredTerm[], rank: number | null): Steps<LowRank>;
 }
 
 /** Shared by both of sd-scripts' merges: every factor times √(alpha / first alpha) · ratio, up factors without the sign. */
@@ -39,7 +40,7 @@ function kohyaFactors({ up, down, loraAlpha, strength }: StoredTerm, first: Stor
   return { up: times(up, Math.abs(factor)), down: times(down, factor) };
 }
 
-function kohyaLinear(terms: readonly StoredTerm[]): LowRank {
+function* kohyaLinear(terms: readonly StoredTerm[]): Steps<LowRank> {
   const first = terms[0]!;
   const rank = first.up.cols;
   const other = terms.find(({ up }) => up.cols !== rank);
@@ -49,17 +50,16 @@ function kohyaLinear(terms: readonly StoredTerm[]): LowRank {
     );
   }
   const parts = terms.map((term) => kohyaFactors(term, first));
-  const add = (matrices: readonly Matrix[]): Matrix =>
-    matrix(
-      matrices[0]!.rows,
-      matrices[0]!.cols,
-      addTasks(matrices.map(({ data }) => ({ values: data, weight: 1 }))),
-    );
-  const merged = { up: add(parts.map(({ up }) => up)), down: add(parts.map(({ down }) => down)) };
+  const add = function* (matrices: readonly Matrix[]): Steps<Matrix> {
+    const values = yield* addTasks(matrices.map(({ data }) => ({ values: data, weight: 1 })));
+    return matrix(matrices[0]!.rows, matrices[0]!.cols, values);
+  };
+  const up = yield* add(parts.map((part) => part.up));
+  const merged = { up, down: yield* add(parts.map(({ down }) => down)) };
   return scale(merged, first.loraAlpha / rank);
 }
 
-function kohyaConcat(terms: readonly StoredTerm[]): LowRank {
+function* kohyaConcat(terms: readonly StoredTerm[]): Steps<LowRank> {
   const first = terms[0]!;
   const joined = sum(terms.map((term) => kohyaFactors(term, first)));
   return scale(joined, first.loraAlpha / joined.up.cols);
@@ -79,8 +79,13 @@ export function quantile(values: Float64Array, share: number): number {
  * U·S and Vᵀ of rank `rank`, both clamped at a quantile of all their numbers.
  * @param signs of the singular vectors, which the SVD leaves free and the quantile depends on; default: as they come
  */
-export function clampedSvd(delta: LowRank, rank: number, share: number, signs?: readonly number[]): LowRank {
-  const { delta: cut, singularValues } = truncate(delta, rank);
+export function* clampedSvd(
+  delta: LowRank,
+  rank: number,
+  share: number,
+  signs?: readonly number[],
+): Steps<LowRank> {
+  const { delta: cut, singularValues } = yield* truncateSteps(delta, rank);
   const kept = cut.up.cols;
   const up = Float64Array.from(cut.up.data);
   const down = Float64Array.from(cut.down.data);
@@ -123,7 +128,9 @@ export const foreignMerges = {
     title: 'sd-scripts svd_merge_lora.py',
     source: 'kohya-ss/sd-scripts@48d368fa, networks/svd_merge_lora.py',
     defect: 'clamps U·S and V at their 0.99 quantile after the SVD',
-    merge: (terms, rank) => clampedSvd(weightedSum(terms), rank ?? largest(terms), 0.99),
+    *merge(terms, rank) {
+      return yield* clampedSvd(yield* weightedSum(terms), rank ?? largest(terms), 0.99);
+    },
   },
   'peft-linear': {
     title: 'PEFT add_weighted_adapter, linear',
@@ -135,7 +142,10 @@ export const foreignMerges = {
     title: 'PEFT add_weighted_adapter, svd',
     source: 'PEFT 0.21, tuners/lora/model.py',
     defect: 'none beyond the truncation to the largest input rank',
-    merge: (terms, rank) => truncate(weightedSum(terms), rank ?? largest(terms)).delta,
+    *merge(terms, rank) {
+      const total = yield* weightedSum(terms);
+      return (yield* truncateSteps(total, rank ?? largest(terms))).delta;
+    },
   },
 } as const satisfies Readonly<Record<string, ForeignMerge>>;
 

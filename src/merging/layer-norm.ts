@@ -3,11 +3,12 @@
  */
 import type { AdapterLayer, FullFactor, PairFactor } from '../concepts/adapter.ts';
 import type { RawTensor } from '../formats/raw-tensor.ts';
-import { innerProduct, type LowRank } from '../linalg/low-rank.ts';
+import { innerProductSteps, type LowRank } from '../linalg/low-rank.ts';
 import { addScaled, dot } from '../linalg/products.ts';
+import type { Steps } from '../pace.ts';
 import {
-  denseOf,
-  layerDelta,
+  denseSteps,
+  layerDeltaSteps,
   loraFactors,
   needsBase,
   pairMatrices,
@@ -21,31 +22,33 @@ import {
  * @param base as `layerDelta` takes it
  * @throws {ShapeError | MismatchError | NumericalError} as `layerDelta`
  */
-export function squaredNorm(layer: AdapterLayer, base?: RawTensor): number {
+export function* squaredNormSteps(layer: AdapterLayer, base?: RawTensor): Steps<number> {
   refuseExcess(layer);
   if (layer.biasDiff !== null) readFinite(layer.biasDiff);
-  const squares = needsBase(layer) ? wholeSquares(layer, base) : layer.scale ** 2 * unscaledSquares(layer);
+  const squares = needsBase(layer)
+    ? yield* wholeSquares(layer, base)
+    : layer.scale ** 2 * (yield* unscaledSquares(layer));
   return Math.max(0, squares);
 }
 
 /** Kinds that are defined over the base: their change is as large as that. */
-function wholeSquares(layer: AdapterLayer, base: RawTensor | undefined): number {
-  const delta = layerDelta(layer, base);
-  return delta.scale ** 2 * sumOfSquares(denseOf(delta).data);
+function* wholeSquares(layer: AdapterLayer, base: RawTensor | undefined): Steps<number> {
+  const delta = yield* layerDeltaSteps(layer, base);
+  return delta.scale ** 2 * sumOfSquares((yield* denseSteps(delta)).data);
 }
 
-function unscaledSquares(layer: AdapterLayer): number {
+function* unscaledSquares(layer: AdapterLayer): Steps<number> {
   switch (layer.kind) {
     case 'lora':
-      return productSquares(loraFactors(layer.up, layer.down, layer.mid));
+      return yield* productSquares(yield* loraFactors(layer.up, layer.down, layer.mid));
     case 'loha': {
-      const [x, y] = [pairMatrices(layer.w1), pairMatrices(layer.w2)];
+      const [x, y] = [yield* pairMatrices(layer.w1), yield* pairMatrices(layer.w2)];
       refuseUnequalProducts(layer, x, y);
-      return rowSquares(x, y);
+      return yield* rowSquares(x, y);
     }
     case 'lokr':
       // ‖X ⊗ Y‖ = ‖X‖ ‖Y‖.
-      return factorSquares(layer.w1) * factorSquares(layer.w2);
+      return (yield* factorSquares(layer.w1)) * (yield* factorSquares(layer.w2));
     case 'diff':
       return sumOfSquares(readFinite(layer.diff));
     default:
@@ -53,18 +56,22 @@ function unscaledSquares(layer: AdapterLayer): number {
   }
 }
 
-function factorSquares(factor: PairFactor | FullFactor): number {
-  return 'full' in factor ? sumOfSquares(readFinite(factor.full)) : productSquares(pairMatrices(factor));
+function* factorSquares(factor: PairFactor | FullFactor): Steps<number> {
+  return 'full' in factor
+    ? sumOfSquares(readFinite(factor.full))
+    : yield* productSquares(yield* pairMatrices(factor));
 }
 
 /** By the Gram matrices of the factors, or row by row where there are more factors than rows or columns. */
-function productSquares(delta: LowRank): number {
+function* productSquares(delta: LowRank): Steps<number> {
   const { up, down } = delta;
-  return up.cols <= Math.min(up.rows, down.cols) ? innerProduct(delta, delta) : rowSquares(delta, null);
+  return up.cols <= Math.min(up.rows, down.cols)
+    ? yield* innerProductSteps(delta, delta)
+    : yield* rowSquares(delta, null);
 }
 
 /** ‖A‖², or ‖A ∘ B‖², one row in memory at a time. */
-function rowSquares(a: LowRank, b: LowRank | null): number {
+function* rowSquares(a: LowRank, b: LowRank | null): Steps<number> {
   const n = a.down.cols;
   const [row, other] = [new Float64Array(n), new Float64Array(n)];
   let squares = 0;
@@ -75,6 +82,7 @@ function rowSquares(a: LowRank, b: LowRank | null): number {
       for (let j = 0; j < n; j++) row[j]! *= other[j]!;
     }
     squares += dot(row, 0, row, 0, n);
+    yield;
   }
   return squares;
 }

@@ -1,8 +1,8 @@
 /** How far another tool's merge of the same files is from the true sum. */
-import { setImmediate as nextTurn } from 'node:timers/promises';
 import { UsageError } from '../errors.ts';
-import { frobeniusNorm, innerProduct, subtract } from '../linalg/low-rank.ts';
-import { type BaseWeights, layerDelta, needsBase } from './delta.ts';
+import { frobeniusNormSteps, innerProductSteps, subtract } from '../linalg/low-rank.ts';
+import { Pace } from '../pace.ts';
+import { type BaseWeights, layerDeltaSteps, needsBase } from './delta.ts';
 import { weightedSum } from './factors.ts';
 import { foreignMerge, type StoredTerm } from './foreign-merges.ts';
 import {
@@ -40,7 +40,7 @@ export interface LintOptions {
   /** What truncating tools are asked for; `null`: the largest of the inputs. */
   readonly rank?: number | null;
   readonly base?: BaseWeights;
-  /** Stops between two layers by throwing its reason. */
+  /** Its reason is thrown once it is aborted. */
   readonly signal?: AbortSignal;
 }
 
@@ -55,27 +55,26 @@ export async function lintMerge(
 ): Promise<LintReport> {
   const foreign = foreignMerge(tool);
   commonArchitecture(inputs.map(({ adapter }) => adapter));
+  const pace = new Pace(signal);
   const layers: LintedLayer[] = [];
   const { title, defect, source } = foreign;
   const about = { tool, title, defect, source };
   let [errors, norms, products] = [0, 0, 0];
   for (const [id, parts] of layersByModule(inputs)) {
-    // Ctrl-C has its turn.
-    await nextTurn();
-    signal?.throwIfAborted();
-    const terms: StoredTerm[] = parts.map(({ layer, input }) => {
-      const delta = layerDelta(layer, needsBase(layer) ? base?.(layer) : undefined);
-      return {
-        ...delta,
+    await pace.turn();
+    const terms: StoredTerm[] = [];
+    for (const { layer, input } of parts) {
+      terms.push({
+        ...(await pace.run(layerDeltaSteps(layer, needsBase(layer) ? base?.(layer) : undefined))),
         strength: layerStrength(input, layer),
         loraAlpha: layer.scale * (layer.rank ?? 1),
-      };
-    });
+      });
+    }
     refuseUnequalShapes(id, terms);
-    const truth = weightedSum(terms);
+    const truth = await pace.run(weightedSum(terms));
     let theirs: typeof truth;
     try {
-      theirs = foreign.merge(terms, rank);
+      theirs = await pace.run(foreign.merge(terms, rank));
     } catch (error) {
       if (!(error instanceof UsageError)) throw error;
       return {
@@ -86,9 +85,10 @@ export async function lintMerge(
         refusal: `${id}: ${error.message}`,
       };
     }
-    const [error, norm] = [frobeniusNorm(subtract(theirs, truth)), frobeniusNorm(truth)];
-    const product = innerProduct(theirs, truth);
-    const own = frobeniusNorm(theirs);
+    const error = await pace.run(frobeniusNormSteps(subtract(theirs, truth)));
+    const norm = await pace.run(frobeniusNormSteps(truth));
+    const product = await pace.run(innerProductSteps(theirs, truth));
+    const own = await pace.run(frobeniusNormSteps(theirs));
     layers.push({
       id,
       relativeError: norm > 0 ? error / norm : error > 0 ? Number.POSITIVE_INFINITY : 0,

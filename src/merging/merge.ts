@@ -1,16 +1,16 @@
 /** Several adapters as one: layer by layer, whatever their schemes, ranks, alphas and dtypes. */
 import { createHash } from 'node:crypto';
 import path from 'node:path';
-import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { Adapter, AdapterLayer, AdapterModule, AdapterWord, Architecture } from '../concepts/adapter.ts';
 import { MismatchError, ShapeError, UsageError } from '../errors.ts';
 import type { MatmulEngine } from '../linalg/cholesky-async.ts';
-import { multiply } from '../linalg/products.ts';
+import { multiplySteps } from '../linalg/products.ts';
+import { Pace, type Steps } from '../pace.ts';
 import { TorchGenerator } from '../tensor/random.ts';
 import { encodeLayer, type FactorDType, type LoraLayer } from './adapter-layer.ts';
 import { type BlockWeights, blockFactor } from './block-weights.ts';
 import { concatenate } from './concatenation.ts';
-import { type BaseWeights, layerDelta, needsBase } from './delta.ts';
+import { type BaseWeights, layerDeltaSteps, needsBase } from './delta.ts';
 import {
   checkMergeSettings,
   MERGE_DEFAULTS,
@@ -46,6 +46,8 @@ export interface MergeOptions extends Partial<MergeSettings> {
   readonly engine?: MatmulEngine;
   /** Called after each layer. */
   readonly onLayer?: (done: number, total: number, layer: LoraLayer) => void;
+  /** Its reason is thrown once it is aborted. */
+  readonly signal?: AbortSignal;
 }
 
 /** A word that was renamed because another input has it too. */
@@ -118,7 +120,7 @@ export async function mergeAdapters(
   inputs: readonly MergeInput[],
   options: MergeOptions = {},
 ): Promise<Merge> {
-  const { method: name = 'cat', dtype = 'F32', seed = 0, base, onLayer } = options;
+  const { method: name = 'cat', dtype = 'F32', seed = 0, base, onLayer, signal } = options;
   const architecture = commonArchitecture(inputs.map(({ adapter }) => adapter));
   const settings = { ...MERGE_DEFAULTS, ...definedSettings(options) };
   checkMergeSettings(settings);
@@ -140,12 +142,12 @@ export async function mergeAdapters(
     })),
     dtype,
   );
+  const pace = new Pace(signal);
   const layers: LoraLayer[] = [];
   let done = 0;
   for (const [id, parts] of byLayer) {
     done++;
-    // Files being hashed, and Ctrl-C, have their turn.
-    await nextTurn();
+    await pace.turn();
     const active = parts
       .map(({ layer, input }) => ({ layer, strength: layerStrength(input, layer) }))
       .filter(({ strength }) => strength !== 0);
@@ -161,7 +163,7 @@ export async function mergeAdapters(
     const terms: MergeTerm[] = [];
     let bias: Float64Array | null = null;
     for (const { layer, strength } of active) {
-      const delta = layerDelta(layer, needsBase(layer) ? base?.(layer) : undefined);
+      const delta = await pace.run(layerDeltaSteps(layer, needsBase(layer) ? base?.(layer) : undefined));
       terms.push({ up: delta.up, down: delta.down, scale: delta.scale, strength });
       if (delta.bias !== null) {
         bias ??= new Float64Array(delta.bias.length);
@@ -169,7 +171,10 @@ export async function mergeAdapters(
       }
     }
     refuseUnequalShapes(id, terms);
-    const merged = await method.merge(terms, layerContext(id, seed, settings, options.engine));
+    const merged = await method.merge(
+      terms,
+      layerContext(id, seed, settings, { engine: options.engine, pace }),
+    );
     const encoded = encodeLayer(module, kernel, merged, dtype, bias);
     layers.push(encoded);
     onLayer?.(done, byLayer.size, encoded);
@@ -210,17 +215,30 @@ export function layerContext(
   id: string,
   seed: number,
   settings: MergeSettings,
-  engine: MatmulEngine = async (a, b) => multiply(a, b),
+  { engine, pace = new Pace() }: { readonly engine?: MatmulEngine | undefined; readonly pace?: Pace } = {},
 ): MergeContext {
   const digest = createHash('sha256').update(`${seed}:${id}`).digest();
   const generator = new TorchGenerator(digest.readUInt32LE());
   return {
     ...settings,
-    engine,
-    gaussians: (count) => generator.randnFloat64(count),
-    keepMask: (count, density) =>
-      Uint8Array.from(generator.randFloat64(count), (value) => (value < density ? 1 : 0)),
+    engine: engine ?? ((a, b) => pace.run(multiplySteps(a, b))),
+    pace,
+    gaussians: (count) => generator.randnFloat64Steps(count),
+    keepMask: (count, density) => drawnMask(generator, count, density),
   };
+}
+
+/** Numbers drawn between two steps. */
+const DRAWN = 1 << 16;
+
+function* drawnMask(generator: TorchGenerator, count: number, density: number): Steps<Uint8Array> {
+  const mask = new Uint8Array(count);
+  for (let begin = 0; begin < count; begin += DRAWN) {
+    const drawn = generator.randFloat64(Math.min(DRAWN, count - begin));
+    for (let i = 0; i < drawn.length; i++) mask[begin + i] = drawn[i]! < density ? 1 : 0;
+    yield;
+  }
+  return mask;
 }
 
 /** All words, those that appear again under a name of their own: `<w>` becomes `<w-2>`. */

@@ -6,6 +6,7 @@ import { nearestName } from '../concepts/nearest-name.ts';
 import { UsageError } from '../errors.ts';
 import type { MatmulEngine } from '../linalg/cholesky-async.ts';
 import type { LowRank } from '../linalg/low-rank.ts';
+import type { Pace, Steps } from '../pace.ts';
 import { cat } from './methods/cat.ts';
 import { dareLinear, dareLinearSvd, dareTies, dareTiesSvd } from './methods/dare.ts';
 import { knots } from './methods/knots.ts';
@@ -37,11 +38,13 @@ export const MERGE_DEFAULTS: MergeSettings = { rank: null, density: 0.5, majorit
 
 export interface MergeContext extends MergeSettings {
   /** Which of `count` numbers DARE keeps, each with probability `density`; seeded per layer. */
-  readonly keepMask: (count: number, density: number) => Uint8Array;
+  readonly keepMask: (count: number, density: number) => Steps<Uint8Array>;
   /** Gaussian numbers for randomised factorisations; seeded per layer. */
-  readonly gaussians: (count: number) => Float64Array;
+  readonly gaussians: (count: number) => Steps<Float64Array>;
   /** Large matrix products. */
   readonly engine: MatmulEngine;
+  /** Of everything that takes long. */
+  readonly pace: Pace;
 }
 
 export type MergeParameter = 'rank' | 'density' | 'majoritySign' | 'seed';
@@ -58,7 +61,7 @@ export interface MergeMethod {
    * @param terms at least one, of one shape
    * @throws {UsageError} if the method is not defined for these terms, e.g. for unequal ranks
    */
-  merge(terms: readonly MergeTerm[], context: MergeContext): LowRank | Promise<LowRank>;
+  merge(terms: readonly MergeTerm[], context: MergeContext): Promise<LowRank>;
 }
 
 /** All methods by name. */

@@ -5,21 +5,25 @@
  */
 import { UsageError } from '../errors.ts';
 import type { MatmulEngine } from '../linalg/cholesky-async.ts';
-import { type Truncation, truncate } from '../linalg/low-rank.ts';
+import { type LowRank, type Truncation, truncateSteps } from '../linalg/low-rank.ts';
 import { truncateWith } from '../linalg/low-rank-async.ts';
 import { assertFinite, type Matrix, matrix, transpose } from '../linalg/matrix.ts';
 import { dot } from '../linalg/products.ts';
-import { qr } from '../linalg/qr.ts';
+import { qrSteps } from '../linalg/qr.ts';
+import { Pace, type Steps } from '../pace.ts';
 import { wholeDelta } from './delta.ts';
+import { largestRank } from './factors.ts';
+import type { MergeContext, MergeTerm } from './method.ts';
 
 export interface RangeFinderOptions {
   readonly engine: MatmulEngine;
   /** `count` independent standard normal numbers. */
-  readonly gaussians: (count: number) => Float64Array;
+  readonly gaussians: (count: number) => Steps<Float64Array>;
   /** Directions beyond the rank that are followed along. Default 10. */
   readonly oversampling?: number;
   /** Passes over the matrix and back. Default 3: the error is then within about 1 % of the best for slow spectra. */
   readonly powerIterations?: number;
+  readonly pace?: Pace;
 }
 
 /** Up to this size the exact factorisation is quick. */
@@ -33,22 +37,25 @@ const EXACT_SIZE = 128;
 export async function truncateDense(
   dense: Matrix,
   rank: number,
-  { engine, gaussians, oversampling = 10, powerIterations = 3 }: RangeFinderOptions,
+  { engine, gaussians, oversampling = 10, powerIterations = 3, pace = new Pace() }: RangeFinderOptions,
 ): Promise<Truncation> {
   if (!Number.isInteger(rank) || rank < 0) {
     throw new UsageError(`rank: expected a whole number of 0 or more, got ${rank}`);
   }
   const { rows: m, cols: n, data } = dense;
   const sketch = Math.min(rank + oversampling, m, n);
-  if (Math.min(m, n) <= EXACT_SIZE || sketch === Math.min(m, n)) return truncate(wholeDelta(dense), rank);
+  if (Math.min(m, n) <= EXACT_SIZE || sketch === Math.min(m, n)) {
+    return pace.run(truncateSteps(wholeDelta(dense), rank));
+  }
   assertFinite('range finder', data);
-  let { q } = qr(await engine(dense, matrix(n, sketch, gaussians(n * sketch))));
+  const random = matrix(n, sketch, await pace.run(gaussians(n * sketch)));
+  let { q } = await pace.run(qrSteps(await engine(dense, random)));
   for (let i = 0; i < powerIterations; i++) {
-    const back = transpose(await engine(transpose(q), dense));
-    ({ q } = qr(await engine(dense, qr(back).q)));
+    const back = await pace.run(qrSteps(transpose(await engine(transpose(q), dense))));
+    ({ q } = await pace.run(qrSteps(await engine(dense, back.q))));
   }
   const core = { up: q, down: await engine(transpose(q), dense) };
-  const { delta, singularValues } = await truncateWith(core, rank, engine);
+  const { delta, singularValues } = await truncateWith(core, rank, engine, pace);
   const total = dot(data, 0, data, 0, data.length);
   const kept = singularValues.slice(0, rank).reduce((sum, s) => sum + s * s, 0);
   return {
@@ -56,4 +63,13 @@ export async function truncateDense(
     singularValues,
     relativeError: total > 0 ? Math.sqrt(Math.max(0, total - kept) / total) : 0,
   };
+}
+
+/** What a method made of whole changes, cut to the rank asked for; without one, to the largest of the inputs. */
+export async function truncateMerged(
+  dense: Matrix,
+  terms: readonly MergeTerm[],
+  context: MergeContext,
+): Promise<LowRank> {
+  return (await truncateDense(dense, context.rank ?? largestRank(terms), context)).delta;
 }

@@ -1,12 +1,12 @@
 /** An adapter with fewer factors per layer. */
 import path from 'node:path';
-import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { Adapter } from '../concepts/adapter.ts';
 import type { MatmulEngine } from '../linalg/cholesky-async.ts';
-import { multiply } from '../linalg/products.ts';
+import { multiplySteps } from '../linalg/products.ts';
 import { adapterModuleId } from '../models/keys/sd-modules.ts';
+import { Pace } from '../pace.ts';
 import { encodeLayer, type FactorDType } from './adapter-layer.ts';
-import { type BaseWeights, layerDelta, needsBase } from './delta.ts';
+import { type BaseWeights, layerDeltaSteps, needsBase } from './delta.ts';
 import type { OutputAdapter } from './output.ts';
 import { checkResizeOptions, type ResizeOptions, resizeDelta } from './resize.ts';
 
@@ -32,21 +32,24 @@ export async function resizeAdapter(
     readonly engine?: MatmulEngine;
     /** Called after each layer. */
     readonly onLayer?: (done: number, total: number, id: string) => void;
+    /** Its reason is thrown once it is aborted. */
+    readonly signal?: AbortSignal;
   },
 ): Promise<{ output: OutputAdapter; layers: ResizedReport[] }> {
   checkResizeOptions(options);
-  const { dtype = 'F32', base, engine = async (a, b) => multiply(a, b), onLayer } = options;
+  const { dtype = 'F32', base, onLayer, signal } = options;
+  const pace = new Pace(signal);
+  const engine: MatmulEngine = options.engine ?? ((a, b) => pace.run(multiplySteps(a, b)));
   const layers = [];
   const reports: ResizedReport[] = [];
   for (const layer of adapter.layers.values()) {
-    // Ctrl-C has its turn.
-    await nextTurn();
-    const delta = layerDelta(layer, needsBase(layer) ? base?.(layer) : undefined);
+    await pace.turn();
+    const delta = await pace.run(layerDeltaSteps(layer, needsBase(layer) ? base?.(layer) : undefined));
     const {
       delta: cut,
       rank,
       relativeError,
-    } = await resizeDelta(delta, layer.kernel !== null, options, engine);
+    } = await resizeDelta(delta, layer.kernel !== null, options, engine, pace);
     layers.push({ ...encodeLayer(layer, layer.kernel, cut, dtype, delta.bias), scale: delta.scale });
     const id = adapterModuleId(layer);
     reports.push({ id, from: delta.up.cols, rank, relativeError });

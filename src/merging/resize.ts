@@ -3,6 +3,7 @@ import { UsageError } from '../errors.ts';
 import type { MatmulEngine } from '../linalg/cholesky-async.ts';
 import type { LowRank, Truncation } from '../linalg/low-rank.ts';
 import { decomposeWith } from '../linalg/low-rank-async.ts';
+import { Pace } from '../pace.ts';
 import { checkRankRule, keptRank, type RankRule } from './kept-rank.ts';
 
 export interface ResizeOptions {
@@ -39,10 +40,11 @@ export async function resizeDelta(
   isConv: boolean,
   options: ResizeOptions,
   engine: MatmulEngine,
+  pace: Pace = new Pace(),
 ): Promise<ResizedLayer> {
   const most = isConv ? (options.convRank ?? options.rank) : options.rank;
   const full = Math.min(delta.up.rows, delta.down.cols);
-  const exact = await decomposeWith(delta, engine);
+  const exact = await decomposeWith(delta, engine, pace);
   // The rules look at min(m, n) values; beyond the factors' rank they are zero.
   const spectrum = new Float64Array(full);
   spectrum.set(exact.singularValues.subarray(0, full));

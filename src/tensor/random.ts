@@ -5,12 +5,15 @@
 
 import { UsageError } from '../errors.ts';
 import { floatToHalf, halfToFloat } from '../formats/dtype.ts';
+import { inOneGo, type Steps } from '../pace.ts';
 import { logFloat32, sinCosFloat32 } from './cephes-float32.ts';
 import { Mt19937 } from './mt19937.ts';
 
 const TWO_POW_32 = 2 ** 32;
 /** Normals are made in blocks of 8 + 8 uniforms; shorter draws take another path. */
 const BLOCK = 16;
+/** Numbers between two steps of a long draw; a multiple of the block. */
+const PIECE = 1 << 16;
 
 function checkCount(where: string, count: number): void {
   if (!Number.isSafeInteger(count) || count < 0) {
@@ -76,8 +79,13 @@ export class TorchGenerator {
 
   /** `torch.randn(count, dtype=float64)`. */
   randnFloat64(count: number): Float64Array {
+    return inOneGo(this.randnFloat64Steps(count));
+  }
+
+  /** `randnFloat64` in steps. Nothing else may be drawn before it is done. */
+  *randnFloat64Steps(count: number): Steps<Float64Array> {
     checkCount('randn', count);
-    return this.#normals(new Float64Array(count), () => this.#uniform53(), boxMuller);
+    return yield* this.#normalSteps(new Float64Array(count), () => this.#uniform53(), boxMuller);
   }
 
   /**
@@ -123,23 +131,39 @@ export class TorchGenerator {
     return Uint8Array.from({ length: count }, () => (this.#uniform24() < bound ? 1 : 0));
   }
 
-  /** @param prefilled how many uniforms are drawn before the blocks are transformed */
   #normals<T extends Float32Array | Float64Array>(
     out: T,
     uniform: () => number,
     pair: Pair,
-    prefilled = out.length,
+    prefilled?: number,
   ): T {
+    return inOneGo(this.#normalSteps(out, uniform, pair, prefilled));
+  }
+
+  /** @param prefilled how many uniforms are drawn before the blocks are transformed */
+  *#normalSteps<T extends Float32Array | Float64Array>(
+    out: T,
+    uniform: () => number,
+    pair: Pair,
+    prefilled = out.length,
+  ): Steps<T> {
     if (out.length < BLOCK) {
       for (let i = 0; i < out.length; i++) out[i] = this.#scalarNormal();
       return out;
     }
-    for (let i = 0; i < prefilled; i++) out[i] = uniform();
-    for (let start = 0; start + BLOCK <= out.length; start += BLOCK) transformBlock(out, start, pair);
+    for (let begin = 0; begin < prefilled; begin += PIECE) {
+      fill(out, begin, Math.min(prefilled, begin + PIECE), uniform);
+      yield;
+    }
+    for (let begin = 0; begin < out.length; begin += PIECE) {
+      const end = Math.min(out.length, begin + PIECE);
+      for (let start = begin; start + BLOCK <= end; start += BLOCK) transformBlock(out, start, pair);
+      yield;
+    }
     if (out.length % BLOCK !== 0) {
       // The last 16, some of them done already, are drawn anew.
       const start = out.length - BLOCK;
-      for (let i = start; i < out.length; i++) out[i] = uniform();
+      fill(out, start, out.length, uniform);
       transformBlock(out, start, pair);
     }
     return out;
@@ -157,6 +181,10 @@ export class TorchGenerator {
     this.#spareNormal = radius * Math.sin(theta);
     return radius * Math.cos(theta);
   }
+}
+
+function fill(out: Float32Array | Float64Array, begin: number, end: number, uniform: () => number): void {
+  for (let i = begin; i < end; i++) out[i] = uniform();
 }
 
 /** Two uniforms in [0, 1) to two normals. */

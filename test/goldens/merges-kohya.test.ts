@@ -19,6 +19,7 @@ import {
 import { keptRank, type RankRule } from '../../src/merging/kept-rank.ts';
 import { truncateDense } from '../../src/merging/range-finder.ts';
 import { resizeDelta } from '../../src/merging/resize.ts';
+import { inOneGo } from '../../src/pace.ts';
 import { TorchGenerator } from '../../src/tensor/random.ts';
 import { relativeError } from '../support/close.ts';
 import { goldenJson, goldenPath } from '../support/goldens.ts';
@@ -95,14 +96,14 @@ describe('what sd-scripts makes of a merge', () => {
     const tool: ForeignMergeName = entry.concat === true ? 'kohya-concat' : 'kohya-merge';
     expect(modulesOf(name).length).toBeGreaterThan(0);
     for (const module of modulesOf(name)) {
-      const merged = foreignMerges[tool].merge(termsOf(entry, module));
+      const merged = inOneGo(foreignMerges[tool].merge(termsOf(entry, module)));
       expect(toDense(merged).data).toBeAllClose(values(`${name}|${module}|delta`), { rtol: 1e-6 });
     }
   });
 
   it.each(casesOf((name) => name.startsWith('svd_merge')))('%s', (name, entry) => {
     for (const module of modulesOf(name)) {
-      const total = weightedSum(termsOf(entry, module));
+      const total = inOneGo(weightedSum(termsOf(entry, module)));
       const before = file.tensors.has(`${name}|${module}|before_svd`);
       if (before)
         expect(toDense(total).data).toBeAllClose(values(`${name}|${module}|before_svd`), { rtol: 1e-6 });
@@ -117,7 +118,10 @@ describe('what sd-scripts makes of a merge', () => {
       // The clamp depends on the vectors' signs, which any SVD may choose: one choice must give the stored result.
       const errors = Array.from({ length: 2 ** rank }, (_, bits) => {
         const signs = Array.from({ length: rank }, (_, k) => ((bits >> k) & 1 ? -1 : 1));
-        return relativeError(toDense(clampedSvd(total, rank, 0.99, signs)).data, readFloat64(expected));
+        return relativeError(
+          toDense(inOneGo(clampedSvd(total, rank, 0.99, signs))).data,
+          readFloat64(expected),
+        );
       });
       expect(Math.min(...errors)).toBeLessThan(1e-6);
     }
@@ -173,7 +177,7 @@ describe('extracting as sd-scripts, without its clamp', () => {
   const generator = new TorchGenerator(0);
   const options = {
     engine: async (a: Parameters<typeof multiply>[0], b: Parameters<typeof multiply>[1]) => multiply(a, b),
-    gaussians: (count: number) => generator.randnFloat64(count),
+    gaussians: (count: number) => generator.randnFloat64Steps(count),
   };
   const weightOf = (side: string, module: string): RawTensor => {
     const { component, layerName } = parseKohyaStyle(`${module}.alpha`, 'sd1')!;

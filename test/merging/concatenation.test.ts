@@ -5,6 +5,7 @@ import { encodeLayer, type FactorDType } from '../../src/merging/adapter-layer.t
 import { concatenate } from '../../src/merging/concatenation.ts';
 import { layerDelta } from '../../src/merging/delta.ts';
 import { weightedSum } from '../../src/merging/factors.ts';
+import { inOneGo } from '../../src/pace.ts';
 import { allLayers, randomAdapter } from './random-adapters.ts';
 
 const types: FactorDType[] = ['F32', 'F16', 'BF16'];
@@ -23,7 +24,8 @@ describe('concatenate', () => {
     allLayers.forEach(({ module, kernel }, i) => {
       const parts = partsAt(i);
       const direct = concatenate(module, kernel, parts, dtype)!;
-      const sum = weightedSum(parts.map(({ layer, strength }) => ({ ...layerDelta(layer), strength })));
+      const terms = parts.map(({ layer, strength }) => ({ ...layerDelta(layer), strength }));
+      const sum = inOneGo(weightedSum(terms));
       const general = encodeLayer(module, kernel, sum, dtype);
       const { up, down, ...info } = direct;
       expect({ ...info, up: up.shape, down: down.shape }).toEqual({

@@ -4,7 +4,8 @@ import type { Adapter, AdapterLayer } from '../../src/concepts/adapter.ts';
 import { float32Tensor } from '../../src/formats/raw-tensor.ts';
 import { describeAdapter } from '../../src/merging/adapter-report.ts';
 import { layerDelta } from '../../src/merging/delta.ts';
-import { squaredNorm } from '../../src/merging/layer-norm.ts';
+import { squaredNormSteps } from '../../src/merging/layer-norm.ts';
+import { inOneGo } from '../../src/pace.ts';
 import { allLayers, denseOf, randomAdapter, randomLycoris } from './random-adapters.ts';
 
 const spec = { seed: 3, rank: 3, loraAlpha: 2, dtype: 'F32' } as const;
@@ -22,7 +23,10 @@ describe('the norm of a layer', () => {
       ...randomAdapter(allLayers, { ...spec, rank: 40 }).layers,
     ];
     for (const layer of layers) {
-      expect(squaredNorm(layer) / squaresOf(layer), `${layer.kind} ${layer.layerName}`).toBeCloseTo(1, 9);
+      expect(
+        inOneGo(squaredNormSteps(layer)) / squaresOf(layer),
+        `${layer.kind} ${layer.layerName}`,
+      ).toBeCloseTo(1, 9);
     }
   });
 
@@ -90,7 +94,7 @@ describe('the norm of a layer', () => {
       doraScale: null,
       biasDiff: null,
     };
-    expect(() => squaredNorm(layer)).toThrow(/at most \[1280, 1280\].*got \[50000, 50000\]/);
+    expect(() => inOneGo(squaredNormSteps(layer))).toThrow(/at most \[1280, 1280\].*got \[50000, 50000\]/);
     expect(() => layerDelta(layer)).toThrow(/at most \[1280, 1280\].*got \[50000, 50000\]/);
   });
 });

@@ -8,5 +8,5 @@ export const cat: MergeMethod = {
   source: 'Block products; the same as applying all adapters at run time',
   parameters: [],
   exact: true,
-  merge: (terms) => weightedSum(terms),
+  merge: (terms, { pace }) => pace.run(weightedSum(terms)),
 };

@@ -1,29 +1,38 @@
 /** DARE: drop numbers at random and rescale the rest, then add, or elect signs as TIES does. */
-import { addTasks, largestRank, mergeDense, mergeFactors, type Task } from '../factors.ts';
+import type { Steps } from '../../pace.ts';
+import { addTasks, type MergeRule, mergeDense, mergeFactors, type Task } from '../factors.ts';
 import type { MergeContext, MergeMethod } from '../method.ts';
-import { truncateDense } from '../range-finder.ts';
+import { truncateMerged } from '../range-finder.ts';
 import { electAndMerge, keepRandom } from './pruning.ts';
 
-type Rule = (context: MergeContext) => (tasks: readonly Task[]) => Float64Array;
+type Rule = (context: MergeContext) => MergeRule;
 
-const dropped = (tasks: readonly Task[], { density, keepMask }: MergeContext): Task[] =>
-  tasks.map((task) => keepRandom(task, density, keepMask));
+function* dropped(tasks: readonly Task[], { density, keepMask }: MergeContext): Steps<Task[]> {
+  const kept: Task[] = [];
+  for (const task of tasks) kept.push(yield* keepRandom(task, density, keepMask));
+  return kept;
+}
 
-const linearRule: Rule = (context) => (tasks) => addTasks(dropped(tasks, context));
-const tiesRule: Rule = (context) => (tasks) => electAndMerge(dropped(tasks, context), context.majoritySign);
+const linearRule: Rule = (context) =>
+  function* (tasks) {
+    return yield* addTasks(yield* dropped(tasks, context));
+  };
+const tiesRule: Rule = (context) =>
+  function* (tasks) {
+    return yield* electAndMerge(yield* dropped(tasks, context), context.majoritySign);
+  };
 
 const source = 'DARE, arXiv:2311.03099; PEFT 0.21, merge_utils.dare_linear and dare_ties';
 
 const onFactors =
   (name: string, rule: Rule): MergeMethod['merge'] =>
   (terms, context) =>
-    mergeFactors(name, terms, rule(context));
+    context.pace.run(mergeFactors(name, terms, rule(context)));
 
 const onChanges =
   (rule: Rule): MergeMethod['merge'] =>
   async (terms, context) =>
-    (await truncateDense(mergeDense(terms, rule(context)), context.rank ?? largestRank(terms), context))
-      .delta;
+    truncateMerged(await context.pace.run(mergeDense(terms, rule(context))), terms, context);
 
 export const dareLinear: MergeMethod = {
   title: 'DARE on factors, added',

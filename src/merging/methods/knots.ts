@@ -6,9 +6,10 @@
 import type { LowRank } from '../../linalg/low-rank.ts';
 import { truncateWith } from '../../linalg/low-rank-async.ts';
 import { type Matrix, matrix } from '../../linalg/matrix.ts';
-import { multiply } from '../../linalg/products.ts';
-import { qr } from '../../linalg/qr.ts';
-import { svd } from '../../linalg/svd.ts';
+import { multiplySteps } from '../../linalg/products.ts';
+import { qrSteps } from '../../linalg/qr.ts';
+import { svdSteps } from '../../linalg/svd.ts';
+import type { Steps } from '../../pace.ts';
 import type { Task } from '../factors.ts';
 import type { MergeMethod, MergeTerm } from '../method.ts';
 import { electAndMerge, keepLargest } from './pruning.ts';
@@ -22,23 +23,22 @@ export const knots: MergeMethod = {
   source: 'KnOTS, arXiv:2410.19735, §3',
   parameters: ['density', 'majoritySign', 'rank'],
   exact: false,
-  merge: async (terms, { density, majoritySign, rank, engine }) => {
-    const aligned = align(terms);
+  merge: async (terms, { density, majoritySign, rank, engine, pace }) => {
+    const aligned = await pace.run(align(terms));
     const tasks: Task[] = aligned.rights.map((right, i) => ({
       values: right.data,
       weight: terms[i]!.strength,
     }));
-    const merged = electAndMerge(
-      tasks.map((task) => keepLargest(task, density)),
-      majoritySign,
-    );
+    const kept: Task[] = [];
+    for (const task of tasks) kept.push(await pace.run(keepLargest(task, density)));
+    const merged = await pace.run(electAndMerge(kept, majoritySign));
     const delta: LowRank = { up: aligned.left, down: matrix(aligned.left.cols, terms[0]!.down.cols, merged) };
-    return rank === null ? delta : (await truncateWith(delta, rank, engine)).delta;
+    return rank === null ? delta : (await truncateWith(delta, rank, engine, pace)).delta;
   },
 };
 
 /** U Σ [m, k] and V_iᵀ [k, n] per term, of ΔW_i without strengths. */
-function align(terms: readonly MergeTerm[]): { left: Matrix; rights: Matrix[] } {
+function* align(terms: readonly MergeTerm[]): Steps<{ left: Matrix; rights: Matrix[] }> {
   const m = terms[0]!.up.rows;
   const n = terms[0]!.down.cols;
   const total = terms.reduce((sum, { up }) => sum + up.cols, 0);
@@ -50,22 +50,22 @@ function align(terms: readonly MergeTerm[]): { left: Matrix; rights: Matrix[] } 
     }
     column += up.cols;
   }
-  const { q, r } = qr(ups);
+  const { q, r } = yield* qrSteps(ups);
   // Core [k, T · n]: the blocks are R_i down_i, scales inside.
   const core = matrix(r.rows, terms.length * n);
   column = 0;
-  terms.forEach(({ up, down, scale }, t) => {
+  for (const [t, { up, down, scale }] of terms.entries()) {
     const block = matrix(r.rows, up.cols);
     for (let i = 0; i < r.rows; i++) {
       for (let j = 0; j < up.cols; j++) block.data[i * up.cols + j] = scale * r.data[i * total + column + j]!;
     }
-    const product = multiply(block, down);
+    const product = yield* multiplySteps(block, down);
     for (let i = 0; i < r.rows; i++) {
       core.data.set(product.data.subarray(i * n, (i + 1) * n), i * core.cols + t * n);
     }
     column += up.cols;
-  });
-  const { u, singularValues, v } = svd(core);
+  }
+  const { u, singularValues, v } = yield* svdSteps(core);
   const kept = Math.max(1, singularValues.filter((s) => s > ROUNDING * singularValues[0]!).length);
   const scaled = matrix(u.rows, kept);
   for (let i = 0; i < u.rows; i++) {
@@ -78,5 +78,5 @@ function align(terms: readonly MergeTerm[]): { left: Matrix; rights: Matrix[] } 
     }
     return right;
   });
-  return { left: multiply(q, scaled), rights };
+  return { left: yield* multiplySteps(q, scaled), rights };
 }

@@ -8,5 +8,5 @@ export const linear: MergeMethod = {
   source: 'PEFT 0.21, add_weighted_adapter(combination_type="linear"); for comparison, prefer cat',
   parameters: [],
   exact: false,
-  merge: (terms) => mergeFactors('linear', terms, addTasks),
+  merge: (terms, { pace }) => pace.run(mergeFactors('linear', terms, addTasks)),
 };

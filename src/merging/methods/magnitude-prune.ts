@@ -1,13 +1,15 @@
 /** Small numbers zeroed, the rest added. */
-import { addTasks, largestRank, mergeDense, mergeFactors, type Task } from '../factors.ts';
+import { addTasks, type MergeRule, mergeDense, mergeFactors, type Task } from '../factors.ts';
 import type { MergeContext, MergeMethod } from '../method.ts';
-import { truncateDense } from '../range-finder.ts';
+import { truncateMerged } from '../range-finder.ts';
 import { keepLargest } from './pruning.ts';
 
-const rule =
-  ({ density }: MergeContext) =>
-  (tasks: readonly Task[]): Float64Array =>
-    addTasks(tasks.map((task) => keepLargest(task, density)));
+const rule = ({ density }: MergeContext): MergeRule =>
+  function* (tasks) {
+    const kept: Task[] = [];
+    for (const task of tasks) kept.push(yield* keepLargest(task, density));
+    return yield* addTasks(kept);
+  };
 
 const source = 'PEFT 0.21, merge_utils.magnitude_prune';
 
@@ -17,7 +19,7 @@ export const magnitudePrune: MergeMethod = {
   source,
   parameters: ['density'],
   exact: false,
-  merge: (terms, context) => mergeFactors('magnitude-prune', terms, rule(context)),
+  merge: (terms, context) => context.pace.run(mergeFactors('magnitude-prune', terms, rule(context))),
 };
 
 export const magnitudePruneSvd: MergeMethod = {
@@ -27,6 +29,5 @@ export const magnitudePruneSvd: MergeMethod = {
   parameters: ['density', 'rank', 'seed'],
   exact: false,
   merge: async (terms, context) =>
-    (await truncateDense(mergeDense(terms, rule(context)), context.rank ?? largestRank(terms), context))
-      .delta,
+    truncateMerged(await context.pace.run(mergeDense(terms, rule(context))), terms, context),
 };

@@ -1,5 +1,5 @@
 /** The exact sum, then the best approximation of a rank. */
-import { decompose } from '../../linalg/low-rank.ts';
+import { decomposeSteps } from '../../linalg/low-rank.ts';
 import { truncateWith } from '../../linalg/low-rank-async.ts';
 import { weightedSum } from '../factors.ts';
 import type { MergeMethod } from '../method.ts';
@@ -13,11 +13,12 @@ export const svdMerge: MergeMethod = {
   source: 'Eckart–Young; from the small core between the factors, no clamp of outliers',
   parameters: ['rank'],
   exact: true,
-  merge: async (terms, { rank, engine }) => {
-    const total = weightedSum(terms);
-    if (rank !== null) return (await truncateWith(total, rank, engine)).delta;
-    const { singularValues, truncate } = decompose(total);
+  merge: async (terms, { rank, engine, pace }) => {
+    const total = await pace.run(weightedSum(terms));
+    if (rank !== null) return (await truncateWith(total, rank, engine, pace)).delta;
+    const { singularValues, truncate } = await pace.run(decomposeSteps(total));
     const significant = singularValues.findIndex((s) => s <= ROUNDING * singularValues[0]!);
-    return truncate(significant < 0 ? singularValues.length : Math.max(1, significant)).delta;
+    const kept = significant < 0 ? singularValues.length : Math.max(1, significant);
+    return (await pace.run(truncate(kept))).delta;
   },
 };

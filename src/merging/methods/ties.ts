@@ -1,16 +1,15 @@
 /** TIES: trim small numbers, elect a sign, merge what agrees. On factors of equal rank, or on the changes themselves. */
-import { largestRank, mergeDense, mergeFactors, type Task } from '../factors.ts';
+import { type MergeRule, mergeDense, mergeFactors, type Task } from '../factors.ts';
 import type { MergeContext, MergeMethod } from '../method.ts';
-import { truncateDense } from '../range-finder.ts';
+import { truncateMerged } from '../range-finder.ts';
 import { electAndMerge, keepLargest } from './pruning.ts';
 
-const rule =
-  ({ density, majoritySign }: MergeContext) =>
-  (tasks: readonly Task[]): Float64Array =>
-    electAndMerge(
-      tasks.map((task) => keepLargest(task, density)),
-      majoritySign,
-    );
+const rule = ({ density, majoritySign }: MergeContext): MergeRule =>
+  function* (tasks) {
+    const kept: Task[] = [];
+    for (const task of tasks) kept.push(yield* keepLargest(task, density));
+    return yield* electAndMerge(kept, majoritySign);
+  };
 
 const source = 'TIES-Merging, arXiv:2306.01708; PEFT 0.21, merge_utils.ties';
 
@@ -20,7 +19,7 @@ export const ties: MergeMethod = {
   source,
   parameters: ['density', 'majoritySign'],
   exact: false,
-  merge: (terms, context) => mergeFactors('ties', terms, rule(context)),
+  merge: (terms, context) => context.pace.run(mergeFactors('ties', terms, rule(context))),
 };
 
 export const tiesSvd: MergeMethod = {
@@ -30,6 +29,5 @@ export const tiesSvd: MergeMethod = {
   parameters: ['density', 'majoritySign', 'rank', 'seed'],
   exact: false,
   merge: async (terms, context) =>
-    (await truncateDense(mergeDense(terms, rule(context)), context.rank ?? largestRank(terms), context))
-      .delta,
+    truncateMerged(await context.pace.run(mergeDense(terms, rule(context))), terms, context),
 };
