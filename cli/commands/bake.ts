@@ -46,11 +46,11 @@ async function runBake(args: Args, { io, signal }: CommandContext): Promise<void
   const line = args.quiet === true ? null : new ProgressLine(io);
   const done = await bakeFiles({
     ...targetOf(args),
+    signal,
     ...dtypeOf(args),
     base: text(args, 'base')!,
     inputs: strengthsOf(args, files),
     onProgress: (count, total) => {
-      signal.throwIfAborted();
       const mb = (size: number): number => Math.round(size / 1e6);
       line?.update({ activity: 'baking (MB)', done: mb(count), total: Math.max(1, mb(total)) }, 'baking');
     },

@@ -66,6 +66,7 @@ async function runConvert(args: Args, { io, signal }: CommandContext): Promise<v
   const line = args.quiet === true ? null : new ProgressLine(io);
   const done = await convertFile({
     ...targetOf(args),
+    signal,
     ...dtypeOf(args),
     ...baseOf(args),
     input: text(args, 'in')!,
@@ -73,7 +74,6 @@ async function runConvert(args: Args, { io, signal }: CommandContext): Promise<v
     ...(rank === undefined ? {} : { rank }),
     ...(word === undefined ? {} : { word }),
     onLayer: (count, total, id) => {
-      signal.throwIfAborted();
       line?.update({ activity: `converting ${id}`, done: count, total }, 'converting');
     },
   }).finally(() => line?.finish());

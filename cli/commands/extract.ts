@@ -56,6 +56,7 @@ async function runExtract(args: Args, { io, signal }: CommandContext): Promise<v
   const convRank = figure(args, 'conv-rank');
   const done = await extractModel({
     ...targetOf(args),
+    signal,
     ...dtypeOf(args),
     tuned: text(args, 'tuned')!,
     base: text(args, 'base')!,
@@ -66,7 +67,6 @@ async function runExtract(args: Args, { io, signal }: CommandContext): Promise<v
     seed: figure(args, 'seed')!,
     format: formatOf(args),
     onLayer: (count, total, id) => {
-      signal.throwIfAborted();
       line?.update({ activity: `extracting ${id}`, done: count, total }, 'extracting');
     },
   }).finally(() => line?.finish());

@@ -80,6 +80,7 @@ async function runMerge(args: Args, { io, signal }: CommandContext): Promise<voi
   const line = args.quiet === true ? null : new ProgressLine(io);
   const result = await mergeFiles({
     ...targetOf(args),
+    signal,
     ...dtypeOf(args),
     ...baseOf(args),
     inputs: strengthsOf(args, files),
@@ -90,7 +91,6 @@ async function runMerge(args: Args, { io, signal }: CommandContext): Promise<voi
     seed,
     ...(rank === undefined ? {} : { rank }),
     onLayer: (done, total, { layerName }) => {
-      signal.throwIfAborted();
       line?.update({ activity: `merging ${layerName}`, done, total }, 'merging');
     },
   }).finally(() => line?.finish());

@@ -69,6 +69,7 @@ async function runResize(args: Args, { io, signal }: CommandContext): Promise<vo
   const line = args.quiet === true ? null : new ProgressLine(io);
   const done = await resizeFile({
     ...targetOf(args),
+    signal,
     ...dtypeOf(args),
     ...baseOf(args),
     input: text(args, 'file')!,
@@ -77,7 +78,6 @@ async function runResize(args: Args, { io, signal }: CommandContext): Promise<vo
     ...(convRank === undefined ? {} : { convRank }),
     format: formatOf(args),
     onLayer: (count, total, id) => {
-      signal.throwIfAborted();
       line?.update({ activity: `resizing ${id}`, done: count, total }, 'resizing');
     },
   }).finally(() => line?.finish());

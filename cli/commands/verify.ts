@@ -39,12 +39,12 @@ export const verifyCommand: Command = {
 async function runVerify(args: Args, { io, signal }: CommandContext): Promise<void> {
   const reports: VerifyReport[] = [];
   for (const file of texts(args, 'files')) {
-    signal.throwIfAborted();
     const rebuild = typeof args.rebuild === 'boolean' ? { rebuild: args.rebuild } : {};
     const settings = { search: texts(args, 'inputs'), ...rebuild };
     reports.push(
       await verifyFile(file, {
         ...settings,
+        signal,
         cacheFolder: cacheFolder(),
         onNote: (text) => sayNote(io, text),
       }),

@@ -183,7 +183,7 @@ async function writeKohya(
     // Always float32: bfloat16 would round ranks above 256.
     float32Tensor(kohyaKey(layer, 'alpha'), [], Float32Array.of(layer.rank)),
   ]);
-  const { modelHash, legacyHash } = sshsHashesOf(tensors, network);
+  const { modelHash, legacyHash } = await sshsHashesOf(tensors, network);
   const header = {
     ...network,
     ...described,

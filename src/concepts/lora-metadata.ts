@@ -5,6 +5,7 @@ import { FormatError } from '../errors.ts';
 import { readFileRange } from '../formats/byte-reader.ts';
 import type { RawTensor } from '../formats/raw-tensor.ts';
 import { layOutSafetensors, tensorChunks } from '../formats/safetensors.ts';
+import { Pace } from '../pace.ts';
 
 /** The stretch of a file that web interfaces used to know it by. */
 const LEGACY_BEGIN = 0x100000;
@@ -59,8 +60,12 @@ export function modelspecMetadata({
  * The two hashes by which web interfaces know a LoRA: SHA-256 of everything after the header, and the first 8 digits of
  * that of 64 KiB at 1 MiB (which covers the header; sd-scripts takes it from a copy with `ss_*` metadata only).
  * Source: kohya-ss/sd-scripts@48d368fa, library/train_util.py (precalculate_safetensors_hashes).
+ * @param signal its reason is thrown once it is aborted
  */
-export async function sshsHashes(file: string): Promise<{ modelHash: string; legacyHash: string }> {
+export async function sshsHashes(
+  file: string,
+  signal?: AbortSignal,
+): Promise<{ modelHash: string; legacyHash: string }> {
   const handle = await open(file).catch((cause: unknown) => {
     throw new FormatError(file, 'cannot be read', { cause });
   });
@@ -72,8 +77,10 @@ export async function sshsHashes(file: string): Promise<{ modelHash: string; leg
     const { buffer } = await handle.read(Buffer.alloc(8), 0, 8, 0);
     const start = 8 + Number(buffer.readBigUInt64LE());
     if (start <= sizeBytes) {
-      for await (const chunk of handle.createReadStream({ start, autoClose: false }))
+      for await (const chunk of handle.createReadStream({ start, autoClose: false })) {
+        signal?.throwIfAborted();
         model.update(chunk as Buffer);
+      }
     }
   } finally {
     await handle.close();
@@ -89,10 +96,11 @@ export async function sshsHashes(file: string): Promise<{ modelHash: string; leg
  * The same two hashes of a file not yet written, which would hold these tensors and, as sd-scripts defines them, the
  * network's metadata alone.
  */
-export function sshsHashesOf(
+export async function sshsHashesOf(
   tensors: Iterable<RawTensor>,
   network: Readonly<Record<string, string>>,
-): { modelHash: string; legacyHash: string } {
+  pace: Pace = new Pace(),
+): Promise<{ modelHash: string; legacyHash: string }> {
   const { head, order } = layOutSafetensors('hash', tensors, network);
   const model = createHash('sha256');
   const legacy = createHash('sha256');
@@ -107,6 +115,7 @@ export function sshsHashesOf(
     for (const chunk of tensorChunks(tensor)) {
       model.update(chunk);
       hash(chunk);
+      await pace.turn();
     }
   }
   return { modelHash: model.digest('hex'), legacyHash: legacy.digest('hex').slice(0, 8) };

@@ -12,6 +12,12 @@ export class InputFiles {
   readonly #opened = new Map<string, FileIdentity>();
   readonly #hashes = new Map<string, Promise<string>>();
   readonly #limit = pLimit(READERS);
+  readonly #signal: AbortSignal | undefined;
+
+  /** @param signal ends the hashing with its reason, once it is aborted */
+  constructor(signal?: AbortSignal) {
+    this.#signal = signal;
+  }
 
   /**
    * @param files  absolute paths
@@ -59,7 +65,7 @@ export class InputFiles {
     const identity = this.#opened.get(file)!;
     const hash = this.#limit(async () => {
       checkUnchanged([identity]);
-      const result = await hashFile(file);
+      const result = await hashFile(file, this.#signal);
       checkUnchanged([identity]);
       return result;
     });

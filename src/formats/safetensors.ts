@@ -5,6 +5,7 @@
 import path from 'node:path';
 import { FormatError, ShapeError, UsageError } from '../errors.ts';
 import { writeFileAtomically } from '../io/replace-file.ts';
+import { Pace } from '../pace.ts';
 import { fileStorage, locateFile, readFileRange, type SourceFile } from './byte-reader.ts';
 import { DTYPES, dtypeWidth } from './dtype.ts';
 import { detectFileKind } from './file-kind.ts';
@@ -88,6 +89,7 @@ function decodeHeader(bytes: Uint8Array, error: (message: string) => FormatError
  * @param file     path; its folder must exist, an existing file is replaced once the new one is complete
  * @param tensors  distinct names
  * @param metadata strings for `__metadata__`, in this order; none by default
+ * @param pace     between the tensors; where it ends, nothing is left behind
  * @throws {UsageError} if the file could not be read again: two tensors share a name, a shape is none, a header
  *   beyond 100 MB
  * @throws {ShapeError} if a tensor's bytes are not as many as its shape says; nothing is left behind
@@ -96,9 +98,10 @@ export async function writeSafetensors(
   file: string,
   tensors: Iterable<RawTensor>,
   metadata: SafetensorsMetadata = {},
+  pace: Pace = new Pace(),
 ): Promise<void> {
   const { head, order } = layOutSafetensors(file, tensors, metadata);
-  await writeFileAtomically(path.resolve(file), gathered(chunksOf(head, order)));
+  await writeFileAtomically(path.resolve(file), pace.over(gathered(chunksOf(head, order))));
 }
 
 /** Strings for `__metadata__`, in order. */

@@ -5,6 +5,7 @@
 import zlib from 'node:zlib';
 import { FormatError, ShapeError, UsageError } from '../errors.ts';
 import { writeFileAtomically } from '../io/replace-file.ts';
+import { Pace } from '../pace.ts';
 import { ByteReader } from './byte-reader.ts';
 import { dtypeWidth, isFloatDType } from './dtype.ts';
 import { unpickle } from './pickle.ts';
@@ -25,16 +26,17 @@ const MAX_DEPTH = 256;
  * Write a torch zip file. Integers become Python ints, other numbers floats; Maps become dicts.
  * @param file  path; its folder must exist, an existing file is replaced once the new one is complete
  * @param value e.g. `new Map([['params', new Map(…)]])`, tensors as made by `torchTensor`
+ * @param pace  between the tensors; where it ends, nothing is left behind
  * @throws {UsageError} for what the format cannot hold (over 4 GiB, F4 tensors, references, cycles) and for what
  *   could not be read again (two tensors of one name, keys that Python calls equal, more than the reader's limits)
  * @throws {ShapeError} if a tensor's bytes are not as many as its shape says; nothing is left behind
  */
-export async function writeTorchZip(file: string, value: TorchValue): Promise<void> {
+export async function writeTorchZip(file: string, value: TorchValue, pace: Pace = new Pace()): Promise<void> {
   const writer = new PickleWriter(file);
   writer.value(value, 0);
   const pickle = writer.finish();
   checkReadable(file, value, pickle, writer.tensors);
-  await writeFileAtomically(file, zipChunks(file, pickle, writer.tensors));
+  await writeFileAtomically(file, pace.over(zipChunks(file, pickle, writer.tensors)));
 }
 
 /** A tensor as a value of a torch file. */

@@ -14,9 +14,10 @@ import { copyTree } from '../io/copy-folder.ts';
 import { writeFileAtomically } from '../io/replace-file.ts';
 import { writeFolderAtomically } from '../io/replace-folder.ts';
 import { adapterModuleId } from '../models/keys/sd-modules.ts';
+import { Pace } from '../pace.ts';
 import type { FactorDType } from './adapter-layer.ts';
-import { layerDelta } from './delta.ts';
-import { FactorAddition, joinFactors } from './factor-addition.ts';
+import { layerDeltaSteps, readFinite } from './delta.ts';
+import { FactorAddition, joinFactors, type ScaledFactors } from './factor-addition.ts';
 import { commonArchitecture, layerStrength, layersByModule, type MergeInput } from './merge.ts';
 import type { ModelFiles, ModelPart, ModelTensor } from './model-files.ts';
 import type { Unheld } from './output.ts';
@@ -31,6 +32,8 @@ export interface BakeOptions {
   readonly onProgress?: (done: number, total: number) => void;
   /** CPU threads of products. */
   readonly threads?: number;
+  /** Its reason is thrown once it is aborted; nothing is left behind. */
+  readonly signal?: AbortSignal;
 }
 
 type Change = { readonly layer: AdapterLayer; readonly strength: number };
@@ -105,6 +108,7 @@ export async function bakeModel(
   const { changes } = planBake(model, inputs);
   const addition = new FactorAddition(options.threads === undefined ? {} : { threads: options.threads });
   const progress = new Progress(model, options.onProgress);
+  const run = { addition, options, progress, pace: new Pace(options.signal) };
   try {
     if (model.layout === 'single-file') {
       if (!target.endsWith('.safetensors')) {
@@ -112,13 +116,21 @@ export async function bakeModel(
           `${target}: expected a name ending in .safetensors for a single-file checkpoint`,
         );
       }
-      await writePart(path.resolve(target), model.parts[0]!, model, changes, addition, options, progress);
+      await writePart(path.resolve(target), model.parts[0]!, model, changes, run);
     } else {
-      await writeFolder(path.resolve(target), model, changes, addition, options, progress);
+      await writeFolder(path.resolve(target), model, changes, run);
     }
   } finally {
     await addition.dispose();
   }
+}
+
+/** What all files of one job share. */
+interface Run {
+  readonly addition: FactorAddition;
+  readonly options: BakeOptions;
+  readonly progress: Progress;
+  readonly pace: Pace;
 }
 
 class Progress {
@@ -144,25 +156,22 @@ async function writeFolder(
   folder: string,
   model: ModelFiles,
   changes: ReadonlyMap<string, readonly Change[]>,
-  addition: FactorAddition,
-  options: BakeOptions,
-  progress: Progress,
+  run: Run,
 ): Promise<void> {
   const rewritten = new Set<string>(model.parts.map(({ component }) => component!));
   await writeFolderAtomically(folder, async (temporary) => {
     for (const entry of await readdir(model.path, { withFileTypes: true })) {
       const from = path.join(model.path, entry.name);
       const skipWeights = rewritten.has(entry.name);
-      await copyTree(
-        from,
-        path.join(temporary, entry.name),
-        (file) => !(skipWeights && weightFile.test(file)),
-      );
+      await copyTree(from, path.join(temporary, entry.name), (file) => {
+        run.options.signal?.throwIfAborted();
+        return !(skipWeights && weightFile.test(file));
+      });
     }
     for (const part of model.parts) {
       const stem = part.component === 'unet' ? 'diffusion_pytorch_model' : 'model';
       const file = path.join(temporary, part.component!, `${stem}.safetensors`);
-      await writePart(file, part, model, changes, addition, options, progress);
+      await writePart(file, part, model, changes, run);
     }
   });
 }
@@ -172,9 +181,7 @@ async function writePart(
   part: ModelPart,
   model: ModelFiles,
   changes: ReadonlyMap<string, readonly Change[]>,
-  addition: FactorAddition,
-  options: BakeOptions,
-  progress: Progress,
+  { addition, options, progress, pace }: Run,
 ): Promise<void> {
   const byName = new Map(part.tensors.map((entry) => [entry.name, entry]));
   const outputs = part.tensors.map(({ name, tensor }) => ({
@@ -195,16 +202,23 @@ async function writePart(
       name: output.name,
       dtype: output.dtype,
       source: tensor,
-      change: id === null || !changes.has(id) ? null : changeOf(id, param, changes.get(id)!, model),
+      change: id === null || !changes.has(id) ? null : changeOf(id, param, changes.get(id)!, model, pace),
     };
   });
-  const blocks = weightBlocks(weights, addition, (sizeBytes) => progress.add(sizeBytes));
-  await writeFileAtomically(file, withHead(head, blocks));
+  const onBytes = (sizeBytes: number): void => progress.add(sizeBytes);
+  const blocks = weightBlocks(weights, addition, onBytes, undefined, pace);
+  await writeFileAtomically(file, withHead(head, blocks, pace));
 }
 
-async function* withHead(head: Uint8Array, blocks: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
+async function* withHead(
+  head: Uint8Array,
+  blocks: AsyncIterable<Uint8Array>,
+  pace: Pace,
+): AsyncGenerator<Uint8Array> {
   yield head;
   yield* blocks;
+  // The last moment: the file gets its name next.
+  await pace.turn();
 }
 
 /** What is added to a weight or a bias; read from the adapters when its turn comes. */
@@ -213,14 +227,17 @@ function changeOf(
   param: ModelTensor['param'],
   changes: readonly Change[],
   model: ModelFiles,
+  pace: Pace,
 ): BakedWeight['change'] {
   const base = model.weights.get(id)!;
   if (param === 'bias') {
-    const own = changes.filter(({ layer }) => layer.biasDiff !== null);
+    const own = changes.flatMap(({ layer: { biasDiff }, strength }) =>
+      biasDiff === null ? [] : [{ biasDiff, strength }],
+    );
     if (own.length === 0) return null;
     return {
       kind: 'bias',
-      read: () => own.map(({ layer, strength }) => ({ values: layerDelta(layer, base).bias!, strength })),
+      read: () => own.map(({ biasDiff, strength }) => ({ values: readFinite(biasDiff), strength })),
     };
   }
   const m = base.shape[0]!;
@@ -228,15 +245,13 @@ function changeOf(
   return {
     kind: 'factors',
     rows: m,
-    read: () =>
-      joinFactors(
-        id,
-        m,
-        n,
-        changes.map(({ layer, strength }) => {
-          const delta = layerDelta(layer, base);
-          return { delta, factor: delta.scale * strength };
-        }),
-      ),
+    read: async () => {
+      const terms: ScaledFactors[] = [];
+      for (const { layer, strength } of changes) {
+        const delta = await pace.run(layerDeltaSteps(layer, base));
+        terms.push({ delta, factor: delta.scale * strength });
+      }
+      return joinFactors(id, m, n, terms);
+    },
   };
 }

@@ -10,6 +10,7 @@ import { UsageError } from '../errors.ts';
 import { InputFiles } from '../formats/input-files.ts';
 import { recordedPath } from '../io/recorded-path.ts';
 import { checkFileTarget, checkFolderTarget } from '../io/targets.ts';
+import { Pace } from '../pace.ts';
 import { GraphMatmulEngine } from '../runtime/matmul-engine.ts';
 import type { FactorDType } from './adapter-layer.ts';
 import { bakeModel, planBake } from './bake.ts';
@@ -52,7 +53,13 @@ export interface TargetOptions {
   readonly force?: boolean;
   /** Write no recipe and no inherited header. Default false. */
   readonly noMetadata?: boolean;
+  /** Ends the job at its next step, once it is aborted: its reason is thrown, and nothing is left behind. */
+  readonly signal?: AbortSignal;
 }
+
+/** `{ signal }` if there is one. */
+const endedBy = (signal: AbortSignal | undefined): { signal?: AbortSignal } =>
+  signal === undefined ? {} : { signal };
 
 /** One adapter and how much of it. */
 export interface StrengthOptions {
@@ -143,7 +150,8 @@ async function finish(
   refuseLoss(out, dropped, drop);
   const titled = { ...output, title: path.parse(out).name };
   const { mergedFrom, ...bare } = titled;
-  await writeAdapter(out, format, noMetadata ? bare : { ...titled, metadata: await metadata() });
+  const described = noMetadata ? bare : { ...titled, metadata: await metadata() };
+  await writeAdapter(out, format, described, new Pace(target.signal));
   const lost = new Set(dropped.map(({ name }) => name));
   return {
     out: path.resolve(out),
@@ -173,6 +181,7 @@ export async function mergeFiles(
   options: MergeFilesOptions,
 ): Promise<JobResult & { renamed: readonly RenamedWord[] }> {
   const { inputs: given, out, format = 'kohya', force = false, base: location, onLayer } = options;
+  options.signal?.throwIfAborted();
   const inputs = await loadMergeInputs(given);
   const adapters = inputs.map(({ adapter }) => adapter);
   checkAdapterTarget(out, format, { inputs: [...filesOfAdapters(adapters), ...listed(location)], force });
@@ -188,8 +197,10 @@ export async function mergeFiles(
     ...(majoritySign === undefined ? {} : { majoritySign }),
   };
   const described = describeInputs(adapters, given, base?.model);
-  // Hashed beside the work; a failure is reported when the hashes are asked for.
-  const hashing = options.noMetadata ? null : filesOfInputs(described).hashes();
+  // Hashed beside the work, and no longer than that; a failure is reported when the hashes are asked for.
+  const over = new AbortController();
+  const ended = AbortSignal.any([over.signal, ...(options.signal === undefined ? [] : [options.signal])]);
+  const hashing = options.noMetadata ? null : filesOfInputs(described, ended).hashes();
   hashing?.catch(() => undefined);
   const engine = new GraphMatmulEngine({ spin: false });
   try {
@@ -198,6 +209,7 @@ export async function mergeFiles(
       engine: engine.multiply,
       ...(base === null ? {} : { base: base.weights }),
       ...(onLayer === undefined ? {} : { onLayer }),
+      ...endedBy(options.signal),
     });
     const result = await finish(
       output,
@@ -219,13 +231,17 @@ export async function mergeFiles(
     );
     return { ...result, renamed };
   } finally {
+    over.abort();
     await engine.dispose();
   }
 }
 
 /** The files of a job as they are when it begins: what is hashed at its end must be what was read. */
-function filesOfInputs(inputs: readonly { readonly files: readonly string[] }[]): InputFiles {
-  return new InputFiles().add(inputs.flatMap(({ files }) => files));
+function filesOfInputs(
+  inputs: readonly { readonly files: readonly string[] }[],
+  signal?: AbortSignal,
+): InputFiles {
+  return new InputFiles(signal).add(inputs.flatMap(({ files }) => files));
 }
 
 function describeInputs(
@@ -264,6 +280,7 @@ export async function convertFile(
   options: ConvertFileOptions,
 ): Promise<JobResult & { converted: readonly ConvertedLayer[]; from: Adapter['scheme'] }> {
   const { input, out, format, rank = null, dtype, base: location, force = false, drop = false } = options;
+  options.signal?.throwIfAborted();
   const loaded = await loadAdapter(input);
   const adapter = options.word === undefined ? loaded : withOneWord(loaded, options.word);
   checkAdapterTarget(out, format, { inputs: [...filesOfAdapters([adapter]), ...listed(location)], force });
@@ -284,7 +301,7 @@ export async function convertFile(
     const metadata = options.noMetadata
       ? {}
       : Object.fromEntries(lastingEntries(adapter).map((key) => [key, adapter.metadata.get(key)!]));
-    await writeWords(out, format, adapter.words, metadata);
+    await writeWords(out, format, adapter.words, metadata, new Pace(options.signal));
     const lost = new Set(dropped.map(({ name }) => name));
     const words = adapter.words.map(({ word }) => word).filter((word) => !lost.has(word));
     return { out: path.resolve(out), layers: 0, words, dropped, converted: [], from: adapter.scheme };
@@ -292,7 +309,7 @@ export async function convertFile(
   const scheme = format as LayerFormat;
   const base = await baseOf(location);
   const described = describeSingle(adapter, base?.model);
-  const read = filesOfInputs(described);
+  const read = filesOfInputs(described, options.signal);
   const engine = new GraphMatmulEngine({ spin: false });
   const { output, converted } = await convertAdapter(adapter, scheme, {
     rank,
@@ -300,6 +317,7 @@ export async function convertFile(
     ...(dtype === undefined ? {} : { dtype }),
     ...(base === null ? {} : { base: base.weights }),
     ...(options.onLayer === undefined ? {} : { onLayer: options.onLayer }),
+    ...endedBy(options.signal),
   }).finally(() => engine.dispose());
   const unheld = [...unusable, ...labelsUnheldBy(options, scheme, [adapter])];
   const result = await finish(output, scheme, unheld, options, async () => {
@@ -367,6 +385,7 @@ export async function resizeFile(
     dtype = 'F32',
     base: location,
   } = options;
+  options.signal?.throwIfAborted();
   const adapter = await loadAdapter(input);
   checkAdapterTarget(out, format, {
     inputs: [...filesOfAdapters([adapter]), ...listed(location)],
@@ -374,7 +393,7 @@ export async function resizeFile(
   });
   const base = await baseOf(location);
   const described = describeSingle(adapter, base?.model);
-  const read = filesOfInputs(described);
+  const read = filesOfInputs(described, options.signal);
   const engine = new GraphMatmulEngine({ spin: false });
   try {
     const { output, layers } = await resizeAdapter(adapter, {
@@ -385,6 +404,7 @@ export async function resizeFile(
       engine: engine.multiply,
       ...(base === null ? {} : { base: base.weights }),
       ...(options.onLayer === undefined ? {} : { onLayer: options.onLayer }),
+      ...endedBy(options.signal),
     });
     const unheld = [...unusableOf([adapter]), ...labelsUnheldBy(options, format, [adapter])];
     const result = await finish(output, format, unheld, options, async () => {
@@ -411,7 +431,7 @@ export async function resizeFile(
   }
 }
 
-export interface ExtractModelOptions extends TargetOptions, Omit<ExtractOptions, 'engine'> {
+export interface ExtractModelOptions extends TargetOptions, Omit<ExtractOptions, 'engine' | 'signal'> {
   readonly tuned: string;
   readonly base: string;
   /** Default `kohya`. */
@@ -423,9 +443,10 @@ export async function extractModel(
   options: ExtractModelOptions,
 ): Promise<JobResult & { extracted: readonly ExtractedLayer[] }> {
   const { tuned: tunedPath, base: basePath, out, format = 'kohya', force = false, onLayer } = options;
+  options.signal?.throwIfAborted();
   const [tuned, base] = [await openModelFiles(tunedPath), await openModelFiles(basePath)];
   const models = [describeModel(tuned), describeModel(base)];
-  const read = filesOfInputs(models);
+  const read = filesOfInputs(models, options.signal);
   checkAdapterTarget(out, format, {
     inputs: models.flatMap(({ path: own, files }) => [own, ...files]),
     force,
@@ -445,6 +466,7 @@ export async function extractModel(
       ...settings,
       engine: engine.multiply,
       ...(onLayer === undefined ? {} : { onLayer }),
+      ...endedBy(options.signal),
     });
     const result = await finish(extraction.output, format, extraction.unheld, options, async () => {
       const recipe = await describeJob(
@@ -476,11 +498,12 @@ export interface BakeFilesOptions extends TargetOptions {
 /** Write a checkpoint with adapters inside. @throws as `planBake`, `refuseLoss` and `bakeModel` */
 export async function bakeFiles(options: BakeFilesOptions): Promise<JobResult> {
   const { base, inputs: given, out, dtype, force = false, drop = false, onProgress } = options;
+  options.signal?.throwIfAborted();
   const model = await openModelFiles(base);
   const inputs = await loadMergeInputs(given);
   const adapters = inputs.map(({ adapter }) => adapter);
   const described = describeModel(model);
-  const read = filesOfInputs(describeInputs(adapters, given, model));
+  const read = filesOfInputs(describeInputs(adapters, given, model), options.signal);
   const rules = { inputs: [described.path, ...described.files, ...filesOfAdapters(adapters)], force };
   if (model.layout === 'single-file') checkFileTarget(out, rules);
   else checkFolderTarget(out, rules);
@@ -502,6 +525,7 @@ export async function bakeFiles(options: BakeFilesOptions): Promise<JobResult> {
     ...(dtype === undefined ? {} : { dtype }),
     ...(recipe === null ? {} : { metadata: mergedMetadata(recipe, adapters) }),
     ...(onProgress === undefined ? {} : { onProgress }),
+    ...endedBy(options.signal),
   });
   return { out: path.resolve(out), layers: changes.size, words: [], dropped };
 }

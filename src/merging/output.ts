@@ -22,6 +22,7 @@ import { writeFolderAtomically } from '../io/replace-folder.ts';
 import { checkFileTarget, checkFolderTarget, type TargetRules } from '../io/targets.ts';
 import { edLoraEmbeddingKey } from '../models/keys/ed-lora.ts';
 import { type AdapterModule, adapterModuleId, componentsOf } from '../models/keys/sd-modules.ts';
+import { Pace } from '../pace.ts';
 import { foldScale, type LoraLayer, loraAlphaOf } from './adapter-layer.ts';
 import { refuseUnreadable } from './read-back.ts';
 import { factorTensors, type LayerFormat, partTensors, schemes } from './schemes.ts';
@@ -99,6 +100,7 @@ export function filesOfAdapters(adapters: readonly Adapter[]): string[] {
 /**
  * Write an adapter in a scheme. Call `refuseLoss` first: what the scheme does not hold is left out here.
  * @param target a file; for `peft` a folder
+ * @param pace   between layers and tensors; where it ends, nothing is left behind
  * @throws {FormatError} if the file would not be read again as what it is written for
  * @throws {UsageError} if the scheme holds nothing of it, a layer is given twice, is not yet plain LoRA where the scheme needs it, or a numbered scheme
  *   lacks some of its layers; {EdloraError} if the disk is full or read-only
@@ -107,6 +109,7 @@ export async function writeAdapter(
   target: string,
   format: LayerFormat,
   adapter: OutputAdapter,
+  pace: Pace = new Pace(),
 ): Promise<void> {
   const { architecture } = adapter;
   const scheme = schemes[format];
@@ -126,9 +129,13 @@ export async function writeAdapter(
     throw new UsageError(`${target}: nothing is left to write: ${format} holds none of it`);
   }
   const output = { ...adapter, layers, words };
-  if (scheme.anyKind) return writeKohya(target, format, output, lycorisTensors(output));
+  if (scheme.anyKind) return writeKohya(target, format, output, lycorisTensors(output), pace);
   const plain = layers.map((layer) => plainLora(target, layer));
-  const stored = scheme.storesAlpha ? plain : plain.map(foldScale);
+  const stored: LoraLayer[] = [];
+  for (const layer of plain) {
+    stored.push(scheme.storesAlpha ? layer : foldScale(layer));
+    await pace.turn();
+  }
   switch (format) {
     case 'kohya':
     case 'kohya-ldm':
@@ -140,18 +147,19 @@ export async function writeAdapter(
           ...factorTensors(layer, scheme.key!, architecture),
           alphaTensor(scheme.key!(layer, 'up', architecture), loraAlphaOf(layer)),
         ]),
+        pace,
       );
     case 'peft':
-      return writePeft(target, stored, output);
+      return writePeft(target, stored, output, pace);
     case 'ed-lora':
-      return writeEdLora(target, stored, output);
+      return writeEdLora(target, stored, output, pace);
     case 'cloneofsimo':
-      return writePositional(target, stored, output);
+      return writePositional(target, stored, output, pace);
     default: {
       const tensors = stored.flatMap((layer) => factorTensors(layer, scheme.key!, architecture));
       const metadata = { ...describe(output), format: 'pt' };
       refuseUnreadable(target, format, unwrittenFile(target, tensors, metadata), { layers: stored, words });
-      return writeSafetensors(target, tensors, metadata);
+      return writeSafetensors(target, tensors, metadata, pace);
     }
   }
 }
@@ -213,6 +221,7 @@ async function writeKohya(
   format: LayerFormat,
   output: OutputAdapter,
   tensors: readonly RawTensor[],
+  pace: Pace,
 ): Promise<void> {
   const { layers, architecture, words, title, metadata } = output;
   const all = [...tensors, ...bundledTensors(words)];
@@ -227,7 +236,7 @@ async function writeKohya(
   const kept = Object.fromEntries(
     Object.entries(metadata ?? {}).filter(([key]) => key.startsWith('ss_') && !(key in network)),
   );
-  const { modelHash, legacyHash } = sshsHashesOf(all, { ...kept, ...network });
+  const { modelHash, legacyHash } = await sshsHashesOf(all, { ...kept, ...network }, pace);
   const header = {
     ...describe(output),
     ...network,
@@ -237,10 +246,15 @@ async function writeKohya(
     sshs_legacy_hash: legacyHash,
   };
   refuseUnreadable(file, format, unwrittenFile(file, all, header), output);
-  await writeSafetensors(file, all, header);
+  await writeSafetensors(file, all, header, pace);
 }
 
-async function writePeft(folder: string, layers: readonly LoraLayer[], output: OutputAdapter): Promise<void> {
+async function writePeft(
+  folder: string,
+  layers: readonly LoraLayer[],
+  output: OutputAdapter,
+  pace: Pace,
+): Promise<void> {
   const { key } = schemes.peft;
   const parts = componentsOf(output.architecture).flatMap((component) => {
     const own = layers.filter((layer) => layer.component === component);
@@ -257,9 +271,10 @@ async function writePeft(folder: string, layers: readonly LoraLayer[], output: O
     for (const { component, tensors, metadata, config } of parts) {
       const place = path.join(temporary, component);
       await makeFolder(place);
-      await writeSafetensors(path.join(place, 'adapter_model.safetensors'), tensors, metadata);
+      await writeSafetensors(path.join(place, 'adapter_model.safetensors'), tensors, metadata, pace);
       const text = `${JSON.stringify(config, null, 2)}\n`;
       await writeFileAtomically(path.join(place, adapterConfigName), [text]);
+      await pace.turn();
     }
   });
 }
@@ -296,7 +311,12 @@ function mostCommon(values: readonly number[]): number {
   return [...counts].reduce((best, entry) => (entry[1] > best[1] ? entry : best))[0];
 }
 
-async function writeEdLora(file: string, layers: readonly LoraLayer[], output: OutputAdapter): Promise<void> {
+async function writeEdLora(
+  file: string,
+  layers: readonly LoraLayer[],
+  output: OutputAdapter,
+  pace: Pace,
+): Promise<void> {
   const { key } = schemes['ed-lora'];
   const words = layerWiseWords(output.words);
   const factors = layers.flatMap((layer) => factorTensors(layer, key!, 'sd1'));
@@ -307,7 +327,7 @@ async function writeEdLora(file: string, layers: readonly LoraLayer[], output: O
   const order = { [tokenOrderKey]: JSON.stringify(words.map(({ word }) => word)) };
   const header = isTorchName(file) ? {} : { ...describe(output), format: 'pt', ...order };
   refuseUnreadable(file, 'ed-lora', unwrittenFile(file, tensors, header), { layers, words });
-  if (!isTorchName(file)) return writeSafetensors(file, tensors, header);
+  if (!isTorchName(file)) return writeSafetensors(file, tensors, header, pace);
   const dictionary = (component: AdapterComponent) =>
     new Map(
       factors
@@ -319,13 +339,14 @@ async function writeEdLora(file: string, layers: readonly LoraLayer[], output: O
     ['text_encoder', dictionary('text_encoder')],
     ['unet', dictionary('unet')],
   ]);
-  await writeTorchZip(file, new Map([['params', params]]));
+  await writeTorchZip(file, new Map([['params', params]]), pace);
 }
 
 async function writePositional(
   file: string,
   layers: readonly LoraLayer[],
   output: OutputAdapter,
+  pace: Pace,
 ): Promise<void> {
   const byId = new Map(layers.map((layer) => [adapterModuleId(layer), layer]));
   const tensors: RawTensor[] = [];
@@ -363,5 +384,5 @@ async function writePositional(
   }
   const metadata = { ...describe(output), ...header };
   refuseUnreadable(file, 'cloneofsimo', unwrittenFile(file, tensors, metadata), { layers, words });
-  await writeSafetensors(file, tensors, metadata);
+  await writeSafetensors(file, tensors, metadata, pace);
 }

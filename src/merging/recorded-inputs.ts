@@ -35,12 +35,15 @@ export class RecordedInputs {
   readonly #search: readonly string[];
   readonly #beside: ReadonlyMap<string, string>;
   readonly #hashes = new Map<string, Promise<string>>();
+  readonly #signal: AbortSignal | undefined;
 
   /**
    * @param file   that holds the recipe
    * @param search further folders to look in
+   * @param signal its reason is thrown once it is aborted
    */
-  constructor(file: string, search: readonly string[]) {
+  constructor(file: string, search: readonly string[], signal?: AbortSignal) {
+    this.#signal = signal;
     const holders = [path.dirname(path.resolve(file))];
     // A PEFT adapter and a model's part lie up to two folders below what their recipe is seen from.
     for (let i = 0; i < 3; i++) holders.push(path.dirname(holders.at(-1)!));
@@ -101,7 +104,7 @@ export class RecordedInputs {
     }
     let hash = this.#hashes.get(place);
     if (hash === undefined) {
-      hash = hashFile(place);
+      hash = hashFile(place, this.#signal);
       this.#hashes.set(place, hash);
     }
     return { state: (await hash) === sha256 ? 'same' : 'changed', reason: null };

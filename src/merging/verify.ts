@@ -57,6 +57,8 @@ export interface VerifyOptions {
   readonly cacheFolder?: string | null;
   /** Told what a user should know of that folder. */
   readonly onNote?: (text: string) => void;
+  /** Its reason is thrown once it is aborted; nothing is left behind. */
+  readonly signal?: AbortSignal;
 }
 
 /** Places in a result's folder where the header with the recipe may be. */
@@ -75,18 +77,19 @@ const carriers = [
  */
 export async function verifyFile(
   location: string,
-  { search = [], rebuild, cacheFolder = null, onNote = () => {} }: VerifyOptions = {},
+  { search = [], rebuild, cacheFolder = null, onNote = () => {}, signal }: VerifyOptions = {},
 ): Promise<VerifyReport> {
+  signal?.throwIfAborted();
   const file = carrierOf(location);
   const { metadata, format } = await openTensorFile(file);
   const text = metadata.get(recipeKey);
   const recipe = text === undefined ? null : parseRecipe(file, text);
   const stated =
     metadata.get('sshs_model_hash') ?? metadata.get('modelspec.hash_sha256')?.replace(/^0x/, '') ?? null;
-  const actual = format === 'safetensors' ? (await sshsHashes(file)).modelHash : null;
+  const actual = format === 'safetensors' ? (await sshsHashes(file, signal)).modelHash : null;
   const content = stated === null || actual === null ? null : { stated, actual };
   const inputs: VerifiedInput[] = [];
-  const places = new RecordedInputs(file, search);
+  const places = new RecordedInputs(file, search, signal);
   for (const input of recipe === null ? [] : filesIn(recipe)) inputs.push(await places.verify(input));
   const intact = inputs.every(({ state }) => state === 'same');
   let rebuilt: boolean | null = null;
@@ -105,10 +108,15 @@ export async function verifyFile(
       );
     }
     const placeOf = unitPlaces(file, inputs);
-    rebuilt = await sameAgain(file, location, (out) =>
+    const ending = signal === undefined ? {} : { signal };
+    rebuilt = await sameAgain(file, location, signal, (out) =>
       recipe.kind === 'fusion'
-        ? repeatFusion(parseFusionRecipe(file, text!), recipe, out, placeOf, { cacheFolder, onNote })
-        : repeat(file, recipe, out, placeOf),
+        ? repeatFusion(parseFusionRecipe(file, text!), recipe, out, placeOf, {
+            cacheFolder,
+            onNote,
+            ...ending,
+          })
+        : repeat(file, recipe, out, placeOf, ending),
     );
   }
   const ok = intact && (content === null || content.stated === content.actual) && rebuilt !== false;
@@ -153,6 +161,7 @@ function unitPlaces(file: string, inputs: readonly VerifiedInput[]): (unit: Unit
 async function sameAgain(
   file: string,
   location: string,
+  signal: AbortSignal | undefined,
   make: (out: string) => Promise<void>,
 ): Promise<boolean> {
   removeAbandoned(os.tmpdir());
@@ -162,8 +171,8 @@ async function sameAgain(
     const out = path.join(folder, path.basename(path.resolve(location)));
     await make(out);
     const inside = path.relative(path.resolve(location), path.resolve(file));
-    const again = await sshsHashes(inside === '' ? out : path.join(out, inside));
-    return again.modelHash === (await sshsHashes(file)).modelHash;
+    const again = await sshsHashes(inside === '' ? out : path.join(out, inside), signal);
+    return again.modelHash === (await sshsHashes(file, signal)).modelHash;
   } finally {
     await removeTree(folder);
     forget(folder);
@@ -176,18 +185,23 @@ async function repeatFusion(
   recorded: RecordedFusion,
   out: string,
   placeOf: (unit: Unit) => string,
-  cache: Required<Pick<VerifyOptions, 'cacheFolder' | 'onNote'>>,
+  settings: Ending & Required<Pick<VerifyOptions, 'cacheFolder' | 'onNote'>>,
 ): Promise<void> {
   const request = await repeatedRequest({
     ...recipe,
     base: { ...recipe.base, path: placeOf(recorded.base) },
     concepts: recipe.concepts.map((concept, i) => ({ ...concept, path: placeOf(recorded.concepts[i]!) })),
   });
-  const fusion = await fuse({ ...request, ...cache });
+  const fusion = await fuse({ ...request, ...settings });
   const isFile = out.endsWith('.safetensors');
   const folder = isFile ? `${out}.fusion` : out;
   await writeFusion(fusion, folder, { naming: recipe.naming });
   if (isFile) await rename(path.join(folder, 'lora.safetensors'), out);
+}
+
+/** What ends a repeated job. */
+interface Ending {
+  readonly signal?: AbortSignal;
 }
 
 async function repeat(
@@ -195,6 +209,7 @@ async function repeat(
   recipe: RecordedJob,
   out: string,
   placeOf: (unit: Unit) => string,
+  ending: Ending,
 ): Promise<void> {
   const bases = recipe.inputs.filter(({ settings }) => settings.role === 'base');
   const others = recipe.inputs.filter(({ settings }) => settings.role !== 'base');
@@ -209,30 +224,30 @@ async function repeat(
   };
   switch (recipe.kind) {
     case 'merge':
-      await mergeFiles({ ...given(recipe.options), ...base, inputs: adapters, out });
+      await mergeFiles({ ...given(recipe.options), ...base, ...ending, inputs: adapters, out });
       return;
     case 'convert': {
       const input = need(adapters[0], 'an adapter').path;
       const { dtype, word, ...options } = recipe.options;
       const chosen = { ...(dtype === null ? {} : { dtype }), ...(word == null ? {} : { word }) };
-      await convertFile({ ...options, ...chosen, ...base, input, out });
+      await convertFile({ ...options, ...chosen, ...base, ...ending, input, out });
       return;
     }
     case 'resize': {
       const input = need(adapters[0], 'an adapter').path;
-      await resizeFile({ ...recipe.options, ...base, input, out });
+      await resizeFile({ ...recipe.options, ...base, ...ending, input, out });
       return;
     }
     case 'extract': {
       const [tuned, before] = [need(adapters[0], 'a model').path, need(adapters[1], 'a second model').path];
-      await extractModel({ ...recipe.options, tuned, base: before, out });
+      await extractModel({ ...recipe.options, ...ending, tuned, base: before, out });
       return;
     }
     case 'bake': {
       const model = need(bases[0], 'a base');
       const { dtype, drop } = recipe.options;
       const chosen = dtype === null ? {} : { dtype };
-      await bakeFiles({ ...chosen, drop, base: placeOf(model), inputs: adapters, out });
+      await bakeFiles({ ...chosen, ...ending, drop, base: placeOf(model), inputs: adapters, out });
       return;
     }
   }

@@ -13,6 +13,7 @@ import {
   readBytes,
 } from '../formats/raw-tensor.ts';
 import { checkUnchanged, type FileIdentity } from '../io/file-identity.ts';
+import { Pace } from '../pace.ts';
 import type { FactorAddition, JoinedFactors } from './factor-addition.ts';
 
 /** A tensor to be written. */
@@ -23,7 +24,11 @@ export interface BakedWeight {
   readonly source: RawTensor;
   /** Added to it; `null` if nothing is. */
   readonly change:
-    | { readonly kind: 'factors'; readonly rows: number; readonly read: () => JoinedFactors }
+    | {
+        readonly kind: 'factors';
+        readonly rows: number;
+        readonly read: () => JoinedFactors | Promise<JoinedFactors>;
+      }
     | { readonly kind: 'bias'; readonly read: () => readonly { values: Float64Array; strength: number }[] }
     | null;
 }
@@ -51,6 +56,7 @@ interface Piece {
  * All bytes in order. A block is valid until the next but one is asked for.
  * @param onBytes called with the size of each piece when it is made
  * @param sizes   of what is handled at a time; the bytes do not depend on them
+ * @param pace    between pieces
  * @throws {NumericalError} if a number does not fit its dtype; {FormatError} if a source cannot be read, or changes meanwhile
  */
 export async function* weightBlocks(
@@ -58,6 +64,7 @@ export async function* weightBlocks(
   addition: FactorAddition,
   onBytes: (sizeBytes: number) => void,
   sizes: BlockSizes = BLOCK_SIZES,
+  pace: Pace = new Pace(),
 ): AsyncGenerator<Uint8Array> {
   const files = new OpenFiles();
   const pieces = piecesOf(weights, addition, files, sizes);
@@ -70,6 +77,7 @@ export async function* weightBlocks(
       await waiting.fill(block.subarray(used, used + waiting.length));
       used += waiting.length;
       onBytes(waiting.length);
+      await pace.turn();
       waiting = pieces.next().value;
     }
     return block.subarray(0, used);
@@ -195,7 +203,7 @@ function* made(
       length: rows * n * width,
       width,
       fill: async (target) => {
-        factors ??= change.read();
+        factors ??= await change.read();
         const bytes = await read(begin * n, rows * n);
         // The runtime knows halves; every other type is decoded and encoded here.
         const own = source.dtype === 'F16' ? halves(bytes) : decodeFloat32(bytes, source.dtype);

@@ -10,6 +10,7 @@ import { writeSafetensors } from '../formats/safetensors.ts';
 import type { TorchValue } from '../formats/torch-value.ts';
 import { torchTensor, writeTorchZip } from '../formats/torch-writer.ts';
 import { edLoraEmbeddingKey } from '../models/keys/ed-lora.ts';
+import { Pace } from '../pace.ts';
 import type { Unheld } from './output.ts';
 import { refuseUnreadable } from './read-back.ts';
 
@@ -119,6 +120,7 @@ export async function writeWords(
   format: WordFormat,
   given: readonly AdapterWord[],
   metadata: Readonly<Record<string, string>> = {},
+  pace: Pace = new Pace(),
 ): Promise<void> {
   const words = given.filter((entry) => refusedBy(format, entry) === null);
   if (words.length === 0) throw new UsageError(`${file}: no word is left to write`);
@@ -136,8 +138,8 @@ export async function writeWords(
       named: format !== 'xti' && format !== 'sdxl-embedding' && !(torch && format === 'kohya-embedding'),
     });
     return torch
-      ? writeTorchZip(file, new Map(tensors.map((tensor) => [tensor.name, torchTensor(tensor)])))
-      : writeSafetensors(file, tensors, header);
+      ? writeTorchZip(file, new Map(tensors.map((tensor) => [tensor.name, torchTensor(tensor)])), pace)
+      : writeSafetensors(file, tensors, header, pace);
   };
   const single = (): AdapterWord => {
     if (new Set(words.map(({ word }) => word)).size > 1) {
@@ -177,6 +179,7 @@ export async function writeWords(
           ['sd_checkpoint', null],
           ['sd_checkpoint_name', null],
         ]),
+        pace,
       );
     }
     case 'sdxl-embedding': {
@@ -212,6 +215,7 @@ export async function writeWords(
             ]),
           ],
         ]),
+        pace,
       );
     }
   }

@@ -1,10 +1,14 @@
 /** The program as a process: signals end jobs in order, and nobody reading is no reason to lose work. */
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
-import { existsSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { cpSync, existsSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { sshsHashes } from '../../src/concepts/lora-metadata.ts';
+import { computedTensor } from '../../src/formats/raw-tensor.ts';
+import { writeSafetensors } from '../../src/formats/safetensors.ts';
+import { openTensorFile } from '../../src/formats/tensor-file.ts';
+import { convertFile } from '../../src/merging/jobs.ts';
 import { packageRoot } from '../../src/package-root.ts';
 import { builtProgram } from '../support/built-program.ts';
 
@@ -65,6 +69,7 @@ async function interrupted(
   return { code: await ended, err };
 }
 
+const hidden = (place: string): string[] => readdirSync(place).filter((name) => name.startsWith('.'));
 const stepsIn = (out: string): number => out.trimEnd().split('\n').length - 1;
 
 describe('a job that is ended', () => {
@@ -100,6 +105,26 @@ describe('a job that is ended', () => {
     expect(code, err).toBe(expected);
     expect(err).toMatch(/error: interrupted; \d+ finished pictures are kept in /);
   });
+
+  it('removes the folder that a bake was filling', async () => {
+    const [base, lora, out] = [at('base'), at('lora.safetensors'), at('baked')];
+    cpSync(path.join(root, 'fixtures/tiny-world/model'), base, { recursive: true });
+    await convertFile({ input: smiley, out: lora, format: 'kohya', drop: true });
+    // 150 million halves beside the UNet's own weights, which bfloat16 wants converted one by one.
+    const { tensors } = await openTensorFile(path.join(base, 'unet/diffusion_pytorch_model.safetensors'));
+    const zeros = computedTensor('zeros', 'F16', [150, 1_000_000], () => new Uint8Array(3e8));
+    await writeSafetensors(path.join(base, 'unet/diffusion_pytorch_model.safetensors'), [
+      ...tensors.values(),
+      zeros,
+    ]);
+    const line = ['bake', '--base', base, '--lora', lora, '--dtype', 'bf16', '--out', out];
+    const filling = (): boolean => hidden(folder).some((name) => existsSync(path.join(folder, name, 'unet')));
+    const { code, err } = await interrupted(line, filling, ['SIGINT']);
+    expect(code, err).toBe(130);
+    expect(err).toContain('interrupted; what was finished is kept, and no half-written file was left');
+    expect(existsSync(out)).toBe(false);
+    expect(hidden(folder)).toEqual([]);
+  }, 20_000);
 
   it('by a second Ctrl-C ends at once, and says what stays', async () => {
     const out = at('twice');

@@ -42,7 +42,7 @@ describe('hashes of a LoRA file', () => {
 
   it('are known before a file is written', async () => {
     const { tensors } = await openTensorFile(file);
-    const { modelHash, legacyHash } = sshsHashesOf(tensors.values(), small.metadata_hashed);
+    const { modelHash, legacyHash } = await sshsHashesOf(tensors.values(), small.metadata_hashed);
     expect(modelHash).toBe(small.sshs_model_hash);
     expect(legacyHash).toBe(small.sshs_legacy_hash);
   });

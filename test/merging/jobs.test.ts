@@ -551,3 +551,115 @@ describe('bad input', () => {
     expect(existsSync(out)).toBe(true);
   });
 });
+
+describe('a job that is aborted', () => {
+  /** The miniature with one layer changed. */
+  async function tunedModel(): Promise<string> {
+    const out = scratch('tuned');
+    const module = attentionLayers[0]!.module;
+    const base = await openModelFiles(model);
+    const [m, n] = base.weights.get(adapterModuleId(module))!.shape as [number, number];
+    const lora = await randomFile({}, [{ module, kernel: null, m, n }]);
+    await bakeFiles({ base: model, inputs: [input(lora)], out });
+    return out;
+  }
+
+  type Job = (out: string, signal: AbortSignal, onStep: () => void) => Promise<unknown>;
+  const jobs: [string, string, Job][] = [
+    [
+      'merge',
+      'out.safetensors',
+      async (out, signal, onLayer) => {
+        const inputs = [input(await randomFile()), input(await randomFile({ seed: 2 }))];
+        return mergeFiles({ inputs, out, method: 'svd', signal, onLayer });
+      },
+    ],
+    [
+      'merge',
+      'folder',
+      async (out, signal, onLayer) =>
+        mergeFiles({ inputs: [input(await randomFile())], out, format: 'peft', signal, onLayer }),
+    ],
+    [
+      'convert',
+      'out.safetensors',
+      async (out, signal, onLayer) =>
+        convertFile({ input: await randomFile(), out, format: 'diffusers', signal, onLayer }),
+    ],
+    [
+      'convert',
+      'out.pth',
+      async (out, signal, onLayer) =>
+        convertFile({ input: await randomFile(), out, format: 'ed-lora', drop: true, signal, onLayer }),
+    ],
+    [
+      'resize',
+      'out.safetensors',
+      async (out, signal, onLayer) =>
+        resizeFile({ input: await randomFile(), out, rule: { kind: 'rank' }, rank: 2, signal, onLayer }),
+    ],
+    [
+      'extract',
+      'out.safetensors',
+      async (out, signal, onLayer) =>
+        extractModel({ tuned: await tunedModel(), base: model, rank: 2, out, signal, onLayer }),
+    ],
+    [
+      'bake',
+      'out',
+      async (out, signal, onProgress) =>
+        bakeFiles({ base: model, inputs: [input(first)], out, drop: true, signal, onProgress }),
+    ],
+  ];
+
+  it.each(jobs)('%s to %s, while it works: throws the reason and leaves nothing', async (_, name, job) => {
+    const out = scratch(name);
+    const reason = new Error('enough');
+    const controller = new AbortController();
+    let steps = 0;
+    const started = job(out, controller.signal, () => {
+      steps++;
+      controller.abort(reason);
+    });
+    await expect(started).rejects.toBe(reason);
+    expect(steps).toBeGreaterThan(0);
+    expect(readdirSync(path.dirname(out))).toEqual([]);
+  });
+
+  it.each(jobs)('%s to %s, at its last step: nothing gets the name', async (_, name, job) => {
+    const [whole, out] = [scratch(name), scratch(name)];
+    let total = 0;
+    await job(whole, new AbortController().signal, () => {
+      total++;
+    });
+    const reason = new Error('enough');
+    const controller = new AbortController();
+    const started = job(out, controller.signal, () => {
+      total--;
+      if (total === 0) controller.abort(reason);
+    });
+    await expect(started).rejects.toBe(reason);
+    expect(readdirSync(path.dirname(out))).toEqual([]);
+  });
+
+  it.each(jobs)('%s to %s, before it begins: no work is done', async (_, name, job) => {
+    const out = scratch(name);
+    const reason = new Error('enough');
+    await expect(
+      job(out, AbortSignal.abort(reason), () => {
+        throw new Error('worked');
+      }),
+    ).rejects.toBe(reason);
+    expect(readdirSync(path.dirname(out))).toEqual([]);
+  });
+
+  it('verify and lint throw the reason too', async () => {
+    const [file, reason] = [await randomFile(), new Error('enough')];
+    const out = scratch('resized.safetensors');
+    await resizeFile({ input: file, out, rule: { kind: 'rank' }, rank: 2 });
+    const signal = AbortSignal.abort(reason);
+    await expect(verifyFile(out, { signal })).rejects.toBe(reason);
+    const adapter = await loadAdapter(file);
+    await expect(lintMerge([{ adapter }, { adapter }], 'peft-svd', { signal })).rejects.toBe(reason);
+  });
+});
