@@ -14,7 +14,7 @@ import { existsSync } from 'node:fs';
 import path from 'node:path';
 import { z } from 'zod';
 import { UsageError } from '../errors.ts';
-import { excerpt } from '../formats/excerpt.ts';
+import { excerpt, lengthExcerpt } from '../formats/excerpt.ts';
 import { MAX_YAML_LENGTH, parseYaml } from '../formats/strict-yaml.ts';
 import { readTextFile } from '../io/read-small-file.ts';
 import { nearestName } from './nearest-name.ts';
@@ -48,7 +48,7 @@ const strength = z
 const text = z
   .string({ error: 'expected text' })
   .min(1, { error: 'expected text, got none' })
-  .max(4096, { error: ({ input }) => `expected at most 4096 characters, got ${String(input).length}` })
+  .max(4096, { error: ({ input }) => `expected at most 4096 characters, got ${lengthExcerpt(input)}` })
   .refine((value) => !value.includes('\0'), { error: 'expected text without NUL' });
 
 const mixOfShowEntry = z.strictObject({

@@ -19,3 +19,8 @@ export function jsonExcerpt(value: unknown, length = MAX_SHOWN): string {
   if (typeof value === 'object' && value !== null) return 'an object';
   return String(value);
 }
+
+/** How long a text is that may be none: a list in its place has things in it that no text can be made of. */
+export function lengthExcerpt(value: unknown): string {
+  return typeof value === 'string' ? String(value.length) : jsonExcerpt(value);
+}

@@ -4,7 +4,7 @@
  */
 import { z } from 'zod';
 import { UsageError } from '../errors.ts';
-import { excerpt } from '../formats/excerpt.ts';
+import { excerpt, lengthExcerpt } from '../formats/excerpt.ts';
 import {
   MAX_BATCH,
   MAX_CORNERS,
@@ -39,7 +39,7 @@ const whole = (low: number, high: number): z.ZodInt =>
     .max(high, { error: ({ input }) => rangeMessage(low, high, input) });
 const textUpTo = (length: number): z.ZodString =>
   z.string({ error: 'expected text' }).max(length, {
-    error: ({ input }) => `expected at most ${length} characters, got ${String(input).length}`,
+    error: ({ input }) => `expected at most ${length} characters, got ${lengthExcerpt(input)}`,
   });
 const listUpTo = <T extends z.ZodType>(item: T, count: number): z.ZodArray<T> =>
   z.array(item).max(count, {

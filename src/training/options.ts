@@ -3,6 +3,7 @@
  * this one schema, which is also published as JSON Schema.
  */
 import { z } from 'zod';
+import { jsonExcerpt, lengthExcerpt } from '../formats/excerpt.ts';
 import { RATE_SCHEDULES } from '../optim/learning-rate.ts';
 
 /** Steps of the longest runs are some hundred thousand. */
@@ -25,7 +26,7 @@ const MAX_PROMPT_LENGTH = 10_000;
 const MAX_PATTERNS = 1000;
 
 const range = (low: number, high: number) => ({
-  error: ({ input }: { readonly input?: unknown }) => `expected ${low} … ${high}, got ${input}`,
+  error: ({ input }: { readonly input?: unknown }) => `expected ${low} … ${high}, got ${jsonExcerpt(input)}`,
 });
 const ranged = (low: number, high: number) =>
   z.number().min(low, range(low, high)).max(high, range(low, high));
@@ -33,7 +34,7 @@ const whole = (low: number, high: number) =>
   z.number().int().min(low, range(low, high)).max(high, range(low, high));
 const textUpTo = (length: number) =>
   z.string().max(length, {
-    error: ({ input }) => `expected at most ${length} characters, got ${String(input).length}`,
+    error: ({ input }) => `expected at most ${length} characters, got ${lengthExcerpt(input)}`,
   });
 
 const path = textUpTo(MAX_PATH_LENGTH).refine(

@@ -110,3 +110,12 @@ describe('nearestName', () => {
     expect(nearestName('frobnicate', known)).toBeNull();
   });
 });
+
+it('names a list of things that no text can be made of', async () => {
+  // A list that is too long, of objects whose toString is no function.
+  const things = Array.from({ length: 5000 }, () => ({ toString: 1, valueOf: 1 }));
+  await expect(readManifest(list('things.json', { concepts: [things] }))).rejects.toThrow(EdloraError);
+  await expect(
+    readManifest(list('named.json', { concepts: [{ path: things, name: things }] })),
+  ).rejects.toThrow(EdloraError);
+});
