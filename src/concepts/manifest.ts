@@ -10,11 +10,13 @@
  *       - { path: b.safetensors, strength: 0.8 }
  *       - { path: c.pth, unetStrength: 0.8, textEncoderStrength: 1, name: <c1> <c2> }
  */
+
 import { existsSync } from 'node:fs';
 import path from 'node:path';
 import { z } from 'zod';
 import { UsageError } from '../errors.ts';
 import { excerpt, lengthExcerpt } from '../formats/excerpt.ts';
+import { safeParse } from '../formats/safe-parse.ts';
 import { MAX_YAML_LENGTH, parseYaml } from '../formats/strict-yaml.ts';
 import { readTextFile } from '../io/read-small-file.ts';
 import { nearestName } from './nearest-name.ts';
@@ -135,7 +137,7 @@ function readOwn(file: string, value: unknown): ConceptSpec[] {
 
 /** @throws {UsageError} about the first issue, with the nearest known key for an unknown one */
 function check<T>(file: string, schema: z.ZodType<T>, value: unknown, where: string): T {
-  const result = schema.safeParse(value);
+  const result = safeParse(schema, value);
   if (result.success) return result.data;
   const issue = result.error.issues[0]!;
   const place = issue.path.reduce<string>(

@@ -1,7 +1,9 @@
 /** The content of an evaluation's report.json: written, and read again to be compared. */
+
 import { z } from 'zod';
 import { FormatError } from '../errors.ts';
 import { readJsonFile } from '../formats/json-file.ts';
+import { safeParse } from '../formats/safe-parse.ts';
 import type { Evaluation } from './evaluate.ts';
 
 const MAX_BYTES = 64 << 20;
@@ -133,7 +135,7 @@ export function evaluationReport(
  */
 export async function readEvaluationReport(file: string): Promise<EvaluationReport> {
   const json = await readJsonFile(file, MAX_BYTES, "an evaluation's report.json");
-  const result = reportSchema.safeParse(json);
+  const result = safeParse(reportSchema, json);
   if (result.success) return result.data;
   const { path, message } = result.error.issues[0]!;
   throw new FormatError(

@@ -1,10 +1,12 @@
 /** A fusion from its recipe: to make it again, or to add concepts to it. */
+
 import path from 'node:path';
 import { z } from 'zod';
 import { loadConcept } from '../concepts/concept-file.ts';
 import { renameTokens } from '../concepts/prompt.ts';
 import { FormatError, UsageError } from '../errors.ts';
 import { MAX_CONFIG_BYTES } from '../formats/json-file.ts';
+import { safeParse } from '../formats/safe-parse.ts';
 import { readTextFile } from '../io/read-small-file.ts';
 import { openCheckpoint } from '../models/checkpoint.ts';
 import { checkFusionOptions, DEFAULTS, type FusionOptions, fusionOptionsSchema } from './options.ts';
@@ -51,7 +53,7 @@ export function parseFusionRecipe(where: string, text: string): Recipe {
   } catch (cause) {
     throw new FormatError(where, 'expected a recipe in JSON', { cause });
   }
-  const parsed = recipeSchema.safeParse(value);
+  const parsed = safeParse(recipeSchema, value);
   if (!parsed.success) {
     const [issue] = parsed.error.issues;
     throw new FormatError(

@@ -2,9 +2,11 @@
  * What a result's inputs went through before: every original file once, by its hash, with the header it had, and the jobs
  * since as a list, oldest first. The size is bounded: of a long history the oldest jobs are counted instead of told.
  */
+
 import path from 'node:path';
 import { z } from 'zod';
 import type { Adapter } from '../concepts/adapter.ts';
+import { safeParse } from '../formats/safe-parse.ts';
 
 /** Header entry with the recipe; fusions use it too. */
 export const recipeKey = 'edlora.recipe';
@@ -85,8 +87,8 @@ class Collected {
       this.#originals.set(sha256, { name, sha256, metadata: Object.fromEntries(kept) });
       return;
     }
-    const steps = stepsSchema.safeParse(parsed(metadata.get(stepsKey)));
-    const inputs = z.array(originalSchema).safeParse(parsed(metadata.get(inputsKey)));
+    const steps = safeParse(stepsSchema, parsed(metadata.get(stepsKey)));
+    const inputs = safeParse(z.array(originalSchema), parsed(metadata.get(inputsKey)));
     for (const original of inputs.success ? inputs.data : []) {
       const older = new Map(Object.entries(original.metadata));
       // Older files hold the whole header of every input, with its own inputs inside.

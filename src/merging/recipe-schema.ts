@@ -1,7 +1,9 @@
 /** Recipes as they stand in files, checked before anything that they name is looked at or repeated. */
+
 import { z } from 'zod';
 import { loraNamings } from '../concepts/lora-file.ts';
 import { FormatError } from '../errors.ts';
+import { safeParse } from '../formats/safe-parse.ts';
 import { layerChoices } from './extract.ts';
 import { recipeKey } from './history.ts';
 import { type MergeMethodName, mergeMethodNames } from './method.ts';
@@ -124,7 +126,7 @@ export function parseRecipe(where: string, text: string): RecordedJob | Recorded
     throw new FormatError(where, `${recipeKey}: not valid JSON`, { cause });
   }
   const kind = typeof value === 'object' && value !== null && 'kind' in value ? value.kind : null;
-  const result = kind === 'fusion' ? fusion.safeParse(value) : jobs.safeParse(value);
+  const result = kind === 'fusion' ? safeParse(fusion, value) : safeParse(jobs, value);
   if (result.success) {
     if (filesIn(result.data).length <= MAX_FILES) return result.data;
     throw new FormatError(where, `${recipeKey}: expected at most ${MAX_FILES} files, got more`);

@@ -2,10 +2,12 @@
  * What a picture carries: `parameters`, the text that web UIs show and read, and `edlora.scene`, the complete scene,
  * from which it can be drawn again.
  */
+
 import path from 'node:path';
 import { z } from 'zod';
 import { FormatError, UsageError } from '../errors.ts';
 import { readPngTexts } from '../formats/png.ts';
+import { safeParse } from '../formats/safe-parse.ts';
 import { parseJson } from '../formats/strict-json.ts';
 import { placeOfRecord, recordedPath } from '../io/recorded-path.ts';
 import { defaultBase } from '../package-root.ts';
@@ -113,7 +115,7 @@ export async function readPictureScene(file: string): Promise<Scene> {
       `expected a scene of at most ${MAX_SCENE_LENGTH} characters, got ${text.length}`,
     );
   }
-  const parsed = embedded.safeParse(parseJson(text, `${file} (${SCENE_KEY})`));
+  const parsed = safeParse(embedded, parseJson(text, `${file} (${SCENE_KEY})`));
   if (!parsed.success) throw new UsageError(`${file}: its scene has another form than expected`);
   const scene = checkScene(parsed.data.scene, (_, name) => `${file} (${SCENE_KEY}): ${name || 'scene'}`);
   const folders = [path.dirname(path.resolve(file)), process.cwd()];

@@ -1,9 +1,11 @@
 /** Scene files (YAML or JSON), checked field by field; messages point at the line. */
+
 import path from 'node:path';
 import type { z } from 'zod';
 import { nearestName } from '../concepts/nearest-name.ts';
 import { UsageError } from '../errors.ts';
 import { excerpt } from '../formats/excerpt.ts';
+import { safeParse } from '../formats/safe-parse.ts';
 import { MAX_YAML_LENGTH, parseYaml } from '../formats/strict-yaml.ts';
 import { readTextFile } from '../io/read-small-file.ts';
 import { type Scene, sceneSchema } from './scene.ts';
@@ -38,7 +40,7 @@ export function checkScene(
   value: unknown,
   where: (at: readonly PropertyKey[], name: string, key?: string) => string,
 ): Scene {
-  const result = sceneSchema.safeParse(value);
+  const result = safeParse(sceneSchema, value);
   if (result.success) return result.data;
   const { issue, at } = innermost(result.error.issues[0]!, []);
   const name = at

@@ -2,9 +2,11 @@
  * A scene: everything that a picture is drawn from, as a file or a command line says it. Paths, names and numbers
  * only; nothing is opened here.
  */
+
 import { z } from 'zod';
 import { UsageError } from '../errors.ts';
 import { excerpt, lengthExcerpt } from '../formats/excerpt.ts';
+import { safeParse } from '../formats/safe-parse.ts';
 import {
   MAX_BATCH,
   MAX_CORNERS,
@@ -261,7 +263,7 @@ export function sceneStrength(
 }
 
 function checked<T>(schema: z.ZodType<T>, value: unknown, where: string): T {
-  const result = schema.safeParse(value);
+  const result = safeParse(schema, value);
   if (result.success) return result.data;
   const [issue] = result.error.issues;
   throw new UsageError(`${where}: ${[...issue!.path.map(String), ''].join(': ')}${issue!.message}`);

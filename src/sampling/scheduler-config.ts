@@ -3,10 +3,12 @@
  * the samplers here do not have (flow matching, dynamic thresholding, Beta and exponential sigmas …) are refused by
  * name when they are switched on; keys of other classes are ignored, as the library ignores them.
  */
+
 import * as z from 'zod';
 import { FormatError, UsageError } from '../errors.ts';
 import { jsonExcerpt } from '../formats/excerpt.ts';
 import { MAX_CONFIG_BYTES } from '../formats/json-file.ts';
+import { safeParse } from '../formats/safe-parse.ts';
 import { parseJson } from '../formats/strict-json.ts';
 import { readTextFile } from '../io/read-small-file.ts';
 
@@ -203,7 +205,7 @@ export function resolveSchedulerConfig(
   file: string,
   schedulerClass: SchedulerClass | null = null,
 ): SchedulerConfig {
-  const parsed = schema.safeParse(json);
+  const parsed = safeParse(schema, json);
   if (!parsed.success) {
     const issue = parsed.error.issues[0]!;
     throw new FormatError(file, `${issue.path.join('.') || 'scheduler config'}: ${issue.message}`);

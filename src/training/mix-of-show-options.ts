@@ -3,12 +3,14 @@
  * named as unknown.
  * Source: TencentARC/Mix-of-Show, options/train/EDLoRA, train_edlora.py, mixofshow/data/pil_transform.py.
  */
+
 import { existsSync, readdirSync } from 'node:fs';
 import path from 'node:path';
 import { z } from 'zod';
 import { FormatError } from '../errors.ts';
 import { excerpt, jsonExcerpt } from '../formats/excerpt.ts';
 import { MAX_CONFIG_BYTES, readJsonFile } from '../formats/json-file.ts';
+import { safeParse } from '../formats/safe-parse.ts';
 import { infoOf } from '../io/file-info.ts';
 import type { TrainingInput } from './options.ts';
 
@@ -75,7 +77,7 @@ export async function readMixOfShow(value: Record<string, unknown>, file: string
     used.add(key);
     const given = flat.get(key);
     if (given === null) return undefined;
-    const parsed = schema.safeParse(given);
+    const parsed = safeParse(schema, given);
     if (!parsed.success) {
       throw new FormatError(file, `${key}: expected another kind of value, got ${jsonExcerpt(given)}`);
     }
@@ -197,7 +199,7 @@ function transformSettings(
 /** Their list of folders; more than one would be several concepts. */
 async function pictures(file: string): Promise<Partial<TrainingInput>> {
   const json = await readJsonFile(file, MAX_CONFIG_BYTES, 'a JSON list of folders');
-  const parsed = conceptList.safeParse(json);
+  const parsed = safeParse(conceptList, json);
   if (!parsed.success)
     throw new FormatError(
       file,

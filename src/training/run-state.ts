@@ -2,12 +2,14 @@
  * The state of a run in one safetensors file: what is trained, the optimiser's means, the losses so far. Random numbers
  * need no state, since each step has a generator of its own (batch-order.ts).
  */
+
 import { existsSync } from 'node:fs';
 import { copyFile, link, rename, rm } from 'node:fs/promises';
 import path from 'node:path';
 import { z } from 'zod';
 import { FormatError, UsageError } from '../errors.ts';
 import { float32Tensor, type RawTensor, readFloat32 } from '../formats/raw-tensor.ts';
+import { safeParse } from '../formats/safe-parse.ts';
 import { writeSafetensors } from '../formats/safetensors.ts';
 import { sealOf } from '../formats/seal.ts';
 import { openTensorFile } from '../formats/tensor-file.ts';
@@ -206,7 +208,7 @@ export async function restoreState(
 /** Open a state and check all of it. @throws {FormatError} naming what is wrong, and in which tensor */
 async function openState(file: string, parameters: readonly Parameter[]): Promise<SavedState> {
   const { metadata, tensors } = await openTensorFile(file);
-  const parsed = header.safeParse(Object.fromEntries(metadata));
+  const parsed = safeParse(header, Object.fromEntries(metadata));
   if (!parsed.success) {
     const issue = parsed.error.issues[0]!;
     throw new FormatError(

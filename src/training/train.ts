@@ -7,6 +7,7 @@ import { bindConcepts } from '../concepts/prompt.ts';
 import { InterruptedError, NumericalError, UsageError } from '../errors.ts';
 import type { Picture } from '../formats/picture.ts';
 import { readFloat32 } from '../formats/raw-tensor.ts';
+import { safeParse } from '../formats/safe-parse.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
 import { vaeFactor } from '../models/vae/config.ts';
 import { type AdamWState, adamwState, adamwStep } from '../optim/adamw.ts';
@@ -82,7 +83,7 @@ export async function train(request: TrainingRequest): Promise<TrainedConcept> {
 
 /** Settings checked and completed with the method's defaults. @throws {UsageError} naming each wrong one */
 export function trainingSettings(input: TrainingInput): { method: Method; settings: ResolvedSettings } {
-  const parsed = trainingSchema.safeParse(input);
+  const parsed = safeParse(trainingSchema, input);
   if (!parsed.success) {
     const problems = parsed.error.issues.map(
       ({ path, message }) => `${path.join('.') || 'settings'}: ${message}`,

@@ -1,8 +1,10 @@
 /** Settings from a YAML or JSON file: ours, or Mix-of-Show's option files. */
+
 import path from 'node:path';
 import { nearestName } from '../concepts/nearest-name.ts';
 import { FormatError } from '../errors.ts';
 import { excerpt } from '../formats/excerpt.ts';
+import { safeParse } from '../formats/safe-parse.ts';
 import { MAX_YAML_LENGTH, parseYaml } from '../formats/strict-yaml.ts';
 import { readTextFile } from '../io/read-small-file.ts';
 import { isMixOfShow, readMixOfShow, type TrainingFile } from './mix-of-show-options.ts';
@@ -49,7 +51,7 @@ export async function readTrainingFile(file: string): Promise<TrainingFile> {
 
 /** @throws {FormatError} naming each wrong or unknown key */
 function checkSettings(given: unknown, file: string): void {
-  const parsed = trainingSchema.partial().safeParse(given);
+  const parsed = safeParse(trainingSchema.partial(), given);
   if (!parsed.success) {
     const problems = parsed.error.issues.flatMap((issue) =>
       issue.code === 'unrecognized_keys'

@@ -111,11 +111,14 @@ describe('nearestName', () => {
   });
 });
 
-it('names a list of things that no text can be made of', async () => {
-  // A list that is too long, of objects whose toString is no function.
-  const things = Array.from({ length: 5000 }, () => ({ toString: 1, valueOf: 1 }));
-  await expect(readManifest(list('things.json', { concepts: [things] }))).rejects.toThrow(EdloraError);
-  await expect(
-    readManifest(list('named.json', { concepts: [{ path: things, name: things }] })),
-  ).rejects.toThrow(EdloraError);
+it('refuses a value whose length is no number, and makes no text of it', async () => {
+  const hostile = { length: [{ toString: 1, valueOf: 1 }] };
+  for (const [name, content] of Object.entries({
+    'named.json': { concepts: [{ path: 'a.pth', name: hostile }] },
+    'path.json': { concepts: [{ path: hostile }] },
+    'entry.json': { concepts: [hostile] },
+    'mix.json': [{ lora_path: hostile, unet_alpha: 1, text_encoder_alpha: 1 }],
+  })) {
+    await expect(readManifest(list(name, content)), name).rejects.toThrow(EdloraError);
+  }
 });

@@ -3,6 +3,7 @@
  * [n (n + 1) / 2], or rows [N, n]; float32. What was collected, and how, stands in the header. The same form in float64,
  * with the predictions of the run under way, holds a collection that is not finished.
  */
+
 import { z } from 'zod';
 import { FormatError } from '../../errors.ts';
 import { type HeldFile, holdSafetensors } from '../../formats/held-file.ts';
@@ -13,6 +14,7 @@ import {
   readFloat32,
   readFloat64,
 } from '../../formats/raw-tensor.ts';
+import { safeParse } from '../../formats/safe-parse.ts';
 import { writeSafetensors } from '../../formats/safetensors.ts';
 import { sealOf } from '../../formats/seal.ts';
 import { packedLength } from '../../linalg/gram.ts';
@@ -265,7 +267,7 @@ function openSealed<T>(
     throw new VersionError(file, `expected ${what} of version ${RECIPE_VERSION}, got ${version ?? 'none'}`);
   }
   const { sha256, ...header } = value as { sha256?: unknown };
-  const parsed = schema.safeParse(header);
+  const parsed = safeParse(schema, header);
   if (!parsed.success) {
     const issue = parsed.error.issues[0]!;
     throw new FormatError(file, `${what}: ${issue.path.join('.') || 'header'}: ${issue.message}`);

@@ -1,5 +1,7 @@
 /** Configuration of a ControlNet for SD 1.x, as in its `config.json`: a UNet's, and that of the picture's embedding. */
+
 import { z } from 'zod';
+import { safeParse } from '../../formats/safe-parse.ts';
 import { type UnetConfig, unetSchema } from '../unet/config.ts';
 
 export interface ControlNetConfig {
@@ -29,7 +31,7 @@ export const controlNetSchema = z
   .transform((json, context): ControlNetConfig => {
     // A ControlNet has no second half; the mirrored one stands in.
     const up = json.down_block_types.map((type) => UP[type]).toReversed();
-    const unet = unetSchema.safeParse({ ...json, up_block_types: up });
+    const unet = safeParse(unetSchema, { ...json, up_block_types: up });
     if (!unet.success) {
       const { path, message } = unet.error.issues[0]!;
       context.addIssue({ code: 'custom', path, message });
