@@ -3,31 +3,53 @@
 import { GraphBuilder } from '../graph/builder.ts';
 import { matmul } from '../graph/ops/matmul.ts';
 import type { MatmulEngine } from '../linalg/cholesky-async.ts';
-import { matrix } from '../linalg/matrix.ts';
+import { type Matrix, matrix } from '../linalg/matrix.ts';
 import { GraphSession, type SessionOptions } from './session.ts';
 
 /** Loaded products kept at a time; a factorisation of 5120 columns uses 39 shapes. */
 const KEPT_SESSIONS = 64;
 
+/**
+ * Multiplications of one run, a few tenths of a second: the runtime holds the thread meanwhile. What is larger is multiplied
+ * some rows at a time, to the same bits.
+ */
+const MOST_PRODUCTS = 2 ** 32;
+
 /** A MatmulEngine with one loaded graph per shape. Dispose it when done; calls may follow each other only. */
 export class GraphMatmulEngine {
   readonly #options: SessionOptions;
+  readonly #mostProducts: number;
   /** By shape, the one used last at the end. */
   readonly #sessions = new Map<string, GraphSession>();
 
-  constructor(options: SessionOptions = {}) {
+  /** @param mostProducts multiplications of one run; the results do not depend on them */
+  constructor(options: SessionOptions = {}, mostProducts = MOST_PRODUCTS) {
     this.#options = options;
+    this.#mostProducts = mostProducts;
   }
 
   /** A B. @throws {ShapeError} if the inner sizes differ */
   readonly multiply: MatmulEngine = async (a, b) => {
+    const parts = Math.max(1, Math.ceil((a.rows * a.cols * b.cols) / this.#mostProducts));
+    const rows = Math.ceil(a.rows / parts);
+    if (rows === a.rows) return matrix(a.rows, b.cols, await this.#run(a, b));
+    const product = matrix(a.rows, b.cols);
+    for (let i = 0; i < a.rows; i += rows) {
+      const count = Math.min(rows, a.rows - i);
+      const part = matrix(count, a.cols, a.data.subarray(i * a.cols, (i + count) * a.cols));
+      product.data.set(await this.#run(part, b), i * b.cols);
+    }
+    return product;
+  };
+
+  async #run(a: Matrix, b: Matrix): Promise<Float64Array> {
     const session = await this.#sessionFor(a.rows, a.cols, b.rows, b.cols);
     const { c } = await session.run({
       a: { dtype: 'float64', shape: [a.rows, a.cols], data: a.data },
       b: { dtype: 'float64', shape: [b.rows, b.cols], data: b.data },
     });
-    return matrix(a.rows, b.cols, c!.data as Float64Array);
-  };
+    return c!.data as Float64Array;
+  }
 
   async #sessionFor(...shape: [number, number, number, number]): Promise<GraphSession> {
     const key = shape.join();
