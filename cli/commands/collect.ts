@@ -110,7 +110,7 @@ async function runCollect(args: Args, { io, signal }: CommandContext): Promise<v
     const name = text(args, 'name') ?? null;
     jobs.push({
       target,
-      participant: prepareParticipant(base, {
+      participant: await prepareParticipant(base, {
         concept,
         unetStrength: strength,
         textEncoderStrength: strength,

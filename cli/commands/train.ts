@@ -138,7 +138,7 @@ async function runTrain(args: Args, { io, signal }: CommandContext): Promise<voi
       if (!quiet) show(progress);
     },
     onSample: async (picture, step) => {
-      await writeFileAtomically(samplePicture(out, step), [encodePng(picture)]);
+      await writeFileAtomically(samplePicture(out, step), [await encodePng(picture)]);
     },
   }).finally(() => line.finish());
   const files = await writeTrained(out, trained);

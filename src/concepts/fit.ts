@@ -5,6 +5,7 @@ import type { Checkpoint } from '../models/checkpoint.ts';
 import { textLinearLayers } from '../models/clip/structure.ts';
 import type { LayerDeltas } from '../models/lora.ts';
 import { crossAttentionNames, factorLayers, linearLayers } from '../models/unet/structure.ts';
+import { Pace } from '../pace.ts';
 import type { Concept, LoraLayer } from './concept.ts';
 import { checkFinite, layerDelta } from './layer-delta.ts';
 
@@ -32,11 +33,11 @@ export interface ConceptDeltas {
  * @throws {FormatError} if a number is not finite
  * @throws {UsageError} if a strength is not a finite number
  */
-export function conceptDeltas(
+export async function conceptDeltas(
   base: Checkpoint,
   concept: Concept,
   { unetStrength = 1, textEncoderStrength = 1, convolutions = false }: FitOptions = {},
-): ConceptDeltas {
+): Promise<ConceptDeltas> {
   for (const strength of [unetStrength, textEncoderStrength]) {
     if (!Number.isFinite(strength))
       throw new UsageError(`${concept.path}: strength: expected a number, got ${strength}`);
@@ -50,17 +51,16 @@ export function conceptDeltas(
     .map((layer) => misfit(layer, shapes[layer.component].get(layer.layerName)))
     .filter((problem) => problem !== null);
   if (problems.length > 0) throw misfitError(base, concept, problems);
-  checkFinite(concept);
-  const deltas = (component: LoraLayer['component'], strength: number): LayerDeltas =>
-    new Map(
-      [...concept.layers.values()]
-        .filter((layer) => layer.component === component)
-        .map((layer) => [layer.layerName, layerDelta(layer, strength)]),
-    );
-  return {
-    textDeltas: deltas('text_encoder', textEncoderStrength),
-    unetDeltas: deltas('unet', unetStrength),
-  };
+  const pace = new Pace();
+  await checkFinite(concept, pace);
+  const [textDeltas, unetDeltas] = [new Map<string, LowRank>(), new Map<string, LowRank>()];
+  for (const layer of concept.layers.values()) {
+    const isUnet = layer.component === 'unet';
+    const delta = layerDelta(layer, isUnet ? unetStrength : textEncoderStrength);
+    (isUnet ? unetDeltas : textDeltas).set(layer.layerName, delta);
+    await pace.turn();
+  }
+  return { textDeltas, unetDeltas };
 }
 
 /** Several sets of deltas on one network: layer by layer the exact sum, factors side by side. */

@@ -7,10 +7,11 @@ import path from 'node:path';
 import { FormatError, MismatchError } from '../errors.ts';
 import { type DType, isFloatDType } from '../formats/dtype.ts';
 import { hashFiles } from '../formats/file-hash.ts';
-import { elementCount, type RawTensor } from '../formats/raw-tensor.ts';
+import { elementCount, type RawTensor, verifyStorages } from '../formats/raw-tensor.ts';
 import { openShardedOrSingle, openTensorFile, type TensorFile } from '../formats/tensor-file.ts';
 import { infoOf } from '../io/file-info.ts';
 import { foreignArchitecture } from '../models/keys/architecture.ts';
+import { Pace } from '../pace.ts';
 import type { Component, Concept } from './concept.ts';
 import { loadConcept } from './concept-file.ts';
 import { loadEmbeddings } from './embedding-file.ts';
@@ -96,7 +97,7 @@ export async function inspect(location: string, { hash = false } = {}): Promise<
   const info = infoOf(location);
   const reading = info?.isDirectory() ? await readFolder(location) : await readFile(location);
   const { content, format, tensors, metadata } = reading;
-  if (hash) for (const storage of new Set(tensors.map((tensor) => tensor.storage))) storage.verify?.();
+  if (hash) await new Pace().run(verifyStorages(tensors));
   const holders = tensors.flatMap(({ storage }) => storage.range?.file ?? []);
   const files = [...new Set([...reading.files, ...holders])];
   const hashes = hash ? await hashFiles(files) : new Map<string, string>();
@@ -143,7 +144,7 @@ async function readFolder(folder: string): Promise<Reading> {
     const concept = await loadConcept(folder);
     const tensors = [...concept.layers.values()].flatMap(({ up, down }) => [down, up]);
     const { metadata } = concept;
-    return { content: conceptContent(concept), format: 'folder', tensors, metadata, files: [] };
+    return { content: await conceptContent(concept), format: 'folder', tensors, metadata, files: [] };
   }
   if (holds('model_index.json') || holds('unet')) return readModelFolder(folder);
   return { ...(await readingOf(await openShardedOrSingle(folder, ...STEMS))), format: 'folder' };
@@ -206,7 +207,7 @@ async function contentOf(file: TensorFile): Promise<Content> {
   const embeddings = await embeddingContent(file);
   if (embeddings !== null) return embeddings;
   try {
-    return conceptContent(await loadConcept(file.path));
+    return await conceptContent(await loadConcept(file.path));
   } catch (error) {
     if (!(error instanceof FormatError || error instanceof MismatchError)) throw error;
     const description = family === null ? 'tensors of no known layout' : `weights for ${family}`;
@@ -242,7 +243,7 @@ function checkpointParts(tensors: readonly RawTensor[]): Record<string, number> 
   return parts;
 }
 
-function conceptContent(concept: Concept): Content {
+async function conceptContent(concept: Concept): Promise<Content> {
   const layers = [...concept.layers.values()];
   const ranks = (wanted: Component): Record<string, number> =>
     tally(layers.filter(({ component }) => component === wanted).map(({ rank }) => rank));
@@ -254,14 +255,14 @@ function conceptContent(concept: Concept): Content {
     tokens: wordsOf(concept),
     layers: { text_encoder: ranks('text_encoder'), unet: ranks('unet') },
     scales: tally(layers.map(({ scale }) => Number(scale.toPrecision(6)))),
-    notes: notesOf(concept),
+    notes: await notesOf(concept),
   };
 }
 
 /** Numbers that are not finite, if any. */
-function notesOf(concept: Concept): string[] {
+async function notesOf(concept: Concept): Promise<string[]> {
   try {
-    checkFinite(concept);
+    await checkFinite(concept);
     return [];
   } catch (error) {
     if (!(error instanceof FormatError)) throw error;
@@ -290,7 +291,7 @@ async function embeddingContent(file: TensorFile): Promise<Content | null> {
   const kind = { kind: 'embeddings', description: 'embeddings of words (textual inversion)' } as const;
   try {
     const { concept } = await loadEmbeddings(file.path, LAYERS, width);
-    return { ...nothing, ...kind, tokens: wordsOf(concept), notes: notesOf(concept) };
+    return { ...nothing, ...kind, tokens: wordsOf(concept), notes: await notesOf(concept) };
   } catch (error) {
     if (error instanceof MismatchError) return { ...nothing, ...kind, notes: [error.message] };
     if (error instanceof FormatError) return null;

@@ -3,6 +3,7 @@ import { FormatError } from '../errors.ts';
 import { type RawTensor, readFloat32, readFloat64 } from '../formats/raw-tensor.ts';
 import type { LowRank } from '../linalg/low-rank.ts';
 import { matrix } from '../linalg/matrix.ts';
+import { Pace } from '../pace.ts';
 import type { Concept, LoraLayer } from './concept.ts';
 
 /**
@@ -11,8 +12,9 @@ import type { Concept, LoraLayer } from './concept.ts';
  */
 export function layerDelta(layer: LoraLayer, strength = 1): LowRank {
   const factor = strength * layer.scale;
-  const up = readFloat64(layer.up).map((value) => value * factor);
-  const down = Float64Array.from(readFloat64(layer.down));
+  const up = readFloat64(layer.up).slice();
+  for (let i = 0; i < up.length; i++) up[i]! *= factor;
+  const down = readFloat64(layer.down).slice();
   return {
     up: matrix(layer.up.shape[0]!, layer.rank, up),
     down: matrix(layer.rank, down.length / layer.rank, down),
@@ -21,17 +23,19 @@ export function layerDelta(layer: LoraLayer, strength = 1): LowRank {
 
 /**
  * Read every tensor of a concept and refuse NaN and infinite values.
+ * @param pace between the tensors
  * @throws {FormatError} naming the first such tensor and how many there are
  */
-export function checkFinite(concept: Concept): void {
+export async function checkFinite(concept: Concept, pace: Pace = new Pace()): Promise<void> {
   const bad: string[] = [];
-  const check = (name: string, tensor: RawTensor): void => {
-    if (!readFloat32(tensor).every(Number.isFinite)) bad.push(name);
+  const check = async (name: string, tensor: RawTensor): Promise<void> => {
+    if (!holdsFinite(readFloat32(tensor))) bad.push(name);
+    await pace.turn();
   };
-  for (const { word, embedding } of concept.tokens) check(`embedding of ${word}`, embedding);
+  for (const { word, embedding } of concept.tokens) await check(`embedding of ${word}`, embedding);
   for (const [key, { up, down }] of concept.layers) {
-    check(`${key} (up)`, up);
-    check(`${key} (down)`, down);
+    await check(`${key} (up)`, up);
+    await check(`${key} (down)`, down);
   }
   if (bad.length > 0) {
     const tensor = bad[0]!;
@@ -42,4 +46,11 @@ export function checkFinite(concept: Concept): void {
       { tensor },
     );
   }
+}
+
+function holdsFinite(values: Float32Array): boolean {
+  // 0 · value is 0 for finite numbers only.
+  let probe = 0;
+  for (let i = 0; i < values.length; i++) probe += 0 * values[i]!;
+  return probe === 0;
 }

@@ -101,7 +101,7 @@ export async function sshsHashesOf(
   network: Readonly<Record<string, string>>,
   pace: Pace = new Pace(),
 ): Promise<{ modelHash: string; legacyHash: string }> {
-  const { head, order } = layOutSafetensors('hash', tensors, network);
+  const { head, order } = await pace.run(layOutSafetensors('hash', tensors, network));
   const model = createHash('sha256');
   const legacy = createHash('sha256');
   let at = 0;

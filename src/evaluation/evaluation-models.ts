@@ -60,7 +60,12 @@ export async function openEvaluationModels(sources: EvaluationSources): Promise<
   const opened = await openFusions(sources, fused);
   const base = await baseOf(sources, opened);
   const variants: DescribedVariant[] = [
-    { name: 'single', description: path.basename(concept.path), words, parts: summedParts(base, [concept]) },
+    {
+      name: 'single',
+      description: path.basename(concept.path),
+      words,
+      parts: await summedParts(base, [concept]),
+    },
   ];
   for (const { name, folder, model } of opened) {
     checkWords(folder, words, concept, model.vocabulary);
@@ -80,7 +85,7 @@ export async function openEvaluationModels(sources: EvaluationSources): Promise<
       name: `sum ${strength}`,
       description: `${others.length + 1} concepts added, each at strength ${strength}`,
       words,
-      parts: summedParts(base, [concept, ...others], strength),
+      parts: await summedParts(base, [concept, ...others], strength),
     });
   }
   if (className !== undefined) {

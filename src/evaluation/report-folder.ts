@@ -44,7 +44,7 @@ export class ReportFolder {
     const place = this.#groups.get(group) ?? { folder: this.#freshFolder(group), count: 0 };
     this.#groups.set(group, place);
     const file = `${place.folder}/${String(place.count++).padStart(3, '0')}.png`;
-    await this.write(file, encodePng(picture, texts));
+    await this.write(file, await encodePng(picture, texts));
     return file;
   }
 

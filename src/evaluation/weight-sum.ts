@@ -1,6 +1,6 @@
 /** The simplest way to put concepts into one model: add their deltas. What every fusion must beat. */
 import type { Concept } from '../concepts/concept.ts';
-import { conceptDeltas, sumDeltas } from '../concepts/fit.ts';
+import { type ConceptDeltas, conceptDeltas, sumDeltas } from '../concepts/fit.ts';
 import { bindConcepts } from '../concepts/prompt.ts';
 import { UsageError } from '../errors.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
@@ -12,14 +12,15 @@ import type { PipelineParts } from '../sampling/sample.ts';
  * strength 1 / n is the average.
  * @throws {MismatchError} for concepts that do not fit the base; {UsageError} for none, or a word used twice
  */
-export function summedParts(
+export async function summedParts(
   base: Checkpoint,
   concepts: readonly Concept[],
   strength = 1,
-): Required<Pick<PipelineParts, 'vocabulary' | 'unetDeltas' | 'textDeltas'>> {
+): Promise<Required<Pick<PipelineParts, 'vocabulary' | 'unetDeltas' | 'textDeltas'>>> {
   if (concepts.length === 0) throw new UsageError('sum: expected at least one concept');
   const strengths = { unetStrength: strength, textEncoderStrength: strength };
-  const deltas = concepts.map((concept) => conceptDeltas(base, concept, strengths));
+  const deltas: ConceptDeltas[] = [];
+  for (const concept of concepts) deltas.push(await conceptDeltas(base, concept, strengths));
   return {
     vocabulary: bindConcepts(base.tokenizer, concepts, crossAttentionNames(base.unet.config).length),
     unetDeltas: sumDeltas(deltas.map(({ unetDeltas }) => unetDeltas)),

@@ -4,9 +4,14 @@
  * Scans by character codes: a regular expression over a string of 2^23 characters overflows its stack.
  */
 import type { EdloraError } from '../errors.ts';
+import type { Steps } from '../pace.ts';
 
 /** Nesting of values that are stepped over. Headers and indices of weight files have two levels. */
 const MAX_DEPTH = 64;
+
+/** Members of an object between two steps, and values that are stepped over. */
+const STEP_MEMBERS = 64;
+const STEP_VALUES = 1 << 12;
 
 /** Characters of a number or a literal. */
 const MAX_TOKEN_CHARACTERS = 400;
@@ -54,7 +59,7 @@ export class JsonScanner {
    * Scan an object; `member` is called with each name and scans the value.
    * @param limit most members
    */
-  object(limit: number, member: (name: string) => void): void {
+  *object(limit: number, member: (name: string) => Steps<void> | void): Steps<void> {
     const names = new Set<string>();
     this.#expect('{');
     if (this.peek() === '}') {
@@ -62,18 +67,25 @@ export class JsonScanner {
       return;
     }
     for (;;) {
-      const name = this.string();
-      if (names.has(name)) throw this.#error(`${this.#part}: the name ${JSON.stringify(name)} occurs twice`);
-      if (names.size === limit) {
-        throw this.#error(`${this.#part}: expected at most ${limit} names in one object, got more`);
-      }
-      names.add(name);
-      this.#expect(':');
-      member(name);
+      const steps = member(this.#member(names, limit));
+      if (steps !== undefined) yield* steps;
+      if (names.size % STEP_MEMBERS === 0) yield;
       if (this.peek() !== ',') break;
       this.#position++;
     }
     this.#expect('}');
+  }
+
+  /** The next name of an object, and the colon behind it. @param names those before it; gets it too */
+  #member(names: Set<string>, limit: number): string {
+    const name = this.string();
+    if (names.has(name)) throw this.#error(`${this.#part}: the name ${JSON.stringify(name)} occurs twice`);
+    if (names.size === limit) {
+      throw this.#error(`${this.#part}: expected at most ${limit} names in one object, got more`);
+    }
+    names.add(name);
+    this.#expect(':');
+    return name;
   }
 
   /** A string of well-formed Unicode. */
@@ -159,33 +171,59 @@ export class JsonScanner {
   }
 
   /** Step over any value, checked like the rest. @param limit most members of an object in it */
-  skip(limit: number, depth = 0): void {
-    if (depth > MAX_DEPTH) throw this.unexpected(`values nested at most ${MAX_DEPTH} deep`);
-    const start = this.peek();
-    if (start === '"') this.string();
-    else if (start === '{') this.object(limit, () => this.skip(limit, depth + 1));
-    else if (start === '[') this.#skipArray(limit, depth);
-    else {
-      const token = this.#token();
-      if (!/^(?:true|false|null|-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?)$/.test(token)) {
-        throw this.unexpected('a value');
+  *skip(limit: number): Steps<void> {
+    /** Of the containers around: the names in an object, `null` for an array. */
+    const around: (Set<string> | null)[] = [];
+    for (let values = 1; ; values++) {
+      if (values % STEP_VALUES === 0) yield;
+      if (around.length > MAX_DEPTH) throw this.unexpected(`values nested at most ${MAX_DEPTH} deep`);
+      const names = this.#enter(limit);
+      if (names !== undefined) {
+        around.push(names);
+        continue;
       }
-      this.#position += token.length;
+      if (!this.#leave(around, limit)) return;
     }
   }
 
-  #skipArray(limit: number, depth: number): void {
-    this.#expect('[');
-    if (this.peek() === ']') {
-      this.#position++;
-      return;
+  /** Step over a scalar or an empty container (`undefined`), or into a container, up to its first value. */
+  #enter(limit: number): Set<string> | null | undefined {
+    const start = this.peek();
+    if (start !== '{' && start !== '[') {
+      if (start === '"') this.string();
+      else this.#scalar();
+      return undefined;
     }
-    for (;;) {
-      this.skip(limit, depth + 1);
-      if (this.peek() !== ',') break;
+    this.#position++;
+    if (this.peek() === (start === '{' ? '}' : ']')) {
       this.#position++;
+      return undefined;
     }
-    this.#expect(']');
+    const names = start === '{' ? new Set<string>() : null;
+    if (names !== null) this.#member(names, limit);
+    return names;
+  }
+
+  /** From behind a value to the next one. @returns whether there is one before all of `around` is closed */
+  #leave(around: (Set<string> | null)[], limit: number): boolean {
+    for (let names = around.at(-1); names !== undefined; names = around.at(-1)) {
+      if (this.peek() === ',') {
+        this.#position++;
+        if (names !== null) this.#member(names, limit);
+        return true;
+      }
+      this.#expect(names === null ? ']' : '}');
+      around.pop();
+    }
+    return false;
+  }
+
+  #scalar(): void {
+    const token = this.#token();
+    if (!/^(?:true|false|null|-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?)$/.test(token)) {
+      throw this.unexpected('a value');
+    }
+    this.#position += token.length;
   }
 
   /** Only white space may follow. */

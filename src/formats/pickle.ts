@@ -4,6 +4,7 @@
  * extension registry, out-of-band buffers) are refused. Iterative: nesting costs no call stack.
  * Opcodes: https://github.com/python/cpython/blob/main/Lib/pickletools.py
  */
+import { inOneGo, type Steps } from '../pace.ts';
 import type { ByteReader } from './byte-reader.ts';
 import { COST, extentOf, PickleCost } from './pickle-cost.ts';
 import {
@@ -69,8 +70,20 @@ export function unpickle(
   host: PickleHost,
   fileBytes = Number.POSITIVE_INFINITY,
 ): PickleValue {
+  return inOneGo(unpickleSteps(reader, host, fileBytes));
+}
+
+/** `unpickle` in steps. */
+export function unpickleSteps(
+  reader: ByteReader,
+  host: PickleHost,
+  fileBytes = Number.POSITIVE_INFINITY,
+): Steps<PickleValue> {
   return new PickleMachine(reader, host, fileBytes).run();
 }
+
+/** Operations between two steps. */
+const STEP_OPERATIONS = 1 << 12;
 
 const utf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
 
@@ -95,22 +108,33 @@ class PickleMachine {
     this.#fail = (message) => reader.error(message);
   }
 
-  run(): PickleValue {
-    for (let operations = 0; operations < MAX_OPERATIONS; operations++) {
+  *run(): Steps<PickleValue> {
+    for (let operations = 0; operations < MAX_OPERATIONS; operations += STEP_OPERATIONS) {
+      if (this.#stopsWithin(Math.min(STEP_OPERATIONS, MAX_OPERATIONS - operations))) return this.#result();
+      yield;
+    }
+    throw this.#fail(`expected at most ${MAX_OPERATIONS} operations, got more`);
+  }
+
+  /** Run some operations. @returns whether STOP was among them: it is the last one then */
+  #stopsWithin(operations: number): boolean {
+    for (let i = 0; i < operations; i++) {
       const code = this.#reader.u8();
       this.#cost.charge(COST.operation);
-      if (code === 0x2e) {
-        const result = this.#pop();
-        if (this.#stack.length > 0 || this.#marks.length > 0) {
-          throw this.#fail(`expected an empty stack at STOP, got ${this.#stack.length} values left over`);
-        }
-        return result;
-      }
+      if (code === 0x2e) return true;
       const value = this.#made(code);
       if (value === undefined) this.#change(code);
       else this.#stack.push(value);
     }
-    throw this.#fail(`expected at most ${MAX_OPERATIONS} operations, got more`);
+    return false;
+  }
+
+  #result(): PickleValue {
+    const result = this.#pop();
+    if (this.#stack.length > 0 || this.#marks.length > 0) {
+      throw this.#fail(`expected an empty stack at STOP, got ${this.#stack.length} values left over`);
+    }
+    return result;
   }
 
   #pop(): PickleValue {

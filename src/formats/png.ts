@@ -2,8 +2,10 @@
  * PNG files with text in them: 8-bit RGB out, texts in and out. Text that Latin-1 holds goes into `tEXt`, other text
  * into `iTXt`, as PIL does and web UIs read it. Source: W3C PNG specification (third edition), chunks IHDR, IDAT, tEXt, iTXt.
  */
-import { crc32, deflateSync, inflateSync } from 'node:zlib';
+import { promisify } from 'node:util';
+import { crc32, deflate, inflateSync } from 'node:zlib';
 import { FormatError, ShapeError, UsageError } from '../errors.ts';
+import { Pace, type Steps } from '../pace.ts';
 import { ByteReader, locateFile } from './byte-reader.ts';
 import type { Picture } from './picture.ts';
 
@@ -19,16 +21,19 @@ const MAX_CHUNKS = 1 << 17;
 /** How much of a chunk of pixels is in memory while its checksum is computed. */
 const PIECE_BYTES = 1 << 22;
 
+/** Beside the main thread: a picture of 2048 × 2048 takes a second. */
+const packedAside = promisify<Uint8Array, { level: number }, Buffer>(deflate);
+
 /**
  * Encode a picture.
  * @param texts by keyword, e.g. `parameters`. What PNG cannot hold (NUL, half a character) is written as U+FFFD.
  * @throws {UsageError} for more text than is read again
  * @throws {ShapeError} if the pixels are not width × height × 3
  */
-export function encodePng(
+export async function encodePng(
   { width, height, data }: Picture,
   texts: Readonly<Record<string, string>> = {},
-): Uint8Array {
+): Promise<Uint8Array> {
   if (!(width >= 1 && height >= 1 && data.length === width * height * 3)) {
     throw new ShapeError(`PNG: expected [${height}, ${width}, 3] bytes, got ${data.length}`);
   }
@@ -36,11 +41,14 @@ export function encodePng(
   header.writeUInt32BE(width, 0);
   header.writeUInt32BE(height, 4);
   header.set([8, 2, 0, 0, 0], 8);
+  const chosen = textChunks(texts);
+  const rows = await new Pace().run(filtered(data, width * 3, height));
+  const packed = await packedAside(rows, { level: 9 });
   return Buffer.concat([
     SIGNATURE,
     chunk('IHDR', header),
-    ...textChunks(texts),
-    chunk('IDAT', deflateSync(filtered(data, width * 3, height), { level: 9 })),
+    ...chosen,
+    chunk('IDAT', packed),
     chunk('IEND', Buffer.alloc(0)),
   ]);
 }
@@ -79,7 +87,7 @@ function textContent(keyword: string, text: string): { type: string; content: Bu
 }
 
 /** Rows with the filter that leaves the smallest sum of magnitudes, the usual heuristic. */
-function filtered(data: Uint8Array, stride: number, height: number): Uint8Array {
+function* filtered(data: Uint8Array, stride: number, height: number): Steps<Uint8Array> {
   const out = new Uint8Array(height * (stride + 1));
   const candidate = new Uint8Array(stride);
   for (let y = 0; y < height; y++) {
@@ -100,6 +108,7 @@ function filtered(data: Uint8Array, stride: number, height: number): Uint8Array 
       out[y * (stride + 1)] = filter;
       out.set(candidate, y * (stride + 1) + 1);
     }
+    yield;
   }
   return out;
 }
@@ -169,6 +178,7 @@ export async function readPngTexts(file: string): Promise<Map<string, string>> {
     allowed,
     (message) => new FormatError(file, message),
   );
+  const pace = new Pace();
   const texts = new Map<string, string>();
   for (let chunks = 0; chunks < MAX_CHUNKS; chunks++) {
     if (reader.remaining < 12) throw new FormatError(file, 'PNG ends before its end chunk; cut off?');
@@ -185,6 +195,7 @@ export async function readPngTexts(file: string): Promise<Map<string, string>> {
     for (let done = 0; done < length; done += content.length) {
       content = new Uint8Array(reader.bytes(isText ? length : Math.min(PIECE_BYTES, length - done)));
       crc = crc32(content, crc);
+      await pace.turn();
     }
     if (crc !== Buffer.from(reader.bytes(4)).readUInt32BE()) {
       throw new FormatError(file, 'PNG chunk has a wrong checksum; damaged?');

@@ -4,6 +4,7 @@
  */
 import { FormatError, ShapeError } from '../errors.ts';
 import type { FileIdentity } from '../io/file-identity.ts';
+import { inOneGo, type Steps } from '../pace.ts';
 import { memoryStorage } from './byte-reader.ts';
 import { type DType, decodeFloat32, decodeFloat64, dtypeWidth, isDecodable } from './dtype.ts';
 
@@ -26,10 +27,10 @@ export interface TensorStorage {
   read(begin: number, end: number): Uint8Array;
   /**
    * Compare the bytes with the checksum that the file keeps of them; absent where the format has none.
-   * Costs one pass over the storage the first time and nothing later. `read` does it by itself.
+   * Costs one pass over the storage the first time, in steps, and nothing later. `read` does it by itself, in one go.
    * @throws {FormatError} if they differ
    */
-  verify?(): void;
+  verify?(): Steps<void>;
 }
 
 export interface RawTensor {
@@ -97,7 +98,7 @@ export function isContiguous(tensor: RawTensor): boolean {
 export function byteRangeOf(tensor: RawTensor): ByteRange | null {
   const { range } = tensor.storage;
   if (range === null || !isContiguous(tensor)) return null;
-  tensor.storage.verify?.();
+  if (tensor.storage.verify !== undefined) inOneGo(tensor.storage.verify());
   const width = dtypeWidth(tensor.dtype);
   return {
     file: range.file,
@@ -162,6 +163,18 @@ function refuseUndecodable(tensor: RawTensor): void {
     `tensor "${tensor.name}": expected real numbers of 8 bits or more, got ${kind}`,
     { tensor: tensor.name },
   );
+}
+
+/**
+ * Compare the bytes of all that these tensors lie in with the checksums kept of them, so that whoever asks for the bytes
+ * later, in one go, finds that done.
+ * @throws {FormatError} if they differ
+ */
+export function* verifyStorages(tensors: Iterable<RawTensor>): Steps<void> {
+  for (const storage of new Set(Array.from(tensors, (tensor) => tensor.storage))) {
+    if (storage.verify !== undefined) yield* storage.verify();
+    yield;
+  }
 }
 
 /** A row-major float32 tensor over `data` (not copied). @throws {ShapeError} if the sizes do not fit. */

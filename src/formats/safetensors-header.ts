@@ -3,6 +3,7 @@
  * right form, distinct names, known dtypes, shapes that need as many bytes as they have, no gap and no overlap.
  */
 import type { EdloraError } from '../errors.ts';
+import type { Steps } from '../pace.ts';
 import { type DType, dtypeWidth, isDType } from './dtype.ts';
 import { JsonScanner } from './json-scanner.ts';
 import { elementCount, MAX_NAME_CHARACTERS, MAX_RANK } from './raw-tensor.ts';
@@ -42,34 +43,37 @@ export interface SafetensorsHeader {
  * @throws what `error` makes, for anything but one JSON object of well-formed entries with distinct names that
  *   follow each other from byte 0
  */
-export function parseSafetensorsHeader(text: string, error: MakeError): SafetensorsHeader {
+export function* parseSafetensorsHeader(text: string, error: MakeError): Steps<SafetensorsHeader> {
   const scanner = new JsonScanner(text, 'header', error);
   const entries: HeaderEntry[] = [];
   let metadata: ReadonlyMap<string, string> = new Map();
   if (!text.startsWith('{')) throw error('expected a header that begins with "{"');
-  scanner.object(MAX_TENSORS, (name) => {
-    if (name === '__metadata__') metadata = scanMetadata(scanner);
-    else entries.push(scanEntry(scanner, name, error));
+  yield* scanner.object(MAX_TENSORS, function* (name) {
+    if (name === '__metadata__') metadata = yield* scanMetadata(scanner);
+    else entries.push(yield* scanEntry(scanner, name, error));
   });
   scanner.end();
+  yield;
   return { entries, metadata, dataEnd: checkCoverage(entries, error) };
 }
 
-function scanMetadata(scanner: JsonScanner): Map<string, string> {
+function* scanMetadata(scanner: JsonScanner): Steps<Map<string, string>> {
   const metadata = new Map<string, string>();
   if (scanner.peek() === 'n') {
     // null, as the reference library allows.
-    scanner.skip(0);
+    yield* scanner.skip(0);
     return metadata;
   }
-  scanner.object(MAX_METADATA_KEYS, (key) => metadata.set(key, scanner.string()));
+  yield* scanner.object(MAX_METADATA_KEYS, (key) => {
+    metadata.set(key, scanner.string());
+  });
   return metadata;
 }
 
 /** Fields of an entry: the three that count, and what other programs add. */
 const MAX_FIELDS = 16;
 
-function scanEntry(scanner: JsonScanner, name: string, error: MakeError): HeaderEntry {
+function* scanEntry(scanner: JsonScanner, name: string, error: MakeError): Steps<HeaderEntry> {
   if (name.length > MAX_NAME_CHARACTERS) {
     throw error(
       `tensor "${name}": expected a name of at most ${MAX_NAME_CHARACTERS} characters, got ${name.length}`,
@@ -78,12 +82,13 @@ function scanEntry(scanner: JsonScanner, name: string, error: MakeError): Header
   let dtype: string | undefined;
   let shape: number[] | undefined;
   let offsets: number[] | undefined;
-  scanner.object(MAX_FIELDS, (field) => {
+  yield* scanner.object(MAX_FIELDS, (field) => {
     if (field === 'dtype') dtype = scanner.string();
     else if (field === 'shape') shape = scanner.wholeNumbers(MAX_RANK);
     else if (field === 'data_offsets') offsets = scanner.wholeNumbers(MAX_RANK);
     // The reference library reads past fields that it does not know.
-    else scanner.skip(MAX_FIELDS);
+    else return scanner.skip(MAX_FIELDS);
+    return undefined;
   });
   if (dtype === undefined || shape === undefined || offsets === undefined) {
     const missing = dtype === undefined ? 'dtype' : shape === undefined ? 'shape' : 'data_offsets';

@@ -5,7 +5,7 @@
 import path from 'node:path';
 import { FormatError, ShapeError, UsageError } from '../errors.ts';
 import { writeFileAtomically } from '../io/replace-file.ts';
-import { Pace } from '../pace.ts';
+import { Pace, type Steps } from '../pace.ts';
 import { fileStorage, locateFile, readFileRange, type SourceFile } from './byte-reader.ts';
 import { DTYPES, dtypeWidth } from './dtype.ts';
 import { detectFileKind } from './file-kind.ts';
@@ -30,7 +30,7 @@ export async function openSafetensors(file: string): Promise<TensorFile> {
 }
 
 /** As `openSafetensors`, for a file already found and recognised. */
-export function readSafetensors(file: string, source: SourceFile): TensorFile {
+export async function readSafetensors(file: string, source: SourceFile): Promise<TensorFile> {
   const { path: absolute, sizeBytes } = source;
   const error = (message: string) => new FormatError(file, message);
   if (sizeBytes < LENGTH_BYTES) {
@@ -50,7 +50,7 @@ export function readSafetensors(file: string, source: SourceFile): TensorFile {
     );
   }
   const text = decodeHeader(readFileRange(source, LENGTH_BYTES, dataStart), error);
-  const { entries, metadata, dataEnd } = parseSafetensorsHeader(text, error);
+  const { entries, metadata, dataEnd } = await new Pace().run(parseSafetensorsHeader(text, error));
   if (dataStart + dataEnd > sizeBytes) {
     throw error(
       `expected ${dataStart + dataEnd} bytes by its header, got ${sizeBytes}; truncated download: fetch it again`,
@@ -100,7 +100,7 @@ export async function writeSafetensors(
   metadata: SafetensorsMetadata = {},
   pace: Pace = new Pace(),
 ): Promise<void> {
-  const { head, order } = layOutSafetensors(file, tensors, metadata);
+  const { head, order } = await pace.run(layOutSafetensors(file, tensors, metadata));
   await writeFileAtomically(path.resolve(file), pace.over(gathered(chunksOf(head, order))));
 }
 
@@ -112,11 +112,11 @@ export type SafetensorsMetadata = Readonly<Record<string, string>> | ReadonlyMap
  * For writers that bring the tensors' bytes themselves. The header is judged by the rules that reading it has.
  * @throws {UsageError} as `writeSafetensors`
  */
-export function layOutSafetensors(
+export function* layOutSafetensors(
   file: string,
   tensors: Iterable<RawTensor>,
   metadata: SafetensorsMetadata = {},
-): { readonly head: Uint8Array; readonly order: readonly RawTensor[] } {
+): Steps<{ readonly head: Uint8Array; readonly order: readonly RawTensor[] }> {
   const sorted = Array.from(tensors, (tensor) => ({ tensor, name: Buffer.from(tensor.name) }))
     .sort(
       (a, b) =>
@@ -136,7 +136,8 @@ export function layOutSafetensors(
     const entry = `{"dtype":"${dtype}","shape":[${shape.join(',')}],"data_offsets":[${begin},${end}]}`;
     header.add(i === 0 ? '' : ',', quote(file, name), ':', entry);
   }
-  return { head: header.finish(), order: sorted };
+  yield;
+  return { head: yield* header.finish(), order: sorted };
 }
 
 /** A header piece by piece, never more than may be read. */
@@ -156,10 +157,10 @@ class HeaderWriter {
   }
 
   /** Length and header. @throws {UsageError} if `parseSafetensorsHeader` would refuse it */
-  finish(): Uint8Array {
+  *finish(): Steps<Uint8Array> {
     this.#parts.push('}');
     const text = this.#parts.join('');
-    parseSafetensorsHeader(
+    yield* parseSafetensorsHeader(
       text,
       (message) => new UsageError(`${this.#file}: cannot be written, since it could not be read: ${message}`),
     );

@@ -4,6 +4,7 @@
 import { existsSync } from 'node:fs';
 import path from 'node:path';
 import { FormatError } from '../errors.ts';
+import { Pace, type Steps } from '../pace.ts';
 import { locateFile, readFileRange } from './byte-reader.ts';
 import { JsonScanner } from './json-scanner.ts';
 import { MAX_NAME_CHARACTERS, type RawTensor } from './raw-tensor.ts';
@@ -33,7 +34,9 @@ export async function openShards(
   if (indexBytes > MAX_INDEX_BYTES) {
     throw new FormatError(file, `expected an index of at most ${MAX_INDEX_BYTES} bytes, got ${indexBytes}`);
   }
-  const weightMap = parseIndex(file, decodeIndex(file, readFileRange(source, 0, indexBytes)));
+  const weightMap = await new Pace().run(
+    parseIndex(file, decodeIndex(file, readFileRange(source, 0, indexBytes))),
+  );
   const folder = path.dirname(absolute);
   const namesByShard = new Map<string, string[]>();
   for (const [name, shard] of weightMap) {
@@ -93,18 +96,15 @@ function decodeIndex(file: string, bytes: Uint8Array): string {
 }
 
 /** @returns tensor name → file name */
-function parseIndex(file: string, text: string): Map<string, string> {
+function* parseIndex(file: string, text: string): Steps<Map<string, string>> {
   const error = (message: string) => new FormatError(file, message);
   const scanner = new JsonScanner(text, 'index', error);
   const weightMap = new Map<string, string>();
   let mapped = false;
-  scanner.object(MAX_INDEX_FIELDS, (field) => {
-    if (field !== 'weight_map' || scanner.peek() !== '{') {
-      scanner.skip(MAX_TENSORS);
-      return;
-    }
+  yield* scanner.object(MAX_INDEX_FIELDS, (field) => {
+    if (field !== 'weight_map' || scanner.peek() !== '{') return scanner.skip(MAX_TENSORS);
     mapped = true;
-    scanner.object(MAX_TENSORS, (name) => {
+    return scanner.object(MAX_TENSORS, (name) => {
       const shard = scanner.string();
       if (name.length > MAX_NAME_CHARACTERS || !isPlainFileName(shard)) {
         throw error(

@@ -2,8 +2,9 @@
  * Torch files before PyTorch 1.6: five pickles one after the other (magic number, protocol, system, content,
  * storage keys), then each storage as an element count and its bytes. Layout: torch/serialization.py, `_legacy_load`.
  */
+import { Pace } from '../pace.ts';
 import { ByteReader, readFileRange, type SourceFile } from './byte-reader.ts';
-import { PLAIN_DATA, unpickle } from './pickle.ts';
+import { PLAIN_DATA, unpickle, unpickleSteps } from './pickle.ts';
 import { describe, type PickleValue } from './pickle-value.ts';
 import type { ByteRange, TensorStorage } from './raw-tensor.ts';
 import type { TensorFile } from './tensor-file.ts';
@@ -39,7 +40,7 @@ class PendingStorage implements TensorStorage {
  * Open a legacy torch file. Reads its pickles; tensors stay in the file.
  * @throws {FormatError} if it is unsafe, damaged or truncated
  */
-export function readTorchLegacy(file: string, source: SourceFile): TensorFile {
+export async function readTorchLegacy(file: string, source: SourceFile): Promise<TensorFile> {
   const reader = ByteReader.ofFile(file, source, 'legacy torch file', 0, source.sizeBytes);
   const magic = unpickle(reader, PLAIN_DATA);
   if (magic !== MAGIC_NUMBER) throw reader.error(`expected the torch magic number, got ${printed(magic)}`);
@@ -71,12 +72,14 @@ export function readTorchLegacy(file: string, source: SourceFile): TensorFile {
     }
     return known;
   };
-  const content = unpickle(reader, torchHost(findStorage));
+  const pace = new Pace();
+  const content = await pace.run(unpickleSteps(reader, torchHost(findStorage)));
   placeStorages(reader, source, storages, unpickle(reader, PLAIN_DATA));
   if (reader.remaining > 0)
     throw reader.error(`expected the end of the file, got ${reader.remaining} more bytes`);
 
   const root = plainTree(file, content, source.sizeBytes);
+  await pace.turn();
   return {
     path: source.path,
     format: 'torch-legacy',

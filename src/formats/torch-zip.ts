@@ -3,8 +3,9 @@
  * under `data/`. Layout: torch/serialization.py, caffe2/serialize/inline_container.cc.
  */
 import { FormatError } from '../errors.ts';
+import { Pace } from '../pace.ts';
 import { ByteReader, type SourceFile } from './byte-reader.ts';
-import { unpickle } from './pickle.ts';
+import { unpickleSteps } from './pickle.ts';
 import type { TensorStorage } from './raw-tensor.ts';
 import type { TensorFile } from './tensor-file.ts';
 import { type FindStorage, torchHost } from './torch-host.ts';
@@ -52,10 +53,16 @@ export async function readTorchZip(file: string, source: SourceFile): Promise<Te
     return storage;
   };
   const reader = ByteReader.ofBytes(file, 'data.pkl', readZipEntry(file, source, pickle));
-  const root = plainTree(file, unpickle(reader, torchHost(findStorage), source.sizeBytes), source.sizeBytes);
+  const pace = new Pace();
+  const content = await pace.run(unpickleSteps(reader, torchHost(findStorage), source.sizeBytes));
+  const root = plainTree(file, content, source.sizeBytes);
+  await pace.turn();
   if (source.sizeBytes <= EAGER_CHECK_BYTES) {
     // A deflated storage has to be inflated for that: it is checked when it is read.
-    for (const storage of storages.values()) if (storage.range !== null) storage.verify?.();
+    for (const storage of storages.values()) {
+      if (storage.range !== null && storage.verify !== undefined) await pace.run(storage.verify());
+      await pace.turn();
+    }
   }
   return {
     path: source.path,

@@ -5,6 +5,7 @@
 import zlib from 'node:zlib';
 import yauzl from 'yauzl';
 import { FormatError } from '../errors.ts';
+import { inOneGo, type Steps } from '../pace.ts';
 import { readFileRange, type SourceFile } from './byte-reader.ts';
 import type { TensorStorage } from './raw-tensor.ts';
 
@@ -36,8 +37,11 @@ const MAX_DEFLATE_RATIO = 1032;
 const FREE_INFLATED_BYTES = 1 << 26;
 const INFLATED_PER_BYTE = 16;
 
-/** The largest entry that is inflated, in one piece. PyTorch deflates nothing; tensors of this size are stored. */
-const MAX_INFLATED_ENTRY_BYTES = 2 ** 30;
+/**
+ * The largest entry that is inflated, in one piece and in less than a second: SDXL's largest tensor in float32. PyTorch
+ * deflates nothing; tensors of this size are stored.
+ */
+const MAX_INFLATED_ENTRY_BYTES = 2 ** 28;
 
 /**
  * Read the directory of a zip file.
@@ -269,12 +273,13 @@ export function zipStorage(file: string, source: SourceFile, entry: ZipEntry): T
   if (entry.compressed) return inflatedStorage(file, source, entry);
   const { dataStart, sizeBytes } = entry;
   let verified = false;
-  const verify = () => {
+  const verify = function* (): Steps<void> {
     if (verified) return;
     let crc = 0;
     for (let from = 0; from < sizeBytes; from += CHUNK_BYTES) {
       const to = Math.min(sizeBytes, from + CHUNK_BYTES);
       crc = zlib.crc32(readFileRange(source, dataStart + from, dataStart + to), crc);
+      yield;
     }
     checkCrc(file, entry, crc);
     verified = true;
@@ -290,7 +295,7 @@ export function zipStorage(file: string, source: SourceFile, entry: ZipEntry): T
         verified = true;
         return bytes;
       }
-      verify();
+      inOneGo(verify());
       return readFileRange(source, dataStart + begin, dataStart + end);
     },
   };
@@ -316,7 +321,9 @@ function inflatedStorage(file: string, source: SourceFile, entry: ZipEntry): Ten
     sizeBytes: entry.sizeBytes,
     range: null,
     opened: source,
-    verify() {
+    // Inflating cannot be interrupted: `MAX_INFLATED_ENTRY_BYTES` bounds it.
+    *verify() {
+      yield;
       inflated();
     },
     read: (begin, end) => inflated().subarray(begin, end),

@@ -36,9 +36,12 @@ export interface Participant {
  * @throws {FormatError} if a number is not finite
  * @throws {UsageError} if a strength is not a finite number
  */
-export function prepareParticipant(base: Checkpoint, input: ParticipantInput): Participant {
+export async function prepareParticipant(base: Checkpoint, input: ParticipantInput): Promise<Participant> {
   const { concept, unetStrength = 1, textEncoderStrength = 1 } = input;
-  const { textDeltas, unetDeltas } = conceptDeltas(base, concept, { unetStrength, textEncoderStrength });
+  const { textDeltas, unetDeltas } = await conceptDeltas(base, concept, {
+    unetStrength,
+    textEncoderStrength,
+  });
   return {
     concept,
     name: input.name ?? defaultName(concept),

@@ -57,7 +57,8 @@ export async function planFusion(request: FuseRequest): Promise<FusionPlan> {
   const options = { ...DEFAULTS, ...request.options };
   checkFusionOptions(options);
   if (request.participants.length === 0) throw new UsageError('fuse: expected at least one concept');
-  const participants = request.participants.map((input) => prepareParticipant(base, input));
+  const participants: Participant[] = [];
+  for (const input of request.participants) participants.push(await prepareParticipant(base, input));
   const crossLayers = crossAttentionNames(base.unet.config);
   const concepts = participants.map(({ concept }) => concept);
   const vocabulary = bindConcepts(base.tokenizer, concepts, crossLayers.length);

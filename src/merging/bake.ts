@@ -8,7 +8,7 @@ import path from 'node:path';
 import type { AdapterLayer } from '../concepts/adapter.ts';
 import { MismatchError, UsageError } from '../errors.ts';
 import { isFloatDType } from '../formats/dtype.ts';
-import { elementCount, type RawTensor } from '../formats/raw-tensor.ts';
+import { elementCount, type RawTensor, verifyStorages } from '../formats/raw-tensor.ts';
 import { layOutSafetensors } from '../formats/safetensors.ts';
 import { copyTree } from '../io/copy-folder.ts';
 import { writeFileAtomically } from '../io/replace-file.ts';
@@ -190,11 +190,9 @@ async function writePart(
     dtype: isFloatDType(tensor.dtype) ? (options.dtype ?? tensor.dtype) : tensor.dtype,
   }));
   const kept = [...part.file.metadata].filter(([key]) => !/^(modelspec\.hash_sha256|edlora\.)/.test(key));
-  const { head, order } = layOutSafetensors(file, outputs, {
-    format: 'pt',
-    ...Object.fromEntries(kept),
-    ...options.metadata,
-  });
+  const header = { format: 'pt', ...Object.fromEntries(kept), ...options.metadata };
+  const { head, order } = await pace.run(layOutSafetensors(file, outputs, header));
+  await pace.run(verifyStorages(part.tensors.map(({ tensor }) => tensor)));
   const weights = order.map((output): BakedWeight => {
     const { tensor, module, param } = byName.get(output.name)!;
     const id = module === null ? null : adapterModuleId(module);

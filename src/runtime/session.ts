@@ -4,6 +4,7 @@ import { EdloraError, ShapeError } from '../errors.ts';
 import type { Graph } from '../graph/graph.ts';
 import { describe } from '../graph/value.ts';
 import { checkUnchanged, type FileIdentity } from '../io/file-identity.ts';
+import { Pace } from '../pace.ts';
 import type { Tensor, TensorData } from '../tensor/tensor.ts';
 import { encodeGraph } from './onnx/encode.ts';
 import { weightsAreMapped } from './weight-mapping.ts';
@@ -57,7 +58,9 @@ export class GraphSession {
    * @throws {FormatError} when a weight cannot be read, or its file has changed since it was opened
    */
   static async create(graph: Graph, options: SessionOptions = {}): Promise<GraphSession> {
-    const { bytes, weightFolder, inMemory, mapped } = encodeGraph(graph, { mapWeights: weightsAreMapped() });
+    const { bytes, weightFolder, inMemory, mapped } = await new Pace().run(
+      encodeGraph(graph, { mapWeights: weightsAreMapped() }),
+    );
     const session: Record<string, string | Record<string, string>> = {};
     if (weightFolder !== null) session.model_external_initializers_file_folder_path = weightFolder;
     if (options.lean) session.disable_prepacking = '1';

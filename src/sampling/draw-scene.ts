@@ -108,14 +108,14 @@ export async function drawScene(planned: PlannedScene, options: DrawSceneOptions
           picture: finished + 1,
         });
         if (previewEvery > 0 && step % previewEvery === 0 && step < steps) {
-          await writeFileAtomically(preview, [encodePng(await decode(), PREVIEW_TEXTS)]);
+          await writeFileAtomically(preview, [await encodePng(await decode(), PREVIEW_TEXTS)]);
         }
       },
       onPicture: async (picture) => {
         const texts = metadata
           ? recipeTexts(scene, picture.seed, model.base.path, toolVersion(), folder)
           : {};
-        const { file, n } = await writeUnderFreeName(pictureName, [encodePng(picture, texts)], next);
+        const { file, n } = await writeUnderFreeName(pictureName, [await encodePng(picture, texts)], next);
         next = n + 1;
         pictures.push({ file, seed: picture.seed, width: picture.width, height: picture.height });
         if (grid) kept.push(picture);
@@ -134,7 +134,7 @@ export async function drawScene(planned: PlannedScene, options: DrawSceneOptions
   if (grid) {
     const first = Number.parseInt(path.basename(pictures[0]!.file), 10);
     const sheetName = (n: number): string => path.join(folder, `grid-${numbered(n)}.png`);
-    sheet = (await writeUnderFreeName(sheetName, [encodePng(pictureGrid(kept))], first)).file;
+    sheet = (await writeUnderFreeName(sheetName, [await encodePng(pictureGrid(kept))], first)).file;
   }
   return { folder, pictures, grid: sheet, elapsedMs: performance.now() - start };
 }

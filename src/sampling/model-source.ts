@@ -70,7 +70,7 @@ export async function openSceneModel(sources: ModelSources): Promise<SceneModel>
     for (const [word, words] of own) expansions.set(word, words);
   };
   if (fused?.kind === 'fusion') {
-    deltas.push(conceptDeltas(base, await loadConcept(fused.lora), { convolutions: true }));
+    deltas.push(await conceptDeltas(base, await loadConcept(fused.lora), { convolutions: true }));
     if (fused.embeddings !== null) {
       const opened = await loadEmbeddings(fused.embeddings, layerCount, hiddenSize);
       addEmbeddings({ ...opened, concept: inWordOrder(opened.concept, fused.words) });
@@ -78,7 +78,9 @@ export async function openSceneModel(sources: ModelSources): Promise<SceneModel>
   }
   for (const { path: file, unetStrength, textEncoderStrength } of [...sources.concepts, ...sources.loras]) {
     const concept = await loadConcept(file);
-    deltas.push(conceptDeltas(base, concept, { unetStrength, textEncoderStrength, convolutions: true }));
+    deltas.push(
+      await conceptDeltas(base, concept, { unetStrength, textEncoderStrength, convolutions: true }),
+    );
     if (concept.tokens.length > 0) concepts.push(concept);
   }
   for (const file of sources.embeddings ?? []) {

@@ -35,7 +35,7 @@ export async function classPictures(
         if (existsSync(file)) continue;
         const hooks = signal === undefined ? {} : { signal };
         const [picture] = await pipeline.sample({ prompt: classPrompt, seed: seed + i }, hooks);
-        await writeFileAtomically(file, [encodePng(picture!)]);
+        await writeFileAtomically(file, [await encodePng(picture!)]);
         onPicture?.(++done, classImages);
       }
     } finally {

@@ -7,6 +7,7 @@ import { spawnSync } from 'node:child_process';
 import path from 'node:path';
 import { openCheckpoint } from '../../src/models/checkpoint.ts';
 import { buildUnet } from '../../src/models/unet/unet.ts';
+import { inOneGo } from '../../src/pace.ts';
 import { packageRoot } from '../../src/package-root.ts';
 import { encodeGraph } from '../../src/runtime/onnx/encode.ts';
 import { GraphSession } from '../../src/runtime/session.ts';
@@ -36,7 +37,7 @@ async function measure(): Promise<Measured> {
   const { graph } = buildUnet(unet.weights, unet.config, SIZE, { layerwiseContext: false });
   const emitMs = performance.now() - start;
   start = performance.now();
-  const { bytes } = encodeGraph(graph);
+  const { bytes } = inOneGo(encodeGraph(graph));
   const encodeMs = performance.now() - start;
   start = performance.now();
   const session = await GraphSession.create(graph);

@@ -104,7 +104,7 @@ export const PARTS: Readonly<Record<string, (argument: string) => Promise<object
     for (const file of files) stored.push((await openStatistics(file)).statistics);
     const participants = [];
     for (const file of await ensureRandomConcepts(MANY)) {
-      participants.push(prepareParticipant(base, { concept: await loadConcept(file) }));
+      participants.push(await prepareParticipant(base, { concept: await loadConcept(file) }));
     }
     const layers = layersWithin(base, SCOPES);
     const engine = new GraphMatmulEngine();
@@ -143,5 +143,5 @@ export const PARTS: Readonly<Record<string, (argument: string) => Promise<object
 async function subject() {
   const base = await openCheckpoint(await ensureRandomModel());
   const [file] = await ensureRandomConcepts(1);
-  return { base, participant: prepareParticipant(base, { concept: await loadConcept(file!) }) };
+  return { base, participant: await prepareParticipant(base, { concept: await loadConcept(file!) }) };
 }

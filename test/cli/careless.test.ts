@@ -214,7 +214,7 @@ describe('sample', () => {
   it('never touches a preview.png of the user’s', async () => {
     const out = at('previews');
     mkdirSync(out);
-    const mine = encodePng({ width: 1, height: 1, data: Uint8Array.of(1, 2, 3) });
+    const mine = await encodePng({ width: 1, height: 1, data: Uint8Array.of(1, 2, 3) });
     writeFileSync(path.join(out, 'preview.png'), mine);
     expect(await edlora('sample', ...small, '--steps', '1', '--out', out)).toMatchObject({ code: 0 });
     const refused = await edlora('sample', ...small, '--steps', '1', '--preview', '1', '--out', out);

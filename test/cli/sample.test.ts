@@ -50,7 +50,7 @@ describe('sample', () => {
     cpSync(edlora, path.join(folder, 'edlora.pth'));
     writeFileSync(
       path.join(folder, 'mask.png'),
-      encodePng({ width: 8, height: 8, data: new Uint8Array(192).fill(255) }),
+      await encodePng({ width: 8, height: 8, data: new Uint8Array(192).fill(255) }),
     );
     writeFileSync(
       scene,
@@ -78,7 +78,10 @@ steps: 9
 
   it('is guided by a pose, by Mix-of-Show’s regions and strengths, and writes previews', async () => {
     const pose = path.join(folder, 'pose.png');
-    writeFileSync(pose, encodePng({ width: 64, height: 64, data: new Uint8Array(64 * 64 * 3).fill(90) }));
+    writeFileSync(
+      pose,
+      await encodePng({ width: 64, height: 64, data: new Uint8Array(64 * 64 * 3).fill(90) }),
+    );
     const out = path.join(folder, 'pose');
     const argv = [
       '--base',

@@ -36,7 +36,7 @@ describe('ED-LoRA files', () => {
     const layer = concept.layers.get(`unet:${toK}`)!;
     expect(layer.scale).toBe(1);
     expect(layer.up.shape[1]).toBe(layer.rank);
-    checkFinite(concept);
+    await checkFinite(concept);
   });
 
   it('give the merged weights of the reference', async () => {
@@ -341,7 +341,7 @@ describe('refusals', () => {
   it('numbers that are not finite, when asked to look', async () => {
     const bad = tensor(up.name, [4, 2], [1, 2, Number.NaN, 4, 5, Number.POSITIVE_INFINITY, 7, 8]);
     const concept = await loadConcept(await tensorFile([bad, down]));
-    expect(() => checkFinite(concept)).toThrow(FormatError);
-    expect(() => checkFinite(concept)).toThrow(`unet:${toK} (up): expected finite numbers`);
+    await expect(checkFinite(concept)).rejects.toThrow(FormatError);
+    await expect(checkFinite(concept)).rejects.toThrow(`unet:${toK} (up): expected finite numbers`);
   });
 });

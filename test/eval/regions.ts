@@ -131,7 +131,7 @@ async function drawAll(
       });
       mkdirSync(options.out, { recursive: true });
       const file = path.join(options.out, `${label.replaceAll(/\W+/g, '-')}.png`);
-      writeFileSync(file, encodePng({ width, height: height * pictures.length, data }));
+      writeFileSync(file, await encodePng({ width, height: height * pictures.length, data }));
     }
     return pictures;
   } finally {
@@ -185,7 +185,10 @@ for (const name of names) {
   const file = path.join(packageRoot(), 'fixtures/tiny-world/concepts', `edlora_${name}.pth`);
   const concept = await loadConcept(file);
   participants.push({ concept });
-  const parts = { ...conceptDeltas(base, concept), vocabulary: bindConcepts(base.tokenizer, [concept]) };
+  const parts = {
+    ...(await conceptDeltas(base, concept)),
+    vocabulary: bindConcepts(base.tokenizer, [concept]),
+  };
   const { prompt, isIn } = conceptSubject(name);
   own.set(name, (await drawAll(parts, { ...SETTINGS, prompt }, `own LoRA ${name}`)).map(isIn));
 }

@@ -113,7 +113,11 @@ async function rateHere({ file, name }: { file: string; name: ConceptName }): Pr
   const base = await openCheckpoint(defaultBase());
   const concept = await loadConcept(file);
   const vocabulary = bindConcepts(base.tokenizer, [concept]);
-  return identityRate({ base, ...conceptDeltas(base, concept), vocabulary, threads: 1 }, name, samples);
+  return identityRate(
+    { base, ...(await conceptDeltas(base, concept)), vocabulary, threads: 1 },
+    name,
+    samples,
+  );
 }
 
 type Command = readonly [command: string, args: readonly string[]];

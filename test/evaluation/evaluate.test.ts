@@ -26,7 +26,10 @@ afterAll(() => clip.dispose());
 describe('evaluate', () => {
   it('draws the same prompts and seeds by each model, scores them, and pairs them', async () => {
     const concept = await loadConcept(path.join(concepts, 'edlora_smiley.pth'));
-    const parts = { ...conceptDeltas(base, concept), vocabulary: bindConcepts(base.tokenizer, [concept]) };
+    const parts = {
+      ...(await conceptDeltas(base, concept)),
+      vocabulary: bindConcepts(base.tokenizer, [concept]),
+    };
     const drawn: DrawnSample[] = [];
     const progress: number[] = [];
     const request: EvaluateRequest = {

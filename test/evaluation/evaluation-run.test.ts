@@ -31,8 +31,13 @@ it('draws, scores, looks inside and writes one folder', async () => {
     concept: 'smiley',
     references: (await readPictureFolder(path.join(concepts, 'smiley'))).slice(0, 2),
     variants: [
-      { name: 'single', description: 'its own ED-LoRA', words, parts: summedParts(base, [concept]) },
-      { name: 'sum', description: 'both at 0.5', words, parts: summedParts(base, [concept, other], 0.5) },
+      { name: 'single', description: 'its own ED-LoRA', words, parts: await summedParts(base, [concept]) },
+      {
+        name: 'sum',
+        description: 'both at 0.5',
+        words,
+        parts: await summedParts(base, [concept, other], 0.5),
+      },
     ],
     prompts: ['photo of a <TOK>'],
     samples: 2,
@@ -74,8 +79,8 @@ it('sums deltas layer by layer', async () => {
   const pair = await Promise.all(
     ['smiley', 'bullseye'].map((name) => loadConcept(path.join(concepts, `edlora_${name}.pth`))),
   );
-  const { unetDeltas, vocabulary } = summedParts(base, pair, 0.25);
-  const own = pair.map((concept) => conceptDeltas(base, concept).unetDeltas);
+  const { unetDeltas, vocabulary } = await summedParts(base, pair, 0.25);
+  const own = await Promise.all(pair.map(async (concept) => (await conceptDeltas(base, concept)).unetDeltas));
   for (const [name, delta] of [...unetDeltas].slice(0, 5)) {
     const expected = toDense(own[0]!.get(name)!).data.map(
       (value, i) => 0.25 * (value + toDense(own[1]!.get(name)!).data[i]!),
@@ -83,5 +88,5 @@ it('sums deltas layer by layer', async () => {
     expect(toDense(delta).data).toBeAllClose(expected, { rtol: 1e-12, atol: 1e-12 });
   }
   expect(vocabulary.tokens.map(({ word }) => word)).toHaveLength(4);
-  expect(() => summedParts(base, [])).toThrow('at least one concept');
+  await expect(summedParts(base, [])).rejects.toThrow('at least one concept');
 });

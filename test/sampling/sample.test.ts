@@ -369,7 +369,7 @@ describe('a picture’s recipe', () => {
     expect((JSON.parse(shipped) as typeof stored).scene.base).toBe(undefined);
     mkdirSync(path.join(folder, 'out'), { recursive: true });
     const file = path.join(folder, 'out', 'a.png');
-    writeFileSync(file, encodePng({ width: 1, height: 1, data: new Uint8Array(3) }, texts));
+    writeFileSync(file, await encodePng({ width: 1, height: 1, data: new Uint8Array(3) }, texts));
     expect(normalScene(await readPictureScene(file), (name) => name).loras[0]!.path).toBe(own);
   });
 
@@ -396,7 +396,7 @@ describe('a picture’s recipe', () => {
     expect(texts.parameters).toBe(
       'a photo of a cat\nSteps: 2, Sampler: DPM++ 2M, CFG scale: 7.5, Seed: 10, Size: 64x64, Model: model, RNG: CPU, Regions: 1, Version: edlora 1.2.3',
     );
-    writeFileSync(file, encodePng(drawn[1]!, texts));
+    writeFileSync(file, await encodePng(drawn[1]!, texts));
     // The model lies elsewhere, as for whoever gets the picture.
     const stored = { ...normalScene(await readPictureScene(file), (name) => name), base: model };
     const [again] = await own.sample((await prepareScene(stored, await openSceneModel(stored))).request);

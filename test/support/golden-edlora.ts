@@ -13,6 +13,6 @@ export async function mergedEdlora(strength: number) {
   return {
     base,
     vocabulary: bindConcepts(base.tokenizer, [concept]),
-    ...conceptDeltas(base, concept, strengths),
+    ...(await conceptDeltas(base, concept, strengths)),
   };
 }

@@ -71,7 +71,7 @@ describe('every method', () => {
     expect(trained.log).toHaveLength(2);
     expect(trained.log.every(({ loss }) => loss > 0)).toBe(true);
     const concept = await loadConcept(files.concept);
-    const deltas = conceptDeltas(base, concept);
+    const deltas = await conceptDeltas(base, concept);
     const words = method.endsWith('lora') && method !== 'ed-lora' ? 0 : 2;
     expect(concept.tokens).toHaveLength(words);
     const changed = [...deltas.unetDeltas.values()].some(({ up }) => up.data.some((x) => x !== 0));
@@ -147,7 +147,7 @@ describe('every method', () => {
     const out = path.join(folder, 'kinds.safetensors');
     await writeTrained(out, trained);
     const concept = await loadConcept(out);
-    const { unetDeltas } = conceptDeltas(base, concept, { convolutions: true });
+    const { unetDeltas } = await conceptDeltas(base, concept, { convolutions: true });
     expect(unetDeltas.size).toBeGreaterThan(0);
     if (more.convRank !== undefined)
       expect([...unetDeltas.keys()].some((name) => name.endsWith('.conv1'))).toBe(true);

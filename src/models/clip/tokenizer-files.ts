@@ -8,6 +8,7 @@ import { FormatError, UsageError } from '../../errors.ts';
 import { jsonExcerpt } from '../../formats/excerpt.ts';
 import { parseJson } from '../../formats/strict-json.ts';
 import { readTextFile } from '../../io/read-small-file.ts';
+import { Pace } from '../../pace.ts';
 import {
   type BytePairVocabulary,
   bytePairVocabulary,
@@ -52,6 +53,8 @@ export async function readTokenizerFiles(folder: string): Promise<TokenizerFiles
       `${folder}: a single-file checkpoint holds no vocabulary; give the folder with vocab.json and merges.txt of its model (for SD 1.x the "tokenizer" folder of any diffusers copy, or of openai/clip-vit-large-patch14) with --tokenizer`,
     );
   }
+  // Megabytes of JSON take a third of a second a stage.
+  const pace = new Pace();
   for (const candidate of [folder, path.join(folder, 'tokenizer')]) {
     const config = await readJsonObject(path.join(candidate, 'tokenizer_config.json'));
     const vocabFile = path.join(candidate, 'vocab.json');
@@ -60,8 +63,14 @@ export async function readTokenizerFiles(folder: string): Promise<TokenizerFiles
       const mergesFile = path.join(candidate, 'merges.txt');
       const mergesText = await readText(mergesFile);
       if (mergesText === null) throw new FormatError(mergesFile, 'missing; it belongs beside vocab.json');
-      const ids = checkVocabulary(vocabFile, parseJson(vocabText, vocabFile));
-      const vocabulary = bytePairVocabulary(mergesFile, ids, parseMergeLines(mergesFile, mergesText));
+      const parsed = parseJson(vocabText, vocabFile);
+      await pace.turn();
+      const ids = checkVocabulary(vocabFile, parsed);
+      await pace.turn();
+      const merges = parseMergeLines(mergesFile, mergesText);
+      await pace.turn();
+      const vocabulary = bytePairVocabulary(mergesFile, ids, merges);
+      await pace.turn();
       const specialMap = await readJsonObject(path.join(candidate, 'special_tokens_map.json'));
       const addedFile = path.join(candidate, 'added_tokens.json');
       const addedText = await readText(addedFile);
@@ -74,7 +83,10 @@ export async function readTokenizerFiles(folder: string): Promise<TokenizerFiles
     const fastFile = path.join(candidate, 'tokenizer.json');
     const fastText = await readText(fastFile);
     if (fastText !== null) {
-      const { vocabulary, declared } = fromTokenizerJson(fastFile, parseJson(fastText, fastFile));
+      const parsed = parseJson(fastText, fastFile);
+      await pace.turn();
+      const { vocabulary, declared } = fromTokenizerJson(fastFile, parsed);
+      await pace.turn();
       return assemble(candidate, vocabulary, declared, config ?? {});
     }
   }

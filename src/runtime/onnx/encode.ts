@@ -7,8 +7,9 @@
 import { realpathSync } from 'node:fs';
 import path from 'node:path';
 import { FormatError } from '../../errors.ts';
-import { byteRangeOf, readBytes } from '../../formats/raw-tensor.ts';
+import { byteRangeOf, readBytes, verifyStorages } from '../../formats/raw-tensor.ts';
 import { checkUnchanged, type FileIdentity } from '../../io/file-identity.ts';
+import type { Steps } from '../../pace.ts';
 import type { Tensor } from '../../tensor/tensor.ts';
 import type { Graph } from '../../graph/graph.ts';
 import { type Emitter, lower } from './lowering.ts';
@@ -39,11 +40,11 @@ const bytesOf = ({ data }: Tensor): Uint8Array =>
   new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
 
 /**
- * Encode `graph`.
+ * Encode `graph`, in steps: weights that are not mapped are read meanwhile.
  * @throws {FormatError} when a weight cannot be read, its file has changed since it was opened, or too many lie outside the
  *   model's folder
  */
-export function encodeGraph(graph: Graph, { mapWeights = true }: EncodeOptions = {}): EncodedGraph {
+export function* encodeGraph(graph: Graph, { mapWeights = true }: EncodeOptions = {}): Steps<EncodedGraph> {
   const nodes: OnnxNode[] = [];
   const initializers: OnnxTensor[] = graph.constants.map(({ value, tensor }) => ({
     name: value.name,
@@ -51,7 +52,9 @@ export function encodeGraph(graph: Graph, { mapWeights = true }: EncodeOptions =
     shape: tensor.shape,
     data: bytesOf(tensor),
   }));
-  const { placed, weightFolder, inMemory, mapped } = placeWeights(graph, mapWeights);
+  // What is deflated is checked when it is read.
+  yield* verifyStorages(graph.weights.flatMap(({ raw }) => (raw.storage.range === null ? [] : [raw])));
+  const { placed, weightFolder, inMemory, mapped } = yield* placeWeights(graph, mapWeights);
   checkUnchanged(mapped);
   initializers.push(...placed);
 
@@ -100,15 +103,15 @@ export function encodeGraph(graph: Graph, { mapWeights = true }: EncodeOptions =
   return { bytes, weightFolder, inMemory, mapped };
 }
 
-function placeWeights(
+function* placeWeights(
   graph: Graph,
   mapWeights: boolean,
-): {
+): Steps<{
   placed: OnnxTensor[];
   weightFolder: string | null;
   inMemory: { location: string; data: Uint8Array }[];
   mapped: FileIdentity[];
-} {
+}> {
   // Links that leave the folder are refused by the runtime, so folders are those of the real files.
   const realPaths = new Map<string, string>();
   const real = (file: string): string => {
@@ -130,14 +133,17 @@ function placeWeights(
   const inMemory: { location: string; data: Uint8Array }[] = [];
   const mapped = new Set<FileIdentity>();
   let embeddedBytes = 0;
-  const placed = graph.weights.map(({ value, raw }, i): OnnxTensor => {
+  const placed: OnnxTensor[] = [];
+  for (const [i, { value, raw }] of graph.weights.entries()) {
     const { name, dtype, shape } = value;
     const range = ranges[i];
     if (range && path.dirname(real(range.file)) === weightFolder) {
       const location = path.basename(real(range.file));
       if (raw.storage.opened !== undefined) mapped.add(raw.storage.opened);
-      return { name, dtype, shape, data: { location, offset: range.offset, length: range.length } };
+      placed.push({ name, dtype, shape, data: { location, offset: range.offset, length: range.length } });
+      continue;
     }
+    yield;
     const data = readBytes(raw);
     if (weightFolder !== null) {
       embeddedBytes += data.length;
@@ -147,11 +153,12 @@ function placeWeights(
           `expected the model's weights in one folder (${weightFolder}), got over 1 GB elsewhere; move the files together`,
         );
       }
-      return { name, dtype, shape, data };
+      placed.push({ name, dtype, shape, data });
+      continue;
     }
     const location = `memory-${inMemory.length}`;
     inMemory.push({ location, data });
-    return { name, dtype, shape, data: { location, offset: 0, length: data.length } };
-  });
+    placed.push({ name, dtype, shape, data: { location, offset: 0, length: data.length } });
+  }
   return { placed, weightFolder, inMemory, mapped: [...mapped] };
 }

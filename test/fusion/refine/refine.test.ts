@@ -41,7 +41,7 @@ beforeAll(async () => {
   base = { ...whole, unet: { ...whole.unet, config: { ...whole.unet.config, sampleSize: 8 } } };
   schedule = await checkpointSchedule(base, 'DPMSolverMultistepScheduler');
   const concept = await loadConcept(goldenPath(FOLDER, 'concepts', 'maple.pth'));
-  own = conceptDeltas(base, concept, { unetStrength: 1, textEncoderStrength: 1 }).unetDeltas;
+  own = (await conceptDeltas(base, concept, { unetStrength: 1, textEncoderStrength: 1 })).unetDeltas;
 });
 
 const contextShape = (): number[] => {

@@ -55,7 +55,7 @@ let cache: string;
 const folders: string[] = [];
 beforeAll(async () => {
   base = await openCheckpoint(goldenPath(FOLDER, 'base_model'));
-  maple = prepareParticipant(base, {
+  maple = await prepareParticipant(base, {
     concept: await loadConcept(goldenPath(FOLDER, 'concepts', 'maple.pth')),
   });
 });
@@ -124,105 +124,109 @@ const lookUp = (store: StatisticsStore, participant = maple, options = OPTIONS) 
 describe('every part of the recipe', () => {
   const strengths = (more: object) => prepareParticipant(base, { concept: maple.concept, ...more });
   const withBase = (change: (own: Checkpoint) => Checkpoint) => ({ own: change(base) });
-  const others: [string, () => { participant?: Participant; options?: CollectOptions; own?: Checkpoint }][] =
+  interface Changed {
+    participant?: Participant;
+    options?: CollectOptions;
+    own?: Checkpoint;
+  }
+  const others: [string, () => Changed | Promise<Changed>][] = [
+    ['steps', () => ({ options: { ...OPTIONS, steps: 4 } })],
+    ['seed', () => ({ options: { ...OPTIONS, seed: 1 } })],
+    ['runs', () => ({ options: { ...OPTIONS, runs: 1 } })],
+    ['guidance', () => ({ options: { ...OPTIONS, guidanceScale: 3 } })],
+    ['no guidance', () => ({ options: { ...OPTIONS, guidanceScale: 1 } })],
+    ['contrast', () => ({ options: { ...OPTIONS, contrast: 2 } })],
+    ['templates', () => ({ options: { ...OPTIONS, promptTemplates: ['a {}'] } })],
+    ['order of templates', () => ({ options: { ...OPTIONS, promptTemplates: ['{}', 'photo of a {}'] } })],
+    ['size', () => ({ options: { ...OPTIONS, size: { width: 128, height: 64 } } })],
+    ['UNet strength', async () => ({ participant: await strengths({ unetStrength: 0.5 }) })],
+    ['text strength', async () => ({ participant: await strengths({ textEncoderStrength: 0.5 }) })],
+    ['name', async () => ({ participant: await strengths({ name: '<maple2> <maple1>' }) })],
     [
-      ['steps', () => ({ options: { ...OPTIONS, steps: 4 } })],
-      ['seed', () => ({ options: { ...OPTIONS, seed: 1 } })],
-      ['runs', () => ({ options: { ...OPTIONS, runs: 1 } })],
-      ['guidance', () => ({ options: { ...OPTIONS, guidanceScale: 3 } })],
-      ['no guidance', () => ({ options: { ...OPTIONS, guidanceScale: 1 } })],
-      ['contrast', () => ({ options: { ...OPTIONS, contrast: 2 } })],
-      ['templates', () => ({ options: { ...OPTIONS, promptTemplates: ['a {}'] } })],
-      ['order of templates', () => ({ options: { ...OPTIONS, promptTemplates: ['{}', 'photo of a {}'] } })],
-      ['size', () => ({ options: { ...OPTIONS, size: { width: 128, height: 64 } } })],
-      ['UNet strength', () => ({ participant: strengths({ unetStrength: 0.5 }) })],
-      ['text strength', () => ({ participant: strengths({ textEncoderStrength: 0.5 }) })],
-      ['name', () => ({ participant: strengths({ name: '<maple2> <maple1>' }) })],
-      [
-        'scale of a layer',
-        () => {
-          const [key, layer] = [...maple.concept.layers][0]!;
-          const layers = new Map(maple.concept.layers).set(key, { ...layer, scale: 0.5 });
-          return { participant: { ...maple, concept: { ...maple.concept, layers } } };
-        },
-      ],
-      [
-        'words',
-        () => ({
-          participant: {
-            ...maple,
-            concept: {
-              ...maple.concept,
-              tokens: maple.concept.tokens.map((token) => ({ ...token, word: `${token.word}x` })),
-            },
+      'scale of a layer',
+      () => {
+        const [key, layer] = [...maple.concept.layers][0]!;
+        const layers = new Map(maple.concept.layers).set(key, { ...layer, scale: 0.5 });
+        return { participant: { ...maple, concept: { ...maple.concept, layers } } };
+      },
+    ],
+    [
+      'words',
+      () => ({
+        participant: {
+          ...maple,
+          concept: {
+            ...maple.concept,
+            tokens: maple.concept.tokens.map((token) => ({ ...token, word: `${token.word}x` })),
           },
+        },
+      }),
+    ],
+    [
+      'configuration of the UNet',
+      () =>
+        withBase((own) => ({
+          ...own,
+          unet: { ...own.unet, config: { ...own.unet.config, flipSinToCos: false } },
+        })),
+    ],
+    [
+      'configuration of the text encoder',
+      () =>
+        withBase((own) => ({
+          ...own,
+          textEncoder: {
+            ...own.textEncoder,
+            config: { ...own.textEncoder.config, layerNormEpsilon: 1e-3 },
+          },
+        })),
+    ],
+    [
+      'schedule',
+      () => {
+        const file = path.join(folder, 'scheduler_config.json');
+        const own = JSON.parse(readFileSync(base.schedulerConfigFile!, 'utf8')) as object;
+        writeFileSync(file, JSON.stringify({ ...own, beta_end: 0.02 }));
+        return withBase((checkpoint) => ({ ...checkpoint, schedulerConfigFile: file }));
+      },
+    ],
+    [
+      'weights of the concept',
+      () => {
+        // The same numbers under another hash.
+        const file = path.join(folder, 'maple.pth');
+        copyFileSync(goldenPath(FOLDER, 'concepts', 'river.pth'), file);
+        const concept = maple.concept;
+        const moved = [...concept.layers].map(([key, layer]) => {
+          const storage = { ...layer.up.storage, range: { file, offset: 0, length: 0 } };
+          return [key, { ...layer, up: { ...layer.up, storage } }] as const;
+        });
+        return { participant: { ...maple, concept: { ...concept, layers: new Map(moved) } } };
+      },
+    ],
+    [
+      'weights of the base',
+      () => {
+        const file = path.join(folder, 'unet.safetensors');
+        copyFileSync(goldenPath(FOLDER, 'base_model/text_encoder/model.safetensors'), file);
+        return withBase((own) => ({
+          ...own,
+          unet: { ...own.unet, file: { ...own.unet.file, path: file, tensors: new Map() } },
+        }));
+      },
+    ],
+    [
+      'tokenizer',
+      () =>
+        withBase((own) => {
+          const tokenizer = own.tokenizer.withAddedTokens(['hoto']);
+          return { ...own, tokenizer };
         }),
-      ],
-      [
-        'configuration of the UNet',
-        () =>
-          withBase((own) => ({
-            ...own,
-            unet: { ...own.unet, config: { ...own.unet.config, flipSinToCos: false } },
-          })),
-      ],
-      [
-        'configuration of the text encoder',
-        () =>
-          withBase((own) => ({
-            ...own,
-            textEncoder: {
-              ...own.textEncoder,
-              config: { ...own.textEncoder.config, layerNormEpsilon: 1e-3 },
-            },
-          })),
-      ],
-      [
-        'schedule',
-        () => {
-          const file = path.join(folder, 'scheduler_config.json');
-          const own = JSON.parse(readFileSync(base.schedulerConfigFile!, 'utf8')) as object;
-          writeFileSync(file, JSON.stringify({ ...own, beta_end: 0.02 }));
-          return withBase((checkpoint) => ({ ...checkpoint, schedulerConfigFile: file }));
-        },
-      ],
-      [
-        'weights of the concept',
-        () => {
-          // The same numbers under another hash.
-          const file = path.join(folder, 'maple.pth');
-          copyFileSync(goldenPath(FOLDER, 'concepts', 'river.pth'), file);
-          const concept = maple.concept;
-          const moved = [...concept.layers].map(([key, layer]) => {
-            const storage = { ...layer.up.storage, range: { file, offset: 0, length: 0 } };
-            return [key, { ...layer, up: { ...layer.up, storage } }] as const;
-          });
-          return { participant: { ...maple, concept: { ...concept, layers: new Map(moved) } } };
-        },
-      ],
-      [
-        'weights of the base',
-        () => {
-          const file = path.join(folder, 'unet.safetensors');
-          copyFileSync(goldenPath(FOLDER, 'base_model/text_encoder/model.safetensors'), file);
-          return withBase((own) => ({
-            ...own,
-            unet: { ...own.unet, file: { ...own.unet.file, path: file, tensors: new Map() } },
-          }));
-        },
-      ],
-      [
-        'tokenizer',
-        () =>
-          withBase((own) => {
-            const tokenizer = own.tokenizer.withAddedTokens(['hoto']);
-            return { ...own, tokenizer };
-          }),
-      ],
-    ];
+    ],
+  ];
 
   it.each(others)('%s changes the name, and a file copied there is not used', async (_, change) => {
-    const { participant = maple, options = OPTIONS, own = base } = change();
+    const { participant = maple, options = OPTIONS, own = base } = await change();
     const wanted = await lookUp(storeIn(cache));
     const notes: string[] = [];
     const other = new StatisticsStore(own, cache, { onNote: (text) => notes.push(text) });

@@ -50,7 +50,7 @@ afterAll(() => {
 beforeEach(() => folders.push(folder));
 
 const participant = async (name: string) =>
-  prepareParticipant(base, { concept: await loadConcept(path.join(folder, `${name}.pth`)) });
+  await prepareParticipant(base, { concept: await loadConcept(path.join(folder, `${name}.pth`)) });
 
 async function fuseStored(
   names: readonly string[],
@@ -118,7 +118,7 @@ describe('statistics in files', () => {
     const concept = maple.concept;
     await store.concept(maple, SCOPES, OPTIONS);
     for (const [other, options] of [
-      [prepareParticipant(base, { concept, unetStrength: 0.5 }), OPTIONS],
+      [await prepareParticipant(base, { concept, unetStrength: 0.5 }), OPTIONS],
       [maple, { ...OPTIONS, steps: 2 }],
       [maple, { ...OPTIONS, promptTemplates: ['{}'] }],
     ] as const) {

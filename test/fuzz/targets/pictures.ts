@@ -12,7 +12,7 @@ const pixels = Uint8Array.from({ length: SIDE * SIDE * 3 }, (_, i) => (i * 7) & 
 const picture = { width: SIDE, height: SIDE, data: pixels };
 
 /** A plain picture. */
-export const PNG = encodePng(picture);
+export const PNG = await encodePng(picture);
 
 const SCENE = JSON.stringify({
   ...{ tool: 'edlora', version: '0.1.0' },
@@ -55,14 +55,14 @@ const png: Target = {
         seedFile(
           'a.png',
           'png',
-          encodePng(picture, { parameters: 'a\nSteps: 3, Seed: 1', 'edlora.scene': SCENE }),
+          await encodePng(picture, { parameters: 'a\nSteps: 3, Seed: 1', 'edlora.scene': SCENE }),
         ),
       ],
       [
         seedFile(
           'b.png',
           'png',
-          encodePng(picture, { parameters: 'ü 你', 'edlora.scene': SCENE.replace('"a"', '"你"') }),
+          await encodePng(picture, { parameters: 'ü 你', 'edlora.scene': SCENE.replace('"a"', '"你"') }),
         ),
       ],
       [seedFile('alpha.png', 'png', await alpha.png().toBuffer())],
