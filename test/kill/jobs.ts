@@ -20,6 +20,8 @@ export interface Job {
   readonly units?: readonly string[];
   /** Files that show how far a run is: any whole state of them is right while it is not at its end. */
   readonly passing?: RegExp;
+  /** Kept for the case that another file is damaged: whole, but of any time. */
+  readonly spare?: RegExp;
   /** Added to the line, one after the other, where a run is refused because of what an earlier one left. */
   readonly insist?: readonly string[];
   /** Results are numbered on: each run adds its own. */
@@ -209,6 +211,7 @@ export const jobs: readonly Job[] = [
     rival: train('out.safetensors', '--seed', '7'),
     insist: ['--resume', '--force'],
     passing: STATE,
+    spare: /\.state\.previous\.safetensors$/,
   },
   {
     name: 'train-resume',
@@ -217,6 +220,7 @@ export const jobs: readonly Job[] = [
     before: [train('out.safetensors')],
     cutShort: { at: 'rename:3', how: 'kill' },
     passing: STATE,
+    spare: /\.state\.previous\.safetensors$/,
   },
   {
     name: 'sample',
