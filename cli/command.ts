@@ -20,7 +20,9 @@ export interface Command<T extends Readonly<Record<string, Options>> = Readonly<
   readonly prints?: boolean;
   /** What an interrupted run leaves, and how to go on. Default: finished files, and nothing half-written. */
   readonly keeps?: string;
-  /** Text under the options. */
+  /** Text under the options; the exit codes follow it. */
   readonly epilogue?: string;
+  /** In place of `EXIT_CODES`, where 0 and 1 mean more than done and failed. */
+  readonly exitCodes?: string;
   run(args: Readonly<Record<string, unknown>>, context: CommandContext): Promise<void>;
 }

@@ -2,6 +2,7 @@
 import { constants } from 'node:os';
 import { removeUnfinishedFiles } from '../src/io/temporary-names.ts';
 import { visible } from '../src/visible.ts';
+import { sayFailure } from './failure.ts';
 import { run } from './run.ts';
 import { guarded, type Io, processIo } from './terminal/io.ts';
 
@@ -14,12 +15,11 @@ export async function start(program: 'edlora' | 'fuse'): Promise<void> {
   const io = guarded(own);
   const interrupt = new Interrupt(io);
   const delivery = new Delivery();
+  // What nobody waited for ends like every other failure, but at once: nobody can say in which state the job is.
   for (const event of ['uncaughtException', 'unhandledRejection'] as const) {
     process.on(event, (error: unknown) => {
-      const message = error instanceof Error ? error.message : String(error);
-      io.err(`error: ${visible(message)} (a defect in edlora)\n`);
-      if (argv.includes('--verbose') && error instanceof Error) io.err(`${error.stack}\n`);
-      interrupt.endAtOnce(1);
+      const { signal } = interrupt;
+      interrupt.endAtOnce(sayFailure(error, { io, signal, verbose: argv.includes('--verbose') }));
     });
   }
   const code = await run(argv, own, {
@@ -83,8 +83,6 @@ class Delivery {
   constructor() {
     process.stdout.on('error', (error: NodeJS.ErrnoException) => {
       this.#failure ??= error;
-      // A reader that closes the pipe early (head, less) has seen enough.
-      if (error.code === 'EPIPE' && !this.#writesFiles) process.exit(0);
     });
     // Progress and messages that nobody can see are no reason to stop.
     process.stderr.on('error', () => undefined);
@@ -101,6 +99,8 @@ class Delivery {
     await new Promise((resolve) => setImmediate(resolve));
     if (this.#failure === null) return false;
     const { code, message } = this.#failure;
+    // A reader that closes the pipe early (head, less) has seen enough of what is only printed.
+    if (code === 'EPIPE' && !this.#writesFiles) return false;
     const why = code === 'EPIPE' ? 'its reader closed it' : code === 'ENOSPC' ? 'the disk is full' : message;
     const files = this.#writesFiles ? '; the files are written' : '';
     io.err(`error: standard output: the result could not be delivered: ${why}${files}\n`);

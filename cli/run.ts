@@ -1,26 +1,15 @@
 /** Parses a command line, runs its command, turns errors into text and exit codes. */
 import yargs, { type Argv, type Options } from 'yargs';
 import { nearestName } from '../src/concepts/nearest-name.ts';
-import { EdloraError, FormatError, MismatchError, UsageError } from '../src/errors.ts';
-import { systemErrorInWords } from '../src/io/on-disk.ts';
+import { UsageError } from '../src/errors.ts';
 import { toolVersion } from '../src/package-root.ts';
 import { withWeightsInMemory } from '../src/runtime/weight-mapping.ts';
-import { visible } from '../src/visible.ts';
 import type { Command, CommandContext } from './command.ts';
 import { loadAllCommands, loadCommand } from './commands/index.ts';
+import { EXIT_CODES, type ExitCode, sayFailure } from './failure.ts';
 import { globalOptions } from './options.ts';
-import { guarded, type Io, paint } from './terminal/io.ts';
+import { guarded, type Io } from './terminal/io.ts';
 import { wrapText } from './terminal/table.ts';
-
-/** 0 done, 1 failed, 2 usage, 3 bad or unsafe input file; 130, 143, 129 ended by Ctrl-C, SIGTERM, SIGHUP. */
-export type ExitCode = 0 | 1 | 2 | 3 | 129 | 130 | 143;
-
-export function exitCodeOf(error: unknown, signal: AbortSignal): ExitCode {
-  if (signal.aborted) return (signal.reason as { exitCode?: ExitCode } | undefined)?.exitCode ?? 130;
-  if (error instanceof UsageError) return 2;
-  if (error instanceof FormatError || error instanceof MismatchError) return 3;
-  return 1;
-}
 
 export interface RunOptions {
   /** What the user typed: `fuse` is short for `edlora fuse`. Default `edlora`. */
@@ -59,35 +48,8 @@ export async function run(
     if (help !== '') io.out(`${program === 'fuse' ? help.replaceAll('edlora fuse', 'fuse') : help}\n`);
     return 0;
   } catch (error) {
-    const verbose = argv.includes('--verbose');
-    io.err(`${paint(io, 'red', 'error:')} ${visible(messageOf(error, signal, verbose, keeps))}\n`);
-    if (verbose) io.err(`${stackOf(error)}\n`);
-    return exitCodeOf(error, signal);
+    return sayFailure(error, { io, signal, keeps, verbose: argv.includes('--verbose') });
   }
-}
-
-/** What went wrong, in one line. */
-function messageOf(error: unknown, signal: AbortSignal, verbose: boolean, keeps?: string): string {
-  if (signal.aborted && !(error instanceof EdloraError)) {
-    return `interrupted; ${keeps ?? 'what was finished is kept, and no half-written file was left'}`;
-  }
-  const system = systemErrorInWords(error);
-  if (system !== null) return system;
-  const lines = (error instanceof Error ? error.message : String(error)).trim().split(/\s*\n\s*/);
-  const message = lines.join(', ').replaceAll(':, ', ': ');
-  return error instanceof EdloraError || verbose
-    ? message
-    : `${message} (a defect in edlora; --verbose shows where)`;
-}
-
-/** Where an error came from, and the errors behind it. Its message may come from a file, its frames do not. */
-function stackOf(error: unknown): string {
-  const stacks: string[] = [];
-  for (let at = error; at instanceof Error; at = at.cause) {
-    const frames = (at.stack ?? '').split('\n').filter((line) => /^ {4}at /.test(line));
-    stacks.push([`${at.name}: ${visible(at.message)}`, ...frames].join('\n'));
-  }
-  return stacks.join('\ncaused by: ');
 }
 
 /** The command that a line names; all where it asks for help or names none; none for the version alone. */
@@ -153,10 +115,12 @@ const epilogueMark = ({ usage }: Command): string => `@${usage.split(' ')[0]}@`;
 function withEpilogues(help: string, commands: readonly Command[]): string {
   return commands.reduce((text, command) => {
     const examples = command.examples.map(([line, what]) => `  # ${what}\n  ${line}\n`);
+    const { epilogue = '', exitCodes = EXIT_CODES } = command;
     const parts = [
       'Examples:',
       ...examples,
-      ...(command.epilogue === undefined ? [] : [wrapText(command.epilogue, 80)]),
+      ...(epilogue === '' ? [] : [wrapText(epilogue, 80), '']),
+      wrapText(exitCodes, 80),
     ];
     return text.replace(epilogueMark(command), parts.join('\n').trimEnd());
   }, help);

@@ -98,8 +98,6 @@ export const evalCommand: Command = {
       'What would be drawn: the concept, and two sums with another',
     ],
   ],
-  epilogue:
-    'Exit codes: 0 done, 1 failed, 2 wrong usage, 3 bad input file, 130 interrupted (143 by SIGTERM, 129 by a hang-up).',
   keeps: 'pictures drawn so far are kept in --out',
   run: (args, context) => (args.compare === undefined ? runEval(args, context) : runCompare(args, context)),
 };

@@ -207,8 +207,6 @@ export const fuseCommand: Command = {
       'Four concepts, as LoRA and as a whole model',
     ],
   ],
-  epilogue:
-    'Exit codes: 0 done, 1 failed, 2 wrong usage, 3 bad input file, 130 interrupted (143 by SIGTERM, 129 by a hang-up).',
   keeps: 'features collected so far are kept: the same line goes on from them',
   run: runFuse,
 };

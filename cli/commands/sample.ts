@@ -118,8 +118,6 @@ export const sampleCommand: Command = {
     ],
     ['edlora sample --from out/0000.png --seed 7', 'The same scene with another seed'],
   ],
-  epilogue:
-    'Exit codes: 0 done, 1 failed, 2 wrong usage, 3 bad input file, 130 interrupted (143 by SIGTERM, 129 by a hang-up).',
   run: runSample,
 };
 

@@ -83,12 +83,9 @@ export const trainCommand: Command = {
     ],
     ['edlora train --config train.yaml --resume', 'Settings from a file; go on where it stopped'],
   ],
-  epilogue: [
-    'Methods:',
-    ...METHOD_NAMES.map((name) => `  ${name.padEnd(18)} ${METHODS[name].source}`),
-    '',
-    'Exit codes: 0 done, 1 failed, 2 wrong usage, 3 bad input file, 130 interrupted (143 by SIGTERM, 129 by a hang-up).',
-  ].join('\n'),
+  epilogue: ['Methods:', ...METHOD_NAMES.map((name) => `  ${name.padEnd(18)} ${METHODS[name].source}`)].join(
+    '\n',
+  ),
   run: runTrain,
 };
 

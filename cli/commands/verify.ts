@@ -32,7 +32,8 @@ export const verifyCommand: Command = {
     ['edlora verify merged.safetensors --rebuild', 'Make it again and compare'],
     ['edlora verify fused', 'Solve a fusion again, from stored statistics where they are'],
   ],
-  epilogue: 'Exit codes: 0 everything is right, 1 something differs, 2 wrong usage, 3 bad input file.',
+  exitCodes:
+    'Exit codes: 0 everything is right, 1 something differs or failed, 2 wrong usage, 3 bad input file; ended by Ctrl-C 130, by SIGTERM 143, by a hang-up 129.',
   run: runVerify,
 };
 

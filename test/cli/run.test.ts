@@ -1,9 +1,10 @@
 /** Command lines parsed in-process: help, mistakes, exit codes. */
 import { describe, expect, it } from 'vitest';
 import { loadAllCommands } from '../../cli/commands/index.ts';
-import { exitCodeOf, run } from '../../cli/run.ts';
+import { exitCodeOf } from '../../cli/failure.ts';
+import { run } from '../../cli/run.ts';
 import { wantsColour } from '../../cli/terminal/io.ts';
-import { EdloraError, FormatError, MismatchError, UsageError } from '../../src/errors.ts';
+import { EdloraError, FormatError, InterruptedError, MismatchError, UsageError } from '../../src/errors.ts';
 import { toolVersion } from '../../src/package-root.ts';
 import { fakeIo } from '../support/fake-io.ts';
 
@@ -94,7 +95,17 @@ describe('exit codes', () => {
     expect(exitCodeOf(new FormatError('f', 'x'), signal)).toBe(3);
     expect(exitCodeOf(new MismatchError('x'), signal)).toBe(3);
     expect(exitCodeOf(new EdloraError('x'), signal)).toBe(1);
-    expect(exitCodeOf(new Error('x'), AbortSignal.abort())).toBe(130);
+  });
+
+  it('are those of a signal only for what the signal ended', () => {
+    const reason = Object.assign(new Error('got SIGTERM'), { exitCode: 143 });
+    const signal = AbortSignal.abort(reason);
+    expect(exitCodeOf(reason, signal)).toBe(143);
+    expect(exitCodeOf(new InterruptedError('kept', { cause: reason }), signal)).toBe(143);
+    expect(exitCodeOf(new EdloraError('state: the disk is full'), signal)).toBe(1);
+    expect(exitCodeOf(new TypeError('x is undefined'), signal)).toBe(1);
+    const ownReason = AbortSignal.abort();
+    expect(exitCodeOf(ownReason.reason, ownReason)).toBe(130);
   });
 });
 
