@@ -47,7 +47,7 @@ export function sayFailure(error: unknown, context: FailureContext): ExitCode {
 
 /** What went wrong, in one line. */
 function messageOf(error: unknown, { signal, verbose, keeps }: FailureContext): string {
-  if (isAnswerTo(signal, error) && !(error instanceof EdloraError)) {
+  if (isAnswerTo(signal, error) && !(error instanceof InterruptedError)) {
     return `interrupted; ${keeps ?? 'what was finished is kept, and no half-written file was left'}`;
   }
   const system = systemErrorInWords(error);

@@ -19,27 +19,39 @@ const REASONS: Readonly<Record<string, string>> = {
   EIO: 'the disk reports an error',
 };
 
-/** What a reading or listing system call refused. */
-const READING: Readonly<Record<string, string>> = {
+/** The same where it is not known to be about writing. */
+const ANYWHERE: Readonly<Record<string, string>> = {
   ENOENT: 'there is no such file or folder; check the path',
   ENOTDIR: 'a file stands where a folder is expected; check the path',
   EISDIR: 'expected a file, got a folder',
   EACCES: 'permission denied; check its owner and mode',
   EPERM: 'permission denied; check its owner and mode',
   EROFS: 'the disk is read-only; choose another place',
+  EMFILE: 'too many files are open at once; raise the limit (ulimit -n)',
+  ENFILE: 'too many files are open at once; close other programs',
+  EXDEV: 'lies on another disk; choose a place on the same one',
+  EBUSY: 'another program uses it; close that, or choose another place',
+  ETXTBSY: 'another program uses it; close that, or choose another place',
+  EFBIG: 'larger than this disk, or the limit of this session (ulimit -f), allows',
+  ESTALE: 'the share it lies on has changed; mount it again',
+  ENOMEM: 'the system has no memory left for it',
 };
 
+/** Codes of calls that were wrong in themselves, whatever file they were about: defects. */
+const OUR_OWN = new Set(['EBADF', 'EFAULT']);
+
 /**
- * An error of the file system that nothing put into words before: one sentence with the path and the way out.
+ * An error of the operating system that nothing put into words before: one sentence with the path and the way out.
  * @returns `null` for every other error
  */
 export function systemErrorInWords(error: unknown): string | null {
   if (error instanceof EdloraError || !(error instanceof Error)) return null;
-  const { code, path, syscall } = error as NodeJS.ErrnoException;
-  if (code === undefined || syscall === undefined) return null;
-  const reason = READING[code] ?? REASONS[code];
-  if (reason === undefined) return null;
-  return `${path ?? syscall}: ${reason}`;
+  const { code, errno, path, syscall, dest } = error as NodeJS.ErrnoException & { dest?: string };
+  if (code === undefined || syscall === undefined || typeof errno !== 'number' || OUR_OWN.has(code))
+    return null;
+  const reason = ANYWHERE[code] ?? REASONS[code] ?? `the system refuses to ${syscall} it (${code})`;
+  const where = path === undefined ? `a file (${syscall})` : dest === undefined ? path : `${path} → ${dest}`;
+  return `${where}: ${reason}`;
 }
 
 /** Why something cannot be read: in words where there are some, else as the system says it. */
