@@ -19,7 +19,7 @@ export interface Command<T extends Readonly<Record<string, Options>> = Readonly<
   /** Whether it only prints: a reader that closes the pipe then has all there is. Default: it writes files. */
   readonly prints?: boolean;
   /** What an interrupted run leaves, and how to go on. Default: finished files, and nothing half-written. */
-  readonly keeps?: string;
+  readonly keeps?: string | ((args: Readonly<Record<string, unknown>>) => string | undefined);
   /** Text under the options; the exit codes follow it. */
   readonly epilogue?: string;
   /** In place of `EXIT_CODES`, where 0 and 1 mean more than done and failed. */

@@ -34,8 +34,11 @@ export async function run(
   try {
     const line = program === 'edlora' ? argv : [program, ...argv];
     const commands = await commandsFor(line);
-    keeps = commands.length === 1 ? commands[0]!.keeps : undefined;
-    const parser = createParser(commands, { io, signal }, onCommand);
+    const parser = createParser(commands, { io, signal }, (command, args) => {
+      keeps = typeof command.keeps === 'function' ? command.keeps(args) : command.keeps;
+      const onlyPrints = command.prints === true || args['dry-run'] === true || args['print-schema'] === true;
+      onCommand?.(!onlyPrints);
+    });
     if (line.length === 0) {
       io.out(`${await parser.getHelp()}\n`);
       return 2;
@@ -59,11 +62,10 @@ async function commandsFor([first = '', ...rest]: readonly string[]): Promise<re
   return named === null ? loadAllCommands() : [named];
 }
 
-function createParser(
-  commands: readonly Command[],
-  context: CommandContext,
-  onCommand: RunOptions['onCommand'],
-): Argv {
+/** Called with the command that runs, before it does. */
+type OnStart = (command: Command, args: Readonly<Record<string, unknown>>) => void;
+
+function createParser(commands: readonly Command[], context: CommandContext, onStart: OnStart): Argv {
   let parser: Argv = yargs()
     .scriptName('edlora')
     .usage('$0 <command>\n\nFuse personal Stable Diffusion concepts into one model, without Python.')
@@ -79,16 +81,11 @@ function createParser(
     .fail((message: string | undefined, error: Error | undefined) => {
       throw error ?? new UsageError(withHint(message ?? 'wrong usage', commands));
     });
-  for (const command of commands) parser = register(parser, command, context, onCommand);
+  for (const command of commands) parser = register(parser, command, context, onStart);
   return parser;
 }
 
-function register(
-  parser: Argv,
-  command: Command,
-  context: CommandContext,
-  onCommand: RunOptions['onCommand'],
-): Argv {
+function register(parser: Argv, command: Command, context: CommandContext, onStart: OnStart): Argv {
   return parser.command(
     command.usage,
     command.description,
@@ -100,8 +97,7 @@ function register(
       return built.epilogue(epilogueMark(command));
     },
     (args) => {
-      const onlyPrints = command.prints === true || args['dry-run'] === true || args['print-schema'] === true;
-      onCommand?.(!onlyPrints);
+      onStart(command, args);
       return args.mmap === false
         ? withWeightsInMemory(() => command.run(args, context))
         : command.run(args, context);

@@ -207,7 +207,11 @@ export const fuseCommand: Command = {
       'Four concepts, as LoRA and as a whole model',
     ],
   ],
-  keeps: 'features collected so far are kept: the same line goes on from them',
+  // Features of a partly fused model belong to this fusion alone.
+  keeps: (args) =>
+    readCacheFolder(args) === null || args.stats === 'fused'
+      ? 'nothing is kept, and no half-written file was left'
+      : 'features collected so far are kept: the same line goes on from them',
   run: runFuse,
 };
 
@@ -261,7 +265,7 @@ async function runFuse(args: Args, { io, signal }: CommandContext): Promise<void
     progress?.finish();
   }
   const naming = args.format as LoraNaming;
-  const written = await writeFusion(fusion, out, { naming, checkpoint, force });
+  const written = await writeFusion(fusion, out, { naming, checkpoint, force, signal });
   const data = (): string => `${JSON.stringify(resultData(fusion, written, said), null, 2)}\n`;
   io.out(args.json === true ? data() : resultText(fusion, written, io));
 }

@@ -42,7 +42,7 @@ async function runInspect(
   const inspections: (Inspection & { adapter: AdapterInspection | null })[] = [];
   for (const file of texts(args, 'files')) {
     signal.throwIfAborted();
-    const inspection = await inspect(file, { hash });
+    const inspection = await inspect(file, { hash, signal });
     const isModel = ['checkpoint', 'model-folder', 'component'].includes(inspection.kind);
     const { adapter, refusal } = isModel
       ? { adapter: null, refusal: null }

@@ -25,7 +25,7 @@ export async function inspectAdapter(
   try {
     const report = await describeAdapter(await loadAdapter(location), undefined, signal);
     if (report.blocks.length === 0 && report.unusable.length === 0) return { adapter: null, refusal: null };
-    const hashes = hash && statSync(location).isFile() ? await fileHashes(location) : null;
+    const hashes = hash && statSync(location).isFile() ? await fileHashes(location, signal) : null;
     return { adapter: { ...report, hashes }, refusal: null };
   } catch (error) {
     if (error instanceof EdloraError) return { adapter: null, refusal: error.message };

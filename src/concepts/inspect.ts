@@ -85,22 +85,33 @@ interface Reading {
   readonly files: readonly string[];
 }
 
+export interface InspectOptions {
+  /** Read every byte as well: sha256 of each file, and the checksums that torch files keep. Default false. */
+  readonly hash?: boolean;
+  /** Stops between two tensors by throwing its reason. */
+  readonly signal?: AbortSignal;
+}
+
 /** Stems of a network's weights inside a diffusers folder. */
 const STEMS = ['diffusion_pytorch_model', 'model', 'pytorch_model'] as const;
 
 /**
  * Look into a weight file, a sharded one's index, a LoRA folder (PEFT, diffusers), or a model folder.
- * @param options.hash read every byte as well: sha256 of each file, and the checksums that torch files keep
  * @throws {FormatError} if it is missing, unsafe, damaged, or nothing that can be read
  */
-export async function inspect(location: string, { hash = false } = {}): Promise<Inspection> {
+export async function inspect(
+  location: string,
+  { hash = false, signal }: InspectOptions = {},
+): Promise<Inspection> {
+  const pace = new Pace(signal);
+  await pace.turn();
   const info = infoOf(location);
-  const reading = info?.isDirectory() ? await readFolder(location) : await readFile(location);
+  const reading = info?.isDirectory() ? await readFolder(location, pace) : await readFile(location, pace);
   const { content, format, tensors, metadata } = reading;
-  if (hash) await new Pace().run(verifyStorages(tensors));
+  if (hash) await pace.run(verifyStorages(tensors));
   const holders = tensors.flatMap(({ storage }) => storage.range?.file ?? []);
   const files = [...new Set([...reading.files, ...holders])];
-  const hashes = hash ? await hashFiles(files) : new Map<string, string>();
+  const hashes = hash ? await hashFiles(files, signal) : new Map<string, string>();
   const sizes = files.map((file) => statSync(file).size);
   return {
     path: path.resolve(location),
@@ -120,14 +131,14 @@ export async function inspect(location: string, { hash = false } = {}): Promise<
   };
 }
 
-async function readFile(file: string): Promise<Reading> {
-  return readingOf(await openTensorFile(file));
+async function readFile(file: string, pace: Pace): Promise<Reading> {
+  return readingOf(await openTensorFile(file), pace);
 }
 
-async function readingOf(file: TensorFile): Promise<Reading> {
+async function readingOf(file: TensorFile, pace: Pace): Promise<Reading> {
   const { format, tensors, metadata } = file;
   return {
-    content: await contentOf(file),
+    content: await contentOf(file, pace),
     format,
     tensors: [...tensors.values()],
     metadata,
@@ -135,7 +146,7 @@ async function readingOf(file: TensorFile): Promise<Reading> {
   };
 }
 
-async function readFolder(folder: string): Promise<Reading> {
+async function readFolder(folder: string, pace: Pace): Promise<Reading> {
   const holds = (...parts: string[]): boolean => existsSync(path.join(folder, ...parts));
   const isLora =
     ['', 'unet', 'text_encoder'].some((part) => holds(part, adapterConfigName)) ||
@@ -144,10 +155,10 @@ async function readFolder(folder: string): Promise<Reading> {
     const concept = await loadConcept(folder);
     const tensors = [...concept.layers.values()].flatMap(({ up, down }) => [down, up]);
     const { metadata } = concept;
-    return { content: await conceptContent(concept), format: 'folder', tensors, metadata, files: [] };
+    return { content: await conceptContent(concept, pace), format: 'folder', tensors, metadata, files: [] };
   }
   if (holds('model_index.json') || holds('unet')) return readModelFolder(folder);
-  return { ...(await readingOf(await openShardedOrSingle(folder, ...STEMS))), format: 'folder' };
+  return { ...(await readingOf(await openShardedOrSingle(folder, ...STEMS), pace)), format: 'folder' };
 }
 
 async function readModelFolder(folder: string): Promise<Reading> {
@@ -194,7 +205,7 @@ const nothing: Omit<Content, 'kind' | 'description'> = {
   notes: [],
 };
 
-async function contentOf(file: TensorFile): Promise<Content> {
+async function contentOf(file: TensorFile, pace: Pace): Promise<Content> {
   const tensors = [...file.tensors.values()];
   const some = (test: (name: string) => boolean): boolean => tensors.some(({ name }) => test(name));
   const family = foreignArchitecture(tensors);
@@ -204,10 +215,10 @@ async function contentOf(file: TensorFile): Promise<Content> {
   }
   const component = COMPONENTS.find(([, ...marks]) => marks.every((mark) => some((name) => mark.test(name))));
   if (component !== undefined) return { ...nothing, kind: 'component', description: component[0] };
-  const embeddings = await embeddingContent(file);
+  const embeddings = await embeddingContent(file, pace);
   if (embeddings !== null) return embeddings;
   try {
-    return await conceptContent(await loadConcept(file.path));
+    return await conceptContent(await loadConcept(file.path), pace);
   } catch (error) {
     if (!(error instanceof FormatError || error instanceof MismatchError)) throw error;
     const description = family === null ? 'tensors of no known layout' : `weights for ${family}`;
@@ -243,7 +254,7 @@ function checkpointParts(tensors: readonly RawTensor[]): Record<string, number> 
   return parts;
 }
 
-async function conceptContent(concept: Concept): Promise<Content> {
+async function conceptContent(concept: Concept, pace: Pace): Promise<Content> {
   const layers = [...concept.layers.values()];
   const ranks = (wanted: Component): Record<string, number> =>
     tally(layers.filter(({ component }) => component === wanted).map(({ rank }) => rank));
@@ -255,14 +266,14 @@ async function conceptContent(concept: Concept): Promise<Content> {
     tokens: wordsOf(concept),
     layers: { text_encoder: ranks('text_encoder'), unet: ranks('unet') },
     scales: tally(layers.map(({ scale }) => Number(scale.toPrecision(6)))),
-    notes: await notesOf(concept),
+    notes: await notesOf(concept, pace),
   };
 }
 
 /** Numbers that are not finite, if any. */
-async function notesOf(concept: Concept): Promise<string[]> {
+async function notesOf(concept: Concept, pace: Pace): Promise<string[]> {
   try {
-    await checkFinite(concept);
+    await checkFinite(concept, pace);
     return [];
   } catch (error) {
     if (!(error instanceof FormatError)) throw error;
@@ -281,7 +292,7 @@ const MIN_WIDTH = 16;
 const LAYERS = 16;
 
 /** Embeddings, if every tensor could be one and a known layout reads them; else null. */
-async function embeddingContent(file: TensorFile): Promise<Content | null> {
+async function embeddingContent(file: TensorFile, pace: Pace): Promise<Content | null> {
   const tensors = [...file.tensors.values()].filter(({ dtype }) => isFloatDType(dtype));
   const width = tensors[0]?.shape.at(-1) ?? 0;
   const plausible =
@@ -291,7 +302,7 @@ async function embeddingContent(file: TensorFile): Promise<Content | null> {
   const kind = { kind: 'embeddings', description: 'embeddings of words (textual inversion)' } as const;
   try {
     const { concept } = await loadEmbeddings(file.path, LAYERS, width);
-    return { ...nothing, ...kind, tokens: wordsOf(concept), notes: await notesOf(concept) };
+    return { ...nothing, ...kind, tokens: wordsOf(concept), notes: await notesOf(concept, pace) };
   } catch (error) {
     if (error instanceof MismatchError) return { ...nothing, ...kind, notes: [error.message] };
     if (error instanceof FormatError) return null;

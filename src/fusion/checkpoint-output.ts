@@ -25,9 +25,14 @@ import type { Fusion } from './fuse.ts';
 /**
  * Write the model. The VAE, scheduler and other parts are copied; unet and text_encoder are rewritten.
  * @param folder appears complete or not at all
+ * @param signal stops between two tensors or parts by throwing its reason
  * @throws {UsageError} if the base is a single file: it has no parts to copy; or as `checkReplaceableFolder`
  */
-export async function writeFusedCheckpoint(fusion: Fusion, folder: string): Promise<void> {
+export async function writeFusedCheckpoint(
+  fusion: Fusion,
+  folder: string,
+  signal?: AbortSignal,
+): Promise<void> {
   const { base } = fusion;
   if (base.layout !== 'diffusers') {
     throw new UsageError(`${base.path}: --checkpoint needs a diffusers folder as base, got a single file`);
@@ -41,12 +46,13 @@ export async function writeFusedCheckpoint(fusion: Fusion, folder: string): Prom
         throw new FormatError(index, `expected the name of a part, got "${excerpt(part)}"`);
       }
       const present = Array.isArray(value) && value[0] !== null && existsSync(path.join(base.path, part));
+      signal?.throwIfAborted();
       if (!present || part === 'unet' || part === 'text_encoder') continue;
       await copyTree(path.join(base.path, part), path.join(temporary, part));
     }
     if (existsSync(index)) await copyTree(index, path.join(temporary, 'model_index.json'));
-    await writeUnet(fusion, path.join(temporary, 'unet'));
-    await writeTextEncoder(fusion, path.join(temporary, 'text_encoder'));
+    await writeUnet(fusion, path.join(temporary, 'unet'), signal);
+    await writeTextEncoder(fusion, path.join(temporary, 'text_encoder'), signal);
     await writeTokenizer(fusion, path.join(temporary, 'tokenizer'));
     await writeJson(path.join(temporary, 'new_concept_cfg.json'), fusion.vocabulary.conceptConfig());
   });
@@ -58,20 +64,24 @@ async function readJsonObject(file: string): Promise<object> {
   throw new FormatError(file, 'expected a JSON object');
 }
 
-async function writeUnet(fusion: Fusion, folder: string): Promise<void> {
+async function writeUnet(fusion: Fusion, folder: string, signal: AbortSignal | undefined): Promise<void> {
   const { unet, path: base } = fusion.base;
   await makeFolder(folder);
   await copyTree(path.join(base, 'unet', 'config.json'), path.join(folder, 'config.json'));
-  const tensors = withDeltas(fusion, 'unet', unet.file, (name) => name);
+  const tensors = withDeltas(fusion, 'unet', unet.file, (name) => name, signal);
   await writeSafetensors(path.join(folder, 'diffusion_pytorch_model.safetensors'), tensors, { format: 'pt' });
 }
 
-async function writeTextEncoder(fusion: Fusion, folder: string): Promise<void> {
+async function writeTextEncoder(
+  fusion: Fusion,
+  folder: string,
+  signal: AbortSignal | undefined,
+): Promise<void> {
   const { textEncoder, path: base } = fusion.base;
   await makeFolder(folder);
   const config = await readTextFile(path.join(base, 'text_encoder', 'config.json'), MAX_CONFIG_BYTES);
   const rows = fusion.vocabulary.embeddingRows();
-  const tensors = withDeltas(fusion, 'text_encoder', textEncoder.file, canonicalTextEncoderName).map(
+  const tensors = withDeltas(fusion, 'text_encoder', textEncoder.file, canonicalTextEncoderName, signal).map(
     (tensor) =>
       canonicalTextEncoderName(tensor.name) === 'text_model.embeddings.token_embedding.weight'
         ? withRows(tensor, rows)
@@ -107,18 +117,22 @@ function withDeltas(
   component: Component,
   file: TensorFile,
   canonical: (name: string) => string,
+  signal: AbortSignal | undefined,
 ): RawTensor[] {
   return [...file.tensors.values()].map((tensor) => {
     const layerName = canonical(tensor.name).replace(/\.weight$/, '');
     const fused = layers.get(`${component}:${layerName}`);
-    return fused === undefined || !tensor.name.endsWith('.weight') ? tensor : withDelta(tensor, fused.delta);
+    return fused === undefined || !tensor.name.endsWith('.weight')
+      ? tensor
+      : withDelta(tensor, fused.delta, signal);
   });
 }
 
 /** W₀ + ΔW in W₀'s dtype and shape. @throws {NumericalError} on reading, if the sum overflows the dtype */
-function withDelta(tensor: RawTensor, delta: LowRank): RawTensor {
+function withDelta(tensor: RawTensor, delta: LowRank, signal: AbortSignal | undefined): RawTensor {
   const { name, dtype, shape } = tensor;
   return computedTensor(name, dtype, shape, () => {
+    signal?.throwIfAborted();
     const change = toDense(delta).data;
     const sum = readFloat32(tensor).map((value, i) => value + change[i]!);
     return encodeFinite(name, sum, dtype as WritableFloat);

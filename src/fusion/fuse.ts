@@ -105,7 +105,7 @@ interface SolvedStage {
 class FusionRun {
   readonly fused = new Map<string, FusedLayer>();
   readonly reporter: Reporter;
-  readonly inputs = new InputFiles();
+  readonly inputs: InputFiles;
   readonly #request: FuseRequest;
   readonly #plan: FusionPlan;
   readonly #store: StatisticsStore;
@@ -120,6 +120,7 @@ class FusionRun {
     this.#request = request;
     this.#plan = plan;
     const { signal, onNote } = request;
+    this.inputs = new InputFiles(signal);
     addBase(this.inputs, request.base);
     for (const { concept } of plan.participants) addConcept(this.inputs, concept);
     this.reporter = new Reporter(plan.participants, plan.captions.length);

@@ -19,6 +19,8 @@ export interface WriteFusionOptions {
   readonly checkpoint?: boolean;
   /** Write into a folder that is not empty, replacing files of the same names. Default false. */
   readonly force?: boolean;
+  /** Stops between two tensors by throwing its reason; what stood in the folder stays as it was. */
+  readonly signal?: AbortSignal;
 }
 
 export interface WrittenFile {
@@ -31,7 +33,7 @@ export interface WrittenFile {
 }
 
 /** What is known of a fusion's files before it is made. */
-export interface FusionTarget extends Required<WriteFusionOptions> {
+export interface FusionTarget extends Required<Omit<WriteFusionOptions, 'signal'>> {
   /** Files that the fusion reads. */
   readonly inputs: readonly string[];
   /** Whether its concepts have words of their own. */
@@ -79,7 +81,7 @@ const RECORDS = ['recipe.json', 'report.json', 'report.html'] as const;
 export async function writeFusion(
   fusion: Fusion,
   folder: string,
-  { naming = 'kohya', checkpoint = false, force = false }: WriteFusionOptions = {},
+  { naming = 'kohya', checkpoint = false, force = false, signal }: WriteFusionOptions = {},
 ): Promise<{ folder: string; files: WrittenFile[] }> {
   const tokens = fusion.participants.flatMap(({ concept }) => concept.tokens);
   const inputs = [
@@ -121,9 +123,10 @@ export async function writeFusion(
       names.push([name, what]);
     }
     if (checkpoint) {
-      await writeFusedCheckpoint(fusion, path.join(staging, 'model'));
+      await writeFusedCheckpoint(fusion, path.join(staging, 'model'), signal);
       names.push(['model', 'diffusers folder with the fused weights']);
     }
+    signal?.throwIfAborted();
     // Before anything takes its place: the recipe names what was read, to the last weight.
     fusion.inputs.check();
   });

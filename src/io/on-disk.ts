@@ -57,7 +57,7 @@ export function systemErrorInWords(error: unknown): string | null {
 /** Why something cannot be read: in words where there are some, else as the system says it. */
 export function readingReason(error: unknown): string {
   const code = error instanceof Error && 'code' in error ? String(error.code) : '';
-  return READING[code] ?? REASONS[code] ?? (error instanceof Error ? error.message : String(error));
+  return ANYWHERE[code] ?? REASONS[code] ?? (error instanceof Error ? error.message : String(error));
 }
 
 /**

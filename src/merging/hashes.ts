@@ -20,15 +20,15 @@ export interface FileHashes {
   readonly sshsModel: string | null;
 }
 
-/** Hash a file; it is read twice. @throws {FormatError} if it cannot be read */
-export async function fileHashes(file: string): Promise<FileHashes> {
+/** Hash a file; it is read twice. @throws {FormatError} if it cannot be read; the signal's reason */
+export async function fileHashes(file: string, signal?: AbortSignal): Promise<FileHashes> {
   const sizeBytes = infoOf(file)?.size;
   if (sizeBytes === undefined) throw new FormatError(file, 'no such file');
-  const sha256 = await hashFile(file);
+  const sha256 = await hashFile(file, signal);
   const stretch = [0x100000, 0x110000].map((at) => Math.min(at, sizeBytes)) as [number, number];
   const old = stretch[0] < stretch[1] ? readFileRange(file, ...stretch) : new Uint8Array();
   const isSafetensors = (await openTensorFile(file).catch(() => null))?.format === 'safetensors';
-  const sshsModel = isSafetensors ? (await sshsHashes(file)).modelHash : null;
+  const sshsModel = isSafetensors ? (await sshsHashes(file, signal)).modelHash : null;
   return {
     sha256,
     autoV1: createHash('sha256').update(old).digest('hex').slice(0, 8),

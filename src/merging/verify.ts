@@ -195,7 +195,8 @@ async function repeatFusion(
   const fusion = await fuse({ ...request, ...settings });
   const isFile = out.endsWith('.safetensors');
   const folder = isFile ? `${out}.fusion` : out;
-  await writeFusion(fusion, folder, { naming: recipe.naming });
+  const { signal } = settings;
+  await writeFusion(fusion, folder, { naming: recipe.naming, ...(signal === undefined ? {} : { signal }) });
   if (isFile) await rename(path.join(folder, 'lora.safetensors'), out);
 }
 

@@ -291,8 +291,11 @@ class TrainingRun {
   async #interrupted(cause: unknown): Promise<InterruptedError> {
     const { step } = this.#state;
     const { stateFile } = this.#request;
-    if (step === 0 || stateFile === undefined)
-      return new InterruptedError('no step is lost: none was saved', { cause });
+    if (step === 0) return new InterruptedError('no step was made yet', { cause });
+    if (stateFile === undefined)
+      return new InterruptedError(`nothing is kept of ${step} steps: no file for the state was named`, {
+        cause,
+      });
     await this.#save();
     return new InterruptedError(
       `the state after step ${step} is kept in ${stateFile}: --resume goes on from it`,
@@ -309,8 +312,8 @@ class TrainingRun {
   }
 
   async #sample(step: number): Promise<void> {
-    const { base, onSample } = this.#request;
-    if (onSample === undefined) return;
+    const { base, onSample, signal } = this.#request;
+    if (onSample === undefined || signal?.aborted) return;
     const tokens = this.#trainables.tokens();
     const concept = {
       path: 'training',
@@ -326,8 +329,12 @@ class TrainingRun {
     });
     try {
       const prompt = withWords(this.#settings.samplePrompt, this.#trainables.plan.words);
-      const [picture] = await pipeline.sample({ prompt, seed: this.#settings.seed });
+      const hooks = signal === undefined ? {} : { signal };
+      const [picture] = await pipeline.sample({ prompt, seed: this.#settings.seed }, hooks);
       await onSample(picture!, step);
+    } catch (error) {
+      // A picture that was given up; what was trained is saved where the next step would begin.
+      if (!signal?.aborted || error !== signal.reason) throw error;
     } finally {
       await pipeline.dispose();
     }
