@@ -1,5 +1,5 @@
 /** Names, words and headers of hostile files on their way to a terminal. */
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { afterAll, beforeAll, expect, it } from 'vitest';
@@ -9,7 +9,8 @@ import { writeSafetensors } from '../../src/formats/safetensors.ts';
 import { packageRoot } from '../../src/package-root.ts';
 import { fakeIo } from '../support/fake-io.ts';
 
-const HOSTILE = '\x1b]0;owned\x07\x1b[2J\r\nok: forged\x9b1m\u202etxt';
+/** Title, screen, a forged line, C1, a bidirectional override, and a colour that this program uses itself. */
+const HOSTILE = '\x1b]0;owned\x07\x1b[2J\r\nok: forged\x9b1m\u202etxt\x1b[32mgreen\x1b[39m';
 let folder: string;
 beforeAll(() => {
   folder = mkdtempSync(path.join(tmpdir(), 'edlora-control-'));
@@ -24,6 +25,13 @@ async function harmless(...argv: string[]) {
   const said = io.written.out + io.written.err;
   expect(said.replaceAll('\n', ''), argv.join(' ')).not.toMatch(/[\p{Cc}\u202a-\u202e\u2066-\u2069]/u);
   expect(said, argv.join(' ')).not.toMatch(/^\W*ok: forged/m);
+  const coloured = fakeIo({ colour: true, interactive: true });
+  await run(argv, coloured);
+  const shown = coloured.written.out + coloured.written.err;
+  expect(shown, `${argv.join(' ')} in colour`).not.toContain('\x1b[32mgreen');
+  const own = shown.replaceAll(/\r?\x1b\[\d*[mK]/g, '').replaceAll('\n', '');
+  expect(own, `${argv.join(' ')} in colour`).not.toMatch(/[\p{Cc}\u202a-\u202e\u2066-\u2069]/u);
+  expect(shown, `${argv.join(' ')} in colour`).not.toMatch(/^\W*ok: forged/m);
   return { code, said };
 }
 
@@ -81,4 +89,37 @@ it('are shown, never sent', async () => {
   );
   await harmless(HOSTILE);
   await harmless('fuse', `--${HOSTILE}`);
+});
+
+it('of names in folders, of settings and of lists are shown, never sent', async () => {
+  const name = HOSTILE.replace(/[/\0]/g, '');
+  const data = at('pictures');
+  mkdirSync(data);
+  writeFileSync(path.join(data, `${name}.png`), 'no picture');
+  writeFileSync(path.join(data, `${name}.txt`), HOSTILE);
+  await harmless('train', '--data', data, '--token', '<x>', '--out', at('t.safetensors'));
+  writeFileSync(at('train.yaml'), JSON.stringify({ data, [HOSTILE]: 1, token: HOSTILE, captions: HOSTILE }));
+  await harmless('train', '--config', at('train.yaml'), '--out', at('t.safetensors'));
+  for (const [file, entries] of [
+    [
+      'list.json',
+      [{ lora_path: `${HOSTILE}.pth`, unet_alpha: 1, text_encoder_alpha: 1, concept_name: HOSTILE }],
+    ],
+    ['keys.json', [{ [HOSTILE]: HOSTILE }]],
+    ['text.json', HOSTILE],
+  ] as const) {
+    writeFileSync(at(file), JSON.stringify(entries));
+    await harmless('fuse', '--config', at(file), '--out', at('fused'), '--dry-run');
+  }
+  writeFileSync(at(`${name}.yaml`), '{');
+  await harmless('sample', '--scene', at(`${name}.yaml`));
+  await harmless('sample', '--sampler', HOSTILE, '--prompt', 'x');
+  await harmless('fuse', '--concepts', 'a.pth', '--stages', HOSTILE);
+  await harmless('merge', 'a.pth', 'b.pth', '--method', HOSTILE, '--out', at('m.safetensors'));
+  await harmless('eval', '--concept', at(name), '--reference', data, '--out', at('report'));
+  await harmless('eval', '--compare', at(name));
+  await harmless('bake', '--base', data, '--lora', at(name), '--out', at('baked'));
+  await harmless('extract', data, at(name), '--out', at('x.safetensors'));
+  await harmless('collect', at(name));
+  await harmless('lint', at(name), at(name));
 });
