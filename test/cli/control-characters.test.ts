@@ -29,6 +29,7 @@ async function harmless(...argv: string[]) {
   await run(argv, coloured);
   const shown = coloured.written.out + coloured.written.err;
   expect(shown, `${argv.join(' ')} in colour`).not.toContain('\x1b[32mgreen');
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: it is about them
   const own = shown.replaceAll(/\r?\x1b\[\d*[mK]/g, '').replaceAll('\n', '');
   expect(own, `${argv.join(' ')} in colour`).not.toMatch(/[\p{Cc}\u202a-\u202e\u2066-\u2069]/u);
   expect(shown, `${argv.join(' ')} in colour`).not.toMatch(/^\W*ok: forged/m);

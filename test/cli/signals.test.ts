@@ -1,15 +1,28 @@
 /** The program as a process: signals end jobs in order, and nobody reading is no reason to lose work. */
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
-import { cpSync, existsSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import {
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { type MergedLayer, writeLora } from '../../src/concepts/lora-file.ts';
 import { sshsHashes } from '../../src/concepts/lora-metadata.ts';
 import { computedTensor } from '../../src/formats/raw-tensor.ts';
 import { writeSafetensors } from '../../src/formats/safetensors.ts';
 import { openTensorFile } from '../../src/formats/tensor-file.ts';
 import { convertFile } from '../../src/merging/jobs.ts';
+import { SD15_UNET } from '../../src/models/unet/config.ts';
+import { linearLayers } from '../../src/models/unet/structure.ts';
 import { packageRoot } from '../../src/package-root.ts';
+import { TorchGenerator } from '../../src/tensor/random.ts';
 import { builtProgram } from '../support/built-program.ts';
 
 const root = packageRoot();
@@ -49,10 +62,12 @@ interface Ended {
 /** Start a line, wait until `ready` says so of what it has printed, then send signals. */
 async function interrupted(
   argv: readonly string[],
-  ready: (out: string) => boolean,
+  ready: (out: string, err: string) => boolean,
   signals: readonly NodeJS.Signals[],
+  shell?: string,
 ): Promise<Ended> {
-  const child: ChildProcess = spawn(process.execPath, [program, ...argv]);
+  const child: ChildProcess =
+    shell === undefined ? spawn(process.execPath, [program, ...argv]) : spawn(shell, argv);
   let [out, err] = ['', ''];
   child.stdout!.on('data', (chunk) => {
     out += chunk;
@@ -61,7 +76,7 @@ async function interrupted(
     err += chunk;
   });
   const ended = new Promise<number | null>((resolve) => child.on('exit', resolve));
-  while (!ready(out) && child.exitCode === null) await new Promise((resolve) => setTimeout(resolve, 10));
+  while (!ready(out, err) && child.exitCode === null) await new Promise((resolve) => setTimeout(resolve, 10));
   for (const signal of signals) {
     child.kill(signal);
     await new Promise((resolve) => setTimeout(resolve, 30));
@@ -135,7 +150,86 @@ describe('a job that is ended', () => {
     expect(err).toMatch(/stopping at the next step; once more ends at once\n/);
     expect(err).toContain('ended at once; no half-written file was left\n');
   });
+
+  it('keeps what a fusion has collected, and the same line goes on to the same file', async () => {
+    const [cache, other] = [at('cache'), at('other-cache')];
+    const line = (out: string, folder: string): string[] => [
+      ...['fuse', '--concepts', smiley],
+      ...['--steps', '8', '--preserve', '0', '--cache', folder, '--out', out],
+    ];
+    const [cut, whole] = [at('cut-fusion'), at('whole-fusion')];
+    const partial = () => existsSync(cache) && readdirSync(cache).some((name) => name.includes('partial'));
+    const { code, err } = await interrupted(line(cut, cache), partial, ['SIGTERM']);
+    expect(code, err).toBe(143);
+    expect(err).toContain('error: interrupted; features collected so far are kept: the same line goes on');
+    expect(existsSync(cut)).toBe(false);
+    expect(spawnSync(process.execPath, [program, ...line(cut, cache)]).status).toBe(0);
+    expect(spawnSync(process.execPath, [program, ...line(whole, other)]).status).toBe(0);
+    const lora = (out: string) => readFileSync(path.join(out, 'lora.safetensors'));
+    expect(lora(cut).equals(lora(whole))).toBe(true);
+  });
+
+  it.each(['SIGINT', 'SIGTERM', 'SIGHUP'] as const)(
+    'by %s leaves nothing of a resized file',
+    async (name) => {
+      const input = at('large.safetensors');
+      if (!existsSync(input)) await largeLora(input);
+      const place = at(`resized-${name}`);
+      mkdirSync(place);
+      const argv = ['resize', input, '--rank', '8', '--out', path.join(place, 'small.safetensors')];
+      const { code, err } = await interrupted(argv, (_, said) => said.includes('resizing'), [name]);
+      expect(code, err).toBe({ SIGINT: 130, SIGTERM: 143, SIGHUP: 129 }[name]);
+      expect(err).toMatch(
+        /error: interrupted; what was finished is kept, and no half-written file was left\n$/,
+      );
+      expect(readdirSync(place)).toEqual([]);
+    },
+  );
+
+  it('fails, and is not called interrupted, when its state cannot be saved', async () => {
+    const out = at('unsaved.safetensors');
+    // Files of 8 KiB at most; a state is larger.
+    const limited = ['-c', 'ulimit -f 8; exec "$0" "$@"', process.execPath, program];
+    const argv = [...limited, ...train(out, 400, '--json')];
+    const { code, err } = await interrupted(argv, (text) => stepsIn(text) >= 2, ['SIGINT'], 'bash');
+    expect(code, err).toBe(1);
+    expect(err).toMatch(/unsaved\.state\.safetensors: cannot be written: /);
+    expect(err).not.toContain('interrupted');
+    expect(readdirSync(folder).filter((name) => name.includes('unsaved'))).toEqual([]);
+  });
+
+  it('by what nobody waited for says so in the same words, and leaves nothing half-written', () => {
+    const planted = (thrown: string) => {
+      const preload = `data:text/javascript,setTimeout(() => { Promise.reject(${thrown}); }, 1000)`;
+      const argv = ['--import', preload, program, ...train(at('planted.safetensors'), 100_000, '--quiet')];
+      return spawnSync(process.execPath, argv, { encoding: 'utf8' });
+    };
+    const defect = planted('new TypeError("planted")');
+    expect([defect.status, defect.stderr]).toEqual([
+      1,
+      'error: planted (a defect in edlora; --verbose shows where)\nended at once; no half-written file was left\n',
+    ]);
+    const system = planted(
+      'Object.assign(new Error("x"), { code: "EMFILE", errno: -24, syscall: "open", path: "/disk/a" })',
+    );
+    expect(system.status).toBe(1);
+    expect(system.stderr).toMatch(/^error: \/disk\/a: too many files are open at once/);
+    expect(readdirSync(folder).filter((name) => name.includes('planted'))).toEqual([]);
+  });
 });
+
+/** Long enough to be interrupted: the self-attentions of Stable Diffusion 1.5 at rank 64. */
+async function largeLora(file: string): Promise<void> {
+  const rank = 64;
+  const generator = new TorchGenerator(1);
+  const layers = [...linearLayers(SD15_UNET)]
+    .filter(([layerName]) => layerName.includes('.attn1.'))
+    .map(([layerName, [m, n]]): MergedLayer => {
+      const [up, down] = [generator.randn(m * rank), generator.randn(rank * n)];
+      return { component: 'unet', layerName, up, down, rank, kernel: null };
+    });
+  await writeLora(file, layers, { naming: 'kohya', tokens: [] });
+}
 
 describe('nobody reads what is printed', () => {
   const shell = (line: string, ...argv: string[]) =>
@@ -172,6 +266,20 @@ describe('nobody reads what is printed', () => {
       const { status, stdout } = shell(`"$0" "$@" ${where}`, ...train(out, 4));
       expect([status, existsSync(out)], name).toEqual([0, true]);
       expect(stdout).toContain('the concept');
+    }
+  });
+
+  it('a closed pipe does not make a wrong file right', () => {
+    const [file, wrong] = [at('right.safetensors'), at('wrong.safetensors')];
+    spawnSync(process.execPath, [program, 'merge', smiley, smiley, '--drop', '--quiet', '--out', file]);
+    const bytes = readFileSync(file);
+    bytes[bytes.length - 1]! ^= 1;
+    writeFileSync(wrong, bytes);
+    expect(shell('"$0" "$@" | true', 'verify', file, '--inputs', path.dirname(smiley)).status).toBe(0);
+    for (let i = 0; i < 3; i++) {
+      const { status, stderr } = shell('"$0" "$@" | true', 'verify', wrong);
+      expect(status, stderr).toBe(1);
+      expect(stderr).toMatch(/wrong\.safetensors: not as recorded\n$/);
     }
   });
 

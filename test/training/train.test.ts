@@ -228,6 +228,39 @@ describe('a run that is interrupted', () => {
     ).rejects.toThrow(/other settings \(lrUnet\)/);
   });
 
+  it('does not wait for a picture, and says what is kept', async () => {
+    const stateFile = path.join(folder, 'pictured.state.safetensors');
+    const settings = { ...settingsOf('xti'), steps: 4, sampleEvery: 2 };
+    const interruptedAt = (step: number, more: { stateFile?: string } = { stateFile }) => {
+      const controller = new AbortController();
+      const drawn: number[] = [];
+      const running = train({
+        base,
+        settings,
+        ...more,
+        signal: controller.signal,
+        onProgress: ({ phase, done }) => {
+          if (phase === 'training' ? done === step : step === 0) controller.abort(new Error('enough'));
+        },
+        onSample: (_, at) => {
+          drawn.push(at);
+        },
+      });
+      return running.then(
+        () => ({ message: 'ended well', drawn }),
+        (error: Error) => ({ message: error.message, drawn }),
+      );
+    };
+    expect(await interruptedAt(2)).toEqual({
+      message: `interrupted; the state after step 2 is kept in ${stateFile}: --resume goes on from it`,
+      drawn: [],
+    });
+    expect((await openTensorFile(stateFile)).metadata.get('step')).toBe('2');
+    expect((await interruptedAt(1, {})).message).toBe(
+      'interrupted; nothing is kept of 1 steps: no file for the state was named',
+    );
+  });
+
   it('ends when its base changes under it, with what was saved before', async () => {
     const own = path.join(folder, 'own-base');
     cpSync(defaultBase(), own, { recursive: true });
