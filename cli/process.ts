@@ -1,8 +1,9 @@
 /** The process around a command: its streams, its exit code, and what ends it early. */
+import { once } from 'node:events';
 import { constants } from 'node:os';
 import { removeUnfinishedFiles } from '../src/io/temporary-names.ts';
 import { visible } from '../src/visible.ts';
-import { sayFailure } from './failure.ts';
+import { exitCodeOf, sayFailure } from './failure.ts';
 import { run } from './run.ts';
 import { guarded, type Io, processIo } from './terminal/io.ts';
 
@@ -27,7 +28,10 @@ export async function start(program: 'edlora' | 'fuse'): Promise<void> {
     signal: interrupt.signal,
     onCommand: (writes) => delivery.expect(writes),
   });
-  process.exitCode = (await delivery.settled(io)) && code === 0 ? 1 : code;
+  const { signal } = interrupt;
+  const delivered = await delivery.settled(io, signal, code === 0);
+  if (delivered === 'given up') interrupt.endAtOnce(code === 0 ? exitCodeOf(signal.reason, signal) : code);
+  process.exitCode = delivered === 'lost' && code === 0 ? 1 : code;
 }
 
 /**
@@ -92,18 +96,33 @@ class Delivery {
     this.#writesFiles = writesFiles;
   }
 
-  /** Wait until everything printed has left. @returns whether a part of it could not be delivered */
-  async settled(io: Io): Promise<boolean> {
-    await new Promise<void>((resolve) => process.stdout.write('', () => resolve()));
+  /**
+   * Wait until everything printed has left; after a signal, for a reader that does not read, only a moment.
+   * @param done whether the command ended well
+   * @returns whether all of it has left, a part of it cannot be delivered, or its reader has not taken it
+   */
+  async settled(io: Io, signal: AbortSignal, done: boolean): Promise<'delivered' | 'lost' | 'given up'> {
+    const left = new Promise<boolean>((resolve) => process.stdout.write('', () => resolve(true)));
+    if (!(await Promise.race([left, momentAfter(signal)]))) return 'given up';
     // Errors of the last write are reported after its callback.
     await new Promise((resolve) => setImmediate(resolve));
-    if (this.#failure === null) return false;
+    if (this.#failure === null) return 'delivered';
     const { code, message } = this.#failure;
     // A reader that closes the pipe early (head, less) has seen enough of what is only printed.
-    if (code === 'EPIPE' && !this.#writesFiles) return false;
+    if (code === 'EPIPE' && !this.#writesFiles) return 'delivered';
     const why = code === 'EPIPE' ? 'its reader closed it' : code === 'ENOSPC' ? 'the disk is full' : message;
-    const files = this.#writesFiles ? '; the files are written' : '';
+    const files = this.#writesFiles && done ? '; the files are written' : '';
     io.err(`error: standard output: the result could not be delivered: ${why}${files}\n`);
-    return true;
+    return 'lost';
   }
+}
+
+/** How long the last lines of an interrupted command wait for their reader. */
+const LAST_LINES_MS = 500;
+
+/** False, a moment after the signal; never, if it does not come. */
+async function momentAfter(signal: AbortSignal): Promise<false> {
+  if (!signal.aborted) await once(signal, 'abort');
+  await new Promise((resolve) => setTimeout(resolve, LAST_LINES_MS).unref());
+  return false;
 }

@@ -269,6 +269,22 @@ describe('nobody reads what is printed', () => {
     }
   });
 
+  it('a reader that stops reading does not hold up a Ctrl-C', async () => {
+    const model = path.join(root, 'fixtures/tiny-world/model');
+    const argv = ['inspect', ...Array<string>(8).fill(model), '--no-hash', '--json'];
+    const child = spawn(process.execPath, [program, ...argv]);
+    let err = '';
+    child.stderr.on('data', (chunk) => {
+      err += chunk;
+    });
+    // Nobody listens to its output, which is more than a pipe holds.
+    await new Promise((resolve) => setTimeout(resolve, 3000));
+    expect(child.exitCode).toBeNull();
+    const ended = new Promise<number | null>((resolve) => child.on('exit', resolve));
+    child.kill('SIGINT');
+    expect(await ended, err).toBe(130);
+  });
+
   it('a closed pipe does not make a wrong file right', () => {
     const [file, wrong] = [at('right.safetensors'), at('wrong.safetensors')];
     spawnSync(process.execPath, [program, 'merge', smiley, smiley, '--drop', '--quiet', '--out', file]);
