@@ -23,6 +23,8 @@ export interface TensorStorage {
   readonly range: ByteRange | null;
   /** What the file was when its tensors were found in it; absent where they are not read from one. */
   readonly opened?: FileIdentity;
+  /** Bytes that are best asked for at a time, where they are made when they are read. */
+  readonly pieceBytes?: number;
   /** Bytes `[begin, end)` of the storage, little-endian. @throws {FormatError} when the file cannot be read. */
   read(begin: number, end: number): Uint8Array;
   /**
@@ -252,6 +254,32 @@ export function computedTensor(
         );
       }
       return bytes.subarray(begin, end);
+    },
+  };
+  return { name, dtype, shape: [...shape], strides: rowMajorStrides(shape), storage, storageOffset: 0 };
+}
+
+/**
+ * As `computedTensor`, some rows of the first axis at a time, so that whoever writes it may do something else in between.
+ * @param rowsAtOnce of a piece
+ * @param compute    little-endian bytes of rows [first, first + count)
+ */
+export function computedRows(
+  name: string,
+  dtype: DType,
+  shape: readonly number[],
+  rowsAtOnce: number,
+  compute: (first: number, count: number) => Uint8Array,
+): RawTensor {
+  const rowBytes = elementCount(shape.slice(1)) * dtypeWidth(dtype);
+  const storage: TensorStorage = {
+    sizeBytes: elementCount(shape) * dtypeWidth(dtype),
+    range: null,
+    pieceBytes: rowsAtOnce * rowBytes,
+    read(begin, end) {
+      const first = Math.floor(begin / rowBytes);
+      const bytes = compute(first, Math.ceil(end / rowBytes) - first);
+      return bytes.subarray(begin - first * rowBytes, end - first * rowBytes);
     },
   };
   return { name, dtype, shape: [...shape], strides: rowMajorStrides(shape), storage, storageOffset: 0 };

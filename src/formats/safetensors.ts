@@ -223,8 +223,9 @@ export function* tensorChunks(tensor: RawTensor): Generator<Uint8Array> {
   }
   const begin = tensor.storageOffset * width;
   const end = begin + bytes;
-  for (let from = begin; from < end; from += CHUNK_BYTES) {
-    const to = Math.min(end, from + CHUNK_BYTES);
+  const step = tensor.storage.pieceBytes ?? CHUNK_BYTES;
+  for (let from = begin; from < end; from += step) {
+    const to = Math.min(end, from + step);
     yield wholePiece(tensor, tensor.storage.read(from, to), to - from);
   }
 }

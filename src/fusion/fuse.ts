@@ -11,6 +11,7 @@ import { textLinearLayers } from '../models/clip/structure.ts';
 import type { Component } from '../models/keys/module-path.ts';
 import type { LayerDeltas } from '../models/lora.ts';
 import { linearLayers } from '../models/unet/structure.ts';
+import { Pace } from '../pace.ts';
 import { GraphMatmulEngine } from '../runtime/matmul-engine.ts';
 import type { FusionOptions } from './options.ts';
 import type { Participant } from './participant.ts';
@@ -171,6 +172,7 @@ class FusionRun {
             ridge,
             preserve,
             engine: this.#engine.multiply,
+            pace: new Pace(this.#request.signal),
             onCandidate: () => this.#request.signal?.throwIfAborted(),
           });
     const settled = {
@@ -185,6 +187,7 @@ class FusionRun {
       rank: options.rank,
       rankShare: options.rankShare,
       engine: this.#engine.multiply,
+      pace: new Pace(this.#request.signal),
       onLayer: (layerName) => this.#advance(stage, 'solve', layerName),
     });
     this.reporter.settled(stage, method.name, settled, choices);
@@ -213,7 +216,7 @@ class FusionRun {
     this.reporter.refined(losses);
     for (const [stage, solved] of this.#solved) {
       if (stage === 'text') continue;
-      const settings = { ...solved.settled, engine: this.#engine.multiply };
+      const settings = { ...solved.settled, engine: this.#engine.multiply, pace: new Pace(signal) };
       const measured = await measureStage(solved.problem, settings, layers);
       const results = solved.results.map((layer) => ({
         ...layer,

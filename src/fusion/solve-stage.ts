@@ -3,11 +3,12 @@ import { MismatchError } from '../errors.ts';
 import type { MatmulEngine } from '../linalg/cholesky-async.ts';
 import { type LowRank, rankOf } from '../linalg/low-rank.ts';
 import type { LayerDeltas } from '../models/lora.ts';
+import { Pace, type Steps } from '../pace.ts';
 import { type MeasuredLayer, measureLayers } from './report/measure-stage.ts';
 import type { Truncation } from './report/report.ts';
 import { type FusionMethod, METHOD_DEFAULTS, prepareMethod } from './solvers/method.ts';
 import type { InputProblem, LayerProblem } from './solvers/problem.ts';
-import { recompress } from './solvers/recompress.ts';
+import { recompressSteps } from './solvers/recompress.ts';
 import type { Stage } from './stage.ts';
 import type { StageStatistics } from './statistics/statistics.ts';
 
@@ -39,6 +40,8 @@ export interface StageSolver {
   readonly engine: MatmulEngine | null;
   /** Called after each solved layer; may throw to stop. */
   readonly onLayer?: (layerName: string) => void;
+  /** Of everything that takes long. Default: one that nothing ends. */
+  readonly pace?: Pace;
 }
 
 export interface SolvedLayer {
@@ -66,14 +69,20 @@ export async function solveStage(problem: StageProblem, solver: StageSolver): Pr
 /** Measure given changes of a stage's layers, whatever made them. */
 export async function measureStage(
   problem: StageProblem,
-  settings: Pick<StageSolver, 'ridge' | 'preserve' | 'engine'>,
+  settings: Pick<StageSolver, 'ridge' | 'preserve' | 'engine' | 'pace'>,
   changes: ReadonlyMap<string, LowRank>,
 ): Promise<ReadonlyMap<string, MeasuredLayer>> {
   const measured = new Map<string, MeasuredLayer>();
   for (const layers of layersByInput(problem)) {
     const { input, rows } = inputProblem(problem, layers, settings);
     const fused = layers.map(({ layerName }) => changes.get(layerName)!);
-    const found = await measureLayers(layerProblems(problem, layers, input), fused, rows, settings.engine);
+    const found = await measureLayers(
+      layerProblems(problem, layers, input),
+      fused,
+      rows,
+      settings.engine,
+      settings.pace,
+    );
     for (const layer of found) measured.set(layer.layerName, layer);
   }
   return measured;
@@ -135,27 +144,30 @@ async function solveInput(
   layers: readonly StageLayer[],
   solver: StageSolver,
 ): Promise<SolvedLayer[]> {
-  const { method, iterations, rank, rankShare, engine, onLayer } = solver;
+  const { method, iterations, rank, rankShare, engine, onLayer, pace = new Pace() } = solver;
   const { input, rows } = inputProblem(problem, layers, solver);
   const prepared = await prepareMethod(method, input, {
     stage: problem.stage,
     rows,
     options: { ...METHOD_DEFAULTS, iterations },
     engine,
+    pace,
   });
   const problems = layerProblems(problem, layers, input);
   const exact = await prepared.solve(problems);
-  const solutions = problems.map((layer, l) => {
+  const solutions: Pick<SolvedLayer, 'delta' | 'truncation' | 'losses'>[] = [];
+  for (const [l, layer] of problems.entries()) {
     const { delta, losses = null } = exact[l]!;
-    const { delta: kept, truncation } = cut(delta, layer, rank, rankShare);
+    const { delta: kept, truncation } = await pace.run(cut(delta, layer, rank, rankShare));
     onLayer?.(layer.layerName);
-    return { delta: kept, truncation, losses };
-  });
+    solutions.push({ delta: kept, truncation, losses });
+  }
   const measured = await measureLayers(
     problems,
     solutions.map(({ delta }) => delta),
     rows,
     engine,
+    pace,
   );
   return solutions.map((solution, l) => ({
     ...solution,
@@ -165,13 +177,17 @@ async function solveInput(
   }));
 }
 
-function cut(
+function* cut(
   delta: LowRank,
   { input }: LayerProblem,
   rank: number | 'auto' | null,
   rankShare: number,
-): { delta: LowRank; truncation: Truncation | null } {
+): Steps<{ delta: LowRank; truncation: Truncation | null }> {
   if (rank === null || rankOf(delta) === 0) return { delta, truncation: null };
-  const { delta: kept, featureError, plainError } = recompress(delta, input.grams, rank, rankShare);
+  const {
+    delta: kept,
+    featureError,
+    plainError,
+  } = yield* recompressSteps(delta, input.grams, rank, rankShare);
   return { delta: kept, truncation: { exactRank: rankOf(delta), featureError, plainError } };
 }

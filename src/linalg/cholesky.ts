@@ -13,6 +13,9 @@ import { addScaled, addSymmetricProduct, dot } from './products.ts';
 /** Columns factorised at a time. */
 export const PANEL_WIDTH = 64;
 
+/** Unknowns solved for between two steps. */
+const STEP_COLUMNS = 8;
+
 /** L in the lower triangle (diagonal included) of a row-major [n, n]; what lies above is left as it was. */
 export interface CholeskyFactor {
   readonly size: number;
@@ -95,15 +98,26 @@ export function* choleskySteps(a: Matrix): Steps<CholeskyFactor> {
 
 /** X = B A⁻¹ [k, n] for k right-hand sides as rows of B [k, n]. @throws {ShapeError} if the widths differ. */
 export function solveRows(factor: CholeskyFactor, b: Matrix): Matrix {
-  return solveUpperRows(factor, solveLowerRows(factor, b));
+  return inOneGo(solveRowsSteps(factor, b));
+}
+
+/** `solveRows` in steps, to the same bits. */
+export function* solveRowsSteps(factor: CholeskyFactor, b: Matrix): Steps<Matrix> {
+  return yield* solveUpperRowsSteps(factor, yield* solveLowerRowsSteps(factor, b));
 }
 
 /** Z = B L⁻ᵀ [k, n], the first half of a solve: Z Zᵀ = B A⁻¹ Bᵀ. @throws {ShapeError} if the widths differ. */
 export function solveLowerRows(factor: CholeskyFactor, b: Matrix): Matrix {
+  return inOneGo(solveLowerRowsSteps(factor, b));
+}
+
+/** `solveLowerRows` in steps, to the same bits. */
+export function* solveLowerRowsSteps(factor: CholeskyFactor, b: Matrix): Steps<Matrix> {
   const { size: n, lower } = factor;
   const x = rightHandSides(factor, b);
   // One row of L serves all right-hand sides while it is in cache.
   for (let j = 0; j < n; j++) {
+    if (j % STEP_COLUMNS === 0) yield;
     const pivot = lower[j * n + j]!;
     for (let r = 0; r < x.rows; r++) {
       const at = r * n + j;
@@ -115,9 +129,15 @@ export function solveLowerRows(factor: CholeskyFactor, b: Matrix): Matrix {
 
 /** X = Z L⁻¹ [k, n], the second half of a solve. @throws {ShapeError} if the widths differ. */
 export function solveUpperRows(factor: CholeskyFactor, z: Matrix): Matrix {
+  return inOneGo(solveUpperRowsSteps(factor, z));
+}
+
+/** `solveUpperRows` in steps, to the same bits. */
+export function* solveUpperRowsSteps(factor: CholeskyFactor, z: Matrix): Steps<Matrix> {
   const { size: n, lower } = factor;
   const x = rightHandSides(factor, z);
   for (let j = n - 1; j >= 0; j--) {
+    if (j % STEP_COLUMNS === 0) yield;
     const pivot = lower[j * n + j]!;
     for (let r = 0; r < x.rows; r++) {
       const value = x.data[r * n + j]! / pivot;

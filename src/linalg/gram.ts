@@ -3,8 +3,16 @@
  * half their size for storage, or left as their few rows; and the few operations that solvers need on every form.
  */
 import { ShapeError } from '../errors.ts';
+import { inOneGo, type Steps } from '../pace.ts';
 import { assertSquare, type Matrix, matrix } from './matrix.ts';
-import { addScaled, addSymmetricProduct, dot, multiply, multiplyTransposed } from './products.ts';
+import {
+  addScaled,
+  addSymmetricProduct,
+  dot,
+  multiplySteps,
+  multiplyTransposed,
+  multiplyTransposedSteps,
+} from './products.ts';
 
 /** The upper triangle of a symmetric [size, size], row by row: (0,0) … (0,n−1), (1,1) …; size (size + 1) / 2 numbers. */
 export interface PackedSymmetric {
@@ -94,14 +102,20 @@ export function toDenseGram(gram: GramTerm, scratch?: Matrix): Matrix {
 
 /** target += factor · G. @throws {ShapeError} if the sizes differ. */
 export function addGramTo(target: Matrix, gram: GramTerm, factor: number): void {
+  inOneGo(addGramSteps(target, gram, factor));
+}
+
+/** `addGramTo` in steps. */
+export function* addGramSteps(target: Matrix, gram: GramTerm, factor: number): Steps<void> {
+  yield;
   const n = gramSize(gram);
   if (target.rows !== n || target.cols !== n) {
     throw new ShapeError(`Gram sum: expected [${target.rows}, ${target.cols}], got [${n}, ${n}]`);
   }
   if ('features' in gram) {
     const accumulator = new GramAccumulator(n);
-    accumulator.addRows(gram.features.data);
-    addGramTo(target, accumulator.toMatrix(), factor);
+    yield* accumulator.addRowsSteps(gram.features.data);
+    yield* addGramSteps(target, accumulator.toMatrix(), factor);
     return;
   }
   if ('rows' in gram) {
@@ -137,13 +151,21 @@ export function gramTrace(gram: GramTerm): number {
 
 /** A G [r, n] of rows A [r, n]. @throws {ShapeError} if the widths differ. */
 export function multiplyByGram(a: Matrix, gram: GramTerm): Matrix {
+  return inOneGo(multiplyByGramSteps(a, gram));
+}
+
+/** `multiplyByGram` in steps, to the same bits. */
+export function* multiplyByGramSteps(a: Matrix, gram: GramTerm): Steps<Matrix> {
   const n = gramSize(gram);
   if (a.cols !== n) {
     throw new ShapeError(`A G: expected rows of ${n} numbers, got [${a.rows}, ${a.cols}]`);
   }
-  if ('features' in gram) return multiply(multiplyTransposed(a, gram.features), gram.features);
+  if ('features' in gram) {
+    const seen = yield* multiplyTransposedSteps(a, gram.features);
+    return yield* multiplySteps(seen, gram.features);
+  }
   // G is symmetric, so A Gᵀ does, along rows of both.
-  if ('rows' in gram) return multiplyTransposed(a, gram);
+  if ('rows' in gram) return yield* multiplyTransposedSteps(a, gram);
   const result = matrix(a.rows, n);
   const row = new Float64Array(n);
   let at = 0;
@@ -157,6 +179,7 @@ export function multiplyByGram(a: Matrix, gram: GramTerm): Matrix {
       result.data[from]! += corner * a.data[from]! + dot(row, 0, a.data, from + 1, length);
       addScaled(a.data[from]!, row, 0, result.data, from + 1, length);
     }
+    yield;
   }
   return result;
 }
@@ -193,6 +216,11 @@ export class GramAccumulator {
 
   /** Add XᵀX of features X [N, n], row-major. @throws {ShapeError} if the length is no multiple of n. */
   addRows(features: Float32Array | Float64Array): void {
+    inOneGo(this.addRowsSteps(features));
+  }
+
+  /** `addRows` in steps. */
+  *addRowsSteps(features: Float32Array | Float64Array): Steps<void> {
     const n = this.size;
     const rows = features.length / n;
     if (!Number.isInteger(rows)) {
@@ -205,6 +233,7 @@ export class GramAccumulator {
         for (let j = 0; j < n; j++) columns[j * depth + k] = features[(first + k) * n + j]!;
       }
       addSymmetricProduct(this.#sum, 0, n, 1, columns, n, depth);
+      yield;
     }
     this.#rows += rows;
   }

@@ -131,7 +131,12 @@ export function* frobeniusNormSteps(delta: LowRank): Steps<number> {
  * @throws {ShapeError} if the widths differ
  */
 export function featureNormSquared(delta: LowRank, gram: GramTerm): number {
-  return quadraticTrace(inOneGo(compressRows(delta)), gram);
+  return inOneGo(featureNormSquaredSteps(delta, gram));
+}
+
+/** `featureNormSquared` in steps, to the same bits. */
+export function* featureNormSquaredSteps(delta: LowRank, gram: GramTerm): Steps<number> {
+  return quadraticTrace(yield* compressRows(delta), gram);
 }
 
 /** A delta cut to fewer factors, and what the cut cost. */

@@ -7,6 +7,7 @@
  */
 import { NumericalError, UsageError } from '../errors.ts';
 import { addScaled, dot } from '../linalg/products.ts';
+import { inOneGo, type Steps } from '../pace.ts';
 
 export interface Evaluation {
   readonly loss: number;
@@ -15,8 +16,8 @@ export interface Evaluation {
 }
 
 export interface Objective {
-  /** f and its gradient at x; must not keep or change x. */
-  evaluate(x: Float64Array): Evaluation;
+  /** f and its gradient at x, at once or in steps; must not keep or change x. */
+  evaluate(x: Float64Array): Evaluation | Steps<Evaluation>;
   /**
    * Whether max|vᵢ| ≤ bound, and Σ|vᵢ|, in the coordinates that the stopping rules and the first step are stated in.
    * Give them where x are other coordinates of the same Euclidean space. Default: of v itself.
@@ -72,6 +73,15 @@ const SHORTEST_BRACKET = 1e-9;
  * @throws {NumericalError} if f or its slope is not finite at a point
  */
 export function lbfgs(objective: Objective, start: Float64Array, options: LbfgsOptions): LbfgsResult {
+  return inOneGo(lbfgsSteps(objective, start, options));
+}
+
+/** `lbfgs` in steps: one an evaluation, or more where those have steps of their own. */
+export function* lbfgsSteps(
+  objective: Objective,
+  start: Float64Array,
+  options: LbfgsOptions,
+): Steps<LbfgsResult> {
   const { maxIterations, history = 25, toleranceGradient = 1e-7, toleranceChange = 1e-9 } = options;
   const maxEvaluations = options.maxEvaluations ?? Math.floor((maxIterations * 5) / 4);
   for (const [name, value] of Object.entries({ maxIterations, history, maxEvaluations })) {
@@ -84,8 +94,10 @@ export function lbfgs(objective: Objective, start: Float64Array, options: LbfgsO
 
   let evaluations = 0;
   let best: { x: Float64Array; loss: number } = { x: start, loss: Number.POSITIVE_INFINITY };
-  const evaluate = (x: Float64Array): Evaluation => {
-    const evaluation = objective.evaluate(x);
+  const evaluate = function* (x: Float64Array): Steps<Evaluation> {
+    yield;
+    const found = objective.evaluate(x);
+    const evaluation = 'loss' in found ? found : yield* found;
     evaluations++;
     if (!Number.isFinite(evaluation.loss)) {
       throw new NumericalError(
@@ -98,7 +110,7 @@ export function lbfgs(objective: Objective, start: Float64Array, options: LbfgsO
   };
 
   let x = Float64Array.from(start);
-  let here = evaluate(x);
+  let here = yield* evaluate(x);
   const losses = [here.loss];
   const finish = (stopped: StopReason): LbfgsResult => ({ ...best, losses, evaluations, stopped });
   if (isWithin(here.gradient, toleranceGradient)) return finish('gradient');
@@ -116,11 +128,11 @@ export function lbfgs(objective: Objective, start: Float64Array, options: LbfgsO
     // Without curvature known, the first step moves by at most 1 in the sum of magnitudes.
     const firstStep = iteration === 1 ? Math.min(1, 1 / sumAbs(here.gradient)) : 1;
     const from = x;
-    const along = (step: number): Trial => {
-      const evaluation = evaluate(moved(from, step, direction));
+    const along = function* (step: number): Steps<Trial> {
+      const evaluation = yield* evaluate(moved(from, step, direction));
       return { ...evaluation, step, slope: dot(evaluation.gradient, 0, direction, 0, direction.length) };
     };
-    const reached = strongWolfe(along, { ...here, step: 0, slope }, firstStep, {
+    const reached = yield* strongWolfe(along, { ...here, step: 0, slope }, firstStep, {
       maxTrials: maxEvaluations - evaluations,
       isWithin: (bound) => isWithin(direction, bound),
     });
@@ -187,18 +199,18 @@ interface LineSearchLimits {
  * A step with sufficient decrease and a flat enough slope; or the best end of the bracket when trials or room run out.
  * First steps out until a bracket encloses such a point, then narrows the bracket.
  */
-function strongWolfe(
-  along: (step: number) => Trial,
+function* strongWolfe(
+  along: (step: number) => Steps<Trial>,
   origin: Trial,
   firstStep: number,
   { maxTrials, isWithin }: LineSearchLimits,
-): Trial {
+): Steps<Trial> {
   const decreases = ({ loss, step }: Trial) =>
     loss <= origin.loss + SUFFICIENT_DECREASE * step * origin.slope;
   const isFlat = ({ slope }: Trial) => Math.abs(slope) <= -CURVATURE * origin.slope;
 
   let previous = origin;
-  let trial = along(firstStep);
+  let trial = yield* along(firstStep);
   let trials = 0;
   let ends: [Trial, Trial] | null = null;
   while (trials < maxTrials && ends === null) {
@@ -209,7 +221,7 @@ function strongWolfe(
       const nearest = trial.step + 0.01 * (trial.step - previous.step);
       const next = cubicMinimum(previous, trial, nearest, 10 * trial.step);
       previous = trial;
-      trial = along(next);
+      trial = yield* along(next);
       trials++;
     }
   }
@@ -232,7 +244,7 @@ function strongWolfe(
     } else {
       nearEnd = true;
     }
-    trial = along(step);
+    trial = yield* along(step);
     trials++;
     const high = low === 0 ? 1 : 0;
     if (!decreases(trial) || trial.loss >= ends[low].loss) {

@@ -6,8 +6,9 @@
 import type { MergedLayer } from '../concepts/lora-file.ts';
 import type { RawTensor } from '../formats/raw-tensor.ts';
 import { readFloat32 } from '../formats/raw-tensor.ts';
-import { truncate } from '../linalg/low-rank.ts';
+import { truncateSteps } from '../linalg/low-rank.ts';
 import { identity, matrix } from '../linalg/matrix.ts';
+import type { Steps } from '../pace.ts';
 import type { TorchGenerator } from '../tensor/random.ts';
 import type { FactorGradients } from './factor-gradients.ts';
 import type { TrainedLayer } from './trained-layers.ts';
@@ -26,7 +27,7 @@ export interface LayerFactors {
   /** Gradients of the parameters, given those of `factors(mask)`. */
   backward(d: FactorGradients, mask: RankMask): Map<string, Float32Array>;
   /** The change as it is written to a file. */
-  merged(): MergedLayer;
+  merged(): Steps<MergedLayer>;
 }
 
 const masked = (up: Float32Array, rank: number, scale: number, mask: RankMask): Float32Array =>
@@ -56,14 +57,11 @@ export function loraFactors(layer: TrainedLayer, random: TorchGenerator): LayerF
         ['down', d.down],
         ['up', masked(d.up, rank, scale, mask)],
       ]),
-    merged: () => ({
-      component,
-      layerName,
-      up: up.map((value) => value * scale),
-      down: down.slice(),
-      rank,
-      kernel,
-    }),
+    *merged() {
+      yield;
+      const scaled = up.map((value) => value * scale);
+      return { component, layerName, up: scaled, down: down.slice(), rank, kernel };
+    },
   };
 }
 
@@ -132,7 +130,10 @@ export function lohaFactors(layer: TrainedLayer, random: TorchGenerator): LayerF
         ['b2', db2],
       ]);
     },
-    merged: () => ({ component, layerName, ...product(), rank: graphRank, kernel }),
+    *merged() {
+      yield;
+      return { component, layerName, ...product(), rank: graphRank, kernel };
+    },
   };
 }
 
@@ -153,10 +154,10 @@ export function fullWeight(layer: TrainedLayer, base: RawTensor): LayerFactors {
     parameters: new Map([['weight', weight]]),
     factors: (mask) => ({ down, up: masked(change(), n, 1, mask) }),
     backward: (d, mask) => new Map([['weight', masked(d.up, n, 1, mask)]]),
-    merged: () => {
+    *merged() {
       const delta = { up: matrix(m, n, Float64Array.from(change())), down: identity(n) };
       // A file holds factors: as many as the layer was asked to be written with, by the best approximation.
-      const { delta: cut } = truncate(delta, Math.min(layer.rank, m, n));
+      const { delta: cut } = yield* truncateSteps(delta, Math.min(layer.rank, m, n));
       return {
         component,
         layerName,

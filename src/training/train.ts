@@ -57,7 +57,7 @@ export interface TrainedConcept {
   readonly method: Method;
   readonly settings: ResolvedSettings;
   readonly tokens: ReturnType<Trainables['tokens']>;
-  readonly layers: ReturnType<Trainables['merged']>;
+  readonly layers: Awaited<ReturnType<Trainables['merged']>>;
   readonly log: readonly StepLog[];
   /** Pictures, and views of them, that were trained on. */
   readonly pictures: number;
@@ -208,7 +208,7 @@ class TrainingRun {
       method: this.#method,
       settings: this.#settings,
       tokens: this.#trainables.tokens(),
-      layers: this.#trainables.merged(),
+      layers: await this.#trainables.merged(),
       log: this.#state.log,
       ...this.#counts,
     };
@@ -324,8 +324,8 @@ class TrainingRun {
     } as const;
     const pipeline = await Pipeline.create(base, {
       vocabulary: bindConcepts(base.tokenizer, tokens.length === 0 ? [] : [concept]),
-      unetDeltas: this.#trainables.deltas('unet'),
-      textDeltas: this.#trainables.deltas('text_encoder'),
+      unetDeltas: await this.#trainables.deltas('unet'),
+      textDeltas: await this.#trainables.deltas('text_encoder'),
     });
     try {
       const prompt = withWords(this.#settings.samplePrompt, this.#trainables.plan.words);

@@ -12,6 +12,7 @@ import type { Component } from '../models/keys/module-path.ts';
 import type { LayerDeltas } from '../models/lora.ts';
 import { loraDownInput, loraUpInput } from '../models/network.ts';
 import { crossAttentionNames } from '../models/unet/structure.ts';
+import { Pace } from '../pace.ts';
 import type { TorchGenerator } from '../tensor/random.ts';
 import { float32, type Tensor } from '../tensor/tensor.ts';
 import { initialVector } from './concept-embeddings.ts';
@@ -144,14 +145,17 @@ export class Trainables {
     return this.#concept(this.plan.words).tokens.map((token) => ({ ...token }));
   }
 
-  merged(): MergedLayer[] {
-    return this.layers.map((layer) => layer.merged());
+  async merged(): Promise<MergedLayer[]> {
+    const pace = new Pace();
+    const merged: MergedLayer[] = [];
+    for (const layer of this.layers) merged.push(await pace.run(layer.merged()));
+    return merged;
   }
 
   /** The present state as a model to draw with. */
-  deltas(component: Component): LayerDeltas {
+  async deltas(component: Component): Promise<LayerDeltas> {
     return new Map(
-      this.merged()
+      (await this.merged())
         .filter((layer) => layer.component === component)
         .map(({ layerName, up, down, rank }) => [
           layerName,

@@ -19,6 +19,7 @@ import {
 } from '../../src/fusion/solvers/gradient.ts';
 import type { LayerProblem } from '../../src/fusion/solvers/problem.ts';
 import { frobeniusNorm, rankOf, subtract } from '../../src/linalg/low-rank.ts';
+import { inOneGo } from '../../src/pace.ts';
 import { packageRoot } from '../../src/package-root.ts';
 import {
   type FusionRun,
@@ -42,13 +43,15 @@ function solveRun({ layers, grams }: FusionRun): Solved[] {
     const group = record.input_group;
     const system =
       systems.get(group) ??
-      gradientSystem({
-        inputName: group,
-        inputSize: base.cols,
-        grams: grams.get(group)!,
-        preserve: null,
-        ridge: 0,
-      });
+      inOneGo(
+        gradientSystem({
+          inputName: group,
+          inputSize: base.cols,
+          grams: grams.get(group)!,
+          preserve: null,
+          ridge: 0,
+        }),
+      );
     systems.set(group, system);
     const layer = { layerName, outputSize: base.rows, deltas, input: system.input };
     const solution = solveByGradient(system, layer, { rows, iterations: record.lbfgs_iters });
@@ -150,7 +153,7 @@ describe.skipIf(process.env.EDLORA_GOLDENS !== undefined)('torch in float64 on d
           ridge: 0,
         };
         const layer = { layerName, outputSize: base.rows, deltas, input };
-        const { losses, evaluations } = solveByGradient(gradientSystem(input), layer, {
+        const { losses, evaluations } = solveByGradient(inOneGo(gradientSystem(input)), layer, {
           rows,
           iterations: stored.iterations,
         });

@@ -1,6 +1,7 @@
 /** Parametrisations: their gradients against slopes, what they mean, and what steps leave out. */
 import { describe, expect, it } from 'vitest';
 import { float32Tensor } from '../../src/formats/raw-tensor.ts';
+import { inOneGo } from '../../src/pace.ts';
 import { TorchGenerator } from '../../src/tensor/random.ts';
 import type { FactorGradients } from '../../src/training/factor-gradients.ts';
 import {
@@ -88,7 +89,7 @@ describe.each(all)('%s', (_, make) => {
 
   it('writes what it trained', () => {
     const factors = make();
-    const { up, down, rank } = factors.merged();
+    const { up, down, rank } = inOneGo(factors.merged());
     expect(up.length).toBe(layer.m * rank);
     const asRun = product(factors.factors(null));
     if (rank >= Math.min(layer.m, layer.n) || factors.graphRank === rank) {

@@ -15,13 +15,14 @@
  * The factors keep their ranks: the result is a LoRA as before.
  */
 import { NumericalError, ShapeError, UsageError } from '../../errors.ts';
-import { type LowRank, lowRank, rankOf, truncate } from '../../linalg/low-rank.ts';
+import { type LowRank, lowRank, rankOf, truncateSteps } from '../../linalg/low-rank.ts';
 import { matrix } from '../../linalg/matrix.ts';
 import type { Checkpoint } from '../../models/checkpoint.ts';
 import { commonRanks, deltaFeeds, deltaRanks, type LayerDeltas } from '../../models/lora.ts';
 import { loraDownInput, loraUpInput } from '../../models/network.ts';
 import { crossAttentionNames, linearLayers } from '../../models/unet/structure.ts';
 import { adamwState, adamwStep } from '../../optim/adamw.ts';
+import { Pace } from '../../pace.ts';
 import { GraphSession } from '../../runtime/session.ts';
 import { noiseSchedule } from '../../sampling/noise-schedule.ts';
 import { dpmSolver } from '../../sampling/samplers/dpm-solver.ts';
@@ -95,7 +96,13 @@ export async function refine(request: RefineRequest): Promise<Refinement> {
   checkRefineOptions(options);
   checkRequest(request);
   if (options.steps === 0) return { layers: request.start, losses: [] };
-  const run = new RefineRun(request, options);
+  const pace = new Pace(request.signal);
+  // Adam moves every number by about as much: both factors of a layer have to be of one size.
+  const balanced = new Map<string, LowRank>();
+  for (const [name, delta] of request.start) {
+    balanced.set(name, (await pace.run(truncateSteps(delta, rankOf(delta)))).delta);
+  }
+  const run = new RefineRun(request, balanced, options);
   try {
     return await run.finish();
   } finally {
@@ -173,15 +180,13 @@ class RefineRun {
   #turn = 0;
   #preservedRows = 0;
 
-  constructor(request: RefineRequest, options: RefineOptions) {
-    const { base, start, fixed = new Map(), concepts, preserved, schedule } = request;
+  constructor(request: RefineRequest, balanced: LayerDeltas, options: RefineOptions) {
+    const { base, fixed = new Map(), concepts, preserved, schedule } = request;
     this.#request = request;
     this.#options = options;
     const teachers = preserved === null || options.preserve === 0 ? concepts : [...concepts, preserved];
     this.#pools = teachers.map((teacher) => ({ teacher, visited: [], ownPolicy: [], drawn: 0 }));
     this.#random = new TorchGenerator(options.seed);
-    // Adam moves every number by about as much: both factors of a layer have to be of one size.
-    const balanced = new Map([...start].map(([name, delta]) => [name, truncate(delta, rankOf(delta)).delta]));
     const deltas: LayerDeltas = new Map([...fixed, ...balanced]);
     this.#ranks = deltaRanks(deltas);
     this.#feeds = deltaFeeds(deltas, this.#ranks, linearLayers(base.unet.config));

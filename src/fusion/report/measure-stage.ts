@@ -5,9 +5,10 @@
  */
 import type { MatmulEngine } from '../../linalg/cholesky-async.ts';
 import { gramTrace } from '../../linalg/gram.ts';
-import { frobeniusNorm, type LowRank, rankOf } from '../../linalg/low-rank.ts';
+import { frobeniusNormSteps, type LowRank, rankOf } from '../../linalg/low-rank.ts';
 import { type Matrix, splitRows, stackRows, transpose } from '../../linalg/matrix.ts';
 import { GramProducts, multiplyTransposedWith } from '../../linalg/products-async.ts';
+import { Pace, type Steps } from '../../pace.ts';
 import type { LayerProblem } from '../solvers/problem.ts';
 import type { ConceptRetention, LayerRetention } from './retention.ts';
 
@@ -31,6 +32,7 @@ export async function measureLayers(
   fused: readonly LowRank[],
   rows: number,
   engine: MatmulEngine | null,
+  pace: Pace = new Pace(),
 ): Promise<MeasuredLayer[]> {
   const { grams, preserve } = layers[0]!.input;
   const blocks: LayerBlocks[] = [];
@@ -58,7 +60,9 @@ export async function measureLayers(
     const products = splitRows(product, fused.map(rankOf));
     for (const [l, block] of blocks.entries()) await block.preserved(products[l]!, energy);
   }
-  return blocks.map((block) => block.finish(rows));
+  const measured: MeasuredLayer[] = [];
+  for (const block of blocks) measured.push(await pace.run(block.finish(rows)));
+  return measured;
 }
 
 /** One layer's factors side by side, and what has been seen of them. */
@@ -157,15 +161,18 @@ class LayerBlocks {
     this.#preservedChange = energy > 0 ? Math.sqrt(Math.max(0, value) / energy) : 0;
   }
 
-  finish(rows: number): MeasuredLayer {
+  *finish(rows: number): Steps<MeasuredLayer> {
     const { layerName, deltas, outputSize } = this.#layer;
     const concepts = deltas.map((_, i): ConceptRetention => {
       const ownEffect = this.#crosstalk[i]![i]! ** 2;
       const residual = this.#residuals[i]!;
       return { ownEffect, residual, retention: ownEffect > 0 ? 1 - residual / ownEffect : null };
     });
-    const changeNorm = frobeniusNorm(this.#fused);
-    const largest = Math.max(0, ...deltas.map((delta) => (delta === null ? 0 : frobeniusNorm(delta))));
+    const changeNorm = yield* frobeniusNormSteps(this.#fused);
+    let largest = 0;
+    for (const delta of deltas) {
+      if (delta !== null) largest = Math.max(largest, yield* frobeniusNormSteps(delta));
+    }
     return {
       layerName,
       concepts,

@@ -15,12 +15,18 @@
  * Differs from it: an optional ridge for captions that do not span the text features, where its LU divides by zero.
  */
 import { NumericalError, UsageError } from '../../errors.ts';
-import { type CholeskyFactor, cholesky, solveLowerRows, solveUpperRows } from '../../linalg/cholesky.ts';
-import { addGramTo, gramTrace } from '../../linalg/gram.ts';
+import {
+  type CholeskyFactor,
+  choleskySteps,
+  solveLowerRowsSteps,
+  solveUpperRowsSteps,
+} from '../../linalg/cholesky.ts';
+import { addGramSteps, gramTrace } from '../../linalg/gram.ts';
 import { type LowRank, lowRank, sum, zeroDelta } from '../../linalg/low-rank.ts';
 import { assertFinite, type Matrix, matrix, stackRows, transpose } from '../../linalg/matrix.ts';
-import { multiply, multiplyTransposed } from '../../linalg/products.ts';
-import { qr } from '../../linalg/qr.ts';
+import { multiplySteps, multiplyTransposedSteps } from '../../linalg/products.ts';
+import { qrSteps } from '../../linalg/qr.ts';
+import { inOneGo, type Steps } from '../../pace.ts';
 import { checkInput, checkLayer, type InputProblem, type LayerProblem } from './problem.ts';
 
 /** The constraints of one input, factorised; serves K and V of one cross-attention. */
@@ -50,6 +56,11 @@ const DEPENDENT = 1e-10;
  * @throws {NumericalError} naming the input, if the captions' Gram matrix is singular or constraints depend on each other
  */
 export function constrainInput(input: InputProblem): ConstrainedSystem {
+  return inOneGo(constrainInputSteps(input));
+}
+
+/** `constrainInput` in steps. */
+export function* constrainInputSteps(input: InputProblem): Steps<ConstrainedSystem> {
   checkInput(input);
   const { inputName, inputSize: n, grams, preserve, ridge } = input;
   if (preserve === null) {
@@ -77,12 +88,12 @@ export function constrainInput(input: InputProblem): ConstrainedSystem {
     return pickRows(features, fresh);
   });
   const lambda = (ridge * gramTrace(preserve.gram)) / n;
-  const factor = factoriseCaptions(input, lambda);
+  const factor = yield* factoriseCaptions(input, lambda);
   const c = stackRows(n, rows);
-  const { q, r } = qr(transpose(solveLowerRows(factor, c)));
+  const { q, r } = yield* qrSteps(transpose(yield* solveLowerRowsSteps(factor, c)));
   assertIndependent(inputName, r, c.rows);
   // (D Cᵀ)⁻¹ D = R⁻¹ Qᵀ L⁻¹.
-  const response = solveUpperRows(factor, backSubstitute(r, transpose(q)));
+  const response = yield* solveUpperRowsSteps(factor, backSubstitute(r, transpose(q)));
   return { input, lambda, constraints: c.rows, repeated, rows, response };
 }
 
@@ -93,6 +104,11 @@ export function constrainInput(input: InputProblem): ConstrainedSystem {
  * @throws {NumericalError} naming the layer, if the result is not finite
  */
 export function solveConstrained(system: ConstrainedSystem, layer: LayerProblem): LowRank {
+  return inOneGo(solveConstrainedSteps(system, layer));
+}
+
+/** `solveConstrained` in steps. */
+export function* solveConstrainedSteps(system: ConstrainedSystem, layer: LayerProblem): Steps<LowRank> {
   checkLayer(layer);
   const { layerName, outputSize, deltas } = layer;
   const trained = deltas.filter((delta) => delta !== null);
@@ -101,18 +117,18 @@ export function solveConstrained(system: ConstrainedSystem, layer: LayerProblem)
   const targets = matrix(up.cols, system.constraints);
   let row = 0;
   let column = 0;
-  deltas.forEach((delta, i) => {
+  for (const [i, delta] of deltas.entries()) {
     const rows = system.rows[i]!;
     if (delta !== null) {
-      const block = multiplyTransposed(delta.down, rows);
+      const block = yield* multiplyTransposedSteps(delta.down, rows);
       for (let r = 0; r < block.rows; r++, row++) {
         const from = r * block.cols;
         targets.data.set(block.data.subarray(from, from + block.cols), row * system.constraints + column);
       }
     }
     column += rows.rows;
-  });
-  const solution = lowRank(up, multiply(targets, system.response));
+  }
+  const solution = lowRank(up, yield* multiplySteps(targets, system.response));
   try {
     assertFinite('fused up factor', solution.up.data);
     assertFinite('fused down factor', solution.down.data);
@@ -125,15 +141,15 @@ export function solveConstrained(system: ConstrainedSystem, layer: LayerProblem)
   return solution;
 }
 
-function factoriseCaptions(
+function* factoriseCaptions(
   { inputName, inputSize: n, preserve }: InputProblem,
   lambda: number,
-): CholeskyFactor {
+): Steps<CholeskyFactor> {
   const gram = matrix(n, n);
-  addGramTo(gram, preserve!.gram, 1);
+  yield* addGramSteps(gram, preserve!.gram, 1);
   for (let i = 0; i < n; i++) gram.data[i * n + i]! += lambda;
   try {
-    return cholesky(gram);
+    return yield* choleskySteps(gram);
   } catch (cause) {
     if (!(cause instanceof NumericalError)) throw cause;
     throw new NumericalError(

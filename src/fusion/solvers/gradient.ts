@@ -14,12 +14,13 @@
  * Differs from it: float64 instead of float32, whose rounding both ends its line searches early and leaves the span.
  */
 import { NumericalError, UsageError } from '../../errors.ts';
-import { multiplyByGram } from '../../linalg/gram.ts';
-import { featureNormSquared, type LowRank, lowRank, sum, zeroDelta } from '../../linalg/low-rank.ts';
+import { multiplyByGramSteps } from '../../linalg/gram.ts';
+import { featureNormSquaredSteps, type LowRank, lowRank, sum, zeroDelta } from '../../linalg/low-rank.ts';
 import { type Matrix, matrix, stackRows } from '../../linalg/matrix.ts';
-import { dot, multiply, multiplyTransposed } from '../../linalg/products.ts';
-import { qr } from '../../linalg/qr.ts';
-import { lbfgs, type StopReason } from '../../optim/lbfgs.ts';
+import { dot, multiply, multiplySteps, multiplyTransposedSteps } from '../../linalg/products.ts';
+import { qrSteps } from '../../linalg/qr.ts';
+import { type Evaluation, lbfgsSteps, type StopReason } from '../../optim/lbfgs.ts';
+import { inOneGo, type Steps } from '../../pace.ts';
 import type { PerStage } from '../stage.ts';
 import { absoluteWeights, normalMatrix } from './normal-matrix.ts';
 import { checkLayer, type InputProblem, type LayerProblem } from './problem.ts';
@@ -58,8 +59,8 @@ export interface GradientSystem {
 }
 
 /** Sum up M. @throws {ShapeError|UsageError|NumericalError} see `absoluteWeights` */
-export function gradientSystem(input: InputProblem): GradientSystem {
-  return { input, normal: normalMatrix(input, absoluteWeights(input)) };
+export function* gradientSystem(input: InputProblem): Steps<GradientSystem> {
+  return { input, normal: yield* normalMatrix(input, absoluteWeights(input)) };
 }
 
 /**
@@ -71,10 +72,19 @@ export function gradientSystem(input: InputProblem): GradientSystem {
  * @throws {NumericalError} naming the layer, if a loss or gradient is not finite
  */
 export function solveByGradient(
+  system: GradientSystem,
+  layer: LayerProblem,
+  options: GradientOptions,
+): GradientSolution {
+  return inOneGo(solveByGradientSteps(system, layer, options));
+}
+
+/** `solveByGradient` in steps: the published counts take seconds a layer. */
+export function* solveByGradientSteps(
   { input, normal }: GradientSystem,
   layer: LayerProblem,
   { rows, iterations, history = 25 }: GradientOptions,
-): GradientSolution {
+): Steps<GradientSolution> {
   checkLayer(layer);
   const { layerName, outputSize: m, deltas } = layer;
   const n = input.inputSize;
@@ -85,20 +95,21 @@ export function solveByGradient(
   if (trained.length === 0) {
     return { delta: zeroDelta(m, n), losses: [0], evaluations: 0, stopped: null };
   }
-  const { q, r } = qr(sum(trained).up);
+  const { q, r } = yield* qrSteps(sum(trained).up);
   const k = q.cols;
-  const products = deltas.flatMap((delta, i) =>
-    delta === null ? [] : [multiplyByGram(delta.down, input.grams[i]!)],
-  );
+  const products: Matrix[] = [];
+  for (const [i, delta] of deltas.entries()) {
+    if (delta !== null) products.push(yield* multiplyByGramSteps(delta.down, input.grams[i]!));
+  }
   /** QᵀR. */
-  const target = multiply(r, stackRows(n, products)).data;
-  const constant = deltas.reduce(
-    (total, delta, i) => total + (delta === null ? 0 : featureNormSquared(delta, input.grams[i]!)),
-    0,
-  );
+  const target = (yield* multiplySteps(r, stackRows(n, products))).data;
+  let constant = 0;
+  for (const [i, delta] of deltas.entries()) {
+    constant += delta === null ? 0 : yield* featureNormSquaredSteps(delta, input.grams[i]!);
+  }
   const size = rows * m;
-  const evaluate = (c: Float64Array) => {
-    const gradient = multiplyTransposed(matrix(k, n, c), normal).data;
+  const evaluate = function* (c: Float64Array): Steps<Evaluation> {
+    const gradient = (yield* multiplyTransposedSteps(matrix(k, n, c), normal)).data;
     const quadratic = dot(gradient, 0, c, 0, c.length);
     const linear = dot(target, 0, c, 0, c.length);
     for (let i = 0; i < gradient.length; i++) gradient[i] = (2 * (gradient[i]! - target[i]!)) / size;
@@ -106,7 +117,7 @@ export function solveByGradient(
   };
   const expanded: Expand = (c) => multiply(q, matrix(k, n, c)).data;
   try {
-    const { x, losses, evaluations, stopped } = lbfgs(
+    const { x, losses, evaluations, stopped } = yield* lbfgsSteps(
       {
         evaluate,
         isWithin: (c, bound) => isWithin(c, bound, m * n, expanded),

@@ -21,17 +21,18 @@
 import { NumericalError, ShapeError } from '../../errors.ts';
 import {
   type CholeskyFactor,
-  cholesky,
+  choleskySteps,
   conditionLowerBound,
-  solveRows as solveCholeskyRows,
+  solveRowsSteps as solveCholeskyRows,
 } from '../../linalg/cholesky.ts';
 import { choleskyAsync, type MatmulEngine, solveRowsAsync } from '../../linalg/cholesky-async.ts';
-import { eigh } from '../../linalg/eigh.ts';
-import { multiplyByGram } from '../../linalg/gram.ts';
+import { eighSteps } from '../../linalg/eigh.ts';
+import { multiplyByGramSteps } from '../../linalg/gram.ts';
 import { type LowRank, lowRank, sum, zeroDelta } from '../../linalg/low-rank.ts';
 import { assertFinite, type Matrix, matrix, splitRows, stackRows } from '../../linalg/matrix.ts';
-import { multiply, multiplyTransposed } from '../../linalg/products.ts';
+import { multiplySteps, multiplyTransposedSteps } from '../../linalg/products.ts';
 import { GramProducts } from '../../linalg/products-async.ts';
+import { inOneGo, Pace, type Steps } from '../../pace.ts';
 import { type AbsoluteWeights, absoluteWeights, normalMatrix } from './normal-matrix.ts';
 import { checkLayer, type InputProblem, type LayerProblem } from './problem.ts';
 
@@ -48,19 +49,19 @@ export interface NormalSystem extends AbsoluteWeights {
   /** Condition number of the matrix on those directions: exact with ridge 0, otherwise a lower bound from the Cholesky factor. */
   readonly condition: number;
   /** A_i G_i M⁻¹ of all concepts, stacked [Σ r_i, n], for A_i [r_i, n]; `null` where a concept has none. */
-  rightFactors(downs: readonly (Matrix | null)[]): Matrix;
+  rightFactors(downs: readonly (Matrix | null)[]): Steps<Matrix>;
   /** The same for several layers at once, large products by the engine that factorised the system, if one did. */
-  rightFactorsOf(layers: readonly (readonly (Matrix | null)[])[]): Promise<Matrix[]>;
+  rightFactorsOf(layers: readonly (readonly (Matrix | null)[])[], pace: Pace): Promise<Matrix[]>;
 }
 
 /** B K⁻¹ for rows B. */
-type SolveRows = (b: Matrix) => Matrix;
+type SolveRows = (b: Matrix) => Steps<Matrix>;
 
 /** A symmetric matrix K to factorise, and how its inverse gives the right factors. */
 interface Equations extends AbsoluteWeights {
   readonly side: NormalSystem['side'];
   readonly symmetric: Matrix;
-  readonly rightFactors: (downs: readonly (Matrix | null)[], solve: SolveRows) => Matrix;
+  readonly rightFactors: (downs: readonly (Matrix | null)[], solve: SolveRows) => Steps<Matrix>;
 }
 
 /**
@@ -71,14 +72,20 @@ interface Equations extends AbsoluteWeights {
  * @throws {NumericalError} naming the input, if features are all zero, not finite, or the matrix is not positive definite
  */
 export function factoriseInput(input: InputProblem): NormalSystem {
-  const equations = equationsOf(input);
-  return named(input, () =>
-    system(
-      input,
-      equations,
-      input.ridge === 0 ? minimumNorm(equations.symmetric) : triangular(cholesky(equations.symmetric)),
-    ),
-  );
+  return inOneGo(factoriseInputSteps(input));
+}
+
+/** `factoriseInput` in steps. */
+export function* factoriseInputSteps(input: InputProblem): Steps<NormalSystem> {
+  const equations = yield* equationsOf(input);
+  try {
+    const { symmetric } = equations;
+    const factorised =
+      input.ridge === 0 ? yield* minimumNorm(symmetric) : triangular(yield* choleskySteps(symmetric));
+    return system(input, equations, factorised);
+  } catch (cause) {
+    throw explained(input.inputName, cause, hintFor(input));
+  }
 }
 
 /** Below this many rows the plain loops are as fast as handing products to the graph runtime (measured at 320 to 1280). */
@@ -94,13 +101,17 @@ export async function factoriseInputWith(
   engine: MatmulEngine,
   input: InputProblem,
   fromRows: number = ENGINE_FROM_ROWS,
+  pace: Pace = new Pace(),
 ): Promise<NormalSystem> {
-  if (input.ridge === 0) return factoriseInput(input);
-  const equations = equationsOf(input);
+  if (input.ridge === 0) return pace.run(factoriseInputSteps(input));
+  const equations = await pace.run(equationsOf(input));
   const { symmetric } = equations;
   let factor: CholeskyFactor;
   try {
-    factor = symmetric.rows < fromRows ? cholesky(symmetric) : await choleskyAsync(symmetric, engine);
+    factor =
+      symmetric.rows < fromRows
+        ? await pace.run(choleskySteps(symmetric))
+        : await choleskyAsync(symmetric, engine);
   } catch (cause) {
     throw explained(input.inputName, cause, hintFor(input));
   }
@@ -148,13 +159,13 @@ async function targetsOf(
   return parts.map((products) => stackRows(inputSize, products));
 }
 
-function equationsOf(input: InputProblem): Equations {
+function* equationsOf(input: InputProblem): Steps<Equations> {
   const weights = absoluteWeights(input);
   const rows = rowsOf(input, weights);
   const count = rows?.reduce((total, part) => total + part.rows, 0) ?? Number.POSITIVE_INFINITY;
   return rows !== null && count < input.inputSize
-    ? sampleSide(input, weights, rows)
-    : featureSide(input, weights);
+    ? yield* sampleSide(input, weights, rows)
+    : yield* featureSide(input, weights);
 }
 
 /**
@@ -181,44 +192,49 @@ function rowsOf({ grams, preserve }: InputProblem, { beta }: AbsoluteWeights): M
   return rows;
 }
 
-function featureSide(input: InputProblem, weights: AbsoluteWeights): Equations {
+function* featureSide(input: InputProblem, weights: AbsoluteWeights): Steps<Equations> {
   return {
     ...weights,
     side: 'features',
-    symmetric: normalMatrix(input, weights),
-    rightFactors: (downs, solve) => {
-      const products = downs.flatMap((down, i) =>
-        down === null ? [] : [multiplyByGram(down, input.grams[i]!)],
-      );
-      return solve(stackRows(input.inputSize, products));
+    symmetric: yield* normalMatrix(input, weights),
+    *rightFactors(downs, solve) {
+      const products: Matrix[] = [];
+      for (const [i, down] of downs.entries()) {
+        if (down !== null) products.push(yield* multiplyByGramSteps(down, input.grams[i]!));
+      }
+      return yield* solve(stackRows(input.inputSize, products));
     },
   };
 }
 
-function sampleSide(input: InputProblem, weights: AbsoluteWeights, rows: readonly Matrix[]): Equations {
+function* sampleSide(
+  input: InputProblem,
+  weights: AbsoluteWeights,
+  rows: readonly Matrix[],
+): Steps<Equations> {
   const x = stackRows(input.inputSize, rows);
   const count = x.rows;
-  const symmetric = multiplyTransposed(x, x);
+  const symmetric = yield* multiplyTransposedSteps(x, x);
   for (let i = 0; i < count; i++) symmetric.data[i * count + i]! += weights.lambda;
-  const rightFactors: Equations['rightFactors'] = (downs, solve) => {
+  const rightFactors: Equations['rightFactors'] = function* (downs, solve) {
     const targets = matrix(
       downs.reduce((total, down) => total + (down?.rows ?? 0), 0),
       count,
     );
     let row = 0;
     let column = 0;
-    downs.forEach((down, i) => {
+    for (const [i, down] of downs.entries()) {
       const features = rows[i]!;
       if (down !== null) {
-        const block = multiplyTransposed(down, features);
+        const block = yield* multiplyTransposedSteps(down, features);
         for (let r = 0; r < block.rows; r++, row++) {
           const from = r * block.cols;
           targets.data.set(block.data.subarray(from, from + block.cols), row * count + column);
         }
       }
       column += features.rows;
-    });
-    return multiply(solve(targets), x);
+    }
+    return yield* multiplySteps(yield* solve(targets), x);
   };
   return { ...weights, side: 'samples', symmetric, rightFactors };
 }
@@ -235,7 +251,11 @@ function system(input: InputProblem, equations: Equations, factorised: Factorise
   const solveDowns: NormalSystem['rightFactors'] = (downs) => rightFactors(downs, solve);
   return {
     ...{ input, lambda, beta, side, rank, condition, rightFactors: solveDowns },
-    rightFactorsOf: async (layers) => layers.map(solveDowns),
+    rightFactorsOf: async (layers, pace) => {
+      const factors: Matrix[] = [];
+      for (const downs of layers) factors.push(await pace.run(solveDowns(downs)));
+      return factors;
+    },
   };
 }
 
@@ -247,27 +267,19 @@ function triangular(factor: CholeskyFactor): Factorised {
   };
 }
 
-function minimumNorm(symmetric: Matrix): Factorised {
+function* minimumNorm(symmetric: Matrix): Steps<Factorised> {
   const n = symmetric.rows;
-  const { values, vectors } = eigh(symmetric);
+  const { values, vectors } = yield* eighSteps(symmetric);
   const largest = values[n - 1]!;
   const first = values.findIndex((value) => value > MINIMUM_NORM_CUTOFF * largest);
   const rank = n - first;
   const kept = matrix(rank, n, vectors.data.slice(first * n));
-  const solve: SolveRows = (b) => {
-    const coordinates = multiplyTransposed(b, kept);
+  const solve: SolveRows = function* (b) {
+    const coordinates = yield* multiplyTransposedSteps(b, kept);
     for (let i = 0; i < coordinates.data.length; i++) coordinates.data[i]! /= values[first + (i % rank)]!;
-    return multiply(coordinates, kept);
+    return yield* multiplySteps(coordinates, kept);
   };
   return { rank, condition: largest / values[first]!, solve };
-}
-
-function named<T>(input: InputProblem, factorise: () => T): T {
-  try {
-    return factorise();
-  } catch (cause) {
-    throw explained(input.inputName, cause, hintFor(input));
-  }
 }
 
 function hintFor({ ridge }: InputProblem): string {
@@ -295,15 +307,22 @@ function explained(inputName: string, cause: unknown, hint: string): unknown {
  */
 export function solveLayer(system: NormalSystem, layer: LayerProblem): LowRank {
   const downs = downsOf(system, layer);
-  return solution(layer, downs.some((down) => down !== null) ? system.rightFactors(downs) : null);
+  return solution(layer, downs.some((down) => down !== null) ? inOneGo(system.rightFactors(downs)) : null);
 }
 
 /**
  * `solveLayer` for layers that read one input, all at once: what the engine multiplies best is tall.
  * @throws as `solveLayer`
  */
-export async function solveLayers(system: NormalSystem, layers: readonly LayerProblem[]): Promise<LowRank[]> {
-  const rights = await system.rightFactorsOf(layers.map((layer) => downsOf(system, layer)));
+export async function solveLayers(
+  system: NormalSystem,
+  layers: readonly LayerProblem[],
+  pace: Pace = new Pace(),
+): Promise<LowRank[]> {
+  const rights = await system.rightFactorsOf(
+    layers.map((layer) => downsOf(system, layer)),
+    pace,
+  );
   return layers.map((layer, l) => solution(layer, rights[l]!));
 }
 

@@ -7,10 +7,11 @@ import { nearestName } from '../../concepts/nearest-name.ts';
 import { UsageError } from '../../errors.ts';
 import type { MatmulEngine } from '../../linalg/cholesky-async.ts';
 import type { LowRank } from '../../linalg/low-rank.ts';
+import { Pace } from '../../pace.ts';
 import { STAGES, type Stage } from '../stage.ts';
-import { constrainInput, solveConstrained } from './constrained.ts';
-import { gradientSystem, PUBLISHED_ITERATIONS, solveByGradient } from './gradient.ts';
-import { factoriseInput, factoriseInputWith, solveLayers } from './least-squares.ts';
+import { constrainInputSteps, solveConstrainedSteps } from './constrained.ts';
+import { gradientSystem, PUBLISHED_ITERATIONS, solveByGradientSteps } from './gradient.ts';
+import { factoriseInputSteps, factoriseInputWith, solveLayers } from './least-squares.ts';
 import type { InputProblem, LayerProblem } from './problem.ts';
 import { average, weightedSum } from './weighted-sum.ts';
 
@@ -40,6 +41,8 @@ export interface MethodContext {
   readonly options: MethodOptions;
   /** Computes large matrix products; `null`: plain loops do. */
   readonly engine: MatmulEngine | null;
+  /** Of everything that takes long. Default: one that nothing ends. */
+  readonly pace?: Pace;
 }
 
 /** The change of one layer, and what its solver can tell of the way there. */
@@ -75,9 +78,12 @@ export interface FusionMethod {
 }
 
 const eachLayer =
-  (solve: (layer: LayerProblem) => LayerSolution): PreparedInput['solve'] =>
-  async (layers) =>
-    layers.map(solve);
+  (solve: (layer: LayerProblem) => LayerSolution | Promise<LayerSolution>): PreparedInput['solve'] =>
+  async (layers) => {
+    const solutions: LayerSolution[] = [];
+    for (const layer of layers) solutions.push(await solve(layer));
+    return solutions;
+  };
 
 const methods: Readonly<Record<MethodName, Omit<FusionMethod, 'name'>>> = {
   normal: {
@@ -87,11 +93,14 @@ const methods: Readonly<Record<MethodName, Omit<FusionMethod, 'name'>>> = {
     parameters: ['ridge', 'preserve'],
     stages: STAGES,
     features: 'grams',
-    prepare: async (input, { engine }) => {
-      const system = engine === null ? factoriseInput(input) : await factoriseInputWith(engine, input);
+    prepare: async (input, { engine, pace = new Pace() }) => {
+      const system =
+        engine === null
+          ? await pace.run(factoriseInputSteps(input))
+          : await factoriseInputWith(engine, input, undefined, pace);
       return {
         condition: system.condition,
-        solve: async (layers) => (await solveLayers(system, layers)).map((delta) => ({ delta })),
+        solve: async (layers) => (await solveLayers(system, layers, pace)).map((delta) => ({ delta })),
       };
     },
   },
@@ -102,18 +111,16 @@ const methods: Readonly<Record<MethodName, Omit<FusionMethod, 'name'>>> = {
     parameters: ['iterations', 'history', 'ridge', 'preserve'],
     stages: STAGES,
     features: 'grams',
-    prepare: async (input, { stage, rows, options }) => {
-      const system = gradientSystem(input);
+    prepare: async (input, { stage, rows, options, pace = new Pace() }) => {
+      const system = await pace.run(gradientSystem(input));
       const iterations = options.iterations ?? PUBLISHED_ITERATIONS[stage];
       return {
         condition: null,
-        solve: eachLayer((layer) => {
+        solve: eachLayer(async (layer) => {
           const { history } = options;
-          const { delta, losses, evaluations } = solveByGradient(system, layer, {
-            rows,
-            iterations,
-            history,
-          });
+          const { delta, losses, evaluations } = await pace.run(
+            solveByGradientSteps(system, layer, { rows, iterations, history }),
+          );
           return { delta, losses, evaluations };
         }),
       };
@@ -126,9 +133,12 @@ const methods: Readonly<Record<MethodName, Omit<FusionMethod, 'name'>>> = {
     parameters: ['ridge'],
     stages: ['cross'],
     features: 'rows',
-    prepare: async (input) => {
-      const system = constrainInput(input);
-      return { condition: null, solve: eachLayer((layer) => ({ delta: solveConstrained(system, layer) })) };
+    prepare: async (input, { pace = new Pace() }) => {
+      const system = await pace.run(constrainInputSteps(input));
+      return {
+        condition: null,
+        solve: eachLayer(async (layer) => ({ delta: await pace.run(solveConstrainedSteps(system, layer)) })),
+      };
     },
   },
   average: {

@@ -1,7 +1,8 @@
 /** The matrix of the objective's quadratic part, M = Σ_j G_j + β′ G_reg + λ I, and its weights in absolute terms. */
 import { NumericalError } from '../../errors.ts';
-import { addGramTo, gramTrace } from '../../linalg/gram.ts';
+import { addGramSteps, gramTrace } from '../../linalg/gram.ts';
 import { type Matrix, matrix } from '../../linalg/matrix.ts';
+import type { Steps } from '../../pace.ts';
 import { checkInput, type InputProblem } from './problem.ts';
 
 /** λ and β′ of an input, in the units of its Gram matrices. */
@@ -43,11 +44,11 @@ export function absoluteWeights(input: InputProblem): AbsoluteWeights {
 }
 
 /** M [n, n], dense. */
-export function normalMatrix(input: InputProblem, { lambda, beta }: AbsoluteWeights): Matrix {
+export function* normalMatrix(input: InputProblem, { lambda, beta }: AbsoluteWeights): Steps<Matrix> {
   const { inputSize: n, grams, preserve } = input;
   const normal = matrix(n, n);
-  for (const gram of grams) addGramTo(normal, gram, 1);
-  if (preserve !== null && beta > 0) addGramTo(normal, preserve.gram, beta);
+  for (const gram of grams) yield* addGramSteps(normal, gram, 1);
+  if (preserve !== null && beta > 0) yield* addGramSteps(normal, preserve.gram, beta);
   for (let i = 0; i < n; i++) normal.data[i * n + i]! += lambda;
   return normal;
 }

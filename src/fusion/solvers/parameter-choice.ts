@@ -3,6 +3,7 @@
  * same concepts. Every candidate is solved and judged from Gram matrices alone; no network runs for it.
  */
 import type { MatmulEngine } from '../../linalg/cholesky-async.ts';
+import { Pace } from '../../pace.ts';
 import type { CollectOptions } from '../options.ts';
 import { measureLayers } from '../report/measure-stage.ts';
 import type { ParameterChoice } from '../report/report.ts';
@@ -36,6 +37,8 @@ export interface ChoiceProblem {
   readonly ridge: number | 'auto';
   readonly preserve: number | 'auto';
   readonly engine: MatmulEngine | null;
+  /** Of everything that takes long. Default: one that nothing ends. */
+  readonly pace?: Pace;
   /** Called after each candidate; may throw to stop. */
   readonly onCandidate?: (name: 'ridge' | 'preserve', value: number) => void;
 }
@@ -93,7 +96,7 @@ const percent = (share: number): string => `${(100 * share).toFixed(1)} %`;
 
 /** Solve with the given values, and measure on held-out features. */
 async function judge(
-  { problem, heldOut, engine }: ChoiceProblem,
+  { problem, heldOut, engine, pace = new Pace() }: ChoiceProblem,
   ridge: number,
   preserve: number,
 ): Promise<Omit<ParameterChoice['candidates'][number], 'value'>> {
@@ -106,6 +109,7 @@ async function judge(
       rows,
       options: METHOD_DEFAULTS,
       engine,
+      pace,
     });
     const solutions = await prepared.solve(layerProblems(problem, layers, input));
     const fused = solutions.map(({ delta }) => delta);
@@ -115,6 +119,7 @@ async function judge(
       fused,
       judged.rows,
       engine,
+      pace,
     );
     for (const { concepts, preservedChange, relativeChange } of measured) {
       concepts.forEach(({ ownEffect, residual }, i) => {

@@ -13,12 +13,13 @@
  * to any other features, preserved ones included.
  */
 import { UsageError } from '../../errors.ts';
-import { eigh } from '../../linalg/eigh.ts';
-import { type GramTerm, gramTrace, multiplyByGram } from '../../linalg/gram.ts';
+import { eighSteps } from '../../linalg/eigh.ts';
+import { type GramTerm, gramTrace, multiplyByGramSteps } from '../../linalg/gram.ts';
 import type { LowRank } from '../../linalg/low-rank.ts';
 import { type Matrix, matrix, symmetrise } from '../../linalg/matrix.ts';
-import { dot, multiply, multiplyTransposed } from '../../linalg/products.ts';
-import { qr } from '../../linalg/qr.ts';
+import { dot, multiplySteps, multiplyTransposedSteps } from '../../linalg/products.ts';
+import { qrSteps } from '../../linalg/qr.ts';
+import { inOneGo, type Steps } from '../../pace.ts';
 
 /** `auto`: share of the feature-weighted energy ‖X ΔWᵀ‖² that is kept. The error ‖X (ΔW − ΔW_k)ᵀ‖ is then at most 10 %. */
 export const DEFAULT_ENERGY_SHARE = 0.99;
@@ -56,6 +57,16 @@ export function recompress(
   rank: number | 'auto',
   energyShare: number = DEFAULT_ENERGY_SHARE,
 ): Recompression {
+  return inOneGo(recompressSteps(delta, grams, rank, energyShare));
+}
+
+/** `recompress` in steps, to the same bits. */
+export function* recompressSteps(
+  delta: LowRank,
+  grams: readonly GramTerm[],
+  rank: number | 'auto',
+  energyShare: number = DEFAULT_ENERGY_SHARE,
+): Steps<Recompression> {
   if (rank !== 'auto' && !(Number.isInteger(rank) && rank >= 0)) {
     throw new UsageError(`rank: expected auto or a whole number of 0 or more, got ${rank}`);
   }
@@ -64,25 +75,29 @@ export function recompress(
   }
   if (grams.length === 0) throw new UsageError('recompress: expected features to weigh by, got none');
   const n = delta.down.cols;
-  const { q, r } = qr(delta.up);
-  const down = multiply(r, delta.down);
+  const { q, r } = yield* qrSteps(delta.up);
+  const down = yield* multiplySteps(r, delta.down);
   const size = down.rows;
   const seen = matrix(size, size);
-  for (const gram of grams) addTo(seen, multiplyTransposed(multiplyByGram(down, gram), down), 1);
+  for (const gram of grams) {
+    const product = yield* multiplyByGramSteps(down, gram);
+    addTo(seen, yield* multiplyTransposedSteps(product, down), 1);
+  }
   const meanDiagonal = grams.reduce((total, gram) => total + gramTrace(gram), 0) / n;
   const core = matrix(size, size, Float64Array.from(seen.data));
   // Without features every direction is unseen: then the plain norm alone decides.
-  addTo(core, multiplyTransposed(down, down), meanDiagonal > 0 ? PLAIN_SHARE * meanDiagonal : 1);
+  const plain = yield* multiplyTransposedSteps(down, down);
+  addTo(core, plain, meanDiagonal > 0 ? PLAIN_SHARE * meanDiagonal : 1);
   symmetrise(core);
-  const directions = descending(eigh(core).vectors);
-  const rotated = multiply(directions, down);
+  const directions = descending((yield* eighSteps(core)).vectors);
+  const rotated = yield* multiplySteps(directions, down);
 
-  const energies = quadraticForms(directions, seen);
+  const energies = yield* quadraticForms(directions, seen);
   const squares = rowSquares(rotated);
   const kept = Math.min(size, rank === 'auto' ? smallestRank(energies, energyShare) : rank);
   const total = energies.reduce((sum, value) => sum + value, 0);
   return {
-    delta: balanced(q, directions, rotated, squares, kept),
+    delta: yield* balanced(q, directions, rotated, squares, kept),
     rank: kept,
     featureError: rest(energies, kept),
     plainError: rest(squares, kept),
@@ -136,16 +151,17 @@ function rest(values: Float64Array, kept: number): number {
 }
 
 /** up = Q Vᵀ_k, down = V_k T down, with column j of up and row j of down scaled to equal norms. */
-function balanced(
+function* balanced(
   q: Matrix,
   directions: Matrix,
   rotated: Matrix,
   squares: Float64Array,
   kept: number,
-): LowRank {
+): Steps<LowRank> {
   const n = rotated.cols;
   const size = directions.cols;
-  const up = multiplyTransposed(q, matrix(kept, size, directions.data.slice(0, kept * size)));
+  const first = matrix(kept, size, directions.data.slice(0, kept * size));
+  const up = yield* multiplyTransposedSteps(q, first);
   const down = matrix(kept, n, rotated.data.slice(0, kept * n));
   for (let j = 0; j < kept; j++) {
     // Columns of up have norm 1.
@@ -169,8 +185,8 @@ function descending(vectors: Matrix): Matrix {
 }
 
 /** vᵀ A v for each row v, never below zero. */
-function quadraticForms(vectors: Matrix, a: Matrix): Float64Array {
-  const products = multiply(vectors, a);
+function* quadraticForms(vectors: Matrix, a: Matrix): Steps<Float64Array> {
+  const products = yield* multiplySteps(vectors, a);
   const n = a.cols;
   return Float64Array.from({ length: vectors.rows }, (_, i) =>
     Math.max(0, dot(products.data, i * n, vectors.data, i * n, n)),

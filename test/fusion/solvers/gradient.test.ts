@@ -7,6 +7,7 @@ import type { LayerProblem } from '../../../src/fusion/solvers/problem.ts';
 import { rankOf, scale, toDense } from '../../../src/linalg/low-rank.ts';
 import { type Matrix, matrix, transpose } from '../../../src/linalg/matrix.ts';
 import { lbfgs } from '../../../src/optim/lbfgs.ts';
+import { inOneGo } from '../../../src/pace.ts';
 import { relativeError } from '../../support/close.ts';
 import { addDense, type RandomProblem, randomProblem } from '../../support/fusion-problems.ts';
 import { naiveProduct } from '../../support/matrices.ts';
@@ -14,7 +15,7 @@ import { naiveProduct } from '../../support/matrices.ts';
 const wellPosed = { seed: 11, m: 7, n: 9, rows: 40, ridge: 0, preserve: null, ranks: [2, 3] } as const;
 
 function solve(layer: LayerProblem, rows: number, iterations: number) {
-  return solveByGradient(gradientSystem(layer.input), layer, { rows, iterations });
+  return solveByGradient(inOneGo(gradientSystem(layer.input)), layer, { rows, iterations });
 }
 
 /** The slow judge: L-BFGS on the dense change [m, n], loss and gradient from the rows themselves. */
