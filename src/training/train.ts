@@ -258,7 +258,8 @@ class TrainingRun {
     const embeddingNorm = rows.length === 0 ? 0 : meanRowNorm(rows, embeddings.width);
     if (normStop > 0 && embeddingNorm >= normStop) state.stopped = true;
     state.step++;
-    const log = { step: state.step, loss, embeddingNorm };
+    // As the state keeps them, so that a resumed run tells the same.
+    const log = { step: state.step, loss: Math.fround(loss), embeddingNorm: Math.fround(embeddingNorm) };
     state.log.push(log);
     return log;
   }

@@ -103,6 +103,7 @@ describe('a job that is ended', () => {
     expect(spawnSync(process.execPath, [program, ...train(cut, 40, '--resume')]).status).toBe(0);
     expect(spawnSync(process.execPath, [program, ...train(whole, 40)]).status).toBe(0);
     expect((await sshsHashes(cut)).modelHash).toBe((await sshsHashes(whole)).modelHash);
+    expect(readFileSync(at('cut.train.json'), 'utf8')).toBe(readFileSync(at('whole.train.json'), 'utf8'));
   });
 
   const draw = (out: string): string[] => [
