@@ -8,7 +8,7 @@ import { writeFileAtomically } from '../io/replace-file.ts';
 import { Pace } from '../pace.ts';
 import { ByteReader } from './byte-reader.ts';
 import { dtypeWidth, isFloatDType } from './dtype.ts';
-import { unpickle } from './pickle.ts';
+import { unpickleSteps } from './pickle.ts';
 import { elementCount, type RawTensor, readBytes, rowMajorStrides } from './raw-tensor.ts';
 import { STORAGE_CLASSES, TORCH_DTYPE_NAMES, torchHost } from './torch-host.ts';
 import { flattenTensors } from './torch-names.ts';
@@ -35,7 +35,8 @@ export async function writeTorchZip(file: string, value: TorchValue, pace: Pace 
   const writer = new PickleWriter(file);
   writer.value(value, 0);
   const pickle = writer.finish();
-  checkReadable(file, value, pickle, writer.tensors);
+  await pace.turn();
+  await checkReadable(file, value, pickle, writer.tensors, pace);
   await writeFileAtomically(file, pace.over(zipChunks(file, pickle, writer.tensors)));
 }
 
@@ -48,12 +49,13 @@ export function torchTensor(tensor: RawTensor): TorchTensor {
 const OTHER_ENTRIES = 3;
 
 /** Read the pickle by the reader's own rules, before any tensor's bytes are asked for. */
-function checkReadable(
+async function checkReadable(
   file: string,
   value: TorchValue,
   pickle: Uint8Array,
   tensors: readonly RawTensor[],
-): void {
+  pace: Pace,
+): Promise<void> {
   const refused = (message: string) =>
     new UsageError(`${file}: cannot be written, since it could not be read: ${message}`);
   const bytes = pickle.length + tensors.reduce((sum, tensor) => sum + bytesOf(tensor), 0);
@@ -70,7 +72,8 @@ function checkReadable(
   });
   let read: TorchValue;
   try {
-    read = plainTree('data.pkl', unpickle(ByteReader.ofBytes('data.pkl', 'pickle', pickle), host), bytes);
+    const reader = ByteReader.ofBytes('data.pkl', 'pickle', pickle);
+    read = plainTree('data.pkl', await pace.run(unpickleSteps(reader, host)), bytes);
     flattenTensors('data.pkl', read, bytes);
   } catch (error) {
     if (error instanceof FormatError) throw refused(error.message);
