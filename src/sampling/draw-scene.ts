@@ -124,7 +124,10 @@ export async function drawScene(planned: PlannedScene, options: DrawSceneOptions
     });
   } catch (error) {
     if (signal?.aborted !== true || error !== signal.reason) throw error;
-    if (finished === 0) throw new InterruptedError('no picture was finished yet', { cause: error });
+    if (finished === 0)
+      throw new InterruptedError('no picture was finished yet, and no half-written file was left', {
+        cause: error,
+      });
     const what = finished === 1 ? '1 finished picture is' : `${finished} finished pictures are`;
     throw new InterruptedError(`${what} kept in ${folder}`, { cause: error });
   } finally {

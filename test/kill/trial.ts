@@ -157,8 +157,9 @@ export class Trial {
     else if (killed && signal === 'SIGKILL') {
       // Nothing can be asked of it.
     } else if (how.startsWith('SIG') && signal === how.replace('+', '')) {
-      // Before the program could say what it does with signals, nothing may have happened.
-      if (ended.err !== '' || differences(this.#contents.before, after).length > 0) {
+      // Before the program could say what it does with signals, nothing may have happened; after its last word, all of it.
+      const nothing = ended.err === '' && differences(this.#contents.before, after).length === 0;
+      if (!nothing && this.#accepted(ended, after, how).length > 0) {
         faults.push({ rule: 'said', what: `ended by ${how} without a word; ${lastWords(ended)}` });
       }
     } else if (code === 0) faults.push(...this.#accepted(ended, after, how));
