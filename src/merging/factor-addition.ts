@@ -7,7 +7,8 @@ import { GraphBuilder } from '../graph/builder.ts';
 import { add, cast } from '../graph/ops/elementwise.ts';
 import { matmul } from '../graph/ops/matmul.ts';
 import type { LowRank } from '../linalg/low-rank.ts';
-import { GraphSession, type SessionOptions } from '../runtime/session.ts';
+import { LoadedGraphs } from '../runtime/loaded-graphs.ts';
+import type { GraphSession, SessionOptions } from '../runtime/session.ts';
 import { float32 } from '../tensor/tensor.ts';
 
 /** Shapes kept loaded at a time; baking into a Stable Diffusion UNet needs about 30. */
@@ -59,11 +60,10 @@ export function joinFactors(
 
 /** Adds changes to weights in float32. Dispose it when done. */
 export class FactorAddition {
-  readonly #options: SessionOptions;
-  readonly #sessions = new Map<string, GraphSession>();
+  readonly #graphs: LoadedGraphs;
 
   constructor(options: SessionOptions = {}) {
-    this.#options = options;
+    this.#graphs = new LoadedGraphs(KEPT_SESSIONS, { spin: false, ...options });
   }
 
   /**
@@ -91,38 +91,26 @@ export class FactorAddition {
     );
   }
 
-  async #sessionFor(
+  #sessionFor(
     m: number,
     n: number,
     rank: number,
     from: HalfOrSingle,
     to: HalfOrSingle,
   ): Promise<GraphSession> {
-    const key = [m, n, rank, from, to].join();
-    let session = this.#sessions.get(key);
-    if (session === undefined) {
+    return this.#graphs.get([m, n, rank, from, to].join(), () => {
       const g = new GraphBuilder();
       const change = matmul(g, g.input('up', 'float32', [m, rank]), g.input('down', 'float32', [rank, n]));
       const w = g.input('w', from, [m, n]);
       const sum = add(g, from === 'float32' ? w : cast(g, w, 'float32'), change);
       g.output('sum', to === 'float32' ? sum : cast(g, sum, to));
-      session = await GraphSession.create(g.finish(), { spin: false, ...this.#options });
-    }
-    this.#sessions.delete(key);
-    this.#sessions.set(key, session);
-    if (this.#sessions.size > KEPT_SESSIONS) {
-      const [oldestKey, oldest] = this.#sessions.entries().next().value!;
-      this.#sessions.delete(oldestKey);
-      await oldest.dispose();
-    }
-    return session;
+      return g.finish();
+    });
   }
 
   /** Free all sessions. */
-  async dispose(): Promise<void> {
-    const sessions = [...this.#sessions.values()];
-    this.#sessions.clear();
-    for (const session of sessions) await session.dispose();
+  dispose(): Promise<void> {
+    return this.#graphs.dispose();
   }
 }
 

@@ -4,7 +4,8 @@ import { GraphBuilder } from '../graph/builder.ts';
 import { matmul } from '../graph/ops/matmul.ts';
 import type { MatmulEngine } from '../linalg/cholesky-async.ts';
 import { type Matrix, matrix } from '../linalg/matrix.ts';
-import { GraphSession, type SessionOptions } from './session.ts';
+import { LoadedGraphs } from './loaded-graphs.ts';
+import type { GraphSession, SessionOptions } from './session.ts';
 
 /** Loaded products kept at a time; a factorisation of 5120 columns uses 39 shapes. */
 const KEPT_SESSIONS = 64;
@@ -17,14 +18,12 @@ const MOST_PRODUCTS = 2 ** 32;
 
 /** A MatmulEngine with one loaded graph per shape. Dispose it when done; calls may follow each other only. */
 export class GraphMatmulEngine {
-  readonly #options: SessionOptions;
+  readonly #graphs: LoadedGraphs;
   readonly #mostProducts: number;
-  /** By shape, the one used last at the end. */
-  readonly #sessions = new Map<string, GraphSession>();
 
   /** @param mostProducts multiplications of one run; the results do not depend on them */
   constructor(options: SessionOptions = {}, mostProducts = MOST_PRODUCTS) {
-    this.#options = options;
+    this.#graphs = new LoadedGraphs(KEPT_SESSIONS, options);
     this.#mostProducts = mostProducts;
   }
 
@@ -51,30 +50,18 @@ export class GraphMatmulEngine {
     return c!.data as Float64Array;
   }
 
-  async #sessionFor(...shape: [number, number, number, number]): Promise<GraphSession> {
-    const key = shape.join();
+  #sessionFor(...shape: [number, number, number, number]): Promise<GraphSession> {
     const [aRows, aCols, bRows, bCols] = shape;
-    let session = this.#sessions.get(key);
-    if (session === undefined) {
+    return this.#graphs.get(shape.join(), () => {
       const g = new GraphBuilder();
       const a = g.input('a', 'float64', [aRows, aCols]);
       g.output('c', matmul(g, a, g.input('b', 'float64', [bRows, bCols])));
-      session = await GraphSession.create(g.finish(), this.#options);
-    }
-    this.#sessions.delete(key);
-    this.#sessions.set(key, session);
-    if (this.#sessions.size > KEPT_SESSIONS) {
-      const [oldestKey, oldest] = this.#sessions.entries().next().value!;
-      this.#sessions.delete(oldestKey);
-      await oldest.dispose();
-    }
-    return session;
+      return g.finish();
+    });
   }
 
   /** Free all sessions. */
-  async dispose(): Promise<void> {
-    const sessions = [...this.#sessions.values()];
-    this.#sessions.clear();
-    for (const session of sessions) await session.dispose();
+  dispose(): Promise<void> {
+    return this.#graphs.dispose();
   }
 }
