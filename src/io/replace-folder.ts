@@ -145,10 +145,3 @@ function filesBelow(folder: string, prefix = ''): string[] {
     })
     .sort();
 }
-
-/** @throws {EdloraError} unless the folder above `target` is there: said before the work rather than after it */
-export function checkFolderAbove(target: string): void {
-  const above = path.dirname(path.resolve(target));
-  if (!lstatSync(above, { throwIfNoEntry: false }))
-    throw new EdloraError(`${target}: its folder does not exist`);
-}
