@@ -63,6 +63,7 @@ export interface Fusion {
  * @throws {NumericalError} naming the layer whose system cannot be solved
  */
 export async function fuse(request: FuseRequest): Promise<Fusion> {
+  // The recipe needs them; what is missing is missing before the work.
   toolVersions();
   const plan = await planFusion(request);
   const run = new FusionRun(request, plan);

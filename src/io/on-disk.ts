@@ -70,7 +70,7 @@ export async function onDisk<T>(file: string, step: () => Promise<T>): Promise<T
   } catch (error) {
     if (error instanceof EdloraError) throw error;
     const code = error instanceof Error && 'code' in error ? String(error.code) : '';
-    const reason = REASONS[code] ?? (error instanceof Error ? error.message : String(error));
+    const reason = REASONS[code] ?? readingReason(error);
     throw new EdloraError(`${file}: cannot be written: ${reason}`, { cause: error });
   }
 }

@@ -5,6 +5,7 @@
 import { z } from 'zod';
 import { jsonExcerpt, lengthExcerpt } from '../formats/excerpt.ts';
 import { RATE_SCHEDULES } from '../optim/learning-rate.ts';
+import { MAX_PATH_LENGTH, MAX_PROMPT_LENGTH } from '../sampling/limits.ts';
 
 /** Steps of the longest runs are some hundred thousand. */
 const MAX_STEPS = 10_000_000;
@@ -18,10 +19,6 @@ const MAX_RESOLUTION = 2048;
 const MAX_AMOUNT = 1e30;
 /** Every number of the run is derived from the seed, exactly. */
 const MAX_SEED = 2 ** 52;
-/** No file system takes longer paths. */
-const MAX_PATH_LENGTH = 4096;
-/** As prompts elsewhere. */
-const MAX_PROMPT_LENGTH = 10_000;
 /** Layers of a pattern list: Stable Diffusion 1.x has fewer than 400. */
 const MAX_PATTERNS = 1000;
 
