@@ -71,8 +71,8 @@ async function runConvert(args: Args, { io, signal }: CommandContext): Promise<v
     ...baseOf(args),
     input: text(args, 'in')!,
     format: choice('format', text(args, 'format')!, formats),
-    ...(rank === undefined ? {} : { rank }),
-    ...(word === undefined ? {} : { word }),
+    rank,
+    word,
     onLayer: (count, total, id) => {
       line?.update({ activity: `converting ${id}`, done: count, total }, 'converting');
     },

@@ -61,7 +61,7 @@ async function runExtract(args: Args, { io, signal }: CommandContext): Promise<v
     tuned: text(args, 'tuned')!,
     base: text(args, 'base')!,
     rank: figure(args, 'rank')!,
-    ...(convRank === undefined ? {} : { convRank }),
+    convRank,
     layers: choice('layers', text(args, 'layers')!, layerChoices),
     minDifference: figure(args, 'min-difference')!,
     seed: figure(args, 'seed')!,

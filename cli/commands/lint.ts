@@ -51,7 +51,7 @@ async function runLint(args: Args, { io, signal }: CommandContext): Promise<void
   const rank = figure(args, 'rank') ?? null;
   const reports: LintReport[] = [];
   for (const name of tools) {
-    reports.push(await lintMerge(inputs, name, { rank, signal, ...(base === undefined ? {} : { base }) }));
+    reports.push(await lintMerge(inputs, name, { rank, signal, base }));
   }
   if (args.json === true) return printJson(io, tool === undefined ? reports : reports[0]);
   io.out(

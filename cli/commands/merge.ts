@@ -89,7 +89,7 @@ async function runMerge(args: Args, { io, signal }: CommandContext): Promise<voi
     majoritySign: choice('majority-sign', text(args, 'majority-sign')!, ['total', 'frequency'] as const),
     density: figure(args, 'density')!,
     seed,
-    ...(rank === undefined ? {} : { rank }),
+    rank,
     onLayer: (done, total, { layerName }) => {
       line?.update({ activity: `merging ${layerName}`, done, total }, 'merging');
     },

@@ -75,7 +75,7 @@ async function runResize(args: Args, { io, signal }: CommandContext): Promise<vo
     input: text(args, 'file')!,
     rule,
     rank: rank ?? UNCAPPED,
-    ...(convRank === undefined ? {} : { convRank }),
+    convRank,
     format: formatOf(args),
     onLayer: (count, total, id) => {
       line?.update({ activity: `resizing ${id}`, done: count, total }, 'resizing');

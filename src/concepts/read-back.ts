@@ -51,7 +51,7 @@ export function readUnwritten<T>(target: string, scheme: string, read: () => T):
 /** The error for a file that would be read as something else. @param reason after a colon */
 export function unreadable(target: string, scheme: string, reason: string, cause?: unknown): FormatError {
   return new FormatError(target, `cannot be written as ${scheme}, it would not open again: ${reason}`, {
-    ...(cause === undefined ? {} : { cause }),
+    cause,
   });
 }
 

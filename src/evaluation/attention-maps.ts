@@ -112,7 +112,7 @@ export async function attentionMaps(request: AttentionMapsRequest): Promise<Atte
       generator.randn(size).map((value) => value * sampler.initNoiseSigma),
       {
         drawNoise: () => generator.randn(size),
-        ...(request.signal === undefined ? {} : { signal: request.signal }),
+        signal: request.signal,
         denoise: async (current, timestep) => {
           const sample = float32(shape);
           for (let b = 0; b < batch; b++) sample.data.set(current, b * size);

@@ -222,7 +222,7 @@ async function drawVariant(
       await pipeline.sample(
         { ...sampling, prompt: text, seed, count: seeds, batchSize },
         {
-          ...(signal === undefined ? {} : { signal }),
+          signal,
           onPicture: async (picture) => {
             const sample = { variant: name, index: drawn.length, prompt: text, seed: picture.seed, picture };
             const file = (await request.onPicture?.(sample)) ?? '';

@@ -133,7 +133,7 @@ async function openFusions(
       concepts: [],
       loras: [],
       ...(base === undefined || isCheckpoint ? {} : { base }),
-      ...(baseConfig === undefined ? {} : { baseConfig }),
+      baseConfig,
     });
     opened.push({ name, folder, model, isCheckpoint });
   }

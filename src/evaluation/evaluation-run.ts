@@ -101,8 +101,8 @@ async function mixed(request: EvaluationRunRequest, clip: ClipEncoder): Promise<
     seed,
     sampling,
     onProgress: (done, total) => request.onProgress?.({ variant: 'style mix', done, total }),
-    ...(variants[0]?.parts === undefined ? {} : { parts: variants[0].parts }),
-    ...(signal === undefined ? {} : { signal }),
+    parts: variants[0]?.parts,
+    signal,
   });
   const saved: StyleMixReport['points'] = [];
   for (const { switched, toA, toB, pictures } of points) {
@@ -140,8 +140,8 @@ async function attended(request: EvaluationRunRequest): Promise<AttentionReport 
     seed,
     sampling,
     onStep: (done, total) => request.onProgress?.({ variant: 'attention', done, total }),
-    ...(first.parts === undefined ? {} : { parts: first.parts }),
-    ...(signal === undefined ? {} : { signal }),
+    parts: first.parts,
+    signal,
   });
   const saved: AttentionReport['maps'] = [];
   for (const map of maps) {

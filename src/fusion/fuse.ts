@@ -130,8 +130,8 @@ class FusionRun {
       request.base,
       request.cacheFolder ?? null,
       {
-        ...(signal === undefined ? {} : { signal }),
-        ...(onNote === undefined ? {} : { onNote }),
+        signal,
+        onNote,
       },
       this.inputs,
     );
@@ -211,7 +211,7 @@ class FusionRun {
             'refine',
             action === 'step' ? `step ${subject}` : `pictures of ${subject}`,
           ),
-        ...(signal === undefined ? {} : { signal }),
+        signal,
       }),
     );
     this.reporter.refined(losses);
@@ -351,7 +351,7 @@ class FusionRun {
     const { signal } = this.#request;
     return {
       onAdvance: (stage: Stage, subject: string) => this.#advance(stage, action, subject),
-      ...(signal === undefined ? {} : { signal }),
+      signal,
     };
   }
 

@@ -193,8 +193,8 @@ export async function mergeFiles(
     rank,
     dtype,
     seed,
-    ...(density === undefined ? {} : { density }),
-    ...(majoritySign === undefined ? {} : { majoritySign }),
+    density,
+    majoritySign,
   };
   const described = describeInputs(adapters, given, base?.model);
   // Hashed beside the work, and no longer than that; a failure is reported when the hashes are asked for.
@@ -208,7 +208,7 @@ export async function mergeFiles(
       ...settings,
       engine: engine.multiply,
       ...(base === null ? {} : { base: base.weights }),
-      ...(onLayer === undefined ? {} : { onLayer }),
+      onLayer,
       ...endedBy(options.signal),
     });
     const result = await finish(
@@ -314,9 +314,9 @@ export async function convertFile(
   const { output, converted } = await convertAdapter(adapter, scheme, {
     rank,
     engine: engine.multiply,
-    ...(dtype === undefined ? {} : { dtype }),
+    dtype,
     ...(base === null ? {} : { base: base.weights }),
-    ...(options.onLayer === undefined ? {} : { onLayer: options.onLayer }),
+    onLayer: options.onLayer,
     ...endedBy(options.signal),
   }).finally(() => engine.dispose());
   const unheld = [...unusable, ...labelsUnheldBy(options, scheme, [adapter])];
@@ -403,7 +403,7 @@ export async function resizeFile(
       dtype,
       engine: engine.multiply,
       ...(base === null ? {} : { base: base.weights }),
-      ...(options.onLayer === undefined ? {} : { onLayer: options.onLayer }),
+      onLayer: options.onLayer,
       ...endedBy(options.signal),
     });
     const unheld = [...unusableOf([adapter]), ...labelsUnheldBy(options, format, [adapter])];
@@ -465,7 +465,7 @@ export async function extractModel(
     const extraction = await extractAdapter(tuned, base, {
       ...settings,
       engine: engine.multiply,
-      ...(onLayer === undefined ? {} : { onLayer }),
+      onLayer,
       ...endedBy(options.signal),
     });
     const result = await finish(extraction.output, format, extraction.unheld, options, async () => {
@@ -522,9 +522,9 @@ export async function bakeFiles(options: BakeFilesOptions): Promise<JobResult> {
         read.hashes(),
       );
   await bakeModel(model, inputs, out, {
-    ...(dtype === undefined ? {} : { dtype }),
+    dtype,
     ...(recipe === null ? {} : { metadata: mergedMetadata(recipe, adapters) }),
-    ...(onProgress === undefined ? {} : { onProgress }),
+    onProgress,
     ...endedBy(options.signal),
   });
   return { out: path.resolve(out), layers: changes.size, words: [], dropped };

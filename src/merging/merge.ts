@@ -192,9 +192,9 @@ export async function mergeAdapters(
 
 function definedSettings({ rank, density, majoritySign }: Partial<MergeSettings>): Partial<MergeSettings> {
   return {
-    ...(rank === undefined ? {} : { rank }),
-    ...(density === undefined ? {} : { density }),
-    ...(majoritySign === undefined ? {} : { majoritySign }),
+    rank,
+    density,
+    majoritySign,
   };
 }
 

@@ -187,7 +187,7 @@ function describe({
   const described = modelspecMetadata({
     title,
     ranks: ranksOf(layers),
-    ...(mergedFrom === undefined ? {} : { mergedFrom }),
+    mergedFrom,
     triggerWords: words.map(({ word }) => word),
   });
   if (architecture === 'sdxl') {

@@ -196,7 +196,7 @@ async function repeatFusion(
   const isFile = out.endsWith('.safetensors');
   const folder = isFile ? `${out}.fusion` : out;
   const { signal } = settings;
-  await writeFusion(fusion, folder, { naming: recipe.naming, ...(signal === undefined ? {} : { signal }) });
+  await writeFusion(fusion, folder, { naming: recipe.naming, signal });
   if (isFile) await rename(path.join(folder, 'lora.safetensors'), out);
 }
 

@@ -73,7 +73,7 @@ export class GraphSession {
         graphOptimizationLevel: 'extended',
         logSeverityLevel: 3,
         enableMemPattern: options.planned ?? options.lean !== true,
-        ...(options.threads === undefined ? {} : { intraOpNumThreads: options.threads }),
+        intraOpNumThreads: options.threads,
         ...(inMemory.length === 0
           ? {}
           : { externalData: inMemory.map(({ location, data }) => ({ path: location, data })) }),

@@ -94,7 +94,7 @@ export class DenoisingRun {
       const final = await runSampler(sampler, latents, {
         beginIndex: this.#beginIndex,
         drawNoise,
-        ...(signal === undefined ? {} : { signal }),
+        signal,
         denoise: (scaled, timestep, index) => this.#predict(n, scaled, timestep, index, texts, controls),
         onStep: ({ index, callCount, original }: SamplerProgress) =>
           onStep({

@@ -100,7 +100,7 @@ export async function drawScene(planned: PlannedScene, options: DrawSceneOptions
   try {
     await pipeline.sample(request, {
       keep: false,
-      ...(signal === undefined ? {} : { signal }),
+      signal,
       onStep: async ({ pictures: batch, step, steps, preview: decode }) => {
         onProgress?.({
           done: finished * steps + step * batch.length,

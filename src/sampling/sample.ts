@@ -116,7 +116,7 @@ export class Pipeline {
       sampler: createSampler(config, steps, { eta }),
       sources: await this.#encode(resolved),
       factor: this.factor,
-      ...(hooks.signal === undefined ? {} : { signal: hooks.signal }),
+      signal: hooks.signal,
     });
     const { keep = true } = hooks;
     const done: SampledPicture[] = [];

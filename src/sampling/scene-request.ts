@@ -86,8 +86,8 @@ export async function prepareScene(scene: NormalScene, model: SceneModel): Promi
   for (const { prompt, negative, weight, ...place } of complete.regions) {
     regions.push({
       prompt,
-      ...(negative === undefined ? {} : { negativePrompt: negative }),
-      ...(weight === undefined ? {} : { weight }),
+      negativePrompt: negative,
+      weight,
       shape: await shapeOf(place),
     });
   }
@@ -103,7 +103,7 @@ export async function prepareScene(scene: NormalScene, model: SceneModel): Promi
     adapters.push({
       adapter: await openT2iAdapter(guide.adapter),
       picture: await sized(guide.image),
-      ...(guide.strength === undefined ? {} : { strength: guide.strength }),
+      strength: guide.strength,
       regionStrengths: await regionStrengths(guide.regions, width, height, shapeOf),
     });
   }
@@ -112,7 +112,7 @@ export async function prepareScene(scene: NormalScene, model: SceneModel): Promi
     controls.push({
       controlNet: await openControlNet(folder),
       picture: await sized(image),
-      ...(strength === undefined ? {} : { strength }),
+      strength,
     });
   }
   const request: SampleRequest = {
@@ -286,7 +286,7 @@ function parseSchedule({ schedule = 'model', prediction }: NormalScene): Schedul
   const spacing = parts.find((part) => SPACINGS.includes(part));
   return {
     ...(parts.includes('karras') ? { useKarrasSigmas: true } : {}),
-    ...(spacing === undefined ? {} : { timestepSpacing: spacing as TimestepSpacing }),
-    ...(prediction === undefined ? {} : { predictionType: prediction }),
+    timestepSpacing: spacing as TimestepSpacing,
+    predictionType: prediction,
   };
 }

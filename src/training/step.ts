@@ -82,7 +82,7 @@ export class TrainingStep {
       // Those of one row.
       promptsPerRun: layerwise ? transformerPlaces(base.unet.config).length : 1,
       sharedPrefix,
-      ...(threads === undefined ? {} : { threads }),
+      threads,
     });
   }
 
@@ -168,7 +168,7 @@ export class TrainingStep {
         contextGradient: this.#text.trains,
       });
       // Lean: each weight is used forward and backward; a reordered copy per use would double the memory.
-      session = GraphSession.create(graph, { lean: true, ...(threads === undefined ? {} : { threads }) });
+      session = GraphSession.create(graph, { lean: true, threads });
       this.#sessions.set(key, session);
     }
     return session;

@@ -204,7 +204,7 @@ export class TextStep {
       const { threads, promptsPerRun } = this.#plan;
       session = GraphSession.create(build({ batch: promptsPerRun, tokens, sharedPrefix }), {
         lean: true,
-        ...(threads === undefined ? {} : { threads }),
+        threads,
       });
       this.#sessions.set(key, session);
     }

@@ -139,7 +139,7 @@ class TrainingRun {
         attentionWeight: settings.attentionWeight,
         detachFirstToken: method.detachFirstToken,
         checkpointBlocks: settings.checkpointBlocks,
-        ...(settings.threads === undefined ? {} : { threads: settings.threads }),
+        threads: settings.threads,
       },
     );
     this.#density = settings.kdeWeight > 0 ? vocabularyPenalty(request.base, settings.kdeBandwidth) : null;
@@ -356,7 +356,7 @@ function classPicturesOf(request: TrainingRequest, settings: ResolvedSettings): 
     classImages: settings.classImages,
     seed: settings.seed,
     onPicture: (done, total) => onProgress?.({ phase: 'class pictures', done, total }),
-    ...(signal === undefined ? {} : { signal }),
+    signal,
   });
 }
 

@@ -67,12 +67,12 @@ async function runMany(): Promise<number> {
   const result = await fuzz({
     targets: chosen,
     targetsModule,
-    ...(args.stall === undefined ? {} : { stallMs: args.stall }),
+    stallMs: args.stall,
     seed: args.seed,
     from: args.from,
     jobs: args.jobs,
-    ...(args.inputs === undefined ? {} : { inputs: args.inputs }),
-    ...(minutes === undefined ? {} : { minutes }),
+    inputs: args.inputs,
+    minutes,
     onFault: (fault) => {
       faulty.push(fault);
       say(

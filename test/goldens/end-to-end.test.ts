@@ -65,7 +65,7 @@ function requests(golden: Case, picture: SampleRequest['init']): SampleRequest[]
     count: golden.num_images_per_prompt ?? 1,
     batchSize: golden.num_images_per_prompt ?? 1,
     batchNoise: 'shared',
-    ...(picture === undefined ? {} : { init: picture }),
+    init: picture,
   }));
 }
 

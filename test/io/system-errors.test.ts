@@ -30,8 +30,8 @@ const systemError = (code: string, syscall: string, file?: string, dest?: string
     errno: -1,
     code,
     syscall,
-    ...(file === undefined ? {} : { path: file }),
-    ...(dest === undefined ? {} : { dest }),
+    path: file,
+    dest,
   });
 
 describe('errors of the operating system', () => {

@@ -73,9 +73,9 @@ export async function runChild({
       ...env,
       KILL_WATCH: folder,
       KILL_LOG: log,
-      ...(reads === undefined ? {} : { KILL_READ: reads }),
+      KILL_READ: reads,
       ...(typeof blow?.at === 'string' ? { KILL_AT: blow.at, KILL_HOW: blow.how } : {}),
-      ...(jitter === undefined ? {} : { KILL_JITTER: String(jitter) }),
+      KILL_JITTER: String(jitter),
     },
   });
   let [out, err, hung] = ['', '', false];

@@ -321,7 +321,7 @@ export function runLine(
     folder: work,
     reads: inputs,
     env: { EDLORA_CACHE: path.join(work, 'cache') },
-    ...(hangMs === undefined ? {} : { hangMs }),
+    hangMs,
     ...more,
   });
 }

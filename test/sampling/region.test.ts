@@ -18,7 +18,7 @@ const box = (left: number, top: number, right: number, bottom: number): RegionSh
 const region = (shape: RegionShape, weight?: number): Region => ({
   prompt: '',
   shape,
-  ...(weight === undefined ? {} : { weight }),
+  weight,
 });
 const unit = fc.double({ min: 0, max: 1, noNaN: true });
 const anyRegion = fc

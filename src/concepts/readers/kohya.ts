@@ -23,7 +23,7 @@ export function readKohya(
     parse: (name) => parseKohyaKey(name, names),
     scale: alphaOverRank,
     // Names found in the base's own table are layers by that.
-    ...(names === undefined ? {} : { isLayer: () => true }),
+    isLayer: () => true,
   });
   return { format: 'kohya', tokens: [], layers };
 }

@@ -84,8 +84,8 @@ export async function refineFusion(fusion: FusionToRefine): Promise<Refinement> 
     concepts,
     preserved: captions.length === 0 ? null : { ...preserved, prompts: taught },
     options: settingsOf(options),
-    ...(fusion.onProgress === undefined ? {} : { onProgress: fusion.onProgress }),
-    ...(fusion.signal === undefined ? {} : { signal: fusion.signal }),
+    onProgress: fusion.onProgress,
+    signal: fusion.signal,
   });
 }
 

@@ -109,7 +109,7 @@ export class Rollouts {
     const states: RefineState[] = [];
     const start = noise.map((value) => value * sampler.initNoiseSigma);
     await runSampler(sampler, start, {
-      ...(signal === undefined ? {} : { signal }),
+      signal,
       onStep,
       denoise: async (latents, timestep) => {
         const targets = await predictTarget(latents, timestep);

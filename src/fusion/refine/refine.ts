@@ -246,7 +246,7 @@ class RefineRun {
 
   async #load(): Promise<void> {
     const { base, schedule, signal, start, threads } = this.#request;
-    const running = { lean: true, ...(threads === undefined ? {} : { threads }) };
+    const running = { lean: true, threads };
     const { denoisingSteps, guidanceScale, recomputeBlocks } = this.#options;
     const size = { ...this.#size, tokens: base.textEncoder.config.maxPositions };
     const drawn = commonRanks([
@@ -257,7 +257,7 @@ class RefineRun {
       sampler: dpmSolver(schedule, denoisingSteps),
       guidanceScale,
       session: running,
-      ...(signal === undefined ? {} : { signal }),
+      signal,
     });
     const graph = buildRefineStep(base.unet, size, {
       ranks: this.#ranks,

@@ -154,7 +154,7 @@ function* factoriseCaptions(
     if (!(cause instanceof NumericalError)) throw cause;
     throw new NumericalError(
       `Gram matrix of the regularisation captions: ${cause.message}; raise the ridge, or add captions`,
-      { layer: inputName, cause, ...(cause.value === undefined ? {} : { value: cause.value }) },
+      { layer: inputName, cause, value: cause.value },
     );
   }
 }

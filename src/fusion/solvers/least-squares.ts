@@ -293,7 +293,7 @@ function explained(inputName: string, cause: unknown, hint: string): unknown {
   return new NumericalError(`normal equations: ${cause.message}; ${hint}`, {
     layer: inputName,
     cause,
-    ...(cause.value === undefined ? {} : { value: cause.value }),
+    value: cause.value,
   });
 }
 

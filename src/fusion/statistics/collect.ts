@@ -244,7 +244,7 @@ export async function collectSpatial(
       const known = predictions.length;
       const start = noise.map((value) => value * sampler.initNoiseSigma);
       await runSampler(sampler, start, {
-        ...(signal === undefined ? {} : { signal }),
+        signal,
         denoise: async (latents, timestep, index) => {
           if (index >= known) predictions.push(await predict(latents, timestep, both));
           return predictions[index]!;

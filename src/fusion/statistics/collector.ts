@@ -231,7 +231,7 @@ export class Collector {
       sampler: dpmSolver(config, this.#options.steps),
       latentSize: await latentSizeFor(this.#base, this.#options),
       guidanceScale: this.#options.guidanceScale,
-      ...(signal === undefined ? {} : { signal }),
+      signal,
     };
   }
 
