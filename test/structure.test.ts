@@ -20,7 +20,7 @@ const ORDER: readonly (readonly string[])[] = [
   ['fusion', 'merging', 'evaluation'],
 ];
 /** Files outside of any room, which everybody may import. */
-const COMMON = new Set(['errors.ts', 'package-root.ts', 'visible.ts', 'pace.ts']);
+const COMMON = new Set(['errors.ts', 'package-root.ts', 'visible.ts', 'pace.ts', 'settings.ts']);
 
 const sources = (folder: string): string[] =>
   readdirSync(path.join(root, folder), { recursive: true })

@@ -8,6 +8,7 @@ import { REQUEST_DEFAULTS } from '../../src/sampling/request.ts';
 import { SAMPLER_NAMES } from '../../src/sampling/samplers/create.ts';
 import { DEFAULT_DENOISE, type NormalScene, normalScene } from '../../src/sampling/scene.ts';
 import { checkScene, readSceneFile } from '../../src/sampling/scene-file.ts';
+import { defined } from '../../src/settings.ts';
 import { visible } from '../../src/visible.ts';
 import type { Command, CommandContext } from '../command.ts';
 import { baseOptions, number, outputOptions, pairs, text, texts } from '../options.ts';
@@ -221,10 +222,6 @@ function givenScene(args: Args): Record<string, unknown> {
   if (model !== undefined)
     put('controls', [{ model, image, ...defined({ strength: figure('control-strength') }) }]);
   return scene;
-}
-
-function defined(entries: Record<string, unknown>): Record<string, unknown> {
-  return Object.fromEntries(Object.entries(entries).filter(([, value]) => value !== undefined));
 }
 
 /** `file:0.7` → file and strength; a colon that no number follows belongs to the name. */

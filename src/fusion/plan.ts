@@ -4,6 +4,7 @@ import { UsageError } from '../errors.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
 import { textLinearLayers } from '../models/clip/structure.ts';
 import { crossAttentionNames, linearLayers } from '../models/unet/structure.ts';
+import { withDefaults } from '../settings.ts';
 import { defaultCaptions, withEmptyPrompt } from './captions.ts';
 import { checkFusionOptions, DEFAULTS, type FusionOptions } from './options.ts';
 import { type Participant, type ParticipantInput, prepareParticipant } from './participant.ts';
@@ -54,7 +55,7 @@ export interface FusionPlan {
  */
 export async function planFusion(request: FuseRequest): Promise<FusionPlan> {
   const { base } = request;
-  const options = { ...DEFAULTS, ...request.options };
+  const options = withDefaults(DEFAULTS, request.options);
   checkFusionOptions(options);
   if (request.participants.length === 0) throw new UsageError('fuse: expected at least one concept');
   const participants: Participant[] = [];

@@ -9,6 +9,7 @@ import { MAX_CONFIG_BYTES } from '../formats/json-file.ts';
 import { safeParse } from '../formats/safe-parse.ts';
 import { readTextFile } from '../io/read-small-file.ts';
 import { openCheckpoint } from '../models/checkpoint.ts';
+import { withDefaults } from '../settings.ts';
 import { checkFusionOptions, DEFAULTS, type FusionOptions, fusionOptionsSchema } from './options.ts';
 import type { ParticipantInput } from './participant.ts';
 import type { FuseRequest } from './plan.ts';
@@ -61,7 +62,7 @@ export function parseFusionRecipe(where: string, text: string): Recipe {
       `expected the recipe of a fusion: ${issue!.path.join('.') || 'top level'}: ${issue!.message}`,
     );
   }
-  const options = { ...DEFAULTS, ...(parsed.data.options as Partial<FusionOptions>) };
+  const options = withDefaults(DEFAULTS, parsed.data.options as Partial<FusionOptions>);
   try {
     checkFusionOptions(options);
   } catch (cause) {

@@ -6,6 +6,7 @@ import { MismatchError, ShapeError, UsageError } from '../errors.ts';
 import type { MatmulEngine } from '../linalg/cholesky-async.ts';
 import { multiplySteps } from '../linalg/products.ts';
 import { Pace, type Steps } from '../pace.ts';
+import { withDefaults } from '../settings.ts';
 import { TorchGenerator } from '../tensor/random.ts';
 import { encodeLayer, type FactorDType, type LoraLayer } from './adapter-layer.ts';
 import { type BlockWeights, blockFactor } from './block-weights.ts';
@@ -122,7 +123,11 @@ export async function mergeAdapters(
 ): Promise<Merge> {
   const { method: name = 'cat', dtype = 'F32', seed = 0, base, onLayer, signal } = options;
   const architecture = commonArchitecture(inputs.map(({ adapter }) => adapter));
-  const settings = { ...MERGE_DEFAULTS, ...definedSettings(options) };
+  const settings = withDefaults(MERGE_DEFAULTS, {
+    rank: options.rank,
+    density: options.density,
+    majoritySign: options.majoritySign,
+  });
   checkMergeSettings(settings);
   for (const { adapter, strength = 1, textEncoderStrength = strength } of inputs) {
     for (const value of [strength, textEncoderStrength]) {
@@ -187,14 +192,6 @@ export async function mergeAdapters(
   return {
     output: { architecture, layers, words, title: titles.join(' + '), mergedFrom: titles },
     renamed,
-  };
-}
-
-function definedSettings({ rank, density, majoritySign }: Partial<MergeSettings>): Partial<MergeSettings> {
-  return {
-    rank,
-    density,
-    majoritySign,
   };
 }
 

@@ -14,6 +14,7 @@ import { infoOf } from '../io/file-info.ts';
 import { removeTree } from '../io/remove-tree.ts';
 import { makeFolder } from '../io/replace-file.ts';
 import { forget, removeAbandoned, temporaryBeside } from '../io/temporary-names.ts';
+import { defined } from '../settings.ts';
 import {
   bakeFiles,
   convertFile,
@@ -225,7 +226,7 @@ async function repeat(
   };
   switch (recipe.kind) {
     case 'merge':
-      await mergeFiles({ ...given(recipe.options), ...base, ...ending, inputs: adapters, out });
+      await mergeFiles({ ...defined(recipe.options), ...base, ...ending, inputs: adapters, out });
       return;
     case 'convert': {
       const input = need(adapters[0], 'an adapter').path;
@@ -252,11 +253,4 @@ async function repeat(
       return;
     }
   }
-}
-
-/** Without what is not set. */
-function given<T extends object>(options: T): { [K in keyof T]: Exclude<T[K], undefined> } {
-  return Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined)) as {
-    [K in keyof T]: Exclude<T[K], undefined>;
-  };
 }

@@ -73,7 +73,8 @@ export class GraphSession {
         graphOptimizationLevel: 'extended',
         logSeverityLevel: 3,
         enableMemPattern: options.planned ?? options.lean !== true,
-        intraOpNumThreads: options.threads,
+        // An undefined property is refused there.
+        ...(options.threads === undefined ? {} : { intraOpNumThreads: options.threads }),
         ...(inMemory.length === 0
           ? {}
           : { externalData: inMemory.map(({ location, data }) => ({ path: location, data })) }),

@@ -7,6 +7,7 @@ import type { Picture } from '../formats/picture.ts';
 import { checkAdapterFits } from '../models/adapter/open.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
 import { checkControlNetFits } from '../models/controlnet/open.ts';
+import { defined } from '../settings.ts';
 import type { AdapterGuide, ControlGuide } from './guides.ts';
 import {
   MAX_BATCH,
@@ -130,9 +131,8 @@ export function resolveRequest(
   layerCount: number,
 ): ResolvedRequest {
   const size = base.unet.config.sampleSize * factor;
-  const given = Object.fromEntries(Object.entries(request).filter(([, value]) => value !== undefined));
   const defaults = { width: size, height: size, ...REQUEST_DEFAULTS, prompt: request.prompt };
-  const resolved: ResolvedRequest = { ...defaults, ...given };
+  const resolved: ResolvedRequest = { ...defaults, ...defined(request) };
   const { width, height, regions, isolate, init, initialNoise, adapters, controls } = resolved;
   checkPictureSize(width, height, factor);
   for (const [name, limit] of WHOLE_NUMBERS) {

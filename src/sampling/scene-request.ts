@@ -6,6 +6,7 @@ import { pictureSize, readGrayPicture, readPicture } from '../formats/picture.ts
 import { openT2iAdapter } from '../models/adapter/open.ts';
 import { openControlNet } from '../models/controlnet/open.ts';
 import { vaeFactor } from '../models/vae/config.ts';
+import { defined } from '../settings.ts';
 import { checkpointSampler } from './checkpoint-schedule.ts';
 import type { AdapterGuide, ControlGuide, RegionStrength } from './guides.ts';
 import { parseStyleMix } from './layer-groups.ts';
@@ -177,12 +178,6 @@ export async function prepareScene(scene: NormalScene, model: SceneModel): Promi
 function drawnMasks({ regions, guides = [] }: NormalScene): number {
   const strengths = guides.flatMap((guide) => (Array.isArray(guide.regions) ? guide.regions : []));
   return [...regions, ...strengths].filter(({ box, feather = 0 }) => box === undefined || feather > 0).length;
-}
-
-function defined<T extends object>(entries: T): { [K in keyof T]: NonNullable<T[K]> } {
-  return Object.fromEntries(Object.entries(entries).filter(([, value]) => value !== undefined)) as {
-    [K in keyof T]: NonNullable<T[K]>;
-  };
 }
 
 /** A scene without prompt and regions shows its concepts side by side. */

@@ -11,6 +11,7 @@ import { MAX_CONFIG_BYTES } from '../formats/json-file.ts';
 import { safeParse } from '../formats/safe-parse.ts';
 import { parseJson } from '../formats/strict-json.ts';
 import { readTextFile } from '../io/read-small-file.ts';
+import { withDefaults } from '../settings.ts';
 
 /** Scheduler classes of diffusers that have a page in `samplers/`. */
 export const SCHEDULER_CLASSES = [
@@ -307,5 +308,5 @@ export function withSchedule(config: SchedulerConfig, overrides: ScheduleOverrid
       `Karras sigmas: ${config.schedulerClass} walks timesteps, not sigmas; use euler, heun, lms, dpmpp-2m or unipc`,
     );
   }
-  return { ...config, ...overrides };
+  return withDefaults(config, overrides);
 }

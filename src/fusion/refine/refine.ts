@@ -27,6 +27,7 @@ import { GraphSession } from '../../runtime/session.ts';
 import { noiseSchedule } from '../../sampling/noise-schedule.ts';
 import { dpmSolver } from '../../sampling/samplers/dpm-solver.ts';
 import type { SchedulerConfig } from '../../sampling/scheduler-config.ts';
+import { withDefaults } from '../../settings.ts';
 import { TorchGenerator } from '../../tensor/random.ts';
 import { float32, type Tensor } from '../../tensor/tensor.ts';
 import { gradientOutput } from '../../training/gradient-outputs.ts';
@@ -92,7 +93,7 @@ const OWN_POLICY_SHARE = 0.5;
  * @throws {NumericalError} naming the step, if the loss or a factor stops being finite
  */
 export async function refine(request: RefineRequest): Promise<Refinement> {
-  const options = { ...REFINE_DEFAULTS, ...request.options };
+  const options = withDefaults(REFINE_DEFAULTS, request.options);
   checkRefineOptions(options);
   checkRequest(request);
   if (options.steps === 0) return { layers: request.start, losses: [] };

@@ -1,5 +1,6 @@
 /** The form of a training method, and the settings that depend on it. */
 import { UsageError } from '../../errors.ts';
+import { defined } from '../../settings.ts';
 import type { MethodName, TrainingSettings } from '../options.ts';
 
 /** Settings whose default depends on the method. */
@@ -40,8 +41,7 @@ export type ResolvedSettings = TrainingSettings & {
 
 /** Settings with the method's defaults in place. @throws {UsageError} for settings that the method cannot honour */
 export function resolveSettings(method: Method, settings: TrainingSettings): ResolvedSettings {
-  const given = Object.fromEntries(Object.entries(settings).filter(([, value]) => value !== undefined));
-  const resolved = { ...method.defaults, ...given } as ResolvedSettings;
+  const resolved = { ...method.defaults, ...defined(settings) } as ResolvedSettings;
   const refuse = (name: string, why: string): never => {
     throw new UsageError(`${name}: ${method.title} ${why}`);
   };
