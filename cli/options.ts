@@ -1,9 +1,9 @@
 /** Option groups that commands share, and readers of their values. */
 
-import { nearestName } from '../src/concepts/nearest-name.ts';
 import { UsageError } from '../src/errors.ts';
 import type { ChosenPerStage } from '../src/fusion/options.ts';
 import { STAGES, type Stage } from '../src/fusion/stage.ts';
+import { nearestName } from '../src/nearest-name.ts';
 
 /** Which model to work on. */
 export const baseOptions = {

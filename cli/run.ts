@@ -1,7 +1,7 @@
 /** Parses a command line, runs its command, turns errors into text and exit codes. */
 import yargs, { type Argv, type Options } from 'yargs';
-import { nearestName } from '../src/concepts/nearest-name.ts';
 import { UsageError } from '../src/errors.ts';
+import { nearestName } from '../src/nearest-name.ts';
 import { toolVersion } from '../src/package-root.ts';
 import { withWeightsInMemory } from '../src/runtime/weight-mapping.ts';
 import type { Command, CommandContext } from './command.ts';

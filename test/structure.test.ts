@@ -20,7 +20,14 @@ const ORDER: readonly (readonly string[])[] = [
   ['fusion', 'merging', 'evaluation'],
 ];
 /** Files outside of any room, which everybody may import. */
-const COMMON = new Set(['errors.ts', 'package-root.ts', 'visible.ts', 'pace.ts', 'settings.ts']);
+const COMMON = new Set([
+  'errors.ts',
+  'package-root.ts',
+  'visible.ts',
+  'pace.ts',
+  'settings.ts',
+  'nearest-name.ts',
+]);
 
 const sources = (folder: string): string[] =>
   readdirSync(path.join(root, folder), { recursive: true })
@@ -65,5 +72,23 @@ describe('the house', () => {
   it('prints in cli alone', () => {
     const printing = files.filter(({ text }) => /\bconsole\.|process\.std(out|err)\b/.test(text));
     expect(printing.map(({ file }) => file)).toEqual([]);
+  });
+
+  it('loads what is slow to load when it is needed: the index alone brings none of it', () => {
+    const slow = /^import (?!type\b)[^;]*from '(sharp|onnxruntime-node|linkedom|@observablehq\/plot)'/m;
+    const seen = new Set<string>();
+    const visit = (file: string): void => {
+      const source = files.find((other) => other.file === file);
+      if (seen.has(file) || source === undefined) return;
+      seen.add(file);
+      const values = source.text.matchAll(/^(?:import|export) (?!type\b)[^;]*from '(\.{1,2}\/[^']+)';/gm);
+      for (const [, name] of values)
+        visit(path.posix.normalize(path.posix.join(path.posix.dirname(file), name!)));
+    };
+    visit('src/index.ts');
+    expect(seen.size).toBeGreaterThan(100);
+    expect(
+      files.filter(({ file, text }) => seen.has(file) && slow.test(text)).map(({ file }) => file),
+    ).toEqual([]);
   });
 });

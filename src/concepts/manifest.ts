@@ -19,7 +19,7 @@ import { excerpt, lengthExcerpt } from '../formats/excerpt.ts';
 import { safeParse } from '../formats/safe-parse.ts';
 import { MAX_YAML_LENGTH, parseYaml } from '../formats/strict-yaml.ts';
 import { readTextFile } from '../io/read-small-file.ts';
-import { nearestName } from './nearest-name.ts';
+import { nearestName } from '../nearest-name.ts';
 
 /** One concept of a run. */
 export interface ConceptSpec {

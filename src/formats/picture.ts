@@ -2,7 +2,7 @@
  * Pictures as 8-bit RGB, and their way from files: PNG, JPEG and WebP by their content, decoded by libvips. Its other
  * readers (SVG, TIFF, GIF …) see no file. PNG is written (png.ts).
  */
-import sharp, { type Sharp } from 'sharp';
+import type { Sharp } from 'sharp';
 import { EdloraError, FormatError } from '../errors.ts';
 import { locateFile, readFileRange, type SourceFile } from './byte-reader.ts';
 
@@ -30,6 +30,9 @@ const FREE_PIXELS = 2 ** 24;
 const PIXELS_PER_BYTE = 256;
 const MAX_PIXELS = 2 ** 27;
 
+/** The decoder is loaded with the first picture: most commands see none. */
+const decoder = async () => (await import('sharp')).default;
+
 export interface ReadPictureOptions {
   /** Resize to this size; default: as stored. Bilinear. */
   readonly width?: number;
@@ -44,6 +47,7 @@ export async function decodePicture<T>(file: string, work: (image: Sharp) => Pro
   const source = locateFile(file);
   checkKind(file, source);
   const allowed = Math.min(MAX_PIXELS, FREE_PIXELS + PIXELS_PER_BYTE * source.sizeBytes);
+  const sharp = await decoder();
   try {
     // libvips compares with the header, before it decodes.
     return await work(sharp(source.path, { limitInputPixels: allowed, failOn: 'error' }).rotate());
@@ -56,6 +60,7 @@ export async function decodePicture<T>(file: string, work: (image: Sharp) => Pro
 }
 
 async function tooLarge(file: string, source: SourceFile, allowed: number, cause: unknown): Promise<Error> {
+  const sharp = await decoder();
   const { width, height } = await sharp(source.path, { limitInputPixels: false }).metadata();
   return new FormatError(
     file,

@@ -5,9 +5,10 @@
  * Blocks without a number of their own keep 1, as sd-scripts does (networks/svd_merge_lora.py): the 17 name those
  * that hold attention, and convolutions of LoCon files lie elsewhere too.
  */
-import { nearestName } from '../concepts/nearest-name.ts';
+
 import { UsageError } from '../errors.ts';
 import { type AdapterModule, type Architecture, ldmKohyaName } from '../models/keys/sd-modules.ts';
+import { nearestName } from '../nearest-name.ts';
 
 /** Factor per block name; blocks not named count 1. */
 export type BlockWeights = ReadonlyMap<string, number>;

@@ -2,10 +2,11 @@
  * What other tools make of a merge, layer by layer, so that it can be told how far that is from the true sum.
  * Their arithmetic is reproduced as it is; none of it is used for merging here.
  */
-import { nearestName } from '../concepts/nearest-name.ts';
+
 import { UsageError } from '../errors.ts';
 import { type LowRank, scale, sum, truncateSteps } from '../linalg/low-rank.ts';
 import { type Matrix, matrix } from '../linalg/matrix.ts';
+import { nearestName } from '../nearest-name.ts';
 import type { Steps } from '../pace.ts';
 import { addTasks, mergeFactors, weightedSum } from './factors.ts';
 import type { MergeTerm } from './method.ts';

@@ -2,10 +2,11 @@
  * Ways to merge the changes of several adapters in one layer, as one table: name, title, idea, source, parameters. The
  * command line, recipes and documentation read it. One file per method in methods/.
  */
-import { nearestName } from '../concepts/nearest-name.ts';
+
 import { UsageError } from '../errors.ts';
 import type { MatmulEngine } from '../linalg/cholesky-async.ts';
 import type { LowRank } from '../linalg/low-rank.ts';
+import { nearestName } from '../nearest-name.ts';
 import type { Pace, Steps } from '../pace.ts';
 import { cat } from './methods/cat.ts';
 import { dareLinear, dareLinearSvd, dareTies, dareTiesSvd } from './methods/dare.ts';

@@ -2,11 +2,12 @@
  * Style mixing: other prompts for single cross-attention layers, by index or by group. Coarse layers settle shape and
  * layout, fine layers colour and texture. Source: Voynov et al. 2023 (2303.09522, "P+: Extended Textual Conditioning").
  */
-import { nearestName } from '../concepts/nearest-name.ts';
+
 import { UsageError } from '../errors.ts';
 import { excerpt } from '../formats/excerpt.ts';
 import type { UnetConfig } from '../models/unet/config.ts';
 import { transformerPlaces } from '../models/unet/structure.ts';
+import { nearestName } from '../nearest-name.ts';
 
 export type LayerGroup = 'coarse' | 'middle' | 'fine';
 

@@ -1,5 +1,5 @@
 /** What a run of the sampler is asked for, with its defaults, and the checks that need no network. */
-import { nearestName } from '../concepts/nearest-name.ts';
+
 import type { BoundVocabulary } from '../concepts/prompt.ts';
 import { UsageError } from '../errors.ts';
 import { excerpt } from '../formats/excerpt.ts';
@@ -7,6 +7,7 @@ import type { Picture } from '../formats/picture.ts';
 import { checkAdapterFits } from '../models/adapter/open.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
 import { checkControlNetFits } from '../models/controlnet/open.ts';
+import { nearestName } from '../nearest-name.ts';
 import { defined } from '../settings.ts';
 import type { AdapterGuide, ControlGuide } from './guides.ts';
 import {

@@ -2,12 +2,12 @@
 
 import path from 'node:path';
 import type { z } from 'zod';
-import { nearestName } from '../concepts/nearest-name.ts';
 import { UsageError } from '../errors.ts';
 import { excerpt } from '../formats/excerpt.ts';
 import { safeParse } from '../formats/safe-parse.ts';
 import { MAX_YAML_LENGTH, parseYaml } from '../formats/strict-yaml.ts';
 import { readTextFile } from '../io/read-small-file.ts';
+import { nearestName } from '../nearest-name.ts';
 import { type Scene, sceneSchema } from './scene.ts';
 
 /** As many as `parseYaml` takes, in UTF-8. */

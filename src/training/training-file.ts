@@ -1,12 +1,12 @@
 /** Settings from a YAML or JSON file: ours, or Mix-of-Show's option files. */
 
 import path from 'node:path';
-import { nearestName } from '../concepts/nearest-name.ts';
 import { FormatError } from '../errors.ts';
 import { excerpt } from '../formats/excerpt.ts';
 import { safeParse } from '../formats/safe-parse.ts';
 import { MAX_YAML_LENGTH, parseYaml } from '../formats/strict-yaml.ts';
 import { readTextFile } from '../io/read-small-file.ts';
+import { nearestName } from '../nearest-name.ts';
 import { isMixOfShow, readMixOfShow, type TrainingFile } from './mix-of-show-options.ts';
 import { type TrainingInput, trainingSchema } from './options.ts';
 

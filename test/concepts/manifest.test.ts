@@ -2,8 +2,8 @@ import { writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { readManifest } from '../../src/concepts/manifest.ts';
-import { nearestName } from '../../src/concepts/nearest-name.ts';
 import { EdloraError, FormatError, UsageError } from '../../src/errors.ts';
+import { nearestName } from '../../src/nearest-name.ts';
 import { scratch } from './support.ts';
 
 /** A list file beside an empty `a.pth` and `b.pth`. */

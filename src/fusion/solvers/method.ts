@@ -3,10 +3,11 @@
  * reports and documentation read it; `prepareMethod` runs it. All methods take the one problem type of problem.ts and
  * return the change as factors, so that results compare layer by layer.
  */
-import { nearestName } from '../../concepts/nearest-name.ts';
+
 import { UsageError } from '../../errors.ts';
 import type { MatmulEngine } from '../../linalg/cholesky-async.ts';
 import type { LowRank } from '../../linalg/low-rank.ts';
+import { nearestName } from '../../nearest-name.ts';
 import { Pace } from '../../pace.ts';
 import { STAGES, type Stage } from '../stage.ts';
 import { constrainInputSteps, solveConstrainedSteps } from './constrained.ts';
