@@ -87,7 +87,7 @@ export { type VerifyReport, verifyFile } from './merging/verify.ts';
 export { type Checkpoint, type CheckpointOptions, openCheckpoint } from './models/checkpoint.ts';
 export { type ClipModel, openClipModel } from './models/clip/clip-model.ts';
 export { defaultBase, packageRoot } from './package-root.ts';
-export { withWeightsInMemory } from './runtime/weight-mapping.ts';
+export { withWeightsInMemory } from './runtime/onnxruntime/weight-mapping.ts';
 export { type DrawnScene, type DrawSceneOptions, drawScene, planScene } from './sampling/draw-scene.ts';
 export type { Box, Region, RegionShape, SoftMask } from './sampling/region.ts';
 export type { SampleRequest } from './sampling/request.ts';

@@ -10,7 +10,7 @@ import { deltaFeeds, deltaRanks } from '../models/lora.ts';
 import { levelSizes, linearLayers, transformerPlaces } from '../models/unet/structure.ts';
 import { buildUnet } from '../models/unet/unet.ts';
 import { vaeFactor } from '../models/vae/config.ts';
-import { GraphSession } from '../runtime/session.ts';
+import { GraphSession } from '../runtime/onnxruntime/session.ts';
 import { checkpointSampler } from '../sampling/checkpoint-schedule.ts';
 import { guide } from '../sampling/guidance.ts';
 import { LatentCodec } from '../sampling/latent-codec.ts';

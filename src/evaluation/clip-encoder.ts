@@ -7,7 +7,7 @@ import { buildTextProjection } from '../models/clip/projection.ts';
 import { pooledPosition, TokenEmbeddings } from '../models/clip/text-encoder.ts';
 import { buildVisionEncoder } from '../models/clip/vision-encoder.ts';
 import { writePixelValues } from '../models/clip/vision-preprocessor.ts';
-import { GraphSession } from '../runtime/session.ts';
+import { GraphSession } from '../runtime/onnxruntime/session.ts';
 import { float32 } from '../tensor/tensor.ts';
 
 /** Rows of one width; each has length 1 unless it says otherwise. */

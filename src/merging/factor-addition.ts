@@ -8,7 +8,7 @@ import { add, cast } from '../graph/ops/elementwise.ts';
 import { matmul } from '../graph/ops/matmul.ts';
 import type { LowRank } from '../linalg/low-rank.ts';
 import { LoadedGraphs } from '../runtime/loaded-graphs.ts';
-import type { GraphSession, SessionOptions } from '../runtime/session.ts';
+import type { GraphSession, SessionOptions } from '../runtime/onnxruntime/session.ts';
 import { float32 } from '../tensor/tensor.ts';
 
 /** Shapes kept loaded at a time; baking into a Stable Diffusion UNet needs about 30. */

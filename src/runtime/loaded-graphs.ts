@@ -1,6 +1,6 @@
 /** Loaded graphs of many shapes: the ones used last stay loaded. */
 import type { Graph } from '../graph/graph.ts';
-import { GraphSession, type SessionOptions } from './session.ts';
+import { GraphSession, type SessionOptions } from './onnxruntime/session.ts';
 
 export class LoadedGraphs {
   readonly #options: SessionOptions;

@@ -5,7 +5,7 @@ import { matmul } from '../graph/ops/matmul.ts';
 import type { MatmulEngine } from '../linalg/cholesky-async.ts';
 import { type Matrix, matrix } from '../linalg/matrix.ts';
 import { LoadedGraphs } from './loaded-graphs.ts';
-import type { GraphSession, SessionOptions } from './session.ts';
+import type { GraphSession, SessionOptions } from './onnxruntime/session.ts';
 
 /** Loaded products kept at a time; a factorisation of 5120 columns uses 39 shapes. */
 const KEPT_SESSIONS = 64;

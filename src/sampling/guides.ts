@@ -5,7 +5,7 @@ import { buildT2iAdapter, featureOutput } from '../models/adapter/t2i-adapter.ts
 import { buildConditionEmbedding, buildControlNet } from '../models/controlnet/controlnet.ts';
 import type { ControlNet } from '../models/controlnet/open.ts';
 import { adapterInput } from '../models/unet/unet.ts';
-import { GraphSession } from '../runtime/session.ts';
+import { GraphSession } from '../runtime/onnxruntime/session.ts';
 import { float32, type Tensor } from '../tensor/tensor.ts';
 import { toPlanes } from './image-values.ts';
 import { coverage, type RegionShape } from './region.ts';

@@ -4,7 +4,7 @@ import type { ModelPart } from '../models/checkpoint.ts';
 import { type VaeConfig, vaeFactor } from '../models/vae/config.ts';
 import { buildVaeDecoder } from '../models/vae/decoder.ts';
 import { buildVaeEncoder } from '../models/vae/encoder.ts';
-import { GraphSession } from '../runtime/session.ts';
+import { GraphSession } from '../runtime/onnxruntime/session.ts';
 import { float32, type Tensor } from '../tensor/tensor.ts';
 import { toPicture, toPlanes } from './image-values.ts';
 

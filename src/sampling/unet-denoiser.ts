@@ -6,7 +6,7 @@ import { buildKeysValues, isKeyOrValue, keysOutput, valuesOutput } from '../mode
 import { keyInput, type SourceLayout, valueInput } from '../models/unet/region-attention.ts';
 import { crossAttentionNames, factorLayers } from '../models/unet/structure.ts';
 import { buildUnet } from '../models/unet/unet.ts';
-import { GraphSession } from '../runtime/session.ts';
+import { GraphSession } from '../runtime/onnxruntime/session.ts';
 import { float32, type Tensor } from '../tensor/tensor.ts';
 
 type Feeds = Readonly<Record<string, Tensor>>;

@@ -7,7 +7,7 @@ import type { Checkpoint, ModelPart } from '../models/checkpoint.ts';
 import type { TokenEmbeddings } from '../models/clip/text-encoder.ts';
 import type { UnetConfig } from '../models/unet/config.ts';
 import { levelSizes, transformerPlaces } from '../models/unet/structure.ts';
-import { GraphSession } from '../runtime/session.ts';
+import { GraphSession } from '../runtime/onnxruntime/session.ts';
 import { float32, type Tensor } from '../tensor/tensor.ts';
 import { attentionTargets, wordPositions } from './attention-regularization.ts';
 import { type FactorFeeds, type FactorGradients, factorGradients } from './factor-gradients.ts';

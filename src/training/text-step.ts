@@ -7,7 +7,7 @@ import type { ModelPart } from '../models/checkpoint.ts';
 import type { ClipTextConfig } from '../models/clip/config.ts';
 import type { TextEncoderSize, TokenEmbeddings } from '../models/clip/text-encoder.ts';
 import { loraDownInput, loraUpInput } from '../models/network.ts';
-import { GraphSession } from '../runtime/session.ts';
+import { GraphSession } from '../runtime/onnxruntime/session.ts';
 import { float32, type Tensor } from '../tensor/tensor.ts';
 import { type FactorFeeds, type FactorGradients, factorGradients } from './factor-gradients.ts';
 import { gradientOutput } from './gradient-outputs.ts';

@@ -16,7 +16,7 @@ import { deltaFeeds, deltaRanks } from '../../src/models/lora.ts';
 import { linearLayers } from '../../src/models/unet/structure.ts';
 import { buildUnet } from '../../src/models/unet/unet.ts';
 import { GraphMatmulEngine } from '../../src/runtime/matmul-engine.ts';
-import { GraphSession } from '../../src/runtime/session.ts';
+import { GraphSession } from '../../src/runtime/onnxruntime/session.ts';
 import { checkpointSchedule } from '../../src/sampling/checkpoint-schedule.ts';
 import { dpmSolver } from '../../src/sampling/samplers/dpm-solver.ts';
 import { TorchGenerator } from '../../src/tensor/random.ts';

@@ -14,7 +14,7 @@ import { GramAccumulator } from '../../src/linalg/gram.ts';
 import { lowRank } from '../../src/linalg/low-rank.ts';
 import { matrix } from '../../src/linalg/matrix.ts';
 import { packageRoot } from '../../src/package-root.ts';
-import { GraphSession } from '../../src/runtime/session.ts';
+import { GraphSession } from '../../src/runtime/onnxruntime/session.ts';
 import { TorchGenerator } from '../../src/tensor/random.ts';
 import { float32 } from '../../src/tensor/tensor.ts';
 

@@ -6,10 +6,10 @@ import { afterAll, beforeAll, expect, it, vi } from 'vitest';
 import { run } from '../../cli/run.ts';
 import { readPicture } from '../../src/formats/picture.ts';
 import { packageRoot } from '../../src/package-root.ts';
-import * as mapping from '../../src/runtime/weight-mapping.ts';
+import * as mapping from '../../src/runtime/onnxruntime/weight-mapping.ts';
 import { fakeIo } from '../support/fake-io.ts';
 
-vi.mock('../../src/runtime/weight-mapping.ts', { spy: true });
+vi.mock('../../src/runtime/onnxruntime/weight-mapping.ts', { spy: true });
 
 const concepts = path.join(packageRoot(), 'fixtures/tiny-world/concepts');
 const smiley = path.join(concepts, 'edlora_smiley.pth');

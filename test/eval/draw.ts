@@ -9,7 +9,7 @@ import { linearLayers } from '../../src/models/unet/structure.ts';
 import { buildUnet } from '../../src/models/unet/unet.ts';
 import { vaeFactor } from '../../src/models/vae/config.ts';
 import { buildVaeDecoder } from '../../src/models/vae/decoder.ts';
-import { GraphSession } from '../../src/runtime/session.ts';
+import { GraphSession } from '../../src/runtime/onnxruntime/session.ts';
 import { checkpointSchedule } from '../../src/sampling/checkpoint-schedule.ts';
 import { ddim } from '../../src/sampling/samplers/ddim.ts';
 import { runSampler } from '../../src/sampling/samplers/sampler.ts';

@@ -16,7 +16,7 @@ import { type Checkpoint, openCheckpoint } from '../../src/models/checkpoint.ts'
 import { openClipModel } from '../../src/models/clip/clip-model.ts';
 import { SD15_UNET } from '../../src/models/unet/config.ts';
 import { defaultBase, packageRoot } from '../../src/package-root.ts';
-import { GraphSession } from '../../src/runtime/session.ts';
+import { GraphSession } from '../../src/runtime/onnxruntime/session.ts';
 import { Pipeline, type PipelineParts } from '../../src/sampling/sample.ts';
 import { TorchGenerator } from '../../src/tensor/random.ts';
 import { float32 } from '../../src/tensor/tensor.ts';

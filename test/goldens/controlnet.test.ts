@@ -6,7 +6,7 @@ import { openControlNet } from '../../src/models/controlnet/open.ts';
 import type { Network } from '../../src/models/network.ts';
 import { crossAttentionNames } from '../../src/models/unet/structure.ts';
 import { buildUnet } from '../../src/models/unet/unet.ts';
-import { GraphSession } from '../../src/runtime/session.ts';
+import { GraphSession } from '../../src/runtime/onnxruntime/session.ts';
 import { float32, type Tensor } from '../../src/tensor/tensor.ts';
 import { GoldenTensors } from '../support/golden-tensors.ts';
 import { goldenPath } from '../support/goldens.ts';

@@ -15,7 +15,7 @@ import { reduceMean, reduceSum } from '../../src/graph/ops/reduction.ts';
 import { pruned } from '../../src/graph/prune.ts';
 import type { Value } from '../../src/graph/value.ts';
 import { scaled } from '../../src/graph/vjp/rule.ts';
-import { GraphSession } from '../../src/runtime/session.ts';
+import { GraphSession } from '../../src/runtime/onnxruntime/session.ts';
 import { float32, float64, int64, type Tensor } from '../../src/tensor/tensor.ts';
 import { relativeError } from '../support/close.ts';
 import { goldenJson, goldenPath } from '../support/goldens.ts';

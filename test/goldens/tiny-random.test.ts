@@ -9,7 +9,7 @@ import { crossAttentionNames, linearLayers } from '../../src/models/unet/structu
 import { buildUnet, type UnetOptions } from '../../src/models/unet/unet.ts';
 import { buildVaeDecoder } from '../../src/models/vae/decoder.ts';
 import { buildVaeEncoder } from '../../src/models/vae/encoder.ts';
-import { GraphSession } from '../../src/runtime/session.ts';
+import { GraphSession } from '../../src/runtime/onnxruntime/session.ts';
 import { float32, type Tensor } from '../../src/tensor/tensor.ts';
 import { goldenJson, goldenPath, goldenSingleFile } from '../support/goldens.ts';
 

@@ -27,7 +27,7 @@ import * as movement from '../../src/graph/ops/movement.ts';
 import { groupNorm, softmax } from '../../src/graph/ops/normalization.ts';
 import { reduceMax, reduceMean, reduceSum } from '../../src/graph/ops/reduction.ts';
 import type { Value } from '../../src/graph/value.ts';
-import { GraphSession } from '../../src/runtime/session.ts';
+import { GraphSession } from '../../src/runtime/onnxruntime/session.ts';
 import { float32, int64, sizeOf, type Tensor } from '../../src/tensor/tensor.ts';
 
 type Write = (g: GraphBuilder, ...inputs: Value[]) => Value | readonly Value[];

@@ -12,8 +12,8 @@ import { add } from '../../src/graph/ops/elementwise.ts';
 import { matmul } from '../../src/graph/ops/matmul.ts';
 import { printGraph } from '../../src/graph/print.ts';
 import { inOneGo } from '../../src/pace.ts';
-import { encodeGraph } from '../../src/runtime/onnx/encode.ts';
-import { GraphSession } from '../../src/runtime/session.ts';
+import { encodeGraph } from '../../src/runtime/onnxruntime/encode.ts';
+import { GraphSession } from '../../src/runtime/onnxruntime/session.ts';
 import { float32 } from '../../src/tensor/tensor.ts';
 
 /** Exact in float16 and bfloat16 alike. */

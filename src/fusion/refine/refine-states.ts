@@ -5,7 +5,7 @@ import { deltaFeeds, type LayerDeltas } from '../../models/lora.ts';
 import type { UnetConfig } from '../../models/unet/config.ts';
 import { linearLayers } from '../../models/unet/structure.ts';
 import { buildUnet, type UnetSize } from '../../models/unet/unet.ts';
-import { GraphSession, type SessionOptions } from '../../runtime/session.ts';
+import { GraphSession, type SessionOptions } from '../../runtime/onnxruntime/session.ts';
 import { runSampler, type Sampler } from '../../sampling/samplers/sampler.ts';
 import { float32, type Tensor } from '../../tensor/tensor.ts';
 

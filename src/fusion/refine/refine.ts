@@ -23,7 +23,7 @@ import { loraDownInput, loraUpInput } from '../../models/network.ts';
 import { crossAttentionNames, linearLayers } from '../../models/unet/structure.ts';
 import { adamwState, adamwStep } from '../../optim/adamw.ts';
 import { Pace } from '../../pace.ts';
-import { GraphSession } from '../../runtime/session.ts';
+import { GraphSession } from '../../runtime/onnxruntime/session.ts';
 import { noiseSchedule } from '../../sampling/noise-schedule.ts';
 import { dpmSolver } from '../../sampling/samplers/dpm-solver.ts';
 import type { SchedulerConfig } from '../../sampling/scheduler-config.ts';

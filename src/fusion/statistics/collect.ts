@@ -16,7 +16,7 @@ import { deltaFeeds, deltaRanks, type LayerDeltas } from '../../models/lora.ts';
 import type { Probes } from '../../models/network.ts';
 import { linearLayers } from '../../models/unet/structure.ts';
 import { buildUnet } from '../../models/unet/unet.ts';
-import { GraphSession } from '../../runtime/session.ts';
+import { GraphSession } from '../../runtime/onnxruntime/session.ts';
 import { runSampler, type Sampler } from '../../sampling/samplers/sampler.ts';
 import { float32, type Tensor } from '../../tensor/tensor.ts';
 import {

@@ -1,5 +1,5 @@
 /** Prompts to hidden states: one run of the text encoder on a batch of token ids. */
-import { GraphSession } from '../../runtime/session.ts';
+import { GraphSession } from '../../runtime/onnxruntime/session.ts';
 import type { Tensor } from '../../tensor/tensor.ts';
 import type { ModelPart } from '../checkpoint.ts';
 import { deltaFeeds, deltaRanks, type LayerDeltas } from '../lora.ts';

@@ -3,7 +3,7 @@ import { readPicture } from '../../formats/picture.ts';
 import type { ModelPart } from '../../models/checkpoint.ts';
 import { type VaeConfig, vaeFactor } from '../../models/vae/config.ts';
 import { buildVaeEncoder } from '../../models/vae/encoder.ts';
-import { GraphSession } from '../../runtime/session.ts';
+import { GraphSession } from '../../runtime/onnxruntime/session.ts';
 import { toPlanes } from '../../sampling/image-values.ts';
 import type { TorchGenerator } from '../../tensor/random.ts';
 import type { TrainingPicture } from './training-folder.ts';

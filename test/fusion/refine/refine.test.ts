@@ -18,7 +18,7 @@ import { commonRanks, deltaFeeds, deltaRanks, type LayerDeltas } from '../../../
 import { loraUpInput } from '../../../src/models/network.ts';
 import { crossAttentionNames, linearLayers } from '../../../src/models/unet/structure.ts';
 import { buildUnet } from '../../../src/models/unet/unet.ts';
-import { GraphSession } from '../../../src/runtime/session.ts';
+import { GraphSession } from '../../../src/runtime/onnxruntime/session.ts';
 import { checkpointSchedule } from '../../../src/sampling/checkpoint-schedule.ts';
 import { noiseSchedule } from '../../../src/sampling/noise-schedule.ts';
 import { dpmSolver } from '../../../src/sampling/samplers/dpm-solver.ts';

@@ -8,7 +8,7 @@ import {
 import { type Checkpoint, openCheckpoint } from '../../../src/models/checkpoint.ts';
 import { crossAttentionNames } from '../../../src/models/unet/structure.ts';
 import { buildUnet } from '../../../src/models/unet/unet.ts';
-import { GraphSession } from '../../../src/runtime/session.ts';
+import { GraphSession } from '../../../src/runtime/onnxruntime/session.ts';
 import { checkpointSchedule } from '../../../src/sampling/checkpoint-schedule.ts';
 import { dpmSolver } from '../../../src/sampling/samplers/dpm-solver.ts';
 import { TorchGenerator } from '../../../src/tensor/random.ts';

@@ -8,10 +8,10 @@ import { realpathSync } from 'node:fs';
 import path from 'node:path';
 import { FormatError } from '../../errors.ts';
 import { byteRangeOf, readBytes, verifyStorages } from '../../formats/raw-tensor.ts';
+import type { Graph } from '../../graph/graph.ts';
 import { checkUnchanged, type FileIdentity } from '../../io/file-identity.ts';
 import type { Steps } from '../../pace.ts';
 import type { Tensor } from '../../tensor/tensor.ts';
-import type { Graph } from '../../graph/graph.ts';
 import { type Emitter, lower } from './lowering.ts';
 import { encodeModel, type OnnxNode, type OnnxTensor } from './proto.ts';
 

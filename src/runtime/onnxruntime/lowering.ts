@@ -1,8 +1,9 @@
 /** Which ONNX nodes? One rule per operator; the table is total over the operator set. */
-import { sizeOf } from '../../tensor/tensor.ts';
+
 import type { NodeOf } from '../../graph/graph.ts';
 import type { OpType } from '../../graph/op-types.ts';
 import type { Value } from '../../graph/value.ts';
+import { sizeOf } from '../../tensor/tensor.ts';
 import { ELEMENT_TYPES, type OnnxAttribute } from './proto.ts';
 
 const CONTRIB = 'com.microsoft';

@@ -1,12 +1,12 @@
 /** The only place that knows onnxruntime: loads a graph, runs it, gives its memory back. */
 import type * as ort from 'onnxruntime-node';
-import { EdloraError, ShapeError } from '../errors.ts';
-import type { Graph } from '../graph/graph.ts';
-import { describe } from '../graph/value.ts';
-import { checkUnchanged, type FileIdentity } from '../io/file-identity.ts';
-import { Pace } from '../pace.ts';
-import type { Tensor, TensorData } from '../tensor/tensor.ts';
-import { encodeGraph } from './onnx/encode.ts';
+import { EdloraError, ShapeError } from '../../errors.ts';
+import type { Graph } from '../../graph/graph.ts';
+import { describe } from '../../graph/value.ts';
+import { checkUnchanged, type FileIdentity } from '../../io/file-identity.ts';
+import { Pace } from '../../pace.ts';
+import type { Tensor, TensorData } from '../../tensor/tensor.ts';
+import { encodeGraph } from './encode.ts';
 import { weightsAreMapped } from './weight-mapping.ts';
 
 export interface SessionOptions {

@@ -3,15 +3,15 @@ import { mkdtempSync, rmSync, truncateSync, utimesSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { FormatError } from '../../src/errors.ts';
-import { float32Tensor } from '../../src/formats/raw-tensor.ts';
-import { writeSafetensors } from '../../src/formats/safetensors.ts';
-import { openTensorFile } from '../../src/formats/tensor-file.ts';
-import { GraphBuilder } from '../../src/graph/builder.ts';
-import { matmul } from '../../src/graph/ops/matmul.ts';
-import { GraphSession } from '../../src/runtime/session.ts';
-import { weightsAreMapped, withWeightsInMemory } from '../../src/runtime/weight-mapping.ts';
-import { float32 } from '../../src/tensor/tensor.ts';
+import { FormatError } from '../../../src/errors.ts';
+import { float32Tensor } from '../../../src/formats/raw-tensor.ts';
+import { writeSafetensors } from '../../../src/formats/safetensors.ts';
+import { openTensorFile } from '../../../src/formats/tensor-file.ts';
+import { GraphBuilder } from '../../../src/graph/builder.ts';
+import { matmul } from '../../../src/graph/ops/matmul.ts';
+import { GraphSession } from '../../../src/runtime/onnxruntime/session.ts';
+import { weightsAreMapped, withWeightsInMemory } from '../../../src/runtime/onnxruntime/weight-mapping.ts';
+import { float32 } from '../../../src/tensor/tensor.ts';
 
 let folder: string;
 beforeAll(() => {
