@@ -128,10 +128,11 @@ export function readAlphaChannel(file: string): Promise<GrayPicture | null> {
   });
 }
 
-/** Width and height of a picture, from its header. @throws {FormatError} if it cannot be read */
+/** Width and height of a picture as it is read, upright, from its header. @throws {FormatError} if it cannot be read */
 export function pictureSize(file: string): Promise<{ width: number; height: number }> {
   return decodePicture(file, async (image) => {
-    const { width, height } = await image.metadata();
+    // Metadata are those of the stored picture, which a camera may have turned.
+    const { width, height } = (await image.metadata()).autoOrient;
     return { width, height };
   });
 }
