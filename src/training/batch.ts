@@ -58,10 +58,10 @@ export class BatchMaker {
     const { latentHeight, latentWidth } = own[0]!;
     const cells = latentHeight * latentWidth;
     const channels = own[0]!.mean.length / cells;
-    const prompts = [
+    const prompts = this.#equallyLong([
       ...own.map((item) => this.#encode(this.#prompt(item, number, random))),
       ...others.map(({ caption }) => this.#encode(caption)),
-    ];
+    ]);
     const latents = concatenated(rows.map((item) => drawLatents(item, settings.latents, random)));
     const noise = random.randn(latents.length);
     if (settings.noiseOffset > 0) {
@@ -105,10 +105,11 @@ export class BatchMaker {
   /** Positions at the beginning that the layer prompts of the captions have in common, see `bestSharedPrefix`. */
   sharedPrefix(): number {
     const { items, settings, trainables } = this.#sources;
+    const window = trainables.vocabulary.tokenizer.encodeWindows('').length;
     return bestSharedPrefix(
       items
         .flatMap(({ caption }) => templated(withWords(caption, trainables.plan.words), settings.templates))
-        .map((prompt) => this.#encode(prompt))
+        .map((prompt) => this.#encode(prompt).map((ids) => ids.slice(0, window)))
         // Prompts without new words are the same for all layers.
         .filter((layers) => layers.some((ids) => ids.join() !== layers[0]!.join()))
         .map((layers) => commonPrefix(layers, null)),
@@ -131,10 +132,27 @@ export class BatchMaker {
       : `${caption} with ${pictureWords[item.picture]}`;
   }
 
+  /** Prompts of one batch share a number of windows: shorter ones are filled up with empty windows. */
+  #equallyLong(prompts: readonly (readonly (readonly number[])[])[]): (readonly (readonly number[])[])[] {
+    const empty = this.#sources.trainables.vocabulary.tokenizer.encodeWindows('');
+    const longest = Math.max(...prompts.flatMap((layers) => layers.map((ids) => ids.length)));
+    const fill = (ids: readonly number[]): readonly number[] =>
+      ids.length === longest
+        ? ids
+        : [
+            ...ids,
+            ...Array((longest - ids.length) / empty.length)
+              .fill(empty)
+              .flat(),
+          ];
+    return prompts.map((layers) => layers.map(fill));
+  }
+
   #encode(prompt: string): readonly (readonly number[])[] {
     let ids = this.#encoded.get(prompt);
     if (ids === undefined) {
-      ids = this.#sources.trainables.vocabulary.encode(prompt, { pad: true });
+      const { tokenizer, layerPrompts } = this.#sources.trainables.vocabulary;
+      ids = layerPrompts(prompt).map((text) => tokenizer.encodeWindows(text));
       this.#encoded.set(prompt, ids);
     }
     return ids;

@@ -12,6 +12,7 @@ import { float32, type Tensor } from '../tensor/tensor.ts';
 import { attentionTargets, wordPositions } from './attention-regularization.ts';
 import { type FactorFeeds, type FactorGradients, factorGradients } from './factor-gradients.ts';
 import { gradientOutput } from './gradient-outputs.ts';
+import type { Ids } from './prompt-prefix.ts';
 import { TextStep } from './text-step.ts';
 import { buildUnetStep, type UnetGraphOptions } from './unet-graph.ts';
 
@@ -39,7 +40,7 @@ export interface StepBatch {
   readonly timesteps: readonly number[];
   /** [B, 1, h, w], see loss-weights.ts. */
   readonly lossWeights: Float32Array;
-  /** Token ids of each row: one list per cross-attention layer, or one for all. Padded to the model's positions. */
+  /** Token ids of each row: one list per cross-attention layer, or one for all. Padded to the model's positions, or to a multiple. */
   readonly prompts: readonly (readonly (readonly number[])[])[];
   /** For the attention regularisation: masks [B, h, w], and where each row has the two words. */
   readonly attention?: {
@@ -64,6 +65,8 @@ export class TrainingStep {
   readonly #unet: ModelPart<UnetConfig>;
   readonly #plan: StepPlan;
   readonly #text: TextStep;
+  /** Positions of one run of the text encoder, 77. */
+  readonly #window: number;
   /** The UNet's graphs by size. */
   readonly #sessions = new Map<string, Promise<GraphSession>>();
 
@@ -73,6 +76,7 @@ export class TrainingStep {
    */
   constructor(base: Checkpoint, embeddings: TokenEmbeddings, trainedRows: number, plan: StepPlan) {
     this.#unet = base.unet;
+    this.#window = base.textEncoder.config.maxPositions;
     this.#plan = plan;
     const { textRanks, firstTrainedId, layerwise, sharedPrefix, threads } = plan;
     this.#text = new TextStep(base.textEncoder, embeddings, {
@@ -88,13 +92,14 @@ export class TrainingStep {
 
   /** @throws {ShapeError} if the batch or the factors do not fit the plan */
   async run(batch: StepBatch, unetFactors: FactorFeeds, textFactors: FactorFeeds): Promise<StepResult> {
-    const features = await this.#text.features(batch.prompts.flat(), textFactors);
-    const outputs = await this.#runUnet(batch, features, unetFactors);
+    const windows = batch.prompts.flat().flatMap((ids) => this.#windows(ids));
+    const features = await this.#text.features(windows, textFactors);
+    const outputs = await this.#runUnet(batch, windows, features, unetFactors);
     const dContext = outputs[gradientOutput('encoder_hidden_states')] as Tensor<Float32Array> | undefined;
     const text =
       dContext === undefined
         ? { factors: new Map<string, FactorGradients>(), embeddings: null }
-        : await this.#text.gradients(batch.prompts.flat(), dContext, textFactors);
+        : await this.#text.gradients(windows, dContext, textFactors);
     return {
       loss: (outputs.loss!.data as Float32Array)[0]!,
       errors: outputs.errors!.data as Float32Array,
@@ -113,8 +118,16 @@ export class TrainingStep {
     for (const session of sessions) await (await session).dispose();
   }
 
+  /** A prompt as the text encoder sees it: as many positions at once as the model has. */
+  #windows(ids: Ids): Ids[] {
+    return Array.from({ length: Math.ceil(ids.length / this.#window) }, (_, i) =>
+      ids.slice(i * this.#window, (i + 1) * this.#window),
+    );
+  }
+
   async #runUnet(
     batch: StepBatch,
+    windows: readonly Ids[],
     features: ReadonlyMap<string, Float32Array>,
     factors: FactorFeeds,
   ): Promise<Record<string, Tensor>> {
@@ -125,8 +138,8 @@ export class TrainingStep {
     const tokens = prompts[0]![0]!.length;
     const width = config.crossAttentionDim;
     const context = float32(layerwise ? [rows, prompts[0]!.length, tokens, width] : [rows, tokens, width]);
-    prompts.flat().forEach((ids, i) => {
-      context.data.set(features.get(ids.join())!, i * tokens * width);
+    windows.forEach((ids, i) => {
+      context.data.set(features.get(ids.join())!, i * ids.length * width);
     });
     const shape = [rows, config.inChannels, latentHeight, latentWidth];
     const feeds: Record<string, Tensor> = {

@@ -200,6 +200,20 @@ export class ClipTokenizer {
   }
 
   /**
+   * All of a text, however long, as windows of `length` ids one after the other: begin, up to `length − 2` ids, end, and
+   * padding in the last one. A text that fits is `encodePadded`; an empty one is one window.
+   */
+  encodeWindows(text: string, length = 77): number[] {
+    const content = this.encode(text).slice(1, -1);
+    const ids: number[] = [];
+    for (let start = 0; start === 0 || start < content.length; start += length - 2) {
+      const part = content.slice(start, start + length - 2);
+      ids.push(this.bosId, ...part, this.eosId, ...Array<number>(length - 2 - part.length).fill(this.padId));
+    }
+    return ids;
+  }
+
+  /**
    * Text of ids, special tokens left out unless `keepSpecial`. Not the inverse of `encode`: case and blanks are lost.
    * @throws {UsageError} if an id is not in the vocabulary
    */
