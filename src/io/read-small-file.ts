@@ -60,8 +60,8 @@ export function readWholeFileSync(file: string, maxBytes: number, what = 'a file
 }
 
 /**
- * A text file: UTF-8, with or without a byte order mark, which is left out.
- * @throws {FormatError} as `readWholeFile`, and for bytes that are no UTF-8
+ * A text file: UTF-8, or UTF-16 where its byte order mark says so. The mark is left out.
+ * @throws {FormatError} as `readWholeFile`, and for bytes that are no text
  */
 export async function readTextFile(file: string, maxBytes: number, what = 'a text file'): Promise<string> {
   return decodeText(file, await readWholeFile(file, maxBytes, what));
@@ -72,8 +72,29 @@ export function readTextFileSync(file: string, maxBytes: number, what = 'a text 
   return decodeText(file, readWholeFileSync(file, maxBytes, what));
 }
 
-/** @throws {FormatError} for bytes that are no UTF-8, with their place */
+/** Encodings by byte order mark. */
+const MARKED = [
+  { mark: [0xff, 0xfe], encoding: 'utf-16le' },
+  { mark: [0xfe, 0xff], encoding: 'utf-16be' },
+] as const;
+
+/** @throws {FormatError} for bytes that are no text, with their place */
 function decodeText(file: string, bytes: Buffer): string {
+  const wide = MARKED.find(({ mark }) => mark.every((byte, i) => bytes[i] === byte));
+  if (wide !== undefined) {
+    try {
+      return new TextDecoder(wide.encoding, { fatal: true }).decode(bytes);
+    } catch (cause) {
+      throw new FormatError(file, 'expected text in UTF-16, as its first bytes say, got something else', {
+        cause,
+      });
+    }
+  }
+  // As UTF-16 without its mark has them; no text has any.
+  const zero = bytes.indexOf(0);
+  if (zero >= 0) {
+    throw new FormatError(file, `expected text in UTF-8, got byte 0x00 at ${zero}; save it as UTF-8`);
+  }
   try {
     return new TextDecoder('utf-8', { fatal: true }).decode(bytes);
   } catch (cause) {

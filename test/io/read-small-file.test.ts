@@ -47,6 +47,19 @@ describe.each(ways)('a file read whole, %s', (way, whole, text) => {
     expect((await refused(() => text(file, 100))).message).toContain('got byte 0xfc at 2');
   });
 
+  it('reads UTF-16 where its mark says so, and refuses it without', async () => {
+    const file = scratch('wide.txt');
+    writeFileSync(file, Buffer.from('\uFEFFgrüße', 'utf16le'));
+    expect(await text(file, 100)).toBe('grüße');
+    writeFileSync(file, Buffer.from('\uFEFFgrüße', 'utf16le').swap16());
+    expect(await text(file, 100)).toBe('grüße');
+    writeFileSync(file, Buffer.from('grüße', 'utf16le'));
+    expect((await refused(() => text(file, 100))).message).toContain('got byte 0x00 at 1');
+    // Half of a pair of surrogates.
+    writeFileSync(file, Buffer.from([0xff, 0xfe, 0x00, 0xd8]));
+    expect((await refused(() => text(file, 100))).message).toContain('expected text in UTF-16');
+  });
+
   it('refuses a folder, nothing, and a name that no file can have', async () => {
     mkdirSync(scratch('folder'), { recursive: true });
     expect((await refused(() => text(scratch('folder'), 100))).message).toContain('got a folder');

@@ -38,13 +38,40 @@ const OPTIONS = { captions: 'auto', captionFolder: '', prompt: '', masks: 'auto'
 describe('folders', () => {
   it('reads PNG, JPEG and WebP with captions from .txt, .json and .jsonl', async () => {
     await Promise.all(['a.png', 'b.jpg', 'c.webp', 'd.png'].map((name) => picture(name)));
-    text('a.txt', 'photo of a <TOK>\nsecond line');
+    text('a.txt', '\nphoto of a <TOK> \r\n');
     text('captions.json', '{"b.jpg": "b, a <TOK>"}');
     text('metadata.jsonl', '{"file_name": "c.webp", "text": "c"}\n');
     text('d.json', '{"caption": "d"}');
     const found = await readTrainingFolder(folder, OPTIONS);
     expect(found.map(({ caption }) => caption)).toEqual(['photo of a <TOK>', 'b, a <TOK>', 'c', 'd']);
     expect(found[0]).toMatchObject({ width: 8, height: 6, mask: null });
+  });
+
+  it('reads captions in UTF-16, and names those of several lines', async () => {
+    await Promise.all(['a.png', 'b.png', 'c.png'].map((name) => picture(name)));
+    writeFileSync(path.join(folder, 'a.txt'), Buffer.from('\uFEFFein <TOK>, groß', 'utf16le'));
+    writeFileSync(path.join(folder, 'b.txt'), Buffer.from('\uFEFFein <TOK>', 'utf16le').swap16());
+    text('c.txt', 'c <TOK>');
+    const found = await readTrainingFolder(folder, OPTIONS);
+    expect(found.map(({ caption }) => caption)).toEqual(['ein <TOK>, groß', 'ein <TOK>', 'c <TOK>']);
+    text('b.txt', 'photo of a <TOK>\na <TOK> on a blue ground');
+    writeFileSync(path.join(folder, 'a.txt'), Buffer.from('a <TOK>', 'utf16le'));
+    const refused = await readTrainingFolder(folder, OPTIONS).catch((error: Error) => error.message);
+    expect(refused).toContain('2 of 3 pictures cannot be used');
+    expect(refused).toContain('a.txt: expected text in UTF-8, got byte 0x00 at 1');
+    expect(refused).toContain('b.txt: expected one caption, got 2 lines');
+  });
+
+  it('takes photos of a turned camera upright, with masks that fit them so', async () => {
+    const pixels = { create: { width: 12, height: 6, channels: 3, background: 'red' } } as const;
+    await sharp(pixels).withMetadata({ orientation: 6 }).toFile(path.join(folder, 'a.jpg'));
+    await sharp({ create: { ...pixels.create, width: 6, height: 12, background: 'white' } }).toFile(
+      path.join(folder, 'a_mask.png'),
+    );
+    text('a.txt', 'a <TOK>');
+    expect(await readTrainingFolder(folder, OPTIONS)).toMatchObject([
+      { width: 6, height: 12, mask: { width: 6, height: 12 } },
+    ]);
   });
 
   it('takes captions from file names or from one prompt', async () => {

@@ -111,8 +111,17 @@ async function captionOf(
         .trim() || null
     );
   const text = path.join(captionFolder || dir, `${name}.txt`);
-  if (existsSync(text)) return (await readText(text)).split('\n')[0]!.trim() || null;
+  if (existsSync(text)) return oneCaption(text, await readText(text));
   return listed.get(base) ?? listed.get(name) ?? null;
+}
+
+/** @throws {FormatError} for several: other programs train on the first, on all as one, or on any of them */
+function oneCaption(file: string, text: string): string | null {
+  const lines = text.split(/\r\n?|\n/).flatMap((line) => line.trim() || []);
+  if (lines.length > 1) {
+    throw new FormatError(file, `expected one caption, got ${lines.length} lines; make one line of them`);
+  }
+  return lines[0] ?? null;
 }
 
 /** Captions of `.json` and `.jsonl` files in the folder, by file name or stem. */
