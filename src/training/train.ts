@@ -355,6 +355,7 @@ function classPicturesOf(request: TrainingRequest, settings: ResolvedSettings): 
     classPrompt: settings.classPrompt,
     classImages: settings.classImages,
     seed: settings.seed,
+    unrecorded: settings.classData !== '',
     onPicture: (done, total) => onProgress?.({ phase: 'class pictures', done, total }),
     signal,
   });

@@ -2,9 +2,9 @@
 import {
   copyFileSync,
   cpSync,
-  existsSync,
   mkdirSync,
   mkdtempSync,
+  readdirSync,
   readFileSync,
   rmSync,
   truncateSync,
@@ -334,7 +334,7 @@ describe('embeddings', () => {
 
 it('draws class pictures that are missing, once', async () => {
   const classData = path.join(folder, 'class');
-  const settings = { ...settingsOf('dreambooth-lora'), classData, classImages: 1 };
+  const settings = { ...settingsOf('dreambooth-lora'), classData, classImages: 1, seed: 3 };
   const drawn: number[] = [];
   const run = () =>
     train({
@@ -345,9 +345,24 @@ it('draws class pictures that are missing, once', async () => {
       },
     });
   await run();
-  expect(existsSync(path.join(classData, 'class-0000.png'))).toBe(true);
+  const [first] = readdirSync(classData);
+  expect(first).toMatch(/^class-[0-9a-f]{8}-0000\.png$/);
   await run();
   expect(drawn).toEqual([1]);
+  // Drawn for another prompt, or from another seed, they are not of this run's class.
+  settings.classPrompt = 'photo of a square';
+  await run();
+  settings.seed++;
+  await run();
+  expect(drawn).toEqual([1, 1, 1]);
+  expect(readdirSync(classData)).toHaveLength(3);
+  // A picture that says nothing is somebody's own.
+  const own = path.join(folder, 'own-class');
+  cpSync(path.join(data, '00.png'), path.join(own, 'photo.png'));
+  settings.classData = own;
+  await run();
+  expect(drawn).toHaveLength(3);
+  expect(readdirSync(own)).toEqual(['photo.png']);
 });
 
 describe('refuses', () => {
