@@ -2,9 +2,8 @@
 import { MismatchError, UsageError } from '../errors.ts';
 import { type LowRank, sum } from '../linalg/low-rank.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
-import { textLinearLayers } from '../models/clip/structure.ts';
+import { isLinear, type Layer } from '../models/families/layer-table.ts';
 import type { LayerDeltas } from '../models/lora.ts';
-import { crossAttentionNames, factorLayers, linearLayers } from '../models/unet/structure.ts';
 import { Pace } from '../pace.ts';
 import type { Concept, LoraLayer } from './concept.ts';
 import { checkFinite, layerDelta } from './layer-delta.ts';
@@ -43,12 +42,11 @@ export async function conceptDeltas(
       throw new UsageError(`${concept.path}: strength: expected a number, got ${strength}`);
   }
   checkEmbeddings(base, concept);
-  const shapes = {
-    unet: (convolutions ? factorLayers : linearLayers)(base.unet.config),
-    text_encoder: textLinearLayers(base.textEncoder.config),
-  };
-  const problems = [...concept.layers.values()]
-    .map((layer) => misfit(layer, shapes[layer.component].get(layer.layerName)))
+  const problems = [...concept.layers]
+    .map(([id, layer]) => {
+      const own = base.layers.get(id);
+      return misfit(layer, own === undefined || convolutions || isLinear(own) ? own : undefined);
+    })
     .filter((problem) => problem !== null);
   if (problems.length > 0) throw misfitError(base, concept, problems);
   const pace = new Pace();
@@ -74,19 +72,16 @@ export function sumDeltas(sets: readonly LayerDeltas[]): LayerDeltas {
   return new Map([...perLayer].map(([layerName, deltas]) => [layerName, sum(deltas)]));
 }
 
-function misfit(
-  { layerName, up, down, rank }: LoraLayer,
-  shape: readonly [number, number] | undefined,
-): string | null {
-  if (shape === undefined) {
+function misfit({ layerName, up, down, rank }: LoraLayer, own: Layer | undefined): string | null {
+  if (own === undefined) {
     return down.shape.slice(2).some((size) => size > 1)
       ? `${layerName}: a ${down.shape.slice(2).join('×')} convolution; only linear layers and 1×1 convolutions can be used`
       : `${layerName}: no such linear layer`;
   }
   const [m, n] = [up.shape[0]!, down.shape.slice(1).reduce((a, b) => a * b, 1)];
-  return m === shape[0] && n === shape[1]
+  return m === own.m && n === own.n
     ? null
-    : `${layerName}: expected up [${shape[0]}, ${rank}] and down [${rank}, ${shape[1]}], got [${m}, ${rank}] and [${rank}, ${n}]`;
+    : `${layerName}: expected up [${own.m}, ${rank}] and down [${rank}, ${own.n}], got [${m}, ${rank}] and [${rank}, ${n}]`;
 }
 
 function misfitError(base: Checkpoint, concept: Concept, problems: readonly string[]): MismatchError {
@@ -103,7 +98,7 @@ function misfitError(base: Checkpoint, concept: Concept, problems: readonly stri
 
 function checkEmbeddings(base: Checkpoint, concept: Concept): void {
   const width = base.textEncoder.config.hiddenSize;
-  const layers = crossAttentionNames(base.unet.config).length;
+  const layers = base.layers.contextCount;
   for (const { word, embedding } of concept.tokens) {
     const [rows, columns] = embedding.shape as [number, number];
     if (columns !== width || (rows !== 1 && rows !== layers)) {

@@ -7,7 +7,7 @@ import { bindConcepts } from '../concepts/prompt.ts';
 import type { Picture } from '../formats/picture.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
 import { deltaFeeds, deltaRanks } from '../models/lora.ts';
-import { levelSizes, linearLayers, transformerPlaces } from '../models/unet/structure.ts';
+import { attentionPlaces, levelSizes } from '../models/unet/structure.ts';
 import { buildUnet } from '../models/unet/unet.ts';
 import { vaeFactor } from '../models/vae/config.ts';
 import { GraphSession } from '../runtime/onnxruntime/session.ts';
@@ -61,8 +61,8 @@ export interface AttentionMaps {
  */
 export async function attentionMaps(request: AttentionMapsRequest): Promise<AttentionMaps> {
   const { base, parts = {}, prompt, sampling = {}, seed = 0 } = request;
-  const { config, weights } = base.unet;
-  const places = transformerPlaces(config);
+  const { config, weights, layers } = base.unet;
+  const places = attentionPlaces(config);
   const { unetDeltas = new Map(), textDeltas = new Map(), clipSkip = 0 } = parts;
   const vocabulary = parts.vocabulary ?? bindConcepts(base.tokenizer, [], places.length);
   const vae = await base.vae();
@@ -85,7 +85,7 @@ export async function attentionMaps(request: AttentionMapsRequest): Promise<Atte
     context.data.set(data, i * data.length);
   });
 
-  const names = places.map(({ path }) => `${path}.transformer_blocks.0.attn2`);
+  const names = places.map(({ path }) => `${path}.attn2`);
   const loraRanks = deltaRanks(unetDeltas);
   const network = buildUnet(
     weights,
@@ -106,7 +106,7 @@ export async function attentionMaps(request: AttentionMapsRequest): Promise<Atte
   const session = await GraphSession.create(network.graph);
   let latents: Float32Array;
   try {
-    const factors = deltaFeeds(unetDeltas, loraRanks, linearLayers(config));
+    const factors = deltaFeeds(unetDeltas, loraRanks, layers);
     latents = await runSampler(
       sampler,
       generator.randn(size).map((value) => value * sampler.initNoiseSigma),
@@ -149,10 +149,10 @@ export async function attentionMaps(request: AttentionMapsRequest): Promise<Atte
     const calls = sampler.timesteps.length;
     const maps = words.flatMap((word, w) =>
       levels.flatMap(({ height, width }, level) => {
-        const layers = places.filter((place) => place.level === level).length;
-        if (layers === 0) return [];
-        const values = Float32Array.from(sums[w]![level]!, (sum) => sum / (layers * calls));
-        return [{ word, height, width, layers, values }];
+        const averaged = places.filter((place) => place.level === level).length;
+        if (averaged === 0) return [];
+        const values = Float32Array.from(sums[w]![level]!, (sum) => sum / (averaged * calls));
+        return [{ word, height, width, layers: averaged, values }];
       }),
     );
     return { picture, maps };

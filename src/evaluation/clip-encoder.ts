@@ -82,7 +82,11 @@ export class ClipEncoder {
     const data = new Float32Array(batch.length * projectionDim);
     for (let start = 0; start < batch.length; start += this.#batch) {
       const ids = batch.slice(start, start + this.#batch);
-      const { hiddenStates } = await encodeText({ config: text, weights, file }, this.#tokens, ids);
+      const { hiddenStates } = await encodeText(
+        { config: text, weights, file, layers: new Map() },
+        this.#tokens,
+        ids,
+      );
       const [, tokens, width] = hiddenStates.shape as [number, number, number];
       const pooled = float32([ids.length, width]);
       ids.forEach((row, b) => {

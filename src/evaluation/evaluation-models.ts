@@ -7,7 +7,6 @@ import { loadEmbeddings } from '../concepts/embedding-file.ts';
 import type { BoundVocabulary } from '../concepts/prompt.ts';
 import { MismatchError, UsageError } from '../errors.ts';
 import { type Checkpoint, openCheckpoint } from '../models/checkpoint.ts';
-import { crossAttentionNames } from '../models/unet/structure.ts';
 import { defaultBase } from '../package-root.ts';
 import { openSceneModel, type SceneModel } from '../sampling/model-source.ts';
 import type { DescribedVariant } from './evaluation-run.ts';
@@ -104,7 +103,7 @@ export async function loadWords(file: string, base: Checkpoint): Promise<Concept
     if (concept.tokens.length > 0) return concept;
     throw new MismatchError(`${file}: expected learned words, got a LoRA without embeddings`);
   } catch (reason) {
-    const layers = crossAttentionNames(base.unet.config).length;
+    const layers = base.layers.contextCount;
     const { hiddenSize } = base.textEncoder.config;
     const opened = await loadEmbeddings(file, layers, hiddenSize).catch(() => null);
     if (opened === null) throw reason;

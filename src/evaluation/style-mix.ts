@@ -6,7 +6,7 @@ import { UsageError } from '../errors.ts';
 import type { Picture } from '../formats/picture.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
 import type { UnetConfig } from '../models/unet/config.ts';
-import { transformerPlaces } from '../models/unet/structure.ts';
+import { attentionPlaces } from '../models/unet/structure.ts';
 import { Pipeline, type PipelineParts } from '../sampling/sample.ts';
 import type { ClipEncoder } from './clip-encoder.ts';
 import type { EvaluationSampling } from './evaluate.ts';
@@ -54,7 +54,7 @@ export interface StyleMix {
 
 /** Cross-attention layers by index, the coarsest resolution first; of one resolution in the network's order. */
 export function coarseToFine(config: UnetConfig): number[] {
-  const places = transformerPlaces(config);
+  const places = attentionPlaces(config);
   return places.map((_, index) => index).sort((i, j) => places[j]!.level - places[i]!.level || i - j);
 }
 

@@ -4,7 +4,6 @@ import { type ConceptDeltas, conceptDeltas, sumDeltas } from '../concepts/fit.ts
 import { bindConcepts } from '../concepts/prompt.ts';
 import { UsageError } from '../errors.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
-import { crossAttentionNames } from '../models/unet/structure.ts';
 import type { PipelineParts } from '../sampling/sample.ts';
 
 /**
@@ -22,7 +21,7 @@ export async function summedParts(
   const deltas: ConceptDeltas[] = [];
   for (const concept of concepts) deltas.push(await conceptDeltas(base, concept, strengths));
   return {
-    vocabulary: bindConcepts(base.tokenizer, concepts, crossAttentionNames(base.unet.config).length),
+    vocabulary: bindConcepts(base.tokenizer, concepts, base.layers.contextCount),
     unetDeltas: sumDeltas(deltas.map(({ unetDeltas }) => unetDeltas)),
     textDeltas: sumDeltas(deltas.map(({ textDeltas }) => textDeltas)),
   };

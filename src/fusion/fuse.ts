@@ -7,10 +7,8 @@ import type { BoundVocabulary } from '../concepts/prompt.ts';
 import { InputFiles } from '../formats/input-files.ts';
 import { type LowRank, rankOf } from '../linalg/low-rank.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
-import { textLinearLayers } from '../models/clip/structure.ts';
 import type { Component } from '../models/keys/module-path.ts';
 import type { LayerDeltas } from '../models/lora.ts';
-import { linearLayers } from '../models/unet/structure.ts';
 import { Pace } from '../pace.ts';
 import { GraphMatmulEngine } from '../runtime/matmul-engine.ts';
 import type { FusionOptions } from './options.ts';
@@ -145,13 +143,12 @@ class FusionRun {
     );
     const { base } = this.#request;
     const { participants, layers } = this.#plan;
-    const shapes =
-      stage === 'text' ? textLinearLayers(base.textEncoder.config) : linearLayers(base.unet.config);
+    const part = stage === 'text' ? base.textEncoder : base.unet;
     const problem: StageProblem = {
       stage,
       layers: layers[stage].map((layerName) => {
-        const [outputSize, inputSize] = shapes.get(layerName)!;
-        return { layerName, outputSize, inputSize };
+        const { m, n } = part.layers.get(layerName)!;
+        return { layerName, outputSize: m, inputSize: n };
       }),
       ...features,
       deltas: participants.map(({ textDeltas, unetDeltas }) => (stage === 'text' ? textDeltas : unetDeltas)),

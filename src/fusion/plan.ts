@@ -2,8 +2,6 @@
 import { type BoundVocabulary, bindConcepts } from '../concepts/prompt.ts';
 import { UsageError } from '../errors.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
-import { textLinearLayers } from '../models/clip/structure.ts';
-import { crossAttentionNames, linearLayers } from '../models/unet/structure.ts';
 import { withDefaults } from '../settings.ts';
 import { defaultCaptions, withEmptyPrompt } from './captions.ts';
 import { checkFusionOptions, DEFAULTS, type FusionOptions } from './options.ts';
@@ -60,24 +58,17 @@ export async function planFusion(request: FuseRequest): Promise<FusionPlan> {
   if (request.participants.length === 0) throw new UsageError('fuse: expected at least one concept');
   const participants: Participant[] = [];
   for (const input of request.participants) participants.push(await prepareParticipant(base, input));
-  const crossLayers = crossAttentionNames(base.unet.config);
   const concepts = participants.map(({ concept }) => concept);
-  const vocabulary = bindConcepts(base.tokenizer, concepts, crossLayers.length);
+  const vocabulary = bindConcepts(base.tokenizer, concepts, base.layers.contextCount);
   await latentSizeFor(base, options);
   const wanted = STAGES.some((stage) => options.stages.includes(stage) && preserves(options, stage));
   const captions = wanted ? withEmptyPrompt(request.preserveCaptions ?? (await defaultCaptions(base))) : [];
   const trained = new Set(participants.flatMap(({ concept }) => [...concept.layers.keys()]));
-  const known = [
-    ...[...textLinearLayers(base.textEncoder.config).keys()].map((name) => ['text_encoder', name] as const),
-    ...[...linearLayers(base.unet.config).keys()].map((name) => ['unet', name] as const),
-  ].filter(([component, name]) => trained.has(`${component}:${name}`));
+  const known = base.layers.linear().filter(({ id }) => trained.has(id));
   const layersOf = (stage: Stage): string[] =>
     known
-      .filter(
-        ([component, layerName]) =>
-          options.stages.includes(stage) && stageOf({ component, layerName }) === stage,
-      )
-      .map(([, layerName]) => layerName);
+      .filter((layer) => options.stages.includes(stage) && stageOf(layer) === stage)
+      .map(({ layerName }) => layerName);
   const layers = { text: layersOf('text'), cross: layersOf('cross'), spatial: layersOf('spatial') };
   return { participants, options, captions, vocabulary, layers };
 }

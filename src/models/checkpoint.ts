@@ -9,14 +9,17 @@ import { FormatError, MismatchError } from '../errors.ts';
 import type { RawTensor } from '../formats/raw-tensor.ts';
 import { openShardedOrSingle, openTensorFile, type TensorFile } from '../formats/tensor-file.ts';
 import { infoOf } from '../io/file-info.ts';
+import { textLayers } from './clip/changeable-layers.ts';
 import { CLIP_VIT_L_TEXT, type ClipTextConfig, clipTextSchema } from './clip/config.ts';
 import { type ClipTokenizer, loadTokenizer } from './clip/tokenizer.ts';
 import { readConfig } from './config-file.ts';
 import { checkTextEncoderFits, checkUnetFits, checkVaeFits } from './config-fit.ts';
+import { type Layer, LayerTable } from './families/layer-table.ts';
 import { foreignArchitecture } from './keys/architecture.ts';
 import { canonicalTextEncoderName, canonicalVaeName } from './keys/diffusers.ts';
 import { ldmTextEncoderNames, ldmUnetNames, ldmVaeNames } from './keys/ldm.ts';
 import type { WeightSource } from './network.ts';
+import { unetLayers } from './unet/changeable-layers.ts';
 import { SD15_UNET, type UnetConfig, unetSchema } from './unet/config.ts';
 import { SD15_VAE, type VaeConfig, vaeSchema } from './vae/config.ts';
 
@@ -26,6 +29,8 @@ export interface ModelPart<C> {
   readonly weights: WeightSource;
   /** The weight files as they are, for hashing and rewriting. */
   readonly file: TensorFile;
+  /** What can be changed in it, by layer name. */
+  readonly layers: ReadonlyMap<string, Layer>;
 }
 
 export interface Checkpoint {
@@ -35,6 +40,8 @@ export interface Checkpoint {
   readonly tokenizer: ClipTokenizer;
   readonly textEncoder: ModelPart<ClipTextConfig>;
   readonly unet: ModelPart<UnetConfig>;
+  /** What can be changed, by the configurations. */
+  readonly layers: LayerTable;
   /** Path of its scheduler_config.json; null if it has none (single files). */
   readonly schedulerConfigFile: string | null;
   /** The autoencoder, opened when asked for: fusion does without. @throws {FormatError} if it is missing or damaged */
@@ -83,6 +90,7 @@ async function openFolder(folder: string): Promise<Checkpoint> {
     stems: readonly string[],
     canonical: (name: string) => string,
     checkFits: (configFile: string, config: C, weights: WeightSource) => void,
+    layersOf: (config: C) => Layer[] = () => [],
   ): Promise<ModelPart<C>> => {
     const configFile = path.join(folder, part, 'config.json');
     const config = await readConfig(configFile, schema);
@@ -90,21 +98,32 @@ async function openFolder(folder: string): Promise<Checkpoint> {
     if (part === 'unet') refuseOtherFamilies(folder, file);
     const weights = namedSource(file, canonical);
     checkFits(configFile, config, weights);
-    return { config, file, weights };
+    return { config, file, weights, layers: byName(layersOf(config)) };
   };
-  const unet = await open('unet', unetSchema, ['diffusion_pytorch_model'], (name) => name, checkUnetFits);
+  const unet = await open(
+    'unet',
+    unetSchema,
+    ['diffusion_pytorch_model'],
+    (name) => name,
+    checkUnetFits,
+    unetLayers,
+  );
+  const tokenizer = await loadTokenizer(path.join(folder, 'tokenizer'));
+  const textEncoder = await open(
+    'text_encoder',
+    clipTextSchema,
+    ['model', 'pytorch_model'],
+    canonicalTextEncoderName,
+    checkTextEncoderFits,
+    textLayers,
+  );
   return {
     path: folder,
     layout: 'diffusers',
-    tokenizer: await loadTokenizer(path.join(folder, 'tokenizer')),
-    textEncoder: await open(
-      'text_encoder',
-      clipTextSchema,
-      ['model', 'pytorch_model'],
-      canonicalTextEncoderName,
-      checkTextEncoderFits,
-    ),
+    tokenizer,
+    textEncoder,
     unet,
+    layers: tableOf(textEncoder, unet),
     schedulerConfigFile: existing(path.join(folder, 'scheduler', 'scheduler_config.json')),
     vae: () => open('vae', vaeSchema, ['diffusion_pytorch_model'], canonicalVaeName, checkVaeFits),
   };
@@ -143,6 +162,7 @@ async function openSingleFile(file: string, configFolder: string | undefined): P
     config: C,
     toLdm: (name: string) => string | null,
     checkFits: (configFile: string, config: C, weights: WeightSource) => void,
+    layersOf: (config: C) => Layer[] = () => [],
   ): ModelPart<C> => {
     const weights: WeightSource = {
       label: file,
@@ -152,19 +172,24 @@ async function openSingleFile(file: string, configFolder: string | undefined): P
       },
     };
     checkFits(existing(configFileOf(name)) ?? file, config, weights);
-    return { config, file: opened, weights };
+    return { config, file: opened, weights, layers: byName(layersOf(config)) };
   };
+  const tokenizer = await loadTokenizer(configFolder);
+  const textEncoder = part(
+    'text_encoder',
+    await described('text_encoder', clipTextSchema, CLIP_VIT_L_TEXT),
+    (name) => ldmTextEncoderNames.toLdm(name),
+    checkTextEncoderFits,
+    textLayers,
+  );
+  const unet = part('unet', unetConfig, (name) => unetNames.toLdm(name), checkUnetFits, unetLayers);
   return {
     path: file,
     layout: 'single-file',
-    tokenizer: await loadTokenizer(configFolder),
-    textEncoder: part(
-      'text_encoder',
-      await described('text_encoder', clipTextSchema, CLIP_VIT_L_TEXT),
-      (name) => ldmTextEncoderNames.toLdm(name),
-      checkTextEncoderFits,
-    ),
-    unet: part('unet', unetConfig, (name) => unetNames.toLdm(name), checkUnetFits),
+    tokenizer,
+    textEncoder,
+    unet,
+    layers: tableOf(textEncoder, unet),
     schedulerConfigFile: existing(path.join(configFolder, 'scheduler', 'scheduler_config.json')),
     vae: async () => {
       const config = await described('vae', vaeSchema, SD15_VAE);
@@ -175,6 +200,14 @@ async function openSingleFile(file: string, configFolder: string | undefined): P
       return part('vae', config, (name) => names.toLdm(name), checkVaeFits);
     },
   };
+}
+
+function byName(layers: readonly Layer[]): ReadonlyMap<string, Layer> {
+  return new Map(layers.map((layer) => [layer.layerName, layer]));
+}
+
+function tableOf(...parts: readonly Pick<ModelPart<unknown>, 'layers'>[]): LayerTable {
+  return new LayerTable(parts.flatMap(({ layers }) => [...layers.values()]));
 }
 
 function refuseOtherFamilies(location: string, { tensors }: TensorFile): void {

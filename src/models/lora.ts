@@ -2,6 +2,7 @@
 import { ShapeError } from '../errors.ts';
 import { type LowRank, rankOf } from '../linalg/low-rank.ts';
 import { float32, type Tensor } from '../tensor/tensor.ts';
+import type { Layer } from './families/layer-table.ts';
 import { loraDownInput, loraUpInput } from './network.ts';
 
 /** ΔW [m, n] per layer name, every scale inside. */
@@ -27,13 +28,13 @@ export function commonRanks(sets: Iterable<LayerDeltas>): Map<string, number> {
  * Feeds for every layer of `ranks`: the delta's factors, filled up with zeros to the layer's rank, which changes
  * nothing; all zeros for a layer without a delta.
  * @param ranks  as the network was written
- * @param shapes [m, n] of every layer in `ranks`
+ * @param layers every layer in `ranks`, by name
  * @throws {ShapeError} if a delta has a higher rank than its layer, another shape, or no layer
  */
 export function deltaFeeds(
   deltas: LayerDeltas,
   ranks: ReadonlyMap<string, number>,
-  shapes: ReadonlyMap<string, readonly [m: number, n: number]>,
+  layers: ReadonlyMap<string, Pick<Layer, 'm' | 'n'>>,
 ): Record<string, Tensor> {
   for (const layerName of deltas.keys()) {
     if (!ranks.has(layerName))
@@ -41,7 +42,7 @@ export function deltaFeeds(
   }
   const feeds: Record<string, Tensor> = {};
   for (const [layerName, rank] of ranks) {
-    const [m, n] = shapes.get(layerName)!;
+    const { m, n } = layers.get(layerName)!;
     const down = float32([rank, n]);
     const up = float32([m, rank]);
     const delta = deltas.get(layerName);

@@ -6,7 +6,7 @@
 import { UsageError } from '../errors.ts';
 import { excerpt } from '../formats/excerpt.ts';
 import type { UnetConfig } from '../models/unet/config.ts';
-import { transformerPlaces } from '../models/unet/structure.ts';
+import { attentionPlaces } from '../models/unet/structure.ts';
 import { nearestName } from '../nearest-name.ts';
 
 export type LayerGroup = 'coarse' | 'middle' | 'fine';
@@ -16,7 +16,7 @@ export type LayerGroup = 'coarse' | 'middle' | 'fine';
  * middle between. Indices in context order.
  */
 export function layerGroups(config: UnetConfig): Readonly<Record<LayerGroup, readonly number[]>> {
-  const places = transformerPlaces(config);
+  const places = attentionPlaces(config);
   const levels = [...new Set(places.map(({ level }) => level))].sort((a, b) => a - b);
   const groupOf = (level: number): LayerGroup =>
     level === levels[0] ? 'fine' : level >= levels.at(-2)! ? 'coarse' : 'middle';
@@ -34,7 +34,7 @@ export function parseStyleMix(
   config: UnetConfig,
 ): ReadonlyMap<number, string> {
   const groups = layerGroups(config);
-  const layerCount = transformerPlaces(config).length;
+  const layerCount = attentionPlaces(config).length;
   const prompts = new Map<number, string>();
   for (const [names, prompt] of Object.entries(mix)) {
     for (const name of names.split(',').map((part) => part.trim())) {

@@ -6,7 +6,7 @@ import os from 'node:os';
 import { UsageError } from '../errors.ts';
 import type { ClipTokenizer } from '../models/clip/tokenizer.ts';
 import type { UnetConfig } from '../models/unet/config.ts';
-import { transformerPlaces } from '../models/unet/structure.ts';
+import { attentionPlaces } from '../models/unet/structure.ts';
 import type { VaeConfig } from '../models/vae/config.ts';
 
 export interface DrawingSize {
@@ -39,7 +39,7 @@ export function memoryNeed(size: DrawingSize): number {
   const { width, height, factor, rows, tokens, masks, unet, vae } = size;
   const pixels = width * height;
   const cells = pixels / factor ** 2;
-  const features = transformerPlaces(unet).length * tokens * unet.crossAttentionDim;
+  const features = attentionPlaces(unet).length * tokens * unet.crossAttentionDim;
   const denoising = rows * cells * unet.blocks[0]!.channels * UNET_ACTIVATIONS;
   const decoding = pixels * vae.blockChannels[0]! * DECODER_ACTIVATIONS;
   return FLOAT_BYTES * (features + masks * pixels + Math.max(denoising, decoding));

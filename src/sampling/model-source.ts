@@ -16,7 +16,6 @@ import { placeOfRecord } from '../io/recorded-path.ts';
 import { type Checkpoint, openCheckpoint } from '../models/checkpoint.ts';
 import { WordMatcher } from '../models/clip/word-matcher.ts';
 import { readConfig } from '../models/config-file.ts';
-import { crossAttentionNames } from '../models/unet/structure.ts';
 import { defaultBase } from '../package-root.ts';
 import type { NormalScene } from './scene.ts';
 
@@ -59,7 +58,7 @@ export async function openSceneModel(sources: ModelSources): Promise<SceneModel>
     fused?.kind === 'checkpoint' ? fused.folder : (sources.base ?? fused?.base ?? defaultBase());
   const options = sources.baseConfig === undefined ? {} : { configFolder: sources.baseConfig };
   const base = await openCheckpoint(location, options);
-  const layerCount = crossAttentionNames(base.unet.config).length;
+  const layerCount = base.layers.contextCount;
   const { hiddenSize } = base.textEncoder.config;
 
   const concepts: Concept[] = [];

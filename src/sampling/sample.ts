@@ -6,7 +6,6 @@ import { type BoundVocabulary, bindConcepts } from '../concepts/prompt.ts';
 import type { Picture } from '../formats/picture.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
 import type { LayerDeltas } from '../models/lora.ts';
-import { crossAttentionNames } from '../models/unet/structure.ts';
 import { vaeFactor } from '../models/vae/config.ts';
 import type { Tensor } from '../tensor/tensor.ts';
 import { checkpointSampler } from './checkpoint-schedule.ts';
@@ -77,7 +76,7 @@ export class Pipeline {
 
   private constructor(base: Checkpoint, parts: PipelineParts, codec: LatentCodec, factor: number) {
     const { unetDeltas = new Map(), textDeltas = new Map(), clipSkip = 0, threads } = parts;
-    const layerCount = crossAttentionNames(base.unet.config).length;
+    const layerCount = base.layers.contextCount;
     this.base = base;
     this.factor = factor;
     this.vocabulary = parts.vocabulary ?? bindConcepts(base.tokenizer, [], layerCount);

@@ -4,7 +4,7 @@ import type { Checkpoint } from '../models/checkpoint.ts';
 import { deltaFeeds, deltaRanks, type LayerDeltas } from '../models/lora.ts';
 import { buildKeysValues, isKeyOrValue, keysOutput, valuesOutput } from '../models/unet/keys-values.ts';
 import { keyInput, type SourceLayout, valueInput } from '../models/unet/region-attention.ts';
-import { crossAttentionNames, factorLayers } from '../models/unet/structure.ts';
+import { crossAttentionNames } from '../models/unet/structure.ts';
 import { buildUnet } from '../models/unet/unet.ts';
 import { GraphSession } from '../runtime/onnxruntime/session.ts';
 import { float32, type Tensor } from '../tensor/tensor.ts';
@@ -48,10 +48,10 @@ export class UnetDenoiser {
    * @param pictures how often each text is repeated
    */
   async keysValues(sources: readonly SourceContexts[], pictures: number): Promise<Feeds> {
-    const { weights, config } = this.#base.unet;
+    const { weights, config, layers } = this.#base.unet;
     const names = crossAttentionNames(config);
     const loraRanks = deltaRanks(this.#textDeltas);
-    const factors = deltaFeeds(this.#textDeltas, loraRanks, factorLayers(config));
+    const factors = deltaFeeds(this.#textDeltas, loraRanks, layers);
     const feeds: Record<string, Tensor> = {};
     // Texts of one length share a run.
     const lengths = new Set(sources.map((contexts) => contexts[0]!.shape[1]!));
@@ -91,7 +91,7 @@ export class UnetDenoiser {
     const key = JSON.stringify(setup);
     if (this.#loaded?.key === key) return;
     await this.dispose();
-    const { weights, config } = this.#base.unet;
+    const { weights, config, layers } = this.#base.unet;
     const loraRanks = deltaRanks(this.#unetDeltas);
     const size = { batch: (guided ? 2 : 1) * pictures, latentHeight, latentWidth, tokens: layout.tokens[0]! };
     const options = { sources: layout, adapterFeatures, controlResiduals, loraRanks };
@@ -103,7 +103,7 @@ export class UnetDenoiser {
         this.#threads === undefined ? {} : { threads: this.#threads },
       ),
       inputs: new Set(graph.inputs.map(({ name }) => name)),
-      factors: deltaFeeds(this.#unetDeltas, loraRanks, factorLayers(config)),
+      factors: deltaFeeds(this.#unetDeltas, loraRanks, layers),
     };
   }
 

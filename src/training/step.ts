@@ -6,7 +6,7 @@
 import type { Checkpoint, ModelPart } from '../models/checkpoint.ts';
 import type { TokenEmbeddings } from '../models/clip/text-encoder.ts';
 import type { UnetConfig } from '../models/unet/config.ts';
-import { levelSizes, transformerPlaces } from '../models/unet/structure.ts';
+import { attentionPlaces, levelSizes } from '../models/unet/structure.ts';
 import { GraphSession } from '../runtime/onnxruntime/session.ts';
 import { float32, type Tensor } from '../tensor/tensor.ts';
 import { attentionTargets, wordPositions } from './attention-regularization.ts';
@@ -84,7 +84,7 @@ export class TrainingStep {
       firstTrainedId,
       trainedRows,
       // Those of one row.
-      promptsPerRun: layerwise ? transformerPlaces(base.unet.config).length : 1,
+      promptsPerRun: layerwise ? attentionPlaces(base.unet.config).length : 1,
       sharedPrefix,
       threads,
     });
@@ -152,7 +152,7 @@ export class TrainingStep {
     };
     if (attention !== null) {
       const sizes = levelSizes(config, latentHeight, latentWidth);
-      const levels = new Map(transformerPlaces(config).map(({ level }) => [level, sizes[level]!]));
+      const levels = new Map(attentionPlaces(config).map(({ level }) => [level, sizes[level]!]));
       const size = { height: latentHeight, width: latentWidth };
       const masks = batch.attention?.masks ?? new Float32Array(rows * latentHeight * latentWidth).fill(1);
       const targets = attentionTargets(masks, rows, size, levels);

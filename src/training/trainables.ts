@@ -11,7 +11,6 @@ import { TokenEmbeddings } from '../models/clip/text-encoder.ts';
 import type { Component } from '../models/keys/module-path.ts';
 import type { LayerDeltas } from '../models/lora.ts';
 import { loraDownInput, loraUpInput } from '../models/network.ts';
-import { crossAttentionNames } from '../models/unet/structure.ts';
 import { Pace } from '../pace.ts';
 import type { TorchGenerator } from '../tensor/random.ts';
 import { float32, type Tensor } from '../tensor/tensor.ts';
@@ -71,7 +70,7 @@ export class Trainables {
     random: TorchGenerator,
   ) {
     this.plan = plan;
-    this.rowsPerWord = method.layerwise ? crossAttentionNames(base.unet.config).length : 1;
+    this.rowsPerWord = method.layerwise ? base.layers.contextCount : 1;
     const { weights, config } = base.textEncoder;
     const words = [...plan.words, ...plan.pictureWords];
     for (const word of words) checkWord(base, word);

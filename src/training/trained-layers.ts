@@ -1,12 +1,17 @@
 /** Which layers of a base are trained, and with factors of which rank and scale. */
 import { UsageError } from '../errors.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
-import { textLinearLayers } from '../models/clip/structure.ts';
+import { isLinear, type Layer, type LayerRole } from '../models/families/layer-table.ts';
 import type { Component } from '../models/keys/module-path.ts';
-import { convLayers, linearLayers } from '../models/unet/structure.ts';
 
 /** `attention`: q, k, v and out. `transformer`: also feed-forward and, in the UNet, proj_in and proj_out. */
 export type Where = 'attention' | 'transformer';
+
+const ATTENTION: readonly LayerRole[] = ['self-attention', 'cross-attention', 'context'];
+const ROLES: Readonly<Record<Where, ReadonlySet<LayerRole>>> = {
+  attention: new Set(ATTENTION),
+  transformer: new Set([...ATTENTION, 'feed-forward', 'projection']),
+};
 
 export interface TrainedLayer {
   readonly component: Component;
@@ -52,31 +57,24 @@ export function trainedLayers(base: Checkpoint, selection: LayerSelection): Trai
     return matching.length === 0 ? otherwise : patterns[matching.at(-1)!]!;
   };
   const layers: TrainedLayer[] = [];
-  const add = (component: Component, layerName: string, shape: readonly [number, number], usual: number) => {
+  const add = ({ component, layerName, m, n, kernel }: Layer, usual: number): void => {
     const own = byPattern(rankPattern, layerName, usual);
     const alpha = byPattern(alphaPattern, layerName, loraAlpha);
     if (own === 0) return;
-    const weights = component === 'unet' ? base.unet.weights : base.textEncoder.weights;
-    const stored = weights.get(`${layerName}.weight`)?.shape ?? [];
-    const kernel = stored.length === 4 ? ([stored[2]!, stored[3]!] as const) : null;
     const scale = alphaOverRank ? alpha / own : alpha;
-    layers.push({ component, layerName, m: shape[0], n: shape[1], kernel, rank: own, scale });
+    layers.push({ component: component as Component, layerName, m, n, kernel, rank: own, scale });
   };
-  if (selection.unet !== null) {
-    for (const [name, shape] of linearLayers(base.unet.config)) {
-      const wanted = selection.keysValuesOnly ? /\.attn2\.to_[kv]$/.test(name) : inUnet(name, selection.unet);
-      if (wanted) add('unet', name, shape, rank);
-    }
-    for (const [name, shape] of convRank > 0 ? convLayers(base.unet.config) : []) {
-      if (/\.(resnets|downsamplers|upsamplers)\./.test(name)) add('unet', name, shape, convRank);
+  const { unet, text, keysValuesOnly = false } = selection;
+  for (const layer of unet === null ? [] : base.unet.layers.values()) {
+    const { role } = layer;
+    if (!isLinear(layer)) {
+      if (convRank > 0 && (role === 'resnet' || role === 'resampling')) add(layer, convRank);
+    } else if (keysValuesOnly ? role === 'context' : ROLES[unet!].has(role)) {
+      add(layer, rank);
     }
   }
-  if (selection.text !== null) {
-    for (const [name, shape] of textLinearLayers(base.textEncoder.config)) {
-      if (selection.text === 'transformer' || name.includes('.self_attn.')) {
-        add('text_encoder', name, shape, rank);
-      }
-    }
+  for (const layer of text === null ? [] : base.textEncoder.layers.values()) {
+    if (ROLES[text!].has(layer.role)) add(layer, rank);
   }
   if (unused.size > 0) {
     throw new UsageError(
@@ -84,9 +82,4 @@ export function trainedLayers(base: Checkpoint, selection: LayerSelection): Trai
     );
   }
   return layers;
-}
-
-function inUnet(name: string, where: Where): boolean {
-  if (!name.includes('.attentions.')) return false;
-  return where === 'transformer' || /\.attn[12]\.to_/.test(name);
 }

@@ -11,9 +11,7 @@ import type { Statistics } from '../../src/fusion/statistics/statistics.ts';
 import { openStatistics } from '../../src/fusion/statistics/statistics-file.ts';
 import { layersWithin } from '../../src/fusion/statistics/statistics-store.ts';
 import { openCheckpoint } from '../../src/models/checkpoint.ts';
-import { textLinearLayers } from '../../src/models/clip/structure.ts';
 import { deltaFeeds, deltaRanks } from '../../src/models/lora.ts';
-import { linearLayers } from '../../src/models/unet/structure.ts';
 import { buildUnet } from '../../src/models/unet/unet.ts';
 import { GraphMatmulEngine } from '../../src/runtime/matmul-engine.ts';
 import { GraphSession } from '../../src/runtime/onnxruntime/session.ts';
@@ -43,7 +41,7 @@ export const PARTS: Readonly<Record<string, (argument: string) => Promise<object
       sample: float32([2, 4, 64, 64], new TorchGenerator(1).randn(2 * 4 * 64 * 64)),
       timestep: float32([2], [500, 500]),
       encoder_hidden_states: float32([2, 16, 77, 768], new TorchGenerator(2).randn(2 * 16 * 77 * 768)),
-      ...deltaFeeds(participant.unetDeltas, ranks, linearLayers(config)),
+      ...deltaFeeds(participant.unetDeltas, ranks, base.unet.layers),
     };
     const times: number[] = [];
     for (let run = 0; run < TIMED; run++) {
@@ -111,13 +109,12 @@ export const PARTS: Readonly<Record<string, (argument: string) => Promise<object
     const start = performance.now();
     let solved = 0;
     for (const stage of STAGES) {
-      const shapes =
-        stage === 'text' ? textLinearLayers(base.textEncoder.config) : linearLayers(base.unet.config);
+      const part = stage === 'text' ? base.textEncoder : base.unet;
       const problem = {
         stage,
         layers: layers[stage].map((layerName): StageLayer => {
-          const [outputSize, inputSize] = shapes.get(layerName)!;
-          return { layerName, outputSize, inputSize };
+          const { m, n } = part.layers.get(layerName)!;
+          return { layerName, outputSize: m, inputSize: n };
         }),
         collected: participants.map((_, i) => stored[i % stored.length]![stage]),
         prior: null,

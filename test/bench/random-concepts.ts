@@ -3,10 +3,11 @@ import { existsSync } from 'node:fs';
 import path from 'node:path';
 import { type MergedLayer, writeLora } from '../../src/concepts/lora-file.ts';
 import { float32Tensor } from '../../src/formats/raw-tensor.ts';
+import { textLayers } from '../../src/models/clip/changeable-layers.ts';
 import { CLIP_VIT_L_TEXT } from '../../src/models/clip/config.ts';
-import { textLinearLayers } from '../../src/models/clip/structure.ts';
+import { unetLayers } from '../../src/models/unet/changeable-layers.ts';
 import { SD15_UNET } from '../../src/models/unet/config.ts';
-import { crossAttentionNames, linearLayers } from '../../src/models/unet/structure.ts';
+import { crossAttentionNames } from '../../src/models/unet/structure.ts';
 import { TorchGenerator } from '../../src/tensor/random.ts';
 import { benchCache } from './random-sd15.ts';
 
@@ -31,14 +32,11 @@ export async function ensureRandomConcepts(count: number): Promise<string[]> {
 async function writeConcept(file: string, index: number): Promise<void> {
   const generator = new TorchGenerator(1000 + index);
   const random = (count: number): Float32Array => generator.randn(count).map((value) => SIZE * value);
-  const layers = [
-    ...[...textLinearLayers(CLIP_VIT_L_TEXT)].map(([name, shape]) => ['text_encoder', name, shape] as const),
-    ...[...linearLayers(SD15_UNET)].map(([name, shape]) => ['unet', name, shape] as const),
-  ]
-    .filter(([, name]) => /\.(attn[12]\.to_|self_attn\.)/.test(name))
+  const layers = [...textLayers(CLIP_VIT_L_TEXT), ...unetLayers(SD15_UNET)]
+    .filter(({ role }) => /attention|context/.test(role))
     .map(
-      ([component, layerName, [m, n]]): MergedLayer => ({
-        component,
+      ({ component, layerName, m, n }): MergedLayer => ({
+        component: component as MergedLayer['component'],
         layerName,
         up: random(m * RANK),
         down: random(RANK * n),

@@ -13,7 +13,7 @@ import { parseArgs } from 'node:util';
 import { openCheckpoint } from '../../src/models/checkpoint.ts';
 import { TokenEmbeddings } from '../../src/models/clip/text-encoder.ts';
 import { loraDownInput, loraUpInput } from '../../src/models/network.ts';
-import { transformerPlaces } from '../../src/models/unet/structure.ts';
+import { attentionPlaces } from '../../src/models/unet/structure.ts';
 import { adamwState, adamwStep } from '../../src/optim/adamw.ts';
 import { defaultBase, packageRoot } from '../../src/package-root.ts';
 import { TorchGenerator } from '../../src/tensor/random.ts';
@@ -83,7 +83,7 @@ async function measure(kind: Kind): Promise<Measured> {
       ),
     );
   const { weights, config } = base.textEncoder;
-  const prompts = transformerPlaces(base.unet.config).length;
+  const prompts = attentionPlaces(base.unet.config).length;
   const rows = random.randn(layerwise ? 2 * prompts * config.hiddenSize : 0);
   const embeddings = new TokenEmbeddings(weights, config, rows);
   const { vocabSize } = base.tokenizer;

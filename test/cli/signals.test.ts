@@ -19,8 +19,8 @@ import { computedTensor } from '../../src/formats/raw-tensor.ts';
 import { writeSafetensors } from '../../src/formats/safetensors.ts';
 import { openTensorFile } from '../../src/formats/tensor-file.ts';
 import { convertFile } from '../../src/merging/jobs.ts';
+import { unetLayers } from '../../src/models/unet/changeable-layers.ts';
 import { SD15_UNET } from '../../src/models/unet/config.ts';
-import { linearLayers } from '../../src/models/unet/structure.ts';
 import { packageRoot } from '../../src/package-root.ts';
 import { TorchGenerator } from '../../src/tensor/random.ts';
 import { builtProgram } from '../support/built-program.ts';
@@ -223,9 +223,9 @@ describe('a job that is ended', () => {
 async function largeLora(file: string): Promise<void> {
   const rank = 64;
   const generator = new TorchGenerator(1);
-  const layers = [...linearLayers(SD15_UNET)]
-    .filter(([layerName]) => layerName.includes('.attn1.'))
-    .map(([layerName, [m, n]]): MergedLayer => {
+  const layers = unetLayers(SD15_UNET)
+    .filter(({ role }) => role === 'self-attention')
+    .map(({ layerName, m, n }): MergedLayer => {
       const [up, down] = [generator.randn(m * rank), generator.randn(rank * n)];
       return { component: 'unet', layerName, up, down, rank, kernel: null };
     });

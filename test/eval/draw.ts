@@ -5,7 +5,6 @@ import type { Checkpoint } from '../../src/models/checkpoint.ts';
 import { encodeText } from '../../src/models/clip/encode-text.ts';
 import { TokenEmbeddings } from '../../src/models/clip/text-encoder.ts';
 import { deltaFeeds, deltaRanks, type LayerDeltas } from '../../src/models/lora.ts';
-import { linearLayers } from '../../src/models/unet/structure.ts';
 import { buildUnet } from '../../src/models/unet/unet.ts';
 import { vaeFactor } from '../../src/models/vae/config.ts';
 import { buildVaeDecoder } from '../../src/models/vae/decoder.ts';
@@ -124,7 +123,7 @@ async function denoise(
   });
   const feeds: Record<string, Tensor> = {
     encoder_hidden_states: context,
-    ...deltaFeeds(unetDeltas, ranks, linearLayers(config)),
+    ...deltaFeeds(unetDeltas, ranks, base.unet.layers),
   };
   const latents = await runSampler(sampler, noise, {
     denoise: async (current, timestep) => {

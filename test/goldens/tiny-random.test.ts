@@ -5,7 +5,7 @@ import { openTensorFile, type TensorFile } from '../../src/formats/tensor-file.t
 import { type Checkpoint, openCheckpoint } from '../../src/models/checkpoint.ts';
 import { buildTextEncoder, pooledPosition, TokenEmbeddings } from '../../src/models/clip/text-encoder.ts';
 import type { Network, WeightSource } from '../../src/models/network.ts';
-import { crossAttentionNames, linearLayers } from '../../src/models/unet/structure.ts';
+import { crossAttentionNames } from '../../src/models/unet/structure.ts';
 import { buildUnet, type UnetOptions } from '../../src/models/unet/unet.ts';
 import { buildVaeDecoder } from '../../src/models/vae/decoder.ts';
 import { buildVaeEncoder } from '../../src/models/vae/encoder.ts';
@@ -191,10 +191,23 @@ describe('structure', () => {
     expect(crossAttentionNames(folder.unet.config)).toEqual(layers);
   });
 
-  it('lists linear layers with the shapes of the checkpoint', () => {
-    for (const [name, [m, n]] of linearLayers(folder.unet.config)) {
-      expect(folder.unet.weights.get(`${name}.weight`)!.shape.slice(0, 2), name).toEqual([m, n]);
+  it('lists every layer that can be changed with the shape of the checkpoint', () => {
+    const listed = new Set<string>();
+    for (const { component, layerName, m, n, kernel } of folder.layers) {
+      const part = component === 'unet' ? folder.unet : folder.textEncoder;
+      listed.add(`${component}:${layerName}.weight`);
+      const area = kernel === null ? 1 : kernel[0] * kernel[1];
+      expect(part.weights.get(`${layerName}.weight`)!.shape, layerName).toEqual([
+        m,
+        n / area,
+        ...(kernel ?? []),
+      ]);
     }
+    // Whatever else is there is a norm or an embedding.
+    const others = [...folder.unet.file.tensors.values()].filter(
+      ({ name, shape }) => shape.length > 1 && !listed.has(`unet:${name}`),
+    );
+    expect(others.map(({ name }) => name)).toEqual([]);
   });
 });
 
@@ -203,8 +216,7 @@ describe('probes', () => {
     const taps = await Golden.open('taps.safetensors');
     const run1 = await Golden.open('unet_layerwise.safetensors');
     const layers = taps.cases(/^unet\.(.+)\/gram$/).map(([, layer]) => layer!);
-    const { config } = folder.unet;
-    const known = layers.filter((layer) => linearLayers(config).has(layer));
+    const known = layers.filter((layer) => folder.unet.layers.has(layer));
     expect(known).toEqual(layers);
     const out = await runUnet(
       folder.unet,

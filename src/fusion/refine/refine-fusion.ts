@@ -5,7 +5,6 @@ import type { Checkpoint } from '../../models/checkpoint.ts';
 import { encodeText } from '../../models/clip/encode-text.ts';
 import { TokenEmbeddings } from '../../models/clip/text-encoder.ts';
 import type { LayerDeltas } from '../../models/lora.ts';
-import { crossAttentionNames } from '../../models/unet/structure.ts';
 import { checkpointSchedule } from '../../sampling/checkpoint-schedule.ts';
 import { float32, type Tensor } from '../../tensor/tensor.ts';
 import { denoisedCaptions } from '../captions.ts';
@@ -51,7 +50,7 @@ export async function refineFusion(fusion: FusionToRefine): Promise<Refinement> 
     return float32([1, ...hiddenStates.shape], hiddenStates.data);
   };
   const everywhere = (text: string): readonly (readonly number[])[] =>
-    Array(crossAttentionNames(base.unet.config).length).fill(base.tokenizer.encodePadded(text).ids);
+    Array(base.layers.contextCount).fill(base.tokenizer.encodePadded(text).ids);
   const concepts: Teacher[] = [];
   for (const { name, textDeltas: own, unetDeltas: teaching } of participants) {
     const prompts = [];

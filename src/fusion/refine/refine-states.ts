@@ -3,7 +3,6 @@
 import type { ModelPart } from '../../models/checkpoint.ts';
 import { deltaFeeds, type LayerDeltas } from '../../models/lora.ts';
 import type { UnetConfig } from '../../models/unet/config.ts';
-import { linearLayers } from '../../models/unet/structure.ts';
 import { buildUnet, type UnetSize } from '../../models/unet/unet.ts';
 import { GraphSession, type SessionOptions } from '../../runtime/onnxruntime/session.ts';
 import { runSampler, type Sampler } from '../../sampling/samplers/sampler.ts';
@@ -42,19 +41,21 @@ export interface RolloutOptions {
 export class Rollouts {
   readonly #session: GraphSession;
   readonly #config: UnetConfig;
+  readonly #layers: ModelPart<UnetConfig>['layers'];
   readonly #size: UnetSize;
   readonly #ranks: ReadonlyMap<string, number>;
   readonly #options: RolloutOptions;
 
   private constructor(
     session: GraphSession,
-    config: UnetConfig,
+    { config, layers }: ModelPart<UnetConfig>,
     size: UnetSize,
     ranks: ReadonlyMap<string, number>,
     options: RolloutOptions,
   ) {
     this.#session = session;
     this.#config = config;
+    this.#layers = layers;
     this.#size = size;
     this.#ranks = ranks;
     this.#options = options;
@@ -65,15 +66,15 @@ export class Rollouts {
    * @param ranks of every layer that any of the models changes, the largest of each
    */
   static async create(
-    { weights, config }: ModelPart<UnetConfig>,
+    unet: ModelPart<UnetConfig>,
     size: UnetSize,
     ranks: ReadonlyMap<string, number>,
     options: RolloutOptions,
   ): Promise<Rollouts> {
     const doubled = { ...size, batch: 2 * size.batch };
-    const { graph } = buildUnet(weights, config, doubled, { loraRanks: ranks });
+    const { graph } = buildUnet(unet.weights, unet.config, doubled, { loraRanks: ranks });
     const session = await GraphSession.create(graph, options.session);
-    return new Rollouts(session, config, size, ranks, options);
+    return new Rollouts(session, unet, size, ranks, options);
   }
 
   /**
@@ -136,7 +137,7 @@ export class Rollouts {
   ): (latents: Float32Array, timestep: number) => Promise<Float32Array> {
     const { batch, latentHeight, latentWidth } = this.#size;
     const fixed = {
-      ...deltaFeeds(unetDeltas, this.#ranks, linearLayers(this.#config)),
+      ...deltaFeeds(unetDeltas, this.#ranks, this.#layers),
       encoder_hidden_states: stacked([...contexts.map(() => emptyContext), ...contexts]),
     };
     const { guidanceScale } = this.#options;

@@ -20,7 +20,6 @@ import { matrix } from '../../linalg/matrix.ts';
 import type { Checkpoint } from '../../models/checkpoint.ts';
 import { commonRanks, deltaFeeds, deltaRanks, type LayerDeltas } from '../../models/lora.ts';
 import { loraDownInput, loraUpInput } from '../../models/network.ts';
-import { crossAttentionNames, linearLayers } from '../../models/unet/structure.ts';
 import { adamwState, adamwStep } from '../../optim/adamw.ts';
 import { Pace } from '../../pace.ts';
 import { GraphSession } from '../../runtime/onnxruntime/session.ts';
@@ -123,9 +122,8 @@ export function refineUnits(
 function checkRequest({ base, start, fixed, emptyContext, concepts, preserved }: RefineRequest): void {
   if (start.size === 0) throw new UsageError('refine: expected at least one layer');
   if (concepts.length === 0) throw new UsageError('refine: expected at least one concept');
-  const shapes = linearLayers(base.unet.config);
   for (const [layerName, { up, down }] of start) {
-    const [m, n] = shapes.get(layerName) ?? [0, 0];
+    const { m, n } = base.unet.layers.get(layerName) ?? { m: 0, n: 0 };
     if (up.rows !== m || down.cols !== n) {
       throw new ShapeError(`refine: ${layerName}: expected [${m}, ${n}], got [${up.rows}, ${down.cols}]`);
     }
@@ -133,12 +131,7 @@ function checkRequest({ base, start, fixed, emptyContext, concepts, preserved }:
       throw new UsageError(`refine: ${layerName}: expected either to refine it or to keep it, got both`);
   }
   const { maxPositions } = base.textEncoder.config;
-  const expected = [
-    1,
-    crossAttentionNames(base.unet.config).length,
-    maxPositions,
-    base.unet.config.crossAttentionDim,
-  ];
+  const expected = [1, base.layers.contextCount, maxPositions, base.unet.config.crossAttentionDim];
   const check = (where: string, { shape }: Tensor): void => {
     if (shape.join() !== expected.join()) {
       throw new ShapeError(
@@ -190,7 +183,7 @@ class RefineRun {
     this.#random = new TorchGenerator(options.seed);
     const deltas: LayerDeltas = new Map([...fixed, ...balanced]);
     this.#ranks = deltaRanks(deltas);
-    this.#feeds = deltaFeeds(deltas, this.#ranks, linearLayers(base.unet.config));
+    this.#feeds = deltaFeeds(deltas, this.#ranks, base.unet.layers);
     this.#alphasCumprod = noiseSchedule(schedule).alphasCumprod;
     const { sampleSize } = base.unet.config;
     this.#size = { batch: options.batch, latentHeight: sampleSize, latentWidth: sampleSize };

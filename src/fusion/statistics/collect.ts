@@ -14,7 +14,6 @@ import { encodeText } from '../../models/clip/encode-text.ts';
 import type { TokenEmbeddings } from '../../models/clip/text-encoder.ts';
 import { deltaFeeds, deltaRanks, type LayerDeltas } from '../../models/lora.ts';
 import type { Probes } from '../../models/network.ts';
-import { linearLayers } from '../../models/unet/structure.ts';
 import { buildUnet } from '../../models/unet/unet.ts';
 import { GraphSession } from '../../runtime/onnxruntime/session.ts';
 import { runSampler, type Sampler } from '../../sampling/samplers/sampler.ts';
@@ -211,7 +210,7 @@ export async function collectSpatial(
     },
   });
   const session = await GraphSession.create(network.graph, { planned: false });
-  const feeds = deltaFeeds(deltas, loraRanks, linearLayers(config));
+  const feeds = deltaFeeds(deltas, loraRanks, base.unet.layers);
   const inputOf = inputsOf(network.probes);
   const sums = new GramSums(inputOf);
   if (resume !== null) sums.restore(resume.sums);

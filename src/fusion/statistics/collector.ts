@@ -247,7 +247,7 @@ export class Collector {
   /** A caption as the base model reads it, the same for every cross-attention. */
   #plainContext(caption: string): Promise<Tensor<Float32Array>> {
     const { ids } = this.#base.tokenizer.encodePadded(caption);
-    return this.#context(Array(crossAttentionNames(this.#base.unet.config).length).fill(ids), new Map());
+    return this.#context(Array(this.#base.layers.contextCount).fill(ids), new Map());
   }
 
   #advance(stage: Stage, subject: string): void {
@@ -280,7 +280,7 @@ export async function collectConcept(
   hooks: CollectHooks = {},
   resumption?: Resumption,
 ): Promise<Statistics> {
-  const vocabulary = bindConcepts(base.tokenizer, [concept], crossAttentionNames(base.unet.config).length);
+  const vocabulary = bindConcepts(base.tokenizer, [concept], base.layers.contextCount);
   const collector = new Collector(base, vocabulary, layers, options, hooks);
   return {
     text: await collector.text(name, textDeltas),
@@ -298,7 +298,7 @@ export async function collectPrior(
   hooks: CollectHooks = {},
   resumption?: Resumption,
 ): Promise<Statistics> {
-  const vocabulary = bindConcepts(base.tokenizer, [], crossAttentionNames(base.unet.config).length);
+  const vocabulary = bindConcepts(base.tokenizer, [], base.layers.contextCount);
   const collector = new Collector(base, vocabulary, layers, options, hooks);
   return {
     text: await collector.textPrior(captions),

@@ -7,8 +7,6 @@ import { z } from 'zod';
 import { bindConcepts } from '../../concepts/prompt.ts';
 import type { InputFiles } from '../../formats/input-files.ts';
 import type { Checkpoint } from '../../models/checkpoint.ts';
-import { textLinearLayers } from '../../models/clip/structure.ts';
-import { crossAttentionNames, linearLayers } from '../../models/unet/structure.ts';
 import { checkpointSchedule } from '../../sampling/checkpoint-schedule.ts';
 import type { CollectOptions } from '../options.ts';
 import type { Participant } from '../participant.ts';
@@ -83,14 +81,11 @@ export function scopeOf(layers: readonly string[]): LayerScope {
 
 /** The base's layers within a scope per stage, in its own order. */
 export function layersWithin(base: Checkpoint, scopes: LayerScopes): StageLayers {
-  const known = [
-    ...[...textLinearLayers(base.textEncoder.config).keys()].map((name) => ['text_encoder', name] as const),
-    ...[...linearLayers(base.unet.config).keys()].map((name) => ['unet', name] as const),
-  ];
+  const known = base.layers.linear();
   const of = (stage: Stage): string[] =>
     known
-      .filter(([component, layerName]) => stageOf({ component, layerName }) === stage)
-      .map(([, layerName]) => layerName)
+      .filter((layer) => stageOf(layer) === stage)
+      .map(({ layerName }) => layerName)
       .filter((name) => scopes[stage] === 'linear' || (scopes[stage] === 'attention' && isAttention(name)));
   return { text: of('text'), cross: of('cross'), spatial: of('spatial') };
 }
@@ -185,8 +180,8 @@ export class RecipeMaker {
 
   /** What the tokenizer makes of a concept's prompts, and of the empty one. */
   #tokensOf({ concept, name }: Participant, { promptTemplates }: CollectOptions): unknown {
-    const { tokenizer, unet } = this.#base;
-    const vocabulary = bindConcepts(tokenizer, [concept], crossAttentionNames(unet.config).length);
+    const { tokenizer, layers } = this.#base;
+    const vocabulary = bindConcepts(tokenizer, [concept], layers.contextCount);
     const { ids, padded, conceptRows } = conceptPrompts(vocabulary, name, promptTemplates);
     return [ids, padded, ids.flat().map(conceptRows), tokenizer.encodePadded('').ids];
   }

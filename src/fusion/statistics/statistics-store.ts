@@ -13,8 +13,6 @@ import { difference, type FileIdentity, identify } from '../../io/file-identity.
 import { makeFolder } from '../../io/replace-file.ts';
 import { setAside } from '../../io/set-aside.ts';
 import type { Checkpoint } from '../../models/checkpoint.ts';
-import { textLinearLayers } from '../../models/clip/structure.ts';
-import { linearLayers } from '../../models/unet/structure.ts';
 import type { CollectOptions } from '../options.ts';
 import type { Participant } from '../participant.ts';
 import { STAGES } from '../stage.ts';
@@ -258,12 +256,9 @@ export class StatisticsStore {
   #checkCoverage(file: string, { recipe, statistics, sizeOf }: StoredStatistics): void {
     const layers = layersWithin(this.#base, recipe.layers);
     for (const stage of STAGES) {
-      const shapes =
-        stage === 'text'
-          ? textLinearLayers(this.#base.textEncoder.config)
-          : linearLayers(this.#base.unet.config);
+      const part = stage === 'text' ? this.#base.textEncoder : this.#base.unet;
       for (const layerName of layers[stage]) {
-        const width = shapes.get(layerName)![1];
+        const width = part.layers.get(layerName)!.n;
         const input = statistics[stage].inputOf.get(layerName);
         const size = input === undefined ? undefined : sizeOf(stage, input);
         if (size === width) continue;

@@ -5,7 +5,6 @@ import type { ModelPart } from '../checkpoint.ts';
 import { deltaFeeds, deltaRanks, type LayerDeltas } from '../lora.ts';
 import type { NetworkOptions, Probes } from '../network.ts';
 import type { ClipTextConfig } from './config.ts';
-import { textLinearLayers } from './structure.ts';
 import { buildTextEncoder, type TokenEmbeddings } from './text-encoder.ts';
 
 export interface EncodeTextOptions {
@@ -31,7 +30,7 @@ export interface EncodedText {
  * @throws {ShapeError} if the lists differ in length or exceed the model's positions
  */
 export async function encodeText(
-  { config, weights }: ModelPart<ClipTextConfig>,
+  { config, weights, layers }: ModelPart<ClipTextConfig>,
   embeddings: TokenEmbeddings,
   batch: readonly (readonly number[])[],
   { deltas = new Map(), clipSkip = 0, probes = {}, feeds = {} }: EncodeTextOptions = {},
@@ -45,7 +44,7 @@ export async function encodeText(
   try {
     const outputs = await session.run({
       token_embeddings: tokenEmbeddings,
-      ...deltaFeeds(deltas, loraRanks, textLinearLayers(config)),
+      ...deltaFeeds(deltas, loraRanks, layers),
       ...feeds,
     });
     const hiddenStates = outputs.last_hidden_state as Tensor<Float32Array>;

@@ -3,14 +3,9 @@ import { multiHeadAttention } from '../../graph/ops/attention.ts';
 import type { Value } from '../../graph/value.ts';
 import { linear } from '../layers.ts';
 import type { NetworkBuilder } from '../network.ts';
-import type { TransformerPlace } from './structure.ts';
+import type { AttentionPlace } from './structure.ts';
 
-/** A transformer and its index in the order of the per-layer context. */
-export interface AttentionPlace extends TransformerPlace {
-  readonly index: number;
-}
-
-/** The two attentions of a transformer, written in the scope of `attn1` and `attn2`. Values are [B, N, C]. */
+/** The two attentions of a transformer's block, written in the scope of `attn1` and `attn2`. Values are [B, N, C]. */
 export interface Attentions {
   readonly self: (net: NetworkBuilder, x: Value, place: AttentionPlace) => Value;
   readonly cross: (net: NetworkBuilder, x: Value, place: AttentionPlace) => Value;
@@ -25,7 +20,7 @@ export function attention(net: NetworkBuilder, x: Value, context: Value, numHead
   return linear(net, multiHeadAttention(net.g, { q, k, v }, numHeads), 'to_out.0', { out });
 }
 
-/** The usual attentions: one text for all rows. @param contextOf text features [B, T, D] of the index-th transformer */
+/** The usual attentions: one text for all rows. @param contextOf text features [B, T, D] of the index-th cross-attention */
 export function contextAttentions(contextOf: (index: number) => Value): Attentions {
   return {
     self: (net, x, { numHeads }) => attention(net, x, x, numHeads),

@@ -8,8 +8,9 @@ import { reshape, split } from '../../graph/ops/movement.ts';
 import type { Value } from '../../graph/value.ts';
 import { conv2d, groupNorm, layerNorm, linear, normConv, toImage, toTokens } from '../layers.ts';
 import type { NetworkBuilder } from '../network.ts';
-import type { AttentionPlace, Attentions } from './attention.ts';
+import type { Attentions } from './attention.ts';
 import type { UnetConfig } from './config.ts';
+import type { AttentionPlace, TransformerPlace } from './structure.ts';
 
 /** x [B, C, H, W], SiLU of the time embedding [B, 4·C₀] → [B, out, H, W] */
 export function resnet(
@@ -34,7 +35,7 @@ export function resnet(
 export function transformer(
   net: NetworkBuilder,
   x: Value,
-  place: AttentionPlace,
+  { blocks }: TransformerPlace,
   attentions: Attentions,
   config: UnetConfig,
 ): Value {
@@ -44,22 +45,33 @@ export function transformer(
   const normal = groupNorm(net, x, 'norm', { groups: config.normGroups, epsilon: 1e-6 });
   // proj_in and proj_out are 1×1 convolutions or linears; over tokens they are the same thing.
   let hidden = linear(net, toTokens(net, normal), 'proj_in', { out: channels });
-  hidden = net.within('transformer_blocks.0', () => {
-    const own = layerNorm(net, hidden, 'norm1');
-    let h = add(
-      g,
-      hidden,
-      net.within('attn1', () => attentions.self(net, own, place)),
-    );
-    const query = layerNorm(net, h, 'norm2');
-    h = add(
-      g,
-      h,
-      net.within('attn2', () => attentions.cross(net, query, place)),
-    );
-    return add(g, h, feedForward(net, layerNorm(net, h, 'norm3')));
+  blocks.forEach((place, i) => {
+    hidden = net.within(`transformer_blocks.${i}`, () => transformerBlock(net, hidden, place, attentions));
   });
   return add(g, toImage(net, linear(net, hidden, 'proj_out', { out: channels }), height, width), x);
+}
+
+/** Self-attention, cross-attention and feed-forward, each behind a layer norm and beside a residual: x [B, N, C]. */
+function transformerBlock(
+  net: NetworkBuilder,
+  x: Value,
+  place: AttentionPlace,
+  attentions: Attentions,
+): Value {
+  const { g } = net;
+  const own = layerNorm(net, x, 'norm1');
+  let h = add(
+    g,
+    x,
+    net.within('attn1', () => attentions.self(net, own, place)),
+  );
+  const query = layerNorm(net, h, 'norm2');
+  h = add(
+    g,
+    h,
+    net.within('attn2', () => attentions.cross(net, query, place)),
+  );
+  return add(g, h, feedForward(net, layerNorm(net, h, 'norm3')));
 }
 
 /** GEGLU feed-forward: the second half of the first projection gates, through exact GELU. */

@@ -8,6 +8,8 @@ export interface UnetBlockConfig {
   readonly crossAttention: boolean;
   /** Attention heads of this block's transformers. */
   readonly numHeads: number;
+  /** Blocks of each of its transformers; the last block's is the middle's too. Default 1. */
+  readonly transformerDepth?: number;
 }
 
 export interface UnetConfig {
@@ -18,6 +20,8 @@ export interface UnetConfig {
   readonly layersPerBlock: number;
   /** Width D of the text features, 768 in SD 1.x. */
   readonly crossAttentionDim: number;
+  /** Whether the transformers begin and end with linear layers rather than 1×1 convolutions. Default false. */
+  readonly linearProjection?: boolean;
   readonly normGroups: number;
   /** Of the resnets and the last norm; the transformers' entry norm always has 1e-6. */
   readonly normEpsilon: number;
@@ -54,6 +58,9 @@ export const unetSchema = z
     attention_head_dim: perBlock.default(8),
     num_attention_heads: perBlock.nullish(),
     cross_attention_dim: positive.default(1280),
+    transformer_layers_per_block: z.union([positive.max(64), z.array(positive.max(64)).max(8)]).nullish(),
+    reverse_transformer_layers_per_block: only(),
+    use_linear_projection: z.boolean().nullish(),
     norm_num_groups: positive.default(32),
     norm_eps: z.number().positive().max(1).default(1e-5),
     flip_sin_to_cos: z.boolean().default(true),
@@ -80,7 +87,6 @@ export const unetSchema = z
     conv_in_kernel: only(3),
     conv_out_kernel: only(3),
     attention_type: only('default'),
-    transformer_layers_per_block: only(1),
     resnet_skip_time_act: only(false),
     resnet_out_scale_factor: only(1),
     cross_attention_norm: only(),
@@ -90,6 +96,8 @@ export const unetSchema = z
     const count = json.block_out_channels.length;
     // diffusers reads attention_head_dim as the number of heads where num_attention_heads is not set.
     const heads = json.num_attention_heads ?? json.attention_head_dim;
+    const depths = json.transformer_layers_per_block ?? 1;
+    const depthOf = (block: number): number => (Array.isArray(depths) ? depths[block]! : depths);
     const cross = json.down_block_types.map((type) => DOWN[type]);
     const mirrored = json.up_block_types.map((type) => UP[type]).toReversed();
     if (
@@ -101,6 +109,14 @@ export const unetSchema = z
         code: 'custom',
         path: ['down_block_types'],
         message: `expected ${count} down blocks and the same up blocks in reverse, got ${json.down_block_types.join(', ')} and ${json.up_block_types.join(', ')}`,
+      });
+      return z.NEVER;
+    }
+    if (Array.isArray(depths) && depths.length !== count) {
+      context.addIssue({
+        code: 'custom',
+        path: ['transformer_layers_per_block'],
+        message: `expected one number, or one per down block (${count}), got ${depths.length}`,
       });
       return z.NEVER;
     }
@@ -130,9 +146,11 @@ export const unetSchema = z
         channels,
         crossAttention: cross[i]!,
         numHeads: Array.isArray(heads) ? heads[i]! : heads,
+        ...(depthOf(i) === 1 ? {} : { transformerDepth: depthOf(i) }),
       })),
       layersPerBlock: json.layers_per_block,
       crossAttentionDim: json.cross_attention_dim,
+      ...(json.use_linear_projection ? { linearProjection: true } : {}),
       normGroups: json.norm_num_groups,
       normEpsilon: json.norm_eps,
       flipSinToCos: json.flip_sin_to_cos,

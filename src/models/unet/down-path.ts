@@ -20,7 +20,7 @@ export function blockWriter(
   time: Value,
   attentions: Attentions,
 ): BlockWriter {
-  const places = new Map(transformerPlaces(config).map((place, index) => [place.path, { ...place, index }]));
+  const places = new Map(transformerPlaces(config).map((place) => [place.path, place]));
   return {
     resnet: (x, name, out) => net.within(name, () => resnet(net, x, time, out, config)),
     transformer: (x, name) =>

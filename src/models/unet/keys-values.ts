@@ -7,7 +7,7 @@ import { int64 } from '../../tensor/tensor.ts';
 import { linear } from '../layers.ts';
 import { type Network, NetworkBuilder, type NetworkOptions, type WeightSource } from '../network.ts';
 import type { UnetConfig } from './config.ts';
-import { transformerPlaces } from './structure.ts';
+import { attentionPlaces } from './structure.ts';
 
 /** Does a layer of the UNet belong to this graph (K or V of a cross-attention) rather than to the UNet's? */
 export function isKeyOrValue(layerName: string): boolean {
@@ -32,15 +32,15 @@ export function buildKeysValues(
 ): Network {
   const net = new NetworkBuilder(weights, options);
   const { g } = net;
-  const places = transformerPlaces(config);
+  const places = attentionPlaces(config);
   const context = g.input('encoder_hidden_states', 'float32', [
     batch,
     places.length,
     tokens,
     config.crossAttentionDim,
   ]);
-  places.forEach(({ path, channels: out }, index) => {
-    net.within(`${path}.transformer_blocks.0.attn2`, () => {
+  places.forEach(({ path, channels: out, index }) => {
+    net.within(`${path}.attn2`, () => {
       const own = gather(g, context, g.constant(int64([], [index])), 1);
       g.output(keysOutput(net.path), linear(net, own, 'to_k', { out, bias: false }));
       g.output(valuesOutput(net.path), linear(net, own, 'to_v', { out, bias: false }));

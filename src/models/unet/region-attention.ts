@@ -16,9 +16,9 @@ import { groupNorm } from '../../graph/ops/normalization.ts';
 import type { Value } from '../../graph/value.ts';
 import { linear } from '../layers.ts';
 import type { GroupNormWriter, NetworkBuilder } from '../network.ts';
-import type { AttentionPlace, Attentions } from './attention.ts';
-import { attention } from './attention.ts';
+import { type Attentions, attention } from './attention.ts';
 import { type PartMatrices, partGroupNorm } from './part-norm.ts';
+import type { AttentionPlace } from './structure.ts';
 
 /** How sources share the rows of one resolution. Only sizes: the numbers are fed. */
 export interface LevelLayout {

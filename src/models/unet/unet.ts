@@ -14,7 +14,7 @@ import { upsample } from './blocks.ts';
 import type { UnetConfig } from './config.ts';
 import { blockWriter, downAndMiddle } from './down-path.ts';
 import { type SourceLayout, sharedAttentions, sharedGroupNorm } from './region-attention.ts';
-import { levelSizes, transformerPlaces } from './structure.ts';
+import { attentionPlaces, levelSizes } from './structure.ts';
 import { timeEmbedding } from './time-embedding.ts';
 
 export interface UnetSize {
@@ -38,7 +38,7 @@ export interface UnetOptions extends NetworkOptions {
    */
   readonly sources?: SourceLayout | null;
   /**
-   * How attention is written where `sources` is null, given the text features [B, T, D] of the index-th transformer.
+   * How attention is written where `sources` is null, given the text features [B, T, D] of the index-th cross-attention.
    * Default `contextAttentions`.
    */
   readonly attentions?: (contextOf: (index: number) => Value) => Attentions;
@@ -59,7 +59,7 @@ export const CONTROL_MIDDLE_INPUT = 'control.mid';
  * Write the UNet.
  *
  * Inputs: `sample` [B, C, h, w]; `timestep` [B] (fractions allowed); `encoder_hidden_states` [B, L, T, D] or
- * [B, T, D], layers in the order of `transformerPlaces`, or else the inputs of region-attention.ts; features and
+ * [B, T, D], layers in the order of `attentionPlaces`, or else the inputs of region-attention.ts; features and
  * residuals, and the factors asked for.
  * Output: `noise_pred` [B, C, h, w].
  * @throws {MissingWeightError | ShapeError} when the weights do not fit the config
@@ -140,7 +140,7 @@ export function contextInput(
   layerwise: boolean,
 ): (index: number) => Value {
   const width = config.crossAttentionDim;
-  const layers = transformerPlaces(config).length;
+  const layers = attentionPlaces(config).length;
   const shape = layerwise ? [batch, layers, tokens, width] : [batch, tokens, width];
   const context = g.input('encoder_hidden_states', 'float32', shape);
   if (!layerwise) return () => context;

@@ -16,7 +16,7 @@ import { frobeniusNorm, rankOf, scale, subtract } from '../../../src/linalg/low-
 import { type Checkpoint, openCheckpoint } from '../../../src/models/checkpoint.ts';
 import { commonRanks, deltaFeeds, deltaRanks, type LayerDeltas } from '../../../src/models/lora.ts';
 import { loraUpInput } from '../../../src/models/network.ts';
-import { crossAttentionNames, linearLayers } from '../../../src/models/unet/structure.ts';
+import { crossAttentionNames } from '../../../src/models/unet/structure.ts';
 import { buildUnet } from '../../../src/models/unet/unet.ts';
 import { GraphSession } from '../../../src/runtime/onnxruntime/session.ts';
 import { checkpointSchedule } from '../../../src/sampling/checkpoint-schedule.ts';
@@ -103,7 +103,7 @@ describe('refine', () => {
     expect(losses).toHaveLength(24);
     expect(losses.at(-1)).toBeLessThan(0.3 * losses[0]!);
     for (const [name, { up, down }] of layers) {
-      expect([up.rows, down.cols]).toEqual(linearLayers(base.unet.config).get(name));
+      expect(base.unet.layers.get(name)).toMatchObject({ m: up.rows, n: down.cols });
       expect(rankOf({ up, down })).toBeLessThanOrEqual(rankOf(own.get(name)!));
     }
   });
@@ -190,7 +190,7 @@ describe('refine', () => {
           sample: float32([2, 4, 8, 8], Float32Array.of(...latents, ...latents)),
           timestep: float32([2], [timestep, timestep]),
           encoder_hidden_states: stacked([given.emptyContext, prompt.fused]),
-          ...deltaFeeds(fused, ranks, linearLayers(base.unet.config)),
+          ...deltaFeeds(fused, ranks, base.unet.layers),
         });
         const out = noise_pred!.data as Float32Array;
         const error = target.reduce((sum, value, i) => {
@@ -313,7 +313,7 @@ describe('buildRefineStep', () => {
       sample,
       timestep: float32([4], Float32Array.of(900, 300, 900, 300)),
       encoder_hidden_states: stacked([context(0), context(0), context(1), context(2)]),
-      ...deltaFeeds(own, ranks, linearLayers(config)),
+      ...deltaFeeds(own, ranks, base.unet.layers),
     };
     const plain = await GraphSession.create(
       buildUnet(weights, config, { ...size, batch: 4 }, { loraRanks: ranks }).graph,

@@ -37,8 +37,6 @@ import { ownerMark } from '../../../src/io/process-owner.ts';
 import * as replacing from '../../../src/io/replace-file.ts';
 import { packedLength, packedSymmetric } from '../../../src/linalg/gram.ts';
 import { type Checkpoint, openCheckpoint } from '../../../src/models/checkpoint.ts';
-import { textLinearLayers } from '../../../src/models/clip/structure.ts';
-import { linearLayers } from '../../../src/models/unet/structure.ts';
 import { goldenPath } from '../../support/goldens.ts';
 
 vi.mock('../../../src/fusion/statistics/collector.ts', { spy: true });
@@ -75,25 +73,21 @@ afterAll(() => {
 
 /** Statistics with one number throughout. */
 function made(own: Checkpoint, layers: collector.StageLayers, value: number) {
-  const of = (
-    names: readonly string[],
-    shapes: ReadonlyMap<string, readonly [number, number]>,
-  ): StageStatistics =>
+  const of = (names: readonly string[], own: ReadonlyMap<string, { readonly n: number }>): StageStatistics =>
     statisticsOf(
       new Map(names.map((name) => [name, name])),
       new Map(names.map((name) => [name, 1])),
       new Map(
         names.map((name) => {
-          const size = shapes.get(name)![1];
+          const size = own.get(name)!.n;
           return [name, packedSymmetric(size, new Float32Array(packedLength(size)).fill(value))];
         }),
       ),
     );
-  const unet = linearLayers(own.unet.config);
   return {
-    text: of(layers.text, textLinearLayers(own.textEncoder.config)),
-    cross: of(layers.cross, unet),
-    spatial: of(layers.spatial, unet),
+    text: of(layers.text, own.textEncoder.layers),
+    cross: of(layers.cross, own.unet.layers),
+    spatial: of(layers.spatial, own.unet.layers),
   };
 }
 

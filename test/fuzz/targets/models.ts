@@ -5,14 +5,15 @@ import { bindConcepts } from '../../../src/concepts/prompt.ts';
 import { openModelFiles } from '../../../src/merging/model-files.ts';
 import { openT2iAdapter } from '../../../src/models/adapter/open.ts';
 import { openCheckpoint } from '../../../src/models/checkpoint.ts';
+import { textLayers } from '../../../src/models/clip/changeable-layers.ts';
 import { openClipModel } from '../../../src/models/clip/clip-model.ts';
 import { clipTextSchema } from '../../../src/models/clip/config.ts';
-import { textLinearLayers } from '../../../src/models/clip/structure.ts';
 import { loadTokenizer } from '../../../src/models/clip/tokenizer.ts';
 import { readConfig } from '../../../src/models/config-file.ts';
 import { openControlNet } from '../../../src/models/controlnet/open.ts';
+import { unetLayers } from '../../../src/models/unet/changeable-layers.ts';
 import { unetSchema } from '../../../src/models/unet/config.ts';
-import { crossAttentionNames, factorLayers, linearLayers } from '../../../src/models/unet/structure.ts';
+import { crossAttentionNames } from '../../../src/models/unet/structure.ts';
 import { vaeFactor, vaeSchema } from '../../../src/models/vae/config.ts';
 import { noiseSchedule } from '../../../src/sampling/noise-schedule.ts';
 import { createSampler, namedSamplerConfig, SAMPLER_NAMES } from '../../../src/sampling/samplers/create.ts';
@@ -119,11 +120,10 @@ const configs: Target = {
   run: async ({ file }) => {
     if (file.includes('unet')) {
       const config = await readConfig(file, unetSchema);
-      linearLayers(config);
-      factorLayers(config);
+      unetLayers(config);
       crossAttentionNames(config);
     } else if (file.includes('vae')) vaeFactor(await readConfig(file, vaeSchema));
-    else textLinearLayers(await readConfig(file, clipTextSchema));
+    else textLayers(await readConfig(file, clipTextSchema));
   },
 };
 
@@ -246,7 +246,6 @@ const folder: Target = {
     if (random.chance(0.3)) await attempt(() => openModelFiles(location));
     const checkpoint = await openCheckpoint(location, single ? { configFolder: place } : {});
     await checkpoint.vae();
-    linearLayers(checkpoint.unet.config);
   },
 };
 
