@@ -14,6 +14,21 @@ import { safeParse } from '../formats/safe-parse.ts';
 import { infoOf } from '../io/file-info.ts';
 import type { TrainingInput } from './options.ts';
 
+/**
+ * Their networks, by `network_g.type` of the first layout or `models.enable_edlora` of the second, and what stands for
+ * them here. Theirs multiply factors by alpha alone.
+ */
+const NETWORKS: Readonly<Record<string, TrainingInput['method']>> = {
+  EDLoRA: 'ed-lora',
+  LoRA: 'lora',
+  Custom_Diffusion: 'custom-diffusion',
+};
+
+/** Of their factors where the file names none. */
+const THEIR_RANK = 4;
+/** In the name of every layer of the text encoder. */
+const TEXT_LAYERS = 'text_model';
+
 /** What a training file says. */
 export interface TrainingFile {
   readonly settings: Partial<TrainingInput>;
@@ -30,6 +45,8 @@ const conceptList = z
       instance_data_dir: z.string(),
       caption_dir: z.string().optional(),
       mask_dir: z.string().optional(),
+      class_prompt: z.string().optional(),
+      class_data_dir: z.string().optional(),
     }),
   )
   .min(1);
@@ -57,9 +74,13 @@ const WITHOUT_EFFECT: readonly (readonly [pattern: RegExp, reason: string])[] = 
     /^datasets\.train\.(name|type|use_shuffle|num_worker_per_gpu|pin_memory|prefetch_mode|use_caption|use_mask)$/,
     'follows from the folder',
   ],
-  [/^(models|network_g)\.(type|sd_version|test_sampler_type)$/, 'follows from the base'],
-  [/^train\.optim_g\.(type|lr|scale_lr|betas)$/, 'AdamW with betas 0.9 and 0.999, rates per group'],
-  [/^train\.(total_iter|warmup_iter|drop_start_iter|scheduler\..*)$/, 'read from the data’s repetitions'],
+  [/^(models|network_g)\.(sd_version|test_sampler_type)$/, 'follows from the base'],
+  [/^network_g\.finetune_params$/, 'follows from the method'],
+  [/^train\.optim_g\.(type|lr|betas)$/, 'AdamW with betas 0.9 and 0.999, rates per group'],
+  [
+    /^train\.(total_iter|warmup_iter|drop_start_iter|scheduler(\..*)?)$/,
+    'their program does not read it either',
+  ],
 ];
 
 /**
@@ -108,32 +129,53 @@ export async function readMixOfShow(value: Record<string, unknown>, file: string
   const ranks = perLora(number, 'rank');
   const [unetWhere, textWhere] = perLora(text, 'where');
   const base = take(text, ...either('pretrained_path')) ?? null;
-  const layerwise = take(flag, ...either('enable_edlora')) ?? true;
+  const method = methodOf(file, take(text, 'network_g.type'), take(flag, ...either('enable_edlora')));
+  // The first layout has its masks always on, and says how long and by which schedule.
+  const first = flat.has('network_g.type');
+  const steps = first ? take(number, 'train.total_iter') : undefined;
+  const schedule = first ? take(text, 'train.scheduler.type') : undefined;
+  const masked = take(flag, ...either('use_mask_loss')) ?? first;
   const stepCount =
     repeats === undefined || data.data === undefined
       ? undefined
       : Math.max(1, Math.floor((countPictures(data.data) * repeats) / (batch * gpus * accumulate)));
+  const alphas = perLora(number, 'alpha');
+  const rank = ranks[0] ?? ranks[1];
+  // Ours divides by the rank for this method.
+  const alphaOf = (part: 0 | 1): number | undefined =>
+    method === 'lora' ? (alphas[part] ?? 1) * (ranks[part] ?? rank ?? THEIR_RANK) : alphas[part];
+  const alpha = alphaOf(ranks[0] === undefined ? 1 : 0);
+  const otherRank = ranks[1] !== rank ? ranks[1] : undefined;
+  const otherAlpha = ranks[1] !== undefined && alphaOf(1) !== alpha ? alphaOf(1) : undefined;
+  // Custom Diffusion has one rate for the word and the weights, times the pictures of a step where they scale it.
+  const whole = method === 'custom-diffusion' ? take(number, 'train.optim_g.lr') : undefined;
+  const scaled = take(flag, 'train.optim_g.scale_lr') === true ? batch * gpus : 1;
+  const rateOfAll = whole === undefined ? undefined : whole * scaled;
+  const prior = take(flag, 'datasets.train.with_prior_preservation') ?? false;
+  const priorWeight = take(number, 'network_g.prior_loss_weight');
   const settings: Partial<TrainingInput> = {
     ...data,
-    method: layerwise ? 'ed-lora' : 'lora',
-    token: take(text, ...either('new_concept_token')),
+    method,
+    token: take(text, ...either('new_concept_token'), 'network_g.modifier_token'),
     init: take(text, ...either('initializer_token')),
     seed: take(number, 'manual_seed'),
-    steps: stepCount,
+    steps: steps ?? stepCount,
     // One process stands for all their cards.
     batch: batch * gpus,
     accumulate,
-    lrEmbedding: rate('text_embedding'),
+    lrEmbedding: rateOfAll ?? rate('text_embedding'),
     lrText: rate('text_encoder'),
-    lrUnet: rate('unet'),
-    rank: ranks[0] ?? ranks[1],
-    alpha: perLora(number, 'alpha')[0],
+    lrUnet: rateOfAll ?? rate('unet'),
+    rank,
+    alpha,
+    rankPattern: otherRank === undefined ? undefined : { [TEXT_LAYERS]: otherRank },
+    alphaPattern: otherAlpha === undefined ? undefined : { [TEXT_LAYERS]: otherAlpha },
     where: where(unetWhere),
     textWhere: where(textWhere),
     noiseOffset: take(number, ...either('noise_offset')),
     attentionWeight: take(number, ...either('attn_reg_weight')),
     fullIdentity: take(flag, ...either('reg_full_identity')),
-    masks: take(flag, ...either('use_mask_loss')) === false ? 'none' : data.masks,
+    masks: masked ? data.masks : 'none',
     checkpointBlocks: take(flag, ...either('gradient_checkpoint')),
     weightDecay: take(number, 'train.optim_g.weight_decay'),
     kvDrop: take(number, 'train.unet_kv_drop_rate'),
@@ -141,7 +183,12 @@ export async function readMixOfShow(value: Record<string, unknown>, file: string
     kdeWeight: take(number, 'train.kde_opt.loss_weight'),
     kdeBandwidth: take(number, 'train.kde_opt.bandwidth'),
     maxGradNorm: take(number, 'train.max_grad_norm'),
-    schedule: take(text, 'train.scheduler') === 'constant' ? 'constant' : 'linear',
+    schedule: schedule === 'ConstantLR' ? 'constant' : 'linear',
+    resolution: take(number, 'datasets.train.size'),
+    flip: take(flag, 'datasets.train.hflip'),
+    cropMode: take(flag, 'datasets.train.center_crop') === true ? 'centre' : undefined,
+    classImages: take(number, 'datasets.train.num_class_images'),
+    priorWeight: prior || method !== 'custom-diffusion' ? priorWeight : 0,
     ...transformSettings(transforms),
   };
   take(text, 'train.kde_opt.type');
@@ -196,6 +243,23 @@ function transformSettings(
   return settings;
 }
 
+/** @throws {FormatError} for a network that has no counterpart */
+function methodOf(
+  file: string,
+  network: string | undefined,
+  layerwise: boolean | undefined,
+): TrainingInput['method'] {
+  if (network === undefined) return layerwise === false ? 'lora' : 'ed-lora';
+  const method = Object.hasOwn(NETWORKS, network) ? NETWORKS[network] : undefined;
+  if (method === undefined) {
+    throw new FormatError(
+      file,
+      `network_g.type: expected ${Object.keys(NETWORKS).join(', ')}, got ${excerpt(network)}, which is not trained here`,
+    );
+  }
+  return method;
+}
+
 /** Their list of folders; more than one would be several concepts. */
 async function pictures(file: string): Promise<Partial<TrainingInput>> {
   const json = await readJsonFile(file, MAX_CONFIG_BYTES, 'a JSON list of folders');
@@ -210,12 +274,15 @@ async function pictures(file: string): Promise<Partial<TrainingInput>> {
       file,
       `expected one folder, got ${parsed.data.length}; train one concept at a time`,
     );
-  const { instance_prompt, instance_data_dir, caption_dir, mask_dir } = parsed.data[0]!;
+  const { instance_prompt, instance_data_dir, caption_dir, mask_dir, class_prompt, class_data_dir } =
+    parsed.data[0]!;
   return {
     data: near(instance_data_dir, file),
     prompt: instance_prompt,
     ...(caption_dir === undefined ? {} : { captionFolder: near(caption_dir, file) }),
     ...(mask_dir === undefined ? {} : { masks: near(mask_dir, file) }),
+    classPrompt: class_prompt,
+    ...(class_data_dir === undefined ? {} : { classData: near(class_data_dir, file) }),
   };
 }
 

@@ -12,6 +12,7 @@ let folder = '';
 beforeAll(() => {
   folder = mkdtempSync(path.join(tmpdir(), 'edlora-config-'));
   mkdirSync(path.join(folder, 'image'));
+  mkdirSync(path.join(folder, 'cats'));
   for (const name of ['1.jpg', '2.jpg', '3.jpg', '3_mask.png'])
     writeFileSync(path.join(folder, 'image', name), '');
   write(
@@ -158,6 +159,110 @@ describe("Mix-of-Show's", () => {
     expect(notes.some((note) => note.includes('HumanResizeCropFinalV3'))).toBe(true);
     expect(notes.filter((note) => note.includes('unknown'))).toHaveLength(1);
     expect(trainingSettings(settings as TrainingInput).method.name).toBe('ed-lora');
+  });
+
+  const lora = (text: string): string => text.replace('enable_edlora: true', 'enable_edlora: false');
+  it('multiplies by alpha alone, whatever the rank', async () => {
+    const { settings } = await readTrainingFile(write('lora.yml', lora(THEIRS)));
+    // alpha / rank here
+    expect(settings).toMatchObject({ method: 'lora', rank: 4, alpha: 4 });
+    const uneven = lora(THEIRS).replace(
+      'rank: 4, alpha: 1.0, where: CLIP',
+      'rank: 16, alpha: 0.5, where: CLIP',
+    );
+    expect((await readTrainingFile(write('uneven.yml', uneven))).settings).toMatchObject({
+      rank: 4,
+      alpha: 4,
+      rankPattern: { text_model: 16 },
+      alphaPattern: { text_model: 8 },
+    });
+    const unsaid = lora(THEIRS).replaceAll(/rank: 4, alpha: 1.0/g, 'rank: 8');
+    expect((await readTrainingFile(write('unsaid.yml', unsaid))).settings).toMatchObject({
+      rank: 8,
+      alpha: 8,
+    });
+  });
+
+  it('has no masks in the loss unless it says so', async () => {
+    const unsaid = THEIRS.replace('  use_mask_loss: true\n', '').replace('  attn_reg_weight: 0.02\n', '');
+    expect((await readTrainingFile(write('unmasked.yml', unsaid))).settings.masks).toBe('none');
+  });
+
+  /** The first layout of their files. */
+  const FIRST = THEIRS.replace('models:', 'network_g:\n  type: EDLoRA').replace(
+    / {2}(enable_edlora|use_mask_loss|attn_reg_weight): .*\n/g,
+    '',
+  );
+  it('of the first layout says its steps and schedule, and looks at masks', async () => {
+    const constant = FIRST.replace('scheduler: linear', 'scheduler: { type: ConstantLR }\n  total_iter: 321');
+    expect((await readTrainingFile(write('first.yml', constant))).settings).toMatchObject({
+      method: 'ed-lora',
+      steps: 321,
+      schedule: 'constant',
+      masks: path.resolve('mask'),
+    });
+    // The second layout counts its steps from the data and is always linear.
+    const second = THEIRS.replace('scheduler: linear', 'scheduler: { type: ConstantLR }\n  total_iter: 321');
+    const { settings, notes } = await readTrainingFile(write('second.yml', second));
+    expect(settings).toMatchObject({ steps: 150, schedule: 'linear' });
+    expect(notes.filter((note) => note.startsWith('train.'))).toHaveLength(4);
+  });
+
+  it('may be of Custom Diffusion, or of a network that is not trained here', async () => {
+    write(
+      'class-list.json',
+      JSON.stringify([
+        {
+          instance_prompt: 'photo of a <TOK>',
+          instance_data_dir: 'image',
+          class_prompt: 'cat',
+          class_data_dir: 'cats',
+        },
+      ]),
+    );
+    const custom = `
+network_g:
+  type: Custom_Diffusion
+  pretrained_path: model
+  modifier_token: <face>
+  initializer_token: circle
+  finetune_params: crossattn_kv
+  prior_loss_weight: 0.5
+datasets:
+  train:
+    concept_list: class-list.json
+    size: 64
+    with_prior_preservation: true
+    num_class_images: 2
+    hflip: true
+    batch_size_per_gpu: 2
+train:
+  optim_g: { type: AdamW, lr: 0.00002, weight_decay: 0.01, scale_lr: true }
+  scheduler: { type: ConstantLR }
+  total_iter: 5
+`;
+    const { settings } = await readTrainingFile(write('custom.yml', custom));
+    expect(settings).toMatchObject({
+      method: 'custom-diffusion',
+      token: '<face>',
+      init: 'circle',
+      classPrompt: 'cat',
+      classData: path.join(folder, 'cats'),
+      classImages: 2,
+      priorWeight: 0.5,
+      resolution: 64,
+      flip: true,
+      steps: 5,
+      batch: 2,
+      lrEmbedding: 4e-5,
+      lrUnet: 4e-5,
+    });
+    expect(trainingSettings(settings as TrainingInput).method.name).toBe('custom-diffusion');
+    const alone = custom.replace('with_prior_preservation: true', 'with_prior_preservation: false');
+    expect((await readTrainingFile(write('alone.yml', alone))).settings.priorWeight).toBe(0);
+    await expect(
+      readTrainingFile(write('other.yml', custom.replace('Custom_Diffusion', 'Dreambooth'))),
+    ).rejects.toThrow('network_g.type: expected EDLoRA, LoRA, Custom_Diffusion, got Dreambooth');
   });
 
   it('switches parts off, and refuses what it cannot read', async () => {
