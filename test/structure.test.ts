@@ -69,6 +69,17 @@ describe('the house', () => {
     expect(knowing.map(({ file }) => roomOf(file))).toEqual(['runtime']);
   });
 
+  it('guides in one place: what is off, what is predicted and the loop over steps', () => {
+    const apart = files.filter(
+      ({ file, text }) =>
+        (!file.endsWith('sampling/guidance.ts') &&
+          /guidance\w*(\.scale)?\s*([!=]==|[<>]=?)\s*1\b/i.test(text)) ||
+        (!/sampling\/(guidance|guided-rows)\.ts$/.test(file) && /\bguide(Value)?\(/.test(text)) ||
+        (!/sampling\/(guided-run|samplers\/sampler)\.ts$/.test(file) && /\brunSampler\b/.test(text)),
+    );
+    expect(apart.map(({ file }) => file)).toEqual([]);
+  });
+
   it('prints in cli alone', () => {
     const printing = files.filter(({ text }) => /\bconsole\.|process\.std(out|err)\b/.test(text));
     expect(printing.map(({ file }) => file)).toEqual([]);

@@ -12,15 +12,16 @@ import { buildUnet } from '../models/unet/unet.ts';
 import { vaeFactor } from '../models/vae/config.ts';
 import { GraphSession } from '../runtime/onnxruntime/session.ts';
 import { checkpointSampler } from '../sampling/checkpoint-schedule.ts';
-import { guide } from '../sampling/guidance.ts';
+import { guidedPair } from '../sampling/guidance.ts';
+import { GuidedRows } from '../sampling/guided-rows.ts';
+import { runGuided } from '../sampling/guided-run.ts';
 import { LatentCodec } from '../sampling/latent-codec.ts';
 import { PromptEncoder } from '../sampling/prompt-encoder.ts';
 import { resolveRequest } from '../sampling/request.ts';
 import type { PipelineParts } from '../sampling/sample.ts';
 import { createSampler } from '../sampling/samplers/create.ts';
-import { runSampler } from '../sampling/samplers/sampler.ts';
 import { TorchGenerator } from '../tensor/random.ts';
-import { float32, type Tensor } from '../tensor/tensor.ts';
+import { float32 } from '../tensor/tensor.ts';
 import type { EvaluationSampling } from './evaluate.ts';
 import { conceptWords, wordAttention, wordPositions } from './word-attention.ts';
 
@@ -70,27 +71,24 @@ export async function attentionMaps(request: AttentionMapsRequest): Promise<Atte
   const resolved = resolveRequest({ ...sampling, prompt, seed }, base, factor, places.length);
   const words = request.words ?? conceptWords(prompt, vocabulary);
   const positions = wordPositions(prompt, words, vocabulary);
-  const guided = resolved.guidanceScale > 1;
+  const { guidanceScale: scale, guidanceRescale: rescale } = resolved;
+  const rows = new GuidedRows(1, { scale, rescale });
   const everywhere = (text: string): string[] => Array<string>(places.length).fill(text);
   const encoder = new PromptEncoder(base, vocabulary, textDeltas, clipSkip);
   const plain = prompt.replace(/[()]/g, (mark) => `\\${mark}`);
   const [contexts] = await encoder.encode([
-    guided ? [everywhere(resolved.negativePrompt), everywhere(plain)] : [everywhere(plain)],
+    guidedPair(scale, everywhere(resolved.negativePrompt), everywhere(plain)),
   ]);
-  const batch = contexts!.length;
   const [latentHeight, latentWidth] = [resolved.height / factor, resolved.width / factor];
-  const [layerCount, tokens, width] = contexts![0]!.shape as [number, number, number];
-  const context = float32([batch, layerCount, tokens, width]);
-  contexts!.forEach(({ data }, i) => {
-    context.data.set(data, i * data.length);
-  });
+  const context = rows.contexts(contexts![0]!, [contexts!.at(-1)!]);
+  const tokens = context.shape[2]!;
 
   const names = places.map(({ path }) => `${path}.attn2`);
   const loraRanks = deltaRanks(unetDeltas);
   const network = buildUnet(
     weights,
     config,
-    { batch, latentHeight, latentWidth, tokens },
+    { batch: rows.count, latentHeight, latentWidth, tokens },
     { loraRanks, probes: { outputs: names.flatMap((name) => [`${name}.to_q`, `${name}.to_k`]) } },
   );
   const sampler = createSampler(
@@ -100,52 +98,43 @@ export async function attentionMaps(request: AttentionMapsRequest): Promise<Atte
   );
   const levels = levelSizes(config, latentHeight, latentWidth);
   const sums = words.map(() => levels.map(({ height, width }) => new Float64Array(height * width)));
-  const shape = [batch, config.inChannels, latentHeight, latentWidth];
+  const shape = [config.inChannels, latentHeight, latentWidth];
   const size = config.inChannels * latentHeight * latentWidth;
   const generator = new TorchGenerator(resolved.seed);
   const session = await GraphSession.create(network.graph);
   let latents: Float32Array;
   try {
     const factors = deltaFeeds(unetDeltas, loraRanks, layers);
-    latents = await runSampler(
+    latents = await runGuided({
       sampler,
-      generator.randn(size).map((value) => value * sampler.initNoiseSigma),
-      {
-        drawNoise: () => generator.randn(size),
-        signal: request.signal,
-        denoise: async (current, timestep) => {
-          const sample = float32(shape);
-          for (let b = 0; b < batch; b++) sample.data.set(current, b * size);
-          const timesteps = float32([batch], new Float32Array(batch).fill(timestep));
-          const outputs = await session.run({
-            sample,
-            timestep: timesteps,
-            encoder_hidden_states: context,
-            ...factors,
+      rows,
+      shape,
+      noise: generator.randn(size),
+      drawNoise: () => generator.randn(size),
+      signal: request.signal,
+      predict: async ({ feeds }) => {
+        const outputs = await session.run({ ...feeds, encoder_hidden_states: context, ...factors });
+        names.forEach((name, layer) => {
+          const query = outputs[network.probes.outputs.get(`${name}.to_q`)!]!;
+          const key = outputs[network.probes.outputs.get(`${name}.to_k`)!]!;
+          const { level, numHeads } = places[layer]!;
+          const columns = positions.map((found) => found[layer]!);
+          const shares = wordAttention(rows.positive(query), rows.positive(key), numHeads, columns);
+          shares.forEach((share, word) => {
+            const sum = sums[word]![level]!;
+            for (let i = 0; i < share.length; i++) sum[i]! += share[i]!;
           });
-          names.forEach((name, layer) => {
-            const query = outputs[network.probes.outputs.get(`${name}.to_q`)!]!;
-            const key = outputs[network.probes.outputs.get(`${name}.to_k`)!]!;
-            const { level, numHeads } = places[layer]!;
-            const columns = positions.map((found) => found[layer]!);
-            const shares = wordAttention(lastOf(query, batch), lastOf(key, batch), numHeads, columns);
-            shares.forEach((share, word) => {
-              const sum = sums[word]![level]!;
-              for (let i = 0; i < share.length; i++) sum[i]! += share[i]!;
-            });
-          });
-          const noisePred = outputs.noise_pred!.data as Float32Array;
-          return guided ? guide(noisePred, 1, resolved.guidanceScale, resolved.guidanceRescale) : noisePred;
-        },
-        onStep: ({ index, callCount }) => request.onStep?.(index + 1, callCount),
+        });
+        return outputs.noise_pred!.data as Float32Array;
       },
-    );
+      onStep: ({ index, callCount }) => request.onStep?.(index + 1, callCount),
+    });
   } finally {
     await session.dispose();
   }
   const codec = new LatentCodec(vae);
   try {
-    const picture = await codec.decode(float32([1, ...shape.slice(1)], latents));
+    const picture = await codec.decode(float32([1, ...shape], latents));
     const calls = sampler.timesteps.length;
     const maps = words.flatMap((word, w) =>
       levels.flatMap(({ height, width }, level) => {
@@ -159,11 +148,4 @@ export async function attentionMaps(request: AttentionMapsRequest): Promise<Atte
   } finally {
     await codec.dispose();
   }
-}
-
-/** The last of `batch` equal parts of the rows: the prompt's, behind the negative prompt's. */
-function lastOf({ shape, data }: Tensor, batch: number): Tensor<Float32Array> {
-  const [rows, width] = shape as [number, number];
-  const own = rows / batch;
-  return float32([own, width], (data as Float32Array).subarray((rows - own) * width));
 }

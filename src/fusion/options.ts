@@ -41,7 +41,7 @@ export interface CollectOptions {
   readonly runs: number;
   /**
    * Guidance of the denoising runs, as pictures will be drawn. Default 4. A guided run sees the prompt and the empty
-   * prompt side by side. 1 draws by the prompt alone, as the reference does.
+   * prompt side by side. 1 or less draws by the prompt alone, as the reference does.
    */
   readonly guidanceScale: number;
   /**

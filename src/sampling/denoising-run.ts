@@ -3,13 +3,13 @@ import type { Checkpoint } from '../models/checkpoint.ts';
 import { levelSizes } from '../models/unet/structure.ts';
 import { TorchGenerator } from '../tensor/random.ts';
 import { float32, type Tensor } from '../tensor/tensor.ts';
-import { guide } from './guidance.ts';
+import { GuidedRows, joined } from './guided-rows.ts';
+import { type GuidedRun, type Pass, runGuided } from './guided-run.ts';
 import { adapterFeeds, LoadedControls } from './guides.ts';
 import type { LatentCodec } from './latent-codec.ts';
 import { type SharedPicture, sharePicture } from './region-shares.ts';
 import type { ResolvedRequest } from './request.ts';
-import type { DrawNoise, Sampler, SamplerProgress } from './samplers/sampler.ts';
-import { beginIndexFor, runSampler } from './samplers/sampler.ts';
+import { beginIndexFor, type DrawNoise, type Sampler } from './samplers/sampler.ts';
 import type { SourceContexts, UnetDenoiser } from './unet-denoiser.ts';
 
 type Feeds = Readonly<Record<string, Tensor>>;
@@ -27,14 +27,8 @@ export interface RunContext {
   readonly signal?: AbortSignal;
 }
 
-/** Whether every picture is predicted twice, with and without its prompt. */
-export function isGuided({ guidanceScale }: ResolvedRequest): boolean {
-  return guidanceScale > 1;
-}
-
 export class DenoisingRun {
   readonly #context: RunContext;
-  readonly #guided: boolean;
   /** Of one picture: [1, C, h, w]. */
   readonly #shape: readonly [1, number, number, number];
   /** Calls of the UNet from the first on in which regions keep to themselves. */
@@ -49,7 +43,6 @@ export class DenoisingRun {
     const { base, request, sampler, sources, factor } = context;
     const [height, width] = [request.height / factor, request.width / factor];
     this.#context = context;
-    this.#guided = isGuided(request);
     this.#shape = [1, base.unet.config.inChannels, height, width];
     this.#beginIndex =
       request.init === undefined ? 0 : beginIndexFor(sampler, request.steps, request.init.denoise);
@@ -79,24 +72,34 @@ export class DenoisingRun {
       batchNoise === 'shared'
         ? [new TorchGenerator(seed + pictures[0]!)]
         : pictures.map((index) => new TorchGenerator(seed + index));
-    const drawNoise = (): Float32Array =>
-      concatenated(generators.map((generator) => generator.randn((n * size) / generators.length)));
-    const latents = await this.#start(pictures, drawNoise, generators);
+    const drawNoise: DrawNoise = () =>
+      joined(generators.map((generator) => generator.randn((n * size) / generators.length)));
+    const init = await this.#initial(n, generators);
+    const noise =
+      request.initialNoise === undefined
+        ? drawNoise()
+        : joined(pictures.map((index) => request.initialNoise![index]!));
     this.#features ??= await adapterFeeds(request.adapters);
-    const texts = { ...(await unet.keysValues(sources, n)), ...this.#features };
+    const rows = new GuidedRows(n, { scale: request.guidanceScale, rescale: request.guidanceRescale });
+    const texts = { ...(await unet.keysValues(sources, rows)), ...this.#features };
+    const [negative, positive = negative!] = sources[0]!;
     const controls = await LoadedControls.load(request.controls, {
-      batch: n * (this.#guided ? 2 : 1),
+      batch: rows.count,
       latentHeight: this.#shape[2],
       latentWidth: this.#shape[3],
-      context: repeatedContext(sources[0]!, n),
+      context: rows.contexts(negative!, [positive]),
     });
     try {
-      const final = await runSampler(sampler, latents, {
-        beginIndex: this.#beginIndex,
+      const final = await runGuided({
+        sampler,
+        rows,
+        shape: this.#shape.slice(1),
+        noise,
+        init,
         drawNoise,
         signal,
-        denoise: (scaled, timestep, index) => this.#predict(n, scaled, timestep, index, texts, controls),
-        onStep: ({ index, callCount, original }: SamplerProgress) =>
+        predict: (pass) => this.#predict(rows, pass, texts, controls),
+        onStep: ({ index, callCount, original }) =>
           onStep({
             done: index + 1 - this.#beginIndex,
             calls: callCount - this.#beginIndex,
@@ -109,12 +112,10 @@ export class DenoisingRun {
     }
   }
 
-  /** One guided prediction for n pictures. */
+  /** One pass of the UNet, with regions apart or together. */
   async #predict(
-    n: number,
-    latents: Float32Array,
-    timestep: number,
-    index: number,
+    rows: GuidedRows,
+    { feeds, index }: Pass,
     texts: Feeds,
     controls: LoadedControls,
   ): Promise<Float32Array> {
@@ -122,56 +123,27 @@ export class DenoisingRun {
     const isolated = index - this.#beginIndex < this.#isolatedCalls;
     const { layout, feeds: places } = isolated ? this.#apart! : this.#together;
     await unet.load({
-      pictures: n,
+      rows: rows.count,
       latentHeight: this.#shape[2],
       latentWidth: this.#shape[3],
       layout,
-      guided: this.#guided,
       adapterFeatures: request.adapters.length > 0,
       controlResiduals: request.controls.length > 0,
     });
-    const rows = this.#guided ? concatenated([latents, latents]) : latents;
-    const sample = float32([n * (this.#guided ? 2 : 1), ...this.#shape.slice(1)], rows);
-    const residuals = await controls.feeds(sample, timestep);
-    const output = await unet.predict(sample, timestep, { ...texts, ...places, ...residuals });
-    if (!this.#guided) return output;
-    return guide(output, n, request.guidanceScale, request.guidanceRescale);
+    const residuals = await controls.feeds(feeds);
+    return unet.predict({ ...texts, ...places, ...residuals, ...feeds });
   }
 
-  /** Pure noise, or the initial picture with the noise of the step to begin at. */
-  async #start(
-    pictures: readonly number[],
-    drawNoise: DrawNoise,
-    generators: readonly TorchGenerator[],
-  ): Promise<Float32Array> {
-    const { request, sampler, codec } = this.#context;
-    const { init, initialNoise } = request;
-    const firstNoise = (): Float32Array =>
-      initialNoise === undefined ? drawNoise() : concatenated(pictures.map((index) => initialNoise[index]!));
-    if (init === undefined) return firstNoise().map((value) => value * sampler.initNoiseSigma);
+  /** Latents of the initial picture, for each of n, and the step to begin at; none without one. */
+  async #initial(n: number, generators: readonly TorchGenerator[]): Promise<GuidedRun['init']> {
+    const { request, codec } = this.#context;
+    if (request.init === undefined) return undefined;
     const encoded: Float32Array[] = [];
-    for (let i = 0; i < pictures.length; i++) {
+    for (let i = 0; i < n; i++) {
       // The autoencoder's own noise comes before the sampler's, from the same generator.
       const generator = generators[i] ?? generators[0]!;
-      encoded.push((await codec.encode(init.picture, (count) => generator.randn(count))).data);
+      encoded.push((await codec.encode(request.init.picture, (count) => generator.randn(count))).data);
     }
-    return sampler.addNoise(concatenated(encoded), firstNoise(), this.#beginIndex);
+    return { latents: joined(encoded), beginIndex: this.#beginIndex };
   }
-}
-
-function concatenated(parts: readonly Float32Array[]): Float32Array {
-  if (parts.length === 1) return parts[0]!;
-  const all = new Float32Array(parts.reduce((sum, part) => sum + part.length, 0));
-  let at = 0;
-  for (const part of parts) {
-    all.set(part, at);
-    at += part.length;
-  }
-  return all;
-}
-
-/** Features [B, L, T, D] for n pictures: the negative n times, then the positive. */
-function repeatedContext(contexts: SourceContexts, n: number): Tensor<Float32Array> {
-  const rows = contexts.flatMap(({ data }) => Array<Float32Array>(n).fill(data));
-  return float32([rows.length, ...contexts[0]!.shape], concatenated(rows));
 }

@@ -7,6 +7,7 @@ import type { ControlNet } from '../models/controlnet/open.ts';
 import { adapterInput } from '../models/unet/unet.ts';
 import { GraphSession } from '../runtime/onnxruntime/session.ts';
 import { float32, type Tensor } from '../tensor/tensor.ts';
+import type { Pass } from './guided-run.ts';
 import { toPlanes } from './image-values.ts';
 import { coverage, type RegionShape } from './region.ts';
 
@@ -127,13 +128,11 @@ export class LoadedControls {
   }
 
   /** The UNet's inputs for a step: Σ strength · residual. */
-  async feeds(sample: Tensor<Float32Array>, timestep: number): Promise<Feeds> {
+  async feeds(pass: Pass['feeds']): Promise<Feeds> {
     const sums: Record<string, Tensor<Float32Array>> = {};
-    const batch = sample.shape[0]!;
     for (const { session, condition, strength } of this.#members) {
       const outputs = await session.run({
-        sample,
-        timestep: float32([batch], new Float32Array(batch).fill(timestep)),
+        ...pass,
         encoder_hidden_states: this.#context,
         condition,
       });

@@ -9,6 +9,8 @@ import type { Checkpoint } from '../models/checkpoint.ts';
 import { checkControlNetFits } from '../models/controlnet/open.ts';
 import { nearestName } from '../nearest-name.ts';
 import { defined } from '../settings.ts';
+import { guidedPair } from './guidance.ts';
+import { GuidedRows } from './guided-rows.ts';
 import type { AdapterGuide, ControlGuide } from './guides.ts';
 import {
   MAX_BATCH,
@@ -250,15 +252,13 @@ export async function checkRequestMemory(
   base: Checkpoint,
   factor: number,
 ): Promise<void> {
-  const { width, height, prompt, negativePrompt, layerPrompts, regions } = request;
+  const { width, height, prompt, negativePrompt, layerPrompts, regions, guidanceScale: scale } = request;
   if (masks * width * height > MAX_MASK_PIXELS) {
     throw new UsageError(
       `regions: expected masks, polygons and soft boxes of at most ${MAX_MASK_PIXELS} pixels together, got ${masks} of ${width} × ${height}; use plain boxes, or a smaller picture`,
     );
   }
-  const guided = request.guidanceScale > 1;
-  const group = (positive: string, negative: string): string[] =>
-    guided ? [positive, negative] : [positive];
+  const group = (positive: string, negative: string): string[] => guidedPair(scale, negative, positive);
   // Layers' own prompts are not counted each: every layer reads one of them.
   const groups = [
     group(longest([prompt, ...layerPrompts.values()]), negativePrompt),
@@ -268,7 +268,7 @@ export async function checkRequestMemory(
     width,
     height,
     factor,
-    rows: Math.min(request.batchSize, request.count) * (guided ? 2 : 1),
+    rows: new GuidedRows(Math.min(request.batchSize, request.count), { scale }).count,
     tokens: windowedTokens(groups, base.tokenizer, base.textEncoder.config.maxPositions),
     masks,
     unet: base.unet.config,

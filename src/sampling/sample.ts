@@ -9,7 +9,8 @@ import type { LayerDeltas } from '../models/lora.ts';
 import { vaeFactor } from '../models/vae/config.ts';
 import type { Tensor } from '../tensor/tensor.ts';
 import { checkpointSampler } from './checkpoint-schedule.ts';
-import { DenoisingRun, isGuided } from './denoising-run.ts';
+import { DenoisingRun } from './denoising-run.ts';
+import { guidedPair } from './guidance.ts';
 import { LatentCodec } from './latent-codec.ts';
 import { PromptEncoder } from './prompt-encoder.ts';
 import {
@@ -140,10 +141,9 @@ export class Pipeline {
   /** Text features of context and regions. */
   #encode(request: ResolvedRequest): Promise<Tensor<Float32Array>[][]> {
     const { layerCount } = this.vocabulary;
-    const guided = isGuided(request);
     const everywhere = (text: string): string[] => Array<string>(layerCount).fill(text);
     const group = (positive: string[], negative: string): string[][] =>
-      guided ? [everywhere(negative), positive] : [positive];
+      guidedPair(request.guidanceScale, everywhere(negative), positive);
     const context = everywhere(request.prompt).map((text, layer) => request.layerPrompts.get(layer) ?? text);
     return this.#prompts.encode([
       group(context, request.negativePrompt),

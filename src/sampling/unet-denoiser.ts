@@ -8,6 +8,7 @@ import { crossAttentionNames } from '../models/unet/structure.ts';
 import { buildUnet } from '../models/unet/unet.ts';
 import { GraphSession } from '../runtime/onnxruntime/session.ts';
 import { float32, type Tensor } from '../tensor/tensor.ts';
+import { type GuidedRows, joined } from './guided-rows.ts';
 
 type Feeds = Readonly<Record<string, Tensor>>;
 
@@ -15,13 +16,11 @@ type Feeds = Readonly<Record<string, Tensor>>;
 export type SourceContexts = readonly Tensor<Float32Array>[];
 
 export interface UnetSetup {
-  /** Pictures in one pass. */
-  readonly pictures: number;
+  /** B: pictures of one pass, twice with guidance. */
+  readonly rows: number;
   readonly latentHeight: number;
   readonly latentWidth: number;
   readonly layout: SourceLayout;
-  /** Whether each picture is predicted twice, negative and positive. */
-  readonly guided: boolean;
   readonly adapterFeatures: boolean;
   readonly controlResiduals: boolean;
 }
@@ -45,9 +44,9 @@ export class UnetDenoiser {
 
   /**
    * K and V of all cross-attentions for all sources, as the UNet's inputs.
-   * @param pictures how often each text is repeated
+   * @param rows of a pass: each text is repeated for every picture
    */
-  async keysValues(sources: readonly SourceContexts[], pictures: number): Promise<Feeds> {
+  async keysValues(sources: readonly SourceContexts[], rows: GuidedRows): Promise<Feeds> {
     const { weights, config, layers } = this.#base.unet;
     const names = crossAttentionNames(config);
     const loraRanks = deltaRanks(this.#textDeltas);
@@ -66,15 +65,15 @@ export class UnetDenoiser {
       try {
         const shape = [texts.length, ...texts[0]!.shape];
         const outputs = await session.run({
-          encoder_hidden_states: float32(shape, joined(texts)),
+          encoder_hidden_states: float32(shape, joined(texts.map(({ data }) => data))),
           ...factors,
         });
         for (const name of names) {
           let at = 0;
           for (const { source, contexts } of members) {
             const range = [at, at + contexts.length] as const;
-            feeds[keyInput(name, source)] = repeated(outputs[keysOutput(name)]!, range, pictures);
-            feeds[valueInput(name, source)] = repeated(outputs[valuesOutput(name)]!, range, pictures);
+            feeds[keyInput(name, source)] = rows.spread(rowsOf(outputs[keysOutput(name)]!, range));
+            feeds[valueInput(name, source)] = rows.spread(rowsOf(outputs[valuesOutput(name)]!, range));
             at += contexts.length;
           }
         }
@@ -87,13 +86,13 @@ export class UnetDenoiser {
 
   /** Load the UNet for a setup; nothing happens if it is loaded already. */
   async load(setup: UnetSetup): Promise<void> {
-    const { pictures, latentHeight, latentWidth, layout, guided, adapterFeatures, controlResiduals } = setup;
+    const { rows, latentHeight, latentWidth, layout, adapterFeatures, controlResiduals } = setup;
     const key = JSON.stringify(setup);
     if (this.#loaded?.key === key) return;
     await this.dispose();
     const { weights, config, layers } = this.#base.unet;
     const loraRanks = deltaRanks(this.#unetDeltas);
-    const size = { batch: (guided ? 2 : 1) * pictures, latentHeight, latentWidth, tokens: layout.tokens[0]! };
+    const size = { batch: rows, latentHeight, latentWidth, tokens: layout.tokens[0]! };
     const options = { sources: layout, adapterFeatures, controlResiduals, loraRanks };
     const { graph } = buildUnet(weights, config, size, options);
     this.#loaded = {
@@ -108,19 +107,13 @@ export class UnetDenoiser {
   }
 
   /**
-   * One pass of the loaded UNet: `sample` [B, C, h, w], all rows at one timestep.
-   * @param feeds everything else; what this setup has no input for is left out
+   * One pass of the loaded UNet.
+   * @param feeds all its inputs but factors; what this setup has no input for is left out
    */
-  async predict(sample: Tensor<Float32Array>, timestep: number, feeds: Feeds): Promise<Float32Array> {
+  async predict(feeds: Feeds): Promise<Float32Array> {
     const { session, inputs, factors } = this.#loaded!;
-    const batch = sample.shape[0]!;
     const known = Object.entries(feeds).filter(([name]) => inputs.has(name));
-    const { noise_pred } = await session.run({
-      ...factors,
-      ...Object.fromEntries(known),
-      sample,
-      timestep: float32([batch], new Float32Array(batch).fill(timestep)),
-    });
+    const { noise_pred } = await session.run({ ...factors, ...Object.fromEntries(known) });
     return noise_pred!.data as Float32Array;
   }
 
@@ -130,26 +123,9 @@ export class UnetDenoiser {
   }
 }
 
-function joined(tensors: readonly Tensor<Float32Array>[]): Float32Array {
-  const size = tensors[0]!.data.length;
-  const all = new Float32Array(tensors.length * size);
-  tensors.forEach(({ data }, i) => {
-    all.set(data, i * size);
-  });
-  return all;
-}
-
-/** Rows [from, to) of the first axis, each `times` in a row. */
-function repeated(
-  { shape, data }: Tensor,
-  [from, to]: readonly [number, number],
-  times: number,
-): Tensor<Float32Array> {
+/** Rows [from, to) of the first axis. */
+function rowsOf({ shape, data }: Tensor, [from, to]: readonly [number, number]): Tensor<Float32Array> {
   const size = data.length / shape[0]!;
-  const result = float32([(to - from) * times, ...shape.slice(1)]);
-  for (let i = from; i < to; i++) {
-    const row = (data as Float32Array).subarray(i * size, (i + 1) * size);
-    for (let j = 0; j < times; j++) result.data.set(row, ((i - from) * times + j) * size);
-  }
-  return result;
+  const own = (data as Float32Array).subarray(from * size, to * size);
+  return float32([to - from, ...shape.slice(1)], own);
 }

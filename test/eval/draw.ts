@@ -10,8 +10,9 @@ import { vaeFactor } from '../../src/models/vae/config.ts';
 import { buildVaeDecoder } from '../../src/models/vae/decoder.ts';
 import { GraphSession } from '../../src/runtime/onnxruntime/session.ts';
 import { checkpointSchedule } from '../../src/sampling/checkpoint-schedule.ts';
+import { GuidedRows } from '../../src/sampling/guided-rows.ts';
+import { runGuided } from '../../src/sampling/guided-run.ts';
 import { ddim } from '../../src/sampling/samplers/ddim.ts';
-import { runSampler } from '../../src/sampling/samplers/sampler.ts';
 import { TorchGenerator } from '../../src/tensor/random.ts';
 import { float32, type Tensor } from '../../src/tensor/tensor.ts';
 import type { Picture } from '../support/shapeland/picture.ts';
@@ -106,40 +107,29 @@ async function denoise(
 ): Promise<Float32Array> {
   const { config, weights } = base.unet;
   const { sampleSize: size, inChannels, crossAttentionDim: width } = config;
-  const batch = 2 * contexts.length;
   const tokens = base.textEncoder.config.maxPositions;
+  const rows = new GuidedRows(contexts.length, { scale: guidanceScale });
   const ranks = deltaRanks(unetDeltas);
   const network = buildUnet(
     weights,
     config,
-    { batch, latentHeight: size, latentWidth: size, tokens },
+    { batch: rows.count, latentHeight: size, latentWidth: size, tokens },
     { loraRanks: ranks },
   );
   const session = await GraphSession.create(network.graph, threads === undefined ? {} : { threads });
-  const context = float32([batch, empty.length / (tokens * width), tokens, width]);
-  contexts.forEach((positive, i) => {
-    context.data.set(empty, i * empty.length);
-    context.data.set(positive, (contexts.length + i) * empty.length);
-  });
-  const feeds: Record<string, Tensor> = {
-    encoder_hidden_states: context,
+  const text = (data: Float32Array) => float32([data.length / (tokens * width), tokens, width], data);
+  const fixed: Record<string, Tensor> = {
+    encoder_hidden_states: rows.contexts(text(empty), contexts.map(text)),
     ...deltaFeeds(unetDeltas, ranks, base.unet.layers),
   };
-  const latents = await runSampler(sampler, noise, {
-    denoise: async (current, timestep) => {
-      const doubled = float32([batch, inChannels, size, size]);
-      doubled.data.set(current);
-      doubled.data.set(current, current.length);
-      const out = await session.run({
-        sample: doubled,
-        timestep: float32([batch], Array(batch).fill(timestep)),
-        ...feeds,
-      });
-      const both = out.noise_pred!.data as Float32Array;
-      return Float32Array.from(
-        current,
-        (_, i) => both[i]! + guidanceScale * (both[current.length + i]! - both[i]!),
-      );
+  const latents = await runGuided({
+    sampler,
+    rows,
+    shape: [inChannels, size, size],
+    noise,
+    predict: async ({ feeds }) => {
+      const { noise_pred } = await session.run({ ...feeds, ...fixed });
+      return noise_pred!.data as Float32Array;
     },
   });
   await session.dispose();

@@ -4,6 +4,7 @@ import { readBytes } from '../../src/formats/raw-tensor.ts';
 import { openTensorFile } from '../../src/formats/tensor-file.ts';
 import { plainLayout } from '../../src/models/unet/region-attention.ts';
 import { levelSizes } from '../../src/models/unet/structure.ts';
+import { GuidedRows } from '../../src/sampling/guided-rows.ts';
 import { PromptEncoder } from '../../src/sampling/prompt-encoder.ts';
 import { Pipeline } from '../../src/sampling/sample.ts';
 import { UnetDenoiser } from '../../src/sampling/unet-denoiser.ts';
@@ -56,10 +57,15 @@ describe('merged ED-LoRA', () => {
       levels.map(({ height, width }) => height * width),
     );
     const unet = new UnetDenoiser(base, unetDeltas);
-    const size_ = { pictures: 1, latentHeight, latentWidth };
-    await unet.load({ ...size_, layout, guided: true, adapterFeatures: false, controlResiduals: false });
-    const feeds = await unet.keysValues([contexts!], 1);
-    const output = await unet.predict(sample, tensors.values('timestep')[0]!, feeds);
+    const rows = new GuidedRows(1, { scale: 2 });
+    const size_ = { rows: rows.count, latentHeight, latentWidth };
+    await unet.load({ ...size_, layout, adapterFeatures: false, controlResiduals: false });
+    const feeds = await unet.keysValues([contexts!], rows);
+    const output = await unet.predict({
+      ...feeds,
+      sample,
+      timestep: rows.filled(tensors.values('timestep')[0]!),
+    });
     await unet.dispose();
     expect(output).toBeAllClose(tensors.values('out'), { rtol: 2e-5, atol: 5e-5 });
   });

@@ -4,6 +4,7 @@ import { readBytes } from '../../src/formats/raw-tensor.ts';
 import { openTensorFile } from '../../src/formats/tensor-file.ts';
 import { openT2iAdapter } from '../../src/models/adapter/open.ts';
 import { levelSizes } from '../../src/models/unet/structure.ts';
+import { GuidedRows } from '../../src/sampling/guided-rows.ts';
 import { adapterFeatures, strengthMap } from '../../src/sampling/guides.ts';
 import { type Box, coveredCells, type Region } from '../../src/sampling/region.ts';
 import { sharePicture } from '../../src/sampling/region-shares.ts';
@@ -55,6 +56,9 @@ describe('boxes', () => {
   });
 });
 
+/** One picture, guided. */
+const rows = new GuidedRows(1, { scale: 2 });
+
 describe('one UNet pass with regions', () => {
   let merged: Awaited<ReturnType<typeof mergedEdlora>>;
   let golden: GoldenTensors;
@@ -77,11 +81,11 @@ describe('one UNet pass with regions', () => {
     const tokens = sources.map(([text]) => text!.shape[1]!);
     const levels = levelSizes(merged.base.unet.config, latentHeight, latentWidth);
     const { layout, feeds } = sharePicture(boxes.map(region), tokens, levels, false);
-    const size = { pictures: 1, latentHeight, latentWidth };
+    const size = { rows: rows.count, latentHeight, latentWidth };
     const adapterFeatures = Object.keys(features).length > 0;
-    await unet.load({ ...size, layout, guided: true, adapterFeatures, controlResiduals: false });
-    const texts = await unet.keysValues(sources, 1);
-    return unet.predict(sample, timestep, { ...texts, ...feeds, ...features });
+    await unet.load({ ...size, layout, adapterFeatures, controlResiduals: false });
+    const texts = await unet.keysValues(sources, rows);
+    return unet.predict({ ...texts, ...feeds, ...features, sample, timestep: rows.filled(timestep) });
   }
 
   it.each(Object.entries(cases))('%s', async (name, { timestep, boxes_fraction_h0_w0_h1_w1: boxes }) => {
@@ -102,17 +106,18 @@ describe('one UNet pass with regions', () => {
       false,
     );
     await unet.load({
-      pictures: 1,
+      rows: rows.count,
       latentHeight: sample.shape[2]!,
       latentWidth: sample.shape[3]!,
       layout,
-      guided: true,
       adapterFeatures: false,
       controlResiduals: false,
     });
-    const alone = await unet.predict(sample, timestep, {
-      ...(await unet.keysValues([contexts(golden, 'region_0')], 1)),
+    const alone = await unet.predict({
+      ...(await unet.keysValues([contexts(golden, 'region_0')], rows)),
       ...feeds,
+      sample,
+      timestep: rows.filled(timestep),
     });
     expect(everywhere).toBeAllClose(alone, { rtol: 0, atol: 1e-5 });
   });

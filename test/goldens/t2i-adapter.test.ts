@@ -4,6 +4,7 @@ import { openT2iAdapter } from '../../src/models/adapter/open.ts';
 import { openCheckpoint } from '../../src/models/checkpoint.ts';
 import { plainLayout } from '../../src/models/unet/region-attention.ts';
 import { levelSizes } from '../../src/models/unet/structure.ts';
+import { GuidedRows } from '../../src/sampling/guided-rows.ts';
 import { adapterFeatures } from '../../src/sampling/guides.ts';
 import { UnetDenoiser } from '../../src/sampling/unet-denoiser.ts';
 import { float32 } from '../../src/tensor/tensor.ts';
@@ -44,14 +45,15 @@ describe.each(cases)('%s', (name) => {
     );
     const sample = golden.tensor(`${name}/sample`);
     const [, , latentHeight, latentWidth] = sample.shape as [number, number, number, number];
-    const rows = levelSizes(base.unet.config, latentHeight, latentWidth).map(
+    const positions = levelSizes(base.unet.config, latentHeight, latentWidth).map(
       (size) => size.height * size.width,
     );
-    const layout = plainLayout(positive.shape[1]!, rows);
+    const layout = plainLayout(positive.shape[1]!, positions);
     const unet = new UnetDenoiser(base, new Map());
-    const size = { pictures: 1, latentHeight, latentWidth };
-    await unet.load({ ...size, layout, guided: true, adapterFeatures: true, controlResiduals: false });
-    const keysValues = await unet.keysValues([[everywhere, positive]], 1);
+    const rows = new GuidedRows(1, { scale: 2 });
+    const size = { rows: rows.count, latentHeight, latentWidth };
+    await unet.load({ ...size, layout, adapterFeatures: true, controlResiduals: false });
+    const keysValues = await unet.keysValues([[everywhere, positive]], rows);
     const outputs = golden.names.flatMap((full) => {
       const found =
         full.startsWith(`${name}/`) && /^unet_out(?:_scale_(.+))?$/.exec(full.slice(name.length + 1));
@@ -70,9 +72,11 @@ describe.each(cases)('%s', (name) => {
         ] as const;
       });
       const timestep = golden.values('timestep')[0]!;
-      const predicted = await unet.predict(sample, timestep, {
+      const predicted = await unet.predict({
         ...keysValues,
         ...Object.fromEntries(features),
+        sample,
+        timestep: rows.filled(timestep),
       });
       expect(predicted).toBeAllClose(golden.values(`${name}/${output}`), { rtol: 2e-5, atol: 5e-5 });
     }

@@ -38,11 +38,11 @@ async function denoise(request: Partial<ResolvedRequest>, negative = 0, positive
     load: async (given: UnetSetup) => {
       setup = given;
     },
-    predict: async (sample: Tensor<Float32Array>) => {
+    predict: async ({ sample }: { sample: Tensor<Float32Array> }) => {
       const rows = sample.shape[0]!;
       asked.push({ isolated: setup!.layout.levels[0]!.parts !== null, rows });
       const one = sample.data.length / rows;
-      return sample.data.map((_, i) => (setup!.guided && i < one ? negative : positive));
+      return sample.data.map((_, i) => (rows === 2 && i < one ? negative : positive));
     },
   };
   const codec = {

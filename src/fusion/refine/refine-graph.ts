@@ -3,13 +3,13 @@ import { gradients } from '../../graph/autodiff.ts';
 import { GraphBuilder } from '../../graph/builder.ts';
 import type { Graph } from '../../graph/graph.ts';
 import { mul, sub } from '../../graph/ops/elementwise.ts';
-import { slice } from '../../graph/ops/movement.ts';
 import { reduceSum } from '../../graph/ops/reduction.ts';
 import { pruned } from '../../graph/prune.ts';
 import type { ModelPart } from '../../models/checkpoint.ts';
 import { loraDownInput, loraUpInput } from '../../models/network.ts';
 import type { UnetConfig } from '../../models/unet/config.ts';
 import { buildUnet, type UnetSize } from '../../models/unet/unet.ts';
+import type { GuidedRows } from '../../sampling/guided-rows.ts';
 import { float32 } from '../../tensor/tensor.ts';
 import { writeGradients } from '../../training/gradient-outputs.ts';
 import { blockOf } from '../../training/unet-graph.ts';
@@ -19,8 +19,6 @@ export interface RefineGraphOptions {
   readonly ranks: ReadonlyMap<string, number>;
   /** Those of them whose factors' gradients are wanted. */
   readonly trained: Iterable<string>;
-  /** g of z = g · e_c − (g − 1) · e_u. */
-  readonly guidanceScale: number;
   /** Compute the values inside resnets and transformers a second time instead of keeping them. */
   readonly recomputeBlocks: boolean;
 }
@@ -28,30 +26,24 @@ export interface RefineGraphOptions {
 /**
  * Write the graph: Σ_b w_b ‖z_b − target_b‖² of B guided predictions, and its gradients.
  *
- * Inputs: those of `buildUnet` for 2B rows, the empty prompt's first, then the prompts', on the same B latents;
- * `target` [B, C, h, w]; `row_weight` [B, 1, 1, 1].
+ * Inputs: those of `buildUnet` for the rows of B pictures; `target` [B, C, h, w]; `row_weight` [B, 1, 1, 1].
  * Outputs: `loss` [1]; `gradientOutput` of both factors of every trained layer.
- * @param size `batch` is B
+ * @param rows of B pictures
  * @throws {MissingWeightError | ShapeError | MismatchError} when weights or ranks do not fit the config
  */
 export function buildRefineStep(
   { weights, config }: ModelPart<UnetConfig>,
-  size: UnetSize,
-  { ranks, trained, guidanceScale, recomputeBlocks }: RefineGraphOptions,
+  rows: GuidedRows,
+  size: Omit<UnetSize, 'batch'>,
+  { ranks, trained, recomputeBlocks }: RefineGraphOptions,
 ): Graph {
-  const { batch } = size;
-  const network = buildUnet(weights, config, { ...size, batch: 2 * batch }, { loraRanks: ranks });
+  const batch = rows.pictures;
+  const network = buildUnet(weights, config, { ...size, batch: rows.count }, { loraRanks: ranks });
   const g = GraphBuilder.continuing(network.graph);
   const predicted = network.graph.outputs.get('noise_pred')!;
   const target = g.input('target', 'float32', [batch, ...predicted.shape.slice(1)]);
   const weight = g.input('row_weight', 'float32', [batch, 1, 1, 1]);
-  const times = (value: number) => g.constant(float32([1, 1, 1, 1], [value]));
-  const guided = sub(
-    g,
-    mul(g, slice(g, predicted, 0, batch, 2 * batch), times(guidanceScale)),
-    mul(g, slice(g, predicted, 0, 0, batch), times(guidanceScale - 1)),
-  );
-  const difference = sub(g, guided, target);
+  const difference = sub(g, rows.predictionValue(g, predicted), target);
   const squares = mul(g, mul(g, difference, difference), weight);
   const loss = reduceSum(g, reduceSum(g, squares, [1, 2, 3], false), [0]);
   g.output('loss', loss);

@@ -10,6 +10,7 @@ export interface RefineOptions {
   readonly batch: number;
   /** Share of the rows of all batches that generic captions get, in [0, 1). */
   readonly preserve: number;
+  /** 1 or less compares predictions by the prompt alone. */
   readonly guidanceScale: number;
   /** Steps of DPM-Solver++ 2M per drawing. */
   readonly denoisingSteps: number;

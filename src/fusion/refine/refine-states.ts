@@ -5,8 +5,10 @@ import { deltaFeeds, type LayerDeltas } from '../../models/lora.ts';
 import type { UnetConfig } from '../../models/unet/config.ts';
 import { buildUnet, type UnetSize } from '../../models/unet/unet.ts';
 import { GraphSession, type SessionOptions } from '../../runtime/onnxruntime/session.ts';
-import { runSampler, type Sampler } from '../../sampling/samplers/sampler.ts';
-import { float32, type Tensor } from '../../tensor/tensor.ts';
+import type { GuidedRows } from '../../sampling/guided-rows.ts';
+import { type Pass, runGuided } from '../../sampling/guided-run.ts';
+import type { Sampler } from '../../sampling/samplers/sampler.ts';
+import type { Tensor } from '../../tensor/tensor.ts';
 
 /** A prompt as two models read it: text features [1, L, T, D] of the concept's own text encoder and of the fused one. */
 export interface RefinePrompt {
@@ -32,7 +34,6 @@ export interface GuidedModel {
 
 export interface RolloutOptions {
   readonly sampler: Sampler;
-  readonly guidanceScale: number;
   readonly session: SessionOptions;
   readonly signal?: AbortSignal;
 }
@@ -42,39 +43,43 @@ export class Rollouts {
   readonly #session: GraphSession;
   readonly #config: UnetConfig;
   readonly #layers: ModelPart<UnetConfig>['layers'];
-  readonly #size: UnetSize;
+  readonly #rows: GuidedRows;
+  readonly #size: Omit<UnetSize, 'batch'>;
   readonly #ranks: ReadonlyMap<string, number>;
   readonly #options: RolloutOptions;
 
   private constructor(
     session: GraphSession,
     { config, layers }: ModelPart<UnetConfig>,
-    size: UnetSize,
+    rows: GuidedRows,
+    size: Omit<UnetSize, 'batch'>,
     ranks: ReadonlyMap<string, number>,
     options: RolloutOptions,
   ) {
     this.#session = session;
     this.#config = config;
     this.#layers = layers;
+    this.#rows = rows;
     this.#size = size;
     this.#ranks = ranks;
     this.#options = options;
   }
 
   /**
-   * @param size  `batch` is B, pictures drawn together
+   * @param rows  of B pictures that are drawn together
    * @param ranks of every layer that any of the models changes, the largest of each
    */
   static async create(
     unet: ModelPart<UnetConfig>,
-    size: UnetSize,
+    rows: GuidedRows,
+    size: Omit<UnetSize, 'batch'>,
     ranks: ReadonlyMap<string, number>,
     options: RolloutOptions,
   ): Promise<Rollouts> {
-    const doubled = { ...size, batch: 2 * size.batch };
+    const doubled = { ...size, batch: rows.count };
     const { graph } = buildUnet(unet.weights, unet.config, doubled, { loraRanks: ranks });
     const session = await GraphSession.create(graph, options.session);
-    return new Rollouts(session, unet, size, ranks, options);
+    return new Rollouts(session, unet, rows, size, ranks, options);
   }
 
   /**
@@ -96,30 +101,34 @@ export class Rollouts {
     onStep: () => void,
   ): Promise<RefineState[]> {
     const { sampler, signal } = this.#options;
-    const predictTarget = this.#predictor(
+    const { latentHeight, latentWidth } = this.#size;
+    const ask = this.#network(
       teacher,
       prompts.map(({ own }) => own),
     );
-    const predict =
+    const drive =
       driver === null
-        ? null
-        : this.#predictor(
+        ? ask
+        : this.#network(
             driver,
             prompts.map(({ fused }) => fused),
           );
+    const pixels = noise.length / prompts.length;
     const states: RefineState[] = [];
-    const start = noise.map((value) => value * sampler.initNoiseSigma);
-    await runSampler(sampler, start, {
+    await runGuided({
+      sampler,
+      rows: this.#rows,
+      shape: [this.#config.inChannels, latentHeight, latentWidth],
+      noise,
       signal,
-      onStep,
-      denoise: async (latents, timestep) => {
-        const targets = await predictTarget(latents, timestep);
-        const pixels = latents.length / prompts.length;
+      predict: drive,
+      onStep: async ({ pass, prediction, timestep }) => {
+        const targets = driver === null ? prediction : this.#rows.prediction(await ask(pass));
         prompts.forEach((prompt, i) => {
           const of = (values: Float32Array): Float32Array => values.slice(i * pixels, (i + 1) * pixels);
-          states.push({ latents: of(latents), timestep, prompt, target: of(targets) });
+          states.push({ latents: of(pass.feeds.sample.data), timestep, prompt, target: of(targets) });
         });
-        return predict === null ? targets : predict(latents, timestep);
+        onStep();
       },
     });
     return states;
@@ -130,37 +139,18 @@ export class Rollouts {
     return this.#session.dispose();
   }
 
-  /** z = e_u + g (e_c − e_u) [B · C · h · w] of a model at given latents. */
-  #predictor(
+  /** What a model predicts for all rows of a pass. */
+  #network(
     { unetDeltas, emptyContext }: GuidedModel,
     contexts: readonly Tensor<Float32Array>[],
-  ): (latents: Float32Array, timestep: number) => Promise<Float32Array> {
-    const { batch, latentHeight, latentWidth } = this.#size;
+  ): (pass: Pass) => Promise<Float32Array> {
     const fixed = {
       ...deltaFeeds(unetDeltas, this.#ranks, this.#layers),
-      encoder_hidden_states: stacked([...contexts.map(() => emptyContext), ...contexts]),
+      encoder_hidden_states: this.#rows.contexts(emptyContext, contexts),
     };
-    const { guidanceScale } = this.#options;
-    return async (latents, timestep) => {
-      const sample = float32([2 * batch, this.#config.inChannels, latentHeight, latentWidth]);
-      sample.data.set(latents);
-      sample.data.set(latents, latents.length);
-      const times = float32([2 * batch], Array(2 * batch).fill(timestep));
-      const out = await this.#session.run({ sample, timestep: times, ...fixed });
-      const predicted = out.noise_pred!.data as Float32Array;
-      return latents.map(
-        (_, i) => predicted[i]! + guidanceScale * (predicted[latents.length + i]! - predicted[i]!),
-      );
+    return async ({ feeds }) => {
+      const { noise_pred } = await this.#session.run({ ...feeds, ...fixed });
+      return noise_pred!.data as Float32Array;
     };
   }
-}
-
-/** Text features [1, L, T, D] as one batch [N, L, T, D]. */
-export function stacked(contexts: readonly Tensor<Float32Array>[]): Tensor<Float32Array> {
-  const [first] = contexts;
-  const batch = float32([contexts.length, ...first!.shape.slice(1)]);
-  contexts.forEach(({ data }, i) => {
-    batch.data.set(data, i * first!.data.length);
-  });
-  return batch;
 }

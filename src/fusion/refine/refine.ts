@@ -23,6 +23,7 @@ import { loraDownInput, loraUpInput } from '../../models/network.ts';
 import { adamwState, adamwStep } from '../../optim/adamw.ts';
 import { Pace } from '../../pace.ts';
 import { GraphSession } from '../../runtime/onnxruntime/session.ts';
+import { GuidedRows } from '../../sampling/guided-rows.ts';
 import { noiseSchedule } from '../../sampling/noise-schedule.ts';
 import { dpmSolver } from '../../sampling/samplers/dpm-solver.ts';
 import type { SchedulerConfig } from '../../sampling/scheduler-config.ts';
@@ -32,7 +33,7 @@ import { float32, type Tensor } from '../../tensor/tensor.ts';
 import { gradientOutput } from '../../training/gradient-outputs.ts';
 import { buildRefineStep } from './refine-graph.ts';
 import { checkRefineOptions, REFINE_DEFAULTS, type RefineOptions } from './refine-options.ts';
-import { type GuidedModel, type RefinePrompt, type RefineState, Rollouts, stacked } from './refine-states.ts';
+import { type GuidedModel, type RefinePrompt, type RefineState, Rollouts } from './refine-states.ts';
 
 /** A model to be imitated: a concept's own, or the base (no deltas) for generic captions. */
 export interface Teacher extends GuidedModel {
@@ -167,7 +168,8 @@ class RefineRun {
   readonly #ranks: ReadonlyMap<string, number>;
   readonly #feeds: Record<string, Tensor>;
   readonly #alphasCumprod: Float32Array;
-  readonly #size: { readonly batch: number; readonly latentHeight: number; readonly latentWidth: number };
+  readonly #rows: GuidedRows;
+  readonly #latentSize: { readonly latentHeight: number; readonly latentWidth: number };
   #rollouts: Rollouts | null = null;
   #training: GraphSession | null = null;
   #done = 0;
@@ -186,7 +188,8 @@ class RefineRun {
     this.#feeds = deltaFeeds(deltas, this.#ranks, base.unet.layers);
     this.#alphasCumprod = noiseSchedule(schedule).alphasCumprod;
     const { sampleSize } = base.unet.config;
-    this.#size = { batch: options.batch, latentHeight: sampleSize, latentWidth: sampleSize };
+    this.#rows = new GuidedRows(options.batch, { scale: options.guidanceScale });
+    this.#latentSize = { latentHeight: sampleSize, latentWidth: sampleSize };
   }
 
   async finish(): Promise<Refinement> {
@@ -241,22 +244,20 @@ class RefineRun {
   async #load(): Promise<void> {
     const { base, schedule, signal, start, threads } = this.#request;
     const running = { lean: true, threads };
-    const { denoisingSteps, guidanceScale, recomputeBlocks } = this.#options;
-    const size = { ...this.#size, tokens: base.textEncoder.config.maxPositions };
+    const { denoisingSteps, recomputeBlocks } = this.#options;
+    const size = { ...this.#latentSize, tokens: base.textEncoder.config.maxPositions };
     const drawn = commonRanks([
       this.#deltas(this.#ranks.keys()),
       ...this.#pools.map(({ teacher }) => teacher.unetDeltas),
     ]);
-    this.#rollouts = await Rollouts.create(base.unet, size, drawn, {
+    this.#rollouts = await Rollouts.create(base.unet, this.#rows, size, drawn, {
       sampler: dpmSolver(schedule, denoisingSteps),
-      guidanceScale,
       session: running,
       signal,
     });
-    const graph = buildRefineStep(base.unet, size, {
+    const graph = buildRefineStep(base.unet, this.#rows, size, {
       ranks: this.#ranks,
       trained: start.keys(),
-      guidanceScale,
       recomputeBlocks,
     });
     this.#training = await GraphSession.create(graph, running);
@@ -297,29 +298,30 @@ class RefineRun {
   }
 
   #step(states: readonly RefineState[]): Promise<Record<string, Tensor>> {
-    const { batch, latentHeight, latentWidth } = this.#size;
+    const { batch } = this.#options;
+    const { latentHeight, latentWidth } = this.#latentSize;
     const { emptyContext, base } = this.#request;
     const cells = this.#cells;
-    const picture = [base.unet.config.inChannels, latentHeight, latentWidth];
-    const sample = float32([2 * batch, ...picture]);
-    const timestep = float32([2 * batch]);
-    const target = float32([batch, ...picture]);
+    const shape = [batch, base.unet.config.inChannels, latentHeight, latentWidth];
+    const latents = float32(shape);
+    const target = float32(shape);
+    const timestep = float32([batch]);
     const weight = float32([batch, 1, 1, 1]);
     states.forEach((state, i) => {
-      for (const row of [i, batch + i]) {
-        sample.data.set(state.latents, row * cells);
-        timestep.data[row] = state.timestep;
-      }
+      latents.data.set(state.latents, i * cells);
+      timestep.data[i] = state.timestep;
       target.data.set(state.target, i * cells);
       weight.data[i] = this.#weight(state.timestep) / (batch * cells);
     });
-    const contexts = [...states.map(() => emptyContext), ...states.map(({ prompt }) => prompt.fused)];
     return this.#training!.run({
-      sample,
-      timestep,
+      sample: this.#rows.both(latents),
+      timestep: this.#rows.both(timestep),
       target,
       row_weight: weight,
-      encoder_hidden_states: stacked(contexts),
+      encoder_hidden_states: this.#rows.contexts(
+        emptyContext,
+        states.map(({ prompt }) => prompt.fused),
+      ),
       ...this.#feeds,
     });
   }
@@ -350,7 +352,9 @@ class RefineRun {
 
   /** Numbers of one picture's latents. */
   get #cells(): number {
-    return this.#request.base.unet.config.inChannels * this.#size.latentHeight * this.#size.latentWidth;
+    return (
+      this.#request.base.unet.config.inChannels * this.#latentSize.latentHeight * this.#latentSize.latentWidth
+    );
   }
 
   #advance(action: RefineProgress['action'], subject: string): void {

@@ -16,7 +16,9 @@ import { deltaFeeds, deltaRanks, type LayerDeltas } from '../../models/lora.ts';
 import type { Probes } from '../../models/network.ts';
 import { buildUnet } from '../../models/unet/unet.ts';
 import { GraphSession } from '../../runtime/onnxruntime/session.ts';
-import { runSampler, type Sampler } from '../../sampling/samplers/sampler.ts';
+import { GuidedRows } from '../../sampling/guided-rows.ts';
+import { type Pass, runGuided } from '../../sampling/guided-run.ts';
+import type { Sampler } from '../../sampling/samplers/sampler.ts';
 import { float32, type Tensor } from '../../tensor/tensor.ts';
 import {
   GramSums,
@@ -163,7 +165,7 @@ export interface SpatialSettings {
   readonly sampler: Sampler;
   /** Height and width of the latents. */
   readonly latentSize: { readonly height: number; readonly width: number };
-  /** 1 denoises by the prompt alone, as the reference does. */
+  /** 1 or less denoises by the prompt alone, as the reference does. */
   readonly guidanceScale: number;
   /**
    * Guided runs: the rows that count are x_empty + contrast · (x_prompt − x_empty), position by position; `null`: both
@@ -198,15 +200,14 @@ export async function collectSpatial(
   const { config, weights } = base.unet;
   const loraRanks = deltaRanks(deltas);
   const tokens = base.textEncoder.config.maxPositions;
-  const guided = guidanceScale !== 1;
-  const batch = guided ? 2 : 1;
-  const size = { batch, latentHeight: height, latentWidth: width, tokens };
-  const contrasted = guided && contrast !== null;
+  const rows = new GuidedRows(1, { scale: guidanceScale });
+  const size = { batch: rows.count, latentHeight: height, latentWidth: width, tokens };
+  const contrasted = rows.guided && contrast !== null;
   const network = buildUnet(weights, config, size, {
     loraRanks,
     probes: {
       grams: layers,
-      ...(contrasted ? { weighRows: (g, rows) => contrastRows(g, rows, contrast) } : {}),
+      ...(contrasted ? { weighRows: (g, values) => contrastRows(g, values, contrast) } : {}),
     },
   });
   const session = await GraphSession.create(network.graph, { planned: false });
@@ -214,41 +215,29 @@ export async function collectSpatial(
   const inputOf = inputsOf(network.probes);
   const sums = new GramSums(inputOf);
   if (resume !== null) sums.restore(resume.sums);
-  const predict = async (
-    latents: Float32Array,
-    timestep: number,
-    context: LayerContexts,
-  ): Promise<Float32Array> => {
-    const sample = float32([batch, config.inChannels, height, width]);
-    for (let b = 0; b < batch; b++) sample.data.set(latents, b * latents.length);
-    const outputs = await session.run({
-      sample,
-      timestep: float32([batch], Array(batch).fill(timestep)),
-      encoder_hidden_states: context,
-      ...feeds,
-    });
+  const predict = async (pass: Pass, context: LayerContexts): Promise<Float32Array> => {
+    const outputs = await session.run({ ...pass.feeds, encoder_hidden_states: context, ...feeds });
     for (const input of sums.inputs) {
       sums.add(input, gramOutput(outputs, input), network.probes.gramRows.get(input)!);
     }
-    const predicted = outputs.noise_pred!.data as Float32Array;
-    if (!guided) return predicted.slice();
-    const prompted = predicted.subarray(latents.length);
-    return latents.map((_, i) => predicted[i]! + guidanceScale * (prompted[i]! - predicted[i]!));
+    return outputs.noise_pred!.data as Float32Array;
   };
   try {
     for (let done = resume?.runsDone ?? 0; done < runs.length; done++) {
       const { context, emptyContext, noise, subject } = runs[done]!;
-      const both = guided ? stacked(emptyContext, context) : context;
-      const predictions = done === resume?.runsDone ? [...resume.predictions] : [];
-      const known = predictions.length;
-      const start = noise.map((value) => value * sampler.initNoiseSigma);
-      await runSampler(sampler, start, {
+      const texts = rows.contexts(emptyContext, [context]);
+      const known = done === resume?.runsDone ? resume.predictions : [];
+      const predictions: Float32Array[] = [];
+      await runGuided({
+        sampler,
+        rows,
+        shape: [config.inChannels, height, width],
+        noise,
+        known,
         signal,
-        denoise: async (latents, timestep, index) => {
-          if (index >= known) predictions.push(await predict(latents, timestep, both));
-          return predictions[index]!;
-        },
-        onStep: async ({ index }) => {
+        predict: (pass) => predict(pass, texts),
+        onStep: async ({ index, prediction }) => {
+          predictions.push(prediction.slice());
           const last = index + 1 === sampler.timesteps.length;
           await onStep?.(subject, () => ({
             runsDone: last ? done + 1 : done,
@@ -270,12 +259,4 @@ function contrastRows(g: GraphBuilder, rows: Value, contrast: number): Value {
   const weights = g.constant(float32([1, 2], [1 - contrast, contrast]));
   const mixed = matmul(g, weights, reshape(g, rows, [2, (count / 2) * n]));
   return reshape(g, mixed, [count / 2, n]);
-}
-
-/** Two contexts [1, L, T, D] as one batch [2, L, T, D]. */
-function stacked(first: LayerContexts, second: LayerContexts): LayerContexts {
-  const both = float32([2, ...first.shape.slice(1)]);
-  both.data.set(first.data);
-  both.data.set(second.data, first.data.length);
-  return both;
 }

@@ -8,6 +8,7 @@ import type { LayerDeltas } from '../../models/lora.ts';
 import { crossAttentionNames } from '../../models/unet/structure.ts';
 import { vaeFactor } from '../../models/vae/config.ts';
 import { checkpointSchedule } from '../../sampling/checkpoint-schedule.ts';
+import { isGuided } from '../../sampling/guidance.ts';
 import { dpmSolver } from '../../sampling/samplers/dpm-solver.ts';
 import { TorchGenerator } from '../../tensor/random.ts';
 import { float32, type Tensor } from '../../tensor/tensor.ts';
@@ -266,7 +267,7 @@ function noiseFor(
 
 /** Captions that guide denoising runs of the base. */
 export function priorCaptions(captions: readonly string[], { guidanceScale }: CollectOptions): string[] {
-  if (guidanceScale === 1) return denoisedCaptions(captions);
+  if (!isGuided(guidanceScale)) return denoisedCaptions(captions);
   const named = denoisedCaptions(captions, GUIDED_CAPTIONS + 1).filter((caption) => caption !== '');
   return named.length === 0 ? [''] : named;
 }

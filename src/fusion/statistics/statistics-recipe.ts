@@ -8,6 +8,7 @@ import { bindConcepts } from '../../concepts/prompt.ts';
 import type { InputFiles } from '../../formats/input-files.ts';
 import type { Checkpoint } from '../../models/checkpoint.ts';
 import { checkpointSchedule } from '../../sampling/checkpoint-schedule.ts';
+import { isGuided } from '../../sampling/guidance.ts';
 import type { CollectOptions } from '../options.ts';
 import type { Participant } from '../participant.ts';
 import { conceptPrompts } from '../prompts.ts';
@@ -189,13 +190,14 @@ export class RecipeMaker {
 
 function recipeOptions(options: CollectOptions): StatisticsRecipe['options'] {
   const { steps, seed, promptTemplates, runs, guidanceScale, contrast, size } = options;
+  const guided = isGuided(guidanceScale);
   return {
     steps,
     seed,
     promptTemplates: [...promptTemplates],
     runs,
-    guidanceScale,
-    contrast: guidanceScale === 1 ? 1 : contrast,
+    guidanceScale: guided ? guidanceScale : 1,
+    contrast: guided ? contrast : 1,
     size: size === null ? null : { width: size.width, height: size.height },
   };
 }

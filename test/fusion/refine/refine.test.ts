@@ -6,12 +6,7 @@ import { NumericalError, ShapeError, UsageError } from '../../../src/errors.ts';
 import { type RefineRequest, refine, type Teacher } from '../../../src/fusion/refine/refine.ts';
 import { buildRefineStep } from '../../../src/fusion/refine/refine-graph.ts';
 import type { RefineOptions } from '../../../src/fusion/refine/refine-options.ts';
-import {
-  type RefinePrompt,
-  type RefineState,
-  Rollouts,
-  stacked,
-} from '../../../src/fusion/refine/refine-states.ts';
+import { type RefinePrompt, type RefineState, Rollouts } from '../../../src/fusion/refine/refine-states.ts';
 import { frobeniusNorm, rankOf, scale, subtract } from '../../../src/linalg/low-rank.ts';
 import { type Checkpoint, openCheckpoint } from '../../../src/models/checkpoint.ts';
 import { commonRanks, deltaFeeds, deltaRanks, type LayerDeltas } from '../../../src/models/lora.ts';
@@ -20,6 +15,7 @@ import { crossAttentionNames } from '../../../src/models/unet/structure.ts';
 import { buildUnet } from '../../../src/models/unet/unet.ts';
 import { GraphSession } from '../../../src/runtime/onnxruntime/session.ts';
 import { checkpointSchedule } from '../../../src/sampling/checkpoint-schedule.ts';
+import { GuidedRows } from '../../../src/sampling/guided-rows.ts';
 import { noiseSchedule } from '../../../src/sampling/noise-schedule.ts';
 import { dpmSolver } from '../../../src/sampling/samplers/dpm-solver.ts';
 import type { SchedulerConfig } from '../../../src/sampling/scheduler-config.ts';
@@ -161,17 +157,16 @@ describe('refine', () => {
       // The states that the teacher visits, and the choice among them, from the same random numbers.
       const random = new TorchGenerator(3);
       const sampler = dpmSolver(trailing, 4);
+      const rows = new GuidedRows(1, { scale: guidanceScale });
       const size = {
-        batch: 1,
         latentHeight: 8,
         latentWidth: 8,
         tokens: base.textEncoder.config.maxPositions,
       };
       const fused: LayerDeltas = new Map([...given.fixed!, ...given.start]);
       const [concept] = given.concepts;
-      const rollouts = await Rollouts.create(base.unet, size, commonRanks([fused, own]), {
+      const rollouts = await Rollouts.create(base.unet, rows, size, commonRanks([fused, own]), {
         sampler,
-        guidanceScale,
         session: {},
       });
       const noise = random.randn(CELLS);
@@ -189,7 +184,7 @@ describe('refine', () => {
         const { noise_pred } = await session.run({
           sample: float32([2, 4, 8, 8], Float32Array.of(...latents, ...latents)),
           timestep: float32([2], [timestep, timestep]),
-          encoder_hidden_states: stacked([given.emptyContext, prompt.fused]),
+          encoder_hidden_states: rows.contexts(given.emptyContext, [prompt.fused]),
           ...deltaFeeds(fused, ranks, base.unet.layers),
         });
         const out = noise_pred!.data as Float32Array;
@@ -298,11 +293,12 @@ describe('refine', () => {
 describe('buildRefineStep', () => {
   it('measures the guided prediction, and its gradient is the slope', async () => {
     const { config, weights } = base.unet;
-    const size = { batch: 2, latentHeight: 8, latentWidth: 8, tokens: base.textEncoder.config.maxPositions };
+    const size = { latentHeight: 8, latentWidth: 8, tokens: base.textEncoder.config.maxPositions };
     const ranks = deltaRanks(own);
     const [layer] = [...own.keys()];
     const guidanceScale = 3;
-    const options = { ranks, trained: [layer!], guidanceScale };
+    const options = { ranks, trained: [layer!] };
+    const rows = new GuidedRows(2, { scale: guidanceScale });
     const random = new TorchGenerator(5);
     const cells = 4 * 8 * 8;
     const latents = random.randn(2 * cells);
@@ -312,7 +308,7 @@ describe('buildRefineStep', () => {
     const common: Record<string, Tensor> = {
       sample,
       timestep: float32([4], Float32Array.of(900, 300, 900, 300)),
-      encoder_hidden_states: stacked([context(0), context(0), context(1), context(2)]),
+      encoder_hidden_states: rows.contexts(context(0), [context(1), context(2)]),
       ...deltaFeeds(own, ranks, base.unet.layers),
     };
     const plain = await GraphSession.create(
@@ -327,10 +323,10 @@ describe('buildRefineStep', () => {
     }
     const feeds: Record<string, Tensor> = { ...common, target, row_weight: rowWeight };
     const step = await GraphSession.create(
-      buildRefineStep(base.unet, size, { ...options, recomputeBlocks: false }),
+      buildRefineStep(base.unet, rows, size, { ...options, recomputeBlocks: false }),
     );
     const again = await GraphSession.create(
-      buildRefineStep(base.unet, size, { ...options, recomputeBlocks: true }),
+      buildRefineStep(base.unet, rows, size, { ...options, recomputeBlocks: true }),
     );
     const out = await step.run(feeds);
     expect(Math.abs((out.loss!.data[0] as number) / expected - 1)).toBeLessThan(1e-4);

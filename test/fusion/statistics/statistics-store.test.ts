@@ -150,6 +150,7 @@ describe('statistics in files', () => {
     // Without guidance there is one picture, and nothing to weigh it against.
     const plain = { ...guided, guidanceScale: 1 };
     expect(await of({ ...plain, contrast: 7 })).toBe(await of(plain));
+    expect(await of({ ...guided, guidanceScale: 0.5 })).toBe(await of(plain));
 
     const schedule = JSON.parse(readFileSync(base.schedulerConfigFile!, 'utf8')) as Record<string, unknown>;
     const schedulerConfigFile = path.join(folder, 'scheduler_config.json');
