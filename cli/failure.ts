@@ -1,6 +1,6 @@
 /** What became of a command that did not end well: one line of text, and an exit code. */
 import { EdloraError, FormatError, InterruptedError, MismatchError, UsageError } from '../src/errors.ts';
-import { systemErrorInWords } from '../src/io/on-disk.ts';
+import { systemErrorInWords } from '../src/index.ts';
 import { visible } from '../src/visible.ts';
 import { type Io, paint } from './terminal/io.ts';
 

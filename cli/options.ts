@@ -1,8 +1,7 @@
 /** Option groups that commands share, and readers of their values. */
 
 import { UsageError } from '../src/errors.ts';
-import type { ChosenPerStage } from '../src/fusion/options.ts';
-import { STAGES, type Stage } from '../src/fusion/stage.ts';
+import { type ChosenPerStage, STAGES, type Stage } from '../src/index.ts';
 import { nearestName } from '../src/nearest-name.ts';
 
 /** Which model to work on. */

@@ -1,7 +1,7 @@
 /** The process around a command: its streams, its exit code, and what ends it early. */
 import { once } from 'node:events';
 import { constants } from 'node:os';
-import { removeUnfinishedFiles } from '../src/io/temporary-names.ts';
+import { removeUnfinishedFiles } from '../src/index.ts';
 import { visible } from '../src/visible.ts';
 import { exitCodeOf, sayFailure } from './failure.ts';
 import { run } from './run.ts';

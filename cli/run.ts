@@ -1,9 +1,9 @@
 /** Parses a command line, runs its command, turns errors into text and exit codes. */
 import yargs, { type Argv, type Options } from 'yargs';
 import { UsageError } from '../src/errors.ts';
+import { withWeightsInMemory } from '../src/index.ts';
 import { nearestName } from '../src/nearest-name.ts';
 import { toolVersion } from '../src/package-root.ts';
-import { withWeightsInMemory } from '../src/runtime/onnxruntime/weight-mapping.ts';
 import type { Command, CommandContext } from './command.ts';
 import { loadAllCommands, loadCommand } from './commands/index.ts';
 import { EXIT_CODES, type ExitCode, sayFailure } from './failure.ts';

@@ -1,5 +1,5 @@
 /**
- * The library. Everything the commands do, typed: open a model, load concepts, fuse, write.
+ * The library. Everything the commands do, typed, sorted by job; docs/library.md has an example of each.
  *
  * ```ts
  * import { defaultBase, fuse, loadConcept, openCheckpoint, writeFusion } from 'edlora';
@@ -10,92 +10,353 @@
  * ```
  */
 
-export type { Adapter, AdapterLayer } from './concepts/adapter.ts';
+// Base models: where they lie, what they are made of.
+
+export type { AdapterConfig } from './models/adapter/config.ts';
+export type { T2iAdapter } from './models/adapter/open.ts';
+export {
+  type Checkpoint,
+  type CheckpointOptions,
+  type ModelPart,
+  openCheckpoint,
+} from './models/checkpoint.ts';
+export type { BytePairVocabulary } from './models/clip/bpe.ts';
+export { type ClipModel, openClipModel } from './models/clip/clip-model.ts';
+export type { ClipTextConfig } from './models/clip/config.ts';
+export type { ClipTokenizer } from './models/clip/tokenizer.ts';
+export type { AddedToken, TokenizerFiles } from './models/clip/tokenizer-files.ts';
+export type { ClipLayerConfig } from './models/clip/transformer.ts';
+export type { ClipVisionConfig } from './models/clip/vision-config.ts';
+export type { ClipPreprocessor } from './models/clip/vision-preprocessor.ts';
+export type { ControlNetConfig } from './models/controlnet/config.ts';
+export type { ControlNet } from './models/controlnet/open.ts';
+export type { ComponentId, Layer, LayerId, LayerRole, LayerTable } from './models/families/layer-table.ts';
+export type { Component, ModulePath } from './models/keys/module-path.ts';
+export type { AdapterComponent, AdapterModule, Architecture } from './models/keys/sd-modules.ts';
+export type { LayerDeltas } from './models/lora.ts';
+export type { WeightSource } from './models/network.ts';
+export type { UnetBlockConfig, UnetConfig } from './models/unet/config.ts';
+export type { VaeConfig } from './models/vae/config.ts';
+export { defaultBase, packageRoot, toolVersion } from './package-root.ts';
+export { withWeightsInMemory } from './runtime/onnxruntime/weight-mapping.ts';
+
+// Concepts and LoRA files: read, bound to words, written.
+
+export type {
+  Adapter,
+  AdapterLayer,
+  AdapterLayerInfo,
+  AdapterScheme,
+  AdapterWord,
+  FullFactor,
+  LayerWeights,
+  PairFactor,
+} from './concepts/adapter.ts';
 export { loadAdapter } from './concepts/adapter-file.ts';
-export type { Concept, ConceptToken, LoraLayer } from './concepts/concept.ts';
-export { conceptName } from './concepts/concept.ts';
+export {
+  type Concept,
+  type ConceptFormat,
+  type ConceptToken,
+  conceptName,
+  type LoraLayer,
+} from './concepts/concept.ts';
 export { type LoadConceptOptions, loadConcept } from './concepts/concept-file.ts';
-export { type Inspection, type InspectionKind, inspect } from './concepts/inspect.ts';
+export type { ConceptDeltas } from './concepts/fit.ts';
+export { type Inspection, type InspectionKind, type InspectOptions, inspect } from './concepts/inspect.ts';
 export { checkFinite, layerDelta } from './concepts/layer-delta.ts';
 export {
   type LoraNaming,
+  loraNamings,
   type MergedLayer,
   type WriteLoraOptions,
   writeEmbeddings,
   writeLora,
 } from './concepts/lora-file.ts';
 export { type ConceptSpec, readManifest } from './concepts/manifest.ts';
-export { type BoundVocabulary, bindConcepts, renameTokens } from './concepts/prompt.ts';
-export * from './errors.ts';
-export { type AttentionMap, type AttentionMaps, attentionMaps } from './evaluation/attention-maps.ts';
-export { bootstrapMean, type Interval } from './evaluation/bootstrap.ts';
-export { ClipEncoder, type Embeddings } from './evaluation/clip-encoder.ts';
-export { type VocabularyDensity, vocabularyDensity } from './evaluation/density.ts';
-export { type EvaluateRequest, type Evaluation, evaluate, type Variant } from './evaluation/evaluate.ts';
-export { type EvaluationSources, openEvaluationModels } from './evaluation/evaluation-models.ts';
-export { type EvaluationReport, readEvaluationReport } from './evaluation/evaluation-report.ts';
-export { type EvaluationRunRequest, runEvaluation } from './evaluation/evaluation-run.ts';
-export { type NamedPicture, readPictureFolder } from './evaluation/picture-folder.ts';
-export { defaultPrompts, loadPrompts, PROMPT_SETS } from './evaluation/prompt-sets.ts';
-export { ReportFolder } from './evaluation/report-folder.ts';
-export { imageAlignment, similarities, textAlignment } from './evaluation/similarity.ts';
-export { type StyleMix, styleMix } from './evaluation/style-mix.ts';
-export type { DType } from './formats/dtype.ts';
-export { float32Tensor, type RawTensor, readBytes, readFloat32, readFloat64 } from './formats/raw-tensor.ts';
-export { writeSafetensors } from './formats/safetensors.ts';
-export { openTensorFile, type TensorFile } from './formats/tensor-file.ts';
+export {
+  type BoundToken,
+  type BoundVocabulary,
+  bindConcepts,
+  type ConceptConfig,
+  renameTokens,
+} from './concepts/prompt.ts';
+
+// Merging, converting, resizing, extracting, baking; what other tools would do; whether a file is what it says.
+
+export type { FactorDType, LoraLayer as AdapterLoraLayer } from './merging/adapter-layer.ts';
+export { type AdapterReport, type BlockReport, describeAdapter } from './merging/adapter-report.ts';
+export { type BlockWeights, parseBlockWeights } from './merging/block-weights.ts';
+export type { ConvertedLayer } from './merging/convert.ts';
+export { type BaseWeights, type LayerDelta, layerDelta as adapterLayerDelta } from './merging/delta.ts';
+export {
+  type ExtractedLayer,
+  type ExtractOptions,
+  type LayerChoice,
+  layerChoices,
+} from './merging/extract.ts';
+export { type ForeignMergeName, foreignMergeNames } from './merging/foreign-merges.ts';
+export { type FileHashes, fileHashes } from './merging/hashes.ts';
+export {
+  type BakeFilesOptions,
+  bakeFiles,
+  type ConvertFileOptions,
+  convertFile,
+  type ExtractModelOptions,
+  extractModel,
+  type JobResult,
+  type MergeFilesOptions,
+  mergeFiles,
+  type ResizeFileOptions,
+  resizeFile,
+  type StrengthOptions,
+  type TargetOptions,
+} from './merging/jobs.ts';
+export type { RankRule } from './merging/kept-rank.ts';
+export { type LintedLayer, type LintOptions, type LintReport, lintMerge } from './merging/lint.ts';
+export { type LintFilesOptions, lintFiles } from './merging/lint-files.ts';
+export {
+  type Merge,
+  type MergeInput,
+  type MergeOptions,
+  mergeAdapters,
+  type RenamedWord,
+} from './merging/merge.ts';
+export {
+  type MajoritySign,
+  MERGE_DEFAULTS,
+  type MergeMethodName,
+  type MergeSettings,
+  mergeMethodNames,
+  mergeMethods,
+} from './merging/method.ts';
+export type { OutputAdapter, Unheld } from './merging/output.ts';
+export type { JobKind } from './merging/provenance.ts';
+export type { VerifiedInput } from './merging/recorded-inputs.ts';
+export type { ResizedReport } from './merging/resize-adapter.ts';
+export { type LayerFormat, layerFormats, type Scheme, schemes } from './merging/schemes.ts';
+export { type VerifyOptions, type VerifyReport, verifyFile } from './merging/verify.ts';
+export { type WordFormat, wordFormats } from './merging/words.ts';
+
+// Fusing: features are collected, layers solved, results written.
+
 export { readCaptions } from './fusion/captions.ts';
+export {
+  type CollectedFile,
+  type CollectProgress,
+  type CollectRequest,
+  collectStatistics,
+} from './fusion/collect-statistics.ts';
 export { type FusedLayer, type Fusion, fuse } from './fusion/fuse.ts';
-export { DEFAULTS, type FusionOptions, PRESETS, type Preset } from './fusion/options.ts';
+export {
+  type ChosenPerStage,
+  type CollectOptions,
+  checkFusionOptions,
+  DEFAULTS,
+  type FusionOptions,
+  PRESETS,
+  type Preset,
+  type SolveOptions,
+} from './fusion/options.ts';
 export {
   checkFusionTarget,
+  type FusionTarget,
   type WriteFusionOptions,
   type WrittenFile,
   writeFusion,
 } from './fusion/output.ts';
-export type { ParticipantInput } from './fusion/participant.ts';
+export type { Participant, ParticipantInput } from './fusion/participant.ts';
 export { type FuseRequest, type FusionPlan, planFusion } from './fusion/plan.ts';
-export type { Recipe } from './fusion/recipe.ts';
+export { baseFiles, conceptFiles, type Recipe, type RecipeFile } from './fusion/recipe.ts';
 export { readFusionRecipe, recipeParticipants, repeatedRequest } from './fusion/repeat.ts';
 export type {
   ConceptReport,
   FusionProgress,
   FusionReport,
+  KeptPerStage,
   LayerReport,
   ParameterChoice,
   StageReport,
+  Truncation,
 } from './fusion/report/report.ts';
-export type { Stage } from './fusion/stage.ts';
-export { openStatistics, type StatisticsRecipe } from './fusion/statistics/statistics-file.ts';
-export { cacheFolder, type LayerScope, StatisticsStore } from './fusion/statistics/statistics-store.ts';
-export { type AdapterReport, describeAdapter } from './merging/adapter-report.ts';
-export { type BlockWeights, parseBlockWeights } from './merging/block-weights.ts';
-export { layerDelta as adapterLayerDelta } from './merging/delta.ts';
-export { type FileHashes, fileHashes } from './merging/hashes.ts';
+export { LARGE_CHANGE, LITTLE_KEPT } from './fusion/report/verdict.ts';
 export {
-  bakeFiles,
-  convertFile,
-  extractModel,
-  mergeFiles,
-  resizeFile,
-} from './merging/jobs.ts';
-export { type LintReport, lintMerge } from './merging/lint.ts';
-export { type MergeInput, type MergeOptions, mergeAdapters } from './merging/merge.ts';
-export { type MergeMethodName, mergeMethodNames } from './merging/method.ts';
-export { type LayerFormat, layerFormats } from './merging/schemes.ts';
-export { type VerifyReport, verifyFile } from './merging/verify.ts';
-export { type Checkpoint, type CheckpointOptions, openCheckpoint } from './models/checkpoint.ts';
-export { type ClipModel, openClipModel } from './models/clip/clip-model.ts';
-export { defaultBase, packageRoot } from './package-root.ts';
-export { withWeightsInMemory } from './runtime/onnxruntime/weight-mapping.ts';
-export { type DrawnScene, type DrawSceneOptions, drawScene, planScene } from './sampling/draw-scene.ts';
+  FUSION_METHODS,
+  type FusionMethod,
+  type FusionMethodName,
+  type LayerSolution,
+  type MethodContext,
+  type MethodOptions,
+  type MethodParameter,
+  type PreparedInput,
+} from './fusion/solvers/method.ts';
+export type { InputProblem, LayerProblem, Preservation } from './fusion/solvers/problem.ts';
+export { STAGES, type Stage, stageOf } from './fusion/stage.ts';
+export type { StageLayers } from './fusion/statistics/collector.ts';
+export type { StageStatistics, Statistics } from './fusion/statistics/statistics.ts';
+export {
+  openStatistics,
+  type StatisticsRecipe,
+  type StoredStatistics,
+} from './fusion/statistics/statistics-file.ts';
+export type { LayerScopes } from './fusion/statistics/statistics-recipe.ts';
+export { cacheFolder, type LayerScope } from './fusion/statistics/statistics-store.ts';
+
+// Training a concept from pictures.
+
+export { TRAINING_METHODS } from './training/methods/index.ts';
+export type { MethodDefaults, ResolvedSettings, TrainingMethod } from './training/methods/method.ts';
+export type { TrainingFile } from './training/mix-of-show-options.ts';
+export {
+  TRAINING_METHOD_NAMES,
+  type TrainingInput,
+  type TrainingMethodName,
+  type TrainingSettings,
+  trainingJsonSchema,
+  trainingSchema,
+} from './training/options.ts';
+export {
+  checkTrainedTarget,
+  samplePicture,
+  stateFileOf,
+  type TrainedFiles,
+  writeTrained,
+} from './training/output.ts';
+export type { StepLog } from './training/run-state.ts';
+export {
+  type TrainedConcept,
+  type TrainingProgress,
+  type TrainingRequest,
+  train,
+  trainingSettings,
+} from './training/train.ts';
+export type { ParameterGroup } from './training/trainables.ts';
+export { readTrainingFile } from './training/training-file.ts';
+
+// Drawing pictures: from requests by a pipeline, or from scenes with models, regions and guides.
+
+export {
+  type DrawnPicture,
+  type DrawnScene,
+  type DrawProgress,
+  type DrawSceneOptions,
+  drawScene,
+  type PlannedScene,
+  planScene,
+} from './sampling/draw-scene.ts';
+export type { AdapterGuide, ControlGuide, RegionStrength } from './sampling/guides.ts';
+export type { SceneModel } from './sampling/model-source.ts';
+export { readPictureScene } from './sampling/picture-recipe.ts';
 export type { Box, Region, RegionShape, SoftMask } from './sampling/region.ts';
-export type { SampleRequest } from './sampling/request.ts';
+export { REQUEST_DEFAULTS, type ResolvedRequest, type SampleRequest } from './sampling/request.ts';
 export {
   Pipeline,
   type PipelineParts,
   type SampledPicture,
   type SampleHooks,
+  type StepProgress,
 } from './sampling/sample.ts';
-export { type NormalScene, normalScene, type Scene } from './sampling/scene.ts';
-export { readSceneFile } from './sampling/scene-file.ts';
+export { SAMPLER_NAMES, type SamplerName } from './sampling/samplers/create.ts';
+export {
+  DEFAULT_DENOISE,
+  type NormalScene,
+  normalScene,
+  type Scene,
+  type SceneRegion,
+  type WeightFile,
+} from './sampling/scene.ts';
+export { checkScene, readSceneFile } from './sampling/scene-file.ts';
+export type { PreparedScene } from './sampling/scene-request.ts';
+export type { PredictionType, ScheduleOverrides, TimestepSpacing } from './sampling/scheduler-config.ts';
+
+// Judging: pictures by CLIP, attention, words among words.
+
+export {
+  type AttentionMap,
+  type AttentionMaps,
+  type AttentionMapsRequest,
+  attentionMaps,
+} from './evaluation/attention-maps.ts';
+export { type BootstrapOptions, bootstrapMean, type Interval } from './evaluation/bootstrap.ts';
+export { ClipEncoder, type ClipEncoderOptions, type Embeddings } from './evaluation/clip-encoder.ts';
+export { type Comparison, compareEvaluations } from './evaluation/compare.ts';
+export type { ComparedVariant } from './evaluation/compare-page.ts';
+export { type DensityOptions, type VocabularyDensity, vocabularyDensity } from './evaluation/density.ts';
+export {
+  type Alignments,
+  type DrawnSample,
+  type EvaluateRequest,
+  type Evaluation,
+  type EvaluationProgress,
+  type EvaluationSampling,
+  evaluate,
+  type ScoredSample,
+  type Variant,
+  type VariantScores,
+} from './evaluation/evaluate.ts';
+export {
+  type EvaluationModels,
+  type EvaluationSources,
+  loadWords,
+  openEvaluationModels,
+} from './evaluation/evaluation-models.ts';
+export { type EvaluationReport, readEvaluationReport } from './evaluation/evaluation-report.ts';
+export {
+  type DescribedVariant,
+  type EvaluationRunRequest,
+  runEvaluation,
+} from './evaluation/evaluation-run.ts';
+export { type NamedPicture, readPictureFolder } from './evaluation/picture-folder.ts';
+export { defaultPrompts, loadPrompts, PROMPT_SETS } from './evaluation/prompt-sets.ts';
+export { ReportFolder } from './evaluation/report-folder.ts';
+export { imageAlignment, similarities, textAlignment } from './evaluation/similarity.ts';
+export {
+  type MixedPrompt,
+  type StyleMix,
+  type StyleMixPoint,
+  type StyleMixRequest,
+  styleMix,
+} from './evaluation/style-mix.ts';
+
+// Files and numbers underneath: tensors, pictures, matrices, and what happens when the system refuses.
+
+export type { DType } from './formats/dtype.ts';
+export type { InputFiles } from './formats/input-files.ts';
+export { type Picture, type ReadPictureOptions, readPicture } from './formats/picture.ts';
+export { encodePng, readPngTexts, writePicture } from './formats/png.ts';
+export {
+  type ByteRange,
+  float32Tensor,
+  type RawTensor,
+  readBytes,
+  readFloat32,
+  readFloat64,
+  type TensorStorage,
+} from './formats/raw-tensor.ts';
+export { type SafetensorsMetadata, writeSafetensors } from './formats/safetensors.ts';
+export { openTensorFile, type TensorFile, type TensorFileFormat } from './formats/tensor-file.ts';
+export type {
+  TorchDict,
+  TorchDtype,
+  TorchList,
+  TorchReference,
+  TorchSet,
+  TorchSize,
+  TorchTagged,
+  TorchTensor,
+  TorchTuple,
+  TorchValue,
+} from './formats/torch-value.ts';
+export type { FileIdentity } from './io/file-identity.ts';
+export { systemErrorInWords } from './io/on-disk.ts';
+export type { TargetRules } from './io/targets.ts';
+export { removeUnfinishedFiles } from './io/temporary-names.ts';
+export type { MatmulEngine } from './linalg/cholesky-async.ts';
+export type { FeatureRows, Gram, GramTerm, PackedSymmetric } from './linalg/gram.ts';
+export { type LowRank, rankOf } from './linalg/low-rank.ts';
+export type { Matrix } from './linalg/matrix.ts';
+export type { Pace, Steps } from './pace.ts';
+export type { Tensor, TensorData, TensorDType } from './tensor/tensor.ts';
+
+// Errors, all of one family.
+
+export * from './errors.ts';

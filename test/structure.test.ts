@@ -62,6 +62,19 @@ describe('the house', () => {
     expect(wrong).toEqual([]);
   });
 
+  it('shows cli the public index alone, beside what everybody may import', () => {
+    const beyond = sources('cli')
+      .flatMap((file) =>
+        importsOf({ file, text: readFileSync(path.join(root, file), 'utf8') }).map((target) => ({
+          file,
+          target,
+        })),
+      )
+      .filter(({ target }) => target.startsWith('src/') && target !== 'src/index.ts')
+      .filter(({ target }) => roomOf(target) !== '' || !COMMON.has(path.posix.basename(target)));
+    expect(beyond).toEqual([]);
+  });
+
   it('knows onnxruntime in one room', () => {
     const knowing = files.filter(({ text }) =>
       /from 'onnxruntime-node'|import\('onnxruntime-node'\)/.test(text),

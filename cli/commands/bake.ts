@@ -1,7 +1,7 @@
 /** `edlora bake`: a checkpoint with LoRAs inside. */
 import type { Options } from 'yargs';
 import { UsageError } from '../../src/errors.ts';
-import { bakeFiles } from '../../src/merging/jobs.ts';
+import { bakeFiles } from '../../src/index.ts';
 import type { Command, CommandContext } from '../command.ts';
 import {
   type Args,

@@ -1,19 +1,15 @@
 /** `edlora collect`: a concept's statistics into a file, ready for any fusion. */
-import { statSync } from 'node:fs';
-import path from 'node:path';
 import type { Options } from 'yargs';
-import { checkCollectOptions } from '../../src/fusion/options.ts';
-import { type Participant, prepareParticipant } from '../../src/fusion/participant.ts';
-import { baseFiles, conceptFiles } from '../../src/fusion/recipe.ts';
-import { type Stage, stageOf } from '../../src/fusion/stage.ts';
+import { UsageError } from '../../src/errors.ts';
 import {
+  collectStatistics,
+  DEFAULTS,
+  defaultBase,
   type LayerScope,
-  StatisticsStore,
-  scopeOf,
-  statisticsBeside,
-} from '../../src/fusion/statistics/statistics-store.ts';
-import { DEFAULTS, defaultBase, loadConcept, openCheckpoint, UsageError } from '../../src/index.ts';
-import { checkFileTarget } from '../../src/io/targets.ts';
+  loadConcept,
+  openCheckpoint,
+  type ParticipantInput,
+} from '../../src/index.ts';
 import { visible } from '../../src/visible.ts';
 import type { Command, CommandContext } from '../command.ts';
 import { collectOptions, readCollectOptions } from '../fusion/options.ts';
@@ -91,73 +87,35 @@ async function runCollect(args: Args, { io, signal }: CommandContext): Promise<v
   if (out !== undefined && !out.endsWith('.safetensors')) {
     throw new UsageError(`--out: expected a name that ends with .safetensors, got ${out}`);
   }
-  const collect = readCollectOptions(args, DEFAULTS);
-  checkCollectOptions(collect);
   const strength = text(args, 'strength') === undefined ? 1 : number('--strength', text(args, 'strength')!);
-  const configFolder = text(args, 'base-config');
-  const base = await openCheckpoint(
-    text(args, 'base') ?? defaultBase(),
-    configFolder === undefined ? {} : { configFolder },
-  );
-  const jobs = [];
+  const name = text(args, 'name') ?? null;
+  const options = readCollectOptions(args, DEFAULTS);
+  const base = await openCheckpoint(text(args, 'base') ?? defaultBase(), {
+    configFolder: text(args, 'base-config'),
+  });
+  const concepts: ParticipantInput[] = [];
   for (const file of files) {
     const concept = await loadConcept(file);
-    const target = out ?? statisticsBeside(concept);
-    checkFileTarget(target, {
-      inputs: [concept.path, ...conceptFiles(concept), base.path, ...baseFiles(base)],
-      force: args.force === true,
-    });
-    const name = text(args, 'name') ?? null;
-    jobs.push({
-      target,
-      participant: await prepareParticipant(base, {
-        concept,
-        unetStrength: strength,
-        textEncoderStrength: strength,
-        name,
-      }),
-    });
+    concepts.push({ concept, unetStrength: strength, textEncoderStrength: strength, name });
   }
-  const units = collect.steps * collect.runs + 2;
   const line = args.quiet === true ? null : new ProgressLine(io, { unequalGroups: true });
-  const written: { concept: string; file: string; sizeBytes: number; elapsedMs: number }[] = [];
-  for (const [i, { target, participant }] of jobs.entries()) {
-    let done = i * units;
-    const start = performance.now();
-    const store = new StatisticsStore(base, null, {
-      signal,
-      onNote: (text) => sayNote(io, text),
-      onAdvance: (stage, subject) => {
-        done++;
-        const activity = `${stage}: collecting ${subject}`;
-        line?.update({ activity, done, total: jobs.length * units }, stage);
-      },
-    });
-    const scopes = {
-      text: scope(participant, 'text', args.layers),
-      cross: scope(participant, 'cross', args.layers),
-      spatial: scope(participant, 'spatial', args.layers),
-    };
-    try {
-      await store.collectInto(target, participant, scopes, collect);
-    } finally {
-      line?.finish();
-    }
-    const elapsedMs = performance.now() - start;
-    const file = path.resolve(target);
-    written.push({ concept: participant.name, file, sizeBytes: statSync(file).size, elapsedMs });
-  }
+  const written = await collectStatistics({
+    base,
+    concepts,
+    out,
+    options,
+    layers: args.layers as LayerScope | undefined,
+    force: args.force === true,
+    signal,
+    onNote: (text) => sayNote(io, text),
+    onProgress: ({ stage, subject, done, total }) => {
+      line?.update({ activity: `${stage}: collecting ${subject}`, done, total }, stage);
+    },
+  }).finally(() => line?.finish());
   if (args.json === true) io.out(`${JSON.stringify(written, null, 2)}\n`);
   else {
     for (const { concept, file, sizeBytes, elapsedMs } of written) {
       io.out(`${visible(concept)}: ${nearPath(file)}, ${bytes(sizeBytes)}, in ${duration(elapsedMs)}\n`);
     }
   }
-}
-
-/** All attentions at least: the other concepts of a fusion train those. */
-function scope({ concept }: Participant, stage: Stage, wanted: unknown): LayerScope {
-  const trained = [...concept.layers.values()].filter((layer) => stageOf(layer) === stage);
-  const own = scopeOf(trained.map(({ layerName }) => layerName));
-  return wanted === 'linear' || own === 'linear' ? 'linear' : 'attention';
 }

@@ -1,8 +1,6 @@
 /** `edlora convert`: one LoRA or embedding file in another scheme. */
 import type { Options } from 'yargs';
-import { convertFile } from '../../src/merging/jobs.ts';
-import { layerFormats, schemes } from '../../src/merging/schemes.ts';
-import { wordFormats } from '../../src/merging/words.ts';
+import { convertFile, layerFormats, schemes, wordFormats } from '../../src/index.ts';
 import type { Command, CommandContext } from '../command.ts';
 import {
   type Args,

@@ -2,22 +2,25 @@
 import { existsSync } from 'node:fs';
 import path from 'node:path';
 import type { Options } from 'yargs';
-import type { Concept } from '../../src/concepts/concept.ts';
 import { UsageError } from '../../src/errors.ts';
-import type { Interval } from '../../src/evaluation/bootstrap.ts';
 import {
+  type Concept,
+  compareEvaluations,
+  defaultPrompts,
   type EvaluationModels,
+  type EvaluationReport,
+  type Interval,
+  loadPrompts,
   loadWords,
+  type MixedPrompt,
+  openClipModel,
   openEvaluationModels,
-} from '../../src/evaluation/evaluation-models.ts';
-import { type EvaluationReport, readEvaluationReport } from '../../src/evaluation/evaluation-report.ts';
-import { runEvaluation } from '../../src/evaluation/evaluation-run.ts';
-import { readPictureFolder } from '../../src/evaluation/picture-folder.ts';
-import { defaultPrompts, loadPrompts, PROMPT_SETS } from '../../src/evaluation/prompt-sets.ts';
-import { ReportFolder } from '../../src/evaluation/report-folder.ts';
-import type { MixedPrompt } from '../../src/evaluation/style-mix.ts';
-import { openClipModel } from '../../src/models/clip/clip-model.ts';
-import { REQUEST_DEFAULTS } from '../../src/sampling/request.ts';
+  PROMPT_SETS,
+  REQUEST_DEFAULTS,
+  ReportFolder,
+  readPictureFolder,
+  runEvaluation,
+} from '../../src/index.ts';
 import { visible } from '../../src/visible.ts';
 import type { Command, CommandContext } from '../command.ts';
 import { baseOptions, number, numbers, outputOptions, text, texts } from '../options.ts';
@@ -268,14 +271,8 @@ function resultText(report: EvaluationReport, page: string, io: Io): string {
 /** `--compare`: reports side by side, as a table and a page. */
 async function runCompare(args: Args, { io }: CommandContext): Promise<void> {
   const folder = new ReportFolder(text(args, 'out')!, { force: args.force === true });
-  const runs = [];
-  for (const file of texts(args, 'compare')) {
-    const report = await readEvaluationReport(file);
-    runs.push({ label: nearPath(file), report, folder: path.dirname(path.resolve(file)) });
-  }
-  const { comparedVariants, comparePage } = await import('../../src/evaluation/compare-page.ts');
-  const page = await folder.write('compare.html', await comparePage(runs));
-  const rows = comparedVariants(runs).map(({ run, variant }) => ({ run, ...variant }));
+  const { page, models } = await compareEvaluations(texts(args, 'compare'), folder, nearPath);
+  const rows = models.map(({ run, variant }) => ({ run, ...variant }));
   if (args.json === true) {
     io.out(json({ page, models: rows.map(({ samples: _, ...row }) => row) }));
     return;

@@ -1,7 +1,6 @@
 /** `edlora extract`: the difference of two checkpoints as a LoRA. */
 import type { Options } from 'yargs';
-import { layerChoices } from '../../src/merging/extract.ts';
-import { extractModel } from '../../src/merging/jobs.ts';
+import { extractModel, layerChoices } from '../../src/index.ts';
 import type { Command, CommandContext } from '../command.ts';
 import {
   type Args,

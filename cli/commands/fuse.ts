@@ -2,16 +2,15 @@
 import { statSync } from 'node:fs';
 import path from 'node:path';
 import type { Options } from 'yargs';
-import { checkFusionOptions } from '../../src/fusion/options.ts';
-import { baseFiles, conceptFiles } from '../../src/fusion/recipe.ts';
-import { readFusionRecipe, recipeParticipants } from '../../src/fusion/repeat.ts';
-import { FUSION_METHODS } from '../../src/fusion/solvers/method.ts';
-import { STAGES } from '../../src/fusion/stage.ts';
 import {
+  baseFiles,
   type Checkpoint,
+  checkFusionOptions,
   checkFusionTarget,
+  conceptFiles,
   DEFAULTS,
   defaultBase,
+  FUSION_METHODS,
   type Fusion,
   type FusionOptions,
   fuse,
@@ -22,6 +21,9 @@ import {
   type Preset,
   planFusion,
   readCaptions,
+  readFusionRecipe,
+  recipeParticipants,
+  STAGES,
   UsageError,
   writeFusion,
 } from '../../src/index.ts';

@@ -1,9 +1,6 @@
 /** `edlora lint`: what other tools would have made of a merge. */
 import type { Options } from 'yargs';
-import { foreignMergeNames } from '../../src/merging/foreign-merges.ts';
-import { loadMergeInputs } from '../../src/merging/jobs.ts';
-import { type LintReport, lintMerge } from '../../src/merging/lint.ts';
-import { baseWeightsOf, openModelFiles } from '../../src/merging/model-files.ts';
+import { foreignMergeNames, type LintReport, lintFiles } from '../../src/index.ts';
 import { visible } from '../../src/visible.ts';
 import type { Command, CommandContext } from '../command.ts';
 import {
@@ -43,16 +40,14 @@ export const lintCommand: Command = {
 };
 
 async function runLint(args: Args, { io, signal }: CommandContext): Promise<void> {
-  const inputs = await loadMergeInputs(strengthsOf(args, texts(args, 'files')));
-  const location = text(args, 'base');
-  const base = location === undefined ? undefined : baseWeightsOf(await openModelFiles(location));
   const tool = text(args, 'as');
-  const tools = tool === undefined ? foreignMergeNames : [choice('as', tool, foreignMergeNames)];
-  const rank = figure(args, 'rank') ?? null;
-  const reports: LintReport[] = [];
-  for (const name of tools) {
-    reports.push(await lintMerge(inputs, name, { rank, signal, base }));
-  }
+  const reports = await lintFiles({
+    inputs: strengthsOf(args, texts(args, 'files')),
+    tools: tool === undefined ? foreignMergeNames : [choice('as', tool, foreignMergeNames)],
+    rank: figure(args, 'rank') ?? null,
+    base: text(args, 'base'),
+    signal,
+  });
   if (args.json === true) return printJson(io, tool === undefined ? reports : reports[0]);
   io.out(
     table(

@@ -1,8 +1,7 @@
 /** `edlora merge`: several LoRA files as one, with correct arithmetic. */
 import type { Options } from 'yargs';
 import { UsageError } from '../../src/errors.ts';
-import { mergeFiles } from '../../src/merging/jobs.ts';
-import { MERGE_DEFAULTS, mergeMethodNames, mergeMethods } from '../../src/merging/method.ts';
+import { MERGE_DEFAULTS, mergeFiles, mergeMethodNames, mergeMethods } from '../../src/index.ts';
 import type { Command, CommandContext } from '../command.ts';
 import {
   type Args,

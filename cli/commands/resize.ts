@@ -1,8 +1,7 @@
 /** `edlora resize`: fewer factors per layer. */
 import type { Options } from 'yargs';
 import { UsageError } from '../../src/errors.ts';
-import { resizeFile } from '../../src/merging/jobs.ts';
-import type { RankRule } from '../../src/merging/kept-rank.ts';
+import { type RankRule, resizeFile } from '../../src/index.ts';
 import type { Command, CommandContext } from '../command.ts';
 import {
   type Args,

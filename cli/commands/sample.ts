@@ -2,12 +2,20 @@
 import path from 'node:path';
 import type { Options } from 'yargs';
 import { UsageError } from '../../src/errors.ts';
-import { type DrawnScene, drawScene, type PlannedScene, planScene } from '../../src/sampling/draw-scene.ts';
-import { readPictureScene } from '../../src/sampling/picture-recipe.ts';
-import { REQUEST_DEFAULTS } from '../../src/sampling/request.ts';
-import { SAMPLER_NAMES } from '../../src/sampling/samplers/create.ts';
-import { DEFAULT_DENOISE, type NormalScene, normalScene } from '../../src/sampling/scene.ts';
-import { checkScene, readSceneFile } from '../../src/sampling/scene-file.ts';
+import {
+  checkScene,
+  DEFAULT_DENOISE,
+  type DrawnScene,
+  drawScene,
+  type NormalScene,
+  normalScene,
+  type PlannedScene,
+  planScene,
+  REQUEST_DEFAULTS,
+  readPictureScene,
+  readSceneFile,
+  SAMPLER_NAMES,
+} from '../../src/index.ts';
 import { defined } from '../../src/settings.ts';
 import { visible } from '../../src/visible.ts';
 import type { Command, CommandContext } from '../command.ts';

@@ -1,27 +1,25 @@
 /** `edlora train`: a concept from pictures. */
-import path from 'node:path';
 import type { Options } from 'yargs';
 import { UsageError } from '../../src/errors.ts';
-import { encodePng } from '../../src/formats/png.ts';
-import { makeFolder, writeFileAtomically } from '../../src/io/replace-file.ts';
-import { openCheckpoint } from '../../src/models/checkpoint.ts';
-import { defaultBase } from '../../src/package-root.ts';
-import { METHODS } from '../../src/training/methods/index.ts';
-import { METHOD_NAMES, type TrainingInput, trainingJsonSchema } from '../../src/training/options.ts';
 import {
   checkTrainedTarget,
+  defaultBase,
+  openCheckpoint,
+  readTrainingFile,
   samplePicture,
   stateFileOf,
-  type TrainedFiles,
-  writeTrained,
-} from '../../src/training/output.ts';
-import {
+  TRAINING_METHOD_NAMES,
+  TRAINING_METHODS,
   type TrainedConcept,
+  type TrainedFiles,
+  type TrainingInput,
   type TrainingProgress,
   train,
+  trainingJsonSchema,
   trainingSettings,
-} from '../../src/training/train.ts';
-import { readTrainingFile } from '../../src/training/training-file.ts';
+  writePicture,
+  writeTrained,
+} from '../../src/index.ts';
 import { visible } from '../../src/visible.ts';
 import type { Command, CommandContext } from '../command.ts';
 import { baseOptions, outputOptions, text } from '../options.ts';
@@ -83,9 +81,10 @@ export const trainCommand: Command = {
     ],
     ['edlora train --config train.yaml --resume', 'Settings from a file; go on where it stopped'],
   ],
-  epilogue: ['Methods:', ...METHOD_NAMES.map((name) => `  ${name.padEnd(18)} ${METHODS[name].source}`)].join(
-    '\n',
-  ),
+  epilogue: [
+    'Methods:',
+    ...TRAINING_METHOD_NAMES.map((name) => `  ${name.padEnd(18)} ${TRAINING_METHODS[name].source}`),
+  ].join('\n'),
   run: runTrain,
 };
 
@@ -120,7 +119,6 @@ async function runTrain(args: Args, { io, signal }: CommandContext): Promise<voi
     sayNote(io, note);
   }
   const base = await openCheckpoint(basePath, baseConfig === undefined ? {} : { configFolder: baseConfig });
-  await makeFolder(path.dirname(path.resolve(out)));
   // Phases differ in speed, and a resumed run begins in the middle.
   const line = new ProgressLine(io, { unequalGroups: true });
   const show = progressOn(line);
@@ -135,7 +133,7 @@ async function runTrain(args: Args, { io, signal }: CommandContext): Promise<voi
       if (!quiet) show(progress);
     },
     onSample: async (picture, step) => {
-      await writeFileAtomically(samplePicture(out, step), [await encodePng(picture)]);
+      await writePicture(samplePicture(out, step), picture);
     },
   }).finally(() => line.finish());
   const files = await writeTrained(out, trained);

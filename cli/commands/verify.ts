@@ -1,8 +1,7 @@
 /** `edlora verify`: whether a file is what its header says. */
 import type { Options } from 'yargs';
 import { EdloraError } from '../../src/errors.ts';
-import { cacheFolder } from '../../src/fusion/statistics/statistics-store.ts';
-import { type VerifyReport, verifyFile } from '../../src/merging/verify.ts';
+import { cacheFolder, type VerifyReport, verifyFile } from '../../src/index.ts';
 import { visible } from '../../src/visible.ts';
 import type { Command, CommandContext } from '../command.ts';
 import { type Args, option } from '../merging/options.ts';

@@ -1,8 +1,6 @@
 /** Options of `fuse` and `collect` that say which features are collected, and where they are kept. */
 import type { Options } from 'yargs';
-import type { CollectOptions } from '../../src/fusion/options.ts';
-import { cacheFolder } from '../../src/fusion/statistics/statistics-store.ts';
-import { DEFAULTS, UsageError } from '../../src/index.ts';
+import { type CollectOptions, cacheFolder, DEFAULTS, UsageError } from '../../src/index.ts';
 import { number, text, texts } from '../options.ts';
 
 type Args = Readonly<Record<string, unknown>>;

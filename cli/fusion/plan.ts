@@ -1,7 +1,13 @@
 /** What `fuse --dry-run` says. */
 import path from 'node:path';
-import { STAGES, stageOf } from '../../src/fusion/stage.ts';
-import type { Concept, FusionOptions, FusionPlan, Stage } from '../../src/index.ts';
+import {
+  type Concept,
+  type FusionOptions,
+  type FusionPlan,
+  STAGES,
+  type Stage,
+  stageOf,
+} from '../../src/index.ts';
 import { nearPath, table } from '../terminal/table.ts';
 
 /** `text=0.01,cross=0.1,spatial=0.01` */

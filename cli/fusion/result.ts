@@ -1,9 +1,14 @@
 /** What `fuse` says when it is done. */
 import path from 'node:path';
-import { LARGE_CHANGE, LITTLE_KEPT } from '../../src/fusion/report/verdict.ts';
-import { STAGES } from '../../src/fusion/stage.ts';
-import type { Fusion, FusionReport, WrittenFile } from '../../src/index.ts';
-import { rankOf } from '../../src/linalg/low-rank.ts';
+import {
+  type Fusion,
+  type FusionReport,
+  LARGE_CHANGE,
+  LITTLE_KEPT,
+  rankOf,
+  STAGES,
+  type WrittenFile,
+} from '../../src/index.ts';
 import { visible } from '../../src/visible.ts';
 import { type Io, paint } from '../terminal/io.ts';
 import { bytes, duration, nearPath, percent, table, times } from '../terminal/table.ts';

@@ -1,9 +1,13 @@
 /** What `edlora inspect` says of adapters beyond their tensors: blocks, norms, hashes. */
 import { statSync } from 'node:fs';
-import { loadAdapter } from '../../src/concepts/adapter-file.ts';
 import { EdloraError } from '../../src/errors.ts';
-import { type AdapterReport, describeAdapter } from '../../src/merging/adapter-report.ts';
-import { type FileHashes, fileHashes } from '../../src/merging/hashes.ts';
+import {
+  type AdapterReport,
+  describeAdapter,
+  type FileHashes,
+  fileHashes,
+  loadAdapter,
+} from '../../src/index.ts';
 import { visible } from '../../src/visible.ts';
 import type { Io } from '../terminal/io.ts';
 import { table } from '../terminal/table.ts';

@@ -1,9 +1,13 @@
 /** Options that the commands over adapters share, and readers of their values. */
 import type { Options } from 'yargs';
 import { UsageError } from '../../src/errors.ts';
-import type { FactorDType } from '../../src/merging/adapter-layer.ts';
-import type { StrengthOptions, TargetOptions } from '../../src/merging/jobs.ts';
-import { type LayerFormat, layerFormats } from '../../src/merging/schemes.ts';
+import {
+  type FactorDType,
+  type LayerFormat,
+  layerFormats,
+  type StrengthOptions,
+  type TargetOptions,
+} from '../../src/index.ts';
 import { nearestName } from '../../src/nearest-name.ts';
 import { number, numbers, outputOptions, text, texts } from '../options.ts';
 

@@ -1,6 +1,6 @@
 /** What commands over adapters say at the end. */
 import { statSync } from 'node:fs';
-import type { JobResult } from '../../src/merging/jobs.ts';
+import type { JobResult } from '../../src/index.ts';
 import { visible } from '../../src/visible.ts';
 import type { Io } from '../terminal/io.ts';
 import { bytes, nearPath, table } from '../terminal/table.ts';

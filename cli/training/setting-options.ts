@@ -2,7 +2,7 @@
 import type { Options } from 'yargs';
 import { z } from 'zod';
 import { UsageError } from '../../src/errors.ts';
-import { type TrainingInput, trainingSchema } from '../../src/training/options.ts';
+import { type TrainingInput, trainingSchema } from '../../src/index.ts';
 import { number, pairs, text, texts } from '../options.ts';
 
 type Args = Readonly<Record<string, unknown>>;

@@ -5,6 +5,7 @@
 import { promisify } from 'node:util';
 import { crc32, deflate, inflateSync } from 'node:zlib';
 import { FormatError, ShapeError, UsageError } from '../errors.ts';
+import { writeFileAtomically } from '../io/replace-file.ts';
 import { Pace, type Steps } from '../pace.ts';
 import { ByteReader, locateFile } from './byte-reader.ts';
 import type { Picture } from './picture.ts';
@@ -51,6 +52,15 @@ export async function encodePng(
     chunk('IDAT', packed),
     chunk('IEND', Buffer.alloc(0)),
   ]);
+}
+
+/** Write a picture as PNG, whole or not at all. @throws as `encodePng` and `writeFileAtomically` */
+export async function writePicture(
+  file: string,
+  picture: Picture,
+  texts: Readonly<Record<string, string>> = {},
+): Promise<void> {
+  await writeFileAtomically(file, [await encodePng(picture, texts)]);
 }
 
 function chunk(type: string, content: Uint8Array): Buffer {

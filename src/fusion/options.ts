@@ -1,7 +1,7 @@
 /** Options of a fusion, their defaults and presets. */
 import { z } from 'zod';
 import { UsageError } from '../errors.ts';
-import { METHOD_DEFAULTS, METHOD_NAMES, type MethodName } from './solvers/method.ts';
+import { FUSION_METHOD_NAMES, type FusionMethodName, METHOD_DEFAULTS } from './solvers/method.ts';
 import { DEFAULT_ENERGY_SHARE } from './solvers/recompress.ts';
 import { STAGES, type Stage } from './stage.ts';
 
@@ -12,7 +12,7 @@ export interface SolveOptions {
   /** Stages to fuse, in their own order; layers of the others keep the base weight. Default: all three. */
   readonly stages: readonly Stage[];
   /** How a stage is solved where the method is defined for it, `normal` elsewhere. Default `normal`. */
-  readonly solver: MethodName;
+  readonly solver: FusionMethodName;
   /** λ per stage, relative to the mean diagonal of the concepts' Gram sum. ≥ 0; 0 is the minimum-norm optimum. */
   readonly ridge: ChosenPerStage;
   /** β per stage: weight of the generic captions, relative to the concepts' trace. ≥ 0; 0 turns preservation off. */
@@ -103,7 +103,7 @@ const chosen = perStage(z.union([z.number(), z.literal('auto')]));
 export const fusionOptionsSchema = z
   .strictObject({
     stages: z.array(z.enum(STAGES)).max(STAGES.length),
-    solver: z.enum(METHOD_NAMES),
+    solver: z.enum(FUSION_METHOD_NAMES),
     ridge: chosen,
     preserve: chosen,
     rank: z.union([z.number(), z.literal('auto'), z.null()]),

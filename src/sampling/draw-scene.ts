@@ -4,9 +4,9 @@ import { rm } from 'node:fs/promises';
 import path from 'node:path';
 import { InterruptedError, UsageError } from '../errors.ts';
 import type { Picture } from '../formats/picture.ts';
-import { encodePng, readPngTexts } from '../formats/png.ts';
+import { encodePng, readPngTexts, writePicture } from '../formats/png.ts';
 import { infoOf } from '../io/file-info.ts';
-import { makeFolder, writeFileAtomically, writeUnderFreeName } from '../io/replace-file.ts';
+import { makeFolder, writeUnderFreeName } from '../io/replace-file.ts';
 import { toolVersion } from '../package-root.ts';
 import { openSceneModel, type SceneModel } from './model-source.ts';
 import { recipeTexts } from './picture-recipe.ts';
@@ -108,7 +108,7 @@ export async function drawScene(planned: PlannedScene, options: DrawSceneOptions
           picture: finished + 1,
         });
         if (previewEvery > 0 && step % previewEvery === 0 && step < steps) {
-          await writeFileAtomically(preview, [await encodePng(await decode(), PREVIEW_TEXTS)]);
+          await writePicture(preview, await decode(), PREVIEW_TEXTS);
         }
       },
       onPicture: async (picture) => {

@@ -81,28 +81,6 @@ export interface SampleRequest {
   readonly controls?: readonly ControlGuide[];
 }
 
-type Defaulted =
-  | 'negativePrompt'
-  | 'layerPrompts'
-  | 'regions'
-  | 'isolate'
-  | 'width'
-  | 'height'
-  | 'steps'
-  | 'guidanceScale'
-  | 'guidanceRescale'
-  | 'sampler'
-  | 'schedule'
-  | 'eta'
-  | 'seed'
-  | 'count'
-  | 'batchSize'
-  | 'batchNoise'
-  | 'adapters'
-  | 'controls';
-
-export type ResolvedRequest = SampleRequest & Required<Pick<SampleRequest, Defaulted>>;
-
 export const REQUEST_DEFAULTS = {
   negativePrompt: '',
   layerPrompts: new Map<number, string>(),
@@ -121,6 +99,10 @@ export const REQUEST_DEFAULTS = {
   adapters: [],
   controls: [],
 } as const satisfies Partial<SampleRequest>;
+
+/** A request with its defaults; width and height are the model's own where none are given. */
+export type ResolvedRequest = SampleRequest &
+  Required<Pick<SampleRequest, keyof typeof REQUEST_DEFAULTS | 'width' | 'height'>>;
 
 /**
  * Defaults in place and everything checked that needs no network.

@@ -47,7 +47,7 @@ const patterns = z
   .record(textUpTo(1000).min(1), amount)
   .refine((given) => Object.keys(given).length <= MAX_PATTERNS, `expected at most ${MAX_PATTERNS} patterns`);
 
-export const METHOD_NAMES = [
+export const TRAINING_METHOD_NAMES = [
   'ed-lora',
   'textual-inversion',
   'xti',
@@ -55,11 +55,11 @@ export const METHOD_NAMES = [
   'custom-diffusion',
   'dreambooth-lora',
 ] as const;
-export type MethodName = (typeof METHOD_NAMES)[number];
+export type TrainingMethodName = (typeof TRAINING_METHOD_NAMES)[number];
 
 export const trainingSchema = z
   .strictObject({
-    method: z.enum(METHOD_NAMES).default('ed-lora').describe('What is trained'),
+    method: z.enum(TRAINING_METHOD_NAMES).default('ed-lora').describe('What is trained'),
     data: path.min(1).describe('Folder with pictures, captions and masks'),
     token: prompt
       .default('')

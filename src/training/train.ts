@@ -2,12 +2,15 @@
  * A training run: pictures to latents, then steps of loss, gradients and AdamW, resumable at any saved step. The same
  * settings and seed give the same numbers, whether the run was interrupted or not.
  */
-
+import path from 'node:path';
+import type { ConceptToken } from '../concepts/concept.ts';
+import type { MergedLayer } from '../concepts/lora-file.ts';
 import { bindConcepts } from '../concepts/prompt.ts';
 import { InterruptedError, NumericalError, UsageError } from '../errors.ts';
 import type { Picture } from '../formats/picture.ts';
 import { readFloat32 } from '../formats/raw-tensor.ts';
 import { safeParse } from '../formats/safe-parse.ts';
+import { makeFolder } from '../io/replace-file.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
 import { vaeFactor } from '../models/vae/config.ts';
 import { type AdamWState, adamwState, adamwStep } from '../optim/adamw.ts';
@@ -23,8 +26,8 @@ import { withWords } from './data/captions.ts';
 import { encodePictures, type TrainingItem } from './data/latent-cache.ts';
 import { readTrainingFolder, type TrainingPicture } from './data/training-folder.ts';
 import { type DensityPenalty, densityPenalty } from './kernel-density.ts';
-import { METHODS } from './methods/index.ts';
-import { type Method, type ResolvedSettings, resolveSettings } from './methods/method.ts';
+import { TRAINING_METHODS } from './methods/index.ts';
+import { type ResolvedSettings, resolveSettings, type TrainingMethod } from './methods/method.ts';
 import { type TrainingInput, trainingSchema } from './options.ts';
 import { drawMasks } from './rank-masks.ts';
 import { type RunState, restoreState, type StepLog, saveState } from './run-state.ts';
@@ -42,7 +45,7 @@ export interface TrainingProgress {
 export interface TrainingRequest {
   readonly base: Checkpoint;
   readonly settings: TrainingInput;
-  /** Where the state is saved, and class pictures are drawn where no folder is named. Default: it is not saved. */
+  /** Where the state is saved (its folder is made), and class pictures are drawn where no folder is named. Default: it is not saved. */
   readonly stateFile?: string;
   /** Go on from the state file, if there is one. Default false. */
   readonly resume?: boolean;
@@ -54,10 +57,10 @@ export interface TrainingRequest {
 }
 
 export interface TrainedConcept {
-  readonly method: Method;
+  readonly method: TrainingMethod;
   readonly settings: ResolvedSettings;
-  readonly tokens: ReturnType<Trainables['tokens']>;
-  readonly layers: Awaited<ReturnType<Trainables['merged']>>;
+  readonly tokens: readonly ConceptToken[];
+  readonly layers: readonly MergedLayer[];
   readonly log: readonly StepLog[];
   /** Pictures, and views of them, that were trained on. */
   readonly pictures: number;
@@ -82,7 +85,10 @@ export async function train(request: TrainingRequest): Promise<TrainedConcept> {
 }
 
 /** Settings checked and completed with the method's defaults. @throws {UsageError} naming each wrong one */
-export function trainingSettings(input: TrainingInput): { method: Method; settings: ResolvedSettings } {
+export function trainingSettings(input: TrainingInput): {
+  method: TrainingMethod;
+  settings: ResolvedSettings;
+} {
   const parsed = safeParse(trainingSchema, input);
   if (!parsed.success) {
     const problems = parsed.error.issues.map(
@@ -90,13 +96,13 @@ export function trainingSettings(input: TrainingInput): { method: Method; settin
     );
     throw new UsageError(problems.join('\n'));
   }
-  const method = METHODS[parsed.data.method];
+  const method = TRAINING_METHODS[parsed.data.method];
   return { method, settings: resolveSettings(method, parsed.data) };
 }
 
 class TrainingRun {
   readonly #request: TrainingRequest;
-  readonly #method: Method;
+  readonly #method: TrainingMethod;
   readonly #settings: ResolvedSettings;
   readonly #trainables: Trainables;
   readonly #batches: BatchMaker;
@@ -109,7 +115,7 @@ class TrainingRun {
 
   private constructor(
     request: TrainingRequest,
-    method: Method,
+    method: TrainingMethod,
     settings: ResolvedSettings,
     trainables: Trainables,
     batches: BatchMaker,
@@ -149,6 +155,7 @@ class TrainingRun {
   static async prepare(request: TrainingRequest): Promise<TrainingRun> {
     const { base, onProgress } = request;
     const { method, settings } = trainingSettings(request.settings);
+    if (request.stateFile !== undefined) await makeFolder(path.dirname(path.resolve(request.stateFile)));
     const pictures = await readTrainingFolder(settings.data, settings);
     const plan = planWords(settings, pictures.length);
     checkCaptions(pictures, settings, plan.words);

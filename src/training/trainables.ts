@@ -17,7 +17,7 @@ import { float32, type Tensor } from '../tensor/tensor.ts';
 import { initialVector } from './concept-embeddings.ts';
 import type { FactorFeeds } from './factor-gradients.ts';
 import { fullWeight, type LayerFactors, lohaFactors, loraFactors, type RankMask } from './factors.ts';
-import type { Method, ResolvedSettings } from './methods/method.ts';
+import type { ResolvedSettings, TrainingMethod } from './methods/method.ts';
 import type { StepResult } from './step.ts';
 import { type TrainedLayer, trainedLayers } from './trained-layers.ts';
 
@@ -64,7 +64,7 @@ export class Trainables {
    */
   constructor(
     base: Checkpoint,
-    method: Method,
+    method: TrainingMethod,
     settings: ResolvedSettings,
     plan: WordPlan,
     random: TorchGenerator,
@@ -205,7 +205,7 @@ function startsOf({ init, vectors }: ResolvedSettings, { words, pictureWords }: 
   ];
 }
 
-function layersOf(base: Checkpoint, method: Method, settings: ResolvedSettings): TrainedLayer[] {
+function layersOf(base: Checkpoint, method: TrainingMethod, settings: ResolvedSettings): TrainedLayer[] {
   const { lrUnet, lrText, where, textWhere, rank, alpha } = settings;
   const unet = method.unet === 'none' || lrUnet === 0 ? null : where;
   const text = !method.text || lrText === 0 ? null : textWhere;
@@ -225,7 +225,7 @@ function layersOf(base: Checkpoint, method: Method, settings: ResolvedSettings):
 
 function factorsOf(
   base: Checkpoint,
-  method: Method,
+  method: TrainingMethod,
   { factors }: ResolvedSettings,
   layer: TrainedLayer,
   random: TorchGenerator,

@@ -25,8 +25,8 @@ import { conceptDeltas } from '../../src/concepts/fit.ts';
 import { bindConcepts } from '../../src/concepts/prompt.ts';
 import { openCheckpoint } from '../../src/models/checkpoint.ts';
 import { defaultBase, packageRoot } from '../../src/package-root.ts';
-import { METHODS } from '../../src/training/methods/index.ts';
-import type { MethodName, TrainingInput } from '../../src/training/options.ts';
+import { TRAINING_METHODS } from '../../src/training/methods/index.ts';
+import type { TrainingInput, TrainingMethodName } from '../../src/training/options.ts';
 import { writeTrained } from '../../src/training/output.ts';
 import { train } from '../../src/training/train.ts';
 import type { ConceptName } from '../support/shapeland/world.ts';
@@ -53,7 +53,7 @@ const { values } = parseArgs({
 });
 const names = values.concepts.split(',') as ConceptName[];
 const others = values.others.split(',') as ConceptName[];
-const methods = values.methods.split(',') as MethodName[];
+const methods = values.methods.split(',') as TrainingMethodName[];
 const samples = Number(values.samples);
 const seeds = values.seeds.split(',').map(Number);
 const isEdlora = (by: Job['by']): boolean => by === 'ed-lora' || by === 'pytorch';
@@ -80,7 +80,7 @@ const SETTINGS = {
 /** A run of training: by one of our methods, or an ED-LoRA by PyTorch. */
 interface Job {
   readonly name: ConceptName;
-  readonly by: MethodName | 'pytorch';
+  readonly by: TrainingMethodName | 'pytorch';
   readonly seed: number;
 }
 
@@ -90,7 +90,7 @@ const dataOf = (name: ConceptName): string => path.join(folder, name);
 const classOf = (name: ConceptName): string => (name === 'checker' ? 'square' : 'circle');
 
 async function trainHere({ name, by, seed }: Job): Promise<void> {
-  const method = by as MethodName;
+  const method = by as TrainingMethodName;
   const trained = await train({
     base: await openCheckpoint(defaultBase()),
     settings: {
@@ -219,7 +219,8 @@ async function compare(): Promise<void> {
     names.filter((name) => ours !== undefined && meanRate(ours, name) < meanRate(reference, name) - 0.05);
   const verdict = (reference: string, short: readonly ConceptName[]): string =>
     `goal: ED-LoRA on each set no more than 5 points below ${reference}: ${short.length === 0 ? 'reached' : `missed on ${short.join(', ')}`}`;
-  const titleOf = (by: Job['by']): string => (by === 'pytorch' ? 'ED-LoRA, PyTorch' : METHODS[by].title);
+  const titleOf = (by: Job['by']): string =>
+    by === 'pytorch' ? 'ED-LoRA, PyTorch' : TRAINING_METHODS[by].title;
   if (values.figure !== undefined) {
     const barsOf = (series: string, rates: Rates) =>
       [...rates.keys()].map((label) => ({ label, series, value: Math.round(100 * meanRate(rates, label)) }));

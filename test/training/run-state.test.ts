@@ -16,13 +16,13 @@ import { float32Tensor, readFloat32 } from '../../src/formats/raw-tensor.ts';
 import { writeSafetensors } from '../../src/formats/safetensors.ts';
 import { openTensorFile } from '../../src/formats/tensor-file.ts';
 import { adamwState } from '../../src/optim/adamw.ts';
-import { METHODS } from '../../src/training/methods/index.ts';
+import { TRAINING_METHODS } from '../../src/training/methods/index.ts';
 import { resolveSettings } from '../../src/training/methods/method.ts';
 import { trainingSchema } from '../../src/training/options.ts';
 import { previousStateFile, type RunState, restoreState, saveState } from '../../src/training/run-state.ts';
 
 const SETTINGS = resolveSettings(
-  METHODS['ed-lora'],
+  TRAINING_METHODS['ed-lora'],
   trainingSchema.parse({ data: 'pictures', token: '<a>', init: '<rand-0.013>' }),
 );
 

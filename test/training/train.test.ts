@@ -25,9 +25,9 @@ import { defaultBase, packageRoot } from '../../src/package-root.ts';
 import { drawScene, planScene } from '../../src/sampling/draw-scene.ts';
 import { normalScene } from '../../src/sampling/scene.ts';
 import {
-  METHOD_NAMES,
-  type MethodName,
+  TRAINING_METHOD_NAMES,
   type TrainingInput,
+  type TrainingMethodName,
   trainingJsonSchema,
 } from '../../src/training/options.ts';
 import { stateFileOf, writeTrained } from '../../src/training/output.ts';
@@ -48,7 +48,7 @@ const data = path.join(packageRoot(), 'fixtures/tiny-world/concepts/smiley');
 /** Small and quick: pictures of 8 × 8 latent cells. */
 const SMALL = { data, steps: 2, batch: 1, threads: 1, resolution: 32, seed: 3 } as const;
 const TWO_WORDS = { token: '<new-face1>+<new-face2>', init: '<rand-0.013>+circle' } as const;
-const settingsOf = (method: MethodName): TrainingInput => ({
+const settingsOf = (method: TrainingMethodName): TrainingInput => ({
   ...SMALL,
   method,
   ...(method === 'lora' || method === 'dreambooth-lora'
@@ -64,7 +64,7 @@ const settingsOf = (method: MethodName): TrainingInput => ({
 });
 
 describe('every method', () => {
-  it.each([...METHOD_NAMES])('%s changes what it says, and its file loads', async (method) => {
+  it.each([...TRAINING_METHOD_NAMES])('%s changes what it says, and its file loads', async (method) => {
     const out = path.join(folder, `${method}.safetensors`);
     const trained = await train({ base, settings: settingsOf(method) });
     const files = await writeTrained(out, trained);
@@ -84,7 +84,7 @@ describe('every method', () => {
     expect(readFileSync(files.plot, 'utf8')).toMatch(/^<svg/);
   });
 
-  it.each([...METHOD_NAMES])(
+  it.each([...TRAINING_METHOD_NAMES])(
     'the file of %s goes straight into fuse, merge, sample and inspect',
     async (method) => {
       const file = path.join(folder, `${method}.safetensors`);

@@ -1,7 +1,7 @@
 /** What a fusion says about itself: plain data, the content of report.json. */
 
 import type { Participant } from '../participant.ts';
-import type { MethodName } from '../solvers/method.ts';
+import type { FusionMethodName } from '../solvers/method.ts';
 import type { Stage } from '../stage.ts';
 import type { MeasuredLayer } from './measure-stage.ts';
 
@@ -73,7 +73,7 @@ export interface ParameterChoice {
 export interface StageReport {
   readonly stage: Stage;
   readonly layers: number;
-  readonly solver: MethodName;
+  readonly solver: FusionMethodName;
   readonly ridge: number;
   readonly preserve: number;
   /** Where `auto` chose them. */
@@ -184,7 +184,7 @@ export class Reporter {
   /** Note what a stage is solved with. */
   settled(
     stage: Stage,
-    solver: MethodName,
+    solver: FusionMethodName,
     { ridge, preserve }: { readonly ridge: number; readonly preserve: number },
     choices: StageReport['choices'],
   ): void {

@@ -16,8 +16,8 @@ import { factoriseInputSteps, factoriseInputWith, solveLayers } from './least-sq
 import type { InputProblem, LayerProblem } from './problem.ts';
 import { average, weightedSum } from './weighted-sum.ts';
 
-export const METHOD_NAMES = ['normal', 'lbfgs', 'custom-diffusion', 'average', 'sum'] as const;
-export type MethodName = (typeof METHOD_NAMES)[number];
+export const FUSION_METHOD_NAMES = ['normal', 'lbfgs', 'custom-diffusion', 'average', 'sum'] as const;
+export type FusionMethodName = (typeof FUSION_METHOD_NAMES)[number];
 
 /** A parameter that a method listens to; others have no influence on it. */
 export type MethodParameter = 'ridge' | 'preserve' | 'iterations' | 'history' | 'weights';
@@ -64,7 +64,7 @@ export interface PreparedInput {
 }
 
 export interface FusionMethod {
-  readonly name: MethodName;
+  readonly name: FusionMethodName;
   readonly title: string;
   /** What it does, in one sentence. */
   readonly idea: string;
@@ -86,7 +86,7 @@ const eachLayer =
     return solutions;
   };
 
-const methods: Readonly<Record<MethodName, Omit<FusionMethod, 'name'>>> = {
+const methods: Readonly<Record<FusionMethodName, Omit<FusionMethod, 'name'>>> = {
   normal: {
     title: 'Normal equations',
     idea: 'The optimum of the fusion objective in closed form, with ridge and prior preservation.',
@@ -169,10 +169,12 @@ const methods: Readonly<Record<MethodName, Omit<FusionMethod, 'name'>>> = {
 };
 
 /** All methods, in the order in which they are shown; the first is the default. */
-export const FUSION_METHODS: readonly FusionMethod[] = (Object.keys(methods) as MethodName[]).map((name) => ({
-  name,
-  ...methods[name],
-}));
+export const FUSION_METHODS: readonly FusionMethod[] = (Object.keys(methods) as FusionMethodName[]).map(
+  (name) => ({
+    name,
+    ...methods[name],
+  }),
+);
 
 /** The method of that name. @throws {UsageError} naming the nearest known one */
 export function fusionMethod(name: string): FusionMethod {

@@ -4,9 +4,9 @@
  * Source: Kumari et al. 2022, Custom Diffusion (2212.04488), section 3.1; adobe-research/custom-diffusion,
  * src/diffusers_training.py.
  */
-import type { Method } from './method.ts';
+import type { TrainingMethod } from './method.ts';
 
-export const customDiffusion: Method = {
+export const customDiffusion: TrainingMethod = {
   name: 'custom-diffusion',
   title: 'Custom Diffusion',
   source: 'Kumari et al. 2022, Custom Diffusion, arXiv 2212.04488',

@@ -4,9 +4,9 @@
  * Source: Ruiz et al. 2022, DreamBooth (2208.12242), section 3.3 (prior preservation); diffusers, train_dreambooth_lora.py.
  */
 import { lora } from './lora.ts';
-import type { Method } from './method.ts';
+import type { TrainingMethod } from './method.ts';
 
-export const dreamboothLora: Method = {
+export const dreamboothLora: TrainingMethod = {
   ...lora,
   name: 'dreambooth-lora',
   title: 'DreamBooth on LoRA',

@@ -3,9 +3,9 @@
  * factors' product is used undivided (alpha 1).
  * Source: Gu et al. 2023, Mix-of-Show (2305.18292), section 4.1; defaults of TencentARC/Mix-of-Show, options/train/EDLoRA.
  */
-import type { Method } from './method.ts';
+import type { TrainingMethod } from './method.ts';
 
-export const edLora: Method = {
+export const edLora: TrainingMethod = {
   name: 'ed-lora',
   title: 'ED-LoRA',
   source: 'Gu et al. 2023, Mix-of-Show, arXiv 2305.18292',

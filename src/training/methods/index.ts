@@ -1,14 +1,14 @@
 /** All training methods: the command line, the docs and the settings read this table. */
-import type { MethodName } from '../options.ts';
+import type { TrainingMethodName } from '../options.ts';
 import { customDiffusion } from './custom-diffusion.ts';
 import { dreamboothLora } from './dreambooth-lora.ts';
 import { edLora } from './ed-lora.ts';
 import { lora } from './lora.ts';
-import type { Method } from './method.ts';
+import type { TrainingMethod } from './method.ts';
 import { textualInversion } from './textual-inversion.ts';
 import { xti } from './xti.ts';
 
-export const METHODS: Readonly<Record<MethodName, Method>> = {
+export const TRAINING_METHODS: Readonly<Record<TrainingMethodName, TrainingMethod>> = {
   'ed-lora': edLora,
   'textual-inversion': textualInversion,
   xti,

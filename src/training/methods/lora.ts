@@ -4,9 +4,9 @@
  * Source: Hu et al. 2021, LoRA (2106.09685); LoHa: Hyeon-Woo et al. 2021 (2108.06098) and LyCORIS; DyLoRA: Valipour et al.
  * 2022 (2210.07558).
  */
-import type { Method } from './method.ts';
+import type { TrainingMethod } from './method.ts';
 
-export const lora: Method = {
+export const lora: TrainingMethod = {
   name: 'lora',
   title: 'LoRA',
   source: 'Hu et al. 2021, LoRA, arXiv 2106.09685',

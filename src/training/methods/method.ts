@@ -1,7 +1,7 @@
 /** The form of a training method, and the settings that depend on it. */
 import { UsageError } from '../../errors.ts';
 import { defined } from '../../settings.ts';
-import type { MethodName, TrainingSettings } from '../options.ts';
+import type { TrainingMethodName, TrainingSettings } from '../options.ts';
 
 /** Settings whose default depends on the method. */
 export interface MethodDefaults {
@@ -15,8 +15,8 @@ export interface MethodDefaults {
   readonly priorWeight: number;
 }
 
-export interface Method {
-  readonly name: MethodName;
+export interface TrainingMethod {
+  readonly name: TrainingMethodName;
   readonly title: string;
   readonly source: string;
   readonly defaults: MethodDefaults;
@@ -40,7 +40,7 @@ export type ResolvedSettings = TrainingSettings & {
 };
 
 /** Settings with the method's defaults in place. @throws {UsageError} for settings that the method cannot honour */
-export function resolveSettings(method: Method, settings: TrainingSettings): ResolvedSettings {
+export function resolveSettings(method: TrainingMethod, settings: TrainingSettings): ResolvedSettings {
   const resolved = { ...method.defaults, ...defined(settings) } as ResolvedSettings;
   const refuse = (name: string, why: string): never => {
     throw new UsageError(`${name}: ${method.title} ${why}`);

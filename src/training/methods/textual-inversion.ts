@@ -3,9 +3,9 @@
  * `perImageTokens`, `classWeight` and `templates` are the paper's variants.
  * Source: Gal et al. 2022, An Image is Worth One Word (2208.01618), sections 4 and 5.3 (ablations).
  */
-import type { Method } from './method.ts';
+import type { TrainingMethod } from './method.ts';
 
-export const textualInversion: Method = {
+export const textualInversion: TrainingMethod = {
   name: 'textual-inversion',
   title: 'Textual Inversion',
   source: 'Gal et al. 2022, Textual Inversion, arXiv 2208.01618',

@@ -3,9 +3,9 @@
  * where words lie.
  * Source: Voynov et al. 2023, P+ (2303.09522), section 3; the kernel density as in TencentARC/Mix-of-Show, losses.py.
  */
-import type { Method } from './method.ts';
+import type { TrainingMethod } from './method.ts';
 
-export const xti: Method = {
+export const xti: TrainingMethod = {
   name: 'xti',
   title: 'Extended Textual Inversion',
   source: 'Voynov et al. 2023, P+, arXiv 2303.09522',

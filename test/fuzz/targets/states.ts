@@ -6,7 +6,7 @@ import { GramSums } from '../../../src/fusion/statistics/statistics.ts';
 import { openPartial, openStatistics } from '../../../src/fusion/statistics/statistics-file.ts';
 import { RECIPE_VERSION, type StatisticsRecipe } from '../../../src/fusion/statistics/statistics-recipe.ts';
 import { adamwState } from '../../../src/optim/adamw.ts';
-import { METHODS } from '../../../src/training/methods/index.ts';
+import { TRAINING_METHODS } from '../../../src/training/methods/index.ts';
 import { resolveSettings } from '../../../src/training/methods/method.ts';
 import { trainingSchema } from '../../../src/training/options.ts';
 import { type RunState, restoreState } from '../../../src/training/run-state.ts';
@@ -148,7 +148,7 @@ const partial: Target = {
 };
 
 const SETTINGS = resolveSettings(
-  METHODS['ed-lora'],
+  TRAINING_METHODS['ed-lora'],
   trainingSchema.parse({ data: 'pictures', token: '<a>', init: '<rand-0.013>', rankPattern: { attn2: 8 } }),
 );
 
