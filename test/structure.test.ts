@@ -75,11 +75,23 @@ describe('the house', () => {
     expect(beyond).toEqual([]);
   });
 
-  it('knows onnxruntime in one room', () => {
+  it('knows onnxruntime in one folder, through one door', () => {
+    const folder = 'src/runtime/onnxruntime/';
     const knowing = files.filter(({ text }) =>
       /from 'onnxruntime-node'|import\('onnxruntime-node'\)/.test(text),
     );
-    expect(knowing.map(({ file }) => roomOf(file))).toEqual(['runtime']);
+    expect(knowing.map(({ file }) => file).filter((file) => !file.startsWith(folder))).toEqual([]);
+    const doors = files.filter(
+      (source) =>
+        !source.file.startsWith(folder) && importsOf(source).some((target) => target.startsWith(folder)),
+    );
+    // The index says how weights are read.
+    expect(doors.map(({ file }) => file).sort()).toEqual(['src/index.ts', 'src/runtime/default-runtime.ts']);
+  });
+
+  it('has graphs that know no file format to run by', () => {
+    const knowing = files.filter(({ file, text }) => roomOf(file) === 'graph' && /onnx/i.test(text));
+    expect(knowing.map(({ file }) => file)).toEqual([]);
   });
 
   it('guides in one place: what is off, what is predicted and the loop over steps', () => {

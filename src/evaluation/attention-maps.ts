@@ -10,7 +10,7 @@ import { deltaFeeds, deltaRanks } from '../models/lora.ts';
 import { attentionPlaces, levelSizes } from '../models/unet/structure.ts';
 import { buildUnet } from '../models/unet/unet.ts';
 import { vaeFactor } from '../models/vae/config.ts';
-import { GraphSession } from '../runtime/onnxruntime/session.ts';
+import { defaultRuntime } from '../runtime/default-runtime.ts';
 import { checkpointSampler } from '../sampling/checkpoint-schedule.ts';
 import { guidedPair } from '../sampling/guidance.ts';
 import { GuidedRows } from '../sampling/guided-rows.ts';
@@ -101,7 +101,7 @@ export async function attentionMaps(request: AttentionMapsRequest): Promise<Atte
   const shape = [config.inChannels, latentHeight, latentWidth];
   const size = config.inChannels * latentHeight * latentWidth;
   const generator = new TorchGenerator(resolved.seed);
-  const session = await GraphSession.create(network.graph);
+  const session = await defaultRuntime().load(network.graph, 'every-step');
   let latents: Float32Array;
   try {
     const factors = deltaFeeds(unetDeltas, loraRanks, layers);

@@ -7,7 +7,8 @@ import { buildTextProjection } from '../models/clip/projection.ts';
 import { pooledPosition, TokenEmbeddings } from '../models/clip/text-encoder.ts';
 import { buildVisionEncoder } from '../models/clip/vision-encoder.ts';
 import { writePixelValues } from '../models/clip/vision-preprocessor.ts';
-import { GraphSession } from '../runtime/onnxruntime/session.ts';
+import { defaultRuntime } from '../runtime/default-runtime.ts';
+import type { LoadedGraph } from '../runtime/runtime.ts';
 import { float32 } from '../tensor/tensor.ts';
 
 /** Rows of one width; each has length 1 unless it says otherwise. */
@@ -28,7 +29,7 @@ export class ClipEncoder {
   readonly model: ClipModel;
   readonly #batch: number;
   readonly #tokens: TokenEmbeddings;
-  #vision: GraphSession | null = null;
+  #vision: LoadedGraph | null = null;
 
   constructor(model: ClipModel, { batch = 32 }: ClipEncoderOptions = {}) {
     this.model = model;
@@ -94,7 +95,7 @@ export class ClipEncoder {
         pooled.data.set(hiddenStates.data.subarray(at, at + width), b * width);
       });
       const network = buildTextProjection(weights, { batch: ids.length, width, projectionDim });
-      const session = await GraphSession.create(network.graph, { lean: true });
+      const session = await defaultRuntime().load(network.graph, 'once');
       try {
         const { text_embeds } = await session.run({ pooled });
         data.set(text_embeds!.data as Float32Array, start * projectionDim);
@@ -110,7 +111,7 @@ export class ClipEncoder {
     this.#vision = null;
   }
 
-  async #visionSession(): Promise<GraphSession> {
+  async #visionSession(): Promise<LoadedGraph> {
     if (this.#vision !== null) return this.#vision;
     const { vision, preprocessor, projectionDim, weights, path } = this.model;
     const seen = preprocessor.crop ?? preprocessor.resize;
@@ -126,7 +127,7 @@ export class ClipEncoder {
       );
     }
     const network = buildVisionEncoder(weights, vision, { batch: this.#batch, projectionDim });
-    this.#vision = await GraphSession.create(network.graph);
+    this.#vision = await defaultRuntime().load(network.graph, 'every-step');
     return this.#vision;
   }
 }

@@ -109,7 +109,7 @@ class FusionRun {
   readonly #request: FuseRequest;
   readonly #plan: FusionPlan;
   readonly #store: StatisticsStore;
-  readonly #engine = new GraphMatmulEngine();
+  readonly #engine = new GraphMatmulEngine({ use: 'every-step' });
   #own: { collected: readonly Statistics[]; prior: Statistics | null } | null = null;
   #heldOut: readonly Statistics[] | null = null;
   readonly #solved = new Map<Stage, SolvedStage>();

@@ -1,9 +1,9 @@
 /**
  * The operators of our graphs and their parameters. Separate tables, total over `OpType`, answer one
- * question each: what shape (`ops/`), what value (`interpret/`), which ONNX nodes (`onnx/lowering.ts`).
+ * question each: what shape (`ops/`), what value (`interpret/`), what gradient (`vjp/`); a runtime has one of its own.
  *
- * The set is what the runtime is fast at, not the ONNX standard: some operators are contrib operators of
- * onnxruntime, and GroupNormalization is lowered to several nodes because the runtime's own is slow on CPUs.
+ * The set is what runtimes are fast at rather than the smallest one: attention is one operator, and so is a product with
+ * a transposed weight.
  */
 type None = Record<never, never>;
 

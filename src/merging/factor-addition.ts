@@ -7,12 +7,10 @@ import { GraphBuilder } from '../graph/builder.ts';
 import { add, cast } from '../graph/ops/elementwise.ts';
 import { matmul } from '../graph/ops/matmul.ts';
 import type { LowRank } from '../linalg/low-rank.ts';
+import { defaultRuntime } from '../runtime/default-runtime.ts';
 import { LoadedGraphs } from '../runtime/loaded-graphs.ts';
-import type { GraphSession, SessionOptions } from '../runtime/onnxruntime/session.ts';
+import type { LoadedGraph, RunSettings } from '../runtime/runtime.ts';
 import { float32 } from '../tensor/tensor.ts';
-
-/** Shapes kept loaded at a time; baking into a Stable Diffusion UNet needs about 30. */
-const KEPT_SESSIONS = 64;
 
 /** Numbers of a weight: float32, or halves as their bits. */
 export type WeightData = Float32Array | Uint16Array;
@@ -60,10 +58,11 @@ export function joinFactors(
 
 /** Adds changes to weights in float32. Dispose it when done. */
 export class FactorAddition {
+  /** Baking into a Stable Diffusion UNet needs about 30 shapes. */
   readonly #graphs: LoadedGraphs;
 
-  constructor(options: SessionOptions = {}) {
-    this.#graphs = new LoadedGraphs(KEPT_SESSIONS, { spin: false, ...options });
+  constructor(settings: RunSettings = {}) {
+    this.#graphs = new LoadedGraphs(defaultRuntime(), 'many-small', settings);
   }
 
   /**
@@ -79,8 +78,8 @@ export class FactorAddition {
   ): Promise<void> {
     const rows = weight.length / n;
     const [from, to] = [dtypeOf(weight), dtypeOf(target)];
-    const session = await this.#sessionFor(rows, n, rank, from, to);
-    await session.run(
+    const sum = await this.#sumOf(rows, n, rank, from, to);
+    await sum.run(
       {
         w: { dtype: from, shape: [rows, n], data: weight },
         up: float32([rows, rank], up.subarray(begin * rank, (begin + rows) * rank)),
@@ -91,13 +90,7 @@ export class FactorAddition {
     );
   }
 
-  #sessionFor(
-    m: number,
-    n: number,
-    rank: number,
-    from: HalfOrSingle,
-    to: HalfOrSingle,
-  ): Promise<GraphSession> {
+  #sumOf(m: number, n: number, rank: number, from: HalfOrSingle, to: HalfOrSingle): Promise<LoadedGraph> {
     return this.#graphs.get([m, n, rank, from, to].join(), () => {
       const g = new GraphBuilder();
       const change = matmul(g, g.input('up', 'float32', [m, rank]), g.input('down', 'float32', [rank, n]));
@@ -108,7 +101,7 @@ export class FactorAddition {
     });
   }
 
-  /** Free all sessions. */
+  /** Free all of them. */
   dispose(): Promise<void> {
     return this.#graphs.dispose();
   }

@@ -202,7 +202,7 @@ export async function mergeFiles(
   const ended = AbortSignal.any([over.signal, ...(options.signal === undefined ? [] : [options.signal])]);
   const hashing = options.noMetadata ? null : filesOfInputs(described, ended).hashes();
   hashing?.catch(() => undefined);
-  const engine = new GraphMatmulEngine({ spin: false });
+  const engine = new GraphMatmulEngine();
   try {
     const { output, renamed } = await mergeAdapters(inputs, {
       ...settings,
@@ -310,7 +310,7 @@ export async function convertFile(
   const base = await baseOf(location);
   const described = describeSingle(adapter, base?.model);
   const read = filesOfInputs(described, options.signal);
-  const engine = new GraphMatmulEngine({ spin: false });
+  const engine = new GraphMatmulEngine();
   const { output, converted } = await convertAdapter(adapter, scheme, {
     rank,
     engine: engine.multiply,
@@ -394,7 +394,7 @@ export async function resizeFile(
   const base = await baseOf(location);
   const described = describeSingle(adapter, base?.model);
   const read = filesOfInputs(described, options.signal);
-  const engine = new GraphMatmulEngine({ spin: false });
+  const engine = new GraphMatmulEngine();
   try {
     const { output, layers } = await resizeAdapter(adapter, {
       rule,
@@ -460,7 +460,7 @@ export async function extractModel(
     seed = 0,
   } = options;
   const settings = { rank, convRank, layers, minDifference, dtype, seed };
-  const engine = new GraphMatmulEngine({ spin: false });
+  const engine = new GraphMatmulEngine();
   try {
     const extraction = await extractAdapter(tuned, base, {
       ...settings,

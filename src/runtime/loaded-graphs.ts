@@ -1,36 +1,56 @@
 /** Loaded graphs of many shapes: the ones used last stay loaded. */
 import type { Graph } from '../graph/graph.ts';
-import { GraphSession, type SessionOptions } from './onnxruntime/session.ts';
+import type { GraphUse, LoadedGraph, RunSettings, Runtime } from './runtime.ts';
+
+export interface LoadedGraphsOptions extends RunSettings {
+  /** Loaded graphs at a time; default 64. The one used longest ago goes before another is loaded. */
+  readonly most?: number;
+}
 
 export class LoadedGraphs {
-  readonly #options: SessionOptions;
-  readonly #kept: number;
+  readonly #runtime: Runtime;
+  readonly #use: GraphUse;
+  readonly #most: number;
+  readonly #settings: RunSettings;
   /** By key, the one used last at the end. */
-  readonly #sessions = new Map<string, GraphSession>();
+  readonly #loaded = new Map<string, Promise<LoadedGraph>>();
 
-  /** @param kept loaded graphs at a time */
-  constructor(kept: number, options: SessionOptions = {}) {
-    this.#kept = kept;
-    this.#options = options;
+  constructor(runtime: Runtime, use: GraphUse, { most = 64, ...settings }: LoadedGraphsOptions = {}) {
+    this.#runtime = runtime;
+    this.#use = use;
+    this.#most = most;
+    this.#settings = settings;
   }
 
   /** The graph of a key, loaded if it is not. @param build writes it */
-  async get(key: string, build: () => Graph): Promise<GraphSession> {
-    const session = this.#sessions.get(key) ?? (await GraphSession.create(build(), this.#options));
-    this.#sessions.delete(key);
-    this.#sessions.set(key, session);
-    if (this.#sessions.size > this.#kept) {
-      const [oldestKey, oldest] = this.#sessions.entries().next().value!;
-      this.#sessions.delete(oldestKey);
-      await oldest.dispose();
+  async get(key: string, build: () => Graph): Promise<LoadedGraph> {
+    const known = this.#loaded.get(key);
+    if (known !== undefined) {
+      this.#loaded.delete(key);
+      this.#loaded.set(key, known);
+      return known;
     }
-    return session;
+    const loading = this.#load(build);
+    this.#loaded.set(key, loading);
+    // A graph that could not be loaded is asked for anew next time.
+    loading.catch(() => this.#loaded.delete(key));
+    return loading;
+  }
+
+  async #load(build: () => Graph): Promise<LoadedGraph> {
+    const surplus = [...this.#loaded.keys()].slice(0, Math.max(0, this.#loaded.size + 1 - this.#most));
+    for (const key of surplus) await this.#drop(key);
+    return this.#runtime.load(build(), this.#use, this.#settings);
+  }
+
+  async #drop(key: string): Promise<void> {
+    const loading = this.#loaded.get(key);
+    this.#loaded.delete(key);
+    await (await loading)?.dispose();
   }
 
   /** Free all of them. */
   async dispose(): Promise<void> {
-    const sessions = [...this.#sessions.values()];
-    this.#sessions.clear();
-    for (const session of sessions) await session.dispose();
+    for (const key of [...this.#loaded.keys()]) await this.#drop(key);
   }
 }

@@ -1,14 +1,15 @@
-/** Float64 matrix products in the graph runtime, for factorisations too large for plain loops (linalg/cholesky-async.ts). */
+/**
+ * Float64 matrix products, for factorisations too large for plain loops (linalg/cholesky-async.ts). They stay on the CPU,
+ * whatever networks run on.
+ */
 
 import { GraphBuilder } from '../graph/builder.ts';
 import { matmul } from '../graph/ops/matmul.ts';
 import type { MatmulEngine } from '../linalg/cholesky-async.ts';
 import { type Matrix, matrix } from '../linalg/matrix.ts';
+import { defaultRuntime } from './default-runtime.ts';
 import { LoadedGraphs } from './loaded-graphs.ts';
-import type { GraphSession, SessionOptions } from './onnxruntime/session.ts';
-
-/** Loaded products kept at a time; a factorisation of 5120 columns uses 39 shapes. */
-const KEPT_SESSIONS = 64;
+import type { GraphUse, LoadedGraph, RunSettings } from './runtime.ts';
 
 /**
  * Multiplications of one run, a few tenths of a second: the runtime holds the thread meanwhile. What is larger is multiplied
@@ -16,14 +17,21 @@ const KEPT_SESSIONS = 64;
  */
 const MOST_PRODUCTS = 2 ** 32;
 
+export interface MatmulEngineOptions extends RunSettings {
+  /** Default: many small products beside other work. */
+  readonly use?: GraphUse;
+  /** Multiplications of one run; the results do not depend on them. */
+  readonly mostProducts?: number;
+}
+
 /** A MatmulEngine with one loaded graph per shape. Dispose it when done; calls may follow each other only. */
 export class GraphMatmulEngine {
+  /** A factorisation of 5120 columns uses 39 shapes. */
   readonly #graphs: LoadedGraphs;
   readonly #mostProducts: number;
 
-  /** @param mostProducts multiplications of one run; the results do not depend on them */
-  constructor(options: SessionOptions = {}, mostProducts = MOST_PRODUCTS) {
-    this.#graphs = new LoadedGraphs(KEPT_SESSIONS, options);
+  constructor({ use = 'many-small', mostProducts = MOST_PRODUCTS, ...settings }: MatmulEngineOptions = {}) {
+    this.#graphs = new LoadedGraphs(defaultRuntime(), use, settings);
     this.#mostProducts = mostProducts;
   }
 
@@ -42,15 +50,15 @@ export class GraphMatmulEngine {
   };
 
   async #run(a: Matrix, b: Matrix): Promise<Float64Array> {
-    const session = await this.#sessionFor(a.rows, a.cols, b.rows, b.cols);
-    const { c } = await session.run({
+    const product = await this.#productOf(a.rows, a.cols, b.rows, b.cols);
+    const { c } = await product.run({
       a: { dtype: 'float64', shape: [a.rows, a.cols], data: a.data },
       b: { dtype: 'float64', shape: [b.rows, b.cols], data: b.data },
     });
     return c!.data as Float64Array;
   }
 
-  #sessionFor(...shape: [number, number, number, number]): Promise<GraphSession> {
+  #productOf(...shape: [number, number, number, number]): Promise<LoadedGraph> {
     const [aRows, aCols, bRows, bCols] = shape;
     return this.#graphs.get(shape.join(), () => {
       const g = new GraphBuilder();
@@ -60,7 +68,7 @@ export class GraphMatmulEngine {
     });
   }
 
-  /** Free all sessions. */
+  /** Free all of them. */
   dispose(): Promise<void> {
     return this.#graphs.dispose();
   }

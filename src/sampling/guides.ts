@@ -5,7 +5,8 @@ import { buildT2iAdapter, featureOutput } from '../models/adapter/t2i-adapter.ts
 import { buildConditionEmbedding, buildControlNet } from '../models/controlnet/controlnet.ts';
 import type { ControlNet } from '../models/controlnet/open.ts';
 import { adapterInput } from '../models/unet/unet.ts';
-import { GraphSession } from '../runtime/onnxruntime/session.ts';
+import { defaultRuntime } from '../runtime/default-runtime.ts';
+import type { LoadedGraph } from '../runtime/runtime.ts';
 import { float32, type Tensor } from '../tensor/tensor.ts';
 import type { Pass } from './guided-run.ts';
 import { toPlanes } from './image-values.ts';
@@ -63,7 +64,7 @@ export async function adapterFeatures(
   picture: Picture,
 ): Promise<Tensor<Float32Array>[]> {
   const size = { imageHeight: picture.height, imageWidth: picture.width };
-  const session = await GraphSession.create(buildT2iAdapter(weights, config, size).graph, { lean: true });
+  const session = await defaultRuntime().load(buildT2iAdapter(weights, config, size).graph, 'once');
   try {
     const outputs = await session.run({ image: toPlanes(picture, false) });
     return config.channels.map((_, i) => outputs[featureOutput(i)] as Tensor<Float32Array>);
@@ -98,7 +99,7 @@ export interface ControlSetup {
 }
 
 interface LoadedControl {
-  readonly session: GraphSession;
+  readonly session: LoadedGraph;
   readonly condition: Tensor;
   readonly strength: number;
 }
@@ -118,11 +119,18 @@ export class LoadedControls {
     for (const { controlNet, picture, strength = 1 } of guides) {
       const { weights, config } = controlNet;
       const size = { imageHeight: picture.height, imageWidth: picture.width };
-      const embedding = await GraphSession.create(buildConditionEmbedding(weights, config, size).graph);
+      const embedding = await defaultRuntime().load(
+        buildConditionEmbedding(weights, config, size).graph,
+        'every-step',
+      );
       const { condition } = await embedding.run({ image: toPlanes(picture, false) });
       await embedding.dispose();
       const { graph } = buildControlNet(weights, config, { ...setup, tokens: setup.context.shape[2]! });
-      members.push({ session: await GraphSession.create(graph), condition: condition!, strength });
+      members.push({
+        session: await defaultRuntime().load(graph, 'every-step'),
+        condition: condition!,
+        strength,
+      });
     }
     return new LoadedControls(members, setup.context);
   }

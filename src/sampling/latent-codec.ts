@@ -4,7 +4,8 @@ import type { ModelPart } from '../models/checkpoint.ts';
 import { type VaeConfig, vaeFactor } from '../models/vae/config.ts';
 import { buildVaeDecoder } from '../models/vae/decoder.ts';
 import { buildVaeEncoder } from '../models/vae/encoder.ts';
-import { GraphSession } from '../runtime/onnxruntime/session.ts';
+import { defaultRuntime } from '../runtime/default-runtime.ts';
+import { LoadedGraphs } from '../runtime/loaded-graphs.ts';
 import { float32, type Tensor } from '../tensor/tensor.ts';
 import { toPicture, toPlanes } from './image-values.ts';
 
@@ -18,7 +19,7 @@ export class LatentCodec {
   readonly #vae: ModelPart<VaeConfig>;
   readonly #tileCells: number;
   /** The last used decoder. */
-  #decoder: { readonly key: string; readonly session: GraphSession } | null = null;
+  readonly #decoder = new LoadedGraphs(defaultRuntime(), 'every-step', { most: 1 });
 
   constructor(vae: ModelPart<VaeConfig>, tileCells = TILE_CELLS) {
     this.#vae = vae;
@@ -38,17 +39,14 @@ export class LatentCodec {
 
   async #decodeWhole(latents: Tensor<Float32Array>): Promise<Float32Array> {
     const [batch, , latentHeight, latentWidth] = latents.shape as [number, number, number, number];
-    const key = latents.shape.join();
-    if (this.#decoder?.key !== key) {
-      await this.#decoder?.session.dispose();
-      this.#decoder = null;
-      const { config, weights } = this.#vae;
-      const { graph } = buildVaeDecoder(weights, config, { batch, latentHeight, latentWidth });
-      this.#decoder = { key, session: await GraphSession.create(graph) };
-    }
-    const { scalingFactor } = this.#vae.config;
+    const { config, weights } = this.#vae;
+    const decoder = await this.#decoder.get(
+      latents.shape.join(),
+      () => buildVaeDecoder(weights, config, { batch, latentHeight, latentWidth }).graph,
+    );
+    const { scalingFactor } = config;
     const data = latents.data.map((value) => value / scalingFactor);
-    const { image } = await this.#decoder.session.run({ latents: float32(latents.shape, data) });
+    const { image } = await decoder.run({ latents: float32(latents.shape, data) });
     return image!.data as Float32Array;
   }
 
@@ -102,7 +100,7 @@ export class LatentCodec {
     const { config, weights } = this.#vae;
     const size = { batch: 1, imageHeight: picture.height, imageWidth: picture.width };
     // Used once a run: not kept.
-    const session = await GraphSession.create(buildVaeEncoder(weights, config, size).graph, { lean: true });
+    const session = await defaultRuntime().load(buildVaeEncoder(weights, config, size).graph, 'once');
     try {
       const { mean, logvar } = await session.run({ image: toPlanes(picture, true) });
       const [means, logs] = [mean!.data as Float32Array, logvar!.data as Float32Array];
@@ -118,8 +116,7 @@ export class LatentCodec {
   }
 
   async dispose(): Promise<void> {
-    await this.#decoder?.session.dispose();
-    this.#decoder = null;
+    await this.#decoder.dispose();
   }
 }
 

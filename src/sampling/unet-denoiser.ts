@@ -6,7 +6,8 @@ import { buildKeysValues, isKeyOrValue, keysOutput, valuesOutput } from '../mode
 import { keyInput, type SourceLayout, valueInput } from '../models/unet/region-attention.ts';
 import { crossAttentionNames } from '../models/unet/structure.ts';
 import { buildUnet } from '../models/unet/unet.ts';
-import { GraphSession } from '../runtime/onnxruntime/session.ts';
+import { defaultRuntime } from '../runtime/default-runtime.ts';
+import type { LoadedGraph } from '../runtime/runtime.ts';
 import { float32, type Tensor } from '../tensor/tensor.ts';
 import { type GuidedRows, joined } from './guided-rows.ts';
 
@@ -31,7 +32,7 @@ export class UnetDenoiser {
   readonly #unetDeltas: LayerDeltas;
   readonly #textDeltas: LayerDeltas;
   readonly #threads: number | undefined;
-  #loaded: { key: string; session: GraphSession; inputs: ReadonlySet<string>; factors: Feeds } | null = null;
+  #loaded: { key: string; session: LoadedGraph; inputs: ReadonlySet<string>; factors: Feeds } | null = null;
 
   constructor(base: Checkpoint, deltas: LayerDeltas, threads?: number) {
     this.#base = base;
@@ -61,7 +62,7 @@ export class UnetDenoiser {
       const texts = members.flatMap(({ contexts }) => contexts);
       const size = { batch: texts.length, tokens };
       const { graph } = buildKeysValues(weights, config, size, { loraRanks });
-      const session = await GraphSession.create(graph, { lean: true });
+      const session = await defaultRuntime().load(graph, 'once');
       try {
         const shape = [texts.length, ...texts[0]!.shape];
         const outputs = await session.run({
@@ -97,10 +98,7 @@ export class UnetDenoiser {
     const { graph } = buildUnet(weights, config, size, options);
     this.#loaded = {
       key,
-      session: await GraphSession.create(
-        graph,
-        this.#threads === undefined ? {} : { threads: this.#threads },
-      ),
+      session: await defaultRuntime().load(graph, 'every-step', { threads: this.#threads }),
       inputs: new Set(graph.inputs.map(({ name }) => name)),
       factors: deltaFeeds(this.#unetDeltas, loraRanks, layers),
     };

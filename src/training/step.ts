@@ -7,7 +7,9 @@ import type { Checkpoint, ModelPart } from '../models/checkpoint.ts';
 import type { TokenEmbeddings } from '../models/clip/text-encoder.ts';
 import type { UnetConfig } from '../models/unet/config.ts';
 import { attentionPlaces, levelSizes } from '../models/unet/structure.ts';
-import { GraphSession } from '../runtime/onnxruntime/session.ts';
+import { defaultRuntime } from '../runtime/default-runtime.ts';
+import { LoadedGraphs } from '../runtime/loaded-graphs.ts';
+import type { LoadedGraph } from '../runtime/runtime.ts';
 import { float32, type Tensor } from '../tensor/tensor.ts';
 import { attentionTargets, wordPositions } from './attention-regularization.ts';
 import { type FactorFeeds, type FactorGradients, factorGradients } from './factor-gradients.ts';
@@ -68,7 +70,7 @@ export class TrainingStep {
   /** Positions of one run of the text encoder, 77. */
   readonly #window: number;
   /** The UNet's graphs by size. */
-  readonly #sessions = new Map<string, Promise<GraphSession>>();
+  readonly #graphs: LoadedGraphs;
 
   /**
    * @param embeddings  the token table; the trained rows behind it are read anew at every step
@@ -88,6 +90,7 @@ export class TrainingStep {
       sharedPrefix,
       threads,
     });
+    this.#graphs = new LoadedGraphs(defaultRuntime(), 'training', { threads });
   }
 
   /** @throws {ShapeError} if the batch or the factors do not fit the plan */
@@ -113,9 +116,7 @@ export class TrainingStep {
   /** Free all loaded graphs. */
   async dispose(): Promise<void> {
     await this.#text.dispose();
-    const sessions = [...this.#sessions.values()];
-    this.#sessions.clear();
-    for (const session of sessions) await (await session).dispose();
+    await this.#graphs.dispose();
   }
 
   /** A prompt as the text encoder sees it: as many positions at once as the model has. */
@@ -169,21 +170,14 @@ export class TrainingStep {
     return session.run(feeds);
   }
 
-  #session(rows: number, latentHeight: number, latentWidth: number, tokens: number): Promise<GraphSession> {
+  #session(rows: number, latentHeight: number, latentWidth: number, tokens: number): Promise<LoadedGraph> {
     const key = [rows, latentHeight, latentWidth, tokens].join();
-    let session = this.#sessions.get(key);
-    if (session === undefined) {
-      const { threads, unetRanks } = this.#plan;
-      const size = { batch: rows, latentHeight, latentWidth, tokens };
-      const graph = buildUnetStep(this.#unet, size, {
-        ...this.#plan,
-        ranks: unetRanks,
-        contextGradient: this.#text.trains,
-      });
-      // Lean: each weight is used forward and backward; a reordered copy per use would double the memory.
-      session = GraphSession.create(graph, { lean: true, threads });
-      this.#sessions.set(key, session);
-    }
-    return session;
+    return this.#graphs.get(key, () =>
+      buildUnetStep(
+        this.#unet,
+        { batch: rows, latentHeight, latentWidth, tokens },
+        { ...this.#plan, ranks: this.#plan.unetRanks, contextGradient: this.#text.trains },
+      ),
+    );
   }
 }

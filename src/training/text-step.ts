@@ -7,7 +7,9 @@ import type { ModelPart } from '../models/checkpoint.ts';
 import type { ClipTextConfig } from '../models/clip/config.ts';
 import type { TextEncoderSize, TokenEmbeddings } from '../models/clip/text-encoder.ts';
 import { loraDownInput, loraUpInput } from '../models/network.ts';
-import { GraphSession } from '../runtime/onnxruntime/session.ts';
+import { defaultRuntime } from '../runtime/default-runtime.ts';
+import { LoadedGraphs } from '../runtime/loaded-graphs.ts';
+import type { LoadedGraph } from '../runtime/runtime.ts';
 import { float32, type Tensor } from '../tensor/tensor.ts';
 import { type FactorFeeds, type FactorGradients, factorGradients } from './factor-gradients.ts';
 import { gradientOutput } from './gradient-outputs.ts';
@@ -45,7 +47,7 @@ export class TextStep {
   readonly #encoder: ModelPart<ClipTextConfig>;
   readonly #embeddings: TokenEmbeddings;
   readonly #plan: TextStepPlan;
-  readonly #sessions = new Map<string, Promise<GraphSession>>();
+  readonly #graphs: LoadedGraphs;
   /** Features [T, D] of prompts that training does not change, by ids. */
   readonly #fixed = new Map<string, Float32Array>();
 
@@ -54,6 +56,7 @@ export class TextStep {
     this.#encoder = encoder;
     this.#embeddings = embeddings;
     this.#plan = plan;
+    this.#graphs = new LoadedGraphs(defaultRuntime(), 'training', { threads: plan.threads });
   }
 
   /** Is anything trained that features depend on? */
@@ -150,9 +153,7 @@ export class TextStep {
 
   /** Free all loaded graphs. */
   async dispose(): Promise<void> {
-    const sessions = [...this.#sessions.values()];
-    this.#sessions.clear();
-    for (const session of sessions) await (await session).dispose();
+    await this.#graphs.dispose();
   }
 
   /** The features' gradient of each prompt that training changes; one that several rows or layers share gets the sum. */
@@ -196,19 +197,11 @@ export class TextStep {
     chunk: readonly Ids[],
     sharedPrefix: number,
     build: (size: TextEncoderSize) => Graph,
-  ): Promise<GraphSession> {
+  ): Promise<LoadedGraph> {
     const tokens = chunk[0]!.length;
-    const key = `${what} ${tokens} ${sharedPrefix}`;
-    let session = this.#sessions.get(key);
-    if (session === undefined) {
-      const { threads, promptsPerRun } = this.#plan;
-      session = GraphSession.create(build({ batch: promptsPerRun, tokens, sharedPrefix }), {
-        lean: true,
-        threads,
-      });
-      this.#sessions.set(key, session);
-    }
-    return session;
+    return this.#graphs.get(`${what} ${tokens} ${sharedPrefix}`, () =>
+      build({ batch: this.#plan.promptsPerRun, tokens, sharedPrefix }),
+    );
   }
 }
 

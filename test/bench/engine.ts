@@ -9,8 +9,8 @@ import { openCheckpoint } from '../../src/models/checkpoint.ts';
 import { buildUnet } from '../../src/models/unet/unet.ts';
 import { inOneGo } from '../../src/pace.ts';
 import { packageRoot } from '../../src/package-root.ts';
+import { defaultRuntime } from '../../src/runtime/default-runtime.ts';
 import { encodeGraph } from '../../src/runtime/onnxruntime/encode.ts';
-import { GraphSession } from '../../src/runtime/onnxruntime/session.ts';
 import { float32, sizeOf } from '../../src/tensor/tensor.ts';
 import { printReport } from '../support/tool-output.ts';
 import { ensureRandomModel } from './random-sd15.ts';
@@ -40,7 +40,7 @@ async function measure(): Promise<Measured> {
   const { bytes } = inOneGo(encodeGraph(graph));
   const encodeMs = performance.now() - start;
   start = performance.now();
-  const session = await GraphSession.create(graph);
+  const session = await defaultRuntime().load(graph, 'every-step');
   const loadMs = performance.now() - start;
   const feeds = Object.fromEntries(
     graph.inputs.map(({ name, shape }) => {

@@ -13,8 +13,8 @@ import { layersWithin } from '../../src/fusion/statistics/statistics-store.ts';
 import { openCheckpoint } from '../../src/models/checkpoint.ts';
 import { deltaFeeds, deltaRanks } from '../../src/models/lora.ts';
 import { buildUnet } from '../../src/models/unet/unet.ts';
+import { defaultRuntime } from '../../src/runtime/default-runtime.ts';
 import { GraphMatmulEngine } from '../../src/runtime/matmul-engine.ts';
-import { GraphSession } from '../../src/runtime/onnxruntime/session.ts';
 import { checkpointSchedule } from '../../src/sampling/checkpoint-schedule.ts';
 import { dpmSolver } from '../../src/sampling/samplers/dpm-solver.ts';
 import { TorchGenerator } from '../../src/tensor/random.ts';
@@ -36,7 +36,10 @@ export const PARTS: Readonly<Record<string, (argument: string) => Promise<object
     const { config, weights } = base.unet;
     const ranks = deltaRanks(participant.unetDeltas);
     const size = { batch: 2, latentHeight: 64, latentWidth: 64, tokens: 77 };
-    const session = await GraphSession.create(buildUnet(weights, config, size, { loraRanks: ranks }).graph);
+    const session = await defaultRuntime().load(
+      buildUnet(weights, config, size, { loraRanks: ranks }).graph,
+      'every-step',
+    );
     const feeds = {
       sample: float32([2, 4, 64, 64], new TorchGenerator(1).randn(2 * 4 * 64 * 64)),
       timestep: float32([2], [500, 500]),
@@ -105,7 +108,7 @@ export const PARTS: Readonly<Record<string, (argument: string) => Promise<object
       participants.push(await prepareParticipant(base, { concept: await loadConcept(file) }));
     }
     const layers = layersWithin(base, SCOPES);
-    const engine = new GraphMatmulEngine();
+    const engine = new GraphMatmulEngine({ use: 'every-step' });
     const start = performance.now();
     let solved = 0;
     for (const stage of STAGES) {

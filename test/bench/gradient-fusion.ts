@@ -14,7 +14,8 @@ import { GramAccumulator } from '../../src/linalg/gram.ts';
 import { lowRank } from '../../src/linalg/low-rank.ts';
 import { matrix } from '../../src/linalg/matrix.ts';
 import { packageRoot } from '../../src/package-root.ts';
-import { GraphSession } from '../../src/runtime/onnxruntime/session.ts';
+import { defaultRuntime } from '../../src/runtime/default-runtime.ts';
+import type { LoadedGraph } from '../../src/runtime/runtime.ts';
 import { TorchGenerator } from '../../src/tensor/random.ts';
 import { float32 } from '../../src/tensor/tensor.ts';
 
@@ -123,9 +124,9 @@ export async function gradientRows(): Promise<{ rows: Row[]; note: string }> {
 }
 
 /** XᵀX as a collection computes it. */
-function gramSession(rows: number, n: number): Promise<GraphSession> {
+function gramSession(rows: number, n: number): Promise<LoadedGraph> {
   const g = new GraphBuilder();
   const x = g.input('x', 'float32', [rows, n]);
   g.output('gram', matmul(g, x, x, { transA: true }));
-  return GraphSession.create(g.finish());
+  return defaultRuntime().load(g.finish(), 'every-step');
 }

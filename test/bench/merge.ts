@@ -136,7 +136,7 @@ async function recompress(
 ): Promise<{ first: number; next: number }[]> {
   const generator = new TorchGenerator(1);
   const random = (rows: number, cols: number) => matrix(rows, cols, generator.randnFloat64(rows * cols));
-  const engine = new GraphMatmulEngine({ spin: false });
+  const engine = new GraphMatmulEngine();
   // Once unmeasured, so that the functions are compiled.
   await truncateWith({ up: random(320, SUM_RANK), down: random(SUM_RANK, 320) }, RANK, engine.multiply);
   const times: { first: number; next: number }[] = [];

@@ -8,7 +8,7 @@ import { deltaFeeds, deltaRanks, type LayerDeltas } from '../../src/models/lora.
 import { buildUnet } from '../../src/models/unet/unet.ts';
 import { vaeFactor } from '../../src/models/vae/config.ts';
 import { buildVaeDecoder } from '../../src/models/vae/decoder.ts';
-import { GraphSession } from '../../src/runtime/onnxruntime/session.ts';
+import { defaultRuntime } from '../../src/runtime/default-runtime.ts';
 import { checkpointSchedule } from '../../src/sampling/checkpoint-schedule.ts';
 import { GuidedRows } from '../../src/sampling/guided-rows.ts';
 import { runGuided } from '../../src/sampling/guided-run.ts';
@@ -116,7 +116,7 @@ async function denoise(
     { batch: rows.count, latentHeight: size, latentWidth: size, tokens },
     { loraRanks: ranks },
   );
-  const session = await GraphSession.create(network.graph, threads === undefined ? {} : { threads });
+  const session = await defaultRuntime().load(network.graph, 'every-step', { threads });
   const text = (data: Float32Array) => float32([data.length / (tokens * width), tokens, width], data);
   const fixed: Record<string, Tensor> = {
     encoder_hidden_states: rows.contexts(text(empty), contexts.map(text)),
@@ -139,9 +139,9 @@ async function denoise(
 async function decode(base: Checkpoint, latents: Float32Array, batch: number): Promise<Picture[]> {
   const { config, weights } = await base.vae();
   const { sampleSize: size, inChannels } = base.unet.config;
-  const session = await GraphSession.create(
+  const session = await defaultRuntime().load(
     buildVaeDecoder(weights, config, { batch, latentHeight: size, latentWidth: size }).graph,
-    { lean: true },
+    'once',
   );
   const scaled = latents.map((value) => value / config.scalingFactor);
   const { image } = await session.run({ latents: float32([batch, inChannels, size, size], scaled) });

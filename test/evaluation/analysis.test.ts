@@ -16,7 +16,7 @@ import { type Checkpoint, openCheckpoint } from '../../src/models/checkpoint.ts'
 import { openClipModel } from '../../src/models/clip/clip-model.ts';
 import { SD15_UNET } from '../../src/models/unet/config.ts';
 import { defaultBase, packageRoot } from '../../src/package-root.ts';
-import { GraphSession } from '../../src/runtime/onnxruntime/session.ts';
+import { defaultRuntime } from '../../src/runtime/default-runtime.ts';
 import { Pipeline, type PipelineParts } from '../../src/sampling/sample.ts';
 import { TorchGenerator } from '../../src/tensor/random.ts';
 import { float32 } from '../../src/tensor/tensor.ts';
@@ -148,7 +148,7 @@ describe('attention maps', () => {
       for (let h = 0; h < heads; h++) identity.data[t * heads * tokens + h * tokens + t] = 1;
     }
     g.output('p', multiHeadAttention(g, { q, k, v: g.constant(identity) }, heads));
-    const session = await GraphSession.create(g.finish());
+    const session = await defaultRuntime().load(g.finish(), 'every-step');
     const { p } = await session.run({
       q: { ...query, shape: [1, rows, heads * d] },
       k: { ...key, shape: [1, tokens, heads * d] },

@@ -6,7 +6,7 @@ import { openControlNet } from '../../src/models/controlnet/open.ts';
 import type { Network } from '../../src/models/network.ts';
 import { crossAttentionNames } from '../../src/models/unet/structure.ts';
 import { buildUnet } from '../../src/models/unet/unet.ts';
-import { GraphSession } from '../../src/runtime/onnxruntime/session.ts';
+import { defaultRuntime } from '../../src/runtime/default-runtime.ts';
 import { float32, type Tensor } from '../../src/tensor/tensor.ts';
 import { GoldenTensors } from '../support/golden-tensors.ts';
 import { goldenPath } from '../support/goldens.ts';
@@ -17,7 +17,7 @@ const TOLERANCE = { rtol: 2e-5, atol: 2e-5 };
 const CONDITIONING_SCALE = 0.8;
 
 async function run({ graph }: Network, feeds: Record<string, Tensor>) {
-  const session = await GraphSession.create(graph);
+  const session = await defaultRuntime().load(graph, 'every-step');
   try {
     return await session.run(feeds);
   } finally {

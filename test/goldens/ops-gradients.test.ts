@@ -15,7 +15,7 @@ import { reduceMean, reduceSum } from '../../src/graph/ops/reduction.ts';
 import { pruned } from '../../src/graph/prune.ts';
 import type { Value } from '../../src/graph/value.ts';
 import { scaled } from '../../src/graph/vjp/rule.ts';
-import { GraphSession } from '../../src/runtime/onnxruntime/session.ts';
+import { defaultRuntime } from '../../src/runtime/default-runtime.ts';
 import { float32, float64, int64, type Tensor } from '../../src/tensor/tensor.ts';
 import { relativeError } from '../support/close.ts';
 import { goldenJson, goldenPath } from '../support/goldens.ts';
@@ -173,7 +173,7 @@ describe('single operations', () => {
       expect(relativeError(data as Float64Array, stored(`${op}|${name}`).data), name).toBeLessThan(1e-10);
     }
     const single = graphOf(op, 'float32');
-    const session = await GraphSession.create(single.graph);
+    const session = await defaultRuntime().load(single.graph, 'every-step');
     const fast = await session.run(single.feeds);
     await session.dispose();
     for (const [name, { data }] of Object.entries(fast)) {

@@ -9,7 +9,8 @@ import { crossAttentionNames } from '../../src/models/unet/structure.ts';
 import { buildUnet, type UnetOptions } from '../../src/models/unet/unet.ts';
 import { buildVaeDecoder } from '../../src/models/vae/decoder.ts';
 import { buildVaeEncoder } from '../../src/models/vae/encoder.ts';
-import { GraphSession } from '../../src/runtime/onnxruntime/session.ts';
+import { defaultRuntime } from '../../src/runtime/default-runtime.ts';
+import type { LoadedGraph } from '../../src/runtime/runtime.ts';
 import { float32, type Tensor } from '../../src/tensor/tensor.ts';
 import { goldenJson, goldenPath, goldenSingleFile } from '../support/goldens.ts';
 
@@ -51,12 +52,12 @@ beforeAll(async () => {
   });
 });
 
-const sessions: GraphSession[] = [];
+const sessions: LoadedGraph[] = [];
 afterAll(async () => {
   for (const session of sessions) await session.dispose();
 });
 async function run({ graph }: Network, feeds: Record<string, Tensor>): Promise<Record<string, Tensor>> {
-  const session = await GraphSession.create(graph);
+  const session = await defaultRuntime().load(graph, 'every-step');
   sessions.push(session);
   return session.run(feeds);
 }

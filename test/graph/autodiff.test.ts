@@ -19,7 +19,7 @@ import type { Value } from '../../src/graph/value.ts';
 import { attentionVjp } from '../../src/graph/vjp/attention.ts';
 import { scaled } from '../../src/graph/vjp/rule.ts';
 import { type VjpTable, vjps } from '../../src/graph/vjp/rules.ts';
-import { GraphSession } from '../../src/runtime/onnxruntime/session.ts';
+import { defaultRuntime } from '../../src/runtime/default-runtime.ts';
 import { float32, float64, int64, sizeOf, type Tensor } from '../../src/tensor/tensor.ts';
 import { relativeError } from '../support/close.ts';
 import { gradcheck, normals, type Write } from '../support/gradcheck.ts';
@@ -344,7 +344,7 @@ describe('the reverse pass', () => {
         g.output(`d${value.name}`, found.get(value)!);
       });
       const graph = pruned(g.finish());
-      const session = await GraphSession.create(graph);
+      const session = await defaultRuntime().load(graph, 'every-step');
       const out = await session.run(feeds);
       await session.dispose();
       return {

@@ -27,7 +27,7 @@ import * as movement from '../../src/graph/ops/movement.ts';
 import { groupNorm, softmax } from '../../src/graph/ops/normalization.ts';
 import { reduceMax, reduceMean, reduceSum } from '../../src/graph/ops/reduction.ts';
 import type { Value } from '../../src/graph/value.ts';
-import { GraphSession } from '../../src/runtime/onnxruntime/session.ts';
+import { defaultRuntime } from '../../src/runtime/default-runtime.ts';
 import { float32, int64, sizeOf, type Tensor } from '../../src/tensor/tensor.ts';
 
 type Write = (g: GraphBuilder, ...inputs: Value[]) => Value | readonly Value[];
@@ -49,7 +49,7 @@ async function agree(write: Write, ...inputs: Tensor[]): Promise<void> {
   });
   const graph = g.finish();
   const feeds = Object.fromEntries(inputs.map((tensor, i) => [`in${i}`, tensor]));
-  const session = await GraphSession.create(graph);
+  const session = await defaultRuntime().load(graph, 'every-step');
   const actual = await session.run(feeds);
   await session.dispose();
   for (const [name, expected] of Object.entries(interpret(graph, feeds))) {
@@ -203,7 +203,7 @@ describe('mistakes are found where they are written', () => {
   it('refuses feeds that do not fit', async () => {
     const g = new GraphBuilder();
     g.output('y', add(g, g.input('x', 'float32', [2]), g.scalar(1)));
-    const session = await GraphSession.create(g.finish());
+    const session = await defaultRuntime().load(g.finish(), 'every-step');
     await expect(session.run({ x: float32([3]) })).rejects.toThrow(
       'input "x": expected float32[2], got float32[3]',
     );

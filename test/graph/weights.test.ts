@@ -12,8 +12,8 @@ import { add } from '../../src/graph/ops/elementwise.ts';
 import { matmul } from '../../src/graph/ops/matmul.ts';
 import { printGraph } from '../../src/graph/print.ts';
 import { inOneGo } from '../../src/pace.ts';
+import { defaultRuntime } from '../../src/runtime/default-runtime.ts';
 import { encodeGraph } from '../../src/runtime/onnxruntime/encode.ts';
-import { GraphSession } from '../../src/runtime/onnxruntime/session.ts';
 import { float32 } from '../../src/tensor/tensor.ts';
 
 /** Exact in float16 and bfloat16 alike. */
@@ -39,7 +39,7 @@ function product(...weights: RawTensor[]) {
 }
 
 async function run(...weights: RawTensor[]): Promise<number[]> {
-  const session = await GraphSession.create(product(...weights));
+  const session = await defaultRuntime().load(product(...weights), 'every-step');
   const { y } = await session.run({ x: X });
   await session.dispose();
   return [...(y!.data as Float32Array)];

@@ -7,7 +7,7 @@ import { unetLayers } from '../../src/models/unet/changeable-layers.ts';
 import { unetSchema } from '../../src/models/unet/config.ts';
 import { attentionPlaces } from '../../src/models/unet/structure.ts';
 import { buildUnet } from '../../src/models/unet/unet.ts';
-import { GraphSession } from '../../src/runtime/onnxruntime/session.ts';
+import { defaultRuntime } from '../../src/runtime/default-runtime.ts';
 import { TorchGenerator } from '../../src/tensor/random.ts';
 import { float32 } from '../../src/tensor/tensor.ts';
 
@@ -77,7 +77,7 @@ describe('a UNet whose transformers have several blocks', () => {
       [`${layerName}.lora_down`, float32([1, n])] as const,
       [`${layerName}.lora_up`, float32([m, 1])] as const,
     ]);
-    const session = await GraphSession.create(network.graph);
+    const session = await defaultRuntime().load(network.graph, 'every-step');
     try {
       const predict = async (changed: number | null): Promise<Float32Array> => {
         const context = new TorchGenerator(2).randn(places.length * 5 * 6);

@@ -78,7 +78,7 @@ describe('products in the graph runtime', () => {
 });
 
 it('multiplies some rows at a time to the same bits', async () => {
-  const small = new GraphMatmulEngine({ threads: 1 }, 5000);
+  const small = new GraphMatmulEngine({ threads: 1, mostProducts: 5000 });
   try {
     const [a, b] = [randomMatrix(4, 37, 61), randomMatrix(5, 61, 29)];
     expect((await small.multiply(a, b)).data).toEqual((await graph.multiply(a, b)).data);

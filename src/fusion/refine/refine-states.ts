@@ -4,7 +4,8 @@ import type { ModelPart } from '../../models/checkpoint.ts';
 import { deltaFeeds, type LayerDeltas } from '../../models/lora.ts';
 import type { UnetConfig } from '../../models/unet/config.ts';
 import { buildUnet, type UnetSize } from '../../models/unet/unet.ts';
-import { GraphSession, type SessionOptions } from '../../runtime/onnxruntime/session.ts';
+import { defaultRuntime } from '../../runtime/default-runtime.ts';
+import type { LoadedGraph, RunSettings } from '../../runtime/runtime.ts';
 import type { GuidedRows } from '../../sampling/guided-rows.ts';
 import { type Pass, runGuided } from '../../sampling/guided-run.ts';
 import type { Sampler } from '../../sampling/samplers/sampler.ts';
@@ -34,13 +35,13 @@ export interface GuidedModel {
 
 export interface RolloutOptions {
   readonly sampler: Sampler;
-  readonly session: SessionOptions;
+  readonly settings: RunSettings;
   readonly signal?: AbortSignal;
 }
 
 /** One loaded UNet that stands for every model in turn, B pictures at a time. */
 export class Rollouts {
-  readonly #session: GraphSession;
+  readonly #session: LoadedGraph;
   readonly #config: UnetConfig;
   readonly #layers: ModelPart<UnetConfig>['layers'];
   readonly #rows: GuidedRows;
@@ -49,7 +50,7 @@ export class Rollouts {
   readonly #options: RolloutOptions;
 
   private constructor(
-    session: GraphSession,
+    session: LoadedGraph,
     { config, layers }: ModelPart<UnetConfig>,
     rows: GuidedRows,
     size: Omit<UnetSize, 'batch'>,
@@ -78,7 +79,7 @@ export class Rollouts {
   ): Promise<Rollouts> {
     const doubled = { ...size, batch: rows.count };
     const { graph } = buildUnet(unet.weights, unet.config, doubled, { loraRanks: ranks });
-    const session = await GraphSession.create(graph, options.session);
+    const session = await defaultRuntime().load(graph, 'training', options.settings);
     return new Rollouts(session, unet, rows, size, ranks, options);
   }
 

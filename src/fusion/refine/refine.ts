@@ -22,7 +22,8 @@ import { commonRanks, deltaFeeds, deltaRanks, type LayerDeltas } from '../../mod
 import { loraDownInput, loraUpInput } from '../../models/network.ts';
 import { adamwState, adamwStep } from '../../optim/adamw.ts';
 import { Pace } from '../../pace.ts';
-import { GraphSession } from '../../runtime/onnxruntime/session.ts';
+import { defaultRuntime } from '../../runtime/default-runtime.ts';
+import type { LoadedGraph } from '../../runtime/runtime.ts';
 import { GuidedRows } from '../../sampling/guided-rows.ts';
 import { noiseSchedule } from '../../sampling/noise-schedule.ts';
 import { dpmSolver } from '../../sampling/samplers/dpm-solver.ts';
@@ -171,7 +172,7 @@ class RefineRun {
   readonly #rows: GuidedRows;
   readonly #latentSize: { readonly latentHeight: number; readonly latentWidth: number };
   #rollouts: Rollouts | null = null;
-  #training: GraphSession | null = null;
+  #training: LoadedGraph | null = null;
   #done = 0;
   #turn = 0;
   #preservedRows = 0;
@@ -243,7 +244,6 @@ class RefineRun {
 
   async #load(): Promise<void> {
     const { base, schedule, signal, start, threads } = this.#request;
-    const running = { lean: true, threads };
     const { denoisingSteps, recomputeBlocks } = this.#options;
     const size = { ...this.#latentSize, tokens: base.textEncoder.config.maxPositions };
     const drawn = commonRanks([
@@ -252,7 +252,7 @@ class RefineRun {
     ]);
     this.#rollouts = await Rollouts.create(base.unet, this.#rows, size, drawn, {
       sampler: dpmSolver(schedule, denoisingSteps),
-      session: running,
+      settings: { threads },
       signal,
     });
     const graph = buildRefineStep(base.unet, this.#rows, size, {
@@ -260,7 +260,7 @@ class RefineRun {
       trained: start.keys(),
       recomputeBlocks,
     });
-    this.#training = await GraphSession.create(graph, running);
+    this.#training = await defaultRuntime().load(graph, 'training', { threads });
   }
 
   /** One batch of drawings for every teacher: by itself, or by the fused model as it is now. */

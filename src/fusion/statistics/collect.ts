@@ -15,7 +15,7 @@ import type { TokenEmbeddings } from '../../models/clip/text-encoder.ts';
 import { deltaFeeds, deltaRanks, type LayerDeltas } from '../../models/lora.ts';
 import type { Probes } from '../../models/network.ts';
 import { buildUnet } from '../../models/unet/unet.ts';
-import { GraphSession } from '../../runtime/onnxruntime/session.ts';
+import { defaultRuntime } from '../../runtime/default-runtime.ts';
 import { GuidedRows } from '../../sampling/guided-rows.ts';
 import { type Pass, runGuided } from '../../sampling/guided-run.ts';
 import type { Sampler } from '../../sampling/samplers/sampler.ts';
@@ -210,7 +210,7 @@ export async function collectSpatial(
       ...(contrasted ? { weighRows: (g, values) => contrastRows(g, values, contrast) } : {}),
     },
   });
-  const session = await GraphSession.create(network.graph, { planned: false });
+  const session = await defaultRuntime().load(network.graph, 'every-step');
   const feeds = deltaFeeds(deltas, loraRanks, base.unet.layers);
   const inputOf = inputsOf(network.probes);
   const sums = new GramSums(inputOf);

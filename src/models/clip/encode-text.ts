@@ -1,5 +1,5 @@
 /** Prompts to hidden states: one run of the text encoder on a batch of token ids. */
-import { GraphSession } from '../../runtime/onnxruntime/session.ts';
+import { defaultRuntime } from '../../runtime/default-runtime.ts';
 import type { Tensor } from '../../tensor/tensor.ts';
 import type { ModelPart } from '../checkpoint.ts';
 import { deltaFeeds, deltaRanks, type LayerDeltas } from '../lora.ts';
@@ -40,7 +40,7 @@ export async function encodeText(
   const size = { batch: batch.length, tokens: tokenEmbeddings.shape[1]! };
   const network = buildTextEncoder(weights, config, size, { loraRanks, probes, clipSkip });
   // Used once: reordering the weights would cost more than it saves.
-  const session = await GraphSession.create(network.graph, { lean: true });
+  const session = await defaultRuntime().load(network.graph, 'once');
   try {
     const outputs = await session.run({
       token_embeddings: tokenEmbeddings,

@@ -1,39 +1,19 @@
-/** The only place that knows onnxruntime: loads a graph, runs it, gives its memory back. */
+/** One loaded graph of onnxruntime. */
 import type * as ort from 'onnxruntime-node';
-import { EdloraError, ShapeError } from '../../errors.ts';
+import { EdloraError } from '../../errors.ts';
 import type { Graph } from '../../graph/graph.ts';
-import { describe } from '../../graph/value.ts';
 import { checkUnchanged, type FileIdentity } from '../../io/file-identity.ts';
 import { Pace } from '../../pace.ts';
 import type { Tensor, TensorData } from '../../tensor/tensor.ts';
+import { checkFeeds, checkTargets } from '../check-feeds.ts';
+import type { Feeds, GraphUse, LoadedGraph, RunSettings } from '../runtime.ts';
+import { tensorOf } from './device-tensor.ts';
 import { encodeGraph } from './encode.ts';
+import { sessionOptions } from './session-options.ts';
 import { weightsAreMapped } from './weight-mapping.ts';
 
-export interface SessionOptions {
-  /** CPU threads of one operator; default: the runtime's choice (one per core). */
-  readonly threads?: number;
-  /**
-   * Keep one copy of each weight instead of a second, reordered one, and place values as they come instead of in one
-   * block that is laid out after the first run and stands beside what that run had taken. Loads faster and in less
-   * memory; matrix products run at the same speed only when weights are used once per run. Default false.
-   */
-  readonly lean?: boolean;
-  /**
-   * Lay out all values of a run in one block from the second run on. Default: unless lean. Off saves that block, which
-   * stands beside what the first run took: half a gigabyte and more at full size.
-   */
-  readonly planned?: boolean;
-  /**
-   * Let threads wait in a busy loop between operators. Default true; off for many short runs beside other work, which
-   * the loops would slow down.
-   */
-  readonly spin?: boolean;
-}
-
-export type Feeds = Readonly<Record<string, Tensor>>;
-
-/** A loaded graph. Runs of one session are independent; dispose it when done. */
-export class GraphSession {
+/** Runs of one session are independent. */
+export class GraphSession implements LoadedGraph {
   readonly #runtime: typeof ort;
   readonly #session: ort.InferenceSession;
   readonly #graph: Graph;
@@ -52,34 +32,15 @@ export class GraphSession {
     this.#mapped = mapped;
   }
 
-  /**
-   * Load a graph; its weights are mapped from the files they lie in, or read, see weight-mapping.ts.
-   * @throws {EdloraError} when the runtime refuses the graph, with its reason
-   * @throws {FormatError} when a weight cannot be read, or its file has changed since it was opened
-   */
-  static async create(graph: Graph, options: SessionOptions = {}): Promise<GraphSession> {
-    const { bytes, weightFolder, inMemory, mapped } = await new Pace().run(
-      encodeGraph(graph, { mapWeights: weightsAreMapped() }),
-    );
-    const session: Record<string, string | Record<string, string>> = {};
-    if (weightFolder !== null) session.model_external_initializers_file_folder_path = weightFolder;
-    if (options.lean) session.disable_prepacking = '1';
-    if (options.spin === false) session.intra_op = { allow_spinning: '0' };
+  /** Load a graph; its weights are mapped from the files they lie in, or read, see weight-mapping.ts. */
+  static async load(graph: Graph, use: GraphUse, settings: RunSettings): Promise<GraphSession> {
+    const encoded = await new Pace().run(encodeGraph(graph, { mapWeights: weightsAreMapped() }));
+    const { bytes, mapped } = encoded;
     // Loaded with the first graph: commands that need none start quicker.
     const runtime = await import('onnxruntime-node');
     try {
-      const loaded = await runtime.InferenceSession.create(bytes, {
-        // 'all' reorders convolution weights: 12–19 s of loading for 4 % of speed at full size.
-        graphOptimizationLevel: 'extended',
-        logSeverityLevel: 3,
-        enableMemPattern: options.planned ?? options.lean !== true,
-        // An undefined property is refused there.
-        ...(options.threads === undefined ? {} : { intraOpNumThreads: options.threads }),
-        ...(inMemory.length === 0
-          ? {}
-          : { externalData: inMemory.map(({ location, data }) => ({ path: location, data })) }),
-        extra: { session },
-      });
+      const options = sessionOptions(encoded, use, settings);
+      const loaded = await runtime.InferenceSession.create(bytes, options);
       checkUnchanged(mapped);
       return new GraphSession(runtime, loaded, graph, mapped);
     } catch (cause) {
@@ -91,32 +52,19 @@ export class GraphSession {
     }
   }
 
-  /**
-   * One run. `feeds` holds every input of the graph by name.
-   * @param wanted names of the outputs to compute; default all. What only others need is not computed.
-   * @param into   arrays that outputs are written to, by name; their tensors in the result lie over them
-   * @throws {ShapeError} when an input is missing, unknown or of another dtype or shape, or an array's length is wrong
-   * @throws {FormatError} when a file that weights are mapped from has changed: touching what is gone would end the process
-   */
   async run(
     feeds: Feeds,
     wanted?: readonly string[],
     into: Readonly<Record<string, TensorData>> = {},
   ): Promise<Record<string, Tensor>> {
+    // Touching a mapped file that is gone would end the process.
     checkUnchanged(this.#mapped);
+    checkFeeds(this.#graph, feeds);
+    checkTargets(this.#graph, into);
     const tensors: Record<string, ort.Tensor> = {};
-    for (const value of this.#graph.inputs) {
-      const fed = feeds[value.name];
-      if (fed === undefined)
-        throw new ShapeError(`input "${value.name}": expected ${describe(value)}, got nothing`);
-      if (fed.dtype !== value.dtype || fed.shape.join() !== value.shape.join()) {
-        throw new ShapeError(`input "${value.name}": expected ${describe(value)}, got ${describe(fed)}`);
-      }
-      tensors[value.name] = new this.#runtime.Tensor(fed.dtype, fed.data as never, fed.shape);
-    }
-    const known = new Set(this.#graph.inputs.map((value) => value.name));
-    for (const name of Object.keys(feeds)) {
-      if (!known.has(name)) throw new ShapeError(`input "${name}": the graph has no such input`);
+    for (const { name } of this.#graph.inputs) {
+      const { dtype, data, shape } = tensorOf(feeds[name]!);
+      tensors[name] = new this.#runtime.Tensor(dtype, data as never, shape);
     }
     const names = wanted ?? [...this.#graph.outputs.keys()];
     const results = await this.#session.run(
@@ -143,13 +91,9 @@ export class GraphSession {
   #place(name: string, data: TensorData | undefined): ort.Tensor | null {
     if (data === undefined) return null;
     const { dtype, shape } = this.#graph.outputs.get(name)!;
-    const count = shape.reduce((product, size) => product * size, 1);
-    if (data.length !== count)
-      throw new ShapeError(`output "${name}": expected an array of ${count}, got one of ${data.length}`);
     return new this.#runtime.Tensor(dtype as 'float32', data as never, shape);
   }
 
-  /** Free the session's memory. */
   async dispose(): Promise<void> {
     await this.#session.release();
   }

@@ -3,7 +3,9 @@ import { readPicture } from '../../formats/picture.ts';
 import type { ModelPart } from '../../models/checkpoint.ts';
 import { type VaeConfig, vaeFactor } from '../../models/vae/config.ts';
 import { buildVaeEncoder } from '../../models/vae/encoder.ts';
-import { GraphSession } from '../../runtime/onnxruntime/session.ts';
+import { defaultRuntime } from '../../runtime/default-runtime.ts';
+import { LoadedGraphs } from '../../runtime/loaded-graphs.ts';
+import type { LoadedGraph } from '../../runtime/runtime.ts';
 import { toPlanes } from '../../sampling/image-values.ts';
 import type { TorchGenerator } from '../../tensor/random.ts';
 import type { TrainingPicture } from './training-folder.ts';
@@ -58,7 +60,7 @@ export async function encodePictures(
   onPicture: (done: number) => void = () => {},
 ): Promise<TrainingItem[]> {
   const factor = vaeFactor(vae.config);
-  const encoders = new Map<string, GraphSession>();
+  const encoders = new LoadedGraphs(defaultRuntime(), 'once');
   const items: TrainingItem[] = [];
   try {
     for (const [index, picture] of pictures.entries()) {
@@ -75,7 +77,7 @@ export async function encodePictures(
       onPicture(index + 1);
     }
   } finally {
-    for (const encoder of encoders.values()) await encoder.dispose();
+    await encoders.dispose();
   }
   return items;
 }
@@ -111,22 +113,19 @@ async function viewsOf(
   return flip ? moved.flatMap((view) => [view, mirrored(view)]) : moved;
 }
 
-async function encoderOf(
-  encoders: Map<string, GraphSession>,
+function encoderOf(
+  encoders: LoadedGraphs,
   { weights, config }: ModelPart<VaeConfig>,
   { width, height }: Size,
-): Promise<GraphSession> {
-  const key = `${width}×${height}`;
-  const loaded = encoders.get(key);
-  if (loaded !== undefined) return loaded;
-  const { graph } = buildVaeEncoder(weights, config, { batch: 1, imageHeight: height, imageWidth: width });
-  const encoder = await GraphSession.create(graph, { lean: true });
-  encoders.set(key, encoder);
-  return encoder;
+): Promise<LoadedGraph> {
+  return encoders.get(
+    `${width}×${height}`,
+    () => buildVaeEncoder(weights, config, { batch: 1, imageHeight: height, imageWidth: width }).graph,
+  );
 }
 
 async function encode(
-  encoder: GraphSession,
+  encoder: LoadedGraph,
   { picture, mask }: View,
   { scalingFactor }: VaeConfig,
   factor: number,

@@ -13,7 +13,7 @@ import { commonRanks, deltaFeeds, deltaRanks, type LayerDeltas } from '../../../
 import { loraUpInput } from '../../../src/models/network.ts';
 import { crossAttentionNames } from '../../../src/models/unet/structure.ts';
 import { buildUnet } from '../../../src/models/unet/unet.ts';
-import { GraphSession } from '../../../src/runtime/onnxruntime/session.ts';
+import { defaultRuntime } from '../../../src/runtime/default-runtime.ts';
 import { checkpointSchedule } from '../../../src/sampling/checkpoint-schedule.ts';
 import { GuidedRows } from '../../../src/sampling/guided-rows.ts';
 import { noiseSchedule } from '../../../src/sampling/noise-schedule.ts';
@@ -167,7 +167,7 @@ describe('refine', () => {
       const [concept] = given.concepts;
       const rollouts = await Rollouts.create(base.unet, rows, size, commonRanks([fused, own]), {
         sampler,
-        session: {},
+        settings: {},
       });
       const noise = random.randn(CELLS);
       const states = await rollouts.draw(concept!.prompts, noise, concept!, null, () => {});
@@ -179,7 +179,7 @@ describe('refine', () => {
         { ...size, batch: 2 },
         { loraRanks: ranks },
       );
-      const session = await GraphSession.create(network.graph);
+      const session = await defaultRuntime().load(network.graph, 'every-step');
       const lossOf = async ({ latents, timestep, target, prompt }: RefineState): Promise<number> => {
         const { noise_pred } = await session.run({
           sample: float32([2, 4, 8, 8], Float32Array.of(...latents, ...latents)),
@@ -311,8 +311,9 @@ describe('buildRefineStep', () => {
       encoder_hidden_states: rows.contexts(context(0), [context(1), context(2)]),
       ...deltaFeeds(own, ranks, base.unet.layers),
     };
-    const plain = await GraphSession.create(
+    const plain = await defaultRuntime().load(
       buildUnet(weights, config, { ...size, batch: 4 }, { loraRanks: ranks }).graph,
+      'training',
     );
     const predicted = (await plain.run(common)).noise_pred!.data as Float32Array;
     let expected = 0;
@@ -322,11 +323,13 @@ describe('buildRefineStep', () => {
       expected += rowWeight.data[i < cells ? 0 : 1]! * error * error;
     }
     const feeds: Record<string, Tensor> = { ...common, target, row_weight: rowWeight };
-    const step = await GraphSession.create(
+    const step = await defaultRuntime().load(
       buildRefineStep(base.unet, rows, size, { ...options, recomputeBlocks: false }),
+      'training',
     );
-    const again = await GraphSession.create(
+    const again = await defaultRuntime().load(
       buildRefineStep(base.unet, rows, size, { ...options, recomputeBlocks: true }),
+      'training',
     );
     const out = await step.run(feeds);
     expect(Math.abs((out.loss!.data[0] as number) / expected - 1)).toBeLessThan(1e-4);

@@ -8,7 +8,7 @@ import {
 import { type Checkpoint, openCheckpoint } from '../../../src/models/checkpoint.ts';
 import { crossAttentionNames } from '../../../src/models/unet/structure.ts';
 import { buildUnet } from '../../../src/models/unet/unet.ts';
-import { GraphSession } from '../../../src/runtime/onnxruntime/session.ts';
+import { defaultRuntime } from '../../../src/runtime/default-runtime.ts';
 import { checkpointSchedule } from '../../../src/sampling/checkpoint-schedule.ts';
 import { dpmSolver } from '../../../src/sampling/samplers/dpm-solver.ts';
 import { TorchGenerator } from '../../../src/tensor/random.ts';
@@ -49,7 +49,7 @@ async function plain(
 ): Promise<Float32Array> {
   const size = { batch: 1, latentHeight: SIDE, latentWidth: SIDE, tokens: context.shape[2]! };
   const { graph } = buildUnet(base.unet.weights, base.unet.config, size, { probes: {} });
-  const session = await GraphSession.create(graph);
+  const session = await defaultRuntime().load(graph, 'every-step');
   const { noise_pred } = await session.run({
     sample: float32([1, 4, SIDE, SIDE], noise),
     timestep: float32([1], [timestep]),

@@ -9,8 +9,9 @@ import { writeSafetensors } from '../../../src/formats/safetensors.ts';
 import { openTensorFile } from '../../../src/formats/tensor-file.ts';
 import { GraphBuilder } from '../../../src/graph/builder.ts';
 import { matmul } from '../../../src/graph/ops/matmul.ts';
-import { GraphSession } from '../../../src/runtime/onnxruntime/session.ts';
+import { defaultRuntime } from '../../../src/runtime/default-runtime.ts';
 import { weightsAreMapped, withWeightsInMemory } from '../../../src/runtime/onnxruntime/weight-mapping.ts';
+import type { LoadedGraph } from '../../../src/runtime/runtime.ts';
 import { float32 } from '../../../src/tensor/tensor.ts';
 
 let folder: string;
@@ -35,13 +36,13 @@ async function load(name: string) {
   return { file, graph };
 }
 const X = { x: float32([1, SIZE], Array(SIZE).fill(1)) };
-const sum = (result: Awaited<ReturnType<GraphSession['run']>>): number =>
+const sum = (result: Awaited<ReturnType<LoadedGraph['run']>>): number =>
   (result.y!.data as Float32Array).reduce((a, b) => a + b, 0);
 
 describe('a mapped file', () => {
   it('that was cut is refused at the next run, which would have ended the process', async () => {
     const { file, graph } = await load('cut');
-    const session = await GraphSession.create(graph, { lean: true });
+    const session = await defaultRuntime().load(graph, 'once');
     await session.run(X);
     truncateSync(file, 100);
     await expect(session.run(X)).rejects.toThrow(FormatError);
@@ -52,17 +53,19 @@ describe('a mapped file', () => {
   it('that changed before the network was loaded is refused then', async () => {
     const { file, graph } = await load('before');
     utimesSync(file, 1_700_000_001, 1_700_000_001);
-    await expect(GraphSession.create(graph)).rejects.toThrow(/before\.safetensors: expected the file/);
+    await expect(defaultRuntime().load(graph, 'every-step')).rejects.toThrow(
+      /before\.safetensors: expected the file/,
+    );
   });
 });
 
 describe('weights in memory', () => {
   it('give the same numbers, and outlive their file', async () => {
     const { file, graph } = await load('memory');
-    const mapped = await GraphSession.create(graph);
+    const mapped = await defaultRuntime().load(graph, 'every-step');
     const expected = sum(await mapped.run(X));
     await mapped.dispose();
-    const session = await withWeightsInMemory(() => GraphSession.create(graph));
+    const session = await withWeightsInMemory(() => defaultRuntime().load(graph, 'every-step'));
     truncateSync(file, 100);
     expect(sum(await session.run(X))).toBe(expected);
     await session.dispose();

@@ -1,0 +1,33 @@
+/** Whether what a run is given fits the graph: the same words whatever it runs on. */
+import { ShapeError } from '../errors.ts';
+import type { Graph } from '../graph/graph.ts';
+import { describe } from '../graph/value.ts';
+import { sizeOf, type TensorData } from '../tensor/tensor.ts';
+import type { Feeds } from './runtime.ts';
+
+/** @throws {ShapeError} when an input is missing, unknown or of another dtype or shape */
+export function checkFeeds({ inputs }: Graph, feeds: Feeds): void {
+  for (const value of inputs) {
+    const fed = feeds[value.name];
+    if (fed === undefined)
+      throw new ShapeError(`input "${value.name}": expected ${describe(value)}, got nothing`);
+    if (fed.dtype !== value.dtype || fed.shape.join() !== value.shape.join()) {
+      throw new ShapeError(`input "${value.name}": expected ${describe(value)}, got ${describe(fed)}`);
+    }
+  }
+  const known = new Set(inputs.map((value) => value.name));
+  for (const name of Object.keys(feeds)) {
+    if (!known.has(name)) throw new ShapeError(`input "${name}": the graph has no such input`);
+  }
+}
+
+/** @throws {ShapeError} when an array is not as long as the output it is for, or there is no such output */
+export function checkTargets({ outputs }: Graph, into: Readonly<Record<string, TensorData>>): void {
+  for (const [name, { length }] of Object.entries(into)) {
+    const value = outputs.get(name);
+    if (value === undefined) throw new ShapeError(`output "${name}": the graph has no such output`);
+    const count = sizeOf(value.shape);
+    if (length !== count)
+      throw new ShapeError(`output "${name}": expected an array of ${count}, got one of ${length}`);
+  }
+}
