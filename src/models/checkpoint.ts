@@ -1,6 +1,6 @@
 /**
- * A Stable Diffusion 1.x model as it lies on disk: a diffusers folder or an original single file. Opening reads
- * configs and headers only; weights stay where they are and are named as diffusers names them.
+ * A base model as it lies on disk: a diffusers folder or an original single file, of a family that families.ts has whole.
+ * Opening reads configs and headers only; weights stay where they are and are named as diffusers names them.
  */
 import { existsSync } from 'node:fs';
 import path from 'node:path';
@@ -9,34 +9,24 @@ import { FormatError, MismatchError } from '../errors.ts';
 import type { RawTensor } from '../formats/raw-tensor.ts';
 import { openShardedOrSingle, openTensorFile, type TensorFile } from '../formats/tensor-file.ts';
 import { infoOf } from '../io/file-info.ts';
-import { textLayers } from './clip/changeable-layers.ts';
-import { CLIP_VIT_L_TEXT, type ClipTextConfig, clipTextSchema } from './clip/config.ts';
+import type { ClipTextConfig } from './clip/config.ts';
 import { type ClipTokenizer, loadTokenizer } from './clip/tokenizer.ts';
 import { readConfig } from './config-file.ts';
-import { checkTextEncoderFits, checkUnetFits, checkVaeFits } from './config-fit.ts';
-import { type Layer, LayerTable } from './families/layer-table.ts';
-import { foreignArchitecture } from './keys/architecture.ts';
-import { canonicalTextEncoderName, canonicalVaeName } from './keys/diffusers.ts';
-import { ldmTextEncoderNames, ldmUnetNames, ldmVaeNames } from './keys/ldm.ts';
+import { BASE_FAMILIES, DEFAULT_FAMILY, hasBase, titlesOf } from './families/families.ts';
+import type { BaseFamily, ComponentLayout, ModelPart } from './families/family.ts';
+import { LayerTable } from './families/layer-table.ts';
+import { familyOf, familyOfPipeline } from './families/recognise.ts';
 import type { WeightSource } from './network.ts';
-import { unetLayers } from './unet/changeable-layers.ts';
-import { SD15_UNET, type UnetConfig, unetSchema } from './unet/config.ts';
-import { SD15_VAE, type VaeConfig, vaeSchema } from './vae/config.ts';
+import type { UnetConfig } from './unet/config.ts';
+import type { VaeConfig } from './vae/config.ts';
 
-/** One network of a checkpoint. */
-export interface ModelPart<C> {
-  readonly config: C;
-  readonly weights: WeightSource;
-  /** The weight files as they are, for hashing and rewriting. */
-  readonly file: TensorFile;
-  /** What can be changed in it, by layer name. */
-  readonly layers: ReadonlyMap<string, Layer>;
-}
+export type { ModelPart } from './families/family.ts';
 
 export interface Checkpoint {
   /** Absolute path of the folder or file. */
   readonly path: string;
   readonly layout: 'diffusers' | 'single-file';
+  readonly family: BaseFamily;
   readonly tokenizer: ClipTokenizer;
   readonly textEncoder: ModelPart<ClipTextConfig>;
   readonly unet: ModelPart<UnetConfig>;
@@ -60,7 +50,7 @@ export interface CheckpointOptions {
  * Open a model.
  * @param location diffusers folder, or original single-file checkpoint (.safetensors, .ckpt)
  * @throws {FormatError} if files are missing, unsafe or damaged
- * @throws {MismatchError} if it is a model of another architecture, which is named
+ * @throws {MismatchError} if it is a model of another family, which is named
  */
 export async function openCheckpoint(location: string, options: CheckpointOptions = {}): Promise<Checkpoint> {
   const absolute = path.resolve(location);
@@ -73,7 +63,8 @@ const INDEX_SCHEMA = z.object({ _class_name: z.string().default('') });
 
 async function openFolder(folder: string): Promise<Checkpoint> {
   const index = path.join(folder, 'model_index.json');
-  if (!existsSync(index) && !existsSync(path.join(folder, 'unet'))) {
+  const { unet } = DEFAULT_FAMILY.base;
+  if (!existsSync(index) && !existsSync(path.join(folder, unet.id))) {
     throw new FormatError(
       folder,
       'expected a diffusers folder (model_index.json, unet/, text_encoder/, tokenizer/)',
@@ -81,59 +72,31 @@ async function openFolder(folder: string): Promise<Checkpoint> {
   }
   if (existsSync(index)) {
     const { _class_name: pipeline } = await readConfig(index, INDEX_SCHEMA);
-    const foreign = /XL|Flux|StableDiffusion3|Kandinsky|PixArt|Sana|Cascade/.exec(pipeline);
-    if (foreign) throw new MismatchError(`${folder}: expected a Stable Diffusion 1.x model, got ${pipeline}`);
+    const named = familyOfPipeline(pipeline);
+    if (named !== null && !hasBase(named)) throw otherFamily(folder, pipeline);
   }
-  const open = async <C>(
-    part: string,
-    schema: z.ZodType<C>,
-    stems: readonly string[],
-    canonical: (name: string) => string,
-    checkFits: (configFile: string, config: C, weights: WeightSource) => void,
-    layersOf: (config: C) => Layer[] = () => [],
-  ): Promise<ModelPart<C>> => {
-    const configFile = path.join(folder, part, 'config.json');
-    const config = await readConfig(configFile, schema);
-    const file = await openShardedOrSingle(path.join(folder, part), ...stems);
-    if (part === 'unet') refuseOtherFamilies(folder, file);
-    const weights = namedSource(file, canonical);
-    checkFits(configFile, config, weights);
-    return { config, file, weights, layers: byName(layersOf(config)) };
-  };
-  const unet = await open(
-    'unet',
-    unetSchema,
-    ['diffusion_pytorch_model'],
-    (name) => name,
-    checkUnetFits,
-    unetLayers,
-  );
-  const tokenizer = await loadTokenizer(path.join(folder, 'tokenizer'));
-  const textEncoder = await open(
-    'text_encoder',
-    clipTextSchema,
-    ['model', 'pytorch_model'],
-    canonicalTextEncoderName,
-    checkTextEncoderFits,
-    textLayers,
-  );
-  return {
+  const fileOf = ({ id, stems }: Pick<ComponentLayout<unknown>, 'id' | 'stems'>): Promise<TensorFile> =>
+    openShardedOrSingle(path.join(folder, id), ...stems);
+  const unetFile = await fileOf(unet);
+  return assembled(baseFamilyOf(folder, unetFile), {
     path: folder,
     layout: 'diffusers',
-    tokenizer,
-    textEncoder,
-    unet,
-    layers: tableOf(textEncoder, unet),
-    schedulerConfigFile: existing(path.join(folder, 'scheduler', 'scheduler_config.json')),
-    vae: () => open('vae', vaeSchema, ['diffusion_pytorch_model'], canonicalVaeName, checkVaeFits),
-  };
+    configFolder: folder,
+    open: async (component) => {
+      const { id, parse, canonical } = component;
+      const configFile = path.join(folder, id, 'config.json');
+      const config = await parse(configFile);
+      const file = id === unet.id ? unetFile : await fileOf(component);
+      return partOf(component, configFile, config, file, namedSource(file, canonical));
+    },
+  });
 }
 
 async function openSingleFile(file: string, configFolder: string | undefined): Promise<Checkpoint> {
   const opened = await openTensorFile(file);
   const tensors = withoutCommonPrefix(opened.tensors, 'state_dict.');
-  refuseOtherFamilies(file, { ...opened, tensors });
-  if (!tensors.has('model.diffusion_model.input_blocks.0.0.weight')) {
+  const family = baseFamilyOf(file, { tensors });
+  if (!tensors.has(family.base.singleFileSign)) {
     throw new FormatError(
       file,
       'expected a whole Stable Diffusion checkpoint (model.diffusion_model.…); is this a LoRA or a single component?',
@@ -145,76 +108,79 @@ async function openSingleFile(file: string, configFolder: string | undefined): P
       'a single-file checkpoint holds no tokenizer; name a diffusers folder that has tokenizer/ with --base-config',
     );
   }
-  const configFileOf = (part: string): string => path.join(configFolder, part, 'config.json');
-  const described = async <C>(part: string, schema: z.ZodType<C>, known: C): Promise<C> => {
-    const config = configFileOf(part);
-    return existsSync(config) ? readConfig(config, schema) : known;
-  };
-  const unetConfig = await described('unet', unetSchema, SD15_UNET);
-  const attention = unetConfig.blocks.map((block) => block.crossAttention);
-  const unetNames = ldmUnetNames({
-    layersPerBlock: unetConfig.layersPerBlock,
-    downAttention: attention,
-    upAttention: attention.toReversed(),
-  });
-  const part = <C>(
-    name: string,
-    config: C,
-    toLdm: (name: string) => string | null,
-    checkFits: (configFile: string, config: C, weights: WeightSource) => void,
-    layersOf: (config: C) => Layer[] = () => [],
-  ): ModelPart<C> => {
-    const weights: WeightSource = {
-      label: file,
-      get: (param) => {
-        const stored = toLdm(param);
-        return stored === null ? undefined : tensors.get(stored);
-      },
-    };
-    checkFits(existing(configFileOf(name)) ?? file, config, weights);
-    return { config, file: opened, weights, layers: byName(layersOf(config)) };
-  };
-  const tokenizer = await loadTokenizer(configFolder);
-  const textEncoder = part(
-    'text_encoder',
-    await described('text_encoder', clipTextSchema, CLIP_VIT_L_TEXT),
-    (name) => ldmTextEncoderNames.toLdm(name),
-    checkTextEncoderFits,
-    textLayers,
-  );
-  const unet = part('unet', unetConfig, (name) => unetNames.toLdm(name), checkUnetFits, unetLayers);
-  return {
+  return assembled(family, {
     path: file,
     layout: 'single-file',
+    configFolder,
+    open: async (component) => {
+      const { id, parse, published, singleFileName } = component;
+      const configFile = existing(path.join(configFolder, id, 'config.json'));
+      const config = configFile === null ? published : await parse(configFile);
+      const nameOf = singleFileName(config);
+      const weights: WeightSource = {
+        label: file,
+        get: (param) => {
+          const stored = nameOf(param);
+          return stored === null ? undefined : tensors.get(stored);
+        },
+      };
+      return partOf(component, configFile ?? file, config, opened, weights);
+    },
+  });
+}
+
+/** How a base lies on disk. */
+interface Source extends Pick<Checkpoint, 'path' | 'layout'> {
+  /** Has the tokenizers, and the scheduler's configuration if there is one. */
+  readonly configFolder: string;
+  readonly open: <C>(component: ComponentLayout<C>) => Promise<ModelPart<C>>;
+}
+
+async function assembled(
+  family: BaseFamily,
+  { path: location, layout, configFolder, open }: Source,
+): Promise<Checkpoint> {
+  const { base } = family;
+  const unet = await open(base.unet);
+  const [encoder] = base.textEncoders;
+  const tokenizer = await loadTokenizer(
+    layout === 'diffusers' ? path.join(configFolder, encoder!.tokenizer) : configFolder,
+  );
+  const textEncoder = await open(encoder!);
+  return {
+    path: location,
+    layout,
+    family,
     tokenizer,
     textEncoder,
     unet,
-    layers: tableOf(textEncoder, unet),
+    layers: new LayerTable([textEncoder, unet].flatMap(({ layers }) => [...layers.values()])),
     schedulerConfigFile: existing(path.join(configFolder, 'scheduler', 'scheduler_config.json')),
-    vae: async () => {
-      const config = await described('vae', vaeSchema, SD15_VAE);
-      const names = ldmVaeNames({
-        blocks: config.blockChannels.length,
-        layersPerBlock: config.layersPerBlock,
-      });
-      return part('vae', config, (name) => names.toLdm(name), checkVaeFits);
-    },
+    vae: () => open(base.vae),
   };
 }
 
-function byName(layers: readonly Layer[]): ReadonlyMap<string, Layer> {
-  return new Map(layers.map((layer) => [layer.layerName, layer]));
+/** @throws {FormatError} naming the field of the configuration that the weights contradict */
+function partOf<C>(
+  { checkFits, layers }: ComponentLayout<C>,
+  configFile: string,
+  config: C,
+  file: TensorFile,
+  weights: WeightSource,
+): ModelPart<C> {
+  checkFits(configFile, config, weights);
+  return { config, file, weights, layers: new Map(layers(config).map((layer) => [layer.layerName, layer])) };
 }
 
-function tableOf(...parts: readonly Pick<ModelPart<unknown>, 'layers'>[]): LayerTable {
-  return new LayerTable(parts.flatMap(({ layers }) => [...layers.values()]));
+/** @throws {MismatchError} if the tensors are of a family whose models are not supported */
+function baseFamilyOf(location: string, { tensors }: Pick<TensorFile, 'tensors'>): BaseFamily {
+  const family = familyOf(tensors.values());
+  if (!hasBase(family)) throw otherFamily(location, family.title);
+  return family;
 }
 
-function refuseOtherFamilies(location: string, { tensors }: TensorFile): void {
-  const foreign = foreignArchitecture(tensors.values());
-  if (foreign !== null) {
-    throw new MismatchError(`${location}: expected a Stable Diffusion 1.x model, got ${foreign}`);
-  }
+function otherFamily(location: string, got: string): MismatchError {
+  return new MismatchError(`${location}: expected a ${titlesOf(BASE_FAMILIES)} model, got ${got}`);
 }
 
 function namedSource(file: TensorFile, canonical: (name: string) => string): WeightSource {

@@ -4,6 +4,7 @@
  * Source: module nesting of CompVis/latent-diffusion (openaimodel.py, model.py).
  */
 import { UsageError } from '../../errors.ts';
+import { SD15_UNET, type UnetConfig } from '../unet/config.ts';
 
 /** Both directions of one network's names. */
 export interface NameMap {
@@ -22,12 +23,14 @@ export interface UnetStructure {
   readonly upAttention: readonly boolean[];
 }
 
+/** What numbers the blocks of a UNet of this configuration. */
+export function ldmStructureOf({ blocks, layersPerBlock }: UnetConfig): UnetStructure {
+  const downAttention = blocks.map(({ crossAttention }) => crossAttention);
+  return { layersPerBlock, downAttention, upAttention: downAttention.toReversed() };
+}
+
 /** Every SD 1.x checkpoint's. */
-export const sd1UnetStructure: UnetStructure = {
-  layersPerBlock: 2,
-  downAttention: [true, true, true, false],
-  upAttention: [false, true, true, true],
-};
+export const sd1UnetStructure: UnetStructure = ldmStructureOf(SD15_UNET);
 
 /** Structure by the fields of a diffusers `unet/config.json`. @throws {UsageError} on block types of other networks */
 export function unetStructure(config: {

@@ -1,0 +1,111 @@
+/**
+ * Every layer that a LoRA can train in a family's published model, and the names that files in the original (LDM/SGM)
+ * block numbering give them: sd-scripts writes SDXL that way, some LyCORIS tools SD 1.x too.
+ */
+import { ldmStructureOf, ldmUnetNames } from '../keys/ldm.ts';
+import { type ModulePath, withTextModel } from '../keys/module-path.ts';
+import { adapterFamily } from './families.ts';
+import type { AdapterComponent } from './family.ts';
+import { kernelByName, publishedLayers } from './known-layers.ts';
+import { layerId } from './layer-table.ts';
+
+export type { AdapterComponent } from './family.ts';
+
+/** Name of a family whose adapters are read and written. */
+export type Architecture = 'sd1' | 'sdxl';
+
+/** A layer of any supported family. */
+export interface AdapterModule {
+  readonly component: AdapterComponent;
+  /** Dotted diffusers path without `.weight`; text encoder paths start with `text_model.`. */
+  readonly layerName: string;
+}
+
+/** One name per layer, for maps. */
+export function adapterModuleId({ component, layerName }: AdapterModule): string {
+  return layerId(component, layerName);
+}
+
+/** Components of a family, in the order in which files list them. */
+export function componentsOf(family: Architecture): readonly AdapterComponent[] {
+  const { textEncoders } = adapterFamily(family).adapters;
+  return [...(Object.keys(textEncoders) as AdapterComponent[]), 'unet'];
+}
+
+/** All layers, text encoders first. */
+export function modulesOf(family: Architecture): readonly AdapterModule[] {
+  return [...publishedLayers(adapterFamily(family))].map(({ component, layerName }) => ({
+    component: component as AdapterComponent,
+    layerName,
+  }));
+}
+
+const ldmPrefix = 'model.diffusion_model.';
+const ldmNames = new Map<Architecture, (paramName: string) => string | null>();
+
+function toLdm(family: Architecture, layerName: string): string | null {
+  let names = ldmNames.get(family);
+  if (names === undefined) {
+    names = ldmUnetNames(ldmStructureOf(adapterFamily(family).adapters.unet)).toLdm;
+    ldmNames.set(family, names);
+  }
+  return names(layerName);
+}
+
+/**
+ * kohya name in the original block numbering, e.g. `lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q`; text
+ * encoders are called as always. `null` for a layer that the family lacks.
+ */
+export function ldmKohyaName(family: Architecture, module: AdapterModule): string | null {
+  const prefix = adapterFamily(family).adapters.kohyaPrefixes[module.component];
+  if (prefix === undefined) return null;
+  if (module.component !== 'unet') return prefix + module.layerName.replaceAll('.', '_');
+  const name = toLdm(family, module.layerName);
+  return name === null ? null : prefix + name.slice(ldmPrefix.length).replaceAll('.', '_');
+}
+
+/** kohya name over the diffusers path, e.g. `lora_unet_down_blocks_1_attentions_0_…`. `null` as above. */
+export function diffusersKohyaName(family: Architecture, module: AdapterModule): string | null {
+  const prefix = adapterFamily(family).adapters.kohyaPrefixes[module.component];
+  return prefix === undefined ? null : prefix + module.layerName.replaceAll('.', '_');
+}
+
+const tables = new Map<Architecture, ReadonlyMap<string, AdapterModule>>();
+
+/** Both spellings of every layer, to the layer. */
+export function kohyaTable(family: Architecture): ReadonlyMap<string, AdapterModule> {
+  const cached = tables.get(family);
+  if (cached !== undefined) return cached;
+  const table = new Map<string, AdapterModule>();
+  for (const module of modulesOf(family)) {
+    for (const name of [diffusersKohyaName(family, module), ldmKohyaName(family, module)]) {
+      if (name !== null) table.set(name, module);
+    }
+  }
+  tables.set(family, table);
+  return table;
+}
+
+/** A dotted path with its component in front, `text_encoder_2.…` included. `null` if it is of no network. */
+export function adapterModulePath(path: string): AdapterModule | null {
+  const match = /^(unet|text_encoder|text_encoder_2)\.(.+)$/.exec(path);
+  if (match === null) return null;
+  const component = match[1] as AdapterComponent;
+  return { component, layerName: component === 'unet' ? match[2]! : withTextModel(match[2]!) };
+}
+
+/** A layer that the networks of an architecture can have, whatever their depth: SD 1.x paths also serve miniatures. */
+export function isPlainSd1(module: AdapterModule): module is ModulePath {
+  return module.component !== 'text_encoder_2';
+}
+
+/**
+ * Kernel of a layer by its name: 3 × 3 for the resnets' and samplers' convolutions, 1 × 1 where the family has a
+ * convolution in place of a linear layer, `null` for linear layers. Files with flattened factors do not say it.
+ */
+export function kernelOfLayer(
+  family: Architecture,
+  { component, layerName }: AdapterModule,
+): readonly [height: number, width: number] | null {
+  return kernelByName(adapterFamily(family), component, layerName);
+}

@@ -1,0 +1,117 @@
+/**
+ * What is a base model: a family says how its files are recognised, which networks it has, what reads the prompt, and what
+ * adapters of it are called. Whoever works with a base asks its family, and never which one it is.
+ */
+import type { TensorFile } from '../../formats/tensor-file.ts';
+import type { ClipTextConfig } from '../clip/config.ts';
+import type { WeightSource } from '../network.ts';
+import type { UnetConfig } from '../unet/config.ts';
+import type { VaeConfig } from '../vae/config.ts';
+import type { ComponentId, Layer } from './layer-table.ts';
+
+/** How files of a family are told from those of others, by names and widths alone. */
+export interface FamilySigns {
+  /** Names of tensors that only this family has; families are asked in the order of `families.ts`. */
+  readonly names: readonly RegExp[];
+  /** Names that another tool gives layers of another family too: a sign until one looks at which layers they are. */
+  readonly likelyNames?: readonly RegExp[];
+  /** `_class_name` in model_index.json. */
+  readonly pipelines?: RegExp;
+  /** Numbers per word that keys and values of the cross-attentions read. */
+  readonly contextWidth?: number;
+  /** Numbers of a word's embedding. */
+  readonly wordWidth?: number;
+}
+
+/** Networks that an adapter can change, in any family. */
+export type AdapterComponent = 'unet' | 'text_encoder' | 'text_encoder_2';
+
+/** What adapters need to know of a family: its published configuration, and what files call its layers. */
+export interface AdapterLayout {
+  readonly unet: UnetConfig;
+  /** By component, in the order in which files list them. */
+  readonly textEncoders: Readonly<Partial<Record<AdapterComponent, ClipTextConfig>>>;
+  /** What kohya's names of each network begin with. */
+  readonly kohyaPrefixes: Readonly<Partial<Record<AdapterComponent, string>>>;
+  /** How kohya's files number the UNet's blocks: as diffusers, or as the original (LDM, SGM). */
+  readonly kohyaNumbering: 'diffusers' | 'ldm';
+  /** Whether bases of another depth than the published one are about, so that names count that it lacks. */
+  readonly anyDepth: boolean;
+  /** Whether Mix-of-Show's and cloneofsimo's files are of this family. */
+  readonly conceptFiles: boolean;
+  /** Names of the blocks that strengths are given for, by how many numbers there are. */
+  readonly blockNames: ReadonlyMap<number, readonly string[]>;
+  /** What the first text encoder's names begin with in an original single file. */
+  readonly singleFileTextPrefix: string;
+  /** `ss_base_model_version` of sd-scripts. */
+  readonly kohyaVersion: string;
+  /** ModelSpec's words for a LoRA of this family. */
+  readonly modelspec: Readonly<Record<'modelspec.architecture' | 'modelspec.implementation', string>>;
+}
+
+/** A network of a base: where its files lie, what is in them, and what of it can be changed. */
+export interface ComponentLayout<C> {
+  readonly id: ComponentId;
+  /** Names that its weight file may have in diffusers' layout, without the end. */
+  readonly stems: readonly string[];
+  /** Reads `config.json`. */
+  readonly parse: (file: string) => Promise<C>;
+  /** The published configuration, for single files without one. */
+  readonly published: C;
+  /** Today's name of a parameter in diffusers' layout. */
+  readonly canonical: (paramName: string) => string;
+  /** From today's names to those in an original single file. */
+  readonly singleFileName: (config: C) => (paramName: string) => string | null;
+  /** @throws {FormatError} naming the field of the configuration that the weights contradict */
+  readonly checkFits: (configFile: string, config: C, weights: WeightSource) => void;
+  /** Its rows of the layer table. */
+  readonly layers: (config: C) => readonly Layer[];
+}
+
+/** What drawing, training and fusing need to know of a family. */
+export interface BaseLayout {
+  readonly unet: ComponentLayout<UnetConfig>;
+  /** In the order in which their features stand side by side. */
+  readonly textEncoders: readonly TextEncoderLayout[];
+  readonly vae: ComponentLayout<VaeConfig>;
+  /** A tensor that every single-file checkpoint of this family has. */
+  readonly singleFileSign: string;
+}
+
+export interface TextEncoderLayout extends ComponentLayout<ClipTextConfig> {
+  /** Folder of its tokenizer. */
+  readonly tokenizer: string;
+}
+
+export interface Family {
+  readonly name: string;
+  /** As messages call it: `Stable Diffusion 1.x`. */
+  readonly title: string;
+  /** `SD 1.x` */
+  readonly shortTitle: string;
+  readonly signs: FamilySigns;
+  /** `null`: its adapters are recognised and refused. */
+  readonly adapters: AdapterLayout | null;
+  /** `null`: its models are recognised and refused. */
+  readonly base: BaseLayout | null;
+}
+
+/** A family whose adapters are read and written. */
+export interface AdapterFamily extends Family {
+  readonly adapters: AdapterLayout;
+}
+
+/** A family whose models draw, learn and are fused. */
+export interface BaseFamily extends AdapterFamily {
+  readonly base: BaseLayout;
+}
+
+/** One network of an opened base. */
+export interface ModelPart<C> {
+  readonly config: C;
+  readonly weights: WeightSource;
+  /** The weight files as they are, for hashing and rewriting. */
+  readonly file: TensorFile;
+  /** What can be changed in it, by layer name. */
+  readonly layers: ReadonlyMap<string, Layer>;
+}

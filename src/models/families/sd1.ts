@@ -1,0 +1,75 @@
+/** Stable Diffusion 1.x, whole. Configurations: huggingface.co/stable-diffusion-v1-5/stable-diffusion-v1-5. */
+import { textLayers } from '../clip/changeable-layers.ts';
+import { CLIP_VIT_L_TEXT, clipTextSchema } from '../clip/config.ts';
+import { readConfig } from '../config-file.ts';
+import { checkTextEncoderFits, checkUnetFits, checkVaeFits } from '../config-fit.ts';
+import { canonicalTextEncoderName, canonicalVaeName } from '../keys/diffusers.ts';
+import { ldmStructureOf, ldmTextEncoderNames, ldmUnetNames, ldmVaeNames } from '../keys/ldm.ts';
+import { unetLayers } from '../unet/changeable-layers.ts';
+import { SD15_UNET, unetSchema } from '../unet/config.ts';
+import { SD15_VAE, vaeSchema } from '../vae/config.ts';
+import { blockNames, range } from './blocks.ts';
+import type { BaseFamily } from './family.ts';
+
+export const sd1: BaseFamily = {
+  name: 'sd1',
+  title: 'Stable Diffusion 1.x',
+  shortTitle: 'SD 1.x',
+  // What speaks for no other family is taken for this one.
+  signs: { names: [], wordWidth: 768 },
+  adapters: {
+    unet: SD15_UNET,
+    textEncoders: { text_encoder: CLIP_VIT_L_TEXT },
+    kohyaPrefixes: { unet: 'lora_unet_', text_encoder: 'lora_te_' },
+    kohyaNumbering: 'diffusers',
+    anyDepth: true,
+    conceptFiles: true,
+    blockNames: new Map([
+      [17, blockNames([1, 2, 4, 5, 7, 8], range(3, 11))],
+      [26, blockNames(range(0, 11), range(0, 11))],
+    ]),
+    singleFileTextPrefix: 'cond_stage_model.transformer.',
+    kohyaVersion: 'sd_v1',
+    modelspec: {
+      'modelspec.architecture': 'stable-diffusion-v1/lora',
+      'modelspec.implementation': 'diffusers',
+    },
+  },
+  base: {
+    unet: {
+      id: 'unet',
+      stems: ['diffusion_pytorch_model'],
+      parse: (file) => readConfig(file, unetSchema),
+      published: SD15_UNET,
+      canonical: (name) => name,
+      singleFileName: (config) => ldmUnetNames(ldmStructureOf(config)).toLdm,
+      checkFits: checkUnetFits,
+      layers: unetLayers,
+    },
+    textEncoders: [
+      {
+        id: 'text_encoder',
+        tokenizer: 'tokenizer',
+        stems: ['model', 'pytorch_model'],
+        parse: (file) => readConfig(file, clipTextSchema),
+        published: CLIP_VIT_L_TEXT,
+        canonical: canonicalTextEncoderName,
+        singleFileName: () => ldmTextEncoderNames.toLdm,
+        checkFits: checkTextEncoderFits,
+        layers: (config) => textLayers(config, 'text_encoder'),
+      },
+    ],
+    vae: {
+      id: 'vae',
+      stems: ['diffusion_pytorch_model'],
+      parse: (file) => readConfig(file, vaeSchema),
+      published: SD15_VAE,
+      canonical: canonicalVaeName,
+      singleFileName: ({ blockChannels, layersPerBlock }) =>
+        ldmVaeNames({ blocks: blockChannels.length, layersPerBlock }).toLdm,
+      checkFits: checkVaeFits,
+      layers: () => [],
+    },
+    singleFileSign: 'model.diffusion_model.input_blocks.0.0.weight',
+  },
+};
