@@ -51,8 +51,8 @@ export type {
   FullFactor,
   LayerWeights,
   PairFactor,
-} from './concepts/adapter.ts';
-export { loadAdapter } from './concepts/adapter-file.ts';
+} from './adapters/adapter.ts';
+export { loadAdapter } from './adapters/read.ts';
 export {
   type Concept,
   type ConceptFormat,
@@ -83,11 +83,14 @@ export {
 
 // Merging, converting, resizing, extracting, baking; what other tools would do; whether a file is what it says.
 
-export type { FactorDType, LoraLayer as AdapterLoraLayer } from './merging/adapter-layer.ts';
+export { type BaseWeights, type LayerDelta, layerDelta as adapterLayerDelta } from './adapters/delta.ts';
+export type { FactorDType, LoraLayer as AdapterLoraLayer } from './adapters/encode-layer.ts';
+export { type LayerFormat, layerFormats, type Scheme, schemes } from './adapters/schemes/index.ts';
+export { type WordFormat, wordFormats } from './adapters/words.ts';
+export type { OutputAdapter, Unheld } from './adapters/write.ts';
 export { type AdapterReport, type BlockReport, describeAdapter } from './merging/adapter-report.ts';
 export { type BlockWeights, parseBlockWeights } from './merging/block-weights.ts';
 export type { ConvertedLayer } from './merging/convert.ts';
-export { type BaseWeights, type LayerDelta, layerDelta as adapterLayerDelta } from './merging/delta.ts';
 export {
   type ExtractedLayer,
   type ExtractOptions,
@@ -129,13 +132,10 @@ export {
   mergeMethodNames,
   mergeMethods,
 } from './merging/method.ts';
-export type { OutputAdapter, Unheld } from './merging/output.ts';
 export type { JobKind } from './merging/provenance.ts';
 export type { VerifiedInput } from './merging/recorded-inputs.ts';
 export type { ResizedReport } from './merging/resize-adapter.ts';
-export { type LayerFormat, layerFormats, type Scheme, schemes } from './merging/schemes.ts';
 export { type VerifyOptions, type VerifyReport, verifyFile } from './merging/verify.ts';
-export { type WordFormat, wordFormats } from './merging/words.ts';
 
 // Fusing: features are collected, layers solved, results written.
 

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { setTimeout as after } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { loadAdapter } from '../src/concepts/adapter-file.ts';
+import { loadAdapter } from '../src/adapters/read.ts';
 import { hashFile } from '../src/formats/file-hash.ts';
 import { float32Tensor, memoryTensor, type RawTensor } from '../src/formats/raw-tensor.ts';
 import { writeSafetensors } from '../src/formats/safetensors.ts';

@@ -13,6 +13,7 @@ const ORDER: readonly (readonly string[])[] = [
   ['optim', 'graph'],
   ['runtime'],
   ['models'],
+  ['adapters'],
   ['concepts'],
   ['charts'],
   ['sampling'],

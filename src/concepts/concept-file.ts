@@ -1,6 +1,8 @@
 /** Files and folders to `Concept`: finds the layout by the names inside and hands over to its reader. */
 import { existsSync, statSync } from 'node:fs';
 import path from 'node:path';
+import { refuseUnlikelyNames } from '../adapters/name-limits.ts';
+import { adapterConfigName } from '../adapters/schemes/peft.ts';
 import { FormatError, MismatchError, shortened } from '../errors.ts';
 import { openTensorFile, type TensorFile } from '../formats/tensor-file.ts';
 import { keyName } from '../formats/torch-names.ts';
@@ -8,12 +10,11 @@ import { isTensor, type TorchValue } from '../formats/torch-value.ts';
 import { foreignArchitecture } from '../models/keys/architecture.ts';
 import type { ModulePath } from '../models/keys/module-path.ts';
 import type { Concept, LoraLayer } from './concept.ts';
-import { refuseUnlikelyNames } from './name-limits.ts';
 import { isDiffusersName, readDiffusers } from './readers/diffusers.ts';
 import { isEdLoraName, readEdLora } from './readers/ed-lora.ts';
 import { isKohyaName, readKohya } from './readers/kohya.ts';
 import { refuseUnmatched } from './readers/lora-layers.ts';
-import { adapterConfigName, isPeftName, readPeft } from './readers/peft.ts';
+import { isPeftName, readPeft } from './readers/peft.ts';
 
 export interface LoadConceptOptions {
   /** The layers of the base. Needed only for kohya files of bases whose layers SD 1.x does not have. */

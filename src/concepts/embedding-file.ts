@@ -1,9 +1,10 @@
 /** Files that hold nothing but embeddings (textual inversion, XTI, those of a fusion) as words of a base. */
+
+import { readTextualInversion } from '../adapters/schemes/textual-inversion.ts';
 import { FormatError, MismatchError } from '../errors.ts';
 import { float32Tensor, readFloat32 } from '../formats/raw-tensor.ts';
 import { openTensorFile } from '../formats/tensor-file.ts';
 import type { Concept, ConceptToken } from './concept.ts';
-import { readTextualInversion } from './readers/textual-inversion.ts';
 
 export interface EmbeddingFile {
   /** The words as a concept without layers. */

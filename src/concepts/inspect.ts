@@ -4,6 +4,7 @@
  */
 import { existsSync, readdirSync, statSync } from 'node:fs';
 import path from 'node:path';
+import { adapterConfigName } from '../adapters/schemes/peft.ts';
 import { FormatError, MismatchError } from '../errors.ts';
 import { type DType, isFloatDType } from '../formats/dtype.ts';
 import { hashFiles } from '../formats/file-hash.ts';
@@ -16,7 +17,6 @@ import type { Component, Concept } from './concept.ts';
 import { loadConcept } from './concept-file.ts';
 import { loadEmbeddings } from './embedding-file.ts';
 import { checkFinite } from './layer-delta.ts';
-import { adapterConfigName } from './readers/peft.ts';
 
 export type InspectionKind =
   /** Words with their embeddings and LoRA layers, in Mix-of-Show's names. */

@@ -3,6 +3,16 @@
  * names, the file means ΔW = up · down: alpha equals the rank wherever one is stored.
  */
 import path from 'node:path';
+import { modelspecMetadata, networkMetadata, sshsHashesOf } from '../adapters/metadata.ts';
+import { readAdapter } from '../adapters/read.ts';
+import { diffusersLoraKey } from '../adapters/schemes/diffusers-names.ts';
+import { tokenOrderKey } from '../adapters/schemes/ed-lora.ts';
+import { edLoraEmbeddingKey, edLoraKey } from '../adapters/schemes/ed-lora-names.ts';
+import { kohyaKey, kohyaNames } from '../adapters/schemes/kohya-names.ts';
+import { adapterConfigName } from '../adapters/schemes/peft.ts';
+import { peftKey } from '../adapters/schemes/peft-names.ts';
+import { readTextualInversion } from '../adapters/schemes/textual-inversion.ts';
+import { differenceOf, readUnwritten, unreadable, unwrittenFile } from '../adapters/unwritten-file.ts';
 import { NumericalError, ShapeError, UsageError } from '../errors.ts';
 import { encodeFloat } from '../formats/dtype.ts';
 import { float32Tensor, memoryTensor, type RawTensor, renamed } from '../formats/raw-tensor.ts';
@@ -11,19 +21,9 @@ import type { TensorFile } from '../formats/tensor-file.ts';
 import { torchTensor, writeTorchZip } from '../formats/torch-writer.ts';
 import { makeFolder, writeFileAtomically } from '../io/replace-file.ts';
 import { writeFolderAtomically } from '../io/replace-folder.ts';
-import { diffusersLoraKey } from '../models/keys/diffusers-lora.ts';
-import { edLoraEmbeddingKey, edLoraKey } from '../models/keys/ed-lora.ts';
-import { kohyaKey, kohyaNames } from '../models/keys/kohya.ts';
 import { type Component, type ModulePath, moduleId } from '../models/keys/module-path.ts';
-import { peftKey } from '../models/keys/peft.ts';
-import { readAdapter } from './adapter-file.ts';
 import type { ConceptToken } from './concept.ts';
 import { readConcept } from './concept-file.ts';
-import { modelspecMetadata, networkMetadata, sshsHashesOf } from './lora-metadata.ts';
-import { differenceOf, readUnwritten, unreadable, unwrittenFile } from './read-back.ts';
-import { tokenOrderKey } from './readers/ed-lora.ts';
-import { adapterConfigName } from './readers/peft.ts';
-import { readTextualInversion } from './readers/textual-inversion.ts';
 
 /** How the keys of a written LoRA are spelled. */
 export type LoraNaming = 'kohya' | 'diffusers' | 'peft' | 'edlora';

@@ -1,9 +1,9 @@
 /** An adapter by block: how many layers, which ranks and alphas, and how large its changes are. */
-import type { Adapter } from '../concepts/adapter.ts';
+import type { Adapter } from '../adapters/adapter.ts';
+import { type BaseWeights, needsBase } from '../adapters/delta.ts';
 import { componentsOf } from '../models/keys/sd-modules.ts';
 import { Pace } from '../pace.ts';
 import { blockOf } from './block-weights.ts';
-import { type BaseWeights, needsBase } from './delta.ts';
 import { squaredNormSteps } from './layer-norm.ts';
 
 export interface BlockReport {

@@ -5,7 +5,10 @@
 
 import { readdir } from 'node:fs/promises';
 import path from 'node:path';
-import type { AdapterLayer } from '../concepts/adapter.ts';
+import type { AdapterLayer } from '../adapters/adapter.ts';
+import { layerDeltaSteps, readFinite } from '../adapters/delta.ts';
+import type { FactorDType } from '../adapters/encode-layer.ts';
+import type { Unheld } from '../adapters/write.ts';
 import { MismatchError, UsageError } from '../errors.ts';
 import { isFloatDType } from '../formats/dtype.ts';
 import { elementCount, type RawTensor, verifyStorages } from '../formats/raw-tensor.ts';
@@ -15,12 +18,9 @@ import { writeFileAtomically } from '../io/replace-file.ts';
 import { writeFolderAtomically } from '../io/replace-folder.ts';
 import { adapterModuleId } from '../models/keys/sd-modules.ts';
 import { Pace } from '../pace.ts';
-import type { FactorDType } from './adapter-layer.ts';
-import { layerDeltaSteps, readFinite } from './delta.ts';
 import { FactorAddition, joinFactors, type ScaledFactors } from './factor-addition.ts';
 import { commonArchitecture, layerStrength, layersByModule, type MergeInput } from './merge.ts';
 import type { ModelFiles, ModelPart, ModelTensor } from './model-files.ts';
-import type { Unheld } from './output.ts';
 import { type BakedWeight, weightBlocks } from './weight-blocks.ts';
 
 export interface BakeOptions {

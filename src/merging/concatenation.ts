@@ -2,11 +2,11 @@
  * `cat` of plain LoRA layers, straight from the files' numbers to the written factors: bit for bit what methods/cat.ts and
  * `encodeLayer` give, without their copies in float64. Anything unusual is left to them.
  */
-import type { AdapterLayer, AdapterModule } from '../concepts/adapter.ts';
+import type { AdapterLayer, AdapterModule } from '../adapters/adapter.ts';
+import { balancingShift, type FactorDType, type LoraLayer, limitOf } from '../adapters/encode-layer.ts';
 import { type DType, decodeFloat32, encodeFloat, float16Values } from '../formats/dtype.ts';
 import { elementCount, memoryTensor, type RawTensor, readBytes } from '../formats/raw-tensor.ts';
 import { adapterModuleId } from '../models/keys/sd-modules.ts';
-import { balancingShift, type FactorDType, type LoraLayer, limitOf } from './adapter-layer.ts';
 
 /** Types whose numbers float32 holds exactly. */
 const isNarrow = (dtype: DType): boolean => dtype === 'F32' || dtype === 'F16' || dtype === 'BF16';

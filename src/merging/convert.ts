@@ -1,6 +1,10 @@
 /** One adapter in another scheme. Plain LoRA passes as it is, number for number; other kinds become LoRA where it must be. */
 import path from 'node:path';
-import type { Adapter, AdapterLayer } from '../concepts/adapter.ts';
+import type { Adapter, AdapterLayer } from '../adapters/adapter.ts';
+import { type BaseWeights, denseSteps, layerDeltaSteps, needsBase } from '../adapters/delta.ts';
+import { encodeLayer, encodeTensor, type FactorDType } from '../adapters/encode-layer.ts';
+import { type LayerFormat, schemes } from '../adapters/schemes/index.ts';
+import type { OutputAdapter } from '../adapters/write.ts';
 import { UsageError } from '../errors.ts';
 import { type RawTensor, readFloat64 } from '../formats/raw-tensor.ts';
 import type { MatmulEngine } from '../linalg/cholesky-async.ts';
@@ -9,14 +13,10 @@ import { truncateWith } from '../linalg/low-rank-async.ts';
 import { multiplySteps } from '../linalg/products.ts';
 import { adapterModuleId } from '../models/keys/sd-modules.ts';
 import { Pace } from '../pace.ts';
-import { encodeLayer, encodeTensor, type FactorDType } from './adapter-layer.ts';
-import { type BaseWeights, denseSteps, layerDeltaSteps, needsBase } from './delta.ts';
 import { layerContext } from './merge.ts';
 import { MERGE_DEFAULTS } from './method.ts';
-import type { OutputAdapter } from './output.ts';
 import { truncateDense } from './range-finder.ts';
 import { refuseLargeResult } from './result-size.ts';
-import { type LayerFormat, schemes } from './schemes.ts';
 
 export interface ConvertOptions {
   /** Largest rank of layers that are not yet LoRA; `null`: exactly, refusing those that would need the full rank. */

@@ -1,6 +1,8 @@
 /** The difference of two checkpoints as a LoRA: per layer the nearest change of a rank, by a randomised range finder. */
 import path from 'node:path';
-import type { AdapterModule } from '../concepts/adapter.ts';
+import type { AdapterModule } from '../adapters/adapter.ts';
+import { encodeLayer, type FactorDType, type LoraLayer } from '../adapters/encode-layer.ts';
+import type { OutputAdapter, Unheld } from '../adapters/write.ts';
 import { MismatchError, UsageError } from '../errors.ts';
 import { type RawTensor, readFloat64 } from '../formats/raw-tensor.ts';
 import type { MatmulEngine } from '../linalg/cholesky-async.ts';
@@ -8,11 +10,9 @@ import { matrix } from '../linalg/matrix.ts';
 import { isKnownLayer } from '../models/keys/module-path.ts';
 import { adapterModuleId } from '../models/keys/sd-modules.ts';
 import { Pace, type Steps } from '../pace.ts';
-import { encodeLayer, type FactorDType, type LoraLayer } from './adapter-layer.ts';
 import { layerContext } from './merge.ts';
 import { MERGE_DEFAULTS } from './method.ts';
 import type { ModelFiles } from './model-files.ts';
-import type { OutputAdapter, Unheld } from './output.ts';
 import { truncateDense } from './range-finder.ts';
 
 /** Which layers to extract: attention alone; with feed-forward and projections; every linear layer; convolutions too. */

@@ -1,10 +1,11 @@
 /** Arithmetic on terms of a merge that several methods share. */
+
+import { denseSteps, wholeDelta } from '../adapters/delta.ts';
 import { UsageError } from '../errors.ts';
 import { type LowRank, sum } from '../linalg/low-rank.ts';
 import { type Matrix, matrix } from '../linalg/matrix.ts';
 import { addScaled } from '../linalg/products.ts';
 import type { Steps } from '../pace.ts';
-import { denseSteps, wholeDelta } from './delta.ts';
 import type { MergeTerm } from './method.ts';
 
 /**

@@ -1,6 +1,6 @@
 /** The names by which web interfaces and model sites know a file. */
 import { createHash } from 'node:crypto';
-import { sshsHashes } from '../concepts/lora-metadata.ts';
+import { sshsHashes } from '../adapters/metadata.ts';
 import { FormatError } from '../errors.ts';
 import { readFileRange } from '../formats/byte-reader.ts';
 import { hashFile } from '../formats/file-hash.ts';

@@ -5,7 +5,7 @@
 
 import path from 'node:path';
 import { z } from 'zod';
-import type { Adapter } from '../concepts/adapter.ts';
+import type { Adapter } from '../adapters/adapter.ts';
 import { safeParse } from '../formats/safe-parse.ts';
 
 /** Header entry with the recipe; fusions use it too. */

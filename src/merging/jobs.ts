@@ -4,24 +4,12 @@
  */
 import { existsSync } from 'node:fs';
 import path from 'node:path';
-import type { Adapter } from '../concepts/adapter.ts';
-import { loadAdapter } from '../concepts/adapter-file.ts';
-import { UsageError } from '../errors.ts';
-import { InputFiles } from '../formats/input-files.ts';
-import { recordedPath } from '../io/recorded-path.ts';
-import { checkFileTarget, checkFolderTarget } from '../io/targets.ts';
-import { Pace } from '../pace.ts';
-import { GraphMatmulEngine } from '../runtime/matmul-engine.ts';
-import type { FactorDType } from './adapter-layer.ts';
-import { bakeModel, planBake } from './bake.ts';
-import { parseBlockWeights } from './block-weights.ts';
-import { type ConvertedLayer, convertAdapter } from './convert.ts';
-import type { BaseWeights } from './delta.ts';
-import { type ExtractedLayer, type ExtractOptions, extractAdapter } from './extract.ts';
-import type { RankRule } from './kept-rank.ts';
-import { type MergeInput, type MergeOptions, mergeAdapters, type RenamedWord, unusableOf } from './merge.ts';
-import type { MajoritySign, MergeMethodName } from './method.ts';
-import { baseWeightsOf, type ModelFiles, openModelFiles } from './model-files.ts';
+import type { Adapter } from '../adapters/adapter.ts';
+import type { BaseWeights } from '../adapters/delta.ts';
+import type { FactorDType } from '../adapters/encode-layer.ts';
+import { loadAdapter } from '../adapters/read.ts';
+import type { LayerFormat } from '../adapters/schemes/index.ts';
+import { unheldLabels, type WordFormat, wordFormats, wordsUnheldBy, writeWords } from '../adapters/words.ts';
 import {
   checkAdapterTarget,
   filesOfAdapters,
@@ -30,7 +18,21 @@ import {
   type Unheld,
   unheldBy,
   writeAdapter,
-} from './output.ts';
+} from '../adapters/write.ts';
+import { UsageError } from '../errors.ts';
+import { InputFiles } from '../formats/input-files.ts';
+import { recordedPath } from '../io/recorded-path.ts';
+import { checkFileTarget, checkFolderTarget } from '../io/targets.ts';
+import { Pace } from '../pace.ts';
+import { GraphMatmulEngine } from '../runtime/matmul-engine.ts';
+import { bakeModel, planBake } from './bake.ts';
+import { parseBlockWeights } from './block-weights.ts';
+import { type ConvertedLayer, convertAdapter } from './convert.ts';
+import { type ExtractedLayer, type ExtractOptions, extractAdapter } from './extract.ts';
+import type { RankRule } from './kept-rank.ts';
+import { type MergeInput, type MergeOptions, mergeAdapters, type RenamedWord, unusableOf } from './merge.ts';
+import type { MajoritySign, MergeMethodName } from './method.ts';
+import { baseWeightsOf, type ModelFiles, openModelFiles } from './model-files.ts';
 import {
   describeJob,
   inheritedMetadata,
@@ -40,8 +42,6 @@ import {
   recipeKey,
 } from './provenance.ts';
 import { type ResizedReport, resizeAdapter } from './resize-adapter.ts';
-import type { LayerFormat } from './schemes.ts';
-import { unheldLabels, type WordFormat, wordFormats, wordsUnheldBy, writeWords } from './words.ts';
 
 /** What every job may be told about its result. */
 export interface TargetOptions {

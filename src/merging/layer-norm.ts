@@ -1,11 +1,7 @@
 /**
  * ‖ΔW‖² of a layer from its factors: nothing is written out, so that looking at a file costs no more than its factors do.
  */
-import type { AdapterLayer, FullFactor, PairFactor } from '../concepts/adapter.ts';
-import type { RawTensor } from '../formats/raw-tensor.ts';
-import { innerProductSteps, type LowRank } from '../linalg/low-rank.ts';
-import { addScaled, dot } from '../linalg/products.ts';
-import type { Steps } from '../pace.ts';
+import type { AdapterLayer, FullFactor, PairFactor } from '../adapters/adapter.ts';
 import {
   denseSteps,
   layerDeltaSteps,
@@ -15,7 +11,11 @@ import {
   readFinite,
   refuseExcess,
   refuseUnequalProducts,
-} from './delta.ts';
+} from '../adapters/delta.ts';
+import type { RawTensor } from '../formats/raw-tensor.ts';
+import { innerProductSteps, type LowRank } from '../linalg/low-rank.ts';
+import { addScaled, dot } from '../linalg/products.ts';
+import type { Steps } from '../pace.ts';
 
 /**
  * ‖ΔW‖_F² at strength 1, scales inside.

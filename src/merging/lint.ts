@@ -1,8 +1,9 @@
 /** How far another tool's merge of the same files is from the true sum. */
+
+import { type BaseWeights, layerDeltaSteps, needsBase } from '../adapters/delta.ts';
 import { UsageError } from '../errors.ts';
 import { frobeniusNormSteps, innerProductSteps, subtract } from '../linalg/low-rank.ts';
 import { Pace } from '../pace.ts';
-import { type BaseWeights, layerDeltaSteps, needsBase } from './delta.ts';
 import { weightedSum } from './factors.ts';
 import { foreignMerge, type StoredTerm } from './foreign-merges.ts';
 import {

@@ -1,17 +1,18 @@
 /** Several adapters as one: layer by layer, whatever their schemes, ranks, alphas and dtypes. */
 import { createHash } from 'node:crypto';
 import path from 'node:path';
-import type { Adapter, AdapterLayer, AdapterModule, AdapterWord, Architecture } from '../concepts/adapter.ts';
+import type { Adapter, AdapterLayer, AdapterModule, AdapterWord, Architecture } from '../adapters/adapter.ts';
+import { type BaseWeights, layerDeltaSteps, needsBase } from '../adapters/delta.ts';
+import { encodeLayer, type FactorDType, type LoraLayer } from '../adapters/encode-layer.ts';
+import type { OutputAdapter, Unheld } from '../adapters/write.ts';
 import { MismatchError, ShapeError, UsageError } from '../errors.ts';
 import type { MatmulEngine } from '../linalg/cholesky-async.ts';
 import { multiplySteps } from '../linalg/products.ts';
 import { Pace, type Steps } from '../pace.ts';
 import { withDefaults } from '../settings.ts';
 import { TorchGenerator } from '../tensor/random.ts';
-import { encodeLayer, type FactorDType, type LoraLayer } from './adapter-layer.ts';
 import { type BlockWeights, blockFactor } from './block-weights.ts';
 import { concatenate } from './concatenation.ts';
-import { type BaseWeights, layerDeltaSteps, needsBase } from './delta.ts';
 import {
   checkMergeSettings,
   MERGE_DEFAULTS,
@@ -21,7 +22,6 @@ import {
   type MergeTerm,
   mergeMethod,
 } from './method.ts';
-import type { OutputAdapter, Unheld } from './output.ts';
 import { refuseLargeResult } from './result-size.ts';
 
 export interface MergeInput {

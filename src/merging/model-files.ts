@@ -4,7 +4,8 @@
  */
 import { existsSync } from 'node:fs';
 import path from 'node:path';
-import type { AdapterComponent, AdapterModule, Architecture } from '../concepts/adapter.ts';
+import type { AdapterComponent, AdapterModule, Architecture } from '../adapters/adapter.ts';
+import type { BaseWeights } from '../adapters/delta.ts';
 import { FormatError, MismatchError } from '../errors.ts';
 import type { RawTensor } from '../formats/raw-tensor.ts';
 import { openShardedOrSingle, openTensorFile, type TensorFile } from '../formats/tensor-file.ts';
@@ -13,7 +14,6 @@ import { foreignArchitecture } from '../models/keys/architecture.ts';
 import { ldmTextEncoderNames, ldmUnetNames, sd1UnetStructure } from '../models/keys/ldm.ts';
 import { withTextModel } from '../models/keys/module-path.ts';
 import { adapterModuleId, sdxlUnetStructure } from '../models/keys/sd-modules.ts';
-import type { BaseWeights } from './delta.ts';
 
 /** A tensor of a model. */
 export interface ModelTensor {

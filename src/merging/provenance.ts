@@ -1,7 +1,7 @@
 /** What a file was made of, in its header: the recipe with the hash of every input, and what those were made of before. */
 import { statSync } from 'node:fs';
 import path from 'node:path';
-import type { Adapter } from '../concepts/adapter.ts';
+import type { Adapter } from '../adapters/adapter.ts';
 import { hashFiles } from '../formats/file-hash.ts';
 import { recordedFiles } from '../io/recorded-path.ts';
 import { toolVersion } from '../package-root.ts';

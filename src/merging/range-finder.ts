@@ -3,6 +3,8 @@
  * iterations: products with thin matrices only, which the graph runtime computes. Small matrices are factorised exactly.
  * Source: Halko, Martinsson & Tropp, arXiv:0909.4061, algorithms 4.4 and 5.1.
  */
+
+import { wholeDelta } from '../adapters/delta.ts';
 import { UsageError } from '../errors.ts';
 import type { MatmulEngine } from '../linalg/cholesky-async.ts';
 import { type LowRank, type Truncation, truncateSteps } from '../linalg/low-rank.ts';
@@ -11,7 +13,6 @@ import { assertFinite, type Matrix, matrix, transpose } from '../linalg/matrix.t
 import { dot } from '../linalg/products.ts';
 import { qrSteps } from '../linalg/qr.ts';
 import { Pace, type Steps } from '../pace.ts';
-import { wholeDelta } from './delta.ts';
 import { largestRank } from './factors.ts';
 import type { MergeContext, MergeTerm } from './method.ts';
 

@@ -1,14 +1,14 @@
 /** Recipes as they stand in files, checked before anything that they name is looked at or repeated. */
 
 import { z } from 'zod';
+import { type LayerFormat, layerFormats } from '../adapters/schemes/index.ts';
+import { type WordFormat, wordFormats } from '../adapters/words.ts';
 import { loraNamings } from '../concepts/lora-file.ts';
 import { FormatError } from '../errors.ts';
 import { safeParse } from '../formats/safe-parse.ts';
 import { layerChoices } from './extract.ts';
 import { recipeKey } from './history.ts';
 import { type MergeMethodName, mergeMethodNames } from './method.ts';
-import { type LayerFormat, layerFormats } from './schemes.ts';
-import { type WordFormat, wordFormats } from './words.ts';
 
 /** Files that one recipe names at most; a base in shards and some hundred adapters are far fewer. */
 const MAX_FILES = 4096;

@@ -1,13 +1,13 @@
 /** An adapter with fewer factors per layer. */
 import path from 'node:path';
-import type { Adapter } from '../concepts/adapter.ts';
+import type { Adapter } from '../adapters/adapter.ts';
+import { type BaseWeights, layerDeltaSteps, needsBase } from '../adapters/delta.ts';
+import { encodeLayer, type FactorDType } from '../adapters/encode-layer.ts';
+import type { OutputAdapter } from '../adapters/write.ts';
 import type { MatmulEngine } from '../linalg/cholesky-async.ts';
 import { multiplySteps } from '../linalg/products.ts';
 import { adapterModuleId } from '../models/keys/sd-modules.ts';
 import { Pace } from '../pace.ts';
-import { encodeLayer, type FactorDType } from './adapter-layer.ts';
-import { type BaseWeights, layerDeltaSteps, needsBase } from './delta.ts';
-import type { OutputAdapter } from './output.ts';
 import { checkResizeOptions, type ResizeOptions, resizeDelta } from './resize.ts';
 
 export interface ResizedReport {

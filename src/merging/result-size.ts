@@ -3,10 +3,10 @@
  * full rank once they are plain LoRA, and all layers are in memory until they are written.
  */
 import os from 'node:os';
-import type { AdapterLayer } from '../concepts/adapter.ts';
-import { factorRank, layerExtent } from '../concepts/layer-limits.ts';
+import type { AdapterLayer } from '../adapters/adapter.ts';
+import type { FactorDType } from '../adapters/encode-layer.ts';
+import { factorRank, layerExtent } from '../adapters/layer-limits.ts';
 import { UsageError } from '../errors.ts';
-import type { FactorDType } from './adapter-layer.ts';
 
 /** Share of this machine's memory that a result may take. */
 const MEMORY_SHARE = 0.5;

@@ -3,7 +3,7 @@ import { existsSync, statSync } from 'node:fs';
 import { rename } from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
-import { sshsHashes } from '../concepts/lora-metadata.ts';
+import { sshsHashes } from '../adapters/metadata.ts';
 import { FormatError, UsageError } from '../errors.ts';
 import { openTensorFile } from '../formats/tensor-file.ts';
 import { fuse } from '../fusion/fuse.ts';

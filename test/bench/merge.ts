@@ -18,13 +18,13 @@ import {
 } from 'node:fs';
 import { loadavg, tmpdir } from 'node:os';
 import path from 'node:path';
+import { writeAdapter } from '../../src/adapters/write.ts';
 import { encodeFloat } from '../../src/formats/dtype.ts';
 import { memoryTensor, type RawTensor } from '../../src/formats/raw-tensor.ts';
 import { truncateWith } from '../../src/linalg/low-rank-async.ts';
 import { matrix } from '../../src/linalg/matrix.ts';
 import { bakeFiles } from '../../src/merging/jobs.ts';
 import { openModelFiles } from '../../src/merging/model-files.ts';
-import { writeAdapter } from '../../src/merging/output.ts';
 import { packageRoot } from '../../src/package-root.ts';
 import { GraphMatmulEngine } from '../../src/runtime/matmul-engine.ts';
 import { TorchGenerator } from '../../src/tensor/random.ts';

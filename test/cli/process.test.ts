@@ -14,7 +14,7 @@ import {
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { sshsHashes } from '../../src/concepts/lora-metadata.ts';
+import { sshsHashes } from '../../src/adapters/metadata.ts';
 import { readPicture } from '../../src/formats/picture.ts';
 import { packageRoot } from '../../src/package-root.ts';
 import { builtProgram } from '../support/built-program.ts';

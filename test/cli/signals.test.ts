@@ -13,8 +13,8 @@ import {
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { sshsHashes } from '../../src/adapters/metadata.ts';
 import { type MergedLayer, writeLora } from '../../src/concepts/lora-file.ts';
-import { sshsHashes } from '../../src/concepts/lora-metadata.ts';
 import { computedTensor } from '../../src/formats/raw-tensor.ts';
 import { writeSafetensors } from '../../src/formats/safetensors.ts';
 import { openTensorFile } from '../../src/formats/tensor-file.ts';

@@ -1,6 +1,6 @@
 import { copyFileSync, writeFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
-import { sshsHashes, sshsHashesOf } from '../../src/concepts/lora-metadata.ts';
+import { sshsHashes, sshsHashesOf } from '../../src/adapters/metadata.ts';
 import { openTensorFile } from '../../src/formats/tensor-file.ts';
 import { fileHashes } from '../../src/merging/hashes.ts';
 import { scratch } from '../merging/random-adapters.ts';

@@ -1,8 +1,9 @@
 import { describe, expect, it } from 'vitest';
+import { diffusersLoraKey, parseDiffusersLoraKey } from '../../src/adapters/schemes/diffusers-names.ts';
+import { edLoraKey, parseEdLoraKey } from '../../src/adapters/schemes/ed-lora-names.ts';
+import { kohyaKey, kohyaNames, parseKohyaKey } from '../../src/adapters/schemes/kohya-names.ts';
+import { parsePeftKey, peftKey } from '../../src/adapters/schemes/peft-names.ts';
 import { openTensorFile } from '../../src/formats/tensor-file.ts';
-import { diffusersLoraKey, parseDiffusersLoraKey } from '../../src/models/keys/diffusers-lora.ts';
-import { edLoraKey, parseEdLoraKey } from '../../src/models/keys/ed-lora.ts';
-import { kohyaKey, kohyaNames, parseKohyaKey } from '../../src/models/keys/kohya.ts';
 import {
   isIgnoredInSingleFile,
   isVaeAttentionMatrix,
@@ -17,7 +18,6 @@ import {
   type ModulePath,
   modulePath,
 } from '../../src/models/keys/module-path.ts';
-import { parsePeftKey, peftKey } from '../../src/models/keys/peft.ts';
 import { goldenJson, goldenSingleFile } from '../support/goldens.ts';
 
 interface KeyFile {

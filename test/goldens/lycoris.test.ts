@@ -1,11 +1,11 @@
 import { describe, expect, it } from 'vitest';
-import { assembleLayer } from '../../src/concepts/readers/adapter-layers.ts';
-import type { AdapterPart } from '../../src/concepts/readers/adapter-names.ts';
-import { partSuffix } from '../../src/concepts/readers/adapter-names.ts';
+import { layerDelta } from '../../src/adapters/delta.ts';
+import { assembleLayer } from '../../src/adapters/layer-parts.ts';
+import type { AdapterPart } from '../../src/adapters/schemes/names.ts';
+import { partSuffix } from '../../src/adapters/schemes/names.ts';
 import { type RawTensor, readFloat64 } from '../../src/formats/raw-tensor.ts';
 import { openTensorFile } from '../../src/formats/tensor-file.ts';
 import { multiply } from '../../src/linalg/products.ts';
-import { layerDelta } from '../../src/merging/delta.ts';
 import { goldenJson, goldenPath } from '../support/goldens.ts';
 
 interface Case {

@@ -1,14 +1,14 @@
 /** DoRA in PEFT's and diffusers' files: base and change make the weights that PEFT's own merge_and_unload makes. */
 import { describe, expect, it } from 'vitest';
-import { loadAdapter } from '../../src/concepts/adapter-file.ts';
+import { layerDelta, needsBase } from '../../src/adapters/delta.ts';
+import { loadAdapter } from '../../src/adapters/read.ts';
+import { writeAdapter } from '../../src/adapters/write.ts';
 import { loadConcept } from '../../src/concepts/concept-file.ts';
 import { type RawTensor, readFloat64 } from '../../src/formats/raw-tensor.ts';
 import { openTensorFile } from '../../src/formats/tensor-file.ts';
 import { toDense } from '../../src/linalg/low-rank.ts';
 import { convertAdapter } from '../../src/merging/convert.ts';
-import { layerDelta, needsBase } from '../../src/merging/delta.ts';
 import { mergeAdapters } from '../../src/merging/merge.ts';
-import { writeAdapter } from '../../src/merging/output.ts';
 import { scratch } from '../merging/random-adapters.ts';
 import { goldenPath, hasGolden } from '../support/goldens.ts';
 

@@ -1,14 +1,14 @@
 import { describe, expect, it } from 'vitest';
-import type { AdapterLayer } from '../../src/concepts/adapter.ts';
-import { collectAdapterLayers } from '../../src/concepts/readers/adapter-layers.ts';
-import { parseKohyaStyle } from '../../src/concepts/readers/adapter-names.ts';
+import type { AdapterLayer } from '../../src/adapters/adapter.ts';
+import { layerDelta } from '../../src/adapters/delta.ts';
+import { collectAdapterLayers } from '../../src/adapters/layer-parts.ts';
+import { parseKohyaStyle } from '../../src/adapters/schemes/names.ts';
 import { type RawTensor, readFloat64, renamed } from '../../src/formats/raw-tensor.ts';
 import { openTensorFile } from '../../src/formats/tensor-file.ts';
 import { type LowRank, scale, toDense, truncate } from '../../src/linalg/low-rank.ts';
 import { matrix } from '../../src/linalg/matrix.ts';
 import { multiply } from '../../src/linalg/products.ts';
 import { blockFactor, blockOf, parseBlockWeights } from '../../src/merging/block-weights.ts';
-import { layerDelta } from '../../src/merging/delta.ts';
 import { weightedSum } from '../../src/merging/factors.ts';
 import {
   clampedSvd,

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
-import { parseDiffusersStyle, parseKohyaStyle } from '../../src/concepts/readers/adapter-names.ts';
-import { schemes } from '../../src/merging/schemes.ts';
+import { schemes } from '../../src/adapters/schemes/index.ts';
+import { parseDiffusersStyle, parseKohyaStyle } from '../../src/adapters/schemes/names.ts';
 import {
   adapterModulePath,
   diffusersKohyaName,

@@ -2,12 +2,12 @@
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { describe, expect, it } from 'vitest';
+import { writeAdapter } from '../../src/adapters/write.ts';
 import { decodeFloat32, encodeFloat } from '../../src/formats/dtype.ts';
 import { memoryTensor, readBytes, readFloat32 } from '../../src/formats/raw-tensor.ts';
 import { writeSafetensors } from '../../src/formats/safetensors.ts';
 import { openTensorFile } from '../../src/formats/tensor-file.ts';
 import { bakeFiles } from '../../src/merging/jobs.ts';
-import { writeAdapter } from '../../src/merging/output.ts';
 import { TorchGenerator } from '../../src/tensor/random.ts';
 import { denseOf, randomAdapter, scratch } from './random-adapters.ts';
 

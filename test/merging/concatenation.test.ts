@@ -1,9 +1,9 @@
 /** The direct way of `cat` against the general one: the same bits. */
 import { describe, expect, it } from 'vitest';
+import { layerDelta } from '../../src/adapters/delta.ts';
+import { encodeLayer, type FactorDType } from '../../src/adapters/encode-layer.ts';
 import { readBytes } from '../../src/formats/raw-tensor.ts';
-import { encodeLayer, type FactorDType } from '../../src/merging/adapter-layer.ts';
 import { concatenate } from '../../src/merging/concatenation.ts';
-import { layerDelta } from '../../src/merging/delta.ts';
 import { weightedSum } from '../../src/merging/factors.ts';
 import { inOneGo } from '../../src/pace.ts';
 import { allLayers, randomAdapter } from './random-adapters.ts';

@@ -3,13 +3,13 @@ import { statSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { describe, expect, it } from 'vitest';
-import type { Adapter } from '../../src/concepts/adapter.ts';
+import type { Adapter } from '../../src/adapters/adapter.ts';
+import { writeAdapter } from '../../src/adapters/write.ts';
 import { hashFile } from '../../src/formats/file-hash.ts';
 import { openSafetensors, writeSafetensors } from '../../src/formats/safetensors.ts';
 import { openTensorFile } from '../../src/formats/tensor-file.ts';
 import { headerBytes, historyEntries, historyOf, inputsKey, stepsKey } from '../../src/merging/history.ts';
 import { convertFile, mergeFiles, resizeFile } from '../../src/merging/jobs.ts';
-import { writeAdapter } from '../../src/merging/output.ts';
 import { verifyFile } from '../../src/merging/verify.ts';
 import { attentionLayers, randomAdapter, scratch } from './random-adapters.ts';
 

@@ -1,9 +1,9 @@
 /** Norms from factors are those of the change written out, and cost no more than the factors. */
 import { describe, expect, it } from 'vitest';
-import type { Adapter, AdapterLayer } from '../../src/concepts/adapter.ts';
+import type { Adapter, AdapterLayer } from '../../src/adapters/adapter.ts';
+import { layerDelta } from '../../src/adapters/delta.ts';
 import { float32Tensor } from '../../src/formats/raw-tensor.ts';
 import { describeAdapter } from '../../src/merging/adapter-report.ts';
-import { layerDelta } from '../../src/merging/delta.ts';
 import { squaredNormSteps } from '../../src/merging/layer-norm.ts';
 import { inOneGo } from '../../src/pace.ts';
 import { allLayers, denseOf, randomAdapter, randomLycoris } from './random-adapters.ts';

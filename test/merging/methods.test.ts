@@ -1,10 +1,10 @@
 /** Methods and factorisations that no golden covers. */
 import { describe, expect, it } from 'vitest';
+import { wholeDelta } from '../../src/adapters/delta.ts';
 import { toDense, truncate } from '../../src/linalg/low-rank.ts';
 import { matrix } from '../../src/linalg/matrix.ts';
 import { multiply } from '../../src/linalg/products.ts';
 import { blockFactor, parseBlockWeights } from '../../src/merging/block-weights.ts';
-import { wholeDelta } from '../../src/merging/delta.ts';
 import { layerContext } from '../../src/merging/merge.ts';
 import { MERGE_DEFAULTS, type MergeTerm, mergeMethods } from '../../src/merging/method.ts';
 import { truncateDense } from '../../src/merging/range-finder.ts';

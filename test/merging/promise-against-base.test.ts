@@ -4,13 +4,13 @@
  */
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import type { AdapterLayer } from '../../src/concepts/adapter.ts';
-import { loadAdapter } from '../../src/concepts/adapter-file.ts';
-import { positionalLayers } from '../../src/concepts/readers/cloneofsimo.ts';
+import type { AdapterLayer } from '../../src/adapters/adapter.ts';
+import { loadAdapter } from '../../src/adapters/read.ts';
+import { positionalLayers } from '../../src/adapters/schemes/cloneofsimo.ts';
+import { writeAdapter } from '../../src/adapters/write.ts';
 import { float32Tensor, type RawTensor, readFloat64 } from '../../src/formats/raw-tensor.ts';
 import { writeSafetensors } from '../../src/formats/safetensors.ts';
 import { type MergeInput, mergeAdapters } from '../../src/merging/merge.ts';
-import { writeAdapter } from '../../src/merging/output.ts';
 import { adapterModuleId } from '../../src/models/keys/sd-modules.ts';
 import { TorchGenerator } from '../../src/tensor/random.ts';
 import { allLayers, attentionLayers, denseOf, randomAdapter, scratch } from './random-adapters.ts';

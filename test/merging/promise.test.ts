@@ -1,13 +1,13 @@
 /** The arithmetic promise: a merged file is the sum of its inputs; converted files are their inputs. */
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import type { Adapter } from '../../src/concepts/adapter.ts';
-import { loadAdapter } from '../../src/concepts/adapter-file.ts';
+import type { Adapter } from '../../src/adapters/adapter.ts';
+import { loadAdapter } from '../../src/adapters/read.ts';
+import { type LayerFormat, layerFormats, schemes } from '../../src/adapters/schemes/index.ts';
+import { unheldBy, writeAdapter } from '../../src/adapters/write.ts';
 import { readBytes } from '../../src/formats/raw-tensor.ts';
 import { convertAdapter } from '../../src/merging/convert.ts';
 import { type MergeInput, mergeAdapters } from '../../src/merging/merge.ts';
-import { unheldBy, writeAdapter } from '../../src/merging/output.ts';
-import { type LayerFormat, layerFormats, schemes } from '../../src/merging/schemes.ts';
 import { adapterModuleId } from '../../src/models/keys/sd-modules.ts';
 import { relativeError } from '../support/close.ts';
 import {

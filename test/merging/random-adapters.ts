@@ -3,12 +3,12 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { afterAll } from 'vitest';
-import type { AdapterLayer, AdapterModule } from '../../src/concepts/adapter.ts';
+import type { AdapterLayer, AdapterModule } from '../../src/adapters/adapter.ts';
+import { layerDelta } from '../../src/adapters/delta.ts';
+import type { FactorDType } from '../../src/adapters/encode-layer.ts';
+import type { OutputAdapter } from '../../src/adapters/write.ts';
 import { encodeFloat } from '../../src/formats/dtype.ts';
 import { memoryTensor, type RawTensor } from '../../src/formats/raw-tensor.ts';
-import type { FactorDType } from '../../src/merging/adapter-layer.ts';
-import { layerDelta } from '../../src/merging/delta.ts';
-import type { OutputAdapter } from '../../src/merging/output.ts';
 import { TorchGenerator } from '../../src/tensor/random.ts';
 
 const folder = mkdtempSync(path.join(os.tmpdir(), 'edlora-merging-'));

@@ -1,8 +1,8 @@
 /** What a result would take in memory is told before the work. */
 import { describe, expect, it } from 'vitest';
-import type { AdapterLayer } from '../../src/concepts/adapter.ts';
-import { factorRank } from '../../src/concepts/layer-limits.ts';
-import { layerDelta } from '../../src/merging/delta.ts';
+import type { AdapterLayer } from '../../src/adapters/adapter.ts';
+import { layerDelta } from '../../src/adapters/delta.ts';
+import { factorRank } from '../../src/adapters/layer-limits.ts';
 import { refuseLargeResult } from '../../src/merging/result-size.ts';
 import { allLayers, randomAdapter, randomLycoris } from './random-adapters.ts';
 

@@ -3,12 +3,12 @@ import { execFileSync } from 'node:child_process';
 import { copyFileSync, existsSync, mkdirSync, symlinkSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { describe, expect, it } from 'vitest';
+import { writeAdapter } from '../../src/adapters/write.ts';
 import { FormatError } from '../../src/errors.ts';
 import { hashFile } from '../../src/formats/file-hash.ts';
 import { float32Tensor } from '../../src/formats/raw-tensor.ts';
 import { openSafetensors, writeSafetensors } from '../../src/formats/safetensors.ts';
 import { convertFile, mergeFiles } from '../../src/merging/jobs.ts';
-import { writeAdapter } from '../../src/merging/output.ts';
 import { verifyFile } from '../../src/merging/verify.ts';
 import { attentionLayers, randomAdapter, scratch } from './random-adapters.ts';
 

@@ -1,12 +1,12 @@
 import { describe, expect, it } from 'vitest';
+import { parseDiffusersLoraKey } from '../../src/adapters/schemes/diffusers-names.ts';
+import { kohyaNames, parseKohyaKey } from '../../src/adapters/schemes/kohya-names.ts';
+import { parsePeftKey, peftScale, peftScaling } from '../../src/adapters/schemes/peft-names.ts';
 import { FormatError, UsageError } from '../../src/errors.ts';
 import { foreignArchitecture } from '../../src/models/keys/architecture.ts';
 import { canonicalTextEncoderName, canonicalVaeName } from '../../src/models/keys/diffusers.ts';
-import { parseDiffusersLoraKey } from '../../src/models/keys/diffusers-lora.ts';
-import { kohyaNames, parseKohyaKey } from '../../src/models/keys/kohya.ts';
 import { ldmUnetNames, ldmVaeNames, sd1UnetStructure, unetStructure } from '../../src/models/keys/ldm.ts';
 import { isKnownLayer, modulePath } from '../../src/models/keys/module-path.ts';
-import { parsePeftKey, peftScale, peftScaling } from '../../src/models/keys/peft.ts';
 import { goldenJson } from '../support/goldens.ts';
 
 describe('kohya names', () => {

@@ -1,6 +1,7 @@
 /** LoRA files in the names of kohya's sd-scripts: ΔW = alpha / rank · up · down; without an alpha, up · down. */
+
+import { kohyaNames, parseKohyaKey } from '../../adapters/schemes/kohya-names.ts';
 import type { TensorFile } from '../../formats/tensor-file.ts';
-import { kohyaNames, parseKohyaKey } from '../../models/keys/kohya.ts';
 import type { ModulePath } from '../../models/keys/module-path.ts';
 import type { Concept } from '../concept.ts';
 import { alphaOverRank, collectLayers } from './lora-layers.ts';

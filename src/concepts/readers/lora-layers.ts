@@ -3,13 +3,13 @@
  * and says how alpha scales; here nothing may be left over, missing, doubled or of the wrong shape.
  */
 import path from 'node:path';
+import { excessOf, MAX_LAYERS } from '../../adapters/layer-limits.ts';
 import { FormatError } from '../../errors.ts';
 import { isFloatDType } from '../../formats/dtype.ts';
 import { excerpt } from '../../formats/excerpt.ts';
 import { elementCount, type RawTensor, readFloat64 } from '../../formats/raw-tensor.ts';
 import { isKnownLayer, type LoraKey, type ModulePath, moduleId } from '../../models/keys/module-path.ts';
 import type { LoraLayer } from '../concept.ts';
-import { excessOf, MAX_LAYERS } from '../layer-limits.ts';
 
 /** How a layout reads one name, and what multiplies up · down. */
 export interface LoraLayout {

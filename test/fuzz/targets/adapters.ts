@@ -3,23 +3,23 @@
  * and the result read back, which must be possible.
  */
 import path from 'node:path';
-import { loadAdapter } from '../../../src/concepts/adapter-file.ts';
+import { loadAdapter } from '../../../src/adapters/read.ts';
+import { positionalLayers } from '../../../src/adapters/schemes/cloneofsimo.ts';
+import { layerFormats } from '../../../src/adapters/schemes/index.ts';
+import { XTI_KEYS } from '../../../src/adapters/schemes/textual-inversion.ts';
+import { wordFormats } from '../../../src/adapters/words.ts';
 import { loadConcept } from '../../../src/concepts/concept-file.ts';
 import { loadEmbeddings } from '../../../src/concepts/embedding-file.ts';
 import { conceptDeltas } from '../../../src/concepts/fit.ts';
 import { inspect } from '../../../src/concepts/inspect.ts';
 import { checkFinite } from '../../../src/concepts/layer-delta.ts';
 import { bindConcepts } from '../../../src/concepts/prompt.ts';
-import { positionalLayers } from '../../../src/concepts/readers/cloneofsimo.ts';
-import { XTI_KEYS } from '../../../src/concepts/readers/textual-inversion.ts';
 import { describeAdapter } from '../../../src/merging/adapter-report.ts';
 import { foreignMergeNames } from '../../../src/merging/foreign-merges.ts';
 import { convertFile, mergeFiles, resizeFile } from '../../../src/merging/jobs.ts';
 import { lintMerge } from '../../../src/merging/lint.ts';
 import { mergeMethodNames } from '../../../src/merging/method.ts';
-import { layerFormats } from '../../../src/merging/schemes.ts';
 import { verifyFile } from '../../../src/merging/verify.ts';
-import { wordFormats } from '../../../src/merging/words.ts';
 import { type Checkpoint, openCheckpoint } from '../../../src/models/checkpoint.ts';
 import { defaultBase } from '../../../src/package-root.ts';
 import type { PlainTensor } from '../mutate/safetensors.ts';

@@ -13,7 +13,7 @@ import { isKnownLayer } from '../../models/keys/module-path.ts';
 import { type AdapterModule, adapterModuleId } from '../../models/keys/sd-modules.ts';
 import type { AdapterLayer, AdapterWord } from '../adapter.ts';
 import { excessOf } from '../layer-limits.ts';
-import { assembleLayer } from './adapter-layers.ts';
+import { assembleLayer } from '../layer-parts.ts';
 import { embeddingRows } from './textual-inversion.ts';
 
 const ldm = ldmUnetNames(sd1UnetStructure);

@@ -2,16 +2,22 @@
  * What each scheme can hold, and its tensor names: the table behind `convert`, `merge` and docs/formats.md. Everything a
  * scheme cannot hold is named with a reason before anything is written.
  */
-import type { AdapterLayer, AdapterModule, Architecture } from '../concepts/adapter.ts';
-import { partSuffix } from '../concepts/readers/adapter-names.ts';
-import { positionalLayers } from '../concepts/readers/cloneofsimo.ts';
-import { UsageError } from '../errors.ts';
-import { type RawTensor, renamed } from '../formats/raw-tensor.ts';
-import { diffusersLoraKey } from '../models/keys/diffusers-lora.ts';
-import { edLoraKey } from '../models/keys/ed-lora.ts';
-import { peftKey } from '../models/keys/peft.ts';
-import { adapterModuleId, diffusersKohyaName, isPlainSd1, ldmKohyaName } from '../models/keys/sd-modules.ts';
-import type { LoraLayer } from './adapter-layer.ts';
+
+import { UsageError } from '../../errors.ts';
+import { type RawTensor, renamed } from '../../formats/raw-tensor.ts';
+import {
+  adapterModuleId,
+  diffusersKohyaName,
+  isPlainSd1,
+  ldmKohyaName,
+} from '../../models/keys/sd-modules.ts';
+import type { AdapterLayer, AdapterModule, Architecture } from '../adapter.ts';
+import type { LoraLayer } from '../encode-layer.ts';
+import { positionalLayers } from './cloneofsimo.ts';
+import { diffusersLoraKey } from './diffusers-names.ts';
+import { edLoraKey } from './ed-lora-names.ts';
+import { partSuffix } from './names.ts';
+import { peftKey } from './peft-names.ts';
 
 export const layerFormats = [
   'kohya',

@@ -7,7 +7,7 @@
  *
  * with or without the component in front. Writing uses the last.
  */
-import { type LoraKey, type LoraPart, type ModulePath, modulePath } from './module-path.ts';
+import { type LoraKey, type LoraPart, type ModulePath, modulePath } from '../../models/keys/module-path.ts';
 
 export type DiffusersSpelling = 'processor' | 'lora' | 'lora_linear_layer' | 'lora_A';
 

@@ -3,7 +3,7 @@
  * An adapter belongs to one network, so names do not say which: the path's first part does.
  */
 import { FormatError } from '../../errors.ts';
-import { type LoraKey, type ModulePath, modulePath } from './module-path.ts';
+import { type LoraKey, type ModulePath, modulePath } from '../../models/keys/module-path.ts';
 
 const prefix = 'base_model.model.';
 

@@ -1,18 +1,5 @@
 /** Writing adapters: what a scheme cannot hold is listed first and needs the user's word; then files, whole or not at all. */
 import path from 'node:path';
-import type {
-  Adapter,
-  AdapterComponent,
-  AdapterLayer,
-  AdapterWord,
-  Architecture,
-} from '../concepts/adapter.ts';
-import { modelspecMetadata, networkMetadata, sshsHashesOf } from '../concepts/lora-metadata.ts';
-import { unwrittenFile } from '../concepts/read-back.ts';
-import { partSuffix } from '../concepts/readers/adapter-names.ts';
-import { positionalLayers } from '../concepts/readers/cloneofsimo.ts';
-import { tokenOrderKey } from '../concepts/readers/ed-lora.ts';
-import { adapterConfigName } from '../concepts/readers/peft.ts';
 import { UsageError } from '../errors.ts';
 import { float32Tensor, memoryTensor, type RawTensor, renamed } from '../formats/raw-tensor.ts';
 import { writeSafetensors } from '../formats/safetensors.ts';
@@ -20,12 +7,19 @@ import { torchTensor, writeTorchZip } from '../formats/torch-writer.ts';
 import { makeFolder, writeFileAtomically } from '../io/replace-file.ts';
 import { writeFolderAtomically } from '../io/replace-folder.ts';
 import { checkFileTarget, checkFolderTarget, type TargetRules } from '../io/targets.ts';
-import { edLoraEmbeddingKey } from '../models/keys/ed-lora.ts';
 import { type AdapterModule, adapterModuleId, componentsOf } from '../models/keys/sd-modules.ts';
 import { Pace } from '../pace.ts';
-import { foldScale, type LoraLayer, loraAlphaOf } from './adapter-layer.ts';
+import type { Adapter, AdapterComponent, AdapterLayer, AdapterWord, Architecture } from './adapter.ts';
+import { foldScale, type LoraLayer, loraAlphaOf } from './encode-layer.ts';
+import { modelspecMetadata, networkMetadata, sshsHashesOf } from './metadata.ts';
 import { refuseUnreadable } from './read-back.ts';
-import { factorTensors, type LayerFormat, partTensors, schemes } from './schemes.ts';
+import { positionalLayers } from './schemes/cloneofsimo.ts';
+import { tokenOrderKey } from './schemes/ed-lora.ts';
+import { edLoraEmbeddingKey } from './schemes/ed-lora-names.ts';
+import { factorTensors, type LayerFormat, partTensors, schemes } from './schemes/index.ts';
+import { partSuffix } from './schemes/names.ts';
+import { adapterConfigName } from './schemes/peft.ts';
+import { unwrittenFile } from './unwritten-file.ts';
 import { bundledTensors, isTorchName, layerWiseWords, spreadTokens } from './words.ts';
 
 /** What is to be written. */

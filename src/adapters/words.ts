@@ -1,18 +1,19 @@
 /** Embeddings of words in the forms that files want: one vector per token, one per layer, bundled, or alone. */
-import type { AdapterWord } from '../concepts/adapter.ts';
-import { unwrittenFile } from '../concepts/read-back.ts';
-import { tokenOrderKey } from '../concepts/readers/ed-lora.ts';
-import { XTI_KEYS } from '../concepts/readers/textual-inversion.ts';
+
 import { UsageError } from '../errors.ts';
 import { dtypeWidth } from '../formats/dtype.ts';
 import { memoryTensor, type RawTensor, readBytes, renamed, sliceRows } from '../formats/raw-tensor.ts';
 import { writeSafetensors } from '../formats/safetensors.ts';
 import type { TorchValue } from '../formats/torch-value.ts';
 import { torchTensor, writeTorchZip } from '../formats/torch-writer.ts';
-import { edLoraEmbeddingKey } from '../models/keys/ed-lora.ts';
 import { Pace } from '../pace.ts';
-import type { Unheld } from './output.ts';
+import type { AdapterWord } from './adapter.ts';
 import { refuseUnreadable } from './read-back.ts';
+import { tokenOrderKey } from './schemes/ed-lora.ts';
+import { edLoraEmbeddingKey } from './schemes/ed-lora-names.ts';
+import { XTI_KEYS } from './schemes/textual-inversion.ts';
+import { unwrittenFile } from './unwritten-file.ts';
+import type { Unheld } from './write.ts';
 
 export const wordFormats = [
   'diffusers-embedding',

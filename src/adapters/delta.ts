@@ -15,8 +15,7 @@
  * A strength multiplies ΔW, whatever the kind, as ComfyUI does. Differs from LyCORIS for DoRA, where only s moves with the
  * multiplier: at 0 its merge still leaves W₀ + ΔW.
  */
-import type { AdapterLayer, FullFactor, PairFactor } from '../concepts/adapter.ts';
-import { excessOf } from '../concepts/layer-limits.ts';
+
 import { MismatchError, NumericalError, ShapeError } from '../errors.ts';
 import { type RawTensor, readFloat64 } from '../formats/raw-tensor.ts';
 import type { LowRank } from '../linalg/low-rank.ts';
@@ -24,6 +23,8 @@ import { identity, type Matrix, matrix, transpose } from '../linalg/matrix.ts';
 import { multiplySteps } from '../linalg/products.ts';
 import { type AdapterModule, adapterModuleId } from '../models/keys/sd-modules.ts';
 import { inOneGo, type Steps } from '../pace.ts';
+import type { AdapterLayer, FullFactor, PairFactor } from './adapter.ts';
+import { excessOf } from './layer-limits.ts';
 
 /** A change of one layer. */
 export interface LayerDelta extends LowRank {

@@ -11,7 +11,7 @@ import type { RawTensor } from '../../formats/raw-tensor.ts';
 import type { AdapterModule } from '../../models/keys/sd-modules.ts';
 import { modulesOf } from '../../models/keys/sd-modules.ts';
 import type { AdapterWord } from '../adapter.ts';
-import type { AdapterName } from './adapter-names.ts';
+import type { AdapterName } from './names.ts';
 import { embeddingRows } from './textual-inversion.ts';
 
 const pattern = /^(unet|text_encoder):(\d+):(up|down)$/;

@@ -3,7 +3,12 @@
  * diffusers path with `lora_down` and `lora_up`. In a `.pth` the first parts are dictionary levels (below `params`), in
  * a safetensors file they are joined by dots. No alpha is stored and none applies: the product counts undivided.
  */
-import { type Component, type LoraKey, type ModulePath, withTextModel } from './module-path.ts';
+import {
+  type Component,
+  type LoraKey,
+  type ModulePath,
+  withTextModel,
+} from '../../models/keys/module-path.ts';
 
 const embeddingPrefix = 'new_concept_embedding.';
 

@@ -1,10 +1,11 @@
 /** Adapters and words about to be written, compared with what their own reader makes of the file. */
-import type { AdapterComponent, AdapterLayer, AdapterWord } from '../concepts/adapter.ts';
-import { readAdapter } from '../concepts/adapter-file.ts';
-import { differenceOf, readUnwritten, unreadable } from '../concepts/read-back.ts';
+
 import type { TensorFile } from '../formats/tensor-file.ts';
 import { adapterModuleId } from '../models/keys/sd-modules.ts';
-import { partTensors } from './schemes.ts';
+import type { AdapterComponent, AdapterLayer, AdapterWord } from './adapter.ts';
+import { readAdapter } from './read.ts';
+import { partTensors } from './schemes/index.ts';
+import { differenceOf, readUnwritten, unreadable } from './unwritten-file.ts';
 
 /** What a file is meant to hold. */
 export interface Intended {

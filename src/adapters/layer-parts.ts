@@ -2,18 +2,18 @@
  * From a file's named parts to layers of one kind each, checked: nothing may be left over, missing, doubled, or of a
  * shape that contradicts the rest of its layer.
  */
-import { FormatError } from '../../errors.ts';
-import { isFloatDType } from '../../formats/dtype.ts';
-import { elementCount, type RawTensor, readFloat64, rowMajorStrides } from '../../formats/raw-tensor.ts';
+import { FormatError } from '../errors.ts';
+import { isFloatDType } from '../formats/dtype.ts';
+import { elementCount, type RawTensor, readFloat64, rowMajorStrides } from '../formats/raw-tensor.ts';
 import {
   type AdapterModule,
   type Architecture,
   adapterModuleId,
   kernelOfLayer,
-} from '../../models/keys/sd-modules.ts';
-import type { AdapterLayer, FullFactor, LayerWeights, PairFactor } from '../adapter.ts';
-import { excessOf, layerExtent, MAX_CHANGED_NUMBERS, MAX_LAYERS } from '../layer-limits.ts';
-import { type AdapterName, type AdapterPart, foreignPart, partSuffix } from './adapter-names.ts';
+} from '../models/keys/sd-modules.ts';
+import type { AdapterLayer, FullFactor, LayerWeights, PairFactor } from './adapter.ts';
+import { excessOf, layerExtent, MAX_CHANGED_NUMBERS, MAX_LAYERS } from './layer-limits.ts';
+import { type AdapterName, type AdapterPart, foreignPart, partSuffix } from './schemes/names.ts';
 
 export type Parts = ReadonlyMap<AdapterPart, RawTensor>;
 

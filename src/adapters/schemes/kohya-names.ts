@@ -10,7 +10,7 @@ import {
   layerTemplates,
   type ModulePath,
   moduleId,
-} from './module-path.ts';
+} from '../../models/keys/module-path.ts';
 
 const prefixes: Readonly<Record<Component, string>> = { unet: 'lora_unet_', text_encoder: 'lora_te_' };
 

@@ -1,19 +1,25 @@
 /** Whatever an adapter holds: it is refused with a reason, or what is made of it opens again. */
 import { existsSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
-import type { AdapterWord } from '../../src/concepts/adapter.ts';
-import { loadAdapter } from '../../src/concepts/adapter-file.ts';
+import type { AdapterWord } from '../../src/adapters/adapter.ts';
+import { loadAdapter } from '../../src/adapters/read.ts';
+import { layerFormats } from '../../src/adapters/schemes/index.ts';
+import { wordFormats } from '../../src/adapters/words.ts';
+import { writeAdapter } from '../../src/adapters/write.ts';
 import { writeEmbeddings, writeLora } from '../../src/concepts/lora-file.ts';
 import { EdloraError, FormatError } from '../../src/errors.ts';
 import { float32Tensor, memoryTensor, type RawTensor, renamed } from '../../src/formats/raw-tensor.ts';
 import { writeSafetensors } from '../../src/formats/safetensors.ts';
 import { openTensorFile } from '../../src/formats/tensor-file.ts';
 import { convertFile, isWordFormat } from '../../src/merging/jobs.ts';
-import { writeAdapter } from '../../src/merging/output.ts';
-import { layerFormats } from '../../src/merging/schemes.ts';
-import { wordFormats } from '../../src/merging/words.ts';
 import { TorchGenerator } from '../../src/tensor/random.ts';
-import { allLayers, attentionLayers, randomAdapter, randomLycoris, scratch } from './random-adapters.ts';
+import {
+  allLayers,
+  attentionLayers,
+  randomAdapter,
+  randomLycoris,
+  scratch,
+} from '../merging/random-adapters.ts';
 
 const numbers = (count: number): Float32Array => Float32Array.from({ length: count }, (_, i) => Math.sin(i));
 const spec = { seed: 5, rank: 2, loraAlpha: 3, dtype: 'F32' } as const;

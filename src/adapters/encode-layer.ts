@@ -1,11 +1,12 @@
 /** From exact changes back to layers of a LoRA: rounding to a dtype, shapes of convolutions, scales folded in. */
-import type { AdapterLayer, AdapterModule } from '../concepts/adapter.ts';
+
 import { NumericalError } from '../errors.ts';
 import { encodeFloat, type WritableFloat } from '../formats/dtype.ts';
 import { memoryTensor, type RawTensor, readFloat64 } from '../formats/raw-tensor.ts';
 import type { LowRank } from '../linalg/low-rank.ts';
 import { type Matrix, matrix } from '../linalg/matrix.ts';
 import { adapterModuleId } from '../models/keys/sd-modules.ts';
+import type { AdapterLayer, AdapterModule } from './adapter.ts';
 
 /** A layer of plain LoRA. */
 export type LoraLayer = Extract<AdapterLayer, { kind: 'lora' }>;

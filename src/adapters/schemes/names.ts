@@ -2,17 +2,18 @@
  * What one tensor name of an adapter file says: layer and part. One function per spelling, all over the same parts,
  * which bear LyCORIS' names.
  */
-import { parseDiffusersLoraKey } from '../../models/keys/diffusers-lora.ts';
-import { parseEdLoraKey } from '../../models/keys/ed-lora.ts';
-import { sd1ModuleOfKohyaName } from '../../models/keys/kohya.ts';
+
 import { isKnownLayer, type LoraPart } from '../../models/keys/module-path.ts';
-import { parsePeftKey } from '../../models/keys/peft.ts';
 import {
   type AdapterComponent,
   type AdapterModule,
   type Architecture,
   kohyaTable,
 } from '../../models/keys/sd-modules.ts';
+import { parseDiffusersLoraKey } from './diffusers-names.ts';
+import { parseEdLoraKey } from './ed-lora-names.ts';
+import { sd1ModuleOfKohyaName } from './kohya-names.ts';
+import { parsePeftKey } from './peft-names.ts';
 
 const suffixes = {
   up: 'lora_up.weight',

@@ -2,7 +2,7 @@
 import { execFileSync } from 'node:child_process';
 import path from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { loadAdapter, readAdapter } from '../../src/concepts/adapter-file.ts';
+import { loadAdapter, readAdapter } from '../../src/adapters/read.ts';
 import { loadConcept } from '../../src/concepts/concept-file.ts';
 import { FormatError } from '../../src/errors.ts';
 import { memoryStorage } from '../../src/formats/byte-reader.ts';

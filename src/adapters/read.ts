@@ -9,25 +9,25 @@ import { excerpt } from '../formats/excerpt.ts';
 import { openTensorFile, type TensorFile } from '../formats/tensor-file.ts';
 import { infoOf } from '../io/file-info.ts';
 import { foreignArchitecture } from '../models/keys/architecture.ts';
-import { edLoraWord } from '../models/keys/ed-lora.ts';
-import { peftScale, peftScaling } from '../models/keys/peft.ts';
 import type { AdapterComponent, AdapterModule, Architecture } from '../models/keys/sd-modules.ts';
 import type { Adapter, AdapterLayer, AdapterScheme, AdapterWord } from './adapter.ts';
+import { type CollectedLayers, collectAdapterLayers } from './layer-parts.ts';
 import { refuseUnlikelyNames } from './name-limits.ts';
-import { type CollectedLayers, collectAdapterLayers } from './readers/adapter-layers.ts';
+import { isPositional, positionalNames, positionalWords } from './schemes/cloneofsimo.ts';
+import { isCustomDiffusion, readCustomDiffusion } from './schemes/custom-diffusion.ts';
+import { adapterScalings } from './schemes/diffusers.ts';
+import { orderedWords } from './schemes/ed-lora.ts';
+import { edLoraWord } from './schemes/ed-lora-names.ts';
 import {
   isKohyaStyle,
   parseDiffusersStyle,
   parseEdLoraStyle,
   parseKohyaStyle,
   parsePeftStyle,
-} from './readers/adapter-names.ts';
-import { isPositional, positionalNames, positionalWords } from './readers/cloneofsimo.ts';
-import { isCustomDiffusion, readCustomDiffusion } from './readers/custom-diffusion.ts';
-import { adapterScalings } from './readers/diffusers.ts';
-import { orderedWords } from './readers/ed-lora.ts';
-import { adapterConfigName, readAdapterConfig } from './readers/peft.ts';
-import { bundledWords, isBundledEmbedding, readTextualInversion } from './readers/textual-inversion.ts';
+} from './schemes/names.ts';
+import { adapterConfigName, readAdapterConfig } from './schemes/peft.ts';
+import { peftScale, peftScaling } from './schemes/peft-names.ts';
+import { bundledWords, isBundledEmbedding, readTextualInversion } from './schemes/textual-inversion.ts';
 
 /**
  * Open an adapter: kohya, LyCORIS, diffusers (three spellings), PEFT folder, ED-LoRA, cloneofsimo, Custom Diffusion, or
