@@ -8,6 +8,7 @@ import type { Command, CommandContext } from './command.ts';
 import { loadAllCommands, loadCommand } from './commands/index.ts';
 import { EXIT_CODES, type ExitCode, sayFailure } from './failure.ts';
 import { globalOptions } from './options.ts';
+import { refuseRetired } from './retired.ts';
 import { guarded, type Io } from './terminal/io.ts';
 import { wrapText } from './terminal/table.ts';
 
@@ -33,6 +34,7 @@ export async function run(
   let keeps: string | undefined;
   try {
     const line = program === 'edlora' ? argv : [program, ...argv];
+    refuseRetired(line);
     const commands = await commandsFor(line);
     const parser = createParser(commands, { io, signal }, (command, args) => {
       keeps = typeof command.keeps === 'function' ? command.keeps(args) : command.keeps;

@@ -320,7 +320,7 @@ export {
 
 // Files and numbers underneath: tensors, pictures, matrices, and what happens when the system refuses.
 
-export type { DType } from './formats/dtype.ts';
+export { type DType, FACTOR_DTYPES, factorDTypeNames } from './formats/dtype.ts';
 export type { InputFiles } from './formats/input-files.ts';
 export { type Picture, type ReadPictureOptions, readPicture } from './formats/picture.ts';
 export { encodePng, readPngTexts, writePicture } from './formats/png.ts';

@@ -18,7 +18,7 @@ import { ProgressLine } from '../terminal/progress.ts';
 
 const options = {
   base: option('Inputs:', 'Model: a diffusers folder or a single file', { demandOption: true }),
-  lora: option('Inputs:', 'LoRA files', { demandOption: true, array: true }),
+  loras: option('Inputs:', 'LoRA files', { demandOption: true, array: true }),
   ...strengthOptions,
   dtype: option('Result:', 'Numbers of the weights: fp32, fp16, bf16 [default: as the base has them]'),
   ...targetOptions,
@@ -33,7 +33,7 @@ export const bakeCommand: Command = {
   options,
   examples: [
     [
-      `edlora bake --base ${WORLD}/model --lora ${WORLD}/concepts/edlora_smiley.pth --strength 0.8 --drop --out tuned`,
+      `edlora bake --base ${WORLD}/model --loras ${WORLD}/concepts/edlora_smiley.pth --strength 0.8 --drop --out tuned`,
       'A model with a concept’s weights; its words stay outside',
     ],
   ],
@@ -41,8 +41,8 @@ export const bakeCommand: Command = {
 };
 
 async function runBake(args: Args, { io, signal }: CommandContext): Promise<void> {
-  const files = texts(args, 'lora');
-  if (files.length === 0) throw new UsageError('--lora: expected at least one file');
+  const files = texts(args, 'loras');
+  if (files.length === 0) throw new UsageError('--loras: expected at least one file');
   const line = args.quiet === true ? null : new ProgressLine(io);
   const done = await bakeFiles({
     ...targetOf(args),

@@ -64,7 +64,7 @@ const options = {
     PICTURES,
     `Prompt set (${Object.keys(PROMPT_SETS).join(', ')}) or text file with <TOK> in each line [default: the base’s own list, or object]`,
   ),
-  samples: option(PICTURES, 'Pictures per model; prompts take turns', { default: '50' }),
+  count: option(PICTURES, 'Pictures per model; prompts take turns', { default: '50' }),
   seed: option(PICTURES, 'First seed', { default: '0' }),
   steps: option(PICTURES, 'Denoising steps', { default: String(steps) }),
   guidance: option(PICTURES, 'Guidance scale', { default: String(guidanceScale) }),
@@ -73,7 +73,7 @@ const options = {
   width: option(PICTURES, 'Pixels [default: the base’s]'),
   height: option(PICTURES, 'Pixels [default: the base’s]'),
   batch: option(PICTURES, 'Pictures of one prompt in one pass', { default: '4' }),
-  mix: option(INSIDE, 'Two prompts: a strip from the first to the second, layer by layer', many),
+  'style-mix': option(INSIDE, 'Two prompts: a strip from the first to the second, layer by layer', many),
   density: option(INSIDE, 'Further files of learned words whose place among words is shown', many),
   attention: option(INSIDE, 'Attention maps of the concept’s words; --no-attention leaves them out', {
     ...flag,
@@ -95,7 +95,7 @@ export const evalCommand: Command = {
   description: 'Draw the same prompts by several models and score how well a concept survived',
   options,
   examples: [
-    [`edlora eval ${SMILEY} --class circle --samples 8 --guidance 4`, 'A concept against the base model'],
+    [`edlora eval ${SMILEY} --class circle --count 8 --guidance 4`, 'A concept against the base model'],
     [
       `edlora eval ${SMILEY} --with ${WORLD}/concepts/edlora_bullseye.pth --sum 0.5 1 --dry-run`,
       'What would be drawn: the concept, and two sums with another',
@@ -111,13 +111,13 @@ async function runEval(args: Args, { io, signal }: CommandContext): Promise<void
   if (concept === undefined || reference === undefined) {
     throw new UsageError('eval: expected --concept and --reference (or --compare with reports)');
   }
-  const mix = texts(args, 'mix');
+  const mix = texts(args, 'style-mix');
   if (mix.length !== 0 && mix.length !== 2) {
-    throw new UsageError(`--mix: expected two prompts, got ${mix.length}`);
+    throw new UsageError(`--style-mix: expected two prompts, got ${mix.length}`);
   }
   const figure = (name: string): number => number(`--${name}`, text(args, name)!);
   const side = (name: string): number | undefined => (args[name] === undefined ? undefined : figure(name));
-  const samples = figure('samples');
+  const samples = figure('count');
   const sampling = {
     steps: figure('steps'),
     guidanceScale: figure('guidance'),

@@ -37,7 +37,7 @@ import { baseOptions, number, outputOptions, perStage, stages, text } from '../o
 import { sayNote } from '../terminal/io.ts';
 
 type Args = Readonly<Record<string, unknown>>;
-const NAMINGS: readonly LoraNaming[] = ['kohya', 'diffusers', 'peft', 'edlora'];
+const NAMINGS: readonly LoraNaming[] = ['kohya', 'diffusers', 'peft', 'ed-lora'];
 
 const options = {
   concepts: {
@@ -88,11 +88,11 @@ const options = {
     group: 'How:',
     describe: 'mix-of-show: the published objective, without preservation',
   },
-  solver: {
+  method: {
     choices: FUSION_METHODS.map(({ name }) => name),
     requiresArg: true,
     group: 'How:',
-    describe: `How layers are solved [default: ${DEFAULTS.solver}]`,
+    describe: `How layers are solved [default: ${DEFAULTS.method}]`,
   },
   stages: {
     type: 'string',
@@ -141,10 +141,9 @@ const options = {
     type: 'string',
     requiresArg: true,
     group: 'How:',
-    describe: 'Iterations of --solver lbfgs at most [default: 500 text and cross, 50 spatial]',
+    describe: 'Iterations of --method lbfgs at most [default: 500 text and cross, 50 spatial]',
   },
-  stats: {
-    alias: 'statistics',
+  statistics: {
     choices: ['fused', 'own'],
     requiresArg: true,
     group: 'Features:',
@@ -211,7 +210,7 @@ export const fuseCommand: Command = {
   ],
   // Features of a partly fused model belong to this fusion alone.
   keeps: (args) =>
-    readCacheFolder(args) === null || args.stats === 'fused'
+    readCacheFolder(args) === null || args.statistics === 'fused'
       ? 'nothing is kept, and no half-written file was left'
       : 'features collected so far are kept: the same line goes on from them',
   run: runFuse,
@@ -295,7 +294,7 @@ function readOptions(args: Args, fallback: FusionOptions): FusionOptions {
   const chosen: FusionOptions = {
     ...defaults,
     ...readCollectOptions(args, defaults),
-    solver: (value('solver') as FusionOptions['solver'] | undefined) ?? defaults.solver,
+    method: (value('method') as FusionOptions['method'] | undefined) ?? defaults.method,
     stages: given('stages', (list) => stages('stages', list), defaults.stages),
     ridge: given('ridge', (list) => perStage('ridge', list, defaults.ridge), defaults.ridge),
     preserve: given('preserve', (list) => perStage('preserve', list, defaults.preserve), defaults.preserve),
@@ -307,7 +306,7 @@ function readOptions(args: Args, fallback: FusionOptions): FusionOptions {
       (count) => number('--iterations', count),
       defaults.iterations,
     ),
-    statistics: (value('stats') as FusionOptions['statistics'] | undefined) ?? defaults.statistics,
+    statistics: (value('statistics') as FusionOptions['statistics'] | undefined) ?? defaults.statistics,
   };
   checkFusionOptions(chosen);
   return chosen;

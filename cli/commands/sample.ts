@@ -51,9 +51,9 @@ const options = {
     describe: 'Base model [default: the fusion’s, or the miniature]',
   },
   'base-config': { ...baseOptions['base-config'], group: MODEL },
-  concept: option(MODEL, 'Concept file; "file:0.8" sets its strength', many),
-  lora: option(MODEL, 'LoRA file; "file:0.7" sets its strength', many),
-  embedding: option(MODEL, 'Textual inversion file', many),
+  concepts: option(MODEL, 'Concept files; "file:0.8" sets the strength', many),
+  loras: option(MODEL, 'LoRA files; "file:0.7" sets the strength', many),
+  embeddings: option(MODEL, 'Textual inversion files', many),
   prompt: option(SCENE, 'What the picture shows; (word:1.2) weighs words', { requiresArg: false }),
   negative: option(SCENE, 'What it does not show', { requiresArg: false }),
   region: option(
@@ -118,7 +118,7 @@ export const sampleCommand: Command = {
   examples: [
     ['edlora sample --prompt "photo of a red circle" --guidance 4 --count 4 --grid', 'The shipped miniature'],
     [
-      `edlora sample --concept ${CONCEPTS}/edlora_smiley.pth --prompt "a <smiley1> <smiley2> on a blue background" --guidance 4`,
+      `edlora sample --concepts ${CONCEPTS}/edlora_smiley.pth --prompt "a <smiley1> <smiley2> on a blue background" --guidance 4`,
       'One concept',
     ],
     [
@@ -183,9 +183,6 @@ async function readScene(args: Args): Promise<NormalScene> {
 /** The option behind a field of the scene, for messages. */
 function optionOf(field: string): string {
   const names: Readonly<Record<string, string>> = {
-    concepts: 'concept',
-    loras: 'lora',
-    embeddings: 'embedding',
     regions: 'region',
   };
   return names[field] ?? field.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
@@ -211,9 +208,9 @@ function givenScene(args: Args): Record<string, unknown> {
   }
   put('guidanceRescale', figure('guidance-rescale'));
   put('clipSkip', figure('clip-skip'));
-  put('concepts', list('concept')?.map(withStrength));
-  put('loras', list('lora')?.map(withStrength));
-  put('embeddings', list('embedding'));
+  put('concepts', list('concepts')?.map(withStrength));
+  put('loras', list('loras')?.map(withStrength));
+  put('embeddings', list('embeddings'));
   put('regions', list('region'));
   const mix = list('style-mix');
   if (mix !== undefined) put('styleMix', Object.fromEntries(pairs('style-mix', mix)));

@@ -37,11 +37,17 @@ export const collectOptions = {
     group: 'Features:',
     describe: `Weight of what the prompt changes against the empty prompt; 1: none [default: ${DEFAULTS.contrast}]`,
   },
-  size: {
+  width: {
     type: 'string',
     requiresArg: true,
     group: 'Features:',
-    describe: 'Pictures of those runs, as 512x512 or 512x768 [default: the base’s own size]',
+    describe: 'Pixels of the pictures of those runs [default: the base’s own]',
+  },
+  height: {
+    type: 'string',
+    requiresArg: true,
+    group: 'Features:',
+    describe: 'Likewise; one needs the other',
   },
   seed: {
     type: 'string',
@@ -65,7 +71,6 @@ export function readCollectOptions(args: Args, defaults: CollectOptions): Collec
     return value === undefined ? fallback : number(`--${name}`, value);
   };
   const prompts = texts(args, 'prompt');
-  const size = text(args, 'size');
   return {
     statistics: defaults.statistics,
     promptTemplates: prompts.length === 0 ? defaults.promptTemplates : prompts,
@@ -74,7 +79,7 @@ export function readCollectOptions(args: Args, defaults: CollectOptions): Collec
     guidanceScale: numberOf('guidance', defaults.guidanceScale),
     contrast: numberOf('contrast', defaults.contrast),
     seed: numberOf('seed', defaults.seed),
-    size: size === undefined ? defaults.size : pictureSize(size),
+    size: pictureSize(args) ?? defaults.size,
   };
 }
 
@@ -83,10 +88,12 @@ export function readCacheFolder(args: Args): string | null {
   return args.cache === false ? null : (text(args, 'cache') ?? cacheFolder());
 }
 
-function pictureSize(value: string): { width: number; height: number } {
-  const [, width, height] = /^(\d+)x(\d+)$/.exec(value) ?? [];
+/** `null` where no size is given. @throws {UsageError} for one side alone */
+function pictureSize(args: Args): { width: number; height: number } | null {
+  const [width, height] = [text(args, 'width'), text(args, 'height')];
+  if (width === undefined && height === undefined) return null;
   if (width === undefined || height === undefined) {
-    throw new UsageError(`--size: expected width x height as in 512x768, got "${value}"`);
+    throw new UsageError('--width and --height: expected both of them');
   }
-  return { width: Number(width), height: Number(height) };
+  return { width: number('--width', width), height: number('--height', height) };
 }

@@ -79,7 +79,7 @@ export function planText(plan: FusionPlan, base: string, out: string, columns: n
     '',
     rows,
     `layers to solve: ${counts}`,
-    `solver ${options.solver}${options.rank === null ? '' : `, rank ${options.rank}`}`,
+    `method ${options.method}${options.rank === null ? '' : `, rank ${options.rank}`}`,
     `ridge ${stageList(options.ridge)}`,
     `preserve ${stageList(options.preserve)} over ${captions.length} captions`,
     `${runs} denoising run${runs === 1 ? '' : 's'} of ${steps} steps a concept, seed ${seed}, ${statistics} statistics`,

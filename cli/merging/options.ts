@@ -2,7 +2,9 @@
 import type { Options } from 'yargs';
 import { UsageError } from '../../src/errors.ts';
 import {
+  FACTOR_DTYPES,
   type FactorDType,
+  factorDTypeNames,
   type LayerFormat,
   layerFormats,
   type StrengthOptions,
@@ -44,7 +46,7 @@ export const targetOptions = {
 } as const satisfies Record<string, Options>;
 
 export const formatOption = option(RESULT, `Naming: ${layerFormats.join(', ')}`, { default: 'kohya' });
-export const dtypeOption = option(RESULT, 'Numbers: fp32, fp16, bf16');
+export const dtypeOption = option(RESULT, `Numbers: ${factorDTypeNames.join(', ')}`);
 export const baseOption = option(
   INPUT,
   'Model the adapters were trained on; (IA)³, DoRA and Custom Diffusion need it',
@@ -86,12 +88,10 @@ export function formatOf(args: Args): LayerFormat {
   return choice('format', text(args, 'format')!, layerFormats);
 }
 
-const dtypes: Readonly<Record<string, FactorDType>> = { fp32: 'F32', fp16: 'F16', bf16: 'BF16' };
-
 /** `{ dtype }` if given. */
 export function dtypeOf(args: Args): { dtype?: FactorDType } {
   const value = text(args, 'dtype');
-  return value === undefined ? {} : { dtype: dtypes[choice('dtype', value, Object.keys(dtypes))]! };
+  return value === undefined ? {} : { dtype: FACTOR_DTYPES[choice('dtype', value, factorDTypeNames)] };
 }
 
 /** `{ base }` if given. */

@@ -26,9 +26,9 @@ import type { ConceptToken } from './concept.ts';
 import { readConcept } from './concept-file.ts';
 
 /** How the keys of a written LoRA are spelled. */
-export type LoraNaming = 'kohya' | 'diffusers' | 'peft' | 'edlora';
+export type LoraNaming = 'kohya' | 'diffusers' | 'peft' | 'ed-lora';
 
-export const loraNamings: readonly LoraNaming[] = ['kohya', 'diffusers', 'peft', 'edlora'];
+export const loraNamings: readonly LoraNaming[] = ['kohya', 'diffusers', 'peft', 'ed-lora'];
 
 /** One layer's merged factors. */
 export interface MergedLayer extends ModulePath {
@@ -100,7 +100,7 @@ export async function writeLora(
     }
     case 'peft':
       return writePeft(target, all, described);
-    case 'edlora':
+    case 'ed-lora':
       return target.endsWith('.pth')
         ? writeEdLoraTorch(target, all, tokens)
         : writeEdLoraFlat(target, all, tokens, described);
@@ -255,7 +255,7 @@ async function writeEdLoraFlat(
 ): Promise<void> {
   const tensors = flatTensors(layers, tokens);
   const header = { ...described, [tokenOrderKey]: JSON.stringify(tokens.map(({ word }) => word)) };
-  refuseUnreadable(file, 'edlora', layers, tokens, unwrittenFile(file, tensors, header));
+  refuseUnreadable(file, 'ed-lora', layers, tokens, unwrittenFile(file, tensors, header));
   await writeSafetensors(file, tensors, header);
 }
 
@@ -272,7 +272,7 @@ async function writeEdLoraTorch(
   layers: readonly Factors[],
   tokens: readonly ConceptToken[],
 ): Promise<void> {
-  refuseUnreadable(file, 'edlora', layers, tokens, unwrittenFile(file, flatTensors(layers, tokens)));
+  refuseUnreadable(file, 'ed-lora', layers, tokens, unwrittenFile(file, flatTensors(layers, tokens)));
   const dictionary = (component: Component) =>
     new Map(
       layers

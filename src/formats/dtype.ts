@@ -304,6 +304,13 @@ function encodeHalves(bits: Uint32Array, out: Uint16Array): void {
 /** The dtypes that `encodeFloat` writes. */
 export type WritableFloat = 'F64' | 'F32' | 'F16' | 'BF16';
 
+/** Numbers of a LoRA as its field names them, and as a weight file's header does. */
+export const FACTOR_DTYPES = { fp32: 'F32', fp16: 'F16', bf16: 'BF16' } as const satisfies Record<
+  string,
+  WritableFloat
+>;
+export const factorDTypeNames = Object.keys(FACTOR_DTYPES) as readonly (keyof typeof FACTOR_DTYPES)[];
+
 /**
  * Numbers to little-endian bytes, rounded to nearest, ties to even. F16 values beyond ±65504 become infinite:
  * whoever narrows weights checks their range. F32 is a view of `values`, not a copy.

@@ -177,7 +177,7 @@ class FusionRun {
       ridge: choices.ridge?.chosen ?? (ridge as number),
       preserve: choices.preserve?.chosen ?? (preserve as number),
     };
-    const method = fusionMethod(methodFor(options.solver, stage));
+    const method = fusionMethod(methodFor(options.method, stage));
     const results = await solveStage(problem, {
       method,
       ...settled,

@@ -12,7 +12,7 @@ export interface SolveOptions {
   /** Stages to fuse, in their own order; layers of the others keep the base weight. Default: all three. */
   readonly stages: readonly Stage[];
   /** How a stage is solved where the method is defined for it, `normal` elsewhere. Default `normal`. */
-  readonly solver: FusionMethodName;
+  readonly method: FusionMethodName;
   /** λ per stage, relative to the mean diagonal of the concepts' Gram sum. ≥ 0; 0 is the minimum-norm optimum. */
   readonly ridge: ChosenPerStage;
   /** β per stage: weight of the generic captions, relative to the concepts' trace. ≥ 0; 0 turns preservation off. */
@@ -63,7 +63,7 @@ export type FusionOptions = SolveOptions & CollectOptions;
 /** Ridge and preservation from the measurements on the trained miniature (docs/fusion.md). */
 export const DEFAULTS: FusionOptions = {
   stages: STAGES,
-  solver: 'normal',
+  method: 'normal',
   ridge: { text: 1e-2, cross: 1e-1, spatial: 1e-2 },
   preserve: { text: 0.3, cross: 1, spatial: 0.02 },
   rank: null,
@@ -103,7 +103,7 @@ const chosen = perStage(z.union([z.number(), z.literal('auto')]));
 export const fusionOptionsSchema = z
   .strictObject({
     stages: z.array(z.enum(STAGES)).max(STAGES.length),
-    solver: z.enum(FUSION_METHOD_NAMES),
+    method: z.enum(FUSION_METHOD_NAMES),
     ridge: chosen,
     preserve: chosen,
     rank: z.union([z.number(), z.literal('auto'), z.null()]),

@@ -74,11 +74,11 @@ export async function planFusion(request: FuseRequest): Promise<FusionPlan> {
 }
 
 /** Whether a stage needs features of the base: to be preserved, or as captions of a constrained solve. */
-export function preserves({ preserve, solver }: FusionOptions, stage: Stage): boolean {
-  return preserve[stage] === 'auto' || preserve[stage] > 0 || methodFor(solver, stage) === 'custom-diffusion';
+export function preserves({ preserve, method }: FusionOptions, stage: Stage): boolean {
+  return preserve[stage] === 'auto' || preserve[stage] > 0 || methodFor(method, stage) === 'custom-diffusion';
 }
 
 /** The method that solves a stage: the chosen one where it is defined, else `normal`. */
-export function methodFor(solver: FusionOptions['solver'], stage: Stage): FusionOptions['solver'] {
-  return fusionMethod(solver).stages.includes(stage) ? solver : 'normal';
+export function methodFor(method: FusionOptions['method'], stage: Stage): FusionOptions['method'] {
+  return fusionMethod(method).stages.includes(stage) ? method : 'normal';
 }

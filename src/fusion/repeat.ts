@@ -10,7 +10,8 @@ import { safeParse } from '../formats/safe-parse.ts';
 import { readTextFile } from '../io/read-small-file.ts';
 import { openCheckpoint } from '../models/checkpoint.ts';
 import { withDefaults } from '../settings.ts';
-import { checkFusionOptions, DEFAULTS, type FusionOptions, fusionOptionsSchema } from './options.ts';
+import { recordedNaming, recordedOptions } from './former-names.ts';
+import { checkFusionOptions, DEFAULTS, type FusionOptions } from './options.ts';
 import type { ParticipantInput } from './participant.ts';
 import type { FuseRequest } from './plan.ts';
 import type { Recipe } from './recipe.ts';
@@ -37,9 +38,9 @@ const recipeSchema = z.object({
       files: list(recipeFile),
     }),
   ),
-  options: fusionOptionsSchema,
+  options: recordedOptions,
   captions: list(z.string()),
-  naming: z.enum(['kohya', 'diffusers', 'peft', 'edlora']),
+  naming: recordedNaming,
 });
 
 /**

@@ -3,9 +3,9 @@
 import { z } from 'zod';
 import { type LayerFormat, layerFormats } from '../adapters/schemes/index.ts';
 import { type WordFormat, wordFormats } from '../adapters/words.ts';
-import { loraNamings } from '../concepts/lora-file.ts';
 import { FormatError } from '../errors.ts';
 import { safeParse } from '../formats/safe-parse.ts';
+import { recordedNaming } from '../fusion/former-names.ts';
 import { layerChoices } from './extract.ts';
 import { recipeKey } from './history.ts';
 import { type MergeMethodName, mergeMethodNames } from './method.ts';
@@ -106,7 +106,7 @@ const fusion = z.object({
   kind: z.literal('fusion'),
   base: z.object({ path: recorded, files }),
   concepts: z.array(z.object({ path: recorded, files })).max(MAX_FILES),
-  naming: z.enum(loraNamings as [string, ...string[]]),
+  naming: recordedNaming,
 });
 
 export type RecordedFile = z.infer<typeof file>;

@@ -94,11 +94,11 @@ export const trainingSchema = z
       .describe('Form of the change: factors, their Hadamard product, or nested ranks'),
     rank: whole(1, MAX_RANK).optional().describe('Of the factors'),
     alpha: amount.optional().describe('Scale of the factors; default: the method’s'),
-    where: z
+    layers: z
       .enum(['attention', 'transformer'])
       .default('attention')
       .describe('Layers of the UNet that are trained'),
-    textWhere: z
+    textLayers: z
       .enum(['attention', 'transformer'])
       .default('attention')
       .describe('Layers of the text encoder that are trained'),
@@ -183,10 +183,10 @@ export const trainingSchema = z
     sampleEvery: countOrNone.default(0).describe('Steps between two sample pictures; 0: none'),
     samplePrompt: prompt.default('photo of a <TOK>').describe('What they show'),
     format: z
-      .enum(['auto', 'kohya', 'diffusers', 'peft', 'edlora'])
+      .enum(['auto', 'kohya', 'diffusers', 'peft', 'ed-lora'])
       .default('auto')
-      .describe('Names in the file; auto: edlora where there are words, else kohya'),
-    dtype: z.enum(['F32', 'F16', 'BF16']).default('F32').describe('Of the numbers in the file'),
+      .describe('Names in the file; auto: ed-lora where there are words, else kohya'),
+    dtype: z.enum(['fp32', 'fp16', 'bf16']).default('fp32').describe('Of the numbers in the file'),
   })
   .describe('Settings of `edlora train`');
 

@@ -3,6 +3,7 @@ import { existsSync } from 'node:fs';
 import path from 'node:path';
 import { type LoraNaming, writeLora } from '../concepts/lora-file.ts';
 import { UsageError } from '../errors.ts';
+import { FACTOR_DTYPES } from '../formats/dtype.ts';
 import { recordedPath } from '../io/recorded-path.ts';
 import { writeFileAtomically } from '../io/replace-file.ts';
 import { checkFileTarget, checkFolderTarget, type TargetRules } from '../io/targets.ts';
@@ -28,12 +29,12 @@ const stemOf = (out: string): string => path.resolve(out).replace(/\.(safetensor
  * @throws {UsageError} for a name that no format has, and for a `.pth` that is not Mix-of-Show's
  */
 export function namingOf(out: string, { format, token }: ResolvedSettings): LoraNaming {
-  const naming = format === 'auto' ? (token !== '' || out.endsWith('.pth') ? 'edlora' : 'kohya') : format;
+  const naming = format === 'auto' ? (token !== '' || out.endsWith('.pth') ? 'ed-lora' : 'kohya') : format;
   if (naming === 'peft') return naming;
   if (!/\.(safetensors|pth)$/.test(out)) {
     throw new UsageError(`--out ${out}: expected a name that ends in .safetensors or .pth`);
   }
-  if (out.endsWith('.pth') && naming !== 'edlora') {
+  if (out.endsWith('.pth') && naming !== 'ed-lora') {
     throw new UsageError(`--out ${out}: .pth is Mix-of-Show's form; use .safetensors for ${naming}`);
   }
   return naming;
@@ -91,7 +92,7 @@ export async function writeTrained(out: string, trained: TrainedConcept): Promis
   await writeLora(path.resolve(out), layers, {
     naming,
     tokens,
-    dtype: settings.dtype,
+    dtype: FACTOR_DTYPES[settings.dtype],
     metadata: {
       'edlora.method': method.name,
       'edlora.settings': JSON.stringify(publicSettings(settings)),

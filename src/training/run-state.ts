@@ -57,7 +57,7 @@ const header = z.object({
       try {
         const value: unknown = JSON.parse(json);
         if (typeof value === 'object' && value !== null && !Array.isArray(value))
-          return value as Record<string, unknown>;
+          return withNamesOfNow(value as Record<string, unknown>);
       } catch {
         // Said below.
       }
@@ -67,6 +67,12 @@ const header = z.object({
   /** Of everything else; earlier versions wrote none. */
   sha256: z.string().optional(),
 });
+
+/** Settings under the names of earlier versions. */
+const FORMER_NAMES: Readonly<Record<string, string>> = { where: 'layers', textWhere: 'textLayers' };
+
+const withNamesOfNow = (settings: Record<string, unknown>): Record<string, unknown> =>
+  Object.fromEntries(Object.entries(settings).map(([name, value]) => [FORMER_NAMES[name] ?? name, value]));
 
 /** Settings that may differ between the parts of one run. */
 const FREE: ReadonlySet<string> = new Set([

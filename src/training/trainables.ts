@@ -206,9 +206,9 @@ function startsOf({ init, vectors }: ResolvedSettings, { words, pictureWords }: 
 }
 
 function layersOf(base: Checkpoint, method: TrainingMethod, settings: ResolvedSettings): TrainedLayer[] {
-  const { lrUnet, lrText, where, textWhere, rank, alpha } = settings;
-  const unet = method.unet === 'none' || lrUnet === 0 ? null : where;
-  const text = !method.text || lrText === 0 ? null : textWhere;
+  const { lrUnet, lrText, layers, textLayers, rank, alpha } = settings;
+  const unet = method.unet === 'none' || lrUnet === 0 ? null : layers;
+  const text = !method.text || lrText === 0 ? null : textLayers;
   if (unet === null && text === null) return [];
   return trainedLayers(base, {
     unet,

@@ -49,5 +49,5 @@ async function writeConcept(file: string, index: number): Promise<void> {
     const rows = crossAttentionNames(SD15_UNET).length;
     return { word, embedding: float32Tensor(word, [rows, 768], random(rows * 768)) };
   });
-  await writeLora(file, layers, { naming: 'edlora', tokens });
+  await writeLora(file, layers, { naming: 'ed-lora', tokens });
 }

@@ -65,7 +65,7 @@ describe('bake', () => {
       'bake',
       '--base',
       place('models/base'),
-      '--lora',
+      '--loras',
       place('loras/a.pth'),
       '--drop',
       '--quiet',

@@ -66,7 +66,7 @@ describe('collect', () => {
   it('refuses what cannot be, before any network runs', async () => {
     for (const [argv, said] of [
       [['--steps', '0'], 'steps: expected a whole number from 1 to 1000, got 0'],
-      [['--size', '64'], '--size: expected width x height as in 512x768, got "64"'],
+      [['--width', '64'], '--width and --height: expected both of them'],
       [['--prompt', 'no place'], 'prompt templates: expected at least one, each with {}'],
       [['--out', 'x.bin'], '--out: expected a name that ends with .safetensors'],
     ] as const) {

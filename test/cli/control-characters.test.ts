@@ -63,7 +63,7 @@ it('are shown, never sent', async () => {
     await harmless('convert', file, at('out.safetensors'), '--format', 'diffusers', '--drop', '--force');
     await harmless('merge', file, file, '--drop', '--force', '--out', at('merged.safetensors'));
     await harmless('fuse', '--concepts', file, file, '--out', at('fused'), '--dry-run');
-    await harmless('sample', '--lora', file, '--prompt', HOSTILE, '--dry-run');
+    await harmless('sample', '--loras', file, '--prompt', HOSTILE, '--dry-run');
   }
   expect((await harmless('inspect', files[0]!)).said).toContain('\\u001b]0;owned');
   await harmless('sample', '--scene', at('scene.yaml'), '--dry-run');
@@ -119,7 +119,7 @@ it('of names in folders, of settings and of lists are shown, never sent', async 
   await harmless('merge', 'a.pth', 'b.pth', '--method', HOSTILE, '--out', at('m.safetensors'));
   await harmless('eval', '--concept', at(name), '--reference', data, '--out', at('report'));
   await harmless('eval', '--compare', at(name));
-  await harmless('bake', '--base', data, '--lora', at(name), '--out', at('baked'));
+  await harmless('bake', '--base', data, '--loras', at(name), '--out', at('baked'));
   await harmless('extract', data, at(name), '--out', at('x.safetensors'));
   await harmless('collect', at(name));
   await harmless('lint', at(name), at(name));

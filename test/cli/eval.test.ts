@@ -31,7 +31,7 @@ const quick = (out: string): string[] => [
   ...smiley,
   '--prompts',
   prompts,
-  '--samples',
+  '--count',
   '2',
   '--steps',
   '2',
@@ -91,9 +91,9 @@ describe('eval', () => {
   it('names what is wrong before it draws', async () => {
     const cases: [string[], number, string][] = [
       [[], 2, 'expected --concept and --reference'],
-      [[...smiley, '--mix', 'one'], 2, '--mix: expected two prompts, got 1'],
+      [[...smiley, '--style-mix', 'one'], 2, '--style-mix: expected two prompts, got 1'],
       [[...smiley, '--sum', '1'], 2, 'name them with --with'],
-      [[...smiley, '--samples', 'many'], 2, '--samples: expected a number, got "many"'],
+      [[...smiley, '--count', 'many'], 2, '--count: expected a number, got "many"'],
       [[...smiley, '--prompts', 'nothing'], 2, 'expected one of object, character, style, scene'],
       [[...smiley, '--clip', concepts], 3, 'no such file'],
       [[...smiley, '--fused', folder], 3, 'expected a fusion'],

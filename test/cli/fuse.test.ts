@@ -245,7 +245,7 @@ describe('notes', () => {
       {
         stage: 'cross',
         layers: 1,
-        solver: 'normal',
+        method: 'normal',
         ridge: 0,
         preserve: 0,
         choices: { ridge: null, preserve: null },

@@ -102,12 +102,12 @@ describe('edlora inspect', () => {
     expect(out.split('\n').every((line) => [...line].length <= 80)).toBe(true);
   });
 
-  it.each(['kohya', 'diffusers', 'peft', 'edlora'] as const)('knows LoRAs in %s names', async (naming) => {
+  it.each(['kohya', 'diffusers', 'peft', 'ed-lora'] as const)('knows LoRAs in %s names', async (naming) => {
     const file = path.join(folder, naming === 'peft' ? 'adapter' : `${naming}.safetensors`);
     await writeLora(file, [layer], { naming, metadata: { note: 'n'.repeat(500) } });
     const { kind, description, format, layers, metadata, notes } = await inspectJson(file);
-    expect(kind).toBe(naming === 'edlora' ? 'concept' : 'lora');
-    expect(description).toContain(naming === 'edlora' ? 'ED-LoRA' : naming);
+    expect(kind).toBe(naming === 'ed-lora' ? 'concept' : 'lora');
+    expect(description).toContain(naming === 'ed-lora' ? 'ED-LoRA' : naming);
     expect(format).toBe(naming === 'peft' ? 'folder' : 'safetensors');
     expect(layers).toEqual({ text_encoder: {}, unet: { 1: 1 } });
     expect(metadata.note).toHaveLength(500);

@@ -169,7 +169,7 @@ describe('resize', () => {
 
 describe('bake, extract, verify', () => {
   it('work one on the other', async () => {
-    const argv = ['--base', path.join(world, 'model'), '--lora', smiley, '--strength', '0.8'];
+    const argv = ['--base', path.join(world, 'model'), '--loras', smiley, '--strength', '0.8'];
     const baked = await edlora('bake', ...argv, '--drop', '--out', at('tuned'));
     expect(baked).toMatchObject({ code: 0 });
     expect(baked.out).toContain('a checkpoint is written without new words');

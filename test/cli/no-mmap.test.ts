@@ -57,7 +57,7 @@ it('sample', () =>
   bothWays(
     (out) => [
       'sample',
-      '--concept',
+      '--concepts',
       smiley,
       '--prompt',
       'a <smiley1> <smiley2>',
@@ -83,7 +83,7 @@ it('eval', () =>
   bothWays(
     (out) => [
       ...['eval', '--concept', smiley, '--reference', path.join(concepts, 'smiley')],
-      ...['--prompts', path.join(folder, 'prompts.txt'), '--samples', '1', '--steps', '1', '--out', out],
+      ...['--prompts', path.join(folder, 'prompts.txt'), '--count', '1', '--steps', '1', '--out', out],
     ],
     (out) => {
       const report = readFileSync(path.join(out, 'report.json'), 'utf8');

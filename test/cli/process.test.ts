@@ -173,7 +173,7 @@ describe('targets that cannot be written', () => {
           'bake',
           '--base',
           path.join(root, 'fixtures/tiny-world/model'),
-          '--lora',
+          '--loras',
           smiley,
           '--drop',
           '--quiet',

@@ -117,7 +117,7 @@ steps: 9
     [['--prompt', 'x', '--isolate', '2'], 2, /--isolate: expected 0 … 1/],
     [['--prompt', 'x', '--keypose', 'pose.png'], 2, /expected --keypose-adapter/],
     [['--prompt', 'x', '--denoise', '0.5'], 2, /expected --init/],
-    [['--prompt', 'x', '--lora', 'none.safetensors'], 3, /no such file/],
+    [['--prompt', 'x', '--loras', 'none.safetensors'], 3, /no such file/],
     [['--prompt', 'x', '--init', 'none.png'], 3, /none\.png/],
     [['--scene', 'none.yaml'], 3, /no such file/],
     [[], 2, /expected a prompt/],

@@ -133,7 +133,7 @@ describe('a job that is ended', () => {
       ...tensors.values(),
       zeros,
     ]);
-    const line = ['bake', '--base', base, '--lora', lora, '--dtype', 'bf16', '--out', out];
+    const line = ['bake', '--base', base, '--loras', lora, '--dtype', 'bf16', '--out', out];
     const filling = (): boolean => hidden(folder).some((name) => existsSync(path.join(folder, name, 'unet')));
     const { code, err } = await interrupted(line, filling, ['SIGINT']);
     expect(code, err).toBe(130);

@@ -72,7 +72,7 @@ describe('writeLora', () => {
       await fc.assert(
         fc.asyncProperty(layerSet, async (layers) => {
           const file = target(naming);
-          await writeLora(file, layers, { naming: naming === 'edlora-torch' ? 'edlora' : naming });
+          await writeLora(file, layers, { naming: naming === 'edlora-torch' ? 'ed-lora' : naming });
           const concept = await loadConcept(file);
           expect(new Set(concept.layers.keys())).toEqual(new Set(layers.map(moduleId)));
           for (const layer of layers) {
@@ -147,9 +147,9 @@ describe('writeLora', () => {
       { word: '<b>', embedding: tensor('x', [2, 3]) },
       { word: '<a>', embedding: tensor('y', [2, 3]) },
     ];
-    for (const naming of ['edlora', 'edlora-torch']) {
+    for (const naming of ['ed-lora', 'edlora-torch']) {
       const file = target(naming);
-      await writeLora(file, layers, { naming: 'edlora', tokens });
+      await writeLora(file, layers, { naming: 'ed-lora', tokens });
       const concept = await loadConcept(file);
       expect(concept.format).toBe('ed-lora');
       expect(new Set(concept.tokens.map(({ word }) => word))).toEqual(new Set(['<a>', '<b>']));
@@ -167,8 +167,8 @@ describe('writeLora', () => {
 
   it('keeps the order of words in safetensors too', async () => {
     const tokens = ['<z1>', '<a2>'].map((word) => ({ word, embedding: tensor('x', [2, 3]) }));
-    const file = target('edlora');
-    await writeLora(file, layers, { naming: 'edlora', tokens });
+    const file = target('ed-lora');
+    await writeLora(file, layers, { naming: 'ed-lora', tokens });
     expect((await loadConcept(file)).tokens.map(({ word }) => word)).toEqual(['<z1>', '<a2>']);
   });
 

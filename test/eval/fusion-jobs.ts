@@ -70,7 +70,7 @@ export function allJobs(): Job[] {
   const ways: [string, Way][] = [
     ...SUM_STRENGTHS.map((strength): [string, Way] => [`sum ${strength}`, { kind: 'sum', strength }]),
     ['average', { kind: 'average' }],
-    ['lbfgs, as published', { kind: 'fuse', options: { ...PRESETS['mix-of-show'], solver: 'lbfgs' } }],
+    ['lbfgs, as published', { kind: 'fuse', options: { ...PRESETS['mix-of-show'], method: 'lbfgs' } }],
     ...(['fused', 'own'] as const).flatMap((statistics) =>
       [true, false].map((preserve): [string, Way] => [
         `normal, ${statistics} statistics${preserve ? ', preserve' : ''}`,
@@ -84,7 +84,7 @@ export function allJobs(): Job[] {
   // Measured on four concepts only, to keep the whole within a quarter of an hour.
   const constrained: Job = {
     label: 'custom-diffusion',
-    way: { kind: 'fuse', options: { solver: 'custom-diffusion' } },
+    way: { kind: 'fuse', options: { method: 'custom-diffusion' } },
     concepts: CONCEPTS,
   };
   return [...singles, ...together, constrained];

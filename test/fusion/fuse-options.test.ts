@@ -36,8 +36,8 @@ describe('solvers', () => {
   it('sum and average are the deltas themselves', async () => {
     const stages = ['cross'] as const;
     const [added, mean] = [
-      await fused({ solver: 'sum', stages }),
-      await fused({ solver: 'average', stages }),
+      await fused({ method: 'sum', stages }),
+      await fused({ method: 'average', stages }),
     ];
     for (const [key, { layerName, delta }] of added.layers) {
       const own = added.participants
@@ -60,7 +60,7 @@ describe('solvers', () => {
     const settings = { stages: ['cross'], preserve: PER_STAGE(0), ridge: PER_STAGE(1e-3) } as const;
     const [direct, iterated] = [
       await fused(settings),
-      await fused({ ...settings, solver: 'lbfgs', iterations: 200 }),
+      await fused({ ...settings, method: 'lbfgs', iterations: 200 }),
     ];
     for (const { layerName, losses, loss } of iterated.report.layers) {
       expect(losses!.length, layerName).toBeGreaterThan(2);
@@ -68,12 +68,12 @@ describe('solvers', () => {
       const exact = direct.report.layers.find((layer) => layer.layerName === layerName)!;
       expect(loss, layerName).toBeLessThan(1.05 * exact.loss + 1e-12);
     }
-    expect(iterated.report.stages[0]!.solver).toBe('lbfgs');
+    expect(iterated.report.stages[0]!.method).toBe('lbfgs');
   });
 
   it('custom-diffusion hits its tokens in K and V, and leaves the other stages to normal', async () => {
-    const { report } = await fused({ solver: 'custom-diffusion', promptTemplates: ['{}'] });
-    expect(report.stages.map(({ solver }) => solver)).toEqual(['normal', 'custom-diffusion', 'normal']);
+    const { report } = await fused({ method: 'custom-diffusion', promptTemplates: ['{}'] });
+    expect(report.stages.map(({ method }) => method)).toEqual(['normal', 'custom-diffusion', 'normal']);
     for (const { kept } of report.concepts) expect(kept.cross!).toBeGreaterThan(1 - 1e-6);
   });
 });

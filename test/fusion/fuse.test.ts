@@ -157,7 +157,7 @@ describe('writeFusion', () => {
     fusion = await fuse(await request(['maple', 'stone']));
   });
 
-  it.each(['kohya', 'diffusers', 'peft', 'edlora'] as const)(
+  it.each(['kohya', 'diffusers', 'peft', 'ed-lora'] as const)(
     'writes %s names that read back as the same change',
     async (naming) => {
       const out = path.join(folder, naming);

@@ -49,7 +49,7 @@ describe('a recipe', () => {
     ['ridge', { text: -1, cross: 1, spatial: 1 }, /ridge text: expected a number ≥ 0 or auto, got -1/],
     ['stages', 'text', /options\.stages: /],
     ['stages', ['text', 'txt'], /options\.stages\.1: /],
-    ['solver', 'magic', /options\.solver: /],
+    ['method', 'magic', /options\.method: /],
     ['runs', 1e12, /runs: expected a whole number from 1 to 1000, got 1000000000000/],
     ['steps', '20', /options\.steps: /],
     ['contrast', 1e300, /contrast: expected a number from -10000 to 10000, got 1e\+300/],

@@ -50,7 +50,7 @@ export function copyInputs(folder: string): void {
 
 /** Made once by undisturbed runs, in the folder of inputs. */
 export const madeInputs: readonly (readonly string[])[] = [
-  ['bake', '--base', 'model', '--lora', 'concept.pth', '--drop', '--out', 'tuned'],
+  ['bake', '--base', 'model', '--loras', 'concept.pth', '--drop', '--out', 'tuned'],
 ];
 
 const MODEL = ['--base', '../inputs/model'];
@@ -133,7 +133,7 @@ const bake = (out: string, base: string, strength: string): string[] => [
     'bake',
     '--base',
     `../inputs/${base}`,
-    '--lora',
+    '--loras',
     CONCEPT,
     '--strength',
     strength,
@@ -152,7 +152,7 @@ const evaluate = (out: string, ...more: string[]): string[] => [
     '--reference',
     '../inputs/pictures',
   ],
-  ...['--samples', '2', '--steps', '1', '--no-attention', '--out', out, ...more],
+  ...['--count', '2', '--steps', '1', '--no-attention', '--out', out, ...more],
 ];
 
 const force = ['--force'];

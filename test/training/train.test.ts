@@ -135,13 +135,13 @@ describe('every method', () => {
   it.each([
     [
       'LoHa with convolutions',
-      { factors: 'loha', rank: 2, convRank: 2, where: 'transformer', textWhere: 'transformer' },
+      { factors: 'loha', rank: 2, convRank: 2, layers: 'transformer', textLayers: 'transformer' },
     ],
     [
       'DyLoRA with drops',
       { factors: 'dylora', rankDropout: 0.3, moduleDropout: 0.2, kvDrop: 0.5, maxGradNorm: 0.1 },
     ],
-    ['patterns', { rankPattern: { attn2: 8, ff: 0 }, alphaPattern: { to_out: 2 }, where: 'transformer' }],
+    ['patterns', { rankPattern: { attn2: 8, ff: 0 }, alphaPattern: { to_out: 2 }, layers: 'transformer' }],
   ] as [string, Partial<TrainingInput>][])('LoRA as %s', async (_, more) => {
     const trained = await train({ base, settings: { ...settingsOf('lora'), ...more } });
     const out = path.join(folder, 'kinds.safetensors');

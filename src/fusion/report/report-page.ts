@@ -211,7 +211,7 @@ function stageSection(
   return [
     {
       heading: STAGE_TITLES[stage],
-      body: html`<p>${own.length} layers by ${summary.solver}, ridge ${summary.ridge}, preservation ${summary.preserve}; solved in
+      body: html`<p>${own.length} layers by ${summary.method}, ridge ${summary.ridge}, preservation ${summary.preserve}; solved in
 ${seconds(summary.elapsedMs)}. ${changes.length === 0 ? null : `The largest change is ${Math.max(...changes).toFixed(1)} times the largest of the concepts’ own. `}${moved.length === 0 ? null : `On preserved captions, answers moved by up to ${percent(Math.max(...moved))} of the features’ size. `}${conditions.length === 0 ? null : `Condition numbers up to ${large(Math.max(...conditions))}.`}</p>${layerMaps(own, stage, names)}`,
     },
   ];

@@ -73,7 +73,7 @@ export interface ParameterChoice {
 export interface StageReport {
   readonly stage: Stage;
   readonly layers: number;
-  readonly solver: FusionMethodName;
+  readonly method: FusionMethodName;
   readonly ridge: number;
   readonly preserve: number;
   /** Where `auto` chose them. */
@@ -137,7 +137,7 @@ export interface LayerNotes {
   readonly losses: readonly number[] | null;
 }
 
-type Settled = Pick<StageReport, 'solver' | 'ridge' | 'preserve' | 'choices'>;
+type Settled = Pick<StageReport, 'method' | 'ridge' | 'preserve' | 'choices'>;
 
 /** Gathers a report while a fusion runs. */
 export class Reporter {
@@ -184,11 +184,11 @@ export class Reporter {
   /** Note what a stage is solved with. */
   settled(
     stage: Stage,
-    solver: FusionMethodName,
+    method: FusionMethodName,
     { ridge, preserve }: { readonly ridge: number; readonly preserve: number },
     choices: StageReport['choices'],
   ): void {
-    this.#settled.set(stage, { solver, ridge, preserve, choices });
+    this.#settled.set(stage, { method, ridge, preserve, choices });
   }
 
   /** Run the refinement and note its time. */

@@ -40,7 +40,7 @@ function report(shares: readonly number[], extra: Partial<FusionReport> = {}): F
       {
         stage: 'spatial',
         layers: 1,
-        solver: 'normal',
+        method: 'normal',
         ridge: 0.01,
         preserve: 0.02,
         choices: { ridge: null, preserve: null },
