@@ -12,8 +12,8 @@ import { LoadedGraphs } from './loaded-graphs.ts';
 import type { GraphUse, LoadedGraph, RunSettings } from './runtime.ts';
 
 /**
- * Multiplications of one run, a few tenths of a second: the runtime holds the thread meanwhile. What is larger is multiplied
- * some rows at a time, to the same bits.
+ * Multiplications of one run, a few tenths of a second, so that what it is fed and returns stays small. What is larger is
+ * multiplied some rows at a time, to the same bits.
  */
 const MOST_PRODUCTS = 2 ** 32;
 

@@ -15,6 +15,8 @@ export type GraphUse = 'once' | 'every-step' | 'training' | 'many-small';
 export interface RunSettings {
   /** Threads of one operator. Default: the runtime's choice, one per core. */
   readonly threads?: number;
+  /** Aborted, it ends every wait for a load or a run at once; what was begun ends by itself, and its result is dropped. */
+  readonly signal?: AbortSignal;
 }
 
 /** What a runtime is and can do. */
@@ -43,6 +45,8 @@ export interface LoadedGraph {
    * @param into   arrays that outputs are written to, by name; their tensors in the result lie over them
    * @throws {ShapeError} when an input is missing, unknown or of another dtype or shape, or an array's length is wrong
    * @throws {FormatError} when a file that weights lie in has changed since it was opened
+   * @throws {EdloraError} when the runtime fails, with its reason
+   * @throws the signal's reason
    */
   run(
     feeds: Feeds,
@@ -59,6 +63,7 @@ export interface Runtime {
    * Make a graph ready to run.
    * @throws {EdloraError} when the runtime refuses the graph, with its reason
    * @throws {FormatError} when a weight cannot be read, or its file has changed since it was opened
+   * @throws the signal's reason
    */
   load(graph: Graph, use: GraphUse, settings?: RunSettings): Promise<LoadedGraph>;
   /** A tensor for many runs; the array must not change meanwhile. */

@@ -5,6 +5,7 @@ import type { DeviceTensor } from '../runtime.ts';
 
 export class CpuTensor implements DeviceTensor {
   #tensor: Tensor | null;
+  readonly #disposing: (() => void)[] = [];
 
   constructor(tensor: Tensor) {
     this.#tensor = tensor;
@@ -24,8 +25,14 @@ export class CpuTensor implements DeviceTensor {
     return this.tensor.shape;
   }
 
+  /** Whoever has a copy frees it then. */
+  onDispose(free: () => void): void {
+    this.#disposing.push(free);
+  }
+
   dispose(): void {
     this.#tensor = null;
+    for (const free of this.#disposing.splice(0)) free();
   }
 }
 

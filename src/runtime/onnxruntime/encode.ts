@@ -157,7 +157,8 @@ function* placeWeights(
       continue;
     }
     const location = `memory-${inMemory.length}`;
-    inMemory.push({ location, data });
+    // What was read for this is handed over; what others may share is copied.
+    inMemory.push({ location, data: range === null && raw.storage.range === null ? data.slice() : data });
     placed.push({ name, dtype, shape, data: { location, offset: 0, length: data.length } });
   }
   return { placed, weightFolder, inMemory, mapped: [...mapped] };

@@ -1,5 +1,4 @@
 /** One loaded graph of onnxruntime. */
-import type * as ort from 'onnxruntime-node';
 import { EdloraError } from '../../errors.ts';
 import type { Graph } from '../../graph/graph.ts';
 import { checkUnchanged, type FileIdentity } from '../../io/file-identity.ts';
@@ -7,49 +6,47 @@ import { Pace } from '../../pace.ts';
 import type { Tensor, TensorData } from '../../tensor/tensor.ts';
 import { checkFeeds, checkTargets } from '../check-feeds.ts';
 import type { Feeds, GraphUse, LoadedGraph, RunSettings } from '../runtime.ts';
-import { tensorOf } from './device-tensor.ts';
 import { encodeGraph } from './encode.ts';
+import type { SessionHost } from './session-host.ts';
 import { sessionOptions } from './session-options.ts';
 import { weightsAreMapped } from './weight-mapping.ts';
 
 /** Runs of one session are independent. */
 export class GraphSession implements LoadedGraph {
-  readonly #runtime: typeof ort;
-  readonly #session: ort.InferenceSession;
+  readonly #host: SessionHost;
+  readonly #session: number;
   readonly #graph: Graph;
   /** Files that weights are mapped from. */
   readonly #mapped: readonly FileIdentity[];
+  readonly #signal: AbortSignal | undefined;
 
   private constructor(
-    runtime: typeof ort,
-    session: ort.InferenceSession,
+    host: SessionHost,
+    session: number,
     graph: Graph,
     mapped: readonly FileIdentity[],
+    signal: AbortSignal | undefined,
   ) {
-    this.#runtime = runtime;
+    this.#host = host;
     this.#session = session;
     this.#graph = graph;
     this.#mapped = mapped;
+    this.#signal = signal;
   }
 
   /** Load a graph; its weights are mapped from the files they lie in, or read, see weight-mapping.ts. */
-  static async load(graph: Graph, use: GraphUse, settings: RunSettings): Promise<GraphSession> {
-    const encoded = await new Pace().run(encodeGraph(graph, { mapWeights: weightsAreMapped() }));
+  static async load(
+    host: SessionHost,
+    graph: Graph,
+    use: GraphUse,
+    settings: RunSettings,
+  ): Promise<GraphSession> {
+    const { signal } = settings;
+    const encoded = await new Pace(signal).run(encodeGraph(graph, { mapWeights: weightsAreMapped() }));
     const { bytes, mapped } = encoded;
-    // Loaded with the first graph: commands that need none start quicker.
-    const runtime = await import('onnxruntime-node');
-    try {
-      const options = sessionOptions(encoded, use, settings);
-      const loaded = await runtime.InferenceSession.create(bytes, options);
-      checkUnchanged(mapped);
-      return new GraphSession(runtime, loaded, graph, mapped);
-    } catch (cause) {
-      if (cause instanceof EdloraError) throw cause;
-      // A file that shrank while it was loaded is the better reason.
-      checkUnchanged(mapped);
-      const reason = cause instanceof Error ? cause.message : String(cause);
-      throw new EdloraError(`onnxruntime could not load the graph: ${reason}`, { cause });
-    }
+    const loading = host.load(bytes, sessionOptions(encoded, use, settings), signal);
+    const session = await unchanged('load', mapped, signal, loading);
+    return new GraphSession(host, session, graph, mapped, signal);
   }
 
   async run(
@@ -61,40 +58,43 @@ export class GraphSession implements LoadedGraph {
     checkUnchanged(this.#mapped);
     checkFeeds(this.#graph, feeds);
     checkTargets(this.#graph, into);
-    const tensors: Record<string, ort.Tensor> = {};
-    for (const { name } of this.#graph.inputs) {
-      const { dtype, data, shape } = tensorOf(feeds[name]!);
-      tensors[name] = new this.#runtime.Tensor(dtype, data as never, shape);
-    }
     const names = wanted ?? [...this.#graph.outputs.keys()];
-    const results = await this.#session.run(
-      tensors,
-      Object.fromEntries(names.map((name) => [`output:${name}`, this.#place(name, into[name])])),
-    );
-    // What was computed while a weight changed is nobody's result.
-    checkUnchanged(this.#mapped);
-    return Object.fromEntries(
-      names.map((name) => {
-        const { dtype } = this.#graph.outputs.get(name)!;
-        const { dims, data: given } = results[`output:${name}`]!;
-        // Newer runtimes of JavaScript have an array type for halves; here they are bits.
-        const data =
-          dtype === 'float16' && ArrayBuffer.isView(given)
-            ? new Uint16Array(given.buffer, given.byteOffset, given.byteLength / 2)
-            : given;
-        return [name, { dtype, shape: dims, data: data as TensorData } as Tensor];
-      }),
-    );
+    const outputs = names.map((name) => [`output:${name}`, this.#target(name, into[name])] as const);
+    const running = this.#host.run(this.#session, feeds, Object.fromEntries(outputs), this.#signal);
+    const results = await unchanged('run', this.#mapped, this.#signal, running);
+    return Object.fromEntries(names.map((name) => [name, results[`output:${name}`]!]));
   }
 
-  /** An output's tensor over the caller's array; `null` lets the runtime allocate. */
-  #place(name: string, data: TensorData | undefined): ort.Tensor | null {
+  #target(name: string, data: TensorData | undefined): Tensor | null {
     if (data === undefined) return null;
     const { dtype, shape } = this.#graph.outputs.get(name)!;
-    return new this.#runtime.Tensor(dtype as 'float32', data as never, shape);
+    return { dtype, shape, data } as Tensor;
   }
 
-  async dispose(): Promise<void> {
-    await this.#session.release();
+  dispose(): Promise<void> {
+    return this.#host.free(this.#session);
   }
+}
+
+/**
+ * What the runtime makes of files that are still what they were: what was computed while a weight changed is nobody's
+ * result, and a file that shrank is the better reason for a failure.
+ */
+async function unchanged<T>(
+  what: 'load' | 'run',
+  mapped: readonly FileIdentity[],
+  signal: AbortSignal | undefined,
+  work: Promise<T>,
+): Promise<T> {
+  let result: T;
+  try {
+    result = await work;
+  } catch (cause) {
+    if (cause instanceof EdloraError || (signal?.aborted && cause === signal.reason)) throw cause;
+    checkUnchanged(mapped);
+    const reason = cause instanceof Error ? cause.message : String(cause);
+    throw new EdloraError(`onnxruntime could not ${what} the graph: ${reason}`, { cause });
+  }
+  checkUnchanged(mapped);
+  return result;
 }
