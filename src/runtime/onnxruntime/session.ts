@@ -42,6 +42,7 @@ export class GraphSession implements LoadedGraph {
     settings: RunSettings,
   ): Promise<GraphSession> {
     const { signal } = settings;
+    signal?.throwIfAborted();
     const encoded = await new Pace(signal).run(encodeGraph(graph, { mapWeights: weightsAreMapped() }));
     const { bytes, mapped } = encoded;
     const loading = host.load(bytes, sessionOptions(encoded, use, settings), signal);
@@ -54,6 +55,7 @@ export class GraphSession implements LoadedGraph {
     wanted?: readonly string[],
     into: Readonly<Record<string, TensorData>> = {},
   ): Promise<Record<string, Tensor>> {
+    this.#signal?.throwIfAborted();
     // Touching a mapped file that is gone would end the process.
     checkUnchanged(this.#mapped);
     checkFeeds(this.#graph, feeds);
