@@ -30,7 +30,16 @@ export type { ClipVisionConfig } from './models/clip/vision-config.ts';
 export type { ClipPreprocessor } from './models/clip/vision-preprocessor.ts';
 export type { ControlNetConfig } from './models/controlnet/config.ts';
 export type { ControlNet } from './models/controlnet/open.ts';
-export type { BaseFamily } from './models/families/family.ts';
+export type {
+  AdapterFamily,
+  AdapterLayout,
+  BaseFamily,
+  BaseLayout,
+  ComponentLayout,
+  Family,
+  FamilySigns,
+  TextEncoderLayout,
+} from './models/families/family.ts';
 export type { ComponentId, Layer, LayerId, LayerRole, LayerTable } from './models/families/layer-table.ts';
 export type { Component, ModulePath } from './models/keys/module-path.ts';
 export type { AdapterComponent, AdapterModule, Architecture } from './models/keys/sd-modules.ts';
