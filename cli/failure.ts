@@ -2,6 +2,7 @@
 import { EdloraError, FormatError, InterruptedError, MismatchError, UsageError } from '../src/errors.ts';
 import { systemErrorInWords } from '../src/index.ts';
 import { visible } from '../src/visible.ts';
+import { asTyped } from './arguments.ts';
 import { type Io, paint } from './terminal/io.ts';
 
 /** 0 done, 1 failed, 2 usage, 3 bad or unsafe input file; 130, 143, 129 ended by Ctrl-C, SIGTERM, SIGHUP. */
@@ -56,9 +57,8 @@ function messageOf(error: unknown, { signal, verbose, keeps }: FailureContext): 
     .trim()
     .split(/\s*\n\s*/);
   const message = lines.join(', ').replaceAll(':, ', ': ');
-  return error instanceof EdloraError || verbose
-    ? message
-    : `${message} (a defect in edlora; --verbose shows where)`;
+  if (error instanceof EdloraError) return asTyped(message);
+  return verbose ? message : `${message} (a defect in edlora; --verbose shows where)`;
 }
 
 /** Of anything that can be thrown. */

@@ -27,6 +27,7 @@ import {
   UsageError,
   writeFusion,
 } from '../../src/index.ts';
+import { asTyped } from '../arguments.ts';
 import type { Command, CommandContext } from '../command.ts';
 import { collectOptions, readCacheFolder, readCollectOptions } from '../fusion/options.ts';
 import { readParticipants } from '../fusion/participants.ts';
@@ -258,7 +259,7 @@ async function runFuse(args: Args, { io, signal }: CommandContext): Promise<void
       ...request,
       ...(progress === null ? {} : { onProgress: progress.show }),
       onNote: (text) => {
-        said.push(text);
+        said.push(asTyped(text));
         sayNote(io, text);
       },
     });

@@ -3,6 +3,7 @@ import path from 'node:path';
 import type { Options } from 'yargs';
 import { type Inspection, inspect } from '../../src/index.ts';
 import { visible } from '../../src/visible.ts';
+import { asTyped } from '../arguments.ts';
 import type { Command, CommandContext } from '../command.ts';
 import { type AdapterInspection, adapterText, inspectAdapter } from '../merging/inspection.ts';
 import { texts } from '../options.ts';
@@ -53,7 +54,7 @@ async function runInspect(
       inspection.notes.includes(refusal) ||
       (inspection.kind === 'tensors' && refusal.includes('of no known layer'));
     const notes = told ? inspection.notes : [...inspection.notes, refusal];
-    inspections.push({ ...inspection, notes, adapter });
+    inspections.push({ ...inspection, notes: notes.map(asTyped), adapter });
   }
   if (args.json === true) {
     io.out(`${JSON.stringify(inspections.length === 1 ? inspections[0] : inspections, null, 2)}\n`);

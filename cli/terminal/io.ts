@@ -1,6 +1,7 @@
 /** Where commands write: results to `out`, everything else to `err`. Tests hand in their own. */
 import { styleText } from 'node:util';
 import { visibleLines } from '../../src/visible.ts';
+import { asTyped } from '../arguments.ts';
 
 export interface Io {
   /** Results. */
@@ -75,5 +76,5 @@ export function guarded(io: Io): Io {
 
 /** A warning on a line of its own. */
 export function sayNote(io: Io, note: string): void {
-  io.err(`${paint(io, 'yellow', 'note:')} ${visibleLines(note).replace(/\s*\n\s*/g, ' ')}\n`);
+  io.err(`${paint(io, 'yellow', 'note:')} ${visibleLines(asTyped(note)).replace(/\s*\n\s*/g, ' ')}\n`);
 }

@@ -135,7 +135,7 @@ function requireBase(layer: AdapterLayer, base: RawTensor | undefined): Matrix {
   if (base === undefined) {
     const kind = layer.doraScale !== null ? 'DoRA' : layer.kind === 'ia3' ? '(IA)³' : 'a whole weight';
     throw new MismatchError(
-      `${adapterModuleId(layer)}: ${kind} is a change only against the weight it was trained on; name the base model with --base`,
+      `${adapterModuleId(layer)}: ${kind} is a change only against the weight it was trained on; name the base model with \`base\``,
     );
   }
   return asMatrix(base);

@@ -145,7 +145,7 @@ export async function writeWords(
   const single = (): AdapterWord => {
     if (new Set(words.map(({ word }) => word)).size > 1) {
       throw new UsageError(
-        `${file}: ${format} holds one word, got ${words.map(({ word }) => word).join(', ')}; choose one with --word`,
+        `${file}: ${format} holds one word, got ${words.map(({ word }) => word).join(', ')}; choose one with \`word\``,
       );
     }
     return words[0]!;

@@ -72,7 +72,7 @@ export function refuseLoss(target: string, unheld: readonly Unheld[], drop: bool
   const listed = unheld.slice(0, 20).map(({ name, reason }) => `\n  ${name}: ${reason}`);
   if (unheld.length > listed.length) listed.push(`\n  … and ${unheld.length - listed.length} more`);
   throw new UsageError(
-    `${target}: ${unheld.length} ${unheld.length === 1 ? 'entry' : 'entries'} cannot be held; --drop leaves them out:${listed.join('')}`,
+    `${target}: ${unheld.length} ${unheld.length === 1 ? 'entry' : 'entries'} cannot be held; \`drop\` leaves them out:${listed.join('')}`,
   );
 }
 

@@ -172,7 +172,7 @@ function checkWord(
   const other = owners.get(word.toLowerCase());
   if (other !== undefined) {
     throw new UsageError(
-      `${concept.path}: the word ${word} is also in ${other.path}; rename one with --rename ${word}=<${word.replace(/[<>]/g, '')}b>`,
+      `${concept.path}: the word ${word} is also in ${other.path}; rename one with \`renameTokens: ${word}=<${word.replace(/[<>]/g, '')}b>\``,
     );
   }
   if (word.length > maxWordLength) {
@@ -190,7 +190,7 @@ function checkWord(
     tokenizer.tokenId(word.toLowerCase() + endOfWord) !== undefined
   ) {
     throw new UsageError(
-      `${concept.path}: the word ${word} is already in the base's vocabulary; rename it with --rename ${word}=<${word.replace(/[<>]/g, '')}1>`,
+      `${concept.path}: the word ${word} is already in the base's vocabulary; rename it with \`renameTokens: ${word}=<${word.replace(/[<>]/g, '')}1>\``,
     );
   }
 }

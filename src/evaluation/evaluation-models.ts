@@ -46,15 +46,15 @@ export interface EvaluationModels {
 export async function openEvaluationModels(sources: EvaluationSources): Promise<EvaluationModels> {
   const { className, fused = new Map(), addends = [], strengths = [] } = sources;
   if (strengths.length > 0 && addends.length === 0) {
-    throw new UsageError('sums: expected further concept files to add; name them with --with');
+    throw new UsageError('sums: expected further concept files to add; name them with `addends`');
   }
   if (strengths.length === 0 && addends.length > 0) {
-    throw new UsageError('sums: expected strengths for the added concepts; give them with --sum');
+    throw new UsageError('sums: expected strengths for the added concepts; give them with `strengths`');
   }
   const concept = await loadConcept(sources.concept);
   const words = sources.words ?? conceptName(concept);
   if (words === '') {
-    throw new UsageError(`${concept.path}: has no words of its own; say how prompts call it with --name`);
+    throw new UsageError(`${concept.path}: has no words of its own; say how prompts call it with \`words\``);
   }
   const opened = await openFusions(sources, fused);
   const base = await baseOf(sources, opened);

@@ -43,7 +43,9 @@ export async function writeFusedCheckpoint(
 ): Promise<void> {
   const { base } = fusion;
   if (base.layout !== 'diffusers') {
-    throw new UsageError(`${base.path}: --checkpoint needs a diffusers folder as base, got a single file`);
+    throw new UsageError(
+      `${base.path}: \`checkpoint\` needs a diffusers folder as \`base\`, got a single file`,
+    );
   }
   await writeFolderAtomically(folder, async (temporary) => {
     const index = path.join(base.path, 'model_index.json');

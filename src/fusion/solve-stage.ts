@@ -95,7 +95,7 @@ export function layersByInput({ layers, collected, stage }: StageProblem): reado
     for (const { inputOf } of collected) {
       if (inputOf.has(layer.layerName)) continue;
       throw new MismatchError(
-        `${layer.layerName}: statistics of the stage ${stage} do not cover it; collect again with --layers linear`,
+        `${layer.layerName}: statistics of the stage ${stage} do not cover it; collect again with \`layers: linear\``,
       );
     }
     const input = collected[0]!.inputOf.get(layer.layerName)!;

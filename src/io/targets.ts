@@ -24,7 +24,7 @@ export function checkFileTarget(file: string, { inputs, force }: TargetRules): v
   const { target, before } = placeOf(file);
   refuseInput(file, target, inputs);
   if (before !== null && !force)
-    throw new UsageError(`${file}: exists; choose another name, or --force to replace it`);
+    throw new UsageError(`${file}: exists; choose another name, or \`force\` to replace it`);
 }
 
 /**
@@ -52,7 +52,7 @@ export function checkFolderTarget(folder: string, { inputs, force }: TargetRules
   removeAbandoned(path.dirname(path.resolve(folder)));
   const info = lstatSync(path.resolve(folder), { throwIfNoEntry: false });
   if (info === undefined || (info.isDirectory() && readdirSync(target).length === 0)) return;
-  if (!force) throw new UsageError(`${folder}: exists; choose another name, or --force to replace it`);
+  if (!force) throw new UsageError(`${folder}: exists; choose another name, or \`force\` to replace it`);
   checkReplaceableFolder(folder);
 }
 
@@ -67,7 +67,7 @@ export function checkResultsFolder(folder: string, force: boolean): void {
   removeAbandoned(path.resolve(folder));
   if (!force && readdirSync(path.resolve(folder)).length > 0) {
     throw new UsageError(
-      `${folder}: exists and is not empty; choose another --out, or --force to replace its files`,
+      `${folder}: exists and is not empty; choose another folder, or \`force\` to replace its files`,
     );
   }
 }

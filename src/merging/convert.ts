@@ -110,7 +110,7 @@ async function asLora(
   const from = layer.doraScale !== null ? 'dora' : layer.kind === 'lora' ? 'tucker' : layer.kind;
   if (most === null && exact >= full) {
     throw new UsageError(
-      `${id}: this ${from} layer has the full rank ${full}; choose a smaller one with --rank, its error is then stated`,
+      `${id}: this ${from} layer has the full rank ${full}; choose a smaller one with \`rank\`, its error is then stated`,
     );
   }
   const cut =

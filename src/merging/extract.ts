@@ -153,7 +153,7 @@ export async function extractAdapter(
   }
   if (layers.length === 0) {
     throw new UsageError(
-      `${tuned.path} and ${base.path} do not differ in the layers chosen${unheld.length > 0 ? ` (${unheld.length} other tensors do; --layers chooses)` : ''}`,
+      `${tuned.path} and ${base.path} do not differ in the layers chosen${unheld.length > 0 ? ` (${unheld.length} other tensors do; \`layers\` chooses)` : ''}`,
     );
   }
   const titles = [path.parse(tuned.path).name, path.parse(base.path).name];

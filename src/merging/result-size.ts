@@ -35,7 +35,7 @@ export function refuseLargeResult(
   const bytes = numbers * (dtype === 'F32' ? 4 : 2);
   if (bytes <= limit) return;
   throw new UsageError(
-    `${job}: expected a result of at most ${gigabytes(limit)}, half of this machine's memory, got ${gigabytes(bytes)}: its layers have the full rank; --rank (merge: with --method svd) keeps less`,
+    `${job}: expected a result of at most ${gigabytes(limit)}, half of this machine's memory, got ${gigabytes(bytes)}: its layers have the full rank; \`rank\` (merge: with \`method: svd\`) keeps less`,
   );
 }
 

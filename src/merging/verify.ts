@@ -105,7 +105,7 @@ export async function verifyFile(
         reason === null ? `${own} is ${state}` : `${own} is ${state} (${reason})`,
       );
       throw new UsageError(
-        `${file}: cannot be made again: ${listed.join(', ')}; --inputs names folders to look in`,
+        `${file}: cannot be made again: ${listed.join(', ')}; \`search\` names folders to look in`,
       );
     }
     const placeOf = unitPlaces(file, inputs);

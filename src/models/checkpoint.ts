@@ -55,7 +55,7 @@ export interface CheckpointOptions {
 export async function openCheckpoint(location: string, options: CheckpointOptions = {}): Promise<Checkpoint> {
   const absolute = path.resolve(location);
   const info = infoOf(absolute);
-  if (info === undefined) throw new FormatError(location, 'no such file or folder; check --base');
+  if (info === undefined) throw new FormatError(location, 'no such file or folder; check `base`');
   return info.isDirectory() ? openFolder(absolute) : openSingleFile(absolute, options.configFolder);
 }
 
@@ -105,7 +105,7 @@ async function openSingleFile(file: string, configFolder: string | undefined): P
   if (configFolder === undefined) {
     throw new FormatError(
       file,
-      'a single-file checkpoint holds no tokenizer; name a diffusers folder that has tokenizer/ with --base-config',
+      'a single-file checkpoint holds no tokenizer; name a diffusers folder that has tokenizer/ with `configFolder`',
     );
   }
   return assembled(family, {

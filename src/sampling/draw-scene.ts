@@ -170,7 +170,7 @@ function checkGrid(count: number, width: number, height: number): void {
   const pixels = count * width * height;
   if (pixels <= MAX_GRID_PIXELS) return;
   throw new UsageError(
-    `a sheet of ${count} pictures of ${width} × ${height}: expected at most ${MAX_GRID_PIXELS} pixels, got ${pixels}; draw fewer at once, or leave out --grid`,
+    `a sheet of ${count} pictures of ${width} × ${height}: expected at most ${MAX_GRID_PIXELS} pixels, got ${pixels}; draw fewer at once, or leave out \`grid\``,
   );
 }
 

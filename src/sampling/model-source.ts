@@ -52,7 +52,7 @@ const conceptConfigSchema = z.record(
 export async function openSceneModel(sources: ModelSources): Promise<SceneModel> {
   const fused = sources.fused === undefined ? null : await openFused(sources.fused);
   if (fused?.kind === 'checkpoint' && sources.base !== undefined) {
-    throw new UsageError(`${fused.folder}: is a whole checkpoint; leave out --base ${sources.base}`);
+    throw new UsageError(`${fused.folder}: is a whole checkpoint; leave out \`base\` (${sources.base})`);
   }
   const location =
     fused?.kind === 'checkpoint' ? fused.folder : (sources.base ?? fused?.base ?? defaultBase());

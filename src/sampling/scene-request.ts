@@ -190,7 +190,7 @@ function withDefaultScene(
   const bare = prompt === undefined && scene.regions.length === 0 && scene.promptRewrite === undefined;
   const regions = scene.regions;
   if (!bare || names.length < 2) {
-    if (bare && names.length === 0) throw new UsageError('expected a prompt; give one with --prompt');
+    if (bare && names.length === 0) throw new UsageError('expected a prompt; give one with `prompt`');
     const sized = {
       ...scene,
       prompt: prompt ?? (bare ? `photo of a ${names[0]}` : ''),

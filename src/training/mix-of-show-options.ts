@@ -69,7 +69,7 @@ const WITHOUT_EFFECT: readonly (readonly [pattern: RegExp, reason: string])[] = 
   [/^(name|num_gpu|model_type|path|dist_params)(\.|$)/, 'belongs to their program'],
   [/^mixed_precision$/, 'training runs in float32'],
   [/enable_xformers$/, 'attention is fused anyway'],
-  [/^(val|logger)(\.|$)|^datasets\.val/, 'sample pictures are set with --sample-every'],
+  [/^(val|logger)(\.|$)|^datasets\.val/, 'sample pictures are set with `sampleEvery`'],
   [
     /^datasets\.train\.(name|type|use_shuffle|num_worker_per_gpu|pin_memory|prefetch_mode|use_caption|use_mask)$/,
     'follows from the folder',

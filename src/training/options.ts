@@ -131,7 +131,7 @@ export const trainingSchema = z
     captions: z
       .enum(['auto', 'file-name', 'prompt'])
       .default('auto')
-      .describe('auto: .txt, .json(l); file-name: the name; prompt: --prompt for all'),
+      .describe('auto: .txt, .json(l); file-name: the name; prompt: one for all'),
     captionFolder: path.default('').describe('Folder of caption files; default: beside the pictures'),
     templates: z
       .enum(['none', 'object', 'style'])
@@ -188,7 +188,7 @@ export const trainingSchema = z
       .describe('Names in the file; auto: ed-lora where there are words, else kohya'),
     dtype: z.enum(['fp32', 'fp16', 'bf16']).default('fp32').describe('Of the numbers in the file'),
   })
-  .describe('Settings of `edlora train`');
+  .describe('Settings of a training run');
 
 /** As written in a file or on the command line. */
 export type TrainingInput = z.input<typeof trainingSchema>;

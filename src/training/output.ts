@@ -32,10 +32,10 @@ export function namingOf(out: string, { format, token }: ResolvedSettings): Lora
   const naming = format === 'auto' ? (token !== '' || out.endsWith('.pth') ? 'ed-lora' : 'kohya') : format;
   if (naming === 'peft') return naming;
   if (!/\.(safetensors|pth)$/.test(out)) {
-    throw new UsageError(`--out ${out}: expected a name that ends in .safetensors or .pth`);
+    throw new UsageError(`${out}: expected a name that ends in .safetensors or .pth`);
   }
   if (out.endsWith('.pth') && naming !== 'ed-lora') {
-    throw new UsageError(`--out ${out}: .pth is Mix-of-Show's form; use .safetensors for ${naming}`);
+    throw new UsageError(`${out}: .pth is Mix-of-Show's form; use .safetensors for ${naming}`);
   }
   return naming;
 }
@@ -63,7 +63,7 @@ export function checkTrainedTarget(
   const state = stateFileOf(out);
   if (!rules.force && existsSync(state)) {
     throw new UsageError(
-      `${state}: the state of an earlier run; --resume goes on with it, --force starts anew`,
+      `${state}: the state of an earlier run; \`resume\` goes on with it, \`force\` starts anew`,
     );
   }
   checkFileTarget(state, rules);

@@ -191,7 +191,7 @@ export async function restoreState(
   );
   if (different.length > 0) {
     throw new UsageError(
-      `${file}: the run had other settings (${different.join(', ')}); go on with the same ones, or start anew without --resume`,
+      `${file}: the run had other settings (${different.join(', ')}); go on with the same ones, or start anew without \`resume\``,
     );
   }
   const steps = saved.read('optimizer_steps');
@@ -262,8 +262,8 @@ async function wayOut(file: string, parameters: readonly Parameter[]): Promise<s
   const previous = previousStateFile(file);
   try {
     const { step } = await openState(previous, parameters);
-    return `the state before it, after step ${step}, is whole: rename ${previous} to ${path.basename(file)}, and --resume goes on from there`;
+    return `the state before it, after step ${step}, is whole: rename ${previous} to ${path.basename(file)}, and \`resume\` goes on from there`;
   } catch {
-    return 'there is no whole state before it; start anew without --resume, with --force';
+    return 'there is no whole state before it; start anew without `resume`, with `force`';
   }
 }

@@ -162,7 +162,7 @@ class TrainingRun {
     const random = numberedGenerator(settings.seed, RANDOM.start, 0);
     const trainables = new Trainables(base, method, settings, plan, random);
     if (trainables.parameters().length === 0) {
-      throw new UsageError('nothing is trained: name words with --token, or set learning rates above 0');
+      throw new UsageError('nothing is trained: name words with `token`, or set learning rates above 0');
     }
     const vae = await base.vae();
     const resolution = settings.resolution ?? base.unet.config.sampleSize * vaeFactor(vae.config);
@@ -306,7 +306,7 @@ class TrainingRun {
       });
     await this.#save();
     return new InterruptedError(
-      `the state after step ${step} is kept in ${stateFile}: --resume goes on from it`,
+      `the state after step ${step} is kept in ${stateFile}: \`resume\` goes on from it`,
       { cause },
     );
   }

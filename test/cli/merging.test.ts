@@ -3,6 +3,7 @@ import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'no
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { asTyped } from '../../cli/arguments.ts';
 import { run } from '../../cli/run.ts';
 import { loadAdapter } from '../../src/adapters/read.ts';
 import { writeAdapter } from '../../src/adapters/write.ts';
@@ -129,7 +130,7 @@ describe('a LyCORIS file', () => {
     const file = at('loha.safetensors');
     const spec = { seed: 1, rank: 2, loraAlpha: 2, dtype: 'F32' as const };
     await writeAdapter(file, 'lycoris', randomLycoris(attentionLayers.slice(0, 1), spec));
-    const message = await loadConcept(file).then(String, (error: Error) => error.message);
+    const message = await loadConcept(file).then(String, (error: Error) => asTyped(error.message));
     const line = /edlora (convert [^)]+)\)/.exec(message)![1]!;
     expect(await edlora(...line.split(' '), '--quiet')).toMatchObject({ code: 0 });
     expect((await loadConcept(at('loha-lora.safetensors'))).layers.size).toBe(1);

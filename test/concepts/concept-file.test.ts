@@ -285,12 +285,12 @@ describe('refusals', () => {
     [
       'LoHa',
       [tensor(`${kohyaToK}.hada_w1_a`, [2, 2])],
-      /looks like LyCORIS LoHa; .*: edlora convert \S+ \S+-lora\.safetensors --format kohya\)/,
+      /looks like LyCORIS LoHa; .*: `convertFile` \S+ \S+-lora\.safetensors `format: kohya`\)/,
     ],
     [
       'DoRA',
       [up, down, tensor(`${kohyaToK}.dora_scale`, [4, 1])],
-      /looks like DoRA; .* --format kohya --base <model>\)/,
+      /looks like DoRA; .* `format: kohya` `base: <model>`\)/,
     ],
     ['a checkpoint', [tensor('model.diffusion_model.out.2.bias', [4])], /a whole checkpoint/],
     [

@@ -57,12 +57,12 @@ describe('bindConcepts', () => {
     const bind = () =>
       bindConcepts(tokenizer, [concept('one.pth', { '<a>': [2, 3] }), concept('two.pth', { '<A>': [2, 3] })]);
     expect(bind).toThrow(UsageError);
-    expect(bind).toThrow(/two\.pth: the word <A> is also in one\.pth; .*--rename/);
+    expect(bind).toThrow(/two\.pth: the word <A> is also in one\.pth; .*`renameTokens: /);
   });
 
   it('refuses words of the vocabulary, layers and widths that do not fit', () => {
     expect(() => bindConcepts(tokenizer, [concept('a', { photo: [2, 3] })])).toThrow(
-      /vocabulary; .*--rename/,
+      /vocabulary; .*`renameTokens: /,
     );
     expect(() => bindConcepts(tokenizer, [concept('a', { 'two words': [2, 3] })])).toThrow(UsageError);
     expect(() => bindConcepts(tokenizer, [concept('a', { '<a>': [2, 3], '<b>': [2, 4] })])).toThrow(

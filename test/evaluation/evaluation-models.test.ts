@@ -69,11 +69,13 @@ describe('models of an evaluation', () => {
     const sources = { concept: file('checker'), fused: new Map([['fused', fused]]) };
     await expect(openEvaluationModels(sources)).rejects.toThrow('does not know <checker1>, <checker2>');
     const plain = { concept: path.join(fused, 'lora.safetensors') };
-    await expect(openEvaluationModels(plain)).rejects.toThrow('say how prompts call it with --name');
+    await expect(openEvaluationModels(plain)).rejects.toThrow('say how prompts call it with `words`');
     const named = await openEvaluationModels({ ...plain, words: 'a toy' });
     expect(named.variants[0]!.words).toBe('a toy');
     const smiley = { concept: file('smiley') };
-    await expect(openEvaluationModels({ ...smiley, strengths: [1] })).rejects.toThrow('--with');
-    await expect(openEvaluationModels({ ...smiley, addends: [file('checker')] })).rejects.toThrow('--sum');
+    await expect(openEvaluationModels({ ...smiley, strengths: [1] })).rejects.toThrow('`addends`');
+    await expect(openEvaluationModels({ ...smiley, addends: [file('checker')] })).rejects.toThrow(
+      '`strengths`',
+    );
   });
 });

@@ -104,7 +104,7 @@ describe('refusals', () => {
   it('names both files when two concepts share a word, and accepts a renamed one', async () => {
     const once = await loadConcept(file('maple'));
     await expect(fuse({ base, participants: [{ concept: once }, { concept: once }] })).rejects.toThrow(
-      /maple\.pth: the word <maple1> is also in .*maple\.pth; rename one with --rename/,
+      /maple\.pth: the word <maple1> is also in .*maple\.pth; rename one with `renameTokens: /,
     );
     const renamed = renameTokens(
       once,
@@ -229,7 +229,7 @@ describe('writeFusion', () => {
     const out = path.join(folder, 'taken');
     await writeFusion(fusion, out);
     writeFileSync(path.join(out, 'mine.txt'), 'mine');
-    await expect(writeFusion(fusion, out)).rejects.toThrow('--force');
+    await expect(writeFusion(fusion, out)).rejects.toThrow('`force`');
     await writeFusion(fusion, out, { force: true });
     expect(readFileSync(path.join(out, 'mine.txt'), 'utf8')).toBe('mine');
     await expect(writeFusion(fusion, file('maple'))).rejects.toThrow('expected a folder');

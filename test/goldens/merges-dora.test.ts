@@ -43,7 +43,7 @@ describe.skipIf(!present).each(['peft', 'diffusers'])('%s', (form) => {
 
   it('scales linearly with the strength, and becomes LoRA', async () => {
     const adapter = await loadAdapter(file);
-    await expect(mergeAdapters([{ adapter }])).rejects.toThrow('name the base model with --base');
+    await expect(mergeAdapters([{ adapter }])).rejects.toThrow('name the base model with `base`');
     const { output } = await mergeAdapters([{ adapter, strength: -0.5 }], { base });
     for (const layer of output.layers) {
       const change = toDense(layerDelta(layer)).data;

@@ -44,7 +44,7 @@ it('never lets an input be a target, however it is spelled or linked', () => {
 it('asks before it replaces a file, through any spelling, and refuses what is no ordinary file', () => {
   writeFileSync(scratch('taken'), 'x');
   for (const name of [scratch('taken'), `${scratch()}/nothing/../taken`]) {
-    expect(file(name, false)).toThrow(/exists; choose another name, or --force/);
+    expect(file(name, false)).toThrow(/exists; choose another name, or `force`/);
     expect(file(name)).not.toThrow();
   }
   expect(file('/dev/null')).toThrow(/expected an ordinary file/);
@@ -79,7 +79,7 @@ it('asks before it replaces a folder that a killed run had set aside', async () 
   await writeFolderAtomically(path.join(aside, 'model'), async (place) =>
     writeFileSync(path.join(place, 'a'), 'x'),
   );
-  expect(folder(scratch('cut/model'), false)).toThrow(/exists; choose another name, or --force/);
+  expect(folder(scratch('cut/model'), false)).toThrow(/exists; choose another name, or `force`/);
   expect(folder(scratch('cut/model'))).not.toThrow();
 });
 

@@ -56,7 +56,7 @@ describe('merging concepts of a real model', () => {
   it('drops no word silently', async () => {
     const out = scratch('merged.safetensors');
     await expect(mergeFiles({ inputs: [input(first), input(second)], out })).rejects.toThrow(
-      /entries cannot be held; --drop leaves them out:\n {2}<.+>: one vector per cross-attention layer/,
+      /entries cannot be held; `drop` leaves them out:\n {2}<.+>: one vector per cross-attention layer/,
     );
     expect(existsSync(out)).toBe(false);
   });
@@ -143,7 +143,7 @@ describe('converting', () => {
     );
     await expect(
       convertFile({ input: file, out: scratch('a.safetensors'), format: 'kohya' }),
-    ).rejects.toThrow(/this diff layer has the full rank \d+; choose a smaller one with --rank/);
+    ).rejects.toThrow(/this diff layer has the full rank \d+; choose a smaller one with `rank`/);
     const out = scratch('b.safetensors');
     const { converted } = await convertFile({ input: file, out, format: 'kohya', rank: 5 });
     const [before, after] = [await loadAdapter(file), await loadAdapter(out)];
@@ -313,7 +313,7 @@ describe('Custom Diffusion', () => {
     );
     const out = scratch('lora.safetensors');
     await expect(convertFile({ input: file, out, format: 'kohya', rank: 7 })).rejects.toThrow(
-      'name the base model with --base',
+      'name the base model with `base`',
     );
     const { converted, words } = await convertFile({
       input: file,
@@ -536,7 +536,7 @@ describe('bad input', () => {
     );
     const there = scratch('there.safetensors');
     writeFileSync(there, 'x');
-    await expect(mergeFiles({ inputs: [input(file)], out: there })).rejects.toThrow('--force to replace it');
+    await expect(mergeFiles({ inputs: [input(file)], out: there })).rejects.toThrow('`force` to replace it');
     expect(readFileSync(file).equals(bytes)).toBe(true);
     expect(readFileSync(there, 'utf8')).toBe('x');
   });

@@ -23,7 +23,7 @@ describe('the size of a result', () => {
     const layers = (rank: number | null) =>
       parts.map((layer) => ({ parts: [layer, layer], added: true, rank }));
     expect(() => refuseLargeResult('merge', layers(null), 'F32', 1000)).toThrow(
-      /merge: expected a result of at most 0\.0 GB.*got 0\.0 GB.*--rank/,
+      /merge: expected a result of at most 0\.0 GB.*got 0\.0 GB.*`rank`/,
     );
     expect(() => refuseLargeResult('merge', layers(1), 'F16', 1000)).not.toThrow();
     expect(() => refuseLargeResult('merge', layers(null), 'F32')).not.toThrow();

@@ -214,7 +214,7 @@ describe('loadTokenizer', () => {
   const hole = { ...vocabulary, extra: base.vocabSize + 1 };
   it.each<[string, Record<string, string | null>, RegExp]>([
     ['no merges', { 'merges.txt': null }, /missing/],
-    ['neither', { 'vocab.json': null, 'merges.txt': null }, /--tokenizer/],
+    ['neither', { 'vocab.json': null, 'merges.txt': null }, /`configFolder`/],
     ['cut JSON', { 'vocab.json': '{"a": 1' }, /expected JSON/],
     ['a web page', { 'vocab.json': '<!doctype html>' }, /expected JSON/],
     ['a list', { 'vocab.json': '[]' }, /JSON object/],
@@ -254,7 +254,7 @@ describe('loadTokenizer', () => {
   it('says what to provide for a single-file checkpoint', async () => {
     const loading = loadTokenizer(goldenPath('goldens/tiny-random/single_file.safetensors'));
     await expect(loading).rejects.toThrow(UsageError);
-    await expect(loading).rejects.toThrow(/--tokenizer/);
+    await expect(loading).rejects.toThrow(/`configFolder`/);
     await expect(loadTokenizer(path.join(scratch, 'nowhere'))).rejects.toThrow(/no such tokenizer folder/);
   });
 });

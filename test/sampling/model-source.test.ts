@@ -93,7 +93,7 @@ describe('what a scene draws with', () => {
     );
     expect(opened.vocabulary.embeddingRows().length).toBe(0);
     expect(opened.conceptNames).toEqual(['<potter1> <potter2>']);
-    await expect(open({ fused, base: model })).rejects.toThrow(/whole checkpoint; leave out --base/);
+    await expect(open({ fused, base: model })).rejects.toThrow(/whole checkpoint; leave out `base`/);
     writeFileSync(
       path.join(fused, 'new_concept_cfg.json'),
       JSON.stringify({ '<x>': { concept_token_ids: [1], concept_token_names: ['<new0>'] } }),

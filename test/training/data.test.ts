@@ -107,7 +107,7 @@ describe('folders', () => {
 
   it('refuses empty and missing folders', async () => {
     await expect(readTrainingFolder(folder, OPTIONS)).rejects.toThrow('found none');
-    await expect(readTrainingFolder(path.join(folder, 'none'), OPTIONS)).rejects.toThrow('check --data');
+    await expect(readTrainingFolder(path.join(folder, 'none'), OPTIONS)).rejects.toThrow('check `data`');
   });
 });
 

@@ -103,7 +103,7 @@ describe('a damaged state', () => {
     expect(failure).toBeInstanceOf(FormatError);
     expect((failure as Error).message).toMatch(message);
     expect((failure as Error).message).toContain(
-      `the state before it, after step 1, is whole: rename ${previousStateFile(file)} to face.state.safetensors, and --resume goes on from there`,
+      `the state before it, after step 1, is whole: rename ${previousStateFile(file)} to face.state.safetensors, and \`resume\` goes on from there`,
     );
     renameSync(previousStateFile(file), file);
     expect(await restored()).toBe(1);

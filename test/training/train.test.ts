@@ -252,7 +252,7 @@ describe('a run that is interrupted', () => {
       );
     };
     expect(await interruptedAt(2)).toEqual({
-      message: `interrupted; the state after step 2 is kept in ${stateFile}: --resume goes on from it`,
+      message: `interrupted; the state after step 2 is kept in ${stateFile}: \`resume\` goes on from it`,
       drawn: [],
     });
     expect((await openTensorFile(stateFile)).metadata.get('step')).toBe('2');

@@ -85,10 +85,10 @@ export function collectLayers(
   return layers;
 }
 
-/** What `edlora convert` is told to make a LoRA of a file. */
-const plain = '--format kohya';
-const withWords = '--format ed-lora';
-const onBase = '--format kohya --base <model>';
+/** What `convertFile` is told to make a LoRA of a file. */
+const plain = '`format: kohya`';
+const withWords = '`format: ed-lora`';
+const onBase = '`format: kohya` `base: <model>`';
 
 /** What unmatched names betray, so that the message says more than "unknown"; and how to convert such files, if at all. */
 const betrayals: readonly (readonly [sign: RegExp, kind: string, convert?: string])[] = [
@@ -118,14 +118,14 @@ export function refuseUnmatched(file: string, names: readonly string[]): void {
   );
 }
 
-/** The command line that makes a LoRA of a file, if every kind in it has one. */
+/** The call that makes a LoRA of a file, if every kind in it has one. */
 function convertHint(file: string, found: typeof betrayals): string {
   const lines = found.map(([, , convert]) => convert);
   if (lines.includes(undefined)) return '';
   const options = lines.includes(onBase) ? onBase : lines.includes(withWords) ? withWords : plain;
   const { dir, name } = path.parse(file);
   const target = path.join(dir, `${name}-lora.safetensors`);
-  return `; fuse and sample take plain LoRA: edlora convert ${file} ${target} ${options}`;
+  return `; concepts are plain LoRA: \`convertFile\` ${file} ${target} ${options}`;
 }
 
 /** down [r, n] or [r, n, kh, kw], up [m, r] or [m, r, 1, 1], both of real numbers. @returns r */

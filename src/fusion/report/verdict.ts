@@ -80,12 +80,12 @@ export function fusionVerdict(report: FusionReport): string[] {
   const large = stages.filter(({ largestChange }) => (largestChange ?? 0) > LARGE_CHANGE);
   for (const { stage, largestChange } of large) {
     sentences.push(
-      `In the stage ${stage} a layer changed ${largestChange!.toFixed(1)} times as much as any concept’s own: other prompts may suffer. Try more --ridge ${stage}=… or --preserve ${stage}=….`,
+      `In the stage ${stage} a layer changed ${largestChange!.toFixed(1)} times as much as any concept’s own: other prompts may suffer. Try a higher ridge or more preservation in that stage.`,
     );
   }
   if (weak.length > 0) {
     sentences.push(
-      'Try a lower --ridge or --preserve there, a strength below 1 for the concept that disturbs, or fewer concepts.',
+      'Try a lower ridge or less preservation there, a strength below 1 for the concept that disturbs, or fewer concepts.',
     );
   }
   return sentences;

@@ -186,7 +186,7 @@ export class StatisticsStore {
     }
     this.#open.push(stored);
     const { recipe, statistics } = stored;
-    const again = `; collect again with edlora collect ${path.basename(concept.path)} --force, or move the file away`;
+    const again = `; collect again with \`collectStatistics\` and \`force\`, or move the file away`;
     if (recipe.base.join() !== wanted.base.join()) {
       throw new MismatchError(`${file}: collected on another base than ${this.#base.path}${again}`);
     }
@@ -330,7 +330,7 @@ export class StatisticsStore {
     } catch (error) {
       if (!isRefusal(error)) throw error;
       this.#note(
-        `${(error as Error).message}; statistics are kept in memory only (--cache names another folder)`,
+        `${(error as Error).message}; statistics are kept in memory only (\`cacheFolder\` names another folder)`,
       );
       this.#writable = false;
       return false;

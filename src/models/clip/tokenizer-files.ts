@@ -50,7 +50,7 @@ export async function readTokenizerFiles(folder: string): Promise<TokenizerFiles
   });
   if (!info.isDirectory()) {
     throw new UsageError(
-      `${folder}: a single-file checkpoint holds no vocabulary; give the folder with vocab.json and merges.txt of its model (for SD 1.x the "tokenizer" folder of any diffusers copy, or of openai/clip-vit-large-patch14) with --tokenizer`,
+      `${folder}: a single-file checkpoint holds no vocabulary; give the folder with vocab.json and merges.txt of its model (for SD 1.x the "tokenizer" folder of any diffusers copy, or of openai/clip-vit-large-patch14) with \`configFolder\``,
     );
   }
   // Megabytes of JSON take a third of a second a stage.
@@ -92,7 +92,7 @@ export async function readTokenizerFiles(folder: string): Promise<TokenizerFiles
   }
   throw new FormatError(
     folder,
-    'expected vocab.json and merges.txt (or tokenizer.json); give the folder that holds them with --tokenizer',
+    'expected vocab.json and merges.txt (or tokenizer.json); give the folder that holds them with `configFolder`',
   );
 }
 

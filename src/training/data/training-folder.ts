@@ -46,7 +46,7 @@ export interface FolderOptions {
  */
 export async function readTrainingFolder(folder: string, options: FolderOptions): Promise<TrainingPicture[]> {
   if (!infoOf(folder)?.isDirectory()) {
-    throw new UsageError(`${folder}: expected a folder with pictures; check --data`);
+    throw new UsageError(`${folder}: expected a folder with pictures; check \`data\``);
   }
   const names = readdirSync(folder)
     .filter((name) => PICTURE.test(name) && !MASK.test(name))
@@ -69,7 +69,7 @@ export async function readTrainingFolder(folder: string, options: FolderOptions)
     try {
       const { width, height } = await pictureSize(file);
       const caption = (await captionOf(file, listed, options)) ?? options.prompt;
-      if (caption === '') throw new FormatError(file, 'no caption; expected one in a .txt file, or --prompt');
+      if (caption === '') throw new FormatError(file, 'no caption; expected one in a .txt file, or `prompt`');
       const mask = await maskOf(file, width, height, options.masks);
       maskPixels += mask?.data.length ?? 0;
       pictures.push({ file, width, height, caption, mask });

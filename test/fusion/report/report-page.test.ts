@@ -91,7 +91,7 @@ describe('the verdict', () => {
     expect(said[1]).toMatch(
       /^<word0> disturbs <word1> most: on the features of <word1> its change does 130 %/,
     );
-    expect(said.at(-1)).toMatch(/^Try a lower --ridge or --preserve/);
+    expect(said.at(-1)).toMatch(/^Try a lower ridge or less preservation/);
   });
 
   it('warns of changes that other prompts will show', () => {

@@ -1,0 +1,54 @@
+/**
+ * The library's messages name its own arguments and calls, as `force`, `layers: linear` or `convertFile` between backticks.
+ * Here they become what the user types.
+ */
+
+/** Arguments whose options have other names; all others have their own, in the command line's spelling. */
+export const OPTION_OF: Readonly<Record<string, string>> = {
+  addends: 'with',
+  cacheFolder: 'cache',
+  configFolder: 'base-config',
+  renameTokens: 'rename',
+  search: 'inputs',
+  strengths: 'sum',
+  words: 'name',
+};
+
+/** Arguments that have an option of the same name. */
+export const ARGUMENTS: readonly string[] = [
+  'base',
+  'checkpoint',
+  'data',
+  'drop',
+  'force',
+  'format',
+  'grid',
+  'layers',
+  'method',
+  'prompt',
+  'rank',
+  'resume',
+  'sampleEvery',
+  'token',
+  'word',
+];
+
+export const COMMAND_OF: Readonly<Record<string, string>> = {
+  collectStatistics: 'edlora collect',
+  convertFile: 'edlora convert',
+};
+
+/** A message of the library in the words of the command line. */
+export function asTyped(message: string): string {
+  return message.replace(/`(\w+)(?:: ([^`]*))?`/g, (written, name: string, value: string | undefined) => {
+    const typed = COMMAND_OF[name] ?? optionFor(name);
+    return typed === null ? written : value === undefined ? typed : `${typed} ${value}`;
+  });
+}
+
+function optionFor(name: string): string | null {
+  const other = OPTION_OF[name];
+  if (other !== undefined) return `--${other}`;
+  if (!ARGUMENTS.includes(name)) return null;
+  return `--${name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
+}
