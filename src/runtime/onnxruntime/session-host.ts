@@ -12,6 +12,7 @@ export interface SessionHost {
   /**
    * One run of a session.
    * @param outputs those that are wanted, each over the array to write it to; null: an array is made
+   * @returns those with arrays that were made, at least
    */
   run(
     session: number,

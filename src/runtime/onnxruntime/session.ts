@@ -64,7 +64,7 @@ export class GraphSession implements LoadedGraph {
     const outputs = names.map((name) => [`output:${name}`, this.#target(name, into[name])] as const);
     const running = this.#host.run(this.#session, feeds, Object.fromEntries(outputs), this.#signal);
     const results = await unchanged('run', this.#mapped, this.#signal, running);
-    return Object.fromEntries(names.map((name) => [name, results[`output:${name}`]!]));
+    return Object.fromEntries(outputs.map(([output, target], i) => [names[i]!, target ?? results[output]!]));
   }
 
   #target(name: string, data: TensorData | undefined): Tensor | null {

@@ -98,9 +98,7 @@ export class WorkerHost implements SessionHost {
     const request = { op: 'run', session, feeds: sent, wanted: Object.keys(outputs) };
     const results = await this.#ask<Record<string, Tensor>>(request, transfer, signal);
     for (const [name, target] of Object.entries(outputs)) {
-      if (target === null) continue;
-      target.data.set(results[name]!.data as never);
-      results[name] = target;
+      target?.data.set(results[name]!.data as never);
     }
     return results;
   }
