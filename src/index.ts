@@ -60,20 +60,21 @@ export type {
   AdapterWord,
   FullFactor,
   LayerWeights,
+  LoraLayer,
   PairFactor,
 } from './adapters/adapter.ts';
-export { loadAdapter } from './adapters/read.ts';
+export { loadAdapter, type ReadAdapterOptions } from './adapters/read.ts';
 export {
   type Concept,
   type ConceptFormat,
   type ConceptToken,
   conceptName,
-  type LoraLayer,
+  type PlainLayer,
 } from './concepts/concept.ts';
 export { type LoadConceptOptions, loadConcept } from './concepts/concept-file.ts';
+export { checkFinite } from './concepts/finite.ts';
 export type { ConceptDeltas } from './concepts/fit.ts';
 export { type Inspection, type InspectionKind, type InspectOptions, inspect } from './concepts/inspect.ts';
-export { checkFinite, layerDelta } from './concepts/layer-delta.ts';
 export {
   type LoraNaming,
   loraNamings,
@@ -93,8 +94,8 @@ export {
 
 // Merging, converting, resizing, extracting, baking; what other tools would do; whether a file is what it says.
 
-export { type BaseWeights, type LayerDelta, layerDelta as adapterLayerDelta } from './adapters/delta.ts';
-export type { FactorDType, LoraLayer as AdapterLoraLayer } from './adapters/encode-layer.ts';
+export { type BaseWeights, type LayerDelta, layerDelta, scaledDelta } from './adapters/delta.ts';
+export type { FactorDType } from './adapters/encode-layer.ts';
 export { type LayerFormat, layerFormats, type Scheme, schemes } from './adapters/schemes/index.ts';
 export { type WordFormat, wordFormats } from './adapters/words.ts';
 export type { OutputAdapter, Unheld } from './adapters/write.ts';

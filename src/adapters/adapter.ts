@@ -1,6 +1,6 @@
 /**
  * An adapter: any file that changes a model's weights layer by layer, as it stands on disk. LoRA is one kind of layer
- * among several; `merging/delta.ts` turns all of them into the change itself. A `Concept` is what fusion and sampling
+ * among several; `delta.ts` turns all of them into the change itself. A `Concept` is what fusion and sampling
  * take; an `Adapter` is what files hold.
  */
 import type { RawTensor } from '../formats/raw-tensor.ts';
@@ -32,7 +32,7 @@ export interface FullFactor {
   readonly full: RawTensor;
 }
 
-/** The tensors of a layer, by kind. The formulas stand in merging/delta.ts. */
+/** The tensors of a layer, by kind. The formulas stand in delta.ts. */
 export type LayerWeights =
   | {
       readonly kind: 'lora';
@@ -71,7 +71,7 @@ export interface AdapterLayerInfo extends AdapterModule {
   readonly biasDiff: RawTensor | null;
 }
 
-export type AdapterLayer = AdapterLayerInfo & LayerWeights;
+export type AdapterLayer = LoraLayer | (AdapterLayerInfo & Exclude<LayerWeights, { kind: 'lora' }>);
 
 /** A word's embedding. */
 export interface AdapterWord {
@@ -84,6 +84,13 @@ export interface AdapterWord {
   /** SDXL's second text encoder has vectors of its own. */
   readonly encoder: 'text_encoder' | 'text_encoder_2';
 }
+
+/** A layer of plain LoRA, or of LoCon with its Tucker core. */
+export type LoraLayer = AdapterLayerInfo &
+  Extract<LayerWeights, { kind: 'lora' }> & {
+    /** r of the factors. */
+    readonly rank: number;
+  };
 
 export interface Adapter {
   /** Absolute path of the file, or of the folder. */
@@ -98,4 +105,6 @@ export interface Adapter {
   readonly metadata: ReadonlyMap<string, string>;
   /** Entries that are known but cannot be used, with the reason: left out only if the user says so. */
   readonly unusable: readonly { readonly name: string; readonly reason: string }[];
+  /** Values of a PyTorch file that are no tensors, by name and kind. */
+  readonly stray: readonly string[];
 }

@@ -53,6 +53,20 @@ export function layerDelta(layer: AdapterLayer, base?: RawTensor): LayerDelta {
   return inOneGo(layerDeltaSteps(layer, base));
 }
 
+/** ΔW of a layer at a strength, every scale inside `up`. @throws as `layerDelta` */
+export function scaledDelta(layer: AdapterLayer, strength = 1): LowRank {
+  const { up, down, scale } = layerDelta(layer);
+  const factor = strength * scale;
+  return {
+    up: matrix(
+      up.rows,
+      up.cols,
+      up.data.map((value) => value * factor),
+    ),
+    down,
+  };
+}
+
 /** `layerDelta` in steps, to the same bits: layers whose factors are multiplied out take seconds. */
 export function* layerDeltaSteps(layer: AdapterLayer, base?: RawTensor): Steps<LayerDelta> {
   refuseExcess(layer);

@@ -6,10 +6,7 @@ import { memoryTensor, type RawTensor, readFloat64 } from '../formats/raw-tensor
 import type { LowRank } from '../linalg/low-rank.ts';
 import { type Matrix, matrix } from '../linalg/matrix.ts';
 import { adapterModuleId } from '../models/keys/sd-modules.ts';
-import type { AdapterLayer, AdapterModule } from './adapter.ts';
-
-/** A layer of plain LoRA. */
-export type LoraLayer = Extract<AdapterLayer, { kind: 'lora' }>;
+import type { AdapterModule, LoraLayer } from './adapter.ts';
 
 /** dtypes that merges write. */
 export type FactorDType = 'F32' | 'F16' | 'BF16';

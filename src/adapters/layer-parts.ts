@@ -142,16 +142,14 @@ export function assembleLayer(
     weights.kind === 'weight' ||
     // LyCORIS: alpha counts for nothing where neither factor is decomposed.
     (weights.kind === 'lokr' && rank === null);
-  const layer = {
+  const info = {
     ...module,
-    ...weights,
-    rank,
     scale: undivided ? 1 : scale(module, rank!, loraAlpha),
     kernel,
     doraScale: magnitudeOf(parts.get('dora'), weights),
     biasDiff: parts.get('biasDiff') ?? null,
   };
-  return layer;
+  return weights.kind === 'lora' ? { ...info, ...weights, rank: rank! } : { ...info, ...weights, rank };
 }
 
 /** Biases and magnitudes have as many numbers as the change has outputs, or inputs. */

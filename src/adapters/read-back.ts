@@ -24,7 +24,7 @@ const SCALE_TOLERANCE = 1e-6;
 /** @throws {FormatError} if the reader would refuse the file, or find other layers, factors, scales or words in it */
 export function refuseUnreadable(target: string, scheme: string, file: TensorFile, intended: Intended): void {
   const { layers, words, named = true, component, config } = intended;
-  const found = readUnwritten(target, scheme, () => readAdapter(file, component ?? null, config));
+  const found = readUnwritten(target, scheme, () => readAdapter(file, { component, config }));
   const fail = (reason: string | null): void => {
     if (reason !== null) throw unreadable(target, scheme, reason);
   };

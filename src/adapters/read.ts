@@ -9,6 +9,7 @@ import { excerpt } from '../formats/excerpt.ts';
 import { openTensorFile, type TensorFile } from '../formats/tensor-file.ts';
 import { infoOf } from '../io/file-info.ts';
 import { foreignArchitecture } from '../models/keys/architecture.ts';
+import type { ModulePath } from '../models/keys/module-path.ts';
 import type { AdapterComponent, AdapterModule, Architecture } from '../models/keys/sd-modules.ts';
 import type { Adapter, AdapterLayer, AdapterScheme, AdapterWord } from './adapter.ts';
 import { type CollectedLayers, collectAdapterLayers } from './layer-parts.ts';
@@ -18,6 +19,7 @@ import { isCustomDiffusion, readCustomDiffusion } from './schemes/custom-diffusi
 import { adapterScalings } from './schemes/diffusers.ts';
 import { orderedWords } from './schemes/ed-lora.ts';
 import { edLoraWord } from './schemes/ed-lora-names.ts';
+import { kohyaNames } from './schemes/kohya-names.ts';
 import {
   isKohyaStyle,
   parseDiffusersStyle,
@@ -28,6 +30,7 @@ import {
 import { adapterConfigName, readAdapterConfig } from './schemes/peft.ts';
 import { peftScale, peftScaling } from './schemes/peft-names.ts';
 import { bundledWords, isBundledEmbedding, readTextualInversion } from './schemes/textual-inversion.ts';
+import { strayValues } from './stray-values.ts';
 
 /**
  * Open an adapter: kohya, LyCORIS, diffusers (three spellings), PEFT folder, ED-LoRA, cloneofsimo, Custom Diffusion, or
@@ -35,34 +38,54 @@ import { bundledWords, isBundledEmbedding, readTextualInversion } from './scheme
  * @throws {FormatError} if the file is damaged, of an unknown scheme (the nearest is named) or has names that mean nothing
  * @throws {MismatchError} if it is for SD 2.x, SD 3 or Flux
  */
-export async function loadAdapter(file: string): Promise<Adapter> {
+export async function loadAdapter(
+  file: string,
+  options: Pick<ReadAdapterOptions, 'modules'> = {},
+): Promise<Adapter> {
   const info = infoOf(file);
   if (info === undefined) throw new FormatError(file, 'no such file or folder');
-  if (!info.isDirectory()) return readAdapter(await openTensorFile(file));
-  return readFolder(path.resolve(file));
+  if (!info.isDirectory()) return readAdapter(await openTensorFile(file), options);
+  return readFolder(path.resolve(file), options);
 }
 
-/**
- * An opened file as an adapter.
- * @param component network of a PEFT adapter, where its folder tells it
- * @param config    PEFT: the adapter's configuration; default: the file beside the weights
- * @throws as `loadAdapter`
- */
-export function readAdapter(
-  file: TensorFile,
-  component: AdapterComponent | null = null,
-  config?: Readonly<Record<string, unknown>>,
-): Adapter {
+export interface ReadAdapterOptions {
+  /** Network of a PEFT adapter, where its folder tells it. */
+  readonly component?: AdapterComponent | null;
+  /** PEFT: the adapter's configuration. Default: the file beside the weights. */
+  readonly config?: Readonly<Record<string, unknown>>;
+  /** The layers of the base. Needed only for kohya files of bases whose layers are of no known family. */
+  readonly modules?: Iterable<ModulePath>;
+}
+
+/** An opened file as an adapter. @throws as `loadAdapter` */
+export function readAdapter(file: TensorFile, options: ReadAdapterOptions = {}): Adapter {
   refuseUnlikelyNames(file);
+  const stray = file.root === null ? [] : strayValues(file.root);
+  if (file.tensors.size === 0 && stray.length > 0) {
+    throw new FormatError(
+      file.path,
+      `expected LoRA layers or embeddings, got no tensors, but\n  ${stray.slice(0, 20).map(excerpt).join('\n  ')}`,
+    );
+  }
   const architecture = architectureOf(file);
   const scheme = schemeOf(file);
-  const { layers, words, unusable, unknown } = readScheme(scheme, file, architecture, component, config);
+  const { layers, words, unusable, unknown } = readScheme(scheme, file, architecture, options);
   refuseUnknown(file, scheme, unknown);
   if (layers.size === 0 && words.length === 0 && unusable.length === 0) {
     throw new FormatError(file.path, 'expected LoRA layers or embeddings, the file holds neither');
   }
   const { path: location, metadata } = file;
-  return { path: location, files: [location], scheme, architecture, layers, words, metadata, unusable };
+  return {
+    path: location,
+    files: [location],
+    scheme,
+    architecture,
+    layers,
+    words,
+    metadata,
+    unusable,
+    stray,
+  };
 }
 
 interface Content extends Omit<CollectedLayers, 'layers'> {
@@ -74,20 +97,20 @@ function readScheme(
   scheme: AdapterScheme,
   file: TensorFile,
   architecture: Architecture,
-  component: AdapterComponent | null,
-  config: Readonly<Record<string, unknown>> | undefined,
+  { component = null, config, modules }: ReadAdapterOptions,
 ): Content {
   const tensors = [...file.tensors.values()];
   switch (scheme) {
     case 'kohya':
     case 'lycoris': {
       const words = bundledWords(file.path, tensors);
+      const names = modules === undefined ? undefined : kohyaNames(file.path, modules);
       const layers = collectAdapterLayers(
         file.path,
         tensors.filter(({ name }) => !isBundledEmbedding(name)),
         {
           architecture,
-          parse: (name) => parseKohyaStyle(name, architecture),
+          parse: (name) => parseKohyaStyle(name, architecture, names),
           // Also right for rank-stabilised LyCORIS files: they store alpha · √rank.
           scale: (_, rank, alpha) => (alpha ?? rank) / rank,
         },
@@ -269,7 +292,7 @@ const folderParts: readonly (readonly [string, AdapterComponent | null])[] = [
   ['text_encoder_2', 'text_encoder_2'],
 ];
 
-async function readFolder(folder: string): Promise<Adapter> {
+async function readFolder(folder: string, options: ReadAdapterOptions): Promise<Adapter> {
   const found: Adapter[] = [];
   const configs: string[] = [];
   for (const [part, component] of folderParts) {
@@ -282,14 +305,14 @@ async function readFolder(folder: string): Promise<Adapter> {
     if (weights === undefined) {
       throw new FormatError(place, `${adapterConfigName} without adapter_model.safetensors`);
     }
-    found.push(readAdapter(await openTensorFile(weights), component));
+    found.push(readAdapter(await openTensorFile(weights), { ...options, component }));
     configs.push(config);
   }
   if (found.length === 0) {
     const single = ['pytorch_lora_weights.safetensors', 'pytorch_lora_weights.bin']
       .map((name) => path.join(folder, name))
       .find((file) => existsSync(file));
-    if (single !== undefined) return readAdapter(await openTensorFile(single));
+    if (single !== undefined) return readAdapter(await openTensorFile(single), options);
     throw new FormatError(
       folder,
       `expected an adapter file, or a folder with ${adapterConfigName} or pytorch_lora_weights.safetensors`,
@@ -319,6 +342,7 @@ function joined(folder: string, adapters: readonly Adapter[], configs: readonly 
     words: [],
     metadata: new Map(adapters.flatMap(({ metadata }) => [...metadata])),
     unusable: adapters.flatMap(({ unusable }) => unusable),
+    stray: adapters.flatMap(({ stray }) => stray),
   };
 }
 

@@ -1,4 +1,5 @@
 /** Writing adapters: what a scheme cannot hold is listed first and needs the user's word; then files, whole or not at all. */
+
 import path from 'node:path';
 import { UsageError } from '../errors.ts';
 import { float32Tensor, memoryTensor, type RawTensor, renamed } from '../formats/raw-tensor.ts';
@@ -9,8 +10,15 @@ import { writeFolderAtomically } from '../io/replace-folder.ts';
 import { checkFileTarget, checkFolderTarget, type TargetRules } from '../io/targets.ts';
 import { type AdapterModule, adapterModuleId, componentsOf } from '../models/keys/sd-modules.ts';
 import { Pace } from '../pace.ts';
-import type { Adapter, AdapterComponent, AdapterLayer, AdapterWord, Architecture } from './adapter.ts';
-import { foldScale, type LoraLayer, loraAlphaOf } from './encode-layer.ts';
+import type {
+  Adapter,
+  AdapterComponent,
+  AdapterLayer,
+  AdapterWord,
+  Architecture,
+  LoraLayer,
+} from './adapter.ts';
+import { foldScale, loraAlphaOf } from './encode-layer.ts';
 import { modelspecMetadata, networkMetadata, sshsHashesOf } from './metadata.ts';
 import { refuseUnreadable } from './read-back.ts';
 import { positionalLayers } from './schemes/cloneofsimo.ts';

@@ -1,152 +1,127 @@
-/** Files and folders to `Concept`: finds the layout by the names inside and hands over to its reader. */
-import { existsSync, statSync } from 'node:fs';
+/**
+ * A concept is what an adapter's file says, where fusion and sampling can use all of it: plain LoRA layers of Stable
+ * Diffusion 1.x, and words with one vector, or one per cross-attention layer. Everything else is refused by name.
+ */
 import path from 'node:path';
-import { refuseUnlikelyNames } from '../adapters/name-limits.ts';
-import { adapterConfigName } from '../adapters/schemes/peft.ts';
-import { FormatError, MismatchError, shortened } from '../errors.ts';
-import { openTensorFile, type TensorFile } from '../formats/tensor-file.ts';
-import { keyName } from '../formats/torch-names.ts';
-import { isTensor, type TorchValue } from '../formats/torch-value.ts';
-import { foreignArchitecture } from '../models/keys/architecture.ts';
-import type { ModulePath } from '../models/keys/module-path.ts';
-import type { Concept, LoraLayer } from './concept.ts';
-import { isDiffusersName, readDiffusers } from './readers/diffusers.ts';
-import { isEdLoraName, readEdLora } from './readers/ed-lora.ts';
-import { isKohyaName, readKohya } from './readers/kohya.ts';
-import { refuseUnmatched } from './readers/lora-layers.ts';
-import { isPeftName, readPeft } from './readers/peft.ts';
+import type { Adapter, AdapterLayer } from '../adapters/adapter.ts';
+import { loadAdapter, type ReadAdapterOptions, readAdapter } from '../adapters/read.ts';
+import { FormatError, MismatchError } from '../errors.ts';
+import { excerpt } from '../formats/excerpt.ts';
+import type { TensorFile } from '../formats/tensor-file.ts';
+import type { Concept, ConceptFormat, PlainLayer } from './concept.ts';
 
-export interface LoadConceptOptions {
-  /** The layers of the base. Needed only for kohya files of bases whose layers SD 1.x does not have. */
-  readonly modules?: Iterable<ModulePath>;
-}
+export type LoadConceptOptions = Pick<ReadAdapterOptions, 'modules'>;
 
 /**
  * Open a concept: an ED-LoRA file (`.pth` or safetensors), a LoRA file (kohya's, diffusers' or PEFT's names), a PEFT
  * folder, or a folder with `pytorch_lora_weights`. The content decides, not the name. Reads headers and alphas only;
  * `checkFinite` reads the rest.
- * @throws {FormatError} if the file is damaged, of an unknown layout, or has tensors that match no layer (all listed)
- * @throws {MismatchError} if it is for SDXL, SD 2.x, SD 3 or Flux
+ * @throws {FormatError} if the file is damaged, of an unknown layout, or has entries that no concept has (all listed)
+ * @throws {MismatchError} if it is for another family
  */
 export async function loadConcept(file: string, options: LoadConceptOptions = {}): Promise<Concept> {
-  if (!existsSync(file)) throw new FormatError(file, 'no such file or folder');
-  if (!statSync(file).isDirectory()) return readConcept(await openTensorFile(file), options);
-  const weightFiles = findWeightFiles(file);
-  const concepts: Concept[] = [];
-  for (const weightFile of weightFiles) {
-    concepts.push(readConcept(await openTensorFile(weightFile), options));
-  }
-  return concepts.length === 1 ? concepts[0]! : join(path.resolve(file), concepts);
+  return conceptOf(await loadAdapter(file, options));
 }
 
 /** An opened file as a concept. @throws as `loadConcept` */
-export function readConcept(file: TensorFile, { modules }: LoadConceptOptions = {}): Concept {
-  refuseUnlikelyNames(file);
-  const stray = file.root === null ? [] : strayValues(file.root);
-  if (stray.length > 0) {
-    const unowned = [...file.tensors.keys()].filter((name) => !layouts.some(({ owns }) => owns(name)));
-    refuseUnmatched(file.path, [...stray, ...unowned]);
-  }
-  const architecture = foreignArchitecture(file.tensors.values());
-  if (architecture !== null) {
+export function readConcept(file: TensorFile, options: LoadConceptOptions = {}): Concept {
+  return conceptOf(readAdapter(file, options));
+}
+
+const FORMATS: Readonly<Partial<Record<Adapter['scheme'], ConceptFormat>>> = {
+  kohya: 'kohya',
+  lycoris: 'kohya',
+  diffusers: 'diffusers',
+  peft: 'peft',
+  'ed-lora': 'ed-lora',
+};
+
+/** An adapter as a concept. @throws as `loadConcept` */
+export function conceptOf(adapter: Adapter): Concept {
+  const { scheme, architecture, words, metadata } = adapter;
+  if (architecture !== 'sd1') {
     throw new MismatchError(
-      `${file.path}: expected a concept for Stable Diffusion 1.x, got one for ${architecture}`,
+      `${adapter.path}: expected a concept for Stable Diffusion 1.x, got one for ${architecture.toUpperCase()}`,
     );
   }
-  const { path, metadata } = file;
-  const concept: Concept = { path, metadata, ...readerOf(file)(file, modules) };
-  if (concept.layers.size === 0 && concept.tokens.length === 0) {
-    throw new FormatError(path, 'expected embeddings or LoRA layers, the file holds neither');
+  const format = FORMATS[scheme];
+  const misfits = format === undefined ? schemeMisfits(adapter) : [...misfitsOf(adapter)];
+  if (format === undefined || misfits.length > 0) throw misfitError(adapter.path, misfits);
+  return {
+    path: adapter.path,
+    format,
+    tokens: words.map(({ word, embedding }) => ({ word, embedding })),
+    layers: adapter.layers as ReadonlyMap<string, PlainLayer>,
+    metadata,
+  };
+}
+
+/** What `convertFile` is told to make a LoRA of a file. */
+const plain = '`format: kohya`';
+const withWords = '`format: ed-lora`';
+const onBase = '`format: kohya` `base: <model>`';
+
+/** An entry that no concept has. */
+interface Misfit {
+  readonly name: string;
+  readonly kind: string;
+  /** How to make a LoRA of it, if at all. */
+  readonly convert?: string;
+}
+
+/** Schemes that are none of a concept, all their entries together. */
+function schemeMisfits({ scheme, layers, words }: Adapter): Misfit[] {
+  const [kind, convert] =
+    scheme === 'cloneofsimo'
+      ? ["cloneofsimo's positional names", plain]
+      : scheme === 'embedding'
+        ? ['a textual inversion embedding']
+        : ['full weights'];
+  return [...layers.keys(), ...words.map(({ word }) => word)].map((name) => ({ name, kind, convert }));
+}
+
+function* misfitsOf({ layers, words, unusable, stray, scheme }: Adapter): Generator<Misfit> {
+  for (const [name, layer] of layers) {
+    const misfit = layerMisfit(layer);
+    if (misfit !== null) yield { name, ...misfit };
   }
-  return concept;
-}
-
-type Reader = (file: TensorFile, modules?: Iterable<ModulePath>) => Omit<Concept, 'path' | 'metadata'>;
-
-const layouts: readonly { readonly owns: (name: string) => boolean; readonly read: Reader }[] = [
-  { owns: isKohyaName, read: readKohya },
-  { owns: isPeftName, read: readPeft },
-  { owns: isEdLoraName, read: readEdLora },
-  { owns: isDiffusersName, read: readDiffusers },
-];
-
-/** The layout that owns most names; the reader then refuses the names that it does not know. */
-function readerOf(file: TensorFile): Reader {
-  const names = [...file.tensors.keys()];
-  if (names.length === 0)
-    throw new FormatError(file.path, 'expected embeddings or LoRA layers, got no tensors');
-  const counts = layouts.map(({ owns }) => names.filter(owns).length);
-  const most = Math.max(...counts);
-  if (most === 0) refuseUnmatched(file.path, names);
-  return layouts[counts.indexOf(most)]!.read;
-}
-
-/** Characters of the name of a value that is no tensor, and of one key in it; for messages. */
-const STRAY_CHARACTERS = 200;
-
-/** Where a torch file holds things other than dictionaries and tensors. Long names keep beginning and end. */
-function strayValues(root: TorchValue): string[] {
-  const stray: string[] = [];
-  // A list of what is to be looked at in place of recursion: files nest as deep as they like.
-  const open: (readonly [name: string, value: TorchValue])[] = [['', root]];
-  for (let next = open.pop(); next !== undefined; next = open.pop()) {
-    const [name, value] = next;
-    if (value instanceof Map) {
-      const inside = [...value].map(([key, item]) => {
-        const own = keyName(key, STRAY_CHARACTERS) ?? strayKey(key);
-        return [name === '' ? own : shortened(`${name}.${own}`, STRAY_CHARACTERS), item] as const;
-      });
-      for (const entry of inside.reverse()) open.push(entry);
-    } else if (!isTensor(value)) {
-      stray.push(
-        `${name} (${value === null ? 'None' : Array.isArray(value) ? 'a list' : `a ${typeof value}`})`,
-      );
-    }
+  if (scheme !== 'ed-lora') {
+    for (const { word } of words)
+      yield { name: word, kind: 'embeddings bundled into a LoRA', convert: withWords };
   }
-  return stray;
+  for (const { name, reason } of unusable) yield { name, kind: reason };
+  for (const name of stray) yield { name, kind: 'no tensor' };
 }
 
-function strayKey(key: TorchValue): string {
-  return typeof key === 'string' ? shortened(key, STRAY_CHARACTERS) : 'a long key';
+function layerMisfit(layer: AdapterLayer): Omit<Misfit, 'name'> | null {
+  if (layer.doraScale !== null) return { kind: 'DoRA', convert: onBase };
+  if (layer.kind === 'loha') return { kind: 'LyCORIS LoHa', convert: plain };
+  if (layer.kind === 'lokr') return { kind: 'LyCORIS LoKr', convert: plain };
+  if (layer.kind === 'ia3') return { kind: 'LyCORIS (IA)³', convert: onBase };
+  if (layer.kind === 'diff') return { kind: 'full differences', convert: plain };
+  if (layer.kind === 'weight') return { kind: 'full weights' };
+  if (layer.mid !== null) return { kind: 'LyCORIS LoCon with a Tucker core', convert: plain };
+  if (layer.biasDiff !== null) return { kind: 'differences of biases', convert: plain };
+  return null;
 }
 
-/** Weight files of a folder: a PEFT adapter, one per network in subfolders, or diffusers' single file. */
-function findWeightFiles(folder: string): string[] {
-  const firstOf = (...candidates: string[]): string | undefined =>
-    candidates.map((name) => path.join(folder, name)).find((file) => existsSync(file));
-  const adapters = ['', 'unet', 'text_encoder'].flatMap((part) => {
-    if (!existsSync(path.join(folder, part, adapterConfigName))) return [];
-    const weights = firstOf(
-      path.join(part, 'adapter_model.safetensors'),
-      path.join(part, 'adapter_model.bin'),
-    );
-    if (weights === undefined) {
-      throw new FormatError(
-        path.join(folder, part),
-        `${adapterConfigName} without adapter_model.safetensors`,
-      );
-    }
-    return [weights];
-  });
-  if (adapters.length > 0) return adapters;
-  const diffusers = firstOf('pytorch_lora_weights.safetensors', 'pytorch_lora_weights.bin');
-  if (diffusers !== undefined) return [diffusers];
-  throw new FormatError(
-    folder,
-    `expected a concept file, or a folder with ${adapterConfigName} or pytorch_lora_weights.safetensors`,
+function misfitError(file: string, misfits: readonly Misfit[]): FormatError {
+  const kinds = [...new Set(misfits.map(({ kind }) => kind))];
+  const listed = misfits.slice(0, 40).map(({ name }) => `\n  ${excerpt(name)}`);
+  if (misfits.length > listed.length) listed.push(`\n  … and ${misfits.length - listed.length} more`);
+  return new FormatError(
+    file,
+    `${misfits.length} ${misfits.length === 1 ? 'entry is' : 'entries are'} no plain LoRA pair and no word of a concept (${kinds.join(', ')}${convertHint(file, misfits)}):${listed.join('')}`,
+    { tensor: misfits[0]!.name },
   );
 }
 
-/** Adapters of several networks as one concept. */
-function join(folder: string, concepts: readonly Concept[]): Concept {
-  const layers = new Map<string, LoraLayer>();
-  const metadata = new Map<string, string>();
-  for (const concept of concepts) {
-    for (const [id, layer] of concept.layers) {
-      if (layers.has(id)) throw new FormatError(folder, `${id} is in two of its adapters`, { tensor: id });
-      layers.set(id, layer);
-    }
-    for (const [key, value] of concept.metadata) metadata.set(key, value);
-  }
-  return { path: folder, format: 'peft', tokens: [], layers, metadata };
+/** The call that makes a LoRA of a file, if every kind in it has one. */
+function convertHint(file: string, misfits: readonly Misfit[]): string {
+  const lines = misfits.map(({ convert }) => convert);
+  if (lines.includes(undefined)) return '';
+  const options = lines.includes(onBase) ? onBase : lines.includes(withWords) ? withWords : plain;
+  const { dir, name } = path.parse(file);
+  const target = path.join(dir, `${name}-lora.safetensors`);
+  return `; fuse and sample take plain LoRA: `convertFile` ${file} ${target} ${options}`;
 }

@@ -1,12 +1,13 @@
 /** A concept against the base it is to change: every layer and embedding checked, deltas as numbers. */
+import { scaledDelta } from '../adapters/delta.ts';
 import { MismatchError, UsageError } from '../errors.ts';
 import { type LowRank, sum } from '../linalg/low-rank.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
 import { isLinear, type Layer } from '../models/families/layer-table.ts';
 import type { LayerDeltas } from '../models/lora.ts';
 import { Pace } from '../pace.ts';
-import type { Concept, LoraLayer } from './concept.ts';
-import { checkFinite, layerDelta } from './layer-delta.ts';
+import type { Concept, PlainLayer } from './concept.ts';
+import { checkFinite } from './finite.ts';
 
 export interface ConceptStrengths {
   /** Multiplies the UNet's deltas; default 1. */
@@ -54,7 +55,7 @@ export async function conceptDeltas(
   const [textDeltas, unetDeltas] = [new Map<string, LowRank>(), new Map<string, LowRank>()];
   for (const layer of concept.layers.values()) {
     const isUnet = layer.component === 'unet';
-    const delta = layerDelta(layer, isUnet ? unetStrength : textEncoderStrength);
+    const delta = scaledDelta(layer, isUnet ? unetStrength : textEncoderStrength);
     (isUnet ? unetDeltas : textDeltas).set(layer.layerName, delta);
     await pace.turn();
   }
@@ -72,7 +73,7 @@ export function sumDeltas(sets: readonly LayerDeltas[]): LayerDeltas {
   return new Map([...perLayer].map(([layerName, deltas]) => [layerName, sum(deltas)]));
 }
 
-function misfit({ layerName, up, down, rank }: LoraLayer, own: Layer | undefined): string | null {
+function misfit({ layerName, up, down, rank }: PlainLayer, own: Layer | undefined): string | null {
   if (own === undefined) {
     return down.shape.slice(2).some((size) => size > 1)
       ? `${layerName}: a ${down.shape.slice(2).join('×')} convolution; only linear layers and 1×1 convolutions can be used`

@@ -16,7 +16,7 @@ import { Pace } from '../pace.ts';
 import type { Component, Concept } from './concept.ts';
 import { loadConcept } from './concept-file.ts';
 import { loadEmbeddings } from './embedding-file.ts';
-import { checkFinite } from './layer-delta.ts';
+import { checkFinite } from './finite.ts';
 
 export type InspectionKind =
   /** Words with their embeddings and LoRA layers, in Mix-of-Show's names. */

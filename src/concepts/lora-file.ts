@@ -207,7 +207,9 @@ async function writePeft(
     const tensors = own.flatMap((layer) => pair(layer, (part) => peftKey(layer, part)));
     const config = adapterConfig(own);
     const unwritten = unwrittenFile(file, tensors, described);
-    const { layers: found } = readUnwritten(file, 'peft', () => readAdapter(unwritten, component, config));
+    const { layers: found } = readUnwritten(file, 'peft', () =>
+      readAdapter(unwritten, { component, config }),
+    );
     const reason = differenceOf('layer', own.map(moduleId), [...found.keys()]);
     if (reason !== null) throw unreadable(file, 'peft', reason);
     return [{ component, tensors, config }];

@@ -2,8 +2,8 @@
  * `cat` of plain LoRA layers, straight from the files' numbers to the written factors: bit for bit what methods/cat.ts and
  * `encodeLayer` give, without their copies in float64. Anything unusual is left to them.
  */
-import type { AdapterLayer, AdapterModule } from '../adapters/adapter.ts';
-import { balancingShift, type FactorDType, type LoraLayer, limitOf } from '../adapters/encode-layer.ts';
+import type { AdapterLayer, AdapterModule, LoraLayer } from '../adapters/adapter.ts';
+import { balancingShift, type FactorDType, limitOf } from '../adapters/encode-layer.ts';
 import { type DType, decodeFloat32, encodeFloat, float16Values } from '../formats/dtype.ts';
 import { elementCount, memoryTensor, type RawTensor, readBytes } from '../formats/raw-tensor.ts';
 import { adapterModuleId } from '../models/keys/sd-modules.ts';

@@ -1,7 +1,8 @@
 /** The difference of two checkpoints as a LoRA: per layer the nearest change of a rank, by a randomised range finder. */
+
 import path from 'node:path';
-import type { AdapterModule } from '../adapters/adapter.ts';
-import { encodeLayer, type FactorDType, type LoraLayer } from '../adapters/encode-layer.ts';
+import type { AdapterModule, LoraLayer } from '../adapters/adapter.ts';
+import { encodeLayer, type FactorDType } from '../adapters/encode-layer.ts';
 import type { OutputAdapter, Unheld } from '../adapters/write.ts';
 import { MismatchError, UsageError } from '../errors.ts';
 import { type RawTensor, readFloat64 } from '../formats/raw-tensor.ts';

@@ -1,9 +1,17 @@
 /** Several adapters as one: layer by layer, whatever their schemes, ranks, alphas and dtypes. */
+
 import { createHash } from 'node:crypto';
 import path from 'node:path';
-import type { Adapter, AdapterLayer, AdapterModule, AdapterWord, Architecture } from '../adapters/adapter.ts';
+import type {
+  Adapter,
+  AdapterLayer,
+  AdapterModule,
+  AdapterWord,
+  Architecture,
+  LoraLayer,
+} from '../adapters/adapter.ts';
 import { type BaseWeights, layerDeltaSteps, needsBase } from '../adapters/delta.ts';
-import { encodeLayer, type FactorDType, type LoraLayer } from '../adapters/encode-layer.ts';
+import { encodeLayer, type FactorDType } from '../adapters/encode-layer.ts';
 import type { OutputAdapter, Unheld } from '../adapters/write.ts';
 import { MismatchError, ShapeError, UsageError } from '../errors.ts';
 import type { MatmulEngine } from '../linalg/cholesky-async.ts';

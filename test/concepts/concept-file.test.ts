@@ -1,9 +1,10 @@
 import { mkdirSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { describe, expect, it } from 'vitest';
+import { scaledDelta } from '../../src/adapters/delta.ts';
 import { conceptName } from '../../src/concepts/concept.ts';
 import { loadConcept } from '../../src/concepts/concept-file.ts';
-import { checkFinite, layerDelta } from '../../src/concepts/layer-delta.ts';
+import { checkFinite } from '../../src/concepts/finite.ts';
 import { FormatError, MismatchError } from '../../src/errors.ts';
 import { memoryTensor, readFloat32, renamed } from '../../src/formats/raw-tensor.ts';
 import { writeSafetensors } from '../../src/formats/safetensors.ts';
@@ -55,7 +56,7 @@ describe('ED-LoRA files', () => {
       if (match === null) continue;
       const layer = concept.layers.get(`${match[1]}:${match[2]}`)!;
       const base = bases[match[1] as keyof typeof bases].tensors.get(`${match[2]}.weight`)!;
-      const { up, down } = layerDelta(layer, alpha);
+      const { up, down } = scaledDelta(layer, alpha);
       const delta = multiply(up, down).data;
       const weight = readFloat32(base).map((value, i) => value + delta[i]!);
       expect(weight, name).toBeAllClose(readFloat32(merged), { rtol: 1e-6 });
@@ -176,7 +177,7 @@ describe('LoRA files', () => {
     const layer = concept.layers.get(`unet:${toK}`)!;
     expect(layer.scale).toBe(0.25);
     // up = [[1,2],[3,4],[5,6],[7,8]], down = [[1,2,3],[4,5,6]]: first row of the product is 9, 12, 15.
-    const { up, down } = layerDelta(layer, 2);
+    const { up, down } = scaledDelta(layer, 2);
     expect([...multiply(up, down).data.slice(0, 3)]).toEqual([4.5, 6, 7.5]);
   });
 
@@ -199,7 +200,7 @@ describe('LoRA files', () => {
         tensor(`${conv}.lora_down.weight`, [2, 5, 3, 3]),
       ]),
     );
-    const { up, down } = layerDelta(concept.layers.get('unet:mid_block.resnets.0.conv1')!);
+    const { up, down } = scaledDelta(concept.layers.get('unet:mid_block.resnets.0.conv1')!);
     expect([up.rows, up.cols, down.rows, down.cols]).toEqual([4, 2, 2, 45]);
   });
 
@@ -248,7 +249,7 @@ describe('PEFT adapters', () => {
     expect((await refusal(await adapter(scratch('list'), []))).message).toMatch(/expected a JSON object/);
     const empty = scratch('empty');
     mkdirSync(empty);
-    expect((await refusal(empty)).message).toMatch(/expected a concept file, or a folder with/);
+    expect((await refusal(empty)).message).toMatch(/expected an adapter file, or a folder with/);
   });
 
   it('are found under the names of diffusers folders too', async () => {
@@ -268,29 +269,29 @@ describe('refusals', () => {
   const alpha = (value: number) => tensor(`${kohyaToK}.alpha`, [], [value]);
 
   it.each([
-    ['half a pair', [up], /up without down/],
-    ['the other half', [down], /down without up/],
+    ['half a pair', [up], /lora_up\.weight without lora_down\.weight/],
+    ['the other half', [down], /lora_down\.weight without lora_up\.weight/],
     ['alpha alone', [alpha(1)], /alpha without factors/],
     ['alpha 0', [up, down, alpha(0)], /expected one number, not 0, got 0/],
     ['alpha NaN', [up, down, alpha(Number.NaN)], /got NaN/],
     ['two alphas', [up, down, tensor(`${kohyaToK}.alpha`, [2])], /got shape \[2\]/],
     ['rank 0', [tensor(up.name, [4, 0]), tensor(down.name, [0, 3])], /rank of at least 1/],
-    ['ranks that differ', [tensor(up.name, [4, 3]), down], /expected \[outputs, 2\]/],
+    ['ranks that differ', [tensor(up.name, [4, 3]), down], /expected up \[outputs, 2\]/],
     ['a vector', [up, tensor(down.name, [2])], /expected a down factor/],
-    ['an up factor with a kernel', [tensor(up.name, [4, 2, 3, 3]), down], /expected an up factor/],
-    ['no inputs', [up, tensor(down.name, [2, 0])], /no axis of size 0/],
+    ['an up factor with a kernel', [tensor(up.name, [4, 2, 3, 3]), down], /expected up \[outputs, 2\]/],
+    ['no inputs', [up, tensor(down.name, [2, 0])], /no empty axis/],
     ['whole numbers', [memoryTensor(up.name, 'I8', [4, 2], new Uint8Array(8)), down], /floating point/],
     ['nothing', [], /no tensors/],
     ['an unknown layer', [up, down, tensor('lora_unet_somewhere.alpha', [])], /lora_unet_somewhere\.alpha/],
     [
       'LoHa',
-      [tensor(`${kohyaToK}.hada_w1_a`, [2, 2])],
-      /looks like LyCORIS LoHa; .*: `convertFile` \S+ \S+-lora\.safetensors `format: kohya`\)/,
+      ['w1_a', 'w1_b', 'w2_a', 'w2_b'].map((part) => tensor(`${kohyaToK}.hada_${part}`, [2, 2])),
+      /\(LyCORIS LoHa; .*: `convertFile` \S+ \S+-lora\.safetensors `format: kohya`\)/,
     ],
     [
       'DoRA',
       [up, down, tensor(`${kohyaToK}.dora_scale`, [4, 1])],
-      /looks like DoRA; .* `format: kohya` `base: <model>`\)/,
+      /\(DoRA; .* `format: kohya` `base: <model>`\)/,
     ],
     ['a checkpoint', [tensor('model.diffusion_model.out.2.bias', [4])], /a whole checkpoint/],
     [
@@ -298,14 +299,14 @@ describe('refusals', () => {
       ['lora_A.weight', 'lora.down.weight', 'lora_B.weight'].map((end) =>
         tensor(`unet.${toK}.${end}`, end === 'lora_B.weight' ? [4, 2] : [2, 3]),
       ),
-      /are both the down of/,
+      /are both lora_down\.weight of/,
     ],
     [
       'two names of one text encoder layer',
       ['te', 'te1'].map((te) =>
         tensor(`lora_${te}_text_model_encoder_layers_0_mlp_fc1.lora_up.weight`, [4, 2]),
       ),
-      /are both the up of/,
+      /are both lora_up\.weight of/,
     ],
   ])('%s', async (_, tensors, message) => {
     const error = await refusal(await tensorFile(tensors));
@@ -316,14 +317,13 @@ describe('refusals', () => {
   it('list every unmatched name, up to a point', async () => {
     const names = Array.from({ length: 50 }, (_, i) => `lora_unet_nowhere_${i}.alpha`);
     const { message } = await refusal(await tensorFile(names.map((name) => tensor(name, []))));
-    expect(message).toContain('50 entries match');
-    expect(message).toContain('and 10 more');
-    expect(message.split('\n')).toHaveLength(42);
+    expect(message).toContain('50 entries are of no known layer');
+    expect(message).toContain('and 30 more');
+    expect(message.split('\n')).toHaveLength(22);
   });
 
   it('name other architectures', async () => {
     const cases: [string, number[], string][] = [
-      ['lora_unet_input_blocks_4_1_proj_in.lora_down.weight', [2, 3], 'SDXL'],
       ['lora_unet_double_blocks_0_img_mlp_0.lora_down.weight', [2, 3], 'Flux'],
       [down.name, [2, 1024], 'SD 2.x'],
     ];
@@ -332,6 +332,15 @@ describe('refusals', () => {
       expect(error).toBeInstanceOf(MismatchError);
       expect(error.message).toContain(`got one for ${architecture}`);
     }
+    const sdxl = 'lora_unet_input_blocks_4_1_proj_in';
+    const error = await refusal(
+      await tensorFile([
+        tensor(`${sdxl}.lora_up.weight`, [4, 2]),
+        tensor(`${sdxl}.lora_down.weight`, [2, 3]),
+      ]),
+    );
+    expect(error).toBeInstanceOf(MismatchError);
+    expect(error.message).toContain('expected a concept for Stable Diffusion 1.x, got one for SDXL');
   });
 
   it('missing files', async () => {

@@ -2,9 +2,9 @@ import { readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
+import { scaledDelta } from '../../src/adapters/delta.ts';
 import { sshsHashes } from '../../src/adapters/metadata.ts';
 import { loadConcept } from '../../src/concepts/concept-file.ts';
-import { layerDelta } from '../../src/concepts/layer-delta.ts';
 import { loraNamings, type MergedLayer, writeEmbeddings, writeLora } from '../../src/concepts/lora-file.ts';
 import { NumericalError, ShapeError, UsageError } from '../../src/errors.ts';
 import { readBytes, readFloat32 } from '../../src/formats/raw-tensor.ts';
@@ -81,7 +81,7 @@ describe('writeLora', () => {
             expect(read.rank).toBe(layer.rank);
             expect(read.up.shape).toHaveLength(layer.kernel === null ? 2 : 4);
             expect(read.down.shape.slice(2)).toEqual(layer.kernel ?? []);
-            const { up, down } = layerDelta(read);
+            const { up, down } = scaledDelta(read);
             expect(multiply(up, down).data).toBeAllClose(delta(layer), { rtol: 1e-6, atol: 1e-30 });
           }
         }),

@@ -3,8 +3,8 @@ import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'no
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { scaledDelta } from '../../src/adapters/delta.ts';
 import { loadConcept } from '../../src/concepts/concept-file.ts';
-import { layerDelta } from '../../src/concepts/layer-delta.ts';
 import { renameTokens } from '../../src/concepts/prompt.ts';
 import { float32Tensor, readFloat32 } from '../../src/formats/raw-tensor.ts';
 import { writeSafetensors } from '../../src/formats/safetensors.ts';
@@ -173,7 +173,7 @@ describe('writeFusion', () => {
       expect(merged.layers.size).toBe(fusion.layers.size);
       for (const [key, layer] of merged.layers) {
         const { delta } = fusion.layers.get(key)!;
-        expect(relativeError(toDense(layerDelta(layer)).data, toDense(delta).data), key).toBeLessThan(1e-5);
+        expect(relativeError(toDense(scaledDelta(layer)).data, toDense(delta).data), key).toBeLessThan(1e-5);
       }
       const embeddings = await openTensorFile(files[1]!.path);
       for (const { concept } of fusion.participants) {

@@ -60,6 +60,7 @@ describe('the norm of a layer', () => {
       architecture: 'sdxl',
       layers,
       words: [],
+      stray: [],
       metadata: new Map(),
       unusable: [],
     };

@@ -11,8 +11,7 @@ import {
   isPlainSd1,
   ldmKohyaName,
 } from '../../models/keys/sd-modules.ts';
-import type { AdapterLayer, AdapterModule, Architecture } from '../adapter.ts';
-import type { LoraLayer } from '../encode-layer.ts';
+import type { AdapterLayer, AdapterModule, Architecture, LoraLayer } from '../adapter.ts';
 import { positionalLayers } from './cloneofsimo.ts';
 import { diffusersLoraKey } from './diffusers-names.ts';
 import { edLoraKey } from './ed-lora-names.ts';

@@ -85,8 +85,15 @@ function canonicalPrefix(module: string): string {
   return /^text_model_/.test(rest) ? `lora_te_${rest}` : `lora_unet_${rest}`;
 }
 
-/** @returns `null` for a name that is none, or of a layer that the architecture lacks */
-export function parseKohyaStyle(name: string, architecture: Architecture): AdapterName | null {
+/**
+ * @param names `kohyaNames` of a base of its own; without it the architecture decides
+ * @returns `null` for a name that is none, or of a layer that the architecture lacks
+ */
+export function parseKohyaStyle(
+  name: string,
+  architecture: Architecture,
+  names?: ReadonlyMap<string, AdapterModule>,
+): AdapterName | null {
   const dot = name.indexOf('.');
   const part = dot < 0 ? undefined : parts.get(name.slice(dot + 1));
   if (part === undefined) return null;
@@ -94,7 +101,9 @@ export function parseKohyaStyle(name: string, architecture: Architecture): Adapt
   if (architecture === 'sdxl') prefix = prefix.replace(/^lora_te_/, 'lora_te1_');
   else prefix = prefix.replace(/^lora_te1_/, 'lora_te_');
   const module =
-    kohyaTable(architecture).get(prefix) ?? (architecture === 'sd1' ? sd1ModuleOfKohyaName(prefix) : null);
+    names?.get(prefix) ??
+    kohyaTable(architecture).get(prefix) ??
+    (architecture === 'sd1' ? sd1ModuleOfKohyaName(prefix) : null);
   return module === null || module === undefined ? null : { ...moduleOf(module), part };
 }
 

@@ -1,25 +1,8 @@
-/** A concept's layer as numbers: its factors in float64 with every scale inside, and the check that they are finite. */
+/** The check that all numbers of a concept are finite. */
 import { FormatError } from '../errors.ts';
-import { type RawTensor, readFloat32, readFloat64 } from '../formats/raw-tensor.ts';
-import type { LowRank } from '../linalg/low-rank.ts';
-import { matrix } from '../linalg/matrix.ts';
+import { type RawTensor, readFloat32 } from '../formats/raw-tensor.ts';
 import { Pace } from '../pace.ts';
-import type { Concept, LoraLayer } from './concept.ts';
-
-/**
- * ΔW of one layer at a strength, as factors: up [m, r] carries strength · scale, down is [r, n], for convolutions
- * [r, n · kh · kw] with the kernel's axes joined to the input's.
- */
-export function layerDelta(layer: LoraLayer, strength = 1): LowRank {
-  const factor = strength * layer.scale;
-  const up = readFloat64(layer.up).slice();
-  for (let i = 0; i < up.length; i++) up[i]! *= factor;
-  const down = readFloat64(layer.down).slice();
-  return {
-    up: matrix(layer.up.shape[0]!, layer.rank, up),
-    down: matrix(layer.rank, down.length / layer.rank, down),
-  };
-}
+import type { Concept } from './concept.ts';
 
 /**
  * Read every tensor of a concept and refuse NaN and infinite values.
