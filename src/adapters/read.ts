@@ -64,7 +64,10 @@ export function readAdapter(file: TensorFile, options: ReadAdapterOptions = {}):
   if (file.tensors.size === 0 && stray.length > 0) {
     throw new FormatError(
       file.path,
-      `expected LoRA layers or embeddings, got no tensors, but\n  ${stray.slice(0, 20).map(excerpt).join('\n  ')}`,
+      `expected LoRA layers or embeddings, got no tensors, but\n  ${stray
+        .slice(0, 20)
+        .map((name) => excerpt(name))
+        .join('\n  ')}`,
     );
   }
   const architecture = architectureOf(file);

@@ -123,5 +123,5 @@ function convertHint(file: string, misfits: readonly Misfit[]): string {
   const options = lines.includes(onBase) ? onBase : lines.includes(withWords) ? withWords : plain;
   const { dir, name } = path.parse(file);
   const target = path.join(dir, `${name}-lora.safetensors`);
-  return `; fuse and sample take plain LoRA: `convertFile` ${file} ${target} ${options}`;
+  return `; concepts are plain LoRA: \`convertFile\` ${file} ${target} ${options}`;
 }

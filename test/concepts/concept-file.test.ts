@@ -332,7 +332,7 @@ describe('refusals', () => {
       expect(error).toBeInstanceOf(MismatchError);
       expect(error.message).toContain(`got one for ${architecture}`);
     }
-    const sdxl = 'lora_unet_input_blocks_4_1_proj_in';
+    const sdxl = 'lora_te2_text_model_encoder_layers_0_mlp_fc1';
     const error = await refusal(
       await tensorFile([
         tensor(`${sdxl}.lora_up.weight`, [4, 2]),
