@@ -110,24 +110,16 @@ export {
 } from './merging/extract.ts';
 export { type ForeignMergeName, foreignMergeNames } from './merging/foreign-merges.ts';
 export { type FileHashes, fileHashes } from './merging/hashes.ts';
-export {
-  type BakeFilesOptions,
-  bakeFiles,
-  type ConvertFileOptions,
-  convertFile,
-  type ExtractModelOptions,
-  extractModel,
-  type JobResult,
-  type MergeFilesOptions,
-  mergeFiles,
-  type ResizeFileOptions,
-  resizeFile,
-  type StrengthOptions,
-  type TargetOptions,
-} from './merging/jobs.ts';
+export { type BakeFilesOptions, bakeFiles } from './merging/jobs/bake-files.ts';
+export { type ConvertFileOptions, convertFile } from './merging/jobs/convert-file.ts';
+export { type ExtractModelOptions, extractModel } from './merging/jobs/extract-model.ts';
+export type { StrengthOptions } from './merging/jobs/inputs.ts';
+export { type LintFilesOptions, lintFiles } from './merging/jobs/lint-files.ts';
+export { type MergeFilesOptions, mergeFiles } from './merging/jobs/merge-files.ts';
+export { type ResizeFileOptions, resizeFile } from './merging/jobs/resize-file.ts';
+export type { JobResult, TargetOptions } from './merging/jobs/target.ts';
 export type { RankRule } from './merging/kept-rank.ts';
 export { type LintedLayer, type LintOptions, type LintReport, lintMerge } from './merging/lint.ts';
-export { type LintFilesOptions, lintFiles } from './merging/lint-files.ts';
 export {
   type Merge,
   type MergeInput,

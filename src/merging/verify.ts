@@ -15,14 +15,12 @@ import { removeTree } from '../io/remove-tree.ts';
 import { makeFolder } from '../io/replace-file.ts';
 import { forget, removeAbandoned, temporaryBeside } from '../io/temporary-names.ts';
 import { defined } from '../settings.ts';
-import {
-  bakeFiles,
-  convertFile,
-  extractModel,
-  mergeFiles,
-  resizeFile,
-  type StrengthOptions,
-} from './jobs.ts';
+import { bakeFiles } from './jobs/bake-files.ts';
+import { convertFile } from './jobs/convert-file.ts';
+import { extractModel } from './jobs/extract-model.ts';
+import type { StrengthOptions } from './jobs/inputs.ts';
+import { mergeFiles } from './jobs/merge-files.ts';
+import { resizeFile } from './jobs/resize-file.ts';
 import { type JobKind, recipeKey } from './provenance.ts';
 import {
   filesIn,

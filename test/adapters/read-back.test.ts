@@ -11,7 +11,7 @@ import { EdloraError, FormatError } from '../../src/errors.ts';
 import { float32Tensor, memoryTensor, type RawTensor, renamed } from '../../src/formats/raw-tensor.ts';
 import { writeSafetensors } from '../../src/formats/safetensors.ts';
 import { openTensorFile } from '../../src/formats/tensor-file.ts';
-import { convertFile, isWordFormat } from '../../src/merging/jobs.ts';
+import { convertFile, isWordFormat } from '../../src/merging/jobs/convert-file.ts';
 import { TorchGenerator } from '../../src/tensor/random.ts';
 import {
   allLayers,

@@ -23,7 +23,7 @@ import { encodeFloat } from '../../src/formats/dtype.ts';
 import { memoryTensor, type RawTensor } from '../../src/formats/raw-tensor.ts';
 import { truncateWith } from '../../src/linalg/low-rank-async.ts';
 import { matrix } from '../../src/linalg/matrix.ts';
-import { bakeFiles } from '../../src/merging/jobs.ts';
+import { bakeFiles } from '../../src/merging/jobs/bake-files.ts';
 import { openModelFiles } from '../../src/merging/model-files.ts';
 import { packageRoot } from '../../src/package-root.ts';
 import { GraphMatmulEngine } from '../../src/runtime/matmul-engine.ts';

@@ -18,7 +18,7 @@ import { type MergedLayer, writeLora } from '../../src/concepts/lora-file.ts';
 import { computedTensor } from '../../src/formats/raw-tensor.ts';
 import { writeSafetensors } from '../../src/formats/safetensors.ts';
 import { openTensorFile } from '../../src/formats/tensor-file.ts';
-import { convertFile } from '../../src/merging/jobs.ts';
+import { convertFile } from '../../src/merging/jobs/convert-file.ts';
 import { unetLayers } from '../../src/models/unet/changeable-layers.ts';
 import { SD15_UNET } from '../../src/models/unet/config.ts';
 import { packageRoot } from '../../src/package-root.ts';

@@ -7,7 +7,7 @@ import { decodeFloat32, encodeFloat } from '../../src/formats/dtype.ts';
 import { memoryTensor, readBytes, readFloat32 } from '../../src/formats/raw-tensor.ts';
 import { writeSafetensors } from '../../src/formats/safetensors.ts';
 import { openTensorFile } from '../../src/formats/tensor-file.ts';
-import { bakeFiles } from '../../src/merging/jobs.ts';
+import { bakeFiles } from '../../src/merging/jobs/bake-files.ts';
 import { TorchGenerator } from '../../src/tensor/random.ts';
 import { denseOf, randomAdapter, scratch } from './random-adapters.ts';
 

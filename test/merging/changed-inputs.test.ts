@@ -4,7 +4,10 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { afterAll, beforeAll, beforeEach, expect, it } from 'vitest';
 import { FormatError } from '../../src/errors.ts';
-import { bakeFiles, convertFile, mergeFiles, resizeFile } from '../../src/merging/jobs.ts';
+import { bakeFiles } from '../../src/merging/jobs/bake-files.ts';
+import { convertFile } from '../../src/merging/jobs/convert-file.ts';
+import { mergeFiles } from '../../src/merging/jobs/merge-files.ts';
+import { resizeFile } from '../../src/merging/jobs/resize-file.ts';
 import { goldenPath } from '../support/goldens.ts';
 
 const FOLDER = 'goldens-fusion/fusion';

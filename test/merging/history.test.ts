@@ -9,7 +9,9 @@ import { hashFile } from '../../src/formats/file-hash.ts';
 import { openSafetensors, writeSafetensors } from '../../src/formats/safetensors.ts';
 import { openTensorFile } from '../../src/formats/tensor-file.ts';
 import { headerBytes, historyEntries, historyOf, inputsKey, stepsKey } from '../../src/merging/history.ts';
-import { convertFile, mergeFiles, resizeFile } from '../../src/merging/jobs.ts';
+import { convertFile } from '../../src/merging/jobs/convert-file.ts';
+import { mergeFiles } from '../../src/merging/jobs/merge-files.ts';
+import { resizeFile } from '../../src/merging/jobs/resize-file.ts';
 import { verifyFile } from '../../src/merging/verify.ts';
 import { attentionLayers, randomAdapter, scratch } from './random-adapters.ts';
 

@@ -6,14 +6,12 @@ import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { inspect } from '../../src/concepts/inspect.ts';
 import { hashFile } from '../../src/formats/file-hash.ts';
 import { fileHashes } from '../../src/merging/hashes.ts';
-import {
-  bakeFiles,
-  convertFile,
-  extractModel,
-  mergeFiles,
-  resizeFile,
-  type StrengthOptions,
-} from '../../src/merging/jobs.ts';
+import { bakeFiles } from '../../src/merging/jobs/bake-files.ts';
+import { convertFile } from '../../src/merging/jobs/convert-file.ts';
+import { extractModel } from '../../src/merging/jobs/extract-model.ts';
+import type { StrengthOptions } from '../../src/merging/jobs/inputs.ts';
+import { mergeFiles } from '../../src/merging/jobs/merge-files.ts';
+import { resizeFile } from '../../src/merging/jobs/resize-file.ts';
 import { verifyFile } from '../../src/merging/verify.ts';
 import { defaultBase, packageRoot } from '../../src/package-root.ts';
 

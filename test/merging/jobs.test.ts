@@ -10,7 +10,11 @@ import { float32Tensor, readFloat32, renamed } from '../../src/formats/raw-tenso
 import { writeSafetensors } from '../../src/formats/safetensors.ts';
 import { openTensorFile } from '../../src/formats/tensor-file.ts';
 import { torchTensor, writeTorchZip } from '../../src/formats/torch-writer.ts';
-import { bakeFiles, convertFile, extractModel, mergeFiles, resizeFile } from '../../src/merging/jobs.ts';
+import { bakeFiles } from '../../src/merging/jobs/bake-files.ts';
+import { convertFile } from '../../src/merging/jobs/convert-file.ts';
+import { extractModel } from '../../src/merging/jobs/extract-model.ts';
+import { mergeFiles } from '../../src/merging/jobs/merge-files.ts';
+import { resizeFile } from '../../src/merging/jobs/resize-file.ts';
 import { lintMerge } from '../../src/merging/lint.ts';
 import { openModelFiles } from '../../src/merging/model-files.ts';
 import { verifyFile } from '../../src/merging/verify.ts';

@@ -8,7 +8,8 @@ import { FormatError } from '../../src/errors.ts';
 import { hashFile } from '../../src/formats/file-hash.ts';
 import { float32Tensor } from '../../src/formats/raw-tensor.ts';
 import { openSafetensors, writeSafetensors } from '../../src/formats/safetensors.ts';
-import { convertFile, mergeFiles } from '../../src/merging/jobs.ts';
+import { convertFile } from '../../src/merging/jobs/convert-file.ts';
+import { mergeFiles } from '../../src/merging/jobs/merge-files.ts';
 import { verifyFile } from '../../src/merging/verify.ts';
 import { attentionLayers, randomAdapter, scratch } from './random-adapters.ts';
 

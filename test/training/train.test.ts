@@ -19,7 +19,7 @@ import { inspect } from '../../src/concepts/inspect.ts';
 import { readFloat32 } from '../../src/formats/raw-tensor.ts';
 import { openTensorFile } from '../../src/formats/tensor-file.ts';
 import { fuse } from '../../src/fusion/fuse.ts';
-import { mergeFiles } from '../../src/merging/jobs.ts';
+import { mergeFiles } from '../../src/merging/jobs/merge-files.ts';
 import { type Checkpoint, openCheckpoint } from '../../src/models/checkpoint.ts';
 import { defaultBase, packageRoot } from '../../src/package-root.ts';
 import { drawScene, planScene } from '../../src/sampling/draw-scene.ts';

@@ -1,9 +1,9 @@
 /** Lint from files: what other tools would have made of a merge. */
-import type { ForeignMergeName } from './foreign-merges.ts';
-import { foreignMergeNames } from './foreign-merges.ts';
-import { loadMergeInputs, type StrengthOptions } from './jobs.ts';
-import { type LintReport, lintMerge } from './lint.ts';
-import { baseWeightsOf, openModelFiles } from './model-files.ts';
+import type { ForeignMergeName } from '../foreign-merges.ts';
+import { foreignMergeNames } from '../foreign-merges.ts';
+import { type LintReport, lintMerge } from '../lint.ts';
+import { baseWeightsOf, openModelFiles } from '../model-files.ts';
+import { loadMergeInputs, type StrengthOptions } from './inputs.ts';
 
 export interface LintFilesOptions {
   readonly inputs: readonly StrengthOptions[];

@@ -1,0 +1,85 @@
+/** Resizing a file: fewer factors a layer. */
+import type { FactorDType } from '../../adapters/encode-layer.ts';
+import { loadAdapter } from '../../adapters/read.ts';
+import type { LayerFormat } from '../../adapters/schemes/index.ts';
+import { checkAdapterTarget, filesOfAdapters } from '../../adapters/write.ts';
+import { GraphMatmulEngine } from '../../runtime/matmul-engine.ts';
+import type { RankRule } from '../kept-rank.ts';
+import { unusableOf } from '../merge.ts';
+import { describeJob, inheritedMetadata } from '../provenance.ts';
+import { type ResizedReport, resizeAdapter } from '../resize-adapter.ts';
+import { baseOf, describeSingle, filesOfInputs, listed, nameOf } from './inputs.ts';
+import { finish, type JobResult, labelsUnheldBy, type TargetOptions } from './target.ts';
+
+export interface ResizeFileOptions extends TargetOptions {
+  readonly input: string;
+  readonly rule: RankRule;
+  readonly rank: number;
+  readonly convRank?: number;
+  /** Default `kohya`. */
+  readonly format?: LayerFormat;
+  readonly dtype?: FactorDType;
+  readonly base?: string;
+  /** Called after each layer. */
+  readonly onLayer?: (done: number, total: number, id: string) => void;
+}
+
+/** Resize one file. @throws as `resizeAdapter`, `refuseLoss` and `writeAdapter` */
+export async function resizeFile(
+  options: ResizeFileOptions,
+): Promise<JobResult & { resized: readonly ResizedReport[] }> {
+  const {
+    input,
+    out,
+    rule,
+    rank,
+    convRank = rank,
+    format = 'kohya',
+    dtype = 'F32',
+    base: location,
+  } = options;
+  options.signal?.throwIfAborted();
+  const adapter = await loadAdapter(input);
+  checkAdapterTarget(out, format, {
+    inputs: [...filesOfAdapters([adapter]), ...listed(location)],
+    force: options.force ?? false,
+  });
+  const base = await baseOf(location);
+  const described = describeSingle(adapter, base?.model);
+  const read = filesOfInputs(described, options.signal);
+  const engine = new GraphMatmulEngine();
+  try {
+    const { output, layers } = await resizeAdapter(adapter, {
+      rule,
+      rank,
+      convRank,
+      dtype,
+      engine: engine.multiply,
+      ...(base === null ? {} : { base: base.weights }),
+      onLayer: options.onLayer,
+      signal: options.signal,
+    });
+    const unheld = [...unusableOf([adapter]), ...labelsUnheldBy(options, format, [adapter])];
+    const result = await finish(output, format, unheld, options, async () => {
+      const recipe = await describeJob(
+        'resize',
+        out,
+        described,
+        {
+          rule,
+          rank,
+          convRank,
+          format,
+          dtype,
+          base: nameOf(base, out),
+          drop: options.drop ?? false,
+        },
+        read.hashes(),
+      );
+      return inheritedMetadata(recipe, adapter);
+    });
+    return { ...result, resized: layers };
+  } finally {
+    await engine.dispose();
+  }
+}

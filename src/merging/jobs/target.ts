@@ -1,0 +1,66 @@
+/** What every job over files is told about its result, what it says of it, and how it is written. */
+import path from 'node:path';
+import type { Adapter } from '../../adapters/adapter.ts';
+import type { LayerFormat } from '../../adapters/schemes/index.ts';
+import { unheldLabels } from '../../adapters/words.ts';
+import { type OutputAdapter, refuseLoss, type Unheld, unheldBy, writeAdapter } from '../../adapters/write.ts';
+import { Pace } from '../../pace.ts';
+import { lastingEntries } from '../provenance.ts';
+
+/** What every job may be told about its result. */
+export interface TargetOptions {
+  /** File, or folder for PEFT and baked diffusers models. */
+  readonly out: string;
+  /** Leave out what cannot be held. Default false. */
+  readonly drop?: boolean;
+  /** Replace an existing target. Default false. */
+  readonly force?: boolean;
+  /** Write no recipe and no inherited header. Default false. */
+  readonly noMetadata?: boolean;
+  /** Ends the job at its next step, once it is aborted: its reason is thrown, and nothing is left behind. */
+  readonly signal?: AbortSignal;
+}
+
+export interface JobResult {
+  /** Absolute path of what was written. */
+  readonly out: string;
+  readonly layers: number;
+  readonly words: readonly string[];
+  /** What was left out because `drop` said so. */
+  readonly dropped: readonly Unheld[];
+}
+
+/** Names of words and header entries that the target cannot hold; a header that is not wanted is not missed. */
+export function labelsUnheldBy(
+  { out, noMetadata = false }: TargetOptions,
+  format: string,
+  adapters: readonly Adapter[],
+): Unheld[] {
+  return unheldLabels(out, format, {
+    words: adapters.flatMap(({ words }) => words),
+    metadata: noMetadata ? [] : adapters.flatMap(lastingEntries),
+  });
+}
+
+export async function finish(
+  output: OutputAdapter,
+  format: LayerFormat,
+  unusable: readonly Unheld[],
+  target: TargetOptions,
+  metadata: () => Promise<Record<string, string>>,
+): Promise<JobResult> {
+  const { out, drop = false, noMetadata = false } = target;
+  const dropped = [...unusable, ...unheldBy(format, output)];
+  refuseLoss(out, dropped, drop);
+  const titled = { ...output, title: path.parse(out).name };
+  const { mergedFrom, ...bare } = titled;
+  const described = noMetadata ? bare : { ...titled, metadata: await metadata() };
+  await writeAdapter(out, format, described, new Pace(target.signal));
+  const lost = new Set(dropped.map(({ name }) => name));
+  return {
+    out: path.resolve(out),
+    layers: output.layers.filter(({ component, layerName }) => !lost.has(`${component}:${layerName}`)).length,
+    words: output.words.map(({ word }) => word).filter((word) => !lost.has(word)),
+    dropped,
+  };
+}
