@@ -2,7 +2,7 @@
  * Long computations that let others have their turn: signals, timers, files that are read beside them. A computation is
  * written once, as a generator that yields wherever it may be interrupted; it runs in one go, or at a pace.
  */
-import { setImmediate as nextTurn } from 'node:timers/promises';
+import { nextTurn } from './io/platform/machine.ts';
 
 /** A computation in pieces of some milliseconds. Where the pieces end changes nothing of the result. */
 export type Steps<T> = Generator<undefined, T, undefined>;

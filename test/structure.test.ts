@@ -95,6 +95,16 @@ describe('the house', () => {
     expect(knowing.map(({ file }) => file)).toEqual([]);
   });
 
+  it('asks the platform in one folder, where a room is to run in a browser too', () => {
+    const asking = files.filter(
+      ({ file, text }) =>
+        /^src\/(pace\.ts|(io|linalg|tensor|fusion\/solvers)\/)/.test(file) &&
+        !/^src\/io\/platform\/[\w-]+\.ts$/.test(file) &&
+        /from 'node:|\bBuffer[.([]|: Buffer\b|\bprocess\.\w|\bsetImmediate\b/.test(text),
+    );
+    expect(asking.map(({ file }) => file)).toEqual([]);
+  });
+
   it('guides in one place: what is off, what is predicted and the loop over steps', () => {
     const apart = files.filter(
       ({ file, text }) =>

@@ -1,7 +1,7 @@
 /** Copies of a model's parts: links followed, no blocks duplicated where the disk can share them, writable by their owner. */
-import { constants } from 'node:fs';
-import { chmod, cp, stat } from 'node:fs/promises';
+
 import { onDisk } from './on-disk.ts';
+import { chmod, constants, cp, stat } from './platform/disk.ts';
 import { makeWritable } from './remove-tree.ts';
 
 /**

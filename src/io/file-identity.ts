@@ -2,9 +2,10 @@
  * What a file was when it was opened, to tell later whether it is still that: a job that runs for hours must not read its
  * end from another file than its beginning. Permissions, names and links may change; content, size and times may not.
  */
-import { fstatSync, statSync } from 'node:fs';
-import path from 'node:path';
+
 import { FormatError } from '../errors.ts';
+import { fstatSync, statSync } from './platform/disk.ts';
+import * as path from './platform/paths.ts';
 
 export interface FileIdentity {
   /** Absolute path. */

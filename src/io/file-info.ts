@@ -1,6 +1,7 @@
 /** What lies at a path, if anything. */
-import { type Stats, statSync } from 'node:fs';
+
 import { FormatError } from '../errors.ts';
+import { type Stats, statSync } from './platform/disk.ts';
 
 /** Paths out of files may be anything: too long a name is that of no file. */
 const NOTHING = new Set(['ENOENT', 'ENOTDIR', 'ENAMETOOLONG', 'ELOOP']);

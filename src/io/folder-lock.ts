@@ -2,12 +2,13 @@
  * One writer at a time for what must change together: a file in the folder names who holds it. One whose owner is gone is
  * taken over; nothing waits for a dead process.
  */
-import { link, rm, writeFile } from 'node:fs/promises';
-import path from 'node:path';
-import { setTimeout } from 'node:timers/promises';
+
 import { EdloraError } from '../errors.ts';
 import { onDisk } from './on-disk.ts';
-import { ownerMark } from './process-owner.ts';
+import { link, rm, writeFile } from './platform/disk.ts';
+import { pause } from './platform/machine.ts';
+import * as path from './platform/paths.ts';
+import { ownerMark } from './platform/process-owner.ts';
 import { breakDeadLock, forget, LOCK_NAME, lockHolder, temporaryBeside } from './temporary-names.ts';
 
 /** Holders rename finished files and nothing else, which takes moments. */
@@ -50,6 +51,6 @@ async function acquire(folder: string, lock: string, own: string): Promise<void>
     if (performance.now() > end) {
       throw new EdloraError(`${folder}: another run is writing there; wait for it, or choose another folder`);
     }
-    await setTimeout(RETRY_MS);
+    await pause(RETRY_MS);
   }
 }

@@ -2,10 +2,23 @@
  * Files that are read whole: settings, lists, captions, configurations. Only regular files up to a stated size are
  * opened, so that a path out of somebody else's scene cannot name a device that never ends or a pipe that never begins.
  */
-import { closeSync, constants, fstatSync, openSync, readSync, type Stats, statSync } from 'node:fs';
-import { type FileHandle, open, stat } from 'node:fs/promises';
+
 import { FormatError } from '../errors.ts';
+import { hexText, joinBytes, utf8Bytes } from './bytes.ts';
 import { readingReason } from './on-disk.ts';
+import {
+  closeSync,
+  constants,
+  type FileHandle,
+  fstatSync,
+  open,
+  openSync,
+  readSync,
+  type Stats,
+  stat,
+  statSync,
+} from './platform/disk.ts';
+import { freshBytes } from './platform/machine.ts';
 
 /** Windows has no such flag; elsewhere it keeps the opening of a pipe from waiting for a writer. */
 const OPEN_FLAGS = constants.O_RDONLY | (constants.O_NONBLOCK ?? 0);
@@ -19,7 +32,11 @@ const PIECE = 1 << 20;
  * @param what     what the caller expects, for messages, e.g. "a scene file"
  * @throws {FormatError} if nothing is there, it is no regular file, larger than `maxBytes`, or may not be read
  */
-export async function readWholeFile(file: string, maxBytes: number, what = 'a file'): Promise<Buffer> {
+export async function readWholeFile(
+  file: string,
+  maxBytes: number,
+  what = 'a file',
+): Promise<Uint8Array<ArrayBuffer>> {
   let handle: FileHandle | undefined;
   try {
     checkKind(file, await stat(file), maxBytes, what);
@@ -40,7 +57,7 @@ export async function readWholeFile(file: string, maxBytes: number, what = 'a fi
 }
 
 /** `readWholeFile` without waiting. @throws as `readWholeFile` */
-export function readWholeFileSync(file: string, maxBytes: number, what = 'a file'): Buffer {
+export function readWholeFileSync(file: string, maxBytes: number, what = 'a file'): Uint8Array<ArrayBuffer> {
   let descriptor: number | undefined;
   try {
     checkKind(file, statSync(file), maxBytes, what);
@@ -79,7 +96,7 @@ const MARKED = [
 ] as const;
 
 /** @throws {FormatError} for bytes that are no text, with their place */
-function decodeText(file: string, bytes: Buffer): string {
+function decodeText(file: string, bytes: Uint8Array): string {
   const wide = MARKED.find(({ mark }) => mark.every((byte, i) => bytes[i] === byte));
   if (wide !== undefined) {
     try {
@@ -98,10 +115,10 @@ function decodeText(file: string, bytes: Buffer): string {
   try {
     return new TextDecoder('utf-8', { fatal: true }).decode(bytes);
   } catch (cause) {
-    const again = Buffer.from(bytes.toString('utf8'));
+    const again = utf8Bytes(new TextDecoder('utf-8', { ignoreBOM: true }).decode(bytes));
     let place = 0;
     while (place < bytes.length && bytes[place] === again[place]) place++;
-    const shown = bytes.subarray(place, place + 1).toString('hex');
+    const shown = hexText(bytes.subarray(place, place + 1));
     throw new FormatError(
       file,
       `expected text in UTF-8, got byte 0x${shown} at ${place}; save it as UTF-8, or is it no text?`,
@@ -126,19 +143,19 @@ function tooLarge(file: string, bytes: number, maxBytes: number, what: string): 
 
 /** Pieces read so far. Sizes that the system tells are not trusted: files of /proc say 0, and files grow. */
 function pieceBuffers(size: number) {
-  const pieces: Buffer[] = [];
+  const pieces: Uint8Array[] = [];
   let total = 0;
   return {
-    next(file: string, maxBytes: number, what: string): Buffer {
+    next(file: string, maxBytes: number, what: string): Uint8Array {
       if (total > maxBytes) throw tooLarge(file, total, maxBytes, what);
       // One byte more than it should have, which tells in the same call whether it ends there.
-      return Buffer.allocUnsafe(Math.min(PIECE, Math.max(size - total, 0) + 1));
+      return freshBytes(Math.min(PIECE, Math.max(size - total, 0) + 1));
     },
-    add(piece: Buffer): void {
+    add(piece: Uint8Array): void {
       pieces.push(piece);
       total += piece.length;
     },
-    whole: (): Buffer => Buffer.concat(pieces, total),
+    whole: (): Uint8Array<ArrayBuffer> => joinBytes(pieces),
   };
 }
 

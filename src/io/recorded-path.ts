@@ -2,9 +2,9 @@
  * How a file that people share names other files: relative to itself where both lie in one part of the disk, by the name
  * alone where they do not. What it never says is where a user's folders are, or what the user is called.
  */
-import { existsSync } from 'node:fs';
-import os from 'node:os';
-import path from 'node:path';
+import { existsSync } from './platform/disk.ts';
+import { homeFolder } from './platform/machine.ts';
+import * as path from './platform/paths.ts';
 
 /** Folders whose next level is users' names. */
 const USERS = /^(\/|[A-Za-z]:\\)(home|Users)$/i;
@@ -26,7 +26,7 @@ export function relativeRecord(file: string, folder: string): string | null {
     shared = path.dirname(shared);
   }
   if (shared !== folder) {
-    const home = os.homedir();
+    const home = homeFolder();
     const isRoot = path.parse(shared).root === shared;
     if (isRoot || USERS.test(shared) || (isWithin(file, home) && !isWithin(shared, home))) return null;
   }

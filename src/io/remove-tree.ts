@@ -1,6 +1,6 @@
 /** Removal of what this tool made, also where parts of it came from a read-only place and kept their modes. */
-import { chmod, readdir, rm, stat } from 'node:fs/promises';
-import path from 'node:path';
+import { chmod, readdir, rm, stat } from './platform/disk.ts';
+import * as path from './platform/paths.ts';
 
 /** Remove a file or folder with all that is in it. Never throws: what cannot be removed is a later run's. */
 export async function removeTree(target: string): Promise<void> {

@@ -2,11 +2,27 @@
  * Files that are either complete or not there: written beside their place under a temporary name, flushed to disk, then
  * renamed. What stood there before stays untouched until that moment; its mode and a link to it stay for good.
  */
-import { existsSync, lstatSync, readlinkSync, realpathSync, type Stats, statSync } from 'node:fs';
-import { copyFile, type FileHandle, link, mkdir, open, rename, rm } from 'node:fs/promises';
-import path from 'node:path';
+
 import { EdloraError } from '../errors.ts';
+import { utf8Bytes } from './bytes.ts';
 import { onDisk } from './on-disk.ts';
+import {
+  copyFile,
+  existsSync,
+  type FileHandle,
+  link,
+  lstatSync,
+  mkdir,
+  open,
+  readlinkSync,
+  realpathSync,
+  rename,
+  rm,
+  type Stats,
+  statSync,
+} from './platform/disk.ts';
+import { isSuperuser } from './platform/machine.ts';
+import * as path from './platform/paths.ts';
 import { forget, removeAbandoned, temporaryBeside } from './temporary-names.ts';
 
 export type Content = Iterable<Uint8Array | string> | AsyncIterable<Uint8Array | string>;
@@ -169,7 +185,7 @@ async function withTemporary(
     );
     try {
       for await (const chunk of content) {
-        await onDisk(file, () => writeWhole(handle, typeof chunk === 'string' ? Buffer.from(chunk) : chunk));
+        await onDisk(file, () => writeWhole(handle, typeof chunk === 'string' ? utf8Bytes(chunk) : chunk));
       }
       if (before !== null) await keepMode(handle, before);
       await onDisk(file, () => handle.sync());
@@ -185,7 +201,7 @@ async function withTemporary(
 
 /** Permissions, and for the superuser the owner, of the file that is replaced; as far as the disk knows such things. */
 async function keepMode(handle: FileHandle, { mode, uid, gid }: Stats): Promise<void> {
-  if (process.geteuid?.() === 0) await handle.chown(uid, gid).catch(() => undefined);
+  if (isSuperuser()) await handle.chown(uid, gid).catch(() => undefined);
   await handle.chmod(mode & 0o777).catch(() => undefined);
 }
 

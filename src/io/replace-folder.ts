@@ -2,12 +2,22 @@
  * Folders that are either complete or not there: built beside their place, then renamed. A folder that stands there is
  * replaced only if everything in it was written by this tool, and goes only after the new one has its name.
  */
-import { existsSync, lstatSync, readdirSync, readFileSync } from 'node:fs';
-import { chmod, mkdir, rename, rmdir, writeFile } from 'node:fs/promises';
-import path from 'node:path';
+
 import { EdloraError, UsageError } from '../errors.ts';
 import { withFolderLock } from './folder-lock.ts';
 import { onDisk } from './on-disk.ts';
+import {
+  chmod,
+  existsSync,
+  lstatSync,
+  mkdir,
+  readdirSync,
+  readFileSync,
+  rename,
+  rmdir,
+  writeFile,
+} from './platform/disk.ts';
+import * as path from './platform/paths.ts';
 import { removeTree } from './remove-tree.ts';
 import { forget, removeAbandoned, temporaryBeside } from './temporary-names.ts';
 

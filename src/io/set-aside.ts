@@ -1,5 +1,5 @@
 /** Files that cannot be used but may still be of worth to someone: renamed, never deleted, and never over one another. */
-import { linkSync, lstatSync, renameSync, unlinkSync } from 'node:fs';
+import { linkSync, lstatSync, renameSync, unlinkSync } from './platform/disk.ts';
 
 /** Names tried; who has more damaged files of one name has another problem. */
 const MAX_TRIES = 1000;

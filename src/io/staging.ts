@@ -1,9 +1,9 @@
 /** Several results that belong together: all are made before the first one takes its place. */
-import { existsSync, readdirSync, statSync } from 'node:fs';
-import { mkdir, rmdir } from 'node:fs/promises';
-import path from 'node:path';
+
 import { withFolderLock } from './folder-lock.ts';
 import { onDisk } from './on-disk.ts';
+import { existsSync, mkdir, readdirSync, rmdir, statSync } from './platform/disk.ts';
+import * as path from './platform/paths.ts';
 import { removeTree } from './remove-tree.ts';
 import { makeFolder, type ReadyFile, readyForPlace } from './replace-file.ts';
 import { moveFolderIntoPlace, named } from './replace-folder.ts';

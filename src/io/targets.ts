@@ -2,9 +2,10 @@
  * What a job is about to write, checked before its work: no target is an input, however it is spelled or linked, and
  * nothing that stands there goes without the caller's word.
  */
-import { existsSync, lstatSync, readdirSync, realpathSync, statSync } from 'node:fs';
-import path from 'node:path';
+
 import { UsageError } from '../errors.ts';
+import { existsSync, lstatSync, readdirSync, realpathSync, statSync } from './platform/disk.ts';
+import * as path from './platform/paths.ts';
 import { placeOf } from './replace-file.ts';
 import { checkReplaceableFolder } from './replace-folder.ts';
 import { removeAbandoned } from './temporary-names.ts';

@@ -2,10 +2,11 @@
  * Names of what is being written: beside its final place, hidden, and marked with the process that writes. What a killed
  * process left is removed by the next one that writes into the same folder; what a living one writes is never touched.
  */
-import { randomBytes } from 'node:crypto';
-import { existsSync, linkSync, readdirSync, readFileSync, renameSync, rmSync } from 'node:fs';
-import path from 'node:path';
-import { OWNER_PATTERN, ownerIsAlive, ownerMark } from './process-owner.ts';
+
+import { existsSync, linkSync, readdirSync, readFileSync, renameSync, rmSync } from './platform/disk.ts';
+import { randomHex } from './platform/machine.ts';
+import * as path from './platform/paths.ts';
+import { OWNER_PATTERN, ownerIsAlive, ownerMark } from './platform/process-owner.ts';
 
 /** `tmp`: on its way to its name. `old`: holds, under its own name, a folder whose successor is about to take that name. */
 export type TemporaryKind = 'tmp' | 'old';
@@ -21,7 +22,7 @@ const aside = new Map<string, string>();
 /** A fresh path beside `target`; remembered until `forget`. */
 export function temporaryBeside(target: string, kind: TemporaryKind = 'tmp'): string {
   const { dir, base } = path.parse(target);
-  const random = randomBytes(6).toString('hex');
+  const random = randomHex(6);
   // Names have at most 255 bytes on most disks; a letter takes up to four.
   const file = path.join(dir, `.${[...base].slice(0, 40).join('')}.${ownerMark()}-${random}.${kind}`);
   if (kind === 'tmp') unfinished.add(file);

@@ -13,7 +13,7 @@ import {
 } from 'node:fs';
 import { expect, it } from 'vitest';
 import { EdloraError } from '../../src/errors.ts';
-import { ownerMark } from '../../src/io/process-owner.ts';
+import { ownerMark } from '../../src/io/platform/process-owner.ts';
 import { readyForPlace, writeFileAtomically, writeUnderFreeName } from '../../src/io/replace-file.ts';
 import { removeUnfinishedFiles } from '../../src/io/temporary-names.ts';
 import { scratchFolder } from '../formats/scratch-folder.ts';

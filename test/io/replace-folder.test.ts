@@ -17,7 +17,7 @@ import path from 'node:path';
 import { expect, it } from 'vitest';
 import { copyTree } from '../../src/io/copy-folder.ts';
 import { withFolderLock } from '../../src/io/folder-lock.ts';
-import { ownerMark } from '../../src/io/process-owner.ts';
+import { ownerMark } from '../../src/io/platform/process-owner.ts';
 import { writeFileAtomically } from '../../src/io/replace-file.ts';
 import { writeFolderAtomically } from '../../src/io/replace-folder.ts';
 import { stagedInto } from '../../src/io/staging.ts';

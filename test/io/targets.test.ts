@@ -2,7 +2,7 @@ import { spawn } from 'node:child_process';
 import { linkSync, mkdirSync, symlinkSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { expect, it } from 'vitest';
-import { ownerMark } from '../../src/io/process-owner.ts';
+import { ownerMark } from '../../src/io/platform/process-owner.ts';
 import { writeFolderAtomically } from '../../src/io/replace-folder.ts';
 import { checkFileTarget, checkFolderTarget, checkResultsFolder } from '../../src/io/targets.ts';
 import { scratchFolder } from '../formats/scratch-folder.ts';

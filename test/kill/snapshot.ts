@@ -2,7 +2,7 @@
 import { createHash } from 'node:crypto';
 import { lstatSync, readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import path from 'node:path';
-import { OWNER_PATTERN } from '../../src/io/process-owner.ts';
+import { OWNER_PATTERN } from '../../src/io/platform/process-owner.ts';
 import { LOCK_NAME } from '../../src/io/temporary-names.ts';
 
 /** Path with forward slashes → mode and hash of a file, target of a link. Empty folders do not count. */

@@ -1,7 +1,7 @@
 /** A job made ready: what lies there before, what an undisturbed run makes of it; then one disturbance after the other. */
 import { cpSync, mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
-import { ownerMark } from '../../src/io/process-owner.ts';
+import { ownerMark } from '../../src/io/platform/process-owner.ts';
 import { type Call, type Ended, runChild } from './child.ts';
 import { type Disturbance, kindOf, millisecondsOf } from './disturbance.ts';
 import { type Job, withoutTimes } from './jobs.ts';

@@ -7,7 +7,7 @@ import { readdirSync, renameSync, rmSync, statSync } from 'node:fs';
 import path from 'node:path';
 import { threadId } from 'node:worker_threads';
 import { FormatError } from '../../errors.ts';
-import { OWNER_PATTERN, ownerIsAlive, ownerMark } from '../../io/process-owner.ts';
+import { OWNER_PATTERN, ownerIsAlive, ownerMark } from '../../io/platform/process-owner.ts';
 import { moveUnlessTaken, setAside } from '../../io/set-aside.ts';
 import type { SpatialState } from './collect.ts';
 import { openPartial, type StatisticsRecipe, writePartial } from './statistics-file.ts';

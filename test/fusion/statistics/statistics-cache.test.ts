@@ -33,7 +33,7 @@ import {
 } from '../../../src/fusion/statistics/statistics-file.ts';
 import { statisticsFileName } from '../../../src/fusion/statistics/statistics-recipe.ts';
 import { StatisticsStore, statisticsBeside } from '../../../src/fusion/statistics/statistics-store.ts';
-import { ownerMark } from '../../../src/io/process-owner.ts';
+import { ownerMark } from '../../../src/io/platform/process-owner.ts';
 import * as replacing from '../../../src/io/replace-file.ts';
 import { packedLength, packedSymmetric } from '../../../src/linalg/gram.ts';
 import { type Checkpoint, openCheckpoint } from '../../../src/models/checkpoint.ts';
