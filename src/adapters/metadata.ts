@@ -2,9 +2,9 @@
 import { createHash } from 'node:crypto';
 import { open } from 'node:fs/promises';
 import { FormatError } from '../errors.ts';
-import { readFileRange } from '../formats/byte-reader.ts';
 import type { RawTensor } from '../formats/raw-tensor.ts';
 import { layOutSafetensors, tensorChunks } from '../formats/safetensors.ts';
+import { readFileRange } from '../io/file-range.ts';
 import { Pace } from '../pace.ts';
 
 /** The stretch of a file that web interfaces used to know it by. */

@@ -1,109 +1,7 @@
-/**
- * Bounds-checked reading from files and from bytes in memory. Files are opened, read and closed again each
- * time, so that a checkpoint with thousands of tensors holds no descriptor.
- */
-import { closeSync, openSync, readSync, statSync } from 'node:fs';
-import path from 'node:path';
+/** Tensors' storages in files and in memory, and bounds-checked reading of either, field by field. */
 import { FormatError } from '../errors.ts';
-import { changedError, difference, type FileIdentity, identify, identifyOpen } from '../io/file-identity.ts';
-import { readingReason } from '../io/on-disk.ts';
+import { readFileRange, type SourceFile } from '../io/file-range.ts';
 import type { TensorStorage } from './raw-tensor.ts';
-
-/** Linux reads at most about 2 GiB in one call. */
-const MAX_READ = 2 ** 30;
-
-/** A file that exists and is no folder, as it was when it was found. */
-export type SourceFile = FileIdentity;
-
-/**
- * Find a file, its size, and what tells whether it has changed since.
- * @throws {FormatError} if nothing is there, if it is a folder or a device, or if it may not be read
- */
-export function locateFile(file: string): SourceFile {
-  const absolute = path.resolve(file);
-  try {
-    const stats = statSync(absolute);
-    if (stats.isDirectory()) {
-      throw new FormatError(file, 'expected a file, got a folder; name the weight file inside it');
-    }
-    if (!stats.isFile()) throw new FormatError(file, 'expected a regular file, got a device or a pipe');
-    return identify(absolute);
-  } catch (error) {
-    throw asReadError(file, error);
-  }
-}
-
-/** Words for what the operating system said. */
-function asReadError(file: string, error: unknown): FormatError {
-  if (error instanceof FormatError) return error;
-  const code = error instanceof Error && 'code' in error ? error.code : undefined;
-  const message =
-    code === 'ENOENT' || code === 'ENOTDIR'
-      ? 'expected a file, got nothing: no such file; check the path'
-      : code === 'EACCES' || code === 'EPERM'
-        ? 'expected a readable file, got "permission denied"; check its owner and mode'
-        : `cannot be read: ${readingReason(error)}`;
-  return new FormatError(file, message, { cause: error });
-}
-
-/**
- * Bytes `[begin, end)` of a file, in a buffer of their own (offset 0, hence aligned for any number type).
- * The file's present size is checked before anything is allocated.
- * @param source a path, or a file found before, which must still be what it was then
- * @throws {FormatError} if the file is shorter than `end`, has changed, or cannot be read
- */
-export function readFileRange(
-  source: string | SourceFile,
-  begin: number,
-  end: number,
-): Uint8Array<ArrayBuffer> {
-  const file = typeof source === 'string' ? source : source.path;
-  let descriptor: number | undefined;
-  try {
-    descriptor = openSync(file, 'r');
-    return readDescriptorRange(source, descriptor, begin, end);
-  } catch (error) {
-    throw asReadError(file, error);
-  } finally {
-    if (descriptor !== undefined) closeSync(descriptor);
-  }
-}
-
-/**
- * The same of a file that is open.
- * @param source its path, or the file as it was when it was found
- * @throws {FormatError} as `readFileRange`
- */
-export function readDescriptorRange(
-  source: string | SourceFile,
-  descriptor: number,
-  begin: number,
-  end: number,
-): Uint8Array<ArrayBuffer> {
-  const file = typeof source === 'string' ? source : source.path;
-  try {
-    const now = identifyOpen(file, descriptor);
-    const changed = typeof source === 'string' ? null : difference(source, now);
-    if (changed !== null) throw changedError(file, changed);
-    if (!(begin >= 0 && begin <= end && end <= now.sizeBytes)) {
-      throw new FormatError(
-        file,
-        `expected at least ${end} bytes, got ${now.sizeBytes}; truncated, or changed since it was opened?`,
-      );
-    }
-    const bytes = new Uint8Array(Buffer.allocUnsafeSlow(end - begin).buffer);
-    for (let done = 0; done < bytes.length; ) {
-      const count = readSync(descriptor, bytes, done, Math.min(bytes.length - done, MAX_READ), begin + done);
-      if (count === 0) {
-        throw new FormatError(file, `expected ${end} bytes, got ${begin + done}; it shrank while being read`);
-      }
-      done += count;
-    }
-    return bytes;
-  } catch (error) {
-    throw asReadError(file, error);
-  }
-}
 
 /** A stretch of a file as a tensor's storage; read on demand. */
 export function fileStorage(source: SourceFile, offset: number, sizeBytes: number): TensorStorage {
@@ -225,6 +123,11 @@ export class ByteReader {
 
   u32(): number {
     return this.#view(4).getUint32(0, true);
+  }
+
+  /** As PNG stores it. */
+  u32BigEndian(): number {
+    return this.#view(4).getUint32(0, false);
   }
 
   i32(): number {

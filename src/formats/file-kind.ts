@@ -3,7 +3,8 @@
  * mistake: a saved web page, a Git LFS pointer, an unfinished download.
  */
 import { FormatError } from '../errors.ts';
-import { readFileRange, type SourceFile } from './byte-reader.ts';
+import { latin1Text } from '../io/bytes.ts';
+import { readFileRange, type SourceFile } from '../io/file-range.ts';
 
 export type FileKind = 'safetensors' | 'zip' | 'torch-legacy' | 'json' | 'other';
 
@@ -28,7 +29,7 @@ export function detectFileKind(name: string, source: SourceFile): FileKind {
   if (head[8] === 0x7b && head[5] === 0 && head[6] === 0 && head[7] === 0) return 'safetensors';
   if (startsWith(0x50, 0x4b, 0x03, 0x04) || startsWith(0x50, 0x4b, 0x05, 0x06)) return 'zip';
   if (startsWith(...LEGACY_START)) return 'torch-legacy';
-  const text = Buffer.from(head).toString('latin1');
+  const text = latin1Text(head);
   if (text.startsWith('version https://git-lfs.github.com/')) {
     const size = /\nsize (\d{1,15})/.exec(text)?.[1];
     const real = size === undefined ? '' : ` of the real file of ${size} bytes`;

@@ -2,10 +2,8 @@
  * A weight file kept open while its tensors are in use: everything is read from one file, even when another takes its name
  * meanwhile, as the result of a second process with the same job does.
  */
-import { closeSync, openSync } from 'node:fs';
 import { FormatError } from '../errors.ts';
-import { identifyOpen } from '../io/file-identity.ts';
-import { locateFile, readDescriptorRange } from './byte-reader.ts';
+import { locateFile, OpenFile } from '../io/file-range.ts';
 import type { RawTensor } from './raw-tensor.ts';
 import { openSafetensors } from './safetensors.ts';
 import type { TensorFile } from './tensor-file.ts';
@@ -16,31 +14,8 @@ export interface HeldFile {
   close(): void;
 }
 
-/** Descriptors of files that were forgotten. */
-const forgotten = new FinalizationRegistry<Descriptor>((descriptor) => descriptor.close());
-
-class Descriptor {
-  readonly #number: number;
-  #open = true;
-
-  constructor(number: number) {
-    this.#number = number;
-  }
-
-  get number(): number {
-    return this.#number;
-  }
-
-  get isOpen(): boolean {
-    return this.#open;
-  }
-
-  close(): void {
-    if (!this.#open) return;
-    this.#open = false;
-    closeSync(this.#number);
-  }
-}
+/** Files whose tensors were forgotten. */
+const forgotten = new FinalizationRegistry<OpenFile>((file) => file.close());
 
 /** Times that another file may take the name between two calls to the system before it is given up. */
 const MAX_TRIES = 5;
@@ -53,26 +28,22 @@ export async function holdSafetensors(file: string): Promise<HeldFile> {
   for (let left = MAX_TRIES; ; left--) {
     // Says in our words what is wrong with a path that cannot be opened.
     const { path: absolute } = locateFile(file);
-    const descriptor = new Descriptor(openSync(absolute, 'r'));
+    const open = new OpenFile(absolute);
     try {
-      const held = await holdingDescriptor(file, absolute, descriptor);
+      const held = await holdingDescriptor(file, open);
       if (held !== null) return held;
     } catch (error) {
-      descriptor.close();
+      open.close();
       throw error;
     }
-    descriptor.close();
+    open.close();
     if (left === 0) throw new FormatError(file, 'changed again and again while it was opened; try again');
   }
 }
 
 /** `null` if the name was given to another file meanwhile. */
-async function holdingDescriptor(
-  file: string,
-  absolute: string,
-  descriptor: Descriptor,
-): Promise<HeldFile | null> {
-  const source = identifyOpen(absolute, descriptor.number);
+async function holdingDescriptor(file: string, open: OpenFile): Promise<HeldFile | null> {
+  const source = open.identify();
   let found: TensorFile;
   try {
     found = await openSafetensors(file);
@@ -82,19 +53,18 @@ async function holdingDescriptor(
     throw error;
   }
   /** What all tensors reach, so that the descriptor lives as long as any of them. */
-  const holder = { source, descriptor };
+  const holder = { source, open };
   const tensors = new Map<string, RawTensor>();
   for (const [name, tensor] of found.tensors) {
     const { range, opened, sizeBytes } = tensor.storage;
     if (range === null || opened === undefined || opened.inode !== source.inode) return null;
     if (opened.modifiedNs !== source.modifiedNs || opened.device !== source.device) return null;
     const read = (begin: number, end: number): Uint8Array => {
-      if (!holder.descriptor.isOpen) throw new FormatError(file, 'internal: read after it was closed');
-      return readDescriptorRange(holder.source, descriptor.number, range.offset + begin, range.offset + end);
+      return holder.open.read(holder.source, range.offset + begin, range.offset + end);
     };
     // Without a range: nobody maps what another file of the same name may replace.
     tensors.set(name, { ...tensor, storage: { sizeBytes, range: null, opened, read } });
   }
-  forgotten.register(holder, descriptor);
-  return { opened: { ...found, tensors }, close: () => descriptor.close() };
+  forgotten.register(holder, open);
+  return { opened: { ...found, tensors }, close: () => open.close() };
 }

@@ -4,6 +4,7 @@
  * extension registry, out-of-band buffers) are refused. Iterative: nesting costs no call stack.
  * Opcodes: https://github.com/python/cpython/blob/main/Lib/pickletools.py
  */
+import { hexText } from '../io/bytes.ts';
 import { inOneGo, type Steps } from '../pace.ts';
 import type { ByteReader } from './byte-reader.ts';
 import { COST, extentOf, PickleCost } from './pickle-cost.ts';
@@ -356,7 +357,7 @@ class PickleMachine {
     }
     const bytes = this.#reader.bytes(length);
     if (length === 0) return 0;
-    const magnitude = BigInt(`0x${Buffer.from(bytes).reverse().toString('hex')}`);
+    const magnitude = BigInt(`0x${hexText(bytes.slice().reverse())}`);
     return compact(BigInt.asIntN(8 * length, magnitude));
   }
 

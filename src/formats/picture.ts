@@ -2,9 +2,11 @@
  * Pictures as 8-bit RGB, and their way from files: PNG, JPEG and WebP by their content, decoded by libvips. Its other
  * readers (SVG, TIFF, GIF …) see no file. PNG is written (png.ts).
  */
+
 import type { Sharp } from 'sharp';
 import { EdloraError, FormatError } from '../errors.ts';
-import { locateFile, readFileRange, type SourceFile } from './byte-reader.ts';
+import { latin1Text } from '../io/bytes.ts';
+import { locateFile, readFileRange, type SourceFile } from '../io/file-range.ts';
 
 /** 8 bits per channel, row by row. */
 export interface Picture {
@@ -71,7 +73,7 @@ async function tooLarge(file: string, source: SourceFile, allowed: number, cause
 
 /** @throws {FormatError} if the first bytes are not those of a PNG, JPEG or WebP picture */
 function checkKind(file: string, { path, sizeBytes }: SourceFile): void {
-  const head = Buffer.from(readFileRange(path, 0, Math.min(sizeBytes, 12))).toString('latin1');
+  const head = latin1Text(readFileRange(path, 0, Math.min(sizeBytes, 12)));
   const known =
     head.startsWith('\x89PNG\r\n\x1a\n') ||
     head.startsWith('\xff\xd8\xff') ||
@@ -82,7 +84,7 @@ function checkKind(file: string, { path, sizeBytes }: SourceFile): void {
 }
 
 /** The same bytes, not copied. */
-function bytesOf(data: Buffer): Uint8Array {
+function bytesOf(data: Uint8Array): Uint8Array {
   return new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
 }
 

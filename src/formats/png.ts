@@ -2,15 +2,16 @@
  * PNG files with text in them: 8-bit RGB out, texts in and out. Text that Latin-1 holds goes into `tEXt`, other text
  * into `iTXt`, as PIL does and web UIs read it. Source: W3C PNG specification (third edition), chunks IHDR, IDAT, tEXt, iTXt.
  */
-import { promisify } from 'node:util';
-import { crc32, deflate, inflateSync } from 'node:zlib';
 import { FormatError, ShapeError, UsageError } from '../errors.ts';
+import { equalBytes, joinBytes, latin1Bytes, latin1Text, utf8Bytes, utf8Text } from '../io/bytes.ts';
+import { locateFile } from '../io/file-range.ts';
+import { crc32, deflateAside, inflate } from '../io/platform/deflate.ts';
 import { writeFileAtomically } from '../io/replace-file.ts';
 import { Pace, type Steps } from '../pace.ts';
-import { ByteReader, locateFile } from './byte-reader.ts';
+import { ByteReader } from './byte-reader.ts';
 import type { Picture } from './picture.ts';
 
-const SIGNATURE = Buffer.from([0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a]);
+const SIGNATURE = Uint8Array.of(0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a);
 /** A keyword is 1 to 79 Latin-1 characters. */
 const KEYWORD = /^[\x20-\x7e\xa1-\xff]{1,79}$/;
 /** All texts of a picture together, unpacked: 1 MiB and 64 times the file's size, but never more than 16 MiB. */
@@ -21,9 +22,6 @@ const TEXT_PER_BYTE = 64;
 const MAX_CHUNKS = 1 << 17;
 /** How much of a chunk of pixels is in memory while its checksum is computed. */
 const PIECE_BYTES = 1 << 22;
-
-/** Beside the main thread: a picture of 2048 × 2048 takes a second. */
-const packedAside = promisify<Uint8Array, { level: number }, Buffer>(deflate);
 
 /**
  * Encode a picture.
@@ -38,19 +36,17 @@ export async function encodePng(
   if (!(width >= 1 && height >= 1 && data.length === width * height * 3)) {
     throw new ShapeError(`PNG: expected [${height}, ${width}, 3] bytes, got ${data.length}`);
   }
-  const header = Buffer.alloc(13);
-  header.writeUInt32BE(width, 0);
-  header.writeUInt32BE(height, 4);
-  header.set([8, 2, 0, 0, 0], 8);
+  const header = joinBytes([uint32(width), uint32(height), Uint8Array.of(8, 2, 0, 0, 0)]);
   const chosen = textChunks(texts);
   const rows = await new Pace().run(filtered(data, width * 3, height));
-  const packed = await packedAside(rows, { level: 9 });
-  return Buffer.concat([
+  // Beside the main thread: a picture of 2048 × 2048 takes a second.
+  const packed = await deflateAside(rows);
+  return joinBytes([
     SIGNATURE,
     chunk('IHDR', header),
     ...chosen,
     chunk('IDAT', packed),
-    chunk('IEND', Buffer.alloc(0)),
+    chunk('IEND', new Uint8Array(0)),
   ]);
 }
 
@@ -63,16 +59,19 @@ export async function writePicture(
   await writeFileAtomically(file, [await encodePng(picture, texts)]);
 }
 
-function chunk(type: string, content: Uint8Array): Buffer {
-  const body = Buffer.concat([Buffer.from(type, 'latin1'), content]);
-  const framed = Buffer.alloc(body.length + 8);
-  framed.writeUInt32BE(content.length, 0);
-  framed.set(body, 4);
-  framed.writeUInt32BE(crc32(body), body.length + 4);
-  return framed;
+function chunk(type: string, content: Uint8Array): Uint8Array {
+  const body = joinBytes([latin1Bytes(type), content]);
+  return joinBytes([uint32(content.length), body, uint32(crc32(body))]);
 }
 
-function textChunks(texts: Readonly<Record<string, string>>): Buffer[] {
+/** PNG puts the highest byte first. */
+function uint32(value: number): Uint8Array {
+  const bytes = new Uint8Array(4);
+  new DataView(bytes.buffer).setUint32(0, value, false);
+  return bytes;
+}
+
+function textChunks(texts: Readonly<Record<string, string>>): Uint8Array[] {
   const limit = new TextLimit('PNG', MAX_TEXT_BYTES, (message) => new UsageError(message));
   return Object.entries(texts).map(([keyword, text]) => {
     if (!KEYWORD.test(keyword)) throw new Error(`internal: PNG keyword ${JSON.stringify(keyword)}`);
@@ -86,14 +85,14 @@ function textChunks(texts: Readonly<Record<string, string>>): Buffer[] {
 }
 
 /** Content of a text chunk, and the text that it holds. */
-function textContent(keyword: string, text: string): { type: string; content: Buffer; text: string } {
+function textContent(keyword: string, text: string): { type: string; content: Uint8Array; text: string } {
   const held = text.replace(/\0|\p{Surrogate}/gu, '\ufffd');
-  const latin = Buffer.from(`${keyword}\0${held}`, 'latin1');
-  if (latin.toString('latin1', keyword.length + 1) === held) {
+  const latin = latin1Bytes(`${keyword}\0${held}`);
+  if (latin1Text(latin.subarray(keyword.length + 1)) === held) {
     return { type: 'tEXt', content: latin, text: held };
   }
-  const head = Buffer.from(`${keyword}\0\0\0\0\0`, 'latin1');
-  return { type: 'iTXt', content: Buffer.concat([head, Buffer.from(held, 'utf8')]), text: held };
+  const head = latin1Bytes(`${keyword}\0\0\0\0\0`);
+  return { type: 'iTXt', content: joinBytes([head, utf8Bytes(held)]), text: held };
 }
 
 /** Rows with the filter that leaves the smallest sum of magnitudes, the usual heuristic. */
@@ -179,7 +178,7 @@ export async function readPngTexts(file: string): Promise<Map<string, string>> {
   const source = locateFile(file);
   const { sizeBytes } = source;
   const reader = ByteReader.ofFile(file, source, 'PNG', 0, sizeBytes);
-  if (sizeBytes < 8 || !SIGNATURE.equals(reader.bytes(8))) {
+  if (sizeBytes < 8 || !equalBytes(SIGNATURE, reader.bytes(8))) {
     throw new FormatError(file, 'expected a PNG picture, got something else');
   }
   const allowed = Math.min(MAX_TEXT_BYTES, FREE_TEXT_BYTES + TEXT_PER_BYTE * sizeBytes);
@@ -192,12 +191,12 @@ export async function readPngTexts(file: string): Promise<Map<string, string>> {
   const texts = new Map<string, string>();
   for (let chunks = 0; chunks < MAX_CHUNKS; chunks++) {
     if (reader.remaining < 12) throw new FormatError(file, 'PNG ends before its end chunk; cut off?');
-    const length = Buffer.from(reader.bytes(4)).readUInt32BE();
+    const length = reader.u32BigEndian();
     if (reader.remaining < length + 8) {
       throw new FormatError(file, 'PNG chunk runs past the end; cut off?');
     }
     const typeBytes = reader.bytes(4);
-    const type = Buffer.from(typeBytes).toString('latin1');
+    const type = latin1Text(typeBytes);
     const isText = type === 'tEXt' || type === 'zTXt' || type === 'iTXt';
     if (isText && length > limit.left) throw limit.exceeded(`a packed one of ${length}`);
     let crc = crc32(typeBytes);
@@ -207,42 +206,42 @@ export async function readPngTexts(file: string): Promise<Map<string, string>> {
       crc = crc32(content, crc);
       await pace.turn();
     }
-    if (crc !== Buffer.from(reader.bytes(4)).readUInt32BE()) {
+    if (crc !== reader.u32BigEndian()) {
       throw new FormatError(file, 'PNG chunk has a wrong checksum; damaged?');
     }
     if (type === 'IEND') return texts;
     if (isText) {
-      const [keyword, text] = decodeText(file, type, Buffer.from(content), limit);
+      const [keyword, text] = decodeText(file, type, content, limit);
       texts.set(keyword, text);
     }
   }
   throw new FormatError(file, `expected at most ${MAX_CHUNKS} PNG chunks, got more`);
 }
 
-function decodeText(file: string, type: string, content: Buffer, limit: TextLimit): [string, string] {
+function decodeText(file: string, type: string, content: Uint8Array, limit: TextLimit): [string, string] {
   const end = content.indexOf(0);
   if (end < 1) throw new FormatError(file, `PNG ${type} chunk has no keyword`);
-  const keyword = content.toString('latin1', 0, end);
-  const unpacked = (packed: Uint8Array): Buffer => {
+  const keyword = latin1Text(content.subarray(0, end));
+  const unpacked = (packed: Uint8Array): Uint8Array => {
     try {
       // zlib takes no limit of zero; the sum is checked below.
-      return inflateSync(packed, { maxOutputLength: limit.left + 1 });
+      return inflate(packed, limit.left + 1);
     } catch (cause) {
       if (cause instanceof RangeError) throw limit.exceeded('more when unpacking');
       throw new FormatError(file, `PNG text "${keyword}" cannot be unpacked`, { cause });
     }
   };
-  const [bytes, encoding] = textBytes();
+  const [bytes, decode] = textBytes();
   limit.use(bytes.length);
-  return [keyword, bytes.toString(encoding)];
+  return [keyword, decode(bytes)];
 
-  function textBytes(): [Buffer, 'latin1' | 'utf8'] {
-    if (type === 'tEXt') return [content.subarray(end + 1), 'latin1'];
-    if (type === 'zTXt') return [unpacked(content.subarray(end + 2)), 'latin1'];
+  function textBytes(): [Uint8Array, (bytes: Uint8Array) => string] {
+    if (type === 'tEXt') return [content.subarray(end + 1), latin1Text];
+    if (type === 'zTXt') return [unpacked(content.subarray(end + 2)), latin1Text];
     const language = content.indexOf(0, end + 3);
     const translated = language < 0 ? -1 : content.indexOf(0, language + 1);
     if (translated < 0) throw new FormatError(file, `PNG text "${keyword}" is cut off`);
     const text = content.subarray(translated + 1);
-    return [content[end + 1] === 1 ? unpacked(text) : text, 'utf8'];
+    return [content[end + 1] === 1 ? unpacked(text) : text, utf8Text];
   }
 }

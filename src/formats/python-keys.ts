@@ -3,6 +3,7 @@
  * content. Contents are numbered once per object, so that a tuple of tuples costs what it holds itself, however often
  * its parts are shared.
  */
+import { latin1Text } from '../io/bytes.ts';
 import { COST, extentOf } from './pickle-cost.ts';
 import { type Fail, isPickleObject, isTuple, type PickleSet, type PickleValue } from './pickle-value.ts';
 
@@ -79,7 +80,7 @@ export class PythonKeys {
 
   #newIdentity(key: object & PickleValue, fail: Fail, depth: number): Identity {
     if (key instanceof Uint8Array) {
-      return { id: this.#numbered(`b${Buffer.from(key).toString('latin1')}`), height: 0 };
+      return { id: this.#numbered(`b${latin1Text(key)}`), height: 0 };
     }
     if (isTuple(key)) {
       const ids: number[] = [];

@@ -2,11 +2,15 @@
  * safetensors files: an 8-byte length, a JSON header, then the tensors' bytes without gaps. Opening reads the
  * header alone; writing streams. Layout: https://github.com/huggingface/safetensors (README, "Format").
  */
-import path from 'node:path';
+
 import { FormatError, ShapeError, UsageError } from '../errors.ts';
+import { compareBytes, utf8Bytes } from '../io/bytes.ts';
+import { locateFile, readFileRange, type SourceFile } from '../io/file-range.ts';
+import { freshBytes } from '../io/platform/machine.ts';
+import * as path from '../io/platform/paths.ts';
 import { writeFileAtomically } from '../io/replace-file.ts';
 import { Pace, type Steps } from '../pace.ts';
-import { fileStorage, locateFile, readFileRange, type SourceFile } from './byte-reader.ts';
+import { fileStorage } from './byte-reader.ts';
 import { DTYPES, dtypeWidth } from './dtype.ts';
 import { detectFileKind } from './file-kind.ts';
 import { elementCount, isContiguous, type RawTensor, readBytes, rowMajorStrides } from './raw-tensor.ts';
@@ -117,10 +121,10 @@ export function* layOutSafetensors(
   tensors: Iterable<RawTensor>,
   metadata: SafetensorsMetadata = {},
 ): Steps<{ readonly head: Uint8Array; readonly order: readonly RawTensor[] }> {
-  const sorted = Array.from(tensors, (tensor) => ({ tensor, name: Buffer.from(tensor.name) }))
+  const sorted = Array.from(tensors, (tensor) => ({ tensor, name: utf8Bytes(tensor.name) }))
     .sort(
       (a, b) =>
-        DTYPES.indexOf(b.tensor.dtype) - DTYPES.indexOf(a.tensor.dtype) || Buffer.compare(a.name, b.name),
+        DTYPES.indexOf(b.tensor.dtype) - DTYPES.indexOf(a.tensor.dtype) || compareBytes(a.name, b.name),
     )
     .map(({ tensor }) => tensor);
   const header = new HeaderWriter(file);
@@ -164,13 +168,13 @@ class HeaderWriter {
       text,
       (message) => new UsageError(`${this.#file}: cannot be written, since it could not be read: ${message}`),
     );
-    const header = Buffer.from(text);
-    const padded = Buffer.alloc(Math.ceil(header.length / 8) * 8, 0x20);
-    if (padded.length > MAX_HEADER_BYTES) throw this.#tooLong(padded.length);
-    header.copy(padded);
-    const length = Buffer.alloc(LENGTH_BYTES);
-    length.writeBigUInt64LE(BigInt(padded.length));
-    return Buffer.concat([length, padded]);
+    const header = utf8Bytes(text);
+    const padded = Math.ceil(header.length / 8) * 8;
+    if (padded > MAX_HEADER_BYTES) throw this.#tooLong(padded);
+    const head = new Uint8Array(LENGTH_BYTES + padded).fill(0x20);
+    new DataView(head.buffer).setBigUint64(0, BigInt(padded), true);
+    head.set(header, LENGTH_BYTES);
+    return head;
   }
 
   #tooLong(bytes: number): UsageError {
@@ -193,7 +197,7 @@ const BLOCK_BYTES = 1 << 22;
 
 /** The same bytes in fewer chunks. Those that were gathered are valid until the next is asked for. */
 function* gathered(chunks: Iterable<Uint8Array>): Generator<Uint8Array> {
-  const block = Buffer.allocUnsafeSlow(BLOCK_BYTES);
+  const block = freshBytes(BLOCK_BYTES);
   let used = 0;
   for (const chunk of chunks) {
     if (used + chunk.length > BLOCK_BYTES && used > 0) {

@@ -1,11 +1,12 @@
 /**
  * Checkpoints that lie in several files under one index (`….safetensors.index.json`, `….bin.index.json`).
  */
-import { existsSync } from 'node:fs';
-import path from 'node:path';
+
 import { FormatError } from '../errors.ts';
+import { exists } from '../io/file-info.ts';
+import { locateFile, readFileRange } from '../io/file-range.ts';
+import * as path from '../io/platform/paths.ts';
 import { Pace, type Steps } from '../pace.ts';
-import { locateFile, readFileRange } from './byte-reader.ts';
 import { JsonScanner } from './json-scanner.ts';
 import { MAX_NAME_CHARACTERS, type RawTensor } from './raw-tensor.ts';
 import { MAX_TENSORS } from './safetensors-header.ts';
@@ -45,7 +46,7 @@ export async function openShards(
     else names.push(name);
   }
   for (const shard of namesByShard.keys()) {
-    if (existsSync(path.join(folder, shard))) continue;
+    if (exists(path.join(folder, shard))) continue;
     throw new FormatError(
       file,
       `names the shard "${shard}", which is missing beside it; fetch all files of the model`,

@@ -1,10 +1,11 @@
 /**
  * One interface over every weight format. What a file is, its content decides, not its name.
  */
-import { existsSync } from 'node:fs';
-import path from 'node:path';
+
 import { FormatError } from '../errors.ts';
-import { locateFile } from './byte-reader.ts';
+import { exists } from '../io/file-info.ts';
+import { locateFile } from '../io/file-range.ts';
+import * as path from '../io/platform/paths.ts';
 import { detectFileKind } from './file-kind.ts';
 import type { RawTensor } from './raw-tensor.ts';
 import { readSafetensors } from './safetensors.ts';
@@ -80,11 +81,10 @@ export async function openShardedOrSingle(folder: string, ...stems: readonly str
   for (const stem of stems) {
     for (const ending of ENDINGS) {
       const file = path.join(folder, stem + ending);
-      if (existsSync(file)) return openTensorFile(file);
+      if (exists(file)) return openTensorFile(file);
     }
   }
-  if (!existsSync(folder))
-    throw new FormatError(folder, 'expected a model folder, got nothing; check the path');
+  if (!exists(folder)) throw new FormatError(folder, 'expected a model folder, got nothing; check the path');
   const looked = stems.map((stem) => `${stem}.safetensors`).join(', ');
   throw new FormatError(
     folder,

@@ -2,6 +2,7 @@
  * The allow-list of torch pickles: what each name stands for and what calling it builds. Everything that is not
  * in these tables is refused by name. Matches the constructors of torch/_utils.py and torch/_weights_only_unpickler.py.
  */
+import { latin1Bytes as bytesOfLatin1 } from '../io/bytes.ts';
 import { type DType, dtypeWidth } from './dtype.ts';
 import type { PickleHost } from './pickle.ts';
 import {
@@ -259,7 +260,7 @@ function latin1Bytes(args: readonly PickleValue[], fail: Fail): PickleValue {
   for (let i = 0; i < text.length; i++) {
     if (text.charCodeAt(i) > 0xff) throw fail('expected bytes written as Latin-1 text, got wider characters');
   }
-  return new Uint8Array(Buffer.from(text, 'latin1'));
+  return bytesOfLatin1(text);
 }
 
 function numpyDtype(args: readonly PickleValue[], fail: Fail): PickleValue {

@@ -2,8 +2,10 @@
  * Torch files before PyTorch 1.6: five pickles one after the other (magic number, protocol, system, content,
  * storage keys), then each storage as an element count and its bytes. Layout: torch/serialization.py, `_legacy_load`.
  */
+
+import { readFileRange, type SourceFile } from '../io/file-range.ts';
 import { Pace } from '../pace.ts';
-import { ByteReader, readFileRange, type SourceFile } from './byte-reader.ts';
+import { ByteReader } from './byte-reader.ts';
 import { PLAIN_DATA, unpickle, unpickleSteps } from './pickle.ts';
 import { describe, type PickleValue } from './pickle-value.ts';
 import type { ByteRange, TensorStorage } from './raw-tensor.ts';

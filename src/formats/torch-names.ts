@@ -3,7 +3,9 @@
  * of a megabyte may lead to every tensor and a container may stand in many places, so names and tensors together are
  * held against the file's size before they are made.
  */
+
 import { FormatError } from '../errors.ts';
+import { latin1Text } from '../io/bytes.ts';
 import { dtypeWidth } from './dtype.ts';
 import { elementCount, MAX_NAME_CHARACTERS, type RawTensor, type TensorStorage } from './raw-tensor.ts';
 import { isTagged, isTensor, type TorchValue } from './torch-value.ts';
@@ -117,7 +119,7 @@ export function keyName(key: TorchValue, room: number): string | null {
   if (key === false) return 'False';
   if (typeof key === 'string') return key.length > room ? null : key;
   if (key instanceof Uint8Array) {
-    return key.length > room ? null : `b'${Buffer.from(key).toString('latin1')}'`;
+    return key.length > room ? null : `b'${latin1Text(key)}'`;
   }
   if (!isTagged(key)) return String(key);
   if (key.kind !== 'tuple') return key.kind === 'dtype' || key.kind === 'reference' ? key.name : key.kind;

@@ -2,8 +2,9 @@
  * Writing torch zip files that `torch.load(weights_only=True)` opens: a pickle of protocol 2 and the tensors'
  * bytes in stored entries, aligned to 64 bytes as PyTorch does. Every tensor gets a contiguous storage of its own.
  */
-import zlib from 'node:zlib';
 import { FormatError, ShapeError, UsageError } from '../errors.ts';
+import { joinBytes, latin1Bytes, latin1Text, utf8Bytes } from '../io/bytes.ts';
+import { crc32 } from '../io/platform/deflate.ts';
 import { writeFileAtomically } from '../io/replace-file.ts';
 import { Pace } from '../pace.ts';
 import { ByteReader } from './byte-reader.ts';
@@ -111,11 +112,11 @@ class PickleWriter {
 
   finish(): Uint8Array {
     this.#code('.');
-    return Buffer.concat(this.#parts);
+    return joinBytes(this.#parts);
   }
 
   #code(opcode: string): void {
-    this.#parts.push(Buffer.from(opcode, 'latin1'));
+    this.#parts.push(latin1Bytes(opcode));
   }
 
   #global(module: string, name: string): void {
@@ -126,18 +127,18 @@ class PickleWriter {
     if (/\p{Surrogate}/u.test(text)) {
       throw new UsageError(`${this.#file}: expected well-formed Unicode, got ${JSON.stringify(text)}`);
     }
-    const bytes = Buffer.from(text);
-    const head = Buffer.alloc(5);
-    head.write('X', 'latin1');
-    head.writeUInt32LE(bytes.length, 1);
-    this.#parts.push(head, bytes);
+    const bytes = utf8Bytes(text);
+    const length = new Uint8Array(4);
+    new DataView(length.buffer).setUint32(0, bytes.length, true);
+    this.#code('X');
+    this.#parts.push(length, bytes);
   }
 
   #integer(value: number | bigint): void {
     if (value >= -0x80000000 && value <= 0x7fffffff) {
-      const bytes = Buffer.alloc(5);
-      bytes.write('J', 'latin1');
-      bytes.writeInt32LE(Number(value), 1);
+      const bytes = new Uint8Array(4);
+      new DataView(bytes.buffer).setInt32(0, Number(value), true);
+      this.#code('J');
       this.#parts.push(bytes);
       return;
     }
@@ -154,9 +155,9 @@ class PickleWriter {
   }
 
   #float(value: number): void {
-    const bytes = Buffer.alloc(9);
-    bytes.write('G', 'latin1');
-    bytes.writeDoubleBE(value, 1);
+    const bytes = new Uint8Array(8);
+    new DataView(bytes.buffer).setFloat64(0, value, false);
+    this.#code('G');
     this.#parts.push(bytes);
   }
 
@@ -181,7 +182,7 @@ class PickleWriter {
       else this.#float(value);
     } else if (value instanceof Uint8Array) {
       this.#global('_codecs', 'encode');
-      this.#tuple([Buffer.from(value).toString('latin1'), 'latin1'], depth);
+      this.#tuple([latin1Text(value), 'latin1'], depth);
       this.#code('R');
     } else if (Array.isArray(value)) {
       this.#code('](');
@@ -286,7 +287,7 @@ function tooLarge(file: string): UsageError {
 }
 
 interface WrittenEntry {
-  readonly name: Buffer;
+  readonly name: Uint8Array;
   readonly offset: number;
   readonly size: number;
   readonly crc: number;
@@ -302,16 +303,16 @@ function* zipChunks(file: string, pickle: Uint8Array, tensors: readonly RawTenso
   };
   const contents = function* (): Generator<[string, Uint8Array]> {
     yield ['data.pkl', pickle];
-    yield ['byteorder', Buffer.from('little')];
+    yield ['byteorder', utf8Bytes('little')];
     for (const [index, tensor] of tensors.entries()) yield [`data/${index}`, wholeBytes(tensor)];
-    yield ['version', Buffer.from('3\n')];
+    yield ['version', utf8Bytes('3\n')];
   };
   for (const [path, bytes] of contents()) {
     const entry: WrittenEntry = {
-      name: Buffer.from(`${TOP}/${path}`),
+      name: utf8Bytes(`${TOP}/${path}`),
       offset,
       size: bytes.length,
-      crc: zlib.crc32(bytes),
+      crc: crc32(bytes),
     };
     const header = localHeader(entry);
     grow(header.length + bytes.length);
@@ -335,48 +336,51 @@ const VERSION = 20;
 const DATE = 0x21;
 
 /** Header with a filler field ("FB") that puts the data at a multiple of 64. */
-function localHeader({ name, offset, size, crc }: WrittenEntry): Buffer {
+function localHeader({ name, offset, size, crc }: WrittenEntry): Uint8Array {
   const bare = 30 + name.length + 4;
   const filler = (ALIGNMENT - ((offset + bare) % ALIGNMENT)) % ALIGNMENT;
-  const header = Buffer.alloc(bare + filler);
-  header.writeUInt32LE(0x04034b50, 0);
-  header.writeUInt16LE(VERSION, 4);
-  header.writeUInt16LE(FLAGS, 6);
-  header.writeUInt16LE(DATE, 12);
-  header.writeUInt32LE(crc, 14);
-  header.writeUInt32LE(size, 18);
-  header.writeUInt32LE(size, 22);
-  header.writeUInt16LE(name.length, 26);
-  header.writeUInt16LE(4 + filler, 28);
-  name.copy(header, 30);
-  header.write('FB', 30 + name.length, 'latin1');
-  header.writeUInt16LE(filler, 32 + name.length);
-  header.fill('Z', bare);
+  const header = new Uint8Array(bare + filler);
+  const fields = new DataView(header.buffer);
+  fields.setUint32(0, 0x04034b50, true);
+  fields.setUint16(4, VERSION, true);
+  fields.setUint16(6, FLAGS, true);
+  fields.setUint16(12, DATE, true);
+  fields.setUint32(14, crc, true);
+  fields.setUint32(18, size, true);
+  fields.setUint32(22, size, true);
+  fields.setUint16(26, name.length, true);
+  fields.setUint16(28, 4 + filler, true);
+  header.set(name, 30);
+  header.set(latin1Bytes('FB'), 30 + name.length);
+  fields.setUint16(32 + name.length, filler, true);
+  header.set(latin1Bytes('Z'.repeat(filler)), bare);
   return header;
 }
 
-function directoryRecord({ name, offset, size, crc }: WrittenEntry): Buffer {
-  const record = Buffer.alloc(46 + name.length);
-  record.writeUInt32LE(0x02014b50, 0);
-  record.writeUInt16LE(VERSION, 4);
-  record.writeUInt16LE(VERSION, 6);
-  record.writeUInt16LE(FLAGS, 8);
-  record.writeUInt16LE(DATE, 14);
-  record.writeUInt32LE(crc, 16);
-  record.writeUInt32LE(size, 20);
-  record.writeUInt32LE(size, 24);
-  record.writeUInt16LE(name.length, 28);
-  record.writeUInt32LE(offset, 42);
-  name.copy(record, 46);
+function directoryRecord({ name, offset, size, crc }: WrittenEntry): Uint8Array {
+  const record = new Uint8Array(46 + name.length);
+  const fields = new DataView(record.buffer);
+  fields.setUint32(0, 0x02014b50, true);
+  fields.setUint16(4, VERSION, true);
+  fields.setUint16(6, VERSION, true);
+  fields.setUint16(8, FLAGS, true);
+  fields.setUint16(14, DATE, true);
+  fields.setUint32(16, crc, true);
+  fields.setUint32(20, size, true);
+  fields.setUint32(24, size, true);
+  fields.setUint16(28, name.length, true);
+  fields.setUint32(42, offset, true);
+  record.set(name, 46);
   return record;
 }
 
-function endRecord(entries: number, directoryStart: number, directoryBytes: number): Buffer {
-  const record = Buffer.alloc(22);
-  record.writeUInt32LE(0x06054b50, 0);
-  record.writeUInt16LE(entries, 8);
-  record.writeUInt16LE(entries, 10);
-  record.writeUInt32LE(directoryBytes, 12);
-  record.writeUInt32LE(directoryStart, 16);
+function endRecord(entries: number, directoryStart: number, directoryBytes: number): Uint8Array {
+  const record = new Uint8Array(22);
+  const fields = new DataView(record.buffer);
+  fields.setUint32(0, 0x06054b50, true);
+  fields.setUint16(8, entries, true);
+  fields.setUint16(10, entries, true);
+  fields.setUint32(12, directoryBytes, true);
+  fields.setUint32(16, directoryStart, true);
   return record;
 }

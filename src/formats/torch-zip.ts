@@ -3,8 +3,10 @@
  * under `data/`. Layout: torch/serialization.py, caffe2/serialize/inline_container.cc.
  */
 import { FormatError } from '../errors.ts';
+import { latin1Text } from '../io/bytes.ts';
+import type { SourceFile } from '../io/file-range.ts';
 import { Pace } from '../pace.ts';
-import { ByteReader, type SourceFile } from './byte-reader.ts';
+import { ByteReader } from './byte-reader.ts';
 import { unpickleSteps } from './pickle.ts';
 import type { TensorStorage } from './raw-tensor.ts';
 import type { TensorFile } from './tensor-file.ts';
@@ -109,7 +111,7 @@ function refuseOtherKinds(
   }
   const order = entries.get(`${top}byteorder`);
   if (order === undefined) return;
-  const text = order.sizeBytes > 16 ? '' : Buffer.from(readZipEntry(file, source, order)).toString('latin1');
+  const text = order.sizeBytes > 16 ? '' : latin1Text(readZipEntry(file, source, order));
   if (text !== 'little') {
     throw new FormatError(file, `expected little-endian numbers, got byte order ${JSON.stringify(text)}`);
   }

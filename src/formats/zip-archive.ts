@@ -2,11 +2,13 @@
  * The directory of a zip file, checked: one entry per name, sizes that the file has room for, entries that do
  * not overlap, headers that agree. Nothing is ever extracted to disk. Reading the directory is yauzl's work.
  */
-import zlib from 'node:zlib';
 import yauzl from 'yauzl';
 import { FormatError } from '../errors.ts';
+import { equalBytes } from '../io/bytes.ts';
+import { readFileRange, type SourceFile } from '../io/file-range.ts';
+import { crc32, inflateRaw } from '../io/platform/deflate.ts';
+import { nextTurn } from '../io/platform/machine.ts';
 import { inOneGo, type Steps } from '../pace.ts';
-import { readFileRange, type SourceFile } from './byte-reader.ts';
 import type { TensorStorage } from './raw-tensor.ts';
 
 export interface ZipEntry {
@@ -128,7 +130,7 @@ class DirectoryReader extends yauzl.RandomAccessReader {
   }
 
   override read(
-    buffer: Buffer,
+    buffer: Uint8Array,
     offset: number,
     length: number,
     position: number,
@@ -137,10 +139,10 @@ class DirectoryReader extends yauzl.RandomAccessReader {
     try {
       buffer.set(this.#bytes(position, length), offset);
     } catch (error) {
-      setImmediate(callback, error instanceof Error ? error : new Error(String(error)));
+      void nextTurn().then(() => callback(error instanceof Error ? error : new Error(String(error))));
       return;
     }
-    setImmediate(callback, null, length);
+    void nextTurn().then(() => callback(null, length));
   }
 
   #bytes(position: number, length: number): Uint8Array {
@@ -198,7 +200,7 @@ function checkEntry(file: string, source: SourceFile, record: yauzl.Entry): ZipE
       `expected ${dataStart + compressedSize} bytes in the file, got ${source.sizeBytes}; truncated download?`,
     );
   }
-  if (!Buffer.from(readFileRange(source, nameStart, nameStart + nameBytes)).equals(record.fileNameRaw)) {
+  if (!equalBytes(readFileRange(source, nameStart, nameStart + nameBytes), record.fileNameRaw)) {
     throw fail('expected the same name in its own header, got another');
   }
   if (header.getUint16(8, true) !== method)
@@ -231,17 +233,17 @@ function checkEntry(file: string, source: SourceFile, record: yauzl.Entry): ZipE
 export function readZipEntry(file: string, source: SourceFile, entry: ZipEntry): Uint8Array {
   const raw = readFileRange(source, entry.dataStart, entry.dataStart + entry.compressedBytes);
   const bytes = entry.compressed ? inflate(file, entry, raw) : raw;
-  checkCrc(file, entry, zlib.crc32(bytes));
+  checkCrc(file, entry, crc32(bytes));
   return bytes;
 }
 
 function inflate(file: string, entry: ZipEntry, raw: Uint8Array): Uint8Array {
   const fail = (message: string, cause?: unknown) =>
     new FormatError(file, `zip entry "${entry.name}": ${message}`, { cause });
-  let bytes: Buffer;
+  let bytes: Uint8Array;
   try {
     // One byte more than declared, so that a longer stream is told from a fitting one.
-    bytes = zlib.inflateRawSync(raw, { maxOutputLength: entry.sizeBytes + 1 });
+    bytes = inflateRaw(raw, entry.sizeBytes + 1);
   } catch (error) {
     if (error instanceof RangeError)
       throw fail(`expected ${entry.sizeBytes} bytes, got more when inflating`, error);
@@ -278,7 +280,7 @@ export function zipStorage(file: string, source: SourceFile, entry: ZipEntry): T
     let crc = 0;
     for (let from = 0; from < sizeBytes; from += CHUNK_BYTES) {
       const to = Math.min(sizeBytes, from + CHUNK_BYTES);
-      crc = zlib.crc32(readFileRange(source, dataStart + from, dataStart + to), crc);
+      crc = crc32(readFileRange(source, dataStart + from, dataStart + to), crc);
       yield;
     }
     checkCrc(file, entry, crc);

@@ -4,6 +4,10 @@ const utf8 = new TextEncoder();
 
 export const utf8Bytes = (text: string): Uint8Array<ArrayBuffer> => utf8.encode(text);
 
+/** What is no UTF-8 becomes U+FFFD; a byte order mark stays. */
+export const utf8Text = (bytes: Uint8Array): string =>
+  new TextDecoder('utf-8', { ignoreBOM: true }).decode(bytes);
+
 /** Bytes that a text has in UTF-8. */
 export const utf8Length = (text: string): number => utf8.encode(text).length;
 

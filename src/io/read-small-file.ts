@@ -4,7 +4,7 @@
  */
 
 import { FormatError } from '../errors.ts';
-import { hexText, joinBytes, utf8Bytes } from './bytes.ts';
+import { hexText, joinBytes, utf8Bytes, utf8Text } from './bytes.ts';
 import { readingReason } from './on-disk.ts';
 import {
   closeSync,
@@ -115,7 +115,7 @@ function decodeText(file: string, bytes: Uint8Array): string {
   try {
     return new TextDecoder('utf-8', { fatal: true }).decode(bytes);
   } catch (cause) {
-    const again = utf8Bytes(new TextDecoder('utf-8', { ignoreBOM: true }).decode(bytes));
+    const again = utf8Bytes(utf8Text(bytes));
     let place = 0;
     while (place < bytes.length && bytes[place] === again[place]) place++;
     const shown = hexText(bytes.subarray(place, place + 1));

@@ -2,10 +2,10 @@
 import { createHash } from 'node:crypto';
 import { sshsHashes } from '../adapters/metadata.ts';
 import { FormatError } from '../errors.ts';
-import { readFileRange } from '../formats/byte-reader.ts';
 import { hashFile } from '../formats/file-hash.ts';
 import { openTensorFile } from '../formats/tensor-file.ts';
 import { infoOf } from '../io/file-info.ts';
+import { readFileRange } from '../io/file-range.ts';
 
 export interface FileHashes {
   /** Of the whole file, lower-case hex. */

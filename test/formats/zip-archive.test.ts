@@ -2,11 +2,11 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import zlib from 'node:zlib';
 import { describe, expect, it } from 'vitest';
 import { FormatError } from '../../src/errors.ts';
-import { locateFile } from '../../src/formats/byte-reader.ts';
 import { byteRangeOf, float32Tensor } from '../../src/formats/raw-tensor.ts';
 import { openTensorFile } from '../../src/formats/tensor-file.ts';
 import { torchTensor, writeTorchZip } from '../../src/formats/torch-writer.ts';
 import { readZipDirectory, type ZipEntry, zipStorage } from '../../src/formats/zip-archive.ts';
+import { locateFile } from '../../src/io/file-range.ts';
 import { inOneGo } from '../../src/pace.ts';
 import { scratchFolder } from './scratch-folder.ts';
 
