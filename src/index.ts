@@ -360,6 +360,7 @@ export type { Matrix } from './linalg/matrix.ts';
 export type { Pace, Steps } from './pace.ts';
 export type { Tensor, TensorData, TensorDType } from './tensor/tensor.ts';
 
-// Errors, all of one family.
+// Errors, all of one family; progress, told alike by every long call.
 
 export * from './errors.ts';
+export type { Progress, SubjectProgress } from './progress.ts';

@@ -28,6 +28,7 @@ const COMMON = new Set([
   'pace.ts',
   'settings.ts',
   'nearest-name.ts',
+  'progress.ts',
 ]);
 
 const sources = (folder: string): string[] =>

@@ -71,8 +71,8 @@ async function runConvert(args: Args, { io, signal }: CommandContext): Promise<v
     format: choice('format', text(args, 'format')!, formats),
     rank,
     word,
-    onLayer: (count, total, id) => {
-      line?.update({ activity: `converting ${id}`, done: count, total }, 'converting');
+    onProgress: ({ done: count, total, subject }) => {
+      line?.update({ activity: `converting ${subject}`, done: count, total }, 'converting');
     },
   }).finally(() => line?.finish());
   if (args.json === true) return printJson(io, done);

@@ -65,8 +65,8 @@ async function runExtract(args: Args, { io, signal }: CommandContext): Promise<v
     minDifference: figure(args, 'min-difference')!,
     seed: figure(args, 'seed')!,
     format: formatOf(args),
-    onLayer: (count, total, id) => {
-      line?.update({ activity: `extracting ${id}`, done: count, total }, 'extracting');
+    onProgress: ({ done: count, total, subject }) => {
+      line?.update({ activity: `extracting ${subject}`, done: count, total }, 'extracting');
     },
   }).finally(() => line?.finish());
   if (args.json === true) return printJson(io, done);

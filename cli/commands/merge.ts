@@ -89,8 +89,8 @@ async function runMerge(args: Args, { io, signal }: CommandContext): Promise<voi
     density: figure(args, 'density')!,
     seed,
     rank,
-    onLayer: (done, total, { layerName }) => {
-      line?.update({ activity: `merging ${layerName}`, done, total }, 'merging');
+    onProgress: ({ done, total, subject }) => {
+      line?.update({ activity: `merging ${subject}`, done, total }, 'merging');
     },
   }).finally(() => line?.finish());
   if (args.json === true) return printJson(io, result);

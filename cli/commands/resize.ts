@@ -76,8 +76,8 @@ async function runResize(args: Args, { io, signal }: CommandContext): Promise<vo
     rank: rank ?? UNCAPPED,
     convRank,
     format: formatOf(args),
-    onLayer: (count, total, id) => {
-      line?.update({ activity: `resizing ${id}`, done: count, total }, 'resizing');
+    onProgress: ({ done: count, total, subject }) => {
+      line?.update({ activity: `resizing ${subject}`, done: count, total }, 'resizing');
     },
   }).finally(() => line?.finish());
   if (args.json === true) return printJson(io, done);

@@ -4,6 +4,7 @@ import path from 'node:path';
 import { UsageError } from '../errors.ts';
 import { checkFileTarget } from '../io/targets.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
+import type { SubjectProgress } from '../progress.ts';
 import { type CollectOptions, checkCollectOptions, DEFAULTS } from './options.ts';
 import { type Participant, type ParticipantInput, prepareParticipant } from './participant.ts';
 import { baseFiles, conceptFiles } from './recipe.ts';
@@ -33,13 +34,9 @@ export interface CollectRequest {
   readonly onNote?: (text: string) => void;
 }
 
-export interface CollectProgress {
+/** Steps of all concepts; the subject is a concept's name. */
+export interface CollectProgress extends SubjectProgress {
   readonly stage: Stage;
-  /** What the features are of: a concept's name. */
-  readonly subject: string;
-  /** Steps of all concepts. */
-  readonly done: number;
-  readonly total: number;
 }
 
 /** Statistics that were written. */

@@ -13,6 +13,7 @@ import { truncateWith } from '../linalg/low-rank-async.ts';
 import { multiplySteps } from '../linalg/products.ts';
 import { adapterModuleId } from '../models/keys/sd-modules.ts';
 import { Pace } from '../pace.ts';
+import type { SubjectProgress } from '../progress.ts';
 import { layerContext } from './merge.ts';
 import { MERGE_DEFAULTS } from './method.ts';
 import { truncateDense } from './range-finder.ts';
@@ -27,7 +28,7 @@ export interface ConvertOptions {
   /** Large products; default plain loops. */
   readonly engine?: MatmulEngine;
   /** Called after each layer. */
-  readonly onLayer?: (done: number, total: number, id: string) => void;
+  readonly onProgress?: (progress: SubjectProgress) => void;
   /** Its reason is thrown once it is aborted. */
   readonly signal?: AbortSignal;
 }
@@ -54,7 +55,7 @@ export interface Conversion {
 export async function convertAdapter(
   adapter: Adapter,
   format: LayerFormat,
-  { rank = null, dtype, base, engine: given, onLayer, signal }: ConvertOptions = {},
+  { rank = null, dtype, base, engine: given, onProgress, signal }: ConvertOptions = {},
 ): Promise<Conversion> {
   if (rank !== null && !(Number.isInteger(rank) && rank >= 1)) {
     throw new UsageError(`rank: expected a whole number of 1 or more, got ${rank}`);
@@ -75,7 +76,7 @@ export async function convertAdapter(
   const converted: ConvertedLayer[] = [];
   const layers: AdapterLayer[] = [];
   for (const [id, layer] of adapter.layers) {
-    onLayer?.(layers.length + 1, adapter.layers.size, id);
+    onProgress?.({ done: layers.length + 1, total: adapter.layers.size, subject: id });
     await pace.turn();
     const plain = layer.kind === 'lora' && layer.mid === null && layer.doraScale === null;
     if (plain || (schemes[format].anyKind && layer.kind !== 'weight')) {

@@ -11,6 +11,7 @@ import { matrix } from '../linalg/matrix.ts';
 import { isKnownLayer } from '../models/keys/module-path.ts';
 import { adapterModuleId } from '../models/keys/sd-modules.ts';
 import { Pace, type Steps } from '../pace.ts';
+import type { SubjectProgress } from '../progress.ts';
 import { layerContext } from './merge.ts';
 import { MERGE_DEFAULTS } from './method.ts';
 import type { ModelFiles } from './model-files.ts';
@@ -34,7 +35,7 @@ export interface ExtractOptions {
   /** Default 0. */
   readonly seed?: number;
   readonly engine?: MatmulEngine;
-  readonly onLayer?: (done: number, total: number, id: string) => void;
+  readonly onProgress?: (progress: SubjectProgress) => void;
   /** Its reason is thrown once it is aborted. */
   readonly signal?: AbortSignal;
 }
@@ -150,7 +151,7 @@ export async function extractAdapter(
     const layer = encodeLayer(module, kernel, cut.delta, dtype);
     layers.push(layer);
     reports.push({ id, rank: layer.rank!, relativeError: cut.relativeError, norm: Math.sqrt(squares) });
-    options.onLayer?.(done, entries.length, id);
+    options.onProgress?.({ done: done, total: entries.length, subject: id });
   }
   if (layers.length === 0) {
     throw new UsageError(

@@ -17,6 +17,7 @@ import { MismatchError, ShapeError, UsageError } from '../errors.ts';
 import type { MatmulEngine } from '../linalg/cholesky-async.ts';
 import { multiplySteps } from '../linalg/products.ts';
 import { Pace, type Steps } from '../pace.ts';
+import type { SubjectProgress } from '../progress.ts';
 import { withDefaults } from '../settings.ts';
 import { TorchGenerator } from '../tensor/random.ts';
 import { type BlockWeights, blockFactor } from './block-weights.ts';
@@ -54,7 +55,7 @@ export interface MergeOptions extends Partial<MergeSettings> {
   /** Large products; default plain loops. */
   readonly engine?: MatmulEngine;
   /** Called after each layer. */
-  readonly onLayer?: (done: number, total: number, layer: LoraLayer) => void;
+  readonly onProgress?: (progress: SubjectProgress) => void;
   /** Its reason is thrown once it is aborted. */
   readonly signal?: AbortSignal;
 }
@@ -129,7 +130,7 @@ export async function mergeAdapters(
   inputs: readonly MergeInput[],
   options: MergeOptions = {},
 ): Promise<Merge> {
-  const { method: name = 'cat', dtype = 'F32', seed = 0, base, onLayer, signal } = options;
+  const { method: name = 'cat', dtype = 'F32', seed = 0, base, onProgress, signal } = options;
   const architecture = commonArchitecture(inputs.map(({ adapter }) => adapter));
   const settings = withDefaults(MERGE_DEFAULTS, {
     rank: options.rank,
@@ -170,7 +171,7 @@ export async function mergeAdapters(
     const direct = name === 'cat' ? concatenate(module, kernel, active, dtype) : null;
     if (direct !== null) {
       layers.push(direct);
-      onLayer?.(done, byLayer.size, direct);
+      onProgress?.({ done, total: byLayer.size, subject: id });
       continue;
     }
     const terms: MergeTerm[] = [];
@@ -190,7 +191,7 @@ export async function mergeAdapters(
     );
     const encoded = encodeLayer(module, kernel, merged, dtype, bias);
     layers.push(encoded);
-    onLayer?.(done, byLayer.size, encoded);
+    onProgress?.({ done, total: byLayer.size, subject: id });
   }
   if (layers.length === 0 && byLayer.size > 0) {
     throw new UsageError('merge: every strength is 0, nothing would be left; give at least one other number');

@@ -8,6 +8,7 @@ import type { MatmulEngine } from '../linalg/cholesky-async.ts';
 import { multiplySteps } from '../linalg/products.ts';
 import { adapterModuleId } from '../models/keys/sd-modules.ts';
 import { Pace } from '../pace.ts';
+import type { SubjectProgress } from '../progress.ts';
 import { checkResizeOptions, type ResizeOptions, resizeDelta } from './resize.ts';
 
 export interface ResizedReport {
@@ -31,13 +32,13 @@ export async function resizeAdapter(
     /** Large products; default plain loops. */
     readonly engine?: MatmulEngine;
     /** Called after each layer. */
-    readonly onLayer?: (done: number, total: number, id: string) => void;
+    readonly onProgress?: (progress: SubjectProgress) => void;
     /** Its reason is thrown once it is aborted. */
     readonly signal?: AbortSignal;
   },
 ): Promise<{ output: OutputAdapter; layers: ResizedReport[] }> {
   checkResizeOptions(options);
-  const { dtype = 'F32', base, onLayer, signal } = options;
+  const { dtype = 'F32', base, onProgress, signal } = options;
   const pace = new Pace(signal);
   const engine: MatmulEngine = options.engine ?? ((a, b) => pace.run(multiplySteps(a, b)));
   const layers = [];
@@ -53,7 +54,7 @@ export async function resizeAdapter(
     layers.push({ ...encodeLayer(layer, layer.kernel, cut, dtype, delta.bias), scale: delta.scale });
     const id = adapterModuleId(layer);
     reports.push({ id, from: delta.up.cols, rank, relativeError });
-    onLayer?.(reports.length, adapter.layers.size, id);
+    onProgress?.({ done: reports.length, total: adapter.layers.size, subject: id });
   }
   const { architecture, words } = adapter;
   return { output: { architecture, layers, words, title: path.parse(adapter.path).name }, layers: reports };

@@ -15,6 +15,7 @@ import type { Checkpoint } from '../models/checkpoint.ts';
 import { vaeFactor } from '../models/vae/config.ts';
 import { type AdamWState, adamwState, adamwStep } from '../optim/adamw.ts';
 import { learningRate } from '../optim/learning-rate.ts';
+import type { Progress } from '../progress.ts';
 import { checkpointSchedule } from '../sampling/checkpoint-schedule.ts';
 import { noiseSchedule } from '../sampling/noise-schedule.ts';
 import { Pipeline } from '../sampling/sample.ts';
@@ -34,10 +35,8 @@ import { type RunState, restoreState, type StepLog, saveState } from './run-stat
 import { TrainingStep } from './step.ts';
 import { type ParameterGroup, planWords, Trainables } from './trainables.ts';
 
-export interface TrainingProgress {
+export interface TrainingProgress extends Progress {
   readonly phase: 'class pictures' | 'encoding pictures' | 'training';
-  readonly done: number;
-  readonly total: number;
   /** While training: the step just done. */
   readonly step?: StepLog & { readonly rates: Readonly<Record<ParameterGroup, number>> };
 }

@@ -8,6 +8,7 @@ import { bakeFiles } from '../../src/merging/jobs/bake-files.ts';
 import { convertFile } from '../../src/merging/jobs/convert-file.ts';
 import { mergeFiles } from '../../src/merging/jobs/merge-files.ts';
 import { resizeFile } from '../../src/merging/jobs/resize-file.ts';
+import type { SubjectProgress } from '../../src/progress.ts';
 import { goldenPath } from '../support/goldens.ts';
 
 const FOLDER = 'goldens-fusion/fusion';
@@ -27,16 +28,17 @@ beforeEach(() => {
 });
 
 /** At the end of the work, when everything of the file was read. */
-const replaced = (done: number, total: number): void => {
+const replaced = ({ done, total }: SubjectProgress): void => {
   if (done === total) copyFileSync(goldenPath(FOLDER, 'concepts', 'river.pth'), input);
 };
 const strength = { strength: 1, textEncoderStrength: null, blockWeights: null };
 
 it.each([
-  ['convert', () => convertFile({ input, out, format: 'kohya', onLayer: replaced, drop: true })],
+  ['convert', () => convertFile({ input, out, format: 'kohya', onProgress: replaced, drop: true })],
   [
     'resize',
-    () => resizeFile({ input, out, rule: { kind: 'rank' }, rank: 1, format: 'ed-lora', onLayer: replaced }),
+    () =>
+      resizeFile({ input, out, rule: { kind: 'rank' }, rank: 1, format: 'ed-lora', onProgress: replaced }),
   ],
   [
     'bake',
@@ -68,7 +70,7 @@ it('merge hashes what it opened, or nothing', async () => {
     inputs: [{ path: input, ...strength }],
     out,
     format: 'ed-lora',
-    onLayer: (done) => {
+    onProgress: ({ done }) => {
       if (done === 1) copyFileSync(goldenPath(FOLDER, 'concepts', 'river.pth'), input);
     },
   });

@@ -50,7 +50,7 @@ const jobs: Readonly<Record<string, Job>> = {
       drop: true,
       out: `${out}.safetensors`,
       signal,
-      onLayer: step,
+      onProgress: step,
     }),
   convert: (out, signal, step) =>
     convertFile({
@@ -59,10 +59,10 @@ const jobs: Readonly<Record<string, Job>> = {
       drop: true,
       out: `${out}.safetensors`,
       signal,
-      onLayer: step,
+      onProgress: step,
     }),
   'convert to a folder': (out, signal, step) =>
-    convertFile({ input: smiley, format: 'peft', drop: true, out, signal, onLayer: step }),
+    convertFile({ input: smiley, format: 'peft', drop: true, out, signal, onProgress: step }),
   resize: (out, signal, step) =>
     resizeFile({
       input: smiley,
@@ -71,7 +71,7 @@ const jobs: Readonly<Record<string, Job>> = {
       drop: true,
       out: `${out}.safetensors`,
       signal,
-      onLayer: step,
+      onProgress: step,
     }),
   extract: (out, signal, step) =>
     extractModel({
@@ -81,7 +81,7 @@ const jobs: Readonly<Record<string, Job>> = {
       drop: true,
       out: `${out}.safetensors`,
       signal,
-      onLayer: step,
+      onProgress: step,
     }),
   bake: (out, signal, step) =>
     bakeFiles({ base: defaultBase(), inputs: [adapter(smiley)], drop: true, out, signal, onProgress: step }),

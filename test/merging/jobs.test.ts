@@ -573,40 +573,40 @@ describe('a job that is aborted', () => {
     [
       'merge',
       'out.safetensors',
-      async (out, signal, onLayer) => {
+      async (out, signal, onProgress) => {
         const inputs = [input(await randomFile()), input(await randomFile({ seed: 2 }))];
-        return mergeFiles({ inputs, out, method: 'svd', signal, onLayer });
+        return mergeFiles({ inputs, out, method: 'svd', signal, onProgress });
       },
     ],
     [
       'merge',
       'folder',
-      async (out, signal, onLayer) =>
-        mergeFiles({ inputs: [input(await randomFile())], out, format: 'peft', signal, onLayer }),
+      async (out, signal, onProgress) =>
+        mergeFiles({ inputs: [input(await randomFile())], out, format: 'peft', signal, onProgress }),
     ],
     [
       'convert',
       'out.safetensors',
-      async (out, signal, onLayer) =>
-        convertFile({ input: await randomFile(), out, format: 'diffusers', signal, onLayer }),
+      async (out, signal, onProgress) =>
+        convertFile({ input: await randomFile(), out, format: 'diffusers', signal, onProgress }),
     ],
     [
       'convert',
       'out.pth',
-      async (out, signal, onLayer) =>
-        convertFile({ input: await randomFile(), out, format: 'ed-lora', drop: true, signal, onLayer }),
+      async (out, signal, onProgress) =>
+        convertFile({ input: await randomFile(), out, format: 'ed-lora', drop: true, signal, onProgress }),
     ],
     [
       'resize',
       'out.safetensors',
-      async (out, signal, onLayer) =>
-        resizeFile({ input: await randomFile(), out, rule: { kind: 'rank' }, rank: 2, signal, onLayer }),
+      async (out, signal, onProgress) =>
+        resizeFile({ input: await randomFile(), out, rule: { kind: 'rank' }, rank: 2, signal, onProgress }),
     ],
     [
       'extract',
       'out.safetensors',
-      async (out, signal, onLayer) =>
-        extractModel({ tuned: await tunedModel(), base: model, rank: 2, out, signal, onLayer }),
+      async (out, signal, onProgress) =>
+        extractModel({ tuned: await tunedModel(), base: model, rank: 2, out, signal, onProgress }),
     ],
     [
       'bake',

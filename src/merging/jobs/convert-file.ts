@@ -8,6 +8,7 @@ import { type WordFormat, wordFormats, wordsUnheldBy, writeWords } from '../../a
 import { checkAdapterTarget, filesOfAdapters, refuseLoss } from '../../adapters/write.ts';
 import { UsageError } from '../../errors.ts';
 import { Pace } from '../../pace.ts';
+import type { SubjectProgress } from '../../progress.ts';
 import { GraphMatmulEngine } from '../../runtime/matmul-engine.ts';
 import { type ConvertedLayer, convertAdapter } from '../convert.ts';
 import { unusableOf } from '../merge.ts';
@@ -24,8 +25,8 @@ export interface ConvertFileOptions extends TargetOptions {
   readonly base?: string;
   /** Of a file with several words, the one to write. */
   readonly word?: string;
-  /** Called after each layer. */
-  readonly onLayer?: (done: number, total: number, id: string) => void;
+  /** Told of each layer. */
+  readonly onProgress?: (progress: SubjectProgress) => void;
 }
 
 export function isWordFormat(format: string): format is WordFormat {
@@ -73,7 +74,7 @@ export async function convertFile(
     engine: engine.multiply,
     dtype,
     ...(base === null ? {} : { base: base.weights }),
-    onLayer: options.onLayer,
+    onProgress: options.onProgress,
     signal: options.signal,
   }).finally(() => engine.dispose());
   const unheld = [...unusable, ...labelsUnheldBy(options, scheme, [adapter])];

@@ -18,7 +18,7 @@ export interface ExtractModelOptions extends TargetOptions, Omit<ExtractOptions,
 export async function extractModel(
   options: ExtractModelOptions,
 ): Promise<JobResult & { extracted: readonly ExtractedLayer[] }> {
-  const { tuned: tunedPath, base: basePath, out, format = 'kohya', force = false, onLayer } = options;
+  const { tuned: tunedPath, base: basePath, out, format = 'kohya', force = false, onProgress } = options;
   options.signal?.throwIfAborted();
   const [tuned, base] = [await openModelFiles(tunedPath), await openModelFiles(basePath)];
   const models = [describeModel(tuned), describeModel(base)];
@@ -41,7 +41,7 @@ export async function extractModel(
     const extraction = await extractAdapter(tuned, base, {
       ...settings,
       engine: engine.multiply,
-      onLayer,
+      onProgress,
       signal: options.signal,
     });
     const result = await finish(extraction.output, format, extraction.unheld, options, async () => {

@@ -1,4 +1,6 @@
 /** Lint from files: what other tools would have made of a merge. */
+
+import type { SubjectProgress } from '../../progress.ts';
 import type { ForeignMergeName } from '../foreign-merges.ts';
 import { foreignMergeNames } from '../foreign-merges.ts';
 import { type LintReport, lintMerge } from '../lint.ts';
@@ -15,7 +17,7 @@ export interface LintFilesOptions {
   readonly base?: string;
   /** Its reason is thrown once it is aborted. */
   readonly signal?: AbortSignal;
-  readonly onProgress?: (progress: { tool: ForeignMergeName; done: number; total: number }) => void;
+  readonly onProgress?: (progress: SubjectProgress) => void;
 }
 
 /** How far each tool's merge is from the true sum. @throws as `lintMerge`, and for inputs that cannot be read */
@@ -26,7 +28,7 @@ export async function lintFiles(options: LintFilesOptions): Promise<LintReport[]
   const reports: LintReport[] = [];
   for (const [done, tool] of tools.entries()) {
     reports.push(await lintMerge(inputs, tool, { rank, signal, base: weights }));
-    onProgress?.({ tool, done: done + 1, total: tools.length });
+    onProgress?.({ done: done + 1, total: tools.length, subject: tool });
   }
   return reports;
 }

@@ -4,8 +4,9 @@ import type { FactorDType } from '../../adapters/encode-layer.ts';
 import type { LayerFormat } from '../../adapters/schemes/index.ts';
 import { checkAdapterTarget, filesOfAdapters, refuseLoss } from '../../adapters/write.ts';
 import { recordedPath } from '../../io/recorded-path.ts';
+import type { SubjectProgress } from '../../progress.ts';
 import { GraphMatmulEngine } from '../../runtime/matmul-engine.ts';
-import { type MergeOptions, mergeAdapters, type RenamedWord, unusableOf } from '../merge.ts';
+import { mergeAdapters, type RenamedWord, unusableOf } from '../merge.ts';
 import type { MajoritySign, MergeMethodName } from '../method.ts';
 import { describeJob, mergedMetadata } from '../provenance.ts';
 import {
@@ -31,14 +32,15 @@ export interface MergeFilesOptions extends TargetOptions {
   readonly seed?: number;
   /** Model that the adapters were trained on, for kinds that need it. */
   readonly base?: string;
-  readonly onLayer?: MergeOptions['onLayer'];
+  /** Told of each layer. */
+  readonly onProgress?: (progress: SubjectProgress) => void;
 }
 
 /** Merge files into one. @throws as `mergeAdapters`, `refuseLoss` and `writeAdapter` */
 export async function mergeFiles(
   options: MergeFilesOptions,
 ): Promise<JobResult & { renamed: readonly RenamedWord[] }> {
-  const { inputs: given, out, format = 'kohya', force = false, base: location, onLayer } = options;
+  const { inputs: given, out, format = 'kohya', force = false, base: location, onProgress } = options;
   options.signal?.throwIfAborted();
   const inputs = await loadMergeInputs(given);
   const adapters = inputs.map(({ adapter }) => adapter);
@@ -66,7 +68,7 @@ export async function mergeFiles(
       ...settings,
       engine: engine.multiply,
       ...(base === null ? {} : { base: base.weights }),
-      onLayer,
+      onProgress,
       signal: options.signal,
     });
     const result = await finish(

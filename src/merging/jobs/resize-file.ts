@@ -3,6 +3,7 @@ import type { FactorDType } from '../../adapters/encode-layer.ts';
 import { loadAdapter } from '../../adapters/read.ts';
 import type { LayerFormat } from '../../adapters/schemes/index.ts';
 import { checkAdapterTarget, filesOfAdapters } from '../../adapters/write.ts';
+import type { SubjectProgress } from '../../progress.ts';
 import { GraphMatmulEngine } from '../../runtime/matmul-engine.ts';
 import type { RankRule } from '../kept-rank.ts';
 import { unusableOf } from '../merge.ts';
@@ -20,8 +21,8 @@ export interface ResizeFileOptions extends TargetOptions {
   readonly format?: LayerFormat;
   readonly dtype?: FactorDType;
   readonly base?: string;
-  /** Called after each layer. */
-  readonly onLayer?: (done: number, total: number, id: string) => void;
+  /** Told of each layer. */
+  readonly onProgress?: (progress: SubjectProgress) => void;
 }
 
 /** Resize one file. @throws as `resizeAdapter`, `refuseLoss` and `writeAdapter` */
@@ -56,7 +57,7 @@ export async function resizeFile(
       dtype,
       engine: engine.multiply,
       ...(base === null ? {} : { base: base.weights }),
-      onLayer: options.onLayer,
+      onProgress: options.onProgress,
       signal: options.signal,
     });
     const unheld = [...unusableOf([adapter]), ...labelsUnheldBy(options, format, [adapter])];
