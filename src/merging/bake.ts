@@ -3,8 +3,6 @@
  * the tensor under way is in memory; products of factors and the addition run in the graph runtime.
  */
 
-import { readdir } from 'node:fs/promises';
-import path from 'node:path';
 import type { AdapterLayer } from '../adapters/adapter.ts';
 import { layerDeltaSteps, readFinite } from '../adapters/delta.ts';
 import type { FactorDType } from '../adapters/encode-layer.ts';
@@ -14,6 +12,8 @@ import { isFloatDType } from '../formats/dtype.ts';
 import { elementCount, type RawTensor, verifyStorages } from '../formats/raw-tensor.ts';
 import { layOutSafetensors } from '../formats/safetensors.ts';
 import { copyTree } from '../io/copy-folder.ts';
+import { readdir } from '../io/platform/disk.ts';
+import * as path from '../io/platform/paths.ts';
 import { writeFileAtomically } from '../io/replace-file.ts';
 import { writeFolderAtomically } from '../io/replace-folder.ts';
 import { adapterModuleId } from '../models/keys/sd-modules.ts';

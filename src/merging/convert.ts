@@ -1,5 +1,5 @@
 /** One adapter in another scheme. Plain LoRA passes as it is, number for number; other kinds become LoRA where it must be. */
-import path from 'node:path';
+
 import type { Adapter, AdapterLayer } from '../adapters/adapter.ts';
 import { type BaseWeights, denseSteps, layerDeltaSteps, needsBase } from '../adapters/delta.ts';
 import { encodeLayer, encodeTensor, type FactorDType } from '../adapters/encode-layer.ts';
@@ -7,6 +7,7 @@ import { type LayerFormat, schemes } from '../adapters/schemes/index.ts';
 import type { OutputAdapter } from '../adapters/write.ts';
 import { UsageError } from '../errors.ts';
 import { type RawTensor, readFloat64 } from '../formats/raw-tensor.ts';
+import * as path from '../io/platform/paths.ts';
 import type { MatmulEngine } from '../linalg/cholesky-async.ts';
 import { scale } from '../linalg/low-rank.ts';
 import { truncateWith } from '../linalg/low-rank-async.ts';

@@ -1,11 +1,11 @@
 /** The difference of two checkpoints as a LoRA: per layer the nearest change of a rank, by a randomised range finder. */
 
-import path from 'node:path';
 import type { AdapterModule, LoraLayer } from '../adapters/adapter.ts';
 import { encodeLayer, type FactorDType } from '../adapters/encode-layer.ts';
 import type { OutputAdapter, Unheld } from '../adapters/write.ts';
 import { MismatchError, UsageError } from '../errors.ts';
 import { type RawTensor, readFloat64 } from '../formats/raw-tensor.ts';
+import * as path from '../io/platform/paths.ts';
 import type { MatmulEngine } from '../linalg/cholesky-async.ts';
 import { matrix } from '../linalg/matrix.ts';
 import { isKnownLayer } from '../models/keys/module-path.ts';

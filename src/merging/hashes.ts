@@ -1,11 +1,12 @@
 /** The names by which web interfaces and model sites know a file. */
-import { createHash } from 'node:crypto';
+
 import { sshsHashes } from '../adapters/metadata.ts';
 import { FormatError } from '../errors.ts';
 import { hashFile } from '../formats/file-hash.ts';
 import { openTensorFile } from '../formats/tensor-file.ts';
 import { infoOf } from '../io/file-info.ts';
 import { readFileRange } from '../io/file-range.ts';
+import { sha256Of } from '../io/platform/sha256.ts';
 
 export interface FileHashes {
   /** Of the whole file, lower-case hex. */
@@ -31,7 +32,7 @@ export async function fileHashes(file: string, signal?: AbortSignal): Promise<Fi
   const sshsModel = isSafetensors ? (await sshsHashes(file, signal)).modelHash : null;
   return {
     sha256,
-    autoV1: createHash('sha256').update(old).digest('hex').slice(0, 8),
+    autoV1: sha256Of(old).slice(0, 8),
     autoV2: sha256.slice(0, 10),
     autoV3: sshsModel === null ? null : sshsModel.slice(0, 12),
     sshsModel,

@@ -3,10 +3,11 @@
  * since as a list, oldest first. The size is bounded: of a long history the oldest jobs are counted instead of told.
  */
 
-import path from 'node:path';
 import { z } from 'zod';
 import type { Adapter } from '../adapters/adapter.ts';
 import { safeParse } from '../formats/safe-parse.ts';
+import { utf8Length } from '../io/bytes.ts';
+import * as path from '../io/platform/paths.ts';
 
 /** Header entry with the recipe; fusions use it too. */
 export const recipeKey = 'edlora.recipe';
@@ -179,7 +180,7 @@ function shortened(originals: readonly Original[], bytes: number): Original[] {
       name,
       sha256,
       metadata: {},
-      omitted: omitted + Buffer.byteLength(JSON.stringify(metadata)),
+      omitted: omitted + utf8Length(JSON.stringify(metadata)),
     };
     const size = headerBytes(JSON.stringify(bare));
     if (size >= entry.size) continue;
@@ -193,5 +194,5 @@ function shortened(originals: readonly Original[], bytes: number): Original[] {
 
 /** Bytes that a text takes as a JSON string in a header. */
 export function headerBytes(value: string): number {
-  return Buffer.byteLength(JSON.stringify(value));
+  return utf8Length(JSON.stringify(value));
 }

@@ -1,7 +1,5 @@
 /** Several adapters as one: layer by layer, whatever their schemes, ranks, alphas and dtypes. */
 
-import { createHash } from 'node:crypto';
-import path from 'node:path';
 import type {
   Adapter,
   AdapterLayer,
@@ -14,6 +12,8 @@ import { type BaseWeights, layerDeltaSteps, needsBase } from '../adapters/delta.
 import { encodeLayer, type FactorDType } from '../adapters/encode-layer.ts';
 import type { OutputAdapter, Unheld } from '../adapters/write.ts';
 import { MismatchError, ShapeError, UsageError } from '../errors.ts';
+import * as path from '../io/platform/paths.ts';
+import { sha256Of } from '../io/platform/sha256.ts';
 import type { MatmulEngine } from '../linalg/cholesky-async.ts';
 import { multiplySteps } from '../linalg/products.ts';
 import { Pace, type Steps } from '../pace.ts';
@@ -223,8 +223,9 @@ export function layerContext(
   settings: MergeSettings,
   { engine, pace = new Pace() }: { readonly engine?: MatmulEngine | undefined; readonly pace?: Pace } = {},
 ): MergeContext {
-  const digest = createHash('sha256').update(`${seed}:${id}`).digest();
-  const generator = new TorchGenerator(digest.readUInt32LE());
+  // The first four bytes, the lowest in front.
+  const digits = sha256Of(`${seed}:${id}`).slice(0, 8).match(/../g)!;
+  const generator = new TorchGenerator(Number.parseInt(digits.reverse().join(''), 16));
   return {
     ...settings,
     engine: engine ?? ((a, b) => pace.run(multiplySteps(a, b))),

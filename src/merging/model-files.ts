@@ -2,14 +2,14 @@
  * A model's weight files as they lie on disk, every tensor with the layer that it belongs to: for tools that rewrite or
  * compare whole checkpoints. No configuration or tokenizer is needed, and SDXL folders work as SD 1.x ones.
  */
-import { existsSync } from 'node:fs';
-import path from 'node:path';
+
 import type { AdapterComponent, AdapterModule, Architecture } from '../adapters/adapter.ts';
 import type { BaseWeights } from '../adapters/delta.ts';
 import { FormatError, MismatchError } from '../errors.ts';
 import type { RawTensor } from '../formats/raw-tensor.ts';
 import { openShardedOrSingle, openTensorFile, type TensorFile } from '../formats/tensor-file.ts';
-import { infoOf } from '../io/file-info.ts';
+import { exists, infoOf } from '../io/file-info.ts';
+import * as path from '../io/platform/paths.ts';
 import { foreignArchitecture } from '../models/keys/architecture.ts';
 import { ldmTextEncoderNames, ldmUnetNames, sd1UnetStructure } from '../models/keys/ldm.ts';
 import { withTextModel } from '../models/keys/module-path.ts';
@@ -80,13 +80,13 @@ export function baseWeightsOf({ weights }: ModelFiles): BaseWeights {
 }
 
 async function openFolder(folder: string): Promise<ModelPart[]> {
-  if (!existsSync(path.join(folder, 'unet'))) {
+  if (!exists(path.join(folder, 'unet'))) {
     throw new FormatError(folder, 'expected a diffusers folder (with unet/), or a checkpoint file');
   }
   const parts: ModelPart[] = [];
   for (const [component, stems] of folders) {
     const place = path.join(folder, component);
-    if (!existsSync(place)) continue;
+    if (!exists(place)) continue;
     const file = await openShardedOrSingle(place, ...stems);
     const tensors = [...file.tensors.values()].map((tensor) => {
       const own = component === 'unet' ? tensor.name : withTextModel(tensor.name);

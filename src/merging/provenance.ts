@@ -1,8 +1,10 @@
 /** What a file was made of, in its header: the recipe with the hash of every input, and what those were made of before. */
-import { statSync } from 'node:fs';
-import path from 'node:path';
+
 import type { Adapter } from '../adapters/adapter.ts';
 import { hashFiles } from '../formats/file-hash.ts';
+import { utf8Length } from '../io/bytes.ts';
+import { statSync } from '../io/platform/disk.ts';
+import * as path from '../io/platform/paths.ts';
 import { recordedFiles } from '../io/recorded-path.ts';
 import { toolVersion } from '../package-root.ts';
 import { headerBytes, historyEntries, historyOf, MAX_PROVENANCE_BYTES, recipeKey } from './history.ts';
@@ -110,5 +112,5 @@ export function lastingEntries({ metadata }: Adapter): string[] {
 /** Header entries of a file made from one: the input's own, as far as they still hold, and the recipe. */
 export function inheritedMetadata(recipe: MergeRecipe, adapter: Adapter): Record<string, string> {
   const kept = Object.fromEntries(lastingEntries(adapter).map((key) => [key, adapter.metadata.get(key)!]));
-  return { ...kept, ...provenance(recipe, [adapter], Buffer.byteLength(JSON.stringify(kept))) };
+  return { ...kept, ...provenance(recipe, [adapter], utf8Length(JSON.stringify(kept))) };
 }

@@ -2,9 +2,11 @@
  * The files that a recipe names, looked for and hashed. A recipe comes from whoever made the file: of what it names only
  * ordinary files of weights and their configurations are opened, of the size that it states.
  */
-import { readFileSync, realpathSync, statSync } from 'node:fs';
-import path from 'node:path';
+
 import { hashFile } from '../formats/file-hash.ts';
+import { readFileSync, realpathSync, statSync } from '../io/platform/disk.ts';
+import { currentFolder } from '../io/platform/machine.ts';
+import * as path from '../io/platform/paths.ts';
 import { placesOf } from '../io/recorded-path.ts';
 import { defaultBase } from '../package-root.ts';
 import type { RecordedFile } from './recipe-schema.ts';
@@ -48,7 +50,7 @@ export class RecordedInputs {
     // A PEFT adapter and a model's part lie up to two folders below what their recipe is seen from.
     for (let i = 0; i < 3; i++) holders.push(path.dirname(holders.at(-1)!));
     // The miniature that jobs take where no base is named lies with the package.
-    const named = [process.cwd(), path.dirname(defaultBase())];
+    const named = [currentFolder(), path.dirname(defaultBase())];
     this.#search = search.map((folder) => path.resolve(folder));
     this.#folders = [...new Set([...holders, ...named, ...this.#search])];
     this.#beside = recordedBeside(holders.slice(0, 3));

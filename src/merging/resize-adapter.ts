@@ -1,9 +1,10 @@
 /** An adapter with fewer factors per layer. */
-import path from 'node:path';
+
 import type { Adapter } from '../adapters/adapter.ts';
 import { type BaseWeights, layerDeltaSteps, needsBase } from '../adapters/delta.ts';
 import { encodeLayer, type FactorDType } from '../adapters/encode-layer.ts';
 import type { OutputAdapter } from '../adapters/write.ts';
+import * as path from '../io/platform/paths.ts';
 import type { MatmulEngine } from '../linalg/cholesky-async.ts';
 import { multiplySteps } from '../linalg/products.ts';
 import { adapterModuleId } from '../models/keys/sd-modules.ts';

@@ -2,11 +2,12 @@
  * How large a result's factors are, told from shapes before the work: kinds that are small in a file (LoKr, LoHa) have the
  * full rank once they are plain LoRA, and all layers are in memory until they are written.
  */
-import os from 'node:os';
+
 import type { AdapterLayer } from '../adapters/adapter.ts';
 import type { FactorDType } from '../adapters/encode-layer.ts';
 import { factorRank, layerExtent } from '../adapters/layer-limits.ts';
 import { UsageError } from '../errors.ts';
+import { totalMemory } from '../io/platform/machine.ts';
 
 /** Share of this machine's memory that a result may take. */
 const MEMORY_SHARE = 0.5;
@@ -28,7 +29,7 @@ export function refuseLargeResult(
   job: string,
   layers: Iterable<ResultLayer>,
   dtype: FactorDType,
-  limit = MEMORY_SHARE * os.totalmem(),
+  limit = MEMORY_SHARE * totalMemory(),
 ): void {
   let numbers = 0;
   for (const layer of layers) numbers += numbersOf(layer);

@@ -1,8 +1,5 @@
 /** Whether a file is what its header says: its own hash, its inputs' hashes, and on demand the whole job once more. */
-import { existsSync, statSync } from 'node:fs';
-import { rename } from 'node:fs/promises';
-import os from 'node:os';
-import path from 'node:path';
+
 import { sshsHashes } from '../adapters/metadata.ts';
 import { FormatError, UsageError } from '../errors.ts';
 import { openTensorFile } from '../formats/tensor-file.ts';
@@ -10,7 +7,10 @@ import { fuse } from '../fusion/fuse.ts';
 import { writeFusion } from '../fusion/output.ts';
 import type { Recipe } from '../fusion/recipe.ts';
 import { parseFusionRecipe, repeatedRequest } from '../fusion/repeat.ts';
-import { infoOf } from '../io/file-info.ts';
+import { exists, infoOf } from '../io/file-info.ts';
+import { rename, statSync } from '../io/platform/disk.ts';
+import { temporaryFolder } from '../io/platform/machine.ts';
+import * as path from '../io/platform/paths.ts';
 import { removeTree } from '../io/remove-tree.ts';
 import { makeFolder } from '../io/replace-file.ts';
 import { forget, removeAbandoned, temporaryBeside } from '../io/temporary-names.ts';
@@ -126,7 +126,7 @@ function carrierOf(location: string): string {
   const info = infoOf(location);
   if (info === undefined) throw new FormatError(location, 'no such file or folder');
   if (!info.isDirectory()) return location;
-  const found = carriers.map((name) => path.join(location, name)).find((file) => existsSync(file));
+  const found = carriers.map((name) => path.join(location, name)).find((file) => exists(file));
   if (found === undefined)
     throw new FormatError(location, `expected one of ${carriers.join(', ')}, got none`);
   return found;
@@ -163,8 +163,8 @@ async function sameAgain(
   signal: AbortSignal | undefined,
   make: (out: string) => Promise<void>,
 ): Promise<boolean> {
-  removeAbandoned(os.tmpdir());
-  const folder = temporaryBeside(path.join(os.tmpdir(), 'edlora-verify'));
+  removeAbandoned(temporaryFolder());
+  const folder = temporaryBeside(path.join(temporaryFolder(), 'edlora-verify'));
   await makeFolder(folder);
   try {
     const out = path.join(folder, path.basename(path.resolve(location)));

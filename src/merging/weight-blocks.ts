@@ -2,7 +2,7 @@
  * The bytes of a checkpoint's weights in blocks, changed on the way: while one block is written the next is filled, in a
  * second buffer. Nothing else of the weights is in memory. Unchanged neighbours are read in one stretch.
  */
-import { type FileHandle, open } from 'node:fs/promises';
+
 import { FormatError, NumericalError } from '../errors.ts';
 import { type DType, decodeFloat32, dtypeWidth, encodeFloat, type WritableFloat } from '../formats/dtype.ts';
 import {
@@ -13,6 +13,8 @@ import {
   readBytes,
 } from '../formats/raw-tensor.ts';
 import { checkUnchanged, type FileIdentity } from '../io/file-identity.ts';
+import { type FileHandle, open } from '../io/platform/disk.ts';
+import { freshBytes } from '../io/platform/machine.ts';
 import { Pace } from '../pace.ts';
 import type { FactorAddition, JoinedFactors } from './factor-addition.ts';
 
@@ -71,7 +73,7 @@ export async function* weightBlocks(
   let waiting: Piece | undefined = pieces.next().value;
   const fill = async (buffer: Uint8Array): Promise<Uint8Array> => {
     // A single row may be larger than a block.
-    const block = (waiting?.length ?? 0) <= buffer.length ? buffer : Buffer.allocUnsafeSlow(waiting!.length);
+    const block = (waiting?.length ?? 0) <= buffer.length ? buffer : freshBytes(waiting!.length);
     let used = 0;
     while (waiting !== undefined && used + waiting.length <= block.length && used % waiting.width === 0) {
       await waiting.fill(block.subarray(used, used + waiting.length));
@@ -82,7 +84,7 @@ export async function* weightBlocks(
     }
     return block.subarray(0, used);
   };
-  let [current, other] = [Buffer.allocUnsafeSlow(sizes.block), Buffer.allocUnsafeSlow(sizes.block)];
+  let [current, other] = [freshBytes(sizes.block), freshBytes(sizes.block)];
   let next = fill(current);
   try {
     for (;;) {
@@ -284,7 +286,7 @@ class OpenFiles {
 
   /** `length` bytes, aligned for any number; the same memory each time. */
   scratch(length: number): Uint8Array {
-    if (this.#scratch.length < length) this.#scratch = new Uint8Array(Buffer.allocUnsafeSlow(length).buffer);
+    if (this.#scratch.length < length) this.#scratch = freshBytes(length);
     return this.#scratch.subarray(0, length);
   }
 

@@ -15,6 +15,9 @@ export function sha256(): Sha256 {
   return createHash('sha256');
 }
 
+/** Of one part. */
+export const sha256Of = (part: Uint8Array | string): string => sha256().update(part).digest('hex');
+
 /** Files up to this size are hashed whole, beside the main thread. */
 const WHOLE_BYTES = 1 << 27;
 

@@ -1,9 +1,10 @@
 /** Baking adapters into a checkpoint. */
-import { existsSync } from 'node:fs';
-import path from 'node:path';
+
 import type { FactorDType } from '../../adapters/encode-layer.ts';
 import { filesOfAdapters, refuseLoss } from '../../adapters/write.ts';
 import { UsageError } from '../../errors.ts';
+import { exists } from '../../io/file-info.ts';
+import * as path from '../../io/platform/paths.ts';
 import { checkFileTarget, checkFolderTarget } from '../../io/targets.ts';
 import { bakeModel, planBake } from '../bake.ts';
 import { unusableOf } from '../merge.ts';
@@ -38,7 +39,7 @@ export async function bakeFiles(options: BakeFilesOptions): Promise<JobResult> {
   if (model.layout === 'single-file') checkFileTarget(out, rules);
   else checkFolderTarget(out, rules);
   const folder = path.dirname(path.resolve(out));
-  if (!existsSync(folder)) throw new UsageError(`${out}: its folder does not exist`);
+  if (!exists(folder)) throw new UsageError(`${out}: its folder does not exist`);
   const { changes, unheld } = planBake(model, inputs);
   const dropped = [...unusableOf(adapters), ...unheld];
   refuseLoss(out, dropped, drop);

@@ -1,5 +1,5 @@
 /** Converting a file into another scheme. */
-import path from 'node:path';
+
 import type { Adapter } from '../../adapters/adapter.ts';
 import type { FactorDType } from '../../adapters/encode-layer.ts';
 import { loadAdapter } from '../../adapters/read.ts';
@@ -7,6 +7,7 @@ import type { LayerFormat } from '../../adapters/schemes/index.ts';
 import { type WordFormat, wordFormats, wordsUnheldBy, writeWords } from '../../adapters/words.ts';
 import { checkAdapterTarget, filesOfAdapters, refuseLoss } from '../../adapters/write.ts';
 import { UsageError } from '../../errors.ts';
+import * as path from '../../io/platform/paths.ts';
 import { Pace } from '../../pace.ts';
 import type { SubjectProgress } from '../../progress.ts';
 import { GraphMatmulEngine } from '../../runtime/matmul-engine.ts';

@@ -1,9 +1,10 @@
 /** What a job reads: adapters with their strengths, base models, and how its recipe names them. */
-import path from 'node:path';
+
 import type { Adapter } from '../../adapters/adapter.ts';
 import type { BaseWeights } from '../../adapters/delta.ts';
 import { loadAdapter } from '../../adapters/read.ts';
 import { InputFiles } from '../../formats/input-files.ts';
+import * as path from '../../io/platform/paths.ts';
 import { recordedPath } from '../../io/recorded-path.ts';
 import { parseBlockWeights } from '../block-weights.ts';
 import type { MergeInput } from '../merge.ts';

@@ -1,8 +1,9 @@
 /** Merging, from files to a file. */
-import path from 'node:path';
+
 import type { FactorDType } from '../../adapters/encode-layer.ts';
 import type { LayerFormat } from '../../adapters/schemes/index.ts';
 import { checkAdapterTarget, filesOfAdapters, refuseLoss } from '../../adapters/write.ts';
+import * as path from '../../io/platform/paths.ts';
 import { recordedPath } from '../../io/recorded-path.ts';
 import type { SubjectProgress } from '../../progress.ts';
 import { GraphMatmulEngine } from '../../runtime/matmul-engine.ts';

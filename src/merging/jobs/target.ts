@@ -1,9 +1,10 @@
 /** What every job over files is told about its result, what it says of it, and how it is written. */
-import path from 'node:path';
+
 import type { Adapter } from '../../adapters/adapter.ts';
 import type { LayerFormat } from '../../adapters/schemes/index.ts';
 import { unheldLabels } from '../../adapters/words.ts';
 import { type OutputAdapter, refuseLoss, type Unheld, unheldBy, writeAdapter } from '../../adapters/write.ts';
+import * as path from '../../io/platform/paths.ts';
 import { Pace } from '../../pace.ts';
 import { lastingEntries } from '../provenance.ts';
 
