@@ -31,6 +31,14 @@ export type { ClipPreprocessor } from './models/clip/vision-preprocessor.ts';
 export type { ControlNetConfig } from './models/controlnet/config.ts';
 export type { ControlNet } from './models/controlnet/open.ts';
 export type {
+  Conditioning,
+  EncodedPrompts,
+  MakeTokenEncoder,
+  PromptIds,
+  TokenEncoder,
+  TokenEncoderOptions,
+} from './models/families/conditioning.ts';
+export type {
   AdapterFamily,
   AdapterLayout,
   BaseFamily,
@@ -41,9 +49,10 @@ export type {
   TextEncoderLayout,
 } from './models/families/family.ts';
 export type { ComponentId, Layer, LayerId, LayerRole, LayerTable } from './models/families/layer-table.ts';
+export type { Networks, Parts } from './models/families/parts.ts';
 export type { Component, ModulePath } from './models/keys/module-path.ts';
 export type { AdapterComponent, AdapterModule, Architecture } from './models/keys/sd-modules.ts';
-export type { LayerDeltas } from './models/lora.ts';
+export type { LayerDeltas, ModelDeltas } from './models/lora.ts';
 export type { WeightSource } from './models/network.ts';
 export type { UnetBlockConfig, UnetConfig } from './models/unet/config.ts';
 export type { VaeConfig } from './models/vae/config.ts';
@@ -73,7 +82,6 @@ export {
 } from './concepts/concept.ts';
 export { type LoadConceptOptions, loadConcept } from './concepts/concept-file.ts';
 export { checkFinite } from './concepts/finite.ts';
-export type { ConceptDeltas } from './concepts/fit.ts';
 export { type Inspection, type InspectionKind, type InspectOptions, inspect } from './concepts/inspect.ts';
 export {
   type LoraNaming,

@@ -4,6 +4,7 @@ import { readTextualInversion } from '../adapters/schemes/textual-inversion.ts';
 import { FormatError, MismatchError } from '../errors.ts';
 import { float32Tensor, readFloat32 } from '../formats/raw-tensor.ts';
 import { openTensorFile } from '../formats/tensor-file.ts';
+import { familyOfWordWidth } from '../models/families/recognise.ts';
 import type { Concept, ConceptToken } from './concept.ts';
 
 export interface EmbeddingFile {
@@ -41,9 +42,9 @@ export async function loadEmbeddings(
     }
     const [count, columns] = embedding.shape as [number, number];
     if (columns !== width) {
-      const made: Record<number, string> = { 768: 'SD 1.x', 1024: 'SD 2.x', 1280: 'SDXL' };
+      const made = familyOfWordWidth(columns)?.shortTitle ?? 'another base';
       throw new MismatchError(
-        `${path}: embedding of ${word}: expected width ${width}, got ${columns}; trained on ${made[columns] ?? 'another base'}?`,
+        `${path}: embedding of ${word}: expected width ${width}, got ${columns}; trained on ${made}?`,
       );
     }
     if (count === 1 || (rows === 'layers' && count === layerCount)) {

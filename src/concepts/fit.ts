@@ -1,10 +1,11 @@
 /** A concept against the base it is to change: every layer and embedding checked, deltas as numbers. */
 import { scaledDelta } from '../adapters/delta.ts';
 import { MismatchError, UsageError } from '../errors.ts';
-import { type LowRank, sum } from '../linalg/low-rank.ts';
+import type { LowRank } from '../linalg/low-rank.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
-import { isLinear, type Layer } from '../models/families/layer-table.ts';
-import type { LayerDeltas } from '../models/lora.ts';
+import { isLinear, type Layer, type LayerId, layerId } from '../models/families/layer-table.ts';
+import { familyOfWordWidth } from '../models/families/recognise.ts';
+import type { ModelDeltas } from '../models/lora.ts';
 import { Pace } from '../pace.ts';
 import type { Concept, PlainLayer } from './concept.ts';
 import { checkFinite } from './finite.ts';
@@ -21,12 +22,6 @@ export interface FitOptions extends ConceptStrengths {
   readonly convolutions?: boolean;
 }
 
-/** Deltas per network, by layer name, strengths inside. */
-export interface ConceptDeltas {
-  readonly textDeltas: LayerDeltas;
-  readonly unetDeltas: LayerDeltas;
-}
-
 /**
  * Read a concept's deltas and check every one against the base.
  * @throws {MismatchError} naming concept and base, the layers that do not fit, and the likely reason
@@ -37,7 +32,7 @@ export async function conceptDeltas(
   base: Checkpoint,
   concept: Concept,
   { unetStrength = 1, textEncoderStrength = 1, convolutions = false }: FitOptions = {},
-): Promise<ConceptDeltas> {
+): Promise<ModelDeltas> {
   for (const strength of [unetStrength, textEncoderStrength]) {
     if (!Number.isFinite(strength))
       throw new UsageError(`${concept.path}: strength: expected a number, got ${strength}`);
@@ -45,32 +40,21 @@ export async function conceptDeltas(
   checkEmbeddings(base, concept);
   const problems = [...concept.layers]
     .map(([id, layer]) => {
-      const own = base.layers.get(id);
+      const own = base.parts.layers.get(id);
       return misfit(layer, own === undefined || convolutions || isLinear(own) ? own : undefined);
     })
     .filter((problem) => problem !== null);
   if (problems.length > 0) throw misfitError(base, concept, problems);
   const pace = new Pace();
   await checkFinite(concept, pace);
-  const [textDeltas, unetDeltas] = [new Map<string, LowRank>(), new Map<string, LowRank>()];
+  const deltas = new Map<LayerId, LowRank>();
   for (const layer of concept.layers.values()) {
-    const isUnet = layer.component === 'unet';
-    const delta = scaledDelta(layer, isUnet ? unetStrength : textEncoderStrength);
-    (isUnet ? unetDeltas : textDeltas).set(layer.layerName, delta);
+    const { component, layerName } = layer;
+    const strength = component === 'unet' ? unetStrength : textEncoderStrength;
+    deltas.set(layerId(component, layerName), scaledDelta(layer, strength));
     await pace.turn();
   }
-  return { textDeltas, unetDeltas };
-}
-
-/** Several sets of deltas on one network: layer by layer the exact sum, factors side by side. */
-export function sumDeltas(sets: readonly LayerDeltas[]): LayerDeltas {
-  const perLayer = new Map<string, LowRank[]>();
-  for (const deltas of sets) {
-    for (const [layerName, delta] of deltas) {
-      perLayer.set(layerName, [...(perLayer.get(layerName) ?? []), delta]);
-    }
-  }
-  return new Map([...perLayer].map(([layerName, deltas]) => [layerName, sum(deltas)]));
+  return deltas;
 }
 
 function misfit({ layerName, up, down, rank }: PlainLayer, own: Layer | undefined): string | null {
@@ -86,7 +70,7 @@ function misfit({ layerName, up, down, rank }: PlainLayer, own: Layer | undefine
 }
 
 function misfitError(base: Checkpoint, concept: Concept, problems: readonly string[]): MismatchError {
-  const context = base.unet.config.crossAttentionDim;
+  const context = base.parts.unet.config.crossAttentionDim;
   const reason = problems.every((problem) => problem.includes('convolution'))
     ? 'a LoCon or LyCORIS file; extract its linear layers first'
     : `trained on a base of other width than this one (text width ${context})?`;
@@ -98,13 +82,12 @@ function misfitError(base: Checkpoint, concept: Concept, problems: readonly stri
 }
 
 function checkEmbeddings(base: Checkpoint, concept: Concept): void {
-  const width = base.textEncoder.config.hiddenSize;
-  const layers = base.layers.contextCount;
+  const width = base.parts.textEncoder.config.hiddenSize;
+  const layers = base.parts.layers.contextCount;
   for (const { word, embedding } of concept.tokens) {
     const [rows, columns] = embedding.shape as [number, number];
     if (columns !== width || (rows !== 1 && rows !== layers)) {
-      const sizes: Record<number, string> = { 768: 'SD 1.x', 1024: 'SD 2.x', 1280: 'SDXL' };
-      const made = sizes[columns] === undefined ? 'another base' : `${sizes[columns]}`;
+      const made = familyOfWordWidth(columns)?.shortTitle ?? 'another base';
       throw new MismatchError(
         `${concept.path} does not fit ${base.path}: embedding of ${word}: expected [${layers}, ${width}], ` +
           `got [${rows}, ${columns}]; trained on ${made}?`,

@@ -6,6 +6,8 @@
 import { bindConcepts } from '../concepts/prompt.ts';
 import type { Picture } from '../formats/picture.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
+import { conditioningFeeds } from '../models/families/conditioning.ts';
+import { within } from '../models/families/layer-table.ts';
 import { deltaFeeds, deltaRanks } from '../models/lora.ts';
 import { attentionPlaces, levelSizes } from '../models/unet/structure.ts';
 import { buildUnet } from '../models/unet/unet.ts';
@@ -62,11 +64,11 @@ export interface AttentionMaps {
  */
 export async function attentionMaps(request: AttentionMapsRequest): Promise<AttentionMaps> {
   const { base, parts = {}, prompt, sampling = {}, seed = 0 } = request;
-  const { config, weights, layers } = base.unet;
+  const { config, weights, layers } = base.parts.unet;
   const places = attentionPlaces(config);
-  const { unetDeltas = new Map(), textDeltas = new Map(), clipSkip = 0 } = parts;
+  const { deltas = new Map(), clipSkip = 0 } = parts;
   const vocabulary = parts.vocabulary ?? bindConcepts(base.tokenizer, [], places.length);
-  const vae = await base.vae();
+  const vae = await base.parts.vae();
   const factor = vaeFactor(vae.config);
   const resolved = resolveRequest({ ...sampling, prompt, seed }, base, factor, places.length);
   const words = request.words ?? conceptWords(prompt, vocabulary);
@@ -74,16 +76,17 @@ export async function attentionMaps(request: AttentionMapsRequest): Promise<Atte
   const { guidanceScale: scale, guidanceRescale: rescale } = resolved;
   const rows = new GuidedRows(1, { scale, rescale });
   const everywhere = (text: string): string[] => Array<string>(places.length).fill(text);
-  const encoder = new PromptEncoder(base, vocabulary, textDeltas, clipSkip);
+  const encoder = new PromptEncoder(base, vocabulary, deltas, clipSkip);
   const plain = prompt.replace(/[()]/g, (mark) => `\\${mark}`);
   const [contexts] = await encoder.encode([
     guidedPair(scale, everywhere(resolved.negativePrompt), everywhere(plain)),
   ]);
   const [latentHeight, latentWidth] = [resolved.height / factor, resolved.width / factor];
-  const context = rows.contexts(contexts![0]!, [contexts!.at(-1)!]);
-  const tokens = context.shape[2]!;
+  const conditioning = rows.conditioning(contexts![0]!, [contexts!.at(-1)!]);
+  const tokens = conditioning.context.shape[2]!;
 
   const names = places.map(({ path }) => `${path}.attn2`);
+  const unetDeltas = within('unet', deltas);
   const loraRanks = deltaRanks(unetDeltas);
   const network = buildUnet(
     weights,
@@ -104,6 +107,7 @@ export async function attentionMaps(request: AttentionMapsRequest): Promise<Atte
   const session = await defaultRuntime().load(network.graph, 'every-step');
   let latents: Float32Array;
   try {
+    const texts = conditioningFeeds(conditioning);
     const factors = deltaFeeds(unetDeltas, loraRanks, layers);
     latents = await runGuided({
       sampler,
@@ -113,7 +117,7 @@ export async function attentionMaps(request: AttentionMapsRequest): Promise<Atte
       drawNoise: () => generator.randn(size),
       signal: request.signal,
       predict: async ({ feeds }) => {
-        const outputs = await session.run({ ...feeds, encoder_hidden_states: context, ...factors });
+        const outputs = await session.run({ ...feeds, ...texts, ...factors });
         names.forEach((name, layer) => {
           const query = outputs[network.probes.outputs.get(`${name}.to_q`)!]!;
           const key = outputs[network.probes.outputs.get(`${name}.to_k`)!]!;

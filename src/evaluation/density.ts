@@ -5,6 +5,7 @@
 import { MismatchError, UsageError } from '../errors.ts';
 import { readFloat32, sliceRows } from '../formats/raw-tensor.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
+import { TOKEN_TABLE } from '../models/clip/text-encoder.ts';
 import { quantile } from './bootstrap.ts';
 
 /** Rows of the vocabulary read at once. */
@@ -40,7 +41,7 @@ export interface VocabularyDensity {
  * @throws {UsageError} for a bandwidth that is not positive; {MissingWeightError | MismatchError} if there is no table
  */
 export function vocabularyDensity(base: Checkpoint, options: DensityOptions = {}): VocabularyDensity {
-  const raw = base.textEncoder.weights.get('text_model.embeddings.token_embedding.weight');
+  const raw = base.parts.textEncoder.weights.get(TOKEN_TABLE);
   if (raw === undefined || raw.shape.length !== 2) {
     throw new MismatchError(`${base.path}: expected a token embedding table [words, D], got none`);
   }

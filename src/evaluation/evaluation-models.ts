@@ -68,13 +68,13 @@ export async function openEvaluationModels(sources: EvaluationSources): Promise<
   ];
   for (const { name, folder, model } of opened) {
     checkWords(folder, words, concept, model.vocabulary);
-    const { vocabulary, unetDeltas, textDeltas } = model;
+    const { vocabulary, deltas } = model;
     variants.push({
       name,
       description: `fusion ${path.basename(folder)}`,
       words,
       base: model.base,
-      parts: { vocabulary, unetDeltas, textDeltas },
+      parts: { vocabulary, deltas },
     });
   }
   const others: Concept[] = [];
@@ -103,8 +103,8 @@ export async function loadWords(file: string, base: Checkpoint): Promise<Concept
     if (concept.tokens.length > 0) return concept;
     throw new MismatchError(`${file}: expected learned words, got a LoRA without embeddings`);
   } catch (reason) {
-    const layers = base.layers.contextCount;
-    const { hiddenSize } = base.textEncoder.config;
+    const layers = base.parts.layers.contextCount;
+    const { hiddenSize } = base.parts.textEncoder.config;
     const opened = await loadEmbeddings(file, layers, hiddenSize).catch(() => null);
     if (opened === null) throw reason;
     return opened.concept;

@@ -66,7 +66,7 @@ export async function runEvaluation(
     });
     for (const picture of request.references)
       references.push(await folder.savePicture('references', picture));
-    const size = base.unet.config.sampleSize * vaeFactor((await base.vae()).config);
+    const size = base.parts.unet.config.sampleSize * vaeFactor((await base.parts.vae()).config);
     const report = evaluationReport(evaluation, {
       version: toolVersion(),
       base: recordedPath(base.path, folder.path),

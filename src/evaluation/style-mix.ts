@@ -64,7 +64,7 @@ export function coarseToFine(config: UnetConfig): number[] {
  */
 export async function styleMix(request: StyleMixRequest): Promise<StyleMix> {
   const { base, parts = {}, clip, a, b, seed = 0, count = 1, sampling = {}, signal } = request;
-  const order = coarseToFine(base.unet.config);
+  const order = coarseToFine(base.parts.unet.config);
   const numbers = request.switched ?? Array.from({ length: order.length + 1 }, (_, k) => k);
   for (const number of numbers) {
     if (!Number.isInteger(number) || number < 0 || number > order.length) {

@@ -1,9 +1,10 @@
 /** The simplest way to put concepts into one model: add their deltas. What every fusion must beat. */
 import type { Concept } from '../concepts/concept.ts';
-import { type ConceptDeltas, conceptDeltas, sumDeltas } from '../concepts/fit.ts';
+import { conceptDeltas } from '../concepts/fit.ts';
 import { bindConcepts } from '../concepts/prompt.ts';
 import { UsageError } from '../errors.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
+import { type ModelDeltas, sumDeltas } from '../models/lora.ts';
 import type { PipelineParts } from '../sampling/sample.ts';
 
 /**
@@ -15,14 +16,13 @@ export async function summedParts(
   base: Checkpoint,
   concepts: readonly Concept[],
   strength = 1,
-): Promise<Required<Pick<PipelineParts, 'vocabulary' | 'unetDeltas' | 'textDeltas'>>> {
+): Promise<Required<Pick<PipelineParts, 'vocabulary' | 'deltas'>>> {
   if (concepts.length === 0) throw new UsageError('sum: expected at least one concept');
   const strengths = { unetStrength: strength, textEncoderStrength: strength };
-  const deltas: ConceptDeltas[] = [];
+  const deltas: ModelDeltas[] = [];
   for (const concept of concepts) deltas.push(await conceptDeltas(base, concept, strengths));
   return {
-    vocabulary: bindConcepts(base.tokenizer, concepts, base.layers.contextCount),
-    unetDeltas: sumDeltas(deltas.map(({ unetDeltas }) => unetDeltas)),
-    textDeltas: sumDeltas(deltas.map(({ textDeltas }) => textDeltas)),
+    vocabulary: bindConcepts(base.tokenizer, concepts, base.parts.layers.contextCount),
+    deltas: sumDeltas(deltas),
   };
 }

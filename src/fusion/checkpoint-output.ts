@@ -26,8 +26,9 @@ import { writeFolderAtomically } from '../io/replace-folder.ts';
 import type { LowRank } from '../linalg/low-rank.ts';
 import { matrix } from '../linalg/matrix.ts';
 import { multiply } from '../linalg/products.ts';
-import { canonicalTextEncoderName } from '../models/keys/diffusers.ts';
-import type { Component } from '../models/keys/module-path.ts';
+import { TOKEN_TABLE } from '../models/clip/text-encoder.ts';
+import type { TextEncoderLayout } from '../models/families/family.ts';
+import { type ComponentId, layerId } from '../models/families/layer-table.ts';
 import type { Fusion } from './fuse.ts';
 
 /**
@@ -49,6 +50,7 @@ export async function writeFusedCheckpoint(
   }
   await writeFolderAtomically(folder, async (temporary) => {
     const index = path.join(base.path, 'model_index.json');
+    const rewritten = new Set<string>(base.parts.changeable().map(([id]) => id));
     const parts = existsSync(index) ? Object.entries(await readJsonObject(index)) : [];
     for (const [part, value] of parts) {
       // It becomes a folder's name, here and there.
@@ -57,13 +59,16 @@ export async function writeFusedCheckpoint(
       }
       const present = Array.isArray(value) && value[0] !== null && existsSync(path.join(base.path, part));
       signal?.throwIfAborted();
-      if (!present || part === 'unet' || part === 'text_encoder') continue;
+      if (!present || rewritten.has(part)) continue;
       await copyTree(path.join(base.path, part), path.join(temporary, part));
     }
     if (existsSync(index)) await copyTree(index, path.join(temporary, 'model_index.json'));
-    await writeUnet(fusion, path.join(temporary, 'unet'), signal);
-    await writeTextEncoder(fusion, path.join(temporary, 'text_encoder'), signal);
-    await writeTokenizer(fusion, path.join(temporary, 'tokenizer'));
+    const { unet, textEncoders } = base.family.base;
+    await writeUnet(fusion, path.join(temporary, unet.id), signal);
+    for (const encoder of textEncoders) {
+      await writeTextEncoder(fusion, encoder, path.join(temporary, encoder.id), signal);
+      await writeTokenizer(fusion, path.join(temporary, encoder.tokenizer));
+    }
     await writeJson(path.join(temporary, 'new_concept_cfg.json'), fusion.vocabulary.conceptConfig());
   });
 }
@@ -75,33 +80,32 @@ async function readJsonObject(file: string): Promise<object> {
 }
 
 async function writeUnet(fusion: Fusion, folder: string, signal: AbortSignal | undefined): Promise<void> {
-  const { unet, path: base } = fusion.base;
+  const { parts, family, path: base } = fusion.base;
+  const { id, stems, canonical } = family.base.unet;
   await makeFolder(folder);
-  await copyTree(path.join(base, 'unet', 'config.json'), path.join(folder, 'config.json'));
-  const tensors = withDeltas(fusion, 'unet', unet.file, (name) => name, signal);
-  await writeSafetensors(path.join(folder, 'diffusion_pytorch_model.safetensors'), tensors, { format: 'pt' });
+  await copyTree(path.join(base, id, 'config.json'), path.join(folder, 'config.json'));
+  const tensors = withDeltas(fusion, id, parts.unet.file, canonical, signal);
+  await writeSafetensors(path.join(folder, `${stems[0]}.safetensors`), tensors, { format: 'pt' });
 }
 
 async function writeTextEncoder(
   fusion: Fusion,
+  { id, stems, canonical }: TextEncoderLayout,
   folder: string,
   signal: AbortSignal | undefined,
 ): Promise<void> {
-  const { textEncoder, path: base } = fusion.base;
+  const { parts, path: base } = fusion.base;
   await makeFolder(folder);
-  const config = await readTextFile(path.join(base, 'text_encoder', 'config.json'), MAX_CONFIG_BYTES);
+  const config = await readTextFile(path.join(base, id, 'config.json'), MAX_CONFIG_BYTES);
   const rows = fusion.vocabulary.embeddingRows();
-  const tensors = withDeltas(fusion, 'text_encoder', textEncoder.file, canonicalTextEncoderName, signal).map(
-    (tensor) =>
-      canonicalTextEncoderName(tensor.name) === 'text_model.embeddings.token_embedding.weight'
-        ? withRows(tensor, rows)
-        : tensor,
+  const tensors = withDeltas(fusion, id, parts.get(id).file, canonical, signal).map((tensor) =>
+    canonical(tensor.name) === TOKEN_TABLE ? withRows(tensor, rows) : tensor,
   );
   const vocabSize = fusion.vocabulary.tokenizer.vocabSize;
   await writeFileAtomically(path.join(folder, 'config.json'), [
     setJsonField(config, 'vocab_size', vocabSize),
   ]);
-  await writeSafetensors(path.join(folder, 'model.safetensors'), tensors, { format: 'pt' });
+  await writeSafetensors(path.join(folder, `${stems[0]}.safetensors`), tensors, { format: 'pt' });
 }
 
 /** The base's files, with the new tokens where both older and newer readers look for them. */
@@ -124,14 +128,14 @@ async function writeTokenizer(fusion: Fusion, folder: string): Promise<void> {
 /** Every tensor of a component, fused layers as W₀ + ΔW, computed when written. */
 function withDeltas(
   { layers }: Fusion,
-  component: Component,
+  component: ComponentId,
   file: TensorFile,
   canonical: (name: string) => string,
   signal: AbortSignal | undefined,
 ): RawTensor[] {
   return [...file.tensors.values()].map((tensor) => {
     const layerName = canonical(tensor.name).replace(/\.weight$/, '');
-    const fused = layers.get(`${component}:${layerName}`);
+    const fused = layers.get(layerId(component, layerName));
     return fused === undefined || !tensor.name.endsWith('.weight')
       ? tensor
       : withDelta(tensor, fused.delta, signal);

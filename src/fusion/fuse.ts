@@ -7,8 +7,9 @@ import type { BoundVocabulary } from '../concepts/prompt.ts';
 import { InputFiles } from '../formats/input-files.ts';
 import { type LowRank, rankOf } from '../linalg/low-rank.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
+import { type LayerId, layerId, within } from '../models/families/layer-table.ts';
 import type { Component } from '../models/keys/module-path.ts';
-import type { LayerDeltas } from '../models/lora.ts';
+import type { ModelDeltas } from '../models/lora.ts';
 import { Pace } from '../pace.ts';
 import { GraphMatmulEngine } from '../runtime/matmul-engine.ts';
 import type { FusionOptions } from './options.ts';
@@ -20,7 +21,7 @@ import { type FusionProgress, type FusionReport, Reporter } from './report/repor
 import { measureStage, type SolvedLayer, type StageProblem, solveStage } from './solve-stage.ts';
 import { fusionMethod } from './solvers/method.ts';
 import { type Choices, chooseParameters, heldOutOptions } from './solvers/parameter-choice.ts';
-import { STAGES, type Stage, stageOf } from './stage.ts';
+import { componentOf, STAGES, type Stage, stageOf } from './stage.ts';
 import { Collector, priorCaptions } from './statistics/collector.ts';
 import type { StageStatistics, Statistics } from './statistics/statistics.ts';
 import { type Collected, StatisticsStore, scopeOf } from './statistics/statistics-store.ts';
@@ -42,7 +43,7 @@ export interface Fusion {
   readonly captions: readonly string[];
   readonly vocabulary: BoundVocabulary;
   /** Keyed by `${component}:${layerName}`, in the base's own layer order. */
-  readonly layers: ReadonlyMap<string, FusedLayer>;
+  readonly layers: ReadonlyMap<LayerId, FusedLayer>;
   readonly report: FusionReport;
   /** The files it was made of, as they were when they were opened. */
   readonly inputs: InputFiles;
@@ -103,7 +104,7 @@ interface SolvedStage {
 
 /** One run's state: what the stages hand on to each other. */
 class FusionRun {
-  readonly fused = new Map<string, FusedLayer>();
+  readonly fused = new Map<LayerId, FusedLayer>();
   readonly reporter: Reporter;
   readonly inputs: InputFiles;
   readonly #request: FuseRequest;
@@ -143,7 +144,7 @@ class FusionRun {
     );
     const { base } = this.#request;
     const { participants, layers } = this.#plan;
-    const part = stage === 'text' ? base.textEncoder : base.unet;
+    const part = base.parts.get(componentOf(stage));
     const problem: StageProblem = {
       stage,
       layers: layers[stage].map((layerName) => {
@@ -151,7 +152,7 @@ class FusionRun {
         return { layerName, outputSize: m, inputSize: n };
       }),
       ...features,
-      deltas: participants.map(({ textDeltas, unetDeltas }) => (stage === 'text' ? textDeltas : unetDeltas)),
+      deltas: participants.map(({ deltas }) => within(componentOf(stage), deltas)),
     };
     const heldOut = await this.reporter.collecting(() => this.#heldOutFeatures(stage));
     await this.reporter.solving(stage, () => this.#solve(problem, heldOut));
@@ -200,8 +201,7 @@ class FusionRun {
       refineFusion({
         base,
         ...this.#plan,
-        textDeltas: this.#deltasOf('text_encoder'),
-        unetDeltas: this.#deltasOf('unet'),
+        deltas: new Map([...this.fused].map(([id, { delta }]) => [id, delta])),
         onProgress: ({ action, subject }) =>
           this.#advance(
             'spatial',
@@ -236,13 +236,8 @@ class FusionRun {
   }
 
   #keep(stage: Stage, layerName: string, delta: LowRank): void {
-    const component: Component = stage === 'text' ? 'text_encoder' : 'unet';
-    this.fused.set(`${component}:${layerName}`, { stage, component, layerName, delta });
-  }
-
-  #deltasOf(component: Component): LayerDeltas {
-    const layers = [...this.fused.values()].filter((layer) => layer.component === component);
-    return new Map(layers.map(({ layerName, delta }) => [layerName, delta]));
+    const component = componentOf(stage);
+    this.fused.set(layerId(component, layerName), { stage, component, layerName, delta });
   }
 
   async dispose(): Promise<void> {
@@ -287,18 +282,14 @@ class FusionRun {
     const collected: StageStatistics[] = [];
     for (const [i, participant] of participants.entries()) {
       const { name } = participant;
-      const textDeltas = this.#partlyFused('text', participant.textDeltas);
+      const { deltas } = participant;
+      const behindText = this.#partlyFused('text', deltas);
       collected.push(
         stage === 'text'
-          ? await collector.text(name, participant.textDeltas)
+          ? await collector.text(name, deltas)
           : stage === 'cross'
-            ? await collector.cross(name, textDeltas)
-            : await collector.spatial(
-                name,
-                textDeltas,
-                this.#partlyFused('cross', participant.unetDeltas),
-                noise?.[i],
-              ),
+            ? await collector.cross(name, behindText)
+            : await collector.spatial(name, this.#partlyFused('cross', behindText), noise?.[i]),
       );
     }
     if (!preserves(options, stage)) return { collected, prior: null };
@@ -313,12 +304,12 @@ class FusionRun {
   }
 
   /** A concept's deltas with those of an earlier stage replaced by the fused ones, if that stage was fused. */
-  #partlyFused(stage: Stage, own: LayerDeltas): LayerDeltas {
+  #partlyFused(stage: Stage, own: ModelDeltas): ModelDeltas {
     if (!this.#plan.options.stages.includes(stage)) return own;
-    const component: Component = stage === 'text' ? 'text_encoder' : 'unet';
-    const rest = [...own].filter(([layerName]) => stageOf({ component, layerName }) !== stage);
-    const fused = [...this.fused.values()].filter((layer) => layer.stage === stage);
-    return new Map([...rest, ...fused.map(({ layerName, delta }) => [layerName, delta] as const)]);
+    const { layers } = this.#request.base.parts;
+    const rest = [...own].filter(([id]) => stageOf(layers.get(id)!) !== stage);
+    const fused = [...this.fused].filter(([, layer]) => layer.stage === stage);
+    return new Map([...rest, ...fused.map(([id, { delta }]) => [id, delta] as const)]);
   }
 
   /** Features for choosing parameters by; null where all are given. */

@@ -140,14 +140,13 @@ export async function writeFusion(
 /** The merged factors as a LoRA file takes them; 1×1 convolutions of the base get a kernel. */
 function* mergedLayers({ layers, base }: Fusion): Generator<MergedLayer> {
   for (const { component, layerName, delta } of layers.values()) {
-    const weights = component === 'unet' ? base.unet.weights : base.textEncoder.weights;
     yield {
       component,
       layerName,
       up: Float32Array.from(delta.up.data),
       down: Float32Array.from(delta.down.data),
       rank: rankOf(delta),
-      kernel: weights.get(`${layerName}.weight`)?.shape.length === 4 ? [1, 1] : null,
+      kernel: base.parts.get(component).layers.get(layerName)!.kernel,
     };
   }
 }

@@ -4,7 +4,7 @@ import type { Concept } from '../concepts/concept.ts';
 import { conceptName } from '../concepts/concept.ts';
 import { conceptDeltas } from '../concepts/fit.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
-import type { LayerDeltas } from '../models/lora.ts';
+import type { ModelDeltas } from '../models/lora.ts';
 
 export interface ParticipantInput {
   readonly concept: Concept;
@@ -25,9 +25,8 @@ export interface Participant {
   readonly name: string;
   readonly unetStrength: number;
   readonly textEncoderStrength: number;
-  /** Deltas per stage's network, by layer name, strengths inside. */
-  readonly textDeltas: LayerDeltas;
-  readonly unetDeltas: LayerDeltas;
+  /** Its changes of the base, strengths inside. */
+  readonly deltas: ModelDeltas;
 }
 
 /**
@@ -38,7 +37,7 @@ export interface Participant {
  */
 export async function prepareParticipant(base: Checkpoint, input: ParticipantInput): Promise<Participant> {
   const { concept, unetStrength = 1, textEncoderStrength = 1 } = input;
-  const { textDeltas, unetDeltas } = await conceptDeltas(base, concept, {
+  const deltas = await conceptDeltas(base, concept, {
     unetStrength,
     textEncoderStrength,
   });
@@ -47,8 +46,7 @@ export async function prepareParticipant(base: Checkpoint, input: ParticipantInp
     name: input.name ?? defaultName(concept),
     unetStrength,
     textEncoderStrength,
-    textDeltas,
-    unetDeltas,
+    deltas,
   };
 }
 

@@ -59,12 +59,12 @@ export async function planFusion(request: FuseRequest): Promise<FusionPlan> {
   const participants: Participant[] = [];
   for (const input of request.participants) participants.push(await prepareParticipant(base, input));
   const concepts = participants.map(({ concept }) => concept);
-  const vocabulary = bindConcepts(base.tokenizer, concepts, base.layers.contextCount);
+  const vocabulary = bindConcepts(base.tokenizer, concepts, base.parts.layers.contextCount);
   await latentSizeFor(base, options);
   const wanted = STAGES.some((stage) => options.stages.includes(stage) && preserves(options, stage));
   const captions = wanted ? withEmptyPrompt(request.preserveCaptions ?? (await defaultCaptions(base))) : [];
   const trained = new Set(participants.flatMap(({ concept }) => [...concept.layers.keys()]));
-  const known = base.layers.linear().filter(({ id }) => trained.has(id));
+  const known = base.parts.layers.linear().filter(({ id }) => trained.has(id));
   const layersOf = (stage: Stage): string[] =>
     known
       .filter((layer) => options.stages.includes(stage) && stageOf(layer) === stage)

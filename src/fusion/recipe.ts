@@ -56,8 +56,8 @@ export function filesOf({ path: file, tensors }: TensorFile): string[] {
 }
 
 /** Files of the base whose numbers a fusion depends on. */
-export function baseFiles({ textEncoder, unet }: Checkpoint): string[] {
-  return [...new Set([...filesOf(textEncoder.file), ...filesOf(unet.file)])];
+export function baseFiles({ parts }: Checkpoint): string[] {
+  return [...new Set(parts.changeable().flatMap(([, { file }]) => filesOf(file)))];
 }
 
 /** Files that a concept's tensors lie in. */
@@ -75,7 +75,7 @@ const tensorsOf = ({ tokens, layers }: Concept): RawTensor[] => [
 
 /** Count a base among the files that a job reads, as it was when it was opened. */
 export function addBase(inputs: InputFiles, base: Checkpoint): void {
-  const tensors = [base.textEncoder, base.unet].flatMap(({ file }) => [...file.tensors.values()]);
+  const tensors = base.parts.changeable().flatMap(([, { file }]) => [...file.tensors.values()]);
   inputs.add(baseFiles(base), openedFiles(tensors));
 }
 

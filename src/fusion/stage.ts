@@ -3,6 +3,7 @@
  * cross-attentions read, and both shape what the spatial layers see.
  */
 import type { Layer } from '../models/families/layer-table.ts';
+import type { Component } from '../models/keys/module-path.ts';
 import { isKeyOrValue } from '../models/unet/keys-values.ts';
 
 export const STAGES = ['text', 'cross', 'spatial'] as const;
@@ -15,4 +16,9 @@ export type PerStage = Readonly<Record<Stage, number>>;
 export function stageOf({ component, layerName }: Pick<Layer, 'component' | 'layerName'>): Stage {
   if (component !== 'unet') return 'text';
   return isKeyOrValue(layerName) ? 'cross' : 'spatial';
+}
+
+/** The network whose layers a stage solves. */
+export function componentOf(stage: Stage): Component {
+  return stage === 'text' ? 'text_encoder' : 'unet';
 }

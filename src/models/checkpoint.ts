@@ -14,11 +14,10 @@ import { type ClipTokenizer, loadTokenizer } from './clip/tokenizer.ts';
 import { readConfig } from './config-file.ts';
 import { BASE_FAMILIES, DEFAULT_FAMILY, hasBase, titlesOf } from './families/families.ts';
 import type { BaseFamily, ComponentLayout, ModelPart } from './families/family.ts';
-import { LayerTable } from './families/layer-table.ts';
+import type { ComponentId } from './families/layer-table.ts';
+import { Parts } from './families/parts.ts';
 import { familyOf, familyOfPipeline } from './families/recognise.ts';
 import type { WeightSource } from './network.ts';
-import type { UnetConfig } from './unet/config.ts';
-import type { VaeConfig } from './vae/config.ts';
 
 export type { ModelPart } from './families/family.ts';
 
@@ -28,14 +27,10 @@ export interface Checkpoint {
   readonly layout: 'diffusers' | 'single-file';
   readonly family: BaseFamily;
   readonly tokenizer: ClipTokenizer;
-  readonly textEncoder: ModelPart<ClipTextConfig>;
-  readonly unet: ModelPart<UnetConfig>;
-  /** What can be changed, by the configurations. */
-  readonly layers: LayerTable;
+  /** Its networks. */
+  readonly parts: Parts;
   /** Path of its scheduler_config.json; null if it has none (single files). */
   readonly schedulerConfigFile: string | null;
-  /** The autoencoder, opened when asked for: fusion does without. @throws {FormatError} if it is missing or damaged */
-  vae(): Promise<ModelPart<VaeConfig>>;
 }
 
 export interface CheckpointOptions {
@@ -142,21 +137,18 @@ async function assembled(
 ): Promise<Checkpoint> {
   const { base } = family;
   const unet = await open(base.unet);
-  const [encoder] = base.textEncoders;
   const tokenizer = await loadTokenizer(
-    layout === 'diffusers' ? path.join(configFolder, encoder!.tokenizer) : configFolder,
+    layout === 'diffusers' ? path.join(configFolder, base.textEncoders[0]!.tokenizer) : configFolder,
   );
-  const textEncoder = await open(encoder!);
+  const textEncoders = new Map<ComponentId, ModelPart<ClipTextConfig>>();
+  for (const encoder of base.textEncoders) textEncoders.set(encoder.id, await open(encoder));
   return {
     path: location,
     layout,
     family,
     tokenizer,
-    textEncoder,
-    unet,
-    layers: new LayerTable([textEncoder, unet].flatMap(({ layers }) => [...layers.values()])),
+    parts: new Parts({ textEncoders, unet, openVae: () => open(base.vae) }),
     schedulerConfigFile: existing(path.join(configFolder, 'scheduler', 'scheduler_config.json')),
-    vae: () => open(base.vae),
   };
 }
 

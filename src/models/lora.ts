@@ -1,12 +1,24 @@
 /** Deltas of linear layers as the runtime inputs of a network that was written with `loraRanks`. */
 import { ShapeError } from '../errors.ts';
-import { type LowRank, rankOf } from '../linalg/low-rank.ts';
+import { type LowRank, rankOf, sum } from '../linalg/low-rank.ts';
 import { float32, type Tensor } from '../tensor/tensor.ts';
-import type { Layer } from './families/layer-table.ts';
+import type { Layer, LayerId } from './families/layer-table.ts';
 import { loraDownInput, loraUpInput } from './network.ts';
 
-/** ΔW [m, n] per layer name, every scale inside. */
+/** ΔW [m, n] of layers of a base, by id, every scale and strength inside. */
+export type ModelDeltas = ReadonlyMap<LayerId, LowRank>;
+
+/** ΔW [m, n] of layers of one network, by layer name. */
 export type LayerDeltas = ReadonlyMap<string, LowRank>;
+
+/** Several sets of deltas on one base: layer by layer the exact sum, factors side by side. */
+export function sumDeltas(sets: readonly ModelDeltas[]): ModelDeltas {
+  const perLayer = new Map<LayerId, LowRank[]>();
+  for (const deltas of sets) {
+    for (const [id, delta] of deltas) perLayer.set(id, [...(perLayer.get(id) ?? []), delta]);
+  }
+  return new Map([...perLayer].map(([id, own]) => [id, sum(own)]));
+}
 
 /** The rank of each delta: what `NetworkOptions.loraRanks` wants. */
 export function deltaRanks(deltas: LayerDeltas): Map<string, number> {

@@ -1,5 +1,6 @@
 /** One request being denoised: from noise, or from a picture, to latents. */
 import type { Checkpoint } from '../models/checkpoint.ts';
+import { conditioningFeeds } from '../models/families/conditioning.ts';
 import { levelSizes } from '../models/unet/structure.ts';
 import { TorchGenerator } from '../tensor/random.ts';
 import { float32, type Tensor } from '../tensor/tensor.ts';
@@ -20,7 +21,7 @@ export interface RunContext {
   readonly unet: UnetDenoiser;
   readonly codec: LatentCodec;
   readonly sampler: Sampler;
-  /** Text features of context and regions. */
+  /** What context and regions say. */
   readonly sources: readonly SourceContexts[];
   /** Pixels per latent cell. */
   readonly factor: number;
@@ -43,13 +44,13 @@ export class DenoisingRun {
     const { base, request, sampler, sources, factor } = context;
     const [height, width] = [request.height / factor, request.width / factor];
     this.#context = context;
-    this.#shape = [1, base.unet.config.inChannels, height, width];
+    this.#shape = [1, base.parts.unet.config.inChannels, height, width];
     this.#beginIndex =
       request.init === undefined ? 0 : beginIndexFor(sampler, request.steps, request.init.denoise);
     const calls = sampler.timesteps.length - this.#beginIndex;
     this.#isolatedCalls = Math.round(request.isolate * calls);
-    const tokens = sources.map((contexts) => contexts[0]!.shape[1]!);
-    const levels = levelSizes(base.unet.config, height, width);
+    const tokens = sources.map((contexts) => contexts[0]!.context.shape[2]!);
+    const levels = levelSizes(base.parts.unet.config, height, width);
     const share = (isolated: boolean) => sharePicture(request.regions, tokens, levels, isolated);
     this.#apart = this.#isolatedCalls > 0 ? share(true) : null;
     this.#together = share(false);
@@ -81,13 +82,18 @@ export class DenoisingRun {
         : joined(pictures.map((index) => request.initialNoise![index]!));
     this.#features ??= await adapterFeeds(request.adapters);
     const rows = new GuidedRows(n, { scale: request.guidanceScale, rescale: request.guidanceRescale });
-    const texts = { ...(await unet.keysValues(sources, rows)), ...this.#features };
     const [negative, positive = negative!] = sources[0]!;
+    const conditioning = rows.conditioning(negative!, [positive]);
+    const texts = {
+      ...(await unet.keysValues(sources, rows)),
+      ...conditioningFeeds(conditioning),
+      ...this.#features,
+    };
     const controls = await LoadedControls.load(request.controls, {
       batch: rows.count,
       latentHeight: this.#shape[2],
       latentWidth: this.#shape[3],
-      context: rows.contexts(negative!, [positive]),
+      context: conditioning.context,
     });
     try {
       const final = await runGuided({

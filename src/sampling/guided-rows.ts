@@ -4,6 +4,7 @@
  */
 import type { GraphBuilder } from '../graph/builder.ts';
 import type { Value } from '../graph/value.ts';
+import { type Conditioning, stackedConditioning } from '../models/families/conditioning.ts';
 import { float32, type Tensor } from '../tensor/tensor.ts';
 import { type Guidance, guide, guidedPair, guideValue, isGuided } from './guidance.ts';
 
@@ -35,15 +36,14 @@ export class GuidedRows {
   }
 
   /**
-   * Text features as a pass reads them, [B, L, T, D].
-   * @param negative  for all pictures, [L, T, D] or [1, L, T, D]; not read without guidance
-   * @param positives one for each picture, or one for all
+   * What a pass is conditioned on, B rows.
+   * @param negative  of one row, for all pictures; not read without guidance
+   * @param positives of one row each: one for each picture, or one for all
    */
-  contexts(negative: Tensor<Float32Array>, positives: readonly Tensor<Float32Array>[]): Tensor<Float32Array> {
+  conditioning(negative: Conditioning, positives: readonly Conditioning[]): Conditioning {
     const each = <T>(all: readonly T[]): readonly T[] =>
       all.length === 1 ? Array<T>(this.pictures).fill(all[0]!) : all;
-    const rows = guidedPair(this.guidance.scale, each([negative]), each(positives)).flat();
-    return float32([this.count, ...positives[0]!.shape.slice(-3)], joined(rows.map(({ data }) => data)));
+    return stackedConditioning(guidedPair(this.guidance.scale, each([negative]), each(positives)).flat());
   }
 
   /** Rows of the texts, [2, …] (negative, positive) or [1, …], repeated for every picture: [B, …]. */

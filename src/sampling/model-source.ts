@@ -8,7 +8,7 @@ import { z } from 'zod';
 import { type Concept, conceptName } from '../concepts/concept.ts';
 import { loadConcept } from '../concepts/concept-file.ts';
 import { type EmbeddingFile, loadEmbeddings } from '../concepts/embedding-file.ts';
-import { type ConceptDeltas, conceptDeltas, sumDeltas } from '../concepts/fit.ts';
+import { conceptDeltas } from '../concepts/fit.ts';
 import { type BoundVocabulary, bindConcepts, type ConceptConfig } from '../concepts/prompt.ts';
 import { FormatError, UsageError } from '../errors.ts';
 import { infoOf } from '../io/file-info.ts';
@@ -16,6 +16,7 @@ import { placeOfRecord } from '../io/recorded-path.ts';
 import { type Checkpoint, openCheckpoint } from '../models/checkpoint.ts';
 import { WordMatcher } from '../models/clip/word-matcher.ts';
 import { readConfig } from '../models/config-file.ts';
+import { type ModelDeltas, sumDeltas } from '../models/lora.ts';
 import { defaultBase } from '../package-root.ts';
 import type { NormalScene } from './scene.ts';
 
@@ -23,8 +24,8 @@ import type { NormalScene } from './scene.ts';
 export interface SceneModel {
   readonly base: Checkpoint;
   readonly vocabulary: BoundVocabulary;
-  readonly unetDeltas: ConceptDeltas['unetDeltas'];
-  readonly textDeltas: ConceptDeltas['textDeltas'];
+  /** All changes of the base, strengths inside. */
+  readonly deltas: ModelDeltas;
   /** What prompts call the concepts, e.g. `<smiley1> <smiley2>`; empty without concepts. */
   readonly conceptNames: readonly string[];
 }
@@ -58,11 +59,11 @@ export async function openSceneModel(sources: ModelSources): Promise<SceneModel>
     fused?.kind === 'checkpoint' ? fused.folder : (sources.base ?? fused?.base ?? defaultBase());
   const options = sources.baseConfig === undefined ? {} : { configFolder: sources.baseConfig };
   const base = await openCheckpoint(location, options);
-  const layerCount = base.layers.contextCount;
-  const { hiddenSize } = base.textEncoder.config;
+  const layerCount = base.parts.layers.contextCount;
+  const { hiddenSize } = base.parts.textEncoder.config;
 
   const concepts: Concept[] = [];
-  const deltas: ConceptDeltas[] = [];
+  const deltas: ModelDeltas[] = [];
   const expansions = new Map<string, readonly string[]>();
   const addEmbeddings = ({ concept, expansions: own }: EmbeddingFile): void => {
     concepts.push(concept);
@@ -95,8 +96,7 @@ export async function openSceneModel(sources: ModelSources): Promise<SceneModel>
   return {
     base,
     vocabulary: expansions.size === 0 ? vocabulary : expanding(vocabulary, expansions),
-    unetDeltas: sumDeltas(deltas.map(({ unetDeltas }) => unetDeltas)),
-    textDeltas: sumDeltas(deltas.map(({ textDeltas }) => textDeltas)),
+    deltas: sumDeltas(deltas),
     conceptNames: names,
   };
 }

@@ -1,9 +1,8 @@
 /** Prompts to text features per cross-attention layer: concept words bound, weights applied, long prompts in chunks. */
 import type { BoundVocabulary } from '../concepts/prompt.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
-import { encodeText } from '../models/clip/encode-text.ts';
-import { TokenEmbeddings } from '../models/clip/text-encoder.ts';
-import type { LayerDeltas } from '../models/lora.ts';
+import type { Conditioning, PromptIds, TokenEncoder } from '../models/families/conditioning.ts';
+import type { ModelDeltas } from '../models/lora.ts';
 import { float32, type Tensor } from '../tensor/tensor.ts';
 import { parsePromptWeights } from './prompt-weights.ts';
 
@@ -18,6 +17,12 @@ interface Chunk {
   readonly weights: readonly number[] | null;
 }
 
+/** Of one chunk: features [T, D], and the vector where there is one. */
+interface EncodedWindow {
+  readonly states: Float32Array;
+  readonly pooled: Float32Array | undefined;
+}
+
 const CACHE_ENTRIES = 512;
 /** Windows of one run of the encoder: long texts in every layer and region would need gigabytes at once. */
 const MAX_BATCH = 64;
@@ -26,26 +31,23 @@ const MAX_BATCH = 64;
 export class PromptEncoder {
   readonly #base: Checkpoint;
   readonly #vocabulary: BoundVocabulary;
-  readonly #deltas: LayerDeltas;
-  readonly #embeddings: TokenEmbeddings;
-  readonly #clipSkip: number;
-  /** Hidden states [T, D] by ids. */
-  readonly #cache = new Map<string, Float32Array>();
+  readonly #encoder: TokenEncoder;
+  /** By ids. */
+  readonly #cache = new Map<string, EncodedWindow>();
 
-  constructor(base: Checkpoint, vocabulary: BoundVocabulary, deltas: LayerDeltas, clipSkip: number) {
+  /** @param deltas changes of the base; those of the text encoders count */
+  constructor(base: Checkpoint, vocabulary: BoundVocabulary, deltas: ModelDeltas, clipSkip: number) {
     this.#base = base;
     this.#vocabulary = vocabulary;
-    this.#deltas = deltas;
-    this.#clipSkip = clipSkip;
-    const { weights, config } = base.textEncoder;
-    this.#embeddings = new TokenEmbeddings(weights, config, vocabulary.embeddingRows());
+    const added = vocabulary.embeddingRows();
+    this.#encoder = base.family.base.tokenEncoder(base.parts, { added, deltas, clipSkip });
   }
 
   /**
-   * Features [L, T, D] of every prompt. Prompts of one group get the same T, a multiple of 77: the shorter ones are
-   * filled up with empty chunks.
+   * Every prompt as the UNet is conditioned on it, one row each. Prompts of one group get the same T, a multiple of 77:
+   * the shorter ones are filled up with empty chunks. Where the UNet reads a vector per prompt, it is the first chunk's.
    */
-  async encode(groups: readonly (readonly LayerTexts[])[]): Promise<Tensor<Float32Array>[][]> {
+  async encode(groups: readonly (readonly LayerTexts[])[]): Promise<Conditioning[][]> {
     const chunked = groups.map((group) => this.#sameLength(group.map((texts) => this.#chunks(texts))));
     const chunks = chunked.flat(3);
     const weighted = chunks.some(({ weights }) => weights !== null);
@@ -59,7 +61,7 @@ export class PromptEncoder {
   /** Chunks per layer. */
   #chunks(texts: LayerTexts): Chunk[][] {
     const { tokenizer, layerPrompts } = this.#vocabulary;
-    const room = this.#base.textEncoder.config.maxPositions - 2;
+    const room = this.#base.parts.maxPositions - 2;
     const boundPrompts = new Map<string, string[]>();
     const bound = (text: string, layer: number): string => {
       const prompts = boundPrompts.get(text) ?? layerPrompts(text);
@@ -87,7 +89,7 @@ export class PromptEncoder {
     const { bosId, eosId, padId } = this.#vocabulary.tokenizer;
     const ids = [bosId, ...content, eosId];
     const all = [1, ...weights];
-    while (ids.length < this.#base.textEncoder.config.maxPositions) ids.push(padId);
+    while (ids.length < this.#base.parts.maxPositions) ids.push(padId);
     while (all.length < ids.length) all.push(1);
     return { ids, weights: all.every((weight) => weight === 1) ? null : all };
   }
@@ -107,9 +109,9 @@ export class PromptEncoder {
   }
 
   /** Hidden states by ids; what is not in the cache is encoded in one batch. */
-  async #states(lists: readonly (readonly number[])[]): Promise<Map<string, Float32Array>> {
+  async #states(lists: readonly PromptIds[]): Promise<Map<string, EncodedWindow>> {
     const wanted = new Map(lists.map((ids) => [ids.join(), ids]));
-    const states = new Map<string, Float32Array>();
+    const states = new Map<string, EncodedWindow>();
     for (const key of wanted.keys()) {
       const known = this.#cache.get(key);
       if (known !== undefined) states.set(key, known);
@@ -119,15 +121,10 @@ export class PromptEncoder {
     if (this.#cache.size + missing.length > CACHE_ENTRIES) this.#cache.clear();
     for (let first = 0; first < missing.length; first += MAX_BATCH) {
       const batch = missing.slice(first, first + MAX_BATCH);
-      const { hiddenStates } = await encodeText(
-        this.#base.textEncoder,
-        this.#embeddings,
-        batch.map(([, ids]) => ids),
-        { deltas: this.#deltas, clipSkip: this.#clipSkip },
-      );
-      const size = hiddenStates.shape[1]! * hiddenStates.shape[2]!;
+      const encoded = await this.#encoder.encode(batch.map(([, ids]) => ids));
       batch.forEach(([key], i) => {
-        const own = hiddenStates.data.slice(i * size, (i + 1) * size);
+        const pooled = encoded.pooled === undefined ? undefined : rowOf(encoded.pooled, i);
+        const own = { states: rowOf(encoded.states, i), pooled };
         states.set(key, own);
         this.#cache.set(key, own);
       });
@@ -139,22 +136,33 @@ export class PromptEncoder {
    * z' = z_empty + w · (z − z_empty) per token: weight 1 changes nothing, 0 leaves what an empty prompt has there.
    * Source: ComfyUI's encode_token_weights (comfy/sd1_clip.py).
    */
-  #assemble(layers: readonly Chunk[][], encoded: ReadonlyMap<string, Float32Array>): Tensor<Float32Array> {
-    const { maxPositions, hiddenSize } = this.#base.textEncoder.config;
-    const perLayer = layers[0]!.length * maxPositions;
-    const result = float32([layers.length, perLayer, hiddenSize]);
+  #assemble(layers: readonly Chunk[][], encoded: ReadonlyMap<string, EncodedWindow>): Conditioning {
+    const { maxPositions } = this.#base.parts;
+    const first = encoded.get(layers[0]![0]!.ids.join())!;
+    const width = first.states.length / maxPositions;
+    const result = float32([1, layers.length, layers[0]!.length * maxPositions, width]);
     const emptyIds = this.#emptyChunk().ids.join();
     layers.flat().forEach(({ ids, weights }, i) => {
-      const states = encoded.get(ids.join())!;
-      const at = i * maxPositions * hiddenSize;
+      const { states } = encoded.get(ids.join())!;
+      const at = i * states.length;
       result.data.set(states, at);
       if (weights === null) return;
-      const empty = encoded.get(emptyIds)!;
+      const { states: empty } = encoded.get(emptyIds)!;
       for (let j = 0; j < states.length; j++) {
-        const weight = weights[Math.floor(j / hiddenSize)]!;
+        const weight = weights[Math.floor(j / width)]!;
         if (weight !== 1) result.data[at + j] = empty[j]! + weight * (states[j]! - empty[j]!);
       }
     });
-    return result;
+    const { pooled } = first;
+    return {
+      context: result,
+      pooled: pooled === undefined ? undefined : float32([1, pooled.length], pooled),
+    };
   }
+}
+
+/** A copy of one entry along the first axis. */
+function rowOf({ shape, data }: Tensor<Float32Array>, index: number): Float32Array {
+  const size = data.length / shape[0]!;
+  return data.slice(index * size, (index + 1) * size);
 }

@@ -115,7 +115,7 @@ export function resolveRequest(
   factor: number,
   layerCount: number,
 ): ResolvedRequest {
-  const size = base.unet.config.sampleSize * factor;
+  const size = base.parts.unet.config.sampleSize * factor;
   const defaults = { width: size, height: size, ...REQUEST_DEFAULTS, prompt: request.prompt };
   const resolved: ResolvedRequest = { ...defaults, ...defined(request) };
   const { width, height, regions, isolate, init, initialNoise, adapters, controls } = resolved;
@@ -168,7 +168,7 @@ export function resolveRequest(
   for (const { adapter } of adapters) checkAdapterFits(adapter, base, factor);
   for (const { controlNet } of controls) checkControlNetFits(controlNet, base, factor);
   if (initialNoise !== undefined) {
-    const size = (base.unet.config.inChannels * width * height) / factor ** 2;
+    const size = (base.parts.unet.config.inChannels * width * height) / factor ** 2;
     const lengths = initialNoise.map(({ length }) => length);
     if (lengths.length !== resolved.count || lengths.some((length) => length !== size)) {
       throw new UsageError(
@@ -251,10 +251,10 @@ export async function checkRequestMemory(
     height,
     factor,
     rows: new GuidedRows(Math.min(request.batchSize, request.count), { scale }).count,
-    tokens: windowedTokens(groups, base.tokenizer, base.textEncoder.config.maxPositions),
+    tokens: windowedTokens(groups, base.tokenizer, base.parts.maxPositions),
     masks,
-    unet: base.unet.config,
-    vae: (await base.vae()).config,
+    unet: base.parts.unet.config,
+    vae: (await base.parts.vae()).config,
   });
 }
 

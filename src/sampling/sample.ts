@@ -5,7 +5,8 @@
 import { type BoundVocabulary, bindConcepts } from '../concepts/prompt.ts';
 import type { Picture } from '../formats/picture.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
-import type { LayerDeltas } from '../models/lora.ts';
+import type { Conditioning } from '../models/families/conditioning.ts';
+import type { ModelDeltas } from '../models/lora.ts';
 import { vaeFactor } from '../models/vae/config.ts';
 import type { Tensor } from '../tensor/tensor.ts';
 import { checkpointSampler } from './checkpoint-schedule.ts';
@@ -26,10 +27,8 @@ import { UnetDenoiser } from './unet-denoiser.ts';
 export interface PipelineParts {
   /** Words of concepts with their embeddings. Default: the base's own words alone. */
   readonly vocabulary?: BoundVocabulary;
-  /** Changes of the UNet's linear layers, strengths inside. Default none. */
-  readonly unetDeltas?: LayerDeltas;
-  /** Changes of the text encoder's linear layers. Default none. */
-  readonly textDeltas?: LayerDeltas;
+  /** Changes of the base by layer id, strengths inside. Default none. */
+  readonly deltas?: ModelDeltas;
   /** Layers of the text encoder to leave out at the end, as diffusers counts: 0 is all. Default 0. */
   readonly clipSkip?: number;
   /** CPU threads of one operator. Default: the runtime's choice. */
@@ -76,19 +75,19 @@ export class Pipeline {
   readonly #codec: LatentCodec;
 
   private constructor(base: Checkpoint, parts: PipelineParts, codec: LatentCodec, factor: number) {
-    const { unetDeltas = new Map(), textDeltas = new Map(), clipSkip = 0, threads } = parts;
-    const layerCount = base.layers.contextCount;
+    const { deltas = new Map(), clipSkip = 0, threads } = parts;
+    const layerCount = base.parts.layers.contextCount;
     this.base = base;
     this.factor = factor;
     this.vocabulary = parts.vocabulary ?? bindConcepts(base.tokenizer, [], layerCount);
-    this.#prompts = new PromptEncoder(base, this.vocabulary, textDeltas, clipSkip);
-    this.#unet = new UnetDenoiser(base, unetDeltas, threads);
+    this.#prompts = new PromptEncoder(base, this.vocabulary, deltas, clipSkip);
+    this.#unet = new UnetDenoiser(base, deltas, threads);
     this.#codec = codec;
   }
 
   /** @throws {FormatError} if the base has no autoencoder */
   static async create(base: Checkpoint, parts: PipelineParts = {}): Promise<Pipeline> {
-    const vae = await base.vae();
+    const vae = await base.parts.vae();
     return new Pipeline(base, parts, new LatentCodec(vae), vaeFactor(vae.config));
   }
 
@@ -139,7 +138,7 @@ export class Pipeline {
   }
 
   /** Text features of context and regions. */
-  #encode(request: ResolvedRequest): Promise<Tensor<Float32Array>[][]> {
+  #encode(request: ResolvedRequest): Promise<Conditioning[][]> {
     const { layerCount } = this.vocabulary;
     const everywhere = (text: string): string[] => Array<string>(layerCount).fill(text);
     const group = (positive: string[], negative: string): string[][] =>

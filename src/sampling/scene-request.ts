@@ -56,11 +56,11 @@ export interface PreparedScene {
  */
 export async function prepareScene(scene: NormalScene, model: SceneModel): Promise<PreparedScene> {
   const { base } = model;
-  const factor = vaeFactor((await base.vae()).config);
+  const factor = vaeFactor((await base.parts.vae()).config);
   const notes: string[] = [];
-  const complete = withDefaultScene(scene, model, base.unet.config.sampleSize * factor);
+  const complete = withDefaultScene(scene, model, base.parts.unet.config.sampleSize * factor);
   const { width, height } = complete;
-  const layerPrompts = parseStyleMix(scene.styleMix ?? {}, base.unet.config);
+  const layerPrompts = parseStyleMix(scene.styleMix ?? {}, base.parts.unet.config);
   checkPictureSize(width, height, factor);
   await checkRequestMemory(
     {

@@ -1,7 +1,9 @@
 /** The UNet of a model kept loaded for sampling: one guided prediction per call, whatever the number of texts. */
 
 import type { Checkpoint } from '../models/checkpoint.ts';
-import { deltaFeeds, deltaRanks, type LayerDeltas } from '../models/lora.ts';
+import { type Conditioning, stackedConditioning } from '../models/families/conditioning.ts';
+import { within } from '../models/families/layer-table.ts';
+import { deltaFeeds, deltaRanks, type LayerDeltas, type ModelDeltas } from '../models/lora.ts';
 import { buildKeysValues, isKeyOrValue, keysOutput, valuesOutput } from '../models/unet/keys-values.ts';
 import { keyInput, type SourceLayout, valueInput } from '../models/unet/region-attention.ts';
 import { crossAttentionNames } from '../models/unet/structure.ts';
@@ -9,12 +11,12 @@ import { buildUnet } from '../models/unet/unet.ts';
 import { defaultRuntime } from '../runtime/default-runtime.ts';
 import type { LoadedGraph } from '../runtime/runtime.ts';
 import { float32, type Tensor } from '../tensor/tensor.ts';
-import { type GuidedRows, joined } from './guided-rows.ts';
+import type { GuidedRows } from './guided-rows.ts';
 
 type Feeds = Readonly<Record<string, Tensor>>;
 
-/** Text features [L, T, D] of one source: negative first, or positive alone where there is no guidance. */
-export type SourceContexts = readonly Tensor<Float32Array>[];
+/** One source, each of one row: negative first, or positive alone where there is no guidance. */
+export type SourceContexts = readonly Conditioning[];
 
 export interface UnetSetup {
   /** B: pictures of one pass, twice with guidance. */
@@ -34,9 +36,10 @@ export class UnetDenoiser {
   readonly #threads: number | undefined;
   #loaded: { key: string; session: LoadedGraph; inputs: ReadonlySet<string>; factors: Feeds } | null = null;
 
-  constructor(base: Checkpoint, deltas: LayerDeltas, threads?: number) {
+  /** @param deltas changes of the base; those of the UNet count */
+  constructor(base: Checkpoint, deltas: ModelDeltas, threads?: number) {
     this.#base = base;
-    const all = [...deltas];
+    const all = [...within('unet', deltas)];
     // K and V are computed apart from the UNet, so their deltas are applied there.
     this.#textDeltas = new Map(all.filter(([name]) => isKeyOrValue(name)));
     this.#unetDeltas = new Map(all.filter(([name]) => !isKeyOrValue(name)));
@@ -48,27 +51,24 @@ export class UnetDenoiser {
    * @param rows of a pass: each text is repeated for every picture
    */
   async keysValues(sources: readonly SourceContexts[], rows: GuidedRows): Promise<Feeds> {
-    const { weights, config, layers } = this.#base.unet;
+    const { weights, config, layers } = this.#base.parts.unet;
     const names = crossAttentionNames(config);
     const loraRanks = deltaRanks(this.#textDeltas);
     const factors = deltaFeeds(this.#textDeltas, loraRanks, layers);
     const feeds: Record<string, Tensor> = {};
     // Texts of one length share a run.
-    const lengths = new Set(sources.map((contexts) => contexts[0]!.shape[1]!));
+    const lengths = new Set(sources.map((contexts) => contexts[0]!.context.shape[2]!));
     for (const tokens of lengths) {
       const members = sources.flatMap((contexts, source) =>
-        contexts[0]!.shape[1] === tokens ? [{ source, contexts }] : [],
+        contexts[0]!.context.shape[2] === tokens ? [{ source, contexts }] : [],
       );
       const texts = members.flatMap(({ contexts }) => contexts);
       const size = { batch: texts.length, tokens };
       const { graph } = buildKeysValues(weights, config, size, { loraRanks });
       const session = await defaultRuntime().load(graph, 'once');
       try {
-        const shape = [texts.length, ...texts[0]!.shape];
-        const outputs = await session.run({
-          encoder_hidden_states: float32(shape, joined(texts.map(({ data }) => data))),
-          ...factors,
-        });
+        const { context } = stackedConditioning(texts);
+        const outputs = await session.run({ encoder_hidden_states: context, ...factors });
         for (const name of names) {
           let at = 0;
           for (const { source, contexts } of members) {
@@ -91,7 +91,7 @@ export class UnetDenoiser {
     const key = JSON.stringify(setup);
     if (this.#loaded?.key === key) return;
     await this.dispose();
-    const { weights, config, layers } = this.#base.unet;
+    const { weights, config, layers } = this.#base.parts.unet;
     const loraRanks = deltaRanks(this.#unetDeltas);
     const size = { batch: rows, latentHeight, latentWidth, tokens: layout.tokens[0]! };
     const options = { sources: layout, adapterFeatures, controlResiduals, loraRanks };

@@ -78,8 +78,15 @@ async function makerOf(
   prompt: string,
   signal: AbortSignal | undefined,
 ): Promise<{ base: string; prompt: string }> {
-  const parts = [base.unet, base.textEncoder, await base.vae()];
-  const files = parts.flatMap(({ file }) =>
+  const { parts } = base;
+  const networks = [
+    ...parts
+      .changeable()
+      .map(([, part]) => part)
+      .toReversed(),
+    await parts.vae(),
+  ];
+  const files = networks.flatMap(({ file }) =>
     [...file.tensors.values()].flatMap(({ storage }) => storage.range?.file ?? []),
   );
   const hashes = await hashFiles(files, signal);

@@ -5,6 +5,7 @@
 
 import type { Checkpoint, ModelPart } from '../models/checkpoint.ts';
 import type { TokenEmbeddings } from '../models/clip/text-encoder.ts';
+import { type ComponentId, type LayerId, outside, within } from '../models/families/layer-table.ts';
 import type { UnetConfig } from '../models/unet/config.ts';
 import { attentionPlaces, levelSizes } from '../models/unet/structure.ts';
 import { defaultRuntime } from '../runtime/default-runtime.ts';
@@ -12,16 +13,21 @@ import { LoadedGraphs } from '../runtime/loaded-graphs.ts';
 import type { LoadedGraph } from '../runtime/runtime.ts';
 import { float32, type Tensor } from '../tensor/tensor.ts';
 import { attentionTargets, wordPositions } from './attention-regularization.ts';
-import { type FactorFeeds, type FactorGradients, factorGradients } from './factor-gradients.ts';
+import {
+  type FactorFeeds,
+  type FactorGradients,
+  factorFeeds,
+  factorGradients,
+  type ModelFactors,
+} from './factor-gradients.ts';
 import { gradientOutput } from './gradient-outputs.ts';
 import type { Ids } from './prompt-prefix.ts';
 import { TextStep } from './text-step.ts';
 import { buildUnetStep, type UnetGraphOptions } from './unet-graph.ts';
 
 export interface StepPlan extends Omit<UnetGraphOptions, 'ranks' | 'contextGradient'> {
-  /** Trained layers of the UNet and of the text encoder, with the ranks of their factors. */
-  readonly unetRanks: ReadonlyMap<string, number>;
-  readonly textRanks: ReadonlyMap<string, number>;
+  /** Trained layers of the base, with the ranks of their factors. */
+  readonly ranks: ReadonlyMap<LayerId, number>;
   /** First token id whose embedding is trained; these ids follow the vocabulary. Null: no embedding is. */
   readonly firstTrainedId: number | null;
   /** Positions at the beginning that a row's prompts share, see text-step.ts. */
@@ -55,8 +61,8 @@ export interface StepResult {
   readonly loss: number;
   /** Weighted squares per row. */
   readonly errors: Float32Array;
-  readonly unet: ReadonlyMap<string, FactorGradients>;
-  readonly text: ReadonlyMap<string, FactorGradients>;
+  /** Of every trained layer. */
+  readonly factors: ReadonlyMap<LayerId, FactorGradients>;
   /** [trained rows, D]; rows that no prompt of the batch has are zero. Null if none are trained. */
   readonly embeddings: Float32Array | null;
   /** Every output of the UNet's graph that is not a gradient. */
@@ -66,6 +72,9 @@ export interface StepResult {
 export class TrainingStep {
   readonly #unet: ModelPart<UnetConfig>;
   readonly #plan: StepPlan;
+  /** Ranks of the UNet's layers, by name. */
+  readonly #unetRanks: ReadonlyMap<string, number>;
+  readonly #textId: ComponentId;
   readonly #text: TextStep;
   /** Positions of one run of the text encoder, 77. */
   readonly #window: number;
@@ -77,16 +86,19 @@ export class TrainingStep {
    * @param trainedRows number of rows behind the vocabulary
    */
   constructor(base: Checkpoint, embeddings: TokenEmbeddings, trainedRows: number, plan: StepPlan) {
-    this.#unet = base.unet;
-    this.#window = base.textEncoder.config.maxPositions;
+    this.#unet = base.parts.unet;
+    this.#window = base.parts.maxPositions;
     this.#plan = plan;
-    const { textRanks, firstTrainedId, layerwise, sharedPrefix, threads } = plan;
-    this.#text = new TextStep(base.textEncoder, embeddings, {
-      ranks: textRanks,
+    const { ranks, firstTrainedId, layerwise, sharedPrefix, threads } = plan;
+    const { textEncoder, textEncoders } = base.parts;
+    this.#unetRanks = within('unet', ranks);
+    this.#textId = [...textEncoders.keys()][0]!;
+    this.#text = new TextStep(textEncoder, embeddings, {
+      ranks: within(this.#textId, ranks),
       firstTrainedId,
       trainedRows,
       // Those of one row.
-      promptsPerRun: layerwise ? attentionPlaces(base.unet.config).length : 1,
+      promptsPerRun: layerwise ? attentionPlaces(base.parts.unet.config).length : 1,
       sharedPrefix,
       threads,
     });
@@ -94,10 +106,11 @@ export class TrainingStep {
   }
 
   /** @throws {ShapeError} if the batch or the factors do not fit the plan */
-  async run(batch: StepBatch, unetFactors: FactorFeeds, textFactors: FactorFeeds): Promise<StepResult> {
+  async run(batch: StepBatch, factors: ModelFactors): Promise<StepResult> {
+    const textFactors = factorFeeds(this.#textId, factors);
     const windows = batch.prompts.flat().flatMap((ids) => this.#windows(ids));
     const features = await this.#text.features(windows, textFactors);
-    const outputs = await this.#runUnet(batch, windows, features, unetFactors);
+    const outputs = await this.#runUnet(batch, windows, features, factorFeeds('unet', factors));
     const dContext = outputs[gradientOutput('encoder_hidden_states')] as Tensor<Float32Array> | undefined;
     const text =
       dContext === undefined
@@ -106,8 +119,10 @@ export class TrainingStep {
     return {
       loss: (outputs.loss!.data as Float32Array)[0]!,
       errors: outputs.errors!.data as Float32Array,
-      unet: factorGradients(this.#plan.unetRanks.keys(), outputs),
-      text: text.factors,
+      factors: new Map([
+        ...outside('unet', factorGradients(this.#unetRanks.keys(), outputs)),
+        ...outside(this.#textId, text.factors),
+      ]),
       embeddings: text.embeddings,
       outputs: Object.fromEntries(Object.entries(outputs).filter(([name]) => !name.startsWith('d:'))),
     };
@@ -176,7 +191,7 @@ export class TrainingStep {
       buildUnetStep(
         this.#unet,
         { batch: rows, latentHeight, latentWidth, tokens },
-        { ...this.#plan, ranks: this.#plan.unetRanks, contextGradient: this.#text.trains },
+        { ...this.#plan, ranks: this.#unetRanks, contextGradient: this.#text.trains },
       ),
     );
   }

@@ -12,6 +12,7 @@ import { readFloat32 } from '../formats/raw-tensor.ts';
 import { safeParse } from '../formats/safe-parse.ts';
 import { makeFolder } from '../io/replace-file.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
+import { TOKEN_TABLE } from '../models/clip/text-encoder.ts';
 import { vaeFactor } from '../models/vae/config.ts';
 import { type AdamWState, adamwState, adamwStep } from '../optim/adamw.ts';
 import { learningRate } from '../optim/learning-rate.ts';
@@ -135,8 +136,7 @@ class TrainingRun {
       trainables.embeddings,
       trainables.rows.length / trainables.embeddings.width,
       {
-        unetRanks: trainables.ranks('unet'),
-        textRanks: trainables.ranks('text_encoder'),
+        ranks: trainables.ranks(),
         firstTrainedId: settings.lrEmbedding === 0 ? null : (trainables.vocabulary.tokens[0]?.ids[0] ?? null),
         layerwise: method.layerwise,
         sharedPrefix: batches.sharedPrefix(),
@@ -163,8 +163,8 @@ class TrainingRun {
     if (trainables.parameters().length === 0) {
       throw new UsageError('nothing is trained: name words with `token`, or set learning rates above 0');
     }
-    const vae = await base.vae();
-    const resolution = settings.resolution ?? base.unet.config.sampleSize * vaeFactor(vae.config);
+    const vae = await base.parts.vae();
+    const resolution = settings.resolution ?? base.parts.unet.config.sampleSize * vaeFactor(vae.config);
     const encode = (files: readonly TrainingPicture[], purpose: number): Promise<TrainingItem[]> =>
       encodePictures(
         vae,
@@ -241,7 +241,7 @@ class TrainingRun {
       const random = numberedGenerator(seed, RANDOM.step, number);
       const masks = drawMasks(this.#trainables.layers, this.#settings, random);
       const feeds = this.#trainables.feeds(masks);
-      const result = await this.#step.run(this.#batches.make(number, random), feeds.unet, feeds.text);
+      const result = await this.#step.run(this.#batches.make(number, random), feeds);
       loss += result.loss / accumulate;
       for (const [name, own] of this.#trainables.gradients(result, masks)) {
         const sum = gradients.get(name) ?? new Float32Array(own.length);
@@ -331,8 +331,7 @@ class TrainingRun {
     } as const;
     const pipeline = await Pipeline.create(base, {
       vocabulary: bindConcepts(base.tokenizer, tokens.length === 0 ? [] : [concept]),
-      unetDeltas: await this.#trainables.deltas('unet'),
-      textDeltas: await this.#trainables.deltas('text_encoder'),
+      deltas: await this.#trainables.deltas(),
     });
     try {
       const prompt = withWords(this.#settings.samplePrompt, this.#trainables.plan.words);
@@ -386,8 +385,8 @@ function checkCaptions(
 }
 
 function vocabularyPenalty(base: Checkpoint, bandwidth: number): DensityPenalty {
-  const table = base.textEncoder.weights.get('text_model.embeddings.token_embedding.weight')!;
-  return densityPenalty(readFloat32(table), base.textEncoder.config.hiddenSize, bandwidth);
+  const table = base.parts.textEncoder.weights.get(TOKEN_TABLE)!;
+  return densityPenalty(readFloat32(table), base.parts.textEncoder.config.hiddenSize, bandwidth);
 }
 
 function totalNorm(gradients: Iterable<Float32Array>): number {

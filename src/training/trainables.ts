@@ -8,14 +8,13 @@ import { matrix } from '../linalg/matrix.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
 import { endOfWord } from '../models/clip/bpe.ts';
 import { TokenEmbeddings } from '../models/clip/text-encoder.ts';
-import type { Component } from '../models/keys/module-path.ts';
-import type { LayerDeltas } from '../models/lora.ts';
-import { loraDownInput, loraUpInput } from '../models/network.ts';
+import { type LayerId, layerId } from '../models/families/layer-table.ts';
+import type { ModelDeltas } from '../models/lora.ts';
 import { Pace } from '../pace.ts';
 import type { TorchGenerator } from '../tensor/random.ts';
-import { float32, type Tensor } from '../tensor/tensor.ts';
+import { float32 } from '../tensor/tensor.ts';
 import { initialVector } from './concept-embeddings.ts';
-import type { FactorFeeds } from './factor-gradients.ts';
+import type { ModelFactors } from './factor-gradients.ts';
 import { fullWeight, type LayerFactors, lohaFactors, loraFactors, type RankMask } from './factors.ts';
 import type { ResolvedSettings, TrainingMethod } from './methods/method.ts';
 import type { StepResult } from './step.ts';
@@ -70,8 +69,8 @@ export class Trainables {
     random: TorchGenerator,
   ) {
     this.plan = plan;
-    this.rowsPerWord = method.layerwise ? base.layers.contextCount : 1;
-    const { weights, config } = base.textEncoder;
+    this.rowsPerWord = method.layerwise ? base.parts.layers.contextCount : 1;
+    const { weights, config } = base.parts.textEncoder;
     const words = [...plan.words, ...plan.pictureWords];
     for (const word of words) checkWord(base, word);
     this.rows = new Float32Array(words.length * this.rowsPerWord * config.hiddenSize);
@@ -90,13 +89,9 @@ export class Trainables {
     );
   }
 
-  /** Ranks of the graph's factors by layer name. */
-  ranks(component: Component): Map<string, number> {
-    return new Map(
-      this.layers
-        .filter(({ layer }) => layer.component === component)
-        .map(({ layer, graphRank }) => [layer.layerName, graphRank]),
-    );
+  /** Ranks of the graphs' factors. */
+  ranks(): Map<LayerId, number> {
+    return new Map(this.layers.map(({ layer, graphRank }) => [idOf(layer), graphRank]));
   }
 
   /** Everything trained, in a fixed order. */
@@ -116,14 +111,16 @@ export class Trainables {
   }
 
   /** @param masks one per layer */
-  feeds(masks: readonly RankMask[]): { readonly unet: FactorFeeds; readonly text: FactorFeeds } {
-    const feeds: Record<Component, Record<string, Tensor>> = { unet: {}, text_encoder: {} };
-    this.layers.forEach(({ layer, graphRank, factors }, i) => {
-      const { down, up } = factors(masks[i]!);
-      feeds[layer.component][loraDownInput(layer.layerName)] = float32([graphRank, layer.n], down);
-      feeds[layer.component][loraUpInput(layer.layerName)] = float32([layer.m, graphRank], up);
-    });
-    return { unet: feeds.unet, text: feeds.text_encoder };
+  feeds(masks: readonly RankMask[]): ModelFactors {
+    return new Map(
+      this.layers.map(({ layer, graphRank, factors }, i) => {
+        const { down, up } = factors(masks[i]!);
+        return [
+          idOf(layer),
+          { down: float32([graphRank, layer.n], down), up: float32([layer.m, graphRank], up) },
+        ];
+      }),
+    );
   }
 
   /** Gradients by parameter name. */
@@ -131,7 +128,7 @@ export class Trainables {
     const found = new Map<string, Float32Array>();
     if (result.embeddings !== null) found.set('embedding', result.embeddings);
     this.layers.forEach(({ layer, backward }, i) => {
-      const d = (layer.component === 'unet' ? result.unet : result.text).get(layer.layerName)!;
+      const d = result.factors.get(idOf(layer))!;
       for (const [part, gradient] of backward(d, masks[i]!)) {
         found.set(`${layer.component}.${layer.layerName}.${part}`, gradient);
       }
@@ -151,18 +148,19 @@ export class Trainables {
     return merged;
   }
 
-  /** The present state as a model to draw with. */
-  async deltas(component: Component): Promise<LayerDeltas> {
+  /** The present state as changes to draw with. */
+  async deltas(): Promise<ModelDeltas> {
     return new Map(
-      (await this.merged())
-        .filter((layer) => layer.component === component)
-        .map(({ layerName, up, down, rank }) => [
-          layerName,
+      (await this.merged()).map((layer) => {
+        const { up, down, rank } = layer;
+        return [
+          idOf(layer),
           {
             up: matrix(up.length / rank, rank, Float64Array.from(up)),
             down: matrix(rank, down.length / rank, Float64Array.from(down)),
           },
-        ]),
+        ];
+      }),
     );
   }
 
@@ -179,6 +177,9 @@ export class Trainables {
     return { path: 'training', format: 'ed-lora', tokens, layers: new Map(), metadata: new Map() };
   }
 }
+
+const idOf = ({ component, layerName }: Pick<TrainedLayer, 'component' | 'layerName'>): LayerId =>
+  layerId(component, layerName);
 
 function checkWord({ tokenizer }: Checkpoint, word: string): void {
   if (
@@ -231,7 +232,7 @@ function factorsOf(
   random: TorchGenerator,
 ): LayerFactors {
   if (method.unet === 'keys-values') {
-    return fullWeight(layer, base.unet.weights.get(`${layer.layerName}.weight`)!);
+    return fullWeight(layer, base.parts.unet.weights.get(`${layer.layerName}.weight`)!);
   }
   return factors === 'loha' ? lohaFactors(layer, random) : loraFactors(layer, random);
 }

@@ -65,7 +65,7 @@ export function trainedLayers(base: Checkpoint, selection: LayerSelection): Trai
     layers.push({ component: component as Component, layerName, m, n, kernel, rank: own, scale });
   };
   const { unet, text, keysValuesOnly = false } = selection;
-  for (const layer of unet === null ? [] : base.unet.layers.values()) {
+  for (const layer of unet === null ? [] : base.parts.unet.layers.values()) {
     const { role } = layer;
     if (!isLinear(layer)) {
       if (convRank > 0 && (role === 'resnet' || role === 'resampling')) add(layer, convRank);
@@ -73,7 +73,7 @@ export function trainedLayers(base: Checkpoint, selection: LayerSelection): Trai
       add(layer, rank);
     }
   }
-  for (const layer of text === null ? [] : base.textEncoder.layers.values()) {
+  for (const layer of text === null ? [] : base.parts.textEncoder.layers.values()) {
     if (ROLES[text!].has(layer.role)) add(layer, rank);
   }
   if (unused.size > 0) {

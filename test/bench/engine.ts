@@ -32,7 +32,7 @@ interface Measured {
 }
 
 async function measure(): Promise<Measured> {
-  const { unet } = await openCheckpoint(await ensureRandomModel());
+  const { unet } = (await openCheckpoint(await ensureRandomModel())).parts;
   let start = performance.now();
   const { graph } = buildUnet(unet.weights, unet.config, SIZE, { layerwiseContext: false });
   const emitMs = performance.now() - start;

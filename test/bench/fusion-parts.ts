@@ -5,12 +5,13 @@ import { DEFAULTS } from '../../src/fusion/options.ts';
 import { prepareParticipant } from '../../src/fusion/participant.ts';
 import { type StageLayer, solveStage } from '../../src/fusion/solve-stage.ts';
 import { fusionMethod } from '../../src/fusion/solvers/method.ts';
-import { STAGES } from '../../src/fusion/stage.ts';
+import { componentOf, STAGES } from '../../src/fusion/stage.ts';
 import { collectSpatial } from '../../src/fusion/statistics/collect.ts';
 import type { Statistics } from '../../src/fusion/statistics/statistics.ts';
 import { openStatistics } from '../../src/fusion/statistics/statistics-file.ts';
 import { layersWithin } from '../../src/fusion/statistics/statistics-store.ts';
 import { openCheckpoint } from '../../src/models/checkpoint.ts';
+import { within } from '../../src/models/families/layer-table.ts';
 import { deltaFeeds, deltaRanks } from '../../src/models/lora.ts';
 import { buildUnet } from '../../src/models/unet/unet.ts';
 import { defaultRuntime } from '../../src/runtime/default-runtime.ts';
@@ -33,8 +34,9 @@ export const PARTS: Readonly<Record<string, (argument: string) => Promise<object
   /** Plain forward passes of a guided batch, with a concept's factors. */
   forward: async () => {
     const { base, participant } = await subject();
-    const { config, weights } = base.unet;
-    const ranks = deltaRanks(participant.unetDeltas);
+    const { config, weights } = base.parts.unet;
+    const deltas = within('unet', participant.deltas);
+    const ranks = deltaRanks(deltas);
     const size = { batch: 2, latentHeight: 64, latentWidth: 64, tokens: 77 };
     const session = await defaultRuntime().load(
       buildUnet(weights, config, size, { loraRanks: ranks }).graph,
@@ -44,7 +46,7 @@ export const PARTS: Readonly<Record<string, (argument: string) => Promise<object
       sample: float32([2, 4, 64, 64], new TorchGenerator(1).randn(2 * 4 * 64 * 64)),
       timestep: float32([2], [500, 500]),
       encoder_hidden_states: float32([2, 16, 77, 768], new TorchGenerator(2).randn(2 * 16 * 77 * 768)),
-      ...deltaFeeds(participant.unetDeltas, ranks, base.unet.layers),
+      ...deltaFeeds(deltas, ranks, base.parts.unet.layers),
     };
     const times: number[] = [];
     for (let run = 0; run < TIMED; run++) {
@@ -64,11 +66,11 @@ export const PARTS: Readonly<Record<string, (argument: string) => Promise<object
     const context = float32([1, 16, 77, 768], new TorchGenerator(2).randn(16 * 77 * 768));
     const run = {
       subject: '',
-      context,
-      emptyContext: context,
+      conditioning: { context },
+      empty: { context },
       noise: new TorchGenerator(1).randn(4 * 64 * 64),
     };
-    await collectSpatial(base, participant.unetDeltas, layersWithin(base, SCOPES).spatial, [run], {
+    await collectSpatial(base, participant.deltas, layersWithin(base, SCOPES).spatial, [run], {
       sampler: dpmSolver(config, TIMED + 1),
       latentSize: { height: 64, width: 64 },
       guidanceScale: DEFAULTS.guidanceScale,
@@ -112,7 +114,7 @@ export const PARTS: Readonly<Record<string, (argument: string) => Promise<object
     const start = performance.now();
     let solved = 0;
     for (const stage of STAGES) {
-      const part = stage === 'text' ? base.textEncoder : base.unet;
+      const part = base.parts.get(componentOf(stage));
       const problem = {
         stage,
         layers: layers[stage].map((layerName): StageLayer => {
@@ -121,9 +123,7 @@ export const PARTS: Readonly<Record<string, (argument: string) => Promise<object
         }),
         collected: participants.map((_, i) => stored[i % stored.length]![stage]),
         prior: null,
-        deltas: participants.map(({ textDeltas, unetDeltas }) =>
-          stage === 'text' ? textDeltas : unetDeltas,
-        ),
+        deltas: participants.map(({ deltas }) => within(componentOf(stage), deltas)),
       };
       const { iterations, rank, rankShare } = DEFAULTS;
       const settings = { ridge: DEFAULTS.ridge[stage] as number, preserve: 0, iterations, rank, rankShare };

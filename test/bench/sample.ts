@@ -48,7 +48,7 @@ const SETTINGS: readonly (readonly [what: string, request: Partial<SampleRequest
 
 /** Peak memory of decoding one picture in this process. */
 async function decodeOnly(): Promise<void> {
-  const codec = new LatentCodec(await (await openCheckpoint(await ensureRandomModel())).vae());
+  const codec = new LatentCodec(await (await openCheckpoint(await ensureRandomModel())).parts.vae());
   const cells = SIZE / 8;
   const latents = float32([1, 4, cells, cells], new TorchGenerator(0).randn(4 * cells * cells));
   const start = performance.now();

@@ -12,13 +12,12 @@ import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { openCheckpoint } from '../../src/models/checkpoint.ts';
 import { TokenEmbeddings } from '../../src/models/clip/text-encoder.ts';
-import { loraDownInput, loraUpInput } from '../../src/models/network.ts';
+import { layerId } from '../../src/models/families/layer-table.ts';
 import { attentionPlaces } from '../../src/models/unet/structure.ts';
 import { adamwState, adamwStep } from '../../src/optim/adamw.ts';
 import { defaultBase, packageRoot } from '../../src/package-root.ts';
 import { TorchGenerator } from '../../src/tensor/random.ts';
-import { float32, type Tensor } from '../../src/tensor/tensor.ts';
-import type { FactorFeeds } from '../../src/training/factor-gradients.ts';
+import { float32 } from '../../src/tensor/tensor.ts';
 import { loraFactors } from '../../src/training/factors.ts';
 import { plainWeights } from '../../src/training/loss-weights.ts';
 import { TrainingStep } from '../../src/training/step.ts';
@@ -76,20 +75,14 @@ async function measure(kind: Kind): Promise<Measured> {
     loraAlpha: 4,
     alphaOverRank: true,
   }).map((layer) => loraFactors(layer, random));
-  const ranksOf = (component: string): Map<string, number> =>
-    new Map(
-      layers.flatMap(({ layer, graphRank }) =>
-        layer.component === component ? [[layer.layerName, graphRank]] : [],
-      ),
-    );
-  const { weights, config } = base.textEncoder;
-  const prompts = attentionPlaces(base.unet.config).length;
+  const idOf = ({ layer }: (typeof layers)[number]) => layerId(layer.component, layer.layerName);
+  const { weights, config } = base.parts.textEncoder;
+  const prompts = attentionPlaces(base.parts.unet.config).length;
   const rows = random.randn(layerwise ? 2 * prompts * config.hiddenSize : 0);
   const embeddings = new TokenEmbeddings(weights, config, rows);
   const { vocabSize } = base.tokenizer;
   const step = new TrainingStep(base, embeddings, rows.length / config.hiddenSize, {
-    unetRanks: ranksOf('unet'),
-    textRanks: ranksOf('text_encoder'),
+    ranks: new Map(layers.map((own) => [idOf(own), own.graphRank])),
     firstTrainedId: layerwise ? vocabSize : null,
     layerwise,
     sharedPrefix: sharedPrefix ?? 0,
@@ -98,7 +91,7 @@ async function measure(kind: Kind): Promise<Measured> {
     detachFirstToken: false,
     checkpointBlocks,
   });
-  const { inChannels: channels, sampleSize: size } = base.unet.config;
+  const { inChannels: channels, sampleSize: size } = base.parts.unet.config;
   const states = layers.map(
     ({ parameters }) => new Map([...parameters].map(([name, p]) => [name, adamwState(p.length)])),
   );
@@ -113,12 +106,13 @@ async function measure(kind: Kind): Promise<Measured> {
   for (let run = 0; run < runs; run++) {
     const start = performance.now();
     const startCpu = process.cpuUsage();
-    const feeds: Record<string, Record<string, Tensor>> = { unet: {}, text_encoder: {} };
-    for (const { layer, graphRank, factors } of layers) {
-      const { down, up } = factors(null);
-      feeds[layer.component]![loraDownInput(layer.layerName)] = float32([graphRank, layer.n], down);
-      feeds[layer.component]![loraUpInput(layer.layerName)] = float32([layer.m, graphRank], up);
-    }
+    const feeds = new Map(
+      layers.map((own) => {
+        const { down, up } = own.factors(null);
+        const { m, n } = own.layer;
+        return [idOf(own), { down: float32([own.graphRank, n], down), up: float32([m, own.graphRank], up) }];
+      }),
+    );
     const result = await step.run(
       {
         latentHeight: size,
@@ -129,11 +123,11 @@ async function measure(kind: Kind): Promise<Measured> {
         lossWeights: plainWeights(1, channels, size * size),
         prompts: [layerwise ? layerPrompts : [prompt]],
       },
-      feeds.unet as FactorFeeds,
-      feeds.text_encoder as FactorFeeds,
+      feeds,
     );
-    layers.forEach(({ layer, parameters, backward }, i) => {
-      const d = (layer.component === 'unet' ? result.unet : result.text).get(layer.layerName)!;
+    layers.forEach((own, i) => {
+      const { parameters, backward } = own;
+      const d = result.factors.get(idOf(own))!;
       for (const [name, gradient] of backward(d, null)) {
         adamwStep(parameters.get(name)!, gradient, states[i]!.get(name)!, 1e-4);
       }
@@ -181,7 +175,7 @@ async function compare(): Promise<void> {
       String(runs),
     ]);
     if (typeof ours === 'string') throw new Error(ours);
-    const { sampleSize } = (await openCheckpoint(folder)).unet.config;
+    const { sampleSize } = (await openCheckpoint(folder)).parts.unet.config;
     const { sharedPrefix }: KindOptions = KINDS[kind];
     const theirs =
       sharedPrefix !== undefined

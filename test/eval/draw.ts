@@ -2,9 +2,9 @@
 import { type BoundVocabulary, bindConcepts } from '../../src/concepts/prompt.ts';
 import type { Fusion } from '../../src/fusion/fuse.ts';
 import type { Checkpoint } from '../../src/models/checkpoint.ts';
-import { encodeText } from '../../src/models/clip/encode-text.ts';
-import { TokenEmbeddings } from '../../src/models/clip/text-encoder.ts';
-import { deltaFeeds, deltaRanks, type LayerDeltas } from '../../src/models/lora.ts';
+import { conditioningFeeds } from '../../src/models/families/conditioning.ts';
+import { within } from '../../src/models/families/layer-table.ts';
+import { deltaFeeds, deltaRanks, type ModelDeltas } from '../../src/models/lora.ts';
 import { buildUnet } from '../../src/models/unet/unet.ts';
 import { vaeFactor } from '../../src/models/vae/config.ts';
 import { buildVaeDecoder } from '../../src/models/vae/decoder.ts';
@@ -20,8 +20,7 @@ import type { Picture } from '../support/shapeland/picture.ts';
 /** A model to draw with: a base, changes on it, and the words it knows. */
 export interface DrawingModel {
   readonly base: Checkpoint;
-  readonly textDeltas: LayerDeltas;
-  readonly unetDeltas: LayerDeltas;
+  readonly deltas: ModelDeltas;
   readonly vocabulary: BoundVocabulary;
   /** CPU threads of one operator; default the runtime's choice. */
   readonly threads?: number;
@@ -39,18 +38,13 @@ const BATCH = 24;
 
 /** The base alone. */
 export function plainModel(base: Checkpoint): DrawingModel {
-  return { base, textDeltas: new Map(), unetDeltas: new Map(), vocabulary: bindConcepts(base.tokenizer, []) };
+  return { base, deltas: new Map(), vocabulary: bindConcepts(base.tokenizer, []) };
 }
 
 /** A fusion as a model. */
 export function fusedModel({ base, layers, vocabulary }: Fusion): DrawingModel {
-  const of = (component: string): LayerDeltas =>
-    new Map(
-      [...layers.values()]
-        .filter((layer) => layer.component === component)
-        .map(({ layerName, delta }) => [layerName, delta]),
-    );
-  return { base, textDeltas: of('text_encoder'), unetDeltas: of('unet'), vocabulary };
+  const deltas = new Map([...layers].map(([id, { delta }]) => [id, delta]));
+  return { base, deltas, vocabulary };
 }
 
 /** One picture per prompt, without a negative prompt. */
@@ -60,21 +54,16 @@ export async function draw(
   { steps = 25, guidanceScale = 4, seed }: DrawOptions,
 ): Promise<Picture[]> {
   const { base, vocabulary } = model;
-  const { sampleSize: size, inChannels } = base.unet.config;
+  const { sampleSize: size, inChannels } = base.parts.unet.config;
   const pixels = inChannels * size * size;
   const noise = new TorchGenerator(seed).randn(prompts.length * pixels);
   const sampler = ddim(await checkpointSchedule(base, 'DDIMScheduler'), steps);
-  const embeddings = new TokenEmbeddings(
-    base.textEncoder.weights,
-    base.textEncoder.config,
-    vocabulary.embeddingRows(),
-  );
+  const added = vocabulary.embeddingRows();
+  const encoder = base.family.base.tokenEncoder(base.parts, { added, deltas: model.deltas });
   const encoded = new Map<string, Float32Array>();
   const encode = async (prompt: string): Promise<Float32Array> => {
     const ids = vocabulary.encode(prompt, { pad: true });
-    const states =
-      encoded.get(prompt) ??
-      (await encodeText(base.textEncoder, embeddings, ids, { deltas: model.textDeltas })).hiddenStates.data;
+    const states = encoded.get(prompt) ?? (await encoder.encode(ids)).states.data;
     encoded.set(prompt, states);
     return states;
   };
@@ -98,17 +87,18 @@ export async function draw(
 }
 
 async function denoise(
-  { base, unetDeltas, threads }: DrawingModel,
+  { base, deltas, threads }: DrawingModel,
   sampler: ReturnType<typeof ddim>,
   contexts: readonly Float32Array[],
   empty: Float32Array,
   guidanceScale: number,
   noise: Float32Array,
 ): Promise<Float32Array> {
-  const { config, weights } = base.unet;
+  const { config, weights } = base.parts.unet;
   const { sampleSize: size, inChannels, crossAttentionDim: width } = config;
-  const tokens = base.textEncoder.config.maxPositions;
+  const tokens = base.parts.maxPositions;
   const rows = new GuidedRows(contexts.length, { scale: guidanceScale });
+  const unetDeltas = within('unet', deltas);
   const ranks = deltaRanks(unetDeltas);
   const network = buildUnet(
     weights,
@@ -117,10 +107,12 @@ async function denoise(
     { loraRanks: ranks },
   );
   const session = await defaultRuntime().load(network.graph, 'every-step', { threads });
-  const text = (data: Float32Array) => float32([data.length / (tokens * width), tokens, width], data);
+  const text = (data: Float32Array) => ({
+    context: float32([1, data.length / (tokens * width), tokens, width], data),
+  });
   const fixed: Record<string, Tensor> = {
-    encoder_hidden_states: rows.contexts(text(empty), contexts.map(text)),
-    ...deltaFeeds(unetDeltas, ranks, base.unet.layers),
+    ...conditioningFeeds(rows.conditioning(text(empty), contexts.map(text))),
+    ...deltaFeeds(unetDeltas, ranks, base.parts.unet.layers),
   };
   const latents = await runGuided({
     sampler,
@@ -137,8 +129,8 @@ async function denoise(
 }
 
 async function decode(base: Checkpoint, latents: Float32Array, batch: number): Promise<Picture[]> {
-  const { config, weights } = await base.vae();
-  const { sampleSize: size, inChannels } = base.unet.config;
+  const { config, weights } = await base.parts.vae();
+  const { sampleSize: size, inChannels } = base.parts.unet.config;
   const session = await defaultRuntime().load(
     buildVaeDecoder(weights, config, { batch, latentHeight: size, latentWidth: size }).graph,
     'once',

@@ -15,7 +15,6 @@ import { type Fusion, fuse } from '../../src/fusion/fuse.ts';
 import { type FusionOptions, PRESETS } from '../../src/fusion/options.ts';
 import { type Checkpoint, openCheckpoint } from '../../src/models/checkpoint.ts';
 import { openClipModel } from '../../src/models/clip/clip-model.ts';
-import type { LayerDeltas } from '../../src/models/lora.ts';
 import { defaultBase, packageRoot } from '../../src/package-root.ts';
 import { Pipeline, type PipelineParts } from '../../src/sampling/sample.ts';
 import { CONCEPT_THRESHOLDS, conceptScore } from '../support/shapeland/concept-detector.ts';
@@ -194,11 +193,5 @@ export class FusionBench {
 const folder = path.join(packageRoot(), 'fixtures/tiny-world/concepts');
 
 function fusedParts({ layers, vocabulary }: Fusion): PipelineParts {
-  const of = (component: string): LayerDeltas =>
-    new Map(
-      [...layers.values()]
-        .filter((layer) => layer.component === component)
-        .map(({ layerName, delta }) => [layerName, delta]),
-    );
-  return { vocabulary, unetDeltas: of('unet'), textDeltas: of('text_encoder') };
+  return { vocabulary, deltas: new Map([...layers].map(([id, { delta }]) => [id, delta])) };
 }

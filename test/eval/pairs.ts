@@ -32,8 +32,8 @@ for (const name of CONCEPTS) {
   const file = path.join(packageRoot(), 'fixtures/tiny-world/concepts', `edlora_${name}.pth`);
   const input = { concept: await loadConcept(file) };
   participants.set(name, input);
-  const { textDeltas, unetDeltas, concept } = await prepareParticipant(base, input);
-  const model = { base, textDeltas, unetDeltas, vocabulary: bindConcepts(base.tokenizer, [concept]) };
+  const { deltas, concept } = await prepareParticipant(base, input);
+  const model = { base, deltas, vocabulary: bindConcepts(base.tokenizer, [concept]) };
   alone.set(name, (await identityRate(model, name, SAMPLES)).rate);
 }
 const otherAlone = await otherPromptsRate(plainModel(base), SAMPLES);

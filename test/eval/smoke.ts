@@ -41,8 +41,8 @@ const WAYS: Readonly<Record<string, Partial<FusionOptions>>> = {
 const percent = (rate: number): string => `${Math.round(100 * rate)} %`;
 const rows: Record<string, string>[] = [];
 for (const [i, name] of NAMES.entries()) {
-  const { textDeltas, unetDeltas, concept } = await prepareParticipant(base, participants[i]!);
-  const alone = { base, textDeltas, unetDeltas, vocabulary: bindConcepts(base.tokenizer, [concept]) };
+  const { deltas, concept } = await prepareParticipant(base, participants[i]!);
+  const alone = { base, deltas, vocabulary: bindConcepts(base.tokenizer, [concept]) };
   rows.push({ what: name, alone: percent((await identityRate(alone, name, SAMPLES)).rate) });
 }
 rows.push({ what: 'other prompts', alone: percent(await otherPromptsRate(plainModel(base), SAMPLES)) });

@@ -114,7 +114,7 @@ async function rateHere({ file, name }: { file: string; name: ConceptName }): Pr
   const concept = await loadConcept(file);
   const vocabulary = bindConcepts(base.tokenizer, [concept]);
   return identityRate(
-    { base, ...(await conceptDeltas(base, concept)), vocabulary, threads: 1 },
+    { base, deltas: await conceptDeltas(base, concept), vocabulary, threads: 1 },
     name,
     samples,
   );

@@ -80,7 +80,8 @@ describe('density of embeddings', () => {
     const name = 'text_model.embeddings.token_embedding.weight';
     const table = float32Tensor(name, [rows.length / width, width], rows);
     const weights = { label: 'test', get: (wanted: string) => (wanted === name ? table : undefined) };
-    return { ...base, textEncoder: { ...base.textEncoder, weights } };
+    const textEncoders = new Map([['text_encoder', { ...base.parts.textEncoder, weights }]]);
+    return { ...base, parts: base.parts.with({ textEncoders }) };
   }
 
   it('is the sum of Gaussians, and integrates to one', () => {

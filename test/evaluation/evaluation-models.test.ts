@@ -8,6 +8,7 @@ import { openEvaluationModels } from '../../src/evaluation/evaluation-models.ts'
 import { fuse } from '../../src/fusion/fuse.ts';
 import { writeFusion } from '../../src/fusion/output.ts';
 import { openCheckpoint } from '../../src/models/checkpoint.ts';
+import { within } from '../../src/models/families/layer-table.ts';
 import { defaultBase, packageRoot } from '../../src/package-root.ts';
 
 const file = (name: string): string =>
@@ -46,11 +47,11 @@ describe('models of an evaluation', () => {
       ['base', 'circle'],
     ]);
     const [single, fusion, checkpoint, half] = variants;
-    expect(single!.parts!.textDeltas!.size).toBeGreaterThan(0);
-    expect(fusion!.parts!.textDeltas!.size).toBe(0);
-    expect(fusion!.parts!.unetDeltas!.size).toBe(32);
+    expect(within('text_encoder', single!.parts!.deltas!).size).toBeGreaterThan(0);
+    expect(fusion!.parts!.deltas!.size).toBe(32);
+    expect(within('unet', fusion!.parts!.deltas!).size).toBe(32);
     expect(checkpoint!.base!.path).toBe(path.join(fused, 'model'));
-    expect(checkpoint!.parts!.unetDeltas!.size).toBe(0);
+    expect(checkpoint!.parts!.deltas!.size).toBe(0);
     expect(half!.description).toBe('2 concepts added, each at strength 0.5');
   });
 

@@ -39,10 +39,8 @@ describe('solvers', () => {
       await fused({ method: 'sum', stages }),
       await fused({ method: 'average', stages }),
     ];
-    for (const [key, { layerName, delta }] of added.layers) {
-      const own = added.participants
-        .map(({ unetDeltas }) => unetDeltas.get(layerName))
-        .filter((d) => d !== undefined);
+    for (const [key, { delta }] of added.layers) {
+      const own = added.participants.map(({ deltas }) => deltas.get(key)).filter((d) => d !== undefined);
       expect(far(delta, sum(own)), key).toBeLessThan(1e-6);
       expect(far(mean.layers.get(key)!.delta, scale(sum(own), 1 / 2)), key).toBeLessThan(1e-6);
     }

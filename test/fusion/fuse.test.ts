@@ -15,6 +15,7 @@ import { type FuseRequest, planFusion } from '../../src/fusion/plan.ts';
 import { frobeniusNorm, toDense } from '../../src/linalg/low-rank.ts';
 import { type Checkpoint, openCheckpoint } from '../../src/models/checkpoint.ts';
 import { loadTokenizer } from '../../src/models/clip/tokenizer.ts';
+import type { LayerId } from '../../src/models/families/layer-table.ts';
 import { relativeError } from '../support/close.ts';
 import { goldenPath } from '../support/goldens.ts';
 
@@ -172,7 +173,7 @@ describe('writeFusion', () => {
       const merged = await loadConcept(files[0]!.path);
       expect(merged.layers.size).toBe(fusion.layers.size);
       for (const [key, layer] of merged.layers) {
-        const { delta } = fusion.layers.get(key)!;
+        const { delta } = fusion.layers.get(key as LayerId)!;
         expect(relativeError(toDense(scaledDelta(layer)).data, toDense(delta).data), key).toBeLessThan(1e-5);
       }
       const embeddings = await openTensorFile(files[1]!.path);
@@ -189,9 +190,8 @@ describe('writeFusion', () => {
     await writeFusion(fusion, out, { checkpoint: true });
     const model = await openCheckpoint(path.join(out, 'model'));
     for (const { component, layerName, delta } of fusion.layers.values()) {
-      const part = component === 'unet' ? 'unet' : 'textEncoder';
-      const before = readFloat32(base[part].weights.get(`${layerName}.weight`)!);
-      const after = readFloat32(model[part].weights.get(`${layerName}.weight`)!);
+      const before = readFloat32(base.parts.get(component).weights.get(`${layerName}.weight`)!);
+      const after = readFloat32(model.parts.get(component).weights.get(`${layerName}.weight`)!);
       const change = after.map((value, i) => value - before[i]!);
       expect(relativeError(change, toDense(delta).data), layerName).toBeLessThan(1e-5);
     }
@@ -199,7 +199,7 @@ describe('writeFusion', () => {
     const config = JSON.parse(
       readFileSync(path.join(out, 'model', 'new_concept_cfg.json'), 'utf8'),
     ) as Record<string, { concept_token_ids: number[]; concept_token_names: string[] }>;
-    const table = model.textEncoder.weights.get('text_model.embeddings.token_embedding.weight')!;
+    const table = model.parts.textEncoder.weights.get('text_model.embeddings.token_embedding.weight')!;
     const width = table.shape[1]!;
     for (const { concept } of fusion.participants) {
       for (const { word, embedding } of concept.tokens) {

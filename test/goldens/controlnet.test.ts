@@ -41,7 +41,7 @@ describe('ControlNet', () => {
     const [, channels, latentHeight, latentWidth] = one.shape as [number, number, number, number];
     const sample = float32([batch, channels, latentHeight, latentWidth]);
     for (let b = 0; b < batch; b++) sample.data.set(one.data, b * one.data.length);
-    const layers = crossAttentionNames(base.unet.config).length;
+    const layers = crossAttentionNames(base.parts.unet.config).length;
     const perLayer = float32([batch, layers, tokens, width]);
     for (let b = 0; b < batch; b++) {
       const own = ctx.data.subarray(b * tokens * width, (b + 1) * tokens * width);
@@ -70,7 +70,9 @@ describe('ControlNet', () => {
       const kept = data.filter((_, i) => i < shape[1]! * plane && Math.floor(i / plane) % 4 === 0);
       expect(kept, name).toBeAllClose(golden.values(name), TOLERANCE);
     }
-    const network = buildUnet(base.unet.weights, base.unet.config, size, { controlResiduals: true });
+    const network = buildUnet(base.parts.unet.weights, base.parts.unet.config, size, {
+      controlResiduals: true,
+    });
     const { noise_pred } = await run(network, { ...feeds, ...scaled });
     expect(noise_pred!.data as Float32Array).toBeAllClose(golden.values('unet_out'), TOLERANCE);
   });

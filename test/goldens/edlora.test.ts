@@ -34,14 +34,14 @@ describe('merged ED-LoRA', () => {
   afterAll(() => pipeline.dispose());
 
   it('encodes the prompt for every layer, and predicts with it', async () => {
-    const { base, vocabulary, textDeltas, unetDeltas } = merged;
+    const { base, vocabulary, deltas } = merged;
     const layers = vocabulary.layerCount;
-    const encoder = new PromptEncoder(base, vocabulary, textDeltas, 0);
+    const encoder = new PromptEncoder(base, vocabulary, deltas, 0);
     const everywhere = (text: string): string[] => Array<string>(layers).fill(text);
     const [contexts] = await encoder.encode([
       [everywhere(golden.negative_prompt), everywhere(golden.prompt)],
     ]);
-    const [negative, positive] = contexts!;
+    const [negative, positive] = contexts!.map(({ context }) => context);
     expect(positive!.data).toBeAllClose(tensors.values('ctx_positive'), TOLERANCE);
     const size = negative!.data.length / layers;
     for (let layer = 0; layer < layers; layer++) {
@@ -51,12 +51,12 @@ describe('merged ED-LoRA', () => {
 
     const sample = tensors.tensor('sample');
     const [, , latentHeight, latentWidth] = sample.shape as [number, number, number, number];
-    const levels = levelSizes(base.unet.config, latentHeight, latentWidth);
+    const levels = levelSizes(base.parts.unet.config, latentHeight, latentWidth);
     const layout = plainLayout(
-      positive!.shape[1]!,
+      positive!.shape[2]!,
       levels.map(({ height, width }) => height * width),
     );
-    const unet = new UnetDenoiser(base, unetDeltas);
+    const unet = new UnetDenoiser(base, deltas);
     const rows = new GuidedRows(1, { scale: 2 });
     const size_ = { rows: rows.count, latentHeight, latentWidth };
     await unet.load({ ...size_, layout, adapterFeatures: false, controlResiduals: false });

@@ -40,7 +40,7 @@ function contexts(golden: GoldenTensors, name: string): SourceContexts {
   const layers = positive.shape[0]!;
   const data = new Float32Array(positive.data.length);
   for (let layer = 0; layer < layers; layer++) data.set(negative.data, layer * negative.data.length);
-  return [float32(positive.shape, data), positive];
+  return [data, positive.data].map((own) => ({ context: float32([1, ...positive.shape], own) }));
 }
 
 describe('boxes', () => {
@@ -66,7 +66,7 @@ describe('one UNet pass with regions', () => {
   beforeAll(async () => {
     merged = await mergedEdlora(alpha);
     golden = await GoldenTensors.open(FOLDER, 'unet_region.safetensors');
-    unet = new UnetDenoiser(merged.base, merged.unetDeltas);
+    unet = new UnetDenoiser(merged.base, merged.deltas);
   });
   afterAll(() => unet.dispose());
 
@@ -78,8 +78,8 @@ describe('one UNet pass with regions', () => {
   ): Promise<Float32Array> {
     const [, , latentHeight, latentWidth] = sample.shape as [number, number, number, number];
     const sources = [contexts(golden, 'ctx'), ...boxes.map((_, i) => contexts(golden, `region_${i}`))];
-    const tokens = sources.map(([text]) => text!.shape[1]!);
-    const levels = levelSizes(merged.base.unet.config, latentHeight, latentWidth);
+    const tokens = sources.map(([text]) => text!.context.shape[2]!);
+    const levels = levelSizes(merged.base.parts.unet.config, latentHeight, latentWidth);
     const { layout, feeds } = sharePicture(boxes.map(region), tokens, levels, false);
     const size = { rows: rows.count, latentHeight, latentWidth };
     const adapterFeatures = Object.keys(features).length > 0;
@@ -101,8 +101,8 @@ describe('one UNet pass with regions', () => {
     const everywhere = await predict(sample, timestep, [[0, 0, 1, 1]]);
     const { layout, feeds } = sharePicture(
       [],
-      [contexts(golden, 'region_0')[1]!.shape[1]!],
-      levelSizes(merged.base.unet.config, sample.shape[2]!, sample.shape[3]!),
+      [contexts(golden, 'region_0')[1]!.context.shape[2]!],
+      levelSizes(merged.base.parts.unet.config, sample.shape[2]!, sample.shape[3]!),
       false,
     );
     await unet.load({

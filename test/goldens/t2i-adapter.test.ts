@@ -45,7 +45,7 @@ describe.each(cases)('%s', (name) => {
     );
     const sample = golden.tensor(`${name}/sample`);
     const [, , latentHeight, latentWidth] = sample.shape as [number, number, number, number];
-    const positions = levelSizes(base.unet.config, latentHeight, latentWidth).map(
+    const positions = levelSizes(base.parts.unet.config, latentHeight, latentWidth).map(
       (size) => size.height * size.width,
     );
     const layout = plainLayout(positive.shape[1]!, positions);
@@ -53,7 +53,10 @@ describe.each(cases)('%s', (name) => {
     const rows = new GuidedRows(1, { scale: 2 });
     const size = { rows: rows.count, latentHeight, latentWidth };
     await unet.load({ ...size, layout, adapterFeatures: true, controlResiduals: false });
-    const keysValues = await unet.keysValues([[everywhere, positive]], rows);
+    const keysValues = await unet.keysValues(
+      [[everywhere, positive].map(({ shape, data }) => ({ context: float32([1, ...shape], data) }))],
+      rows,
+    );
     const outputs = golden.names.flatMap((full) => {
       const found =
         full.startsWith(`${name}/`) && /^unet_out(?:_scale_(.+))?$/.exec(full.slice(name.length + 1));
@@ -61,7 +64,7 @@ describe.each(cases)('%s', (name) => {
     });
     expect(outputs.length).toBeGreaterThan(0);
     for (const [output, strength] of outputs) {
-      const features = base.unet.config.blocks.map((_, i) => {
+      const features = base.parts.unet.config.blocks.map((_, i) => {
         const { shape, data } = golden.tensor(`${name}/feature_${i}`);
         return [
           `adapter.${i}`,

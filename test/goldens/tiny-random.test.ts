@@ -71,7 +71,7 @@ describe.each(both)('text encoder from a %s', (_, model) => {
     ids: Tensor<Float32Array>,
     options: { clipSkip?: number; hiddenStates?: boolean } = {},
   ) {
-    const { config, weights } = model().textEncoder;
+    const { config, weights } = model().parts.textEncoder;
     const [batch, tokens] = ids.shape as [number, number];
     const rows = Array.from({ length: batch }, (_, b) => [
       ...ids.data.subarray(b * tokens, (b + 1) * tokens),
@@ -95,7 +95,7 @@ describe.each(both)('text encoder from a %s', (_, model) => {
     const [batch, tokens, width] = golden.raw('last_hidden_state').shape as [number, number, number];
     for (let b = 0; b < batch; b++) {
       const row = [...ids.data.subarray(b * tokens, (b + 1) * tokens)];
-      const start = (b * tokens + pooledPosition(row, model().textEncoder.config.eosTokenId)) * width;
+      const start = (b * tokens + pooledPosition(row, model().parts.textEncoder.config.eosTokenId)) * width;
       const expected = golden.values('pooled').subarray(b * width, (b + 1) * width);
       expect(last.subarray(start, start + width)).toBeAllClose(expected, TOLERANCE);
     }
@@ -116,7 +116,7 @@ describe.each(both)('text encoder from a %s', (_, model) => {
 });
 
 async function runUnet(
-  { config, weights }: Checkpoint['unet'],
+  { config, weights }: Checkpoint['parts']['unet'],
   feeds: { sample: Tensor<Float32Array>; timestep: Float32Array; context: Tensor<Float32Array> },
   options: UnetOptions = {},
   extra: Record<string, Tensor> = {},
@@ -148,7 +148,7 @@ describe.each(both)('UNet from a %s', (_, model) => {
     const cases = golden.cases(/^out(_rect|_odd)?_t(\d+)$/);
     expect(cases.length).toBeGreaterThan(0);
     for (const [name, suffix = '', index] of cases) {
-      const { noise_pred } = await runUnet(model().unet, {
+      const { noise_pred } = await runUnet(model().parts.unet, {
         sample: golden.tensor(`sample${suffix}`),
         timestep: timesteps.subarray(Number(index), Number(index) + 1),
         context: golden.tensor(suffix === '' ? 'ctx' : 'ctx_rect'),
@@ -159,7 +159,7 @@ describe.each(both)('UNet from a %s', (_, model) => {
 
   it('takes a timestep per sample', async () => {
     const golden = await Golden.open('unet.safetensors');
-    const { noise_pred } = await runUnet(model().unet, {
+    const { noise_pred } = await runUnet(model().parts.unet, {
       sample: golden.tensor('sample'),
       timestep: golden.values('timesteps_per_sample'),
       context: golden.tensor('ctx'),
@@ -170,14 +170,14 @@ describe.each(both)('UNet from a %s', (_, model) => {
   it('gives each cross-attention its own context', async () => {
     const golden = await Golden.open('unet_layerwise.safetensors');
     for (const suffix of ['', '_rect']) {
-      const { noise_pred } = await runUnet(model().unet, {
+      const { noise_pred } = await runUnet(model().parts.unet, {
         sample: golden.tensor(`sample${suffix}`),
         timestep: golden.values('timestep'),
         context: golden.tensor(`ctx4${suffix}`),
       });
       expect(noise_pred!.data as Float32Array).toBeAllClose(golden.values(`out${suffix}`), TOLERANCE);
     }
-    const plain = await runUnet(model().unet, {
+    const plain = await runUnet(model().parts.unet, {
       sample: golden.tensor('sample'),
       timestep: golden.values('timestep'),
       context: golden.tensor('ctx'),
@@ -189,13 +189,13 @@ describe.each(both)('UNet from a %s', (_, model) => {
 describe('structure', () => {
   it('walks cross-attentions in the reference order', () => {
     const { layers } = goldenJson<{ layers: string[] }>(FOLDER, 'cross_attention_order.json');
-    expect(crossAttentionNames(folder.unet.config)).toEqual(layers);
+    expect(crossAttentionNames(folder.parts.unet.config)).toEqual(layers);
   });
 
   it('lists every layer that can be changed with the shape of the checkpoint', () => {
     const listed = new Set<string>();
-    for (const { component, layerName, m, n, kernel } of folder.layers) {
-      const part = component === 'unet' ? folder.unet : folder.textEncoder;
+    for (const { component, layerName, m, n, kernel } of folder.parts.layers) {
+      const part = component === 'unet' ? folder.parts.unet : folder.parts.textEncoder;
       listed.add(`${component}:${layerName}.weight`);
       const area = kernel === null ? 1 : kernel[0] * kernel[1];
       expect(part.weights.get(`${layerName}.weight`)!.shape, layerName).toEqual([
@@ -205,7 +205,7 @@ describe('structure', () => {
       ]);
     }
     // Whatever else is there is a norm or an embedding.
-    const others = [...folder.unet.file.tensors.values()].filter(
+    const others = [...folder.parts.unet.file.tensors.values()].filter(
       ({ name, shape }) => shape.length > 1 && !listed.has(`unet:${name}`),
     );
     expect(others.map(({ name }) => name)).toEqual([]);
@@ -217,10 +217,10 @@ describe('probes', () => {
     const taps = await Golden.open('taps.safetensors');
     const run1 = await Golden.open('unet_layerwise.safetensors');
     const layers = taps.cases(/^unet\.(.+)\/gram$/).map(([, layer]) => layer!);
-    const known = layers.filter((layer) => folder.unet.layers.has(layer));
+    const known = layers.filter((layer) => folder.parts.unet.layers.has(layer));
     expect(known).toEqual(layers);
     const out = await runUnet(
-      folder.unet,
+      folder.parts.unet,
       { sample: run1.tensor('sample'), timestep: run1.values('timestep'), context: run1.tensor('ctx4') },
       { probes: { inputs: layers, outputs: layers, grams: layers } },
     );
@@ -249,7 +249,7 @@ describe('probes', () => {
     const ids = clip.tensor('input_ids');
     const [batch, tokens] = ids.shape as [number, number];
     const layers = taps.cases(/^text_encoder\.(.+)\/gram$/).map(([, layer]) => layer!);
-    const { config, weights } = folder.textEncoder;
+    const { config, weights } = folder.parts.textEncoder;
     const network = buildTextEncoder(
       weights,
       config,
@@ -270,7 +270,7 @@ describe('probes', () => {
   });
 
   it('of layers that do not exist are refused by name', () => {
-    const { config, weights } = folder.unet;
+    const { config, weights } = folder.parts.unet;
     const size = { batch: 1, latentHeight: 8, latentWidth: 8, tokens: 4 };
     expect(() => buildUnet(weights, config, size, { probes: { grams: ['nowhere.to_q'] } })).toThrow(
       'nowhere.to_q',
@@ -284,7 +284,7 @@ describe('probes', () => {
 describe.each(both)('VAE from a %s', (_, model) => {
   it('encodes and decodes', async () => {
     const golden = await Golden.open('vae.safetensors');
-    const { config, weights } = await model().vae();
+    const { config, weights } = await model().parts.vae();
     for (const suffix of ['', '_small']) {
       const image = golden.tensor(`image${suffix}`);
       const [batch, , imageHeight, imageWidth] = image.shape as [number, number, number, number];
@@ -340,7 +340,7 @@ describe('epsilons of the norms', () => {
     const expected = await Golden.open('eps_probe.safetensors');
     const unet = await Golden.open('unet.safetensors');
     const { noise_pred } = await runUnet(
-      { ...folder.unet, weights: scaled(folder.unet.weights, parts.unet, factor) },
+      { ...folder.parts.unet, weights: scaled(folder.parts.unet.weights, parts.unet, factor) },
       {
         sample: unet.tensor('sample'),
         timestep: unet.values('timesteps').subarray(0, 1),
@@ -350,7 +350,7 @@ describe('epsilons of the norms', () => {
     expect(noise_pred!.data as Float32Array).toBeAllClose(expected.values('unet_out'), ATOL);
 
     const vae = await Golden.open('vae.safetensors');
-    const part = await folder.vae();
+    const part = await folder.parts.vae();
     const small = scaled(part.weights, parts.vae, factor);
     const image = vae.tensor('image');
     const [batch, , imageHeight, imageWidth] = image.shape as [number, number, number, number];
@@ -366,7 +366,7 @@ describe('epsilons of the norms', () => {
     expect(decoded.image!.data as Float32Array).toBeAllClose(expected.values('vae_decoded'), ATOL);
 
     const clip = await Golden.open('clip.safetensors');
-    const { config, weights } = folder.textEncoder;
+    const { config, weights } = folder.parts.textEncoder;
     const ids = clip.tensor('input_ids');
     const [prompts, tokens] = ids.shape as [number, number];
     const rows = Array.from({ length: prompts }, (_, b) => [

@@ -10,6 +10,7 @@ import { float32Tensor, readFloat32, readFloat64 } from '../../src/formats/raw-t
 import { openTensorFile, type TensorFile } from '../../src/formats/tensor-file.ts';
 import { type Checkpoint, openCheckpoint } from '../../src/models/checkpoint.ts';
 import { TokenEmbeddings } from '../../src/models/clip/text-encoder.ts';
+import { type LayerId, layerId, within } from '../../src/models/families/layer-table.ts';
 import { loraDownInput, loraUpInput } from '../../src/models/network.ts';
 import { crossAttentionNames } from '../../src/models/unet/structure.ts';
 import { adamwState, adamwStep } from '../../src/optim/adamw.ts';
@@ -18,6 +19,7 @@ import { checkpointSchedule } from '../../src/sampling/checkpoint-schedule.ts';
 import { type NoiseSchedule, noiseSchedule } from '../../src/sampling/noise-schedule.ts';
 import { float32, sizeOf, type Tensor } from '../../src/tensor/tensor.ts';
 import { meanRowNorm } from '../../src/training/concept-embeddings.ts';
+import type { FactorGradients, ModelFactors } from '../../src/training/factor-gradients.ts';
 import {
   maskedWeights,
   noisyBatch,
@@ -93,9 +95,9 @@ function factorsOf(concept: Concept) {
     unet: {} as Record<string, Tensor<Float32Array>>,
     text_encoder: {} as Record<string, Tensor<Float32Array>>,
   };
-  const ranks = { unet: new Map<string, number>(), text_encoder: new Map<string, number>() };
+  const ranks = new Map<LayerId, number>();
   for (const { component, layerName, up, down, rank } of concept.layers.values()) {
-    ranks[component].set(layerName, rank);
+    ranks.set(layerId(component, layerName), rank);
     const flat = (shape: readonly number[]): number[] => [shape[0]!, sizeOf(shape.slice(1))];
     feeds[component][loraDownInput(layerName)] = float32(flat(down.shape), readFloat32(down).slice());
     feeds[component][loraUpInput(layerName)] = float32(flat(up.shape), readFloat32(up).slice());
@@ -103,9 +105,28 @@ function factorsOf(concept: Concept) {
   return { feeds, ranks };
 }
 
+/** The same tensors by layer id. */
+function asFactors(feeds: ReturnType<typeof factorsOf>['feeds']): ModelFactors {
+  return new Map(
+    (['unet', 'text_encoder'] as const).flatMap((component) =>
+      Object.keys(feeds[component]).flatMap((input) => {
+        const layerName = /^(.+)\.lora_down$/.exec(input)?.[1];
+        if (layerName === undefined) return [];
+        const own = feeds[component];
+        return [
+          [
+            layerId(component, layerName),
+            { down: own[loraDownInput(layerName)]!, up: own[loraUpInput(layerName)]! },
+          ] as const,
+        ];
+      }),
+    ),
+  );
+}
+
 /** Words with one row of zeros per layer; the rows themselves are given to `TokenEmbeddings`. */
 function vocabularyOf(words: readonly string[], layers: number): BoundVocabulary {
-  const width = base.textEncoder.config.hiddenSize;
+  const width = base.parts.textEncoder.config.hiddenSize;
   const tokens = words.map((word) => ({
     word,
     embedding: float32Tensor(word, [layers, width], new Float32Array(layers * width)),
@@ -129,11 +150,10 @@ interface Setup {
 
 function stepOf({ words, layers, rows, plan }: Setup) {
   const vocabulary = vocabularyOf(words, layers);
-  const width = base.textEncoder.config.hiddenSize;
-  const embeddings = new TokenEmbeddings(base.textEncoder.weights, base.textEncoder.config, rows);
+  const width = base.parts.textEncoder.config.hiddenSize;
+  const embeddings = new TokenEmbeddings(base.parts.textEncoder.weights, base.parts.textEncoder.config, rows);
   const step = new TrainingStep(base, embeddings, rows.length / width, {
-    unetRanks: new Map(),
-    textRanks: new Map(),
+    ranks: new Map(),
     firstTrainedId: vocabulary.tokens[0]?.ids[0] ?? null,
     layerwise: layers > 1,
     // The captions all begin with a word before the new ones.
@@ -186,8 +206,8 @@ function expectGradients(name: string, result: StepResult, words: readonly strin
     compared++;
   };
   for (const [part, layers] of [
-    ['unet', result.unet],
-    ['text_encoder', result.text],
+    ['unet', within('unet', result.factors)],
+    ['text_encoder', within('text_encoder', result.factors)],
   ] as const) {
     for (const [layer, { down, up }] of layers) {
       check(`${name}|${part}|${layer}.lora_down.weight`, down);
@@ -213,7 +233,7 @@ const loaded = new Map<string, ReturnType<typeof stepOf> & { rows: Float32Array 
 /** ED-LoRA's cases: concept words with 16 rows, factors of the start concept. */
 function edLora(plan: Partial<StepPlan> = {}) {
   const words = maple.tokens.map(({ word }) => word);
-  const layers = crossAttentionNames(base.unet.config).length;
+  const layers = crossAttentionNames(base.parts.unet.config).length;
   const { feeds, ranks } = factorsOf(maple);
   const rows = Float32Array.from(maple.tokens.flatMap(({ embedding }) => [...readFloat32(embedding)]));
   // One set of loaded graphs per plan; what is trained is given to every run.
@@ -224,7 +244,7 @@ function edLora(plan: Partial<StepPlan> = {}) {
       words,
       layers,
       rows,
-      plan: { unetRanks: ranks.unet, textRanks: ranks.text_encoder, ...plan },
+      plan: { ranks, ...plan },
     }),
   };
   loaded.set(key, made);
@@ -257,7 +277,7 @@ function edLora(plan: Partial<StepPlan> = {}) {
     words,
     feeds,
     batch,
-    run: (b: StepBatch) => made.step.run(b, feeds.unet, feeds.text_encoder),
+    run: (b: StepBatch) => made.step.run(b, asFactors(feeds)),
   };
 }
 
@@ -374,7 +394,7 @@ it.runIf(has('lora_only'))('LoRA alone', async () => {
     words: [],
     layers: 1,
     rows: new Float32Array(0),
-    plan: { unetRanks: ranks.unet, textRanks: ranks.text_encoder },
+    plan: { ranks },
   });
   const { rows, channels, cells, ...own } = recorded(0);
   const batch = {
@@ -382,7 +402,7 @@ it.runIf(has('lora_only'))('LoRA alone', async () => {
     lossWeights: plainWeights(rows, channels, cells),
     prompts: prompts(Array<string>(rows).fill(index.prior_caption)),
   };
-  const result = await step.run(batch, feeds.unet, feeds.text_encoder);
+  const result = await step.run(batch, asFactors(feeds));
   expectLoss(result.loss, lossOf('lora_only'));
   expectGradients('lora_only', result, []);
 });
@@ -408,8 +428,7 @@ describe('embeddings alone', () => {
           lossWeights: plainWeights(rows, channels, cells),
           prompts: prompts(templates!.map((template) => template.replace('{}', words.join(' ')))),
         },
-        {},
-        {},
+        new Map(),
       );
       expectLoss(result.loss, lossOf(name));
       expect(relativeError(result.embeddings!, stored(golden, `${name}|grad`))).toBeLessThan(
@@ -430,30 +449,30 @@ describe('Custom Diffusion', () => {
       .filter((key) => key.startsWith(`${name}|`) && key.endsWith('.weight'))
       .map((key) => key.slice(name.length + 1, -'.weight'.length));
     expect(trained.length).toBeGreaterThan(0);
-    const feeds: Record<string, Tensor> = {};
-    const unetRanks = new Map<string, number>();
+    const factors = new Map<LayerId, { down: Tensor; up: Tensor }>();
+    const ranks = new Map<LayerId, number>();
     for (const layer of trained) {
-      const [m, n] = base.unet.weights.get(`${layer}.weight`)!.shape as [number, number];
+      const [m, n] = base.parts.unet.weights.get(`${layer}.weight`)!.shape as [number, number];
       const identity = Float32Array.from({ length: n * n }, (_, i) => (i % (n + 1) === 0 ? 1 : 0));
-      feeds[loraDownInput(layer)] = float32([n, n], identity);
-      feeds[loraUpInput(layer)] = float32([m, n]);
-      unetRanks.set(layer, n);
+      factors.set(layerId('unet', layer), { down: float32([n, n], identity), up: float32([m, n]) });
+      ranks.set(layerId('unet', layer), n);
     }
     const { step, prompts } = stepOf({
       words: [...new Set(captions!.flatMap((caption) => caption.match(/<[^\s<>]+>/g) ?? []))],
       layers: 1,
       rows: stored(golden, token_init!),
-      plan: { unetRanks, detachFirstToken },
+      plan: { ranks, detachFirstToken },
     });
     const { rows, channels, cells, ...own } = recorded(0);
     const lossWeights = Float32Array.of(
       ...plainWeights(rows / 2, channels, cells),
       ...plainWeights(rows / 2, channels, cells, prior_weight!),
     );
-    const result = await step.run({ ...own, lossWeights, prompts: prompts(captions!) }, feeds, {});
+    const result = await step.run({ ...own, lossWeights, prompts: prompts(captions!) }, factors);
     expectLoss(result.loss, lossOf(name));
-    expect([...result.unet.keys()].sort()).toEqual(trained.toSorted());
-    for (const [layer, { up }] of result.unet) {
+    const found = within('unet', result.factors);
+    expect([...found.keys()].sort()).toEqual(trained.toSorted());
+    for (const [layer, { up }] of found) {
       const expected = stored(golden, `${name}|${layer}.weight`);
       expect(relativeError(up, expected), layer).toBeLessThan(GRADIENT_TOLERANCE);
     }
@@ -483,7 +502,7 @@ describe('AdamW', () => {
       const states = groups.map(
         ({ parameters }) => new Map([...parameters].map(([k, p]) => [k, adamwState(p.length)])),
       );
-      const width = base.textEncoder.config.hiddenSize;
+      const width = base.parts.textEncoder.config.hiddenSize;
       let stopped = false;
       for (const [s, entry] of log!.entries()) {
         const result = await run(batch(s, 'mask', captionsOf(s)));
@@ -494,8 +513,8 @@ describe('AdamW', () => {
         });
         const gradientsOf = [
           new Map([['', result.embeddings!]]),
-          factorMap(result.text),
-          factorMap(result.unet),
+          factorMap(within('text_encoder', result.factors)),
+          factorMap(within('unet', result.factors)),
         ];
         groups.forEach(({ parameters }, i) => {
           if (i === 0 && stopped) return;
@@ -544,7 +563,7 @@ function expectParameters(
   }
 }
 
-const factorMap = (layers: StepResult['unet']): Map<string, Float32Array> =>
+const factorMap = (layers: ReadonlyMap<string, FactorGradients>): Map<string, Float32Array> =>
   new Map(
     [...layers].flatMap(([layer, { down, up }]) => [
       [loraDownInput(layer), down],

@@ -21,7 +21,7 @@ function changed(part: string, fields: object): string {
 }
 
 async function open(folder: string): Promise<void> {
-  await (await openCheckpoint(folder)).vae();
+  await (await openCheckpoint(folder)).parts.vae();
 }
 
 describe('a configuration', () => {

@@ -80,7 +80,7 @@ describe('one graph on two runtimes', () => {
   });
 
   it('is one function: a UNet with weights from a file', async () => {
-    const { weights, config } = base.unet;
+    const { weights, config } = base.parts.unet;
     const size = { batch: 1, latentHeight: 4, latentWidth: 4, tokens: 5 };
     const { graph: unet } = buildUnet(weights, config, size, { layerwiseContext: false });
     const random = new TorchGenerator(5);

@@ -49,7 +49,7 @@ async function denoise(request: Partial<ResolvedRequest>, negative = 0, positive
     encode: async () => float32([1, 4, SIDE / FACTOR, SIDE / FACTOR]),
   };
   const sampler = createSampler(resolveSchedulerConfig({}, 'test', 'DDIMScheduler'), STEPS, { eta: 0 });
-  const text = float32([16, 4, 8]);
+  const text = { context: float32([1, 16, 4, 8]) };
   const resolved = {
     ...REQUEST_DEFAULTS,
     prompt: 'a cat',

@@ -100,9 +100,9 @@ describe('guidance', () => {
 });
 
 describe('rows', () => {
-  const text = (value: number) => float32([1, 2, 2], Array(4).fill(value));
+  const text = (value: number) => ({ context: float32([1, 1, 2, 2], Array(4).fill(value)) });
   const firsts = (scale: number, positives: number[]): number[] => {
-    const { shape, data } = new GuidedRows(2, { scale }).contexts(text(0), positives.map(text));
+    const { shape, data } = new GuidedRows(2, { scale }).conditioning(text(0), positives.map(text)).context;
     expect(shape.slice(1)).toEqual([1, 2, 2]);
     return Array.from({ length: shape[0]! }, (_, row) => data[row * 4]!);
   };

@@ -9,6 +9,7 @@ import { FormatError, MismatchError, UsageError } from '../../src/errors.ts';
 import { float32Tensor, renamed } from '../../src/formats/raw-tensor.ts';
 import { writeSafetensors } from '../../src/formats/safetensors.ts';
 import { toDense } from '../../src/linalg/low-rank.ts';
+import { within } from '../../src/models/families/layer-table.ts';
 import { type ModelSources, openSceneModel } from '../../src/sampling/model-source.ts';
 import { normalScene, type Scene } from '../../src/sampling/scene.ts';
 import { prepareScene } from '../../src/sampling/scene-request.ts';
@@ -25,9 +26,9 @@ const rows = (count: number, width = 32): Float32Array =>
 
 describe('what a scene draws with', () => {
   it('is the base alone', async () => {
-    const { base, vocabulary, unetDeltas, conceptNames } = await open({ base: model });
+    const { base, vocabulary, deltas, conceptNames } = await open({ base: model });
     expect(base.path).toBe(model);
-    expect(unetDeltas.size).toBe(0);
+    expect(deltas.size).toBe(0);
     expect(vocabulary.tokens).toEqual([]);
     expect(conceptNames).toEqual([]);
   });
@@ -37,9 +38,10 @@ describe('what a scene draws with', () => {
     expect(one.conceptNames).toEqual(['<potter1> <potter2>']);
     expect(one.vocabulary.layerPrompts('a <POTTER1>')[3]).toBe('a <new3>');
     const both = await open({ base: model, loras: [{ path: edlora, unetStrength: 0.25 }], concepts: [] });
-    expect(both.unetDeltas.size).toBe(one.unetDeltas.size);
-    const [name, delta] = [...one.unetDeltas][0]!;
-    const other = both.unetDeltas.get(name)!;
+    const unet = { one: within('unet', one.deltas), both: within('unet', both.deltas) };
+    expect(unet.both.size).toBe(unet.one.size);
+    const [name, delta] = [...unet.one][0]!;
+    const other = unet.both.get(name)!;
     expect(other.up.data).toEqual(delta.up.data.map((value) => value / 2));
   });
 
@@ -62,9 +64,9 @@ describe('what a scene draws with', () => {
     expect(opened.base.path).toBe(model);
     expect(opened.conceptNames).toEqual([words.join(' ')]);
     expect(opened.vocabulary.tokens.map(({ word }) => word)).toEqual(words);
-    expect([...opened.unetDeltas.keys()].sort()).toEqual([...single.unetDeltas.keys()].sort());
-    for (const [name, delta] of single.unetDeltas) {
-      expect(toDense(opened.unetDeltas.get(name)!).data).toBeAllClose(toDense(delta).data, { rtol: 1e-6 });
+    expect([...opened.deltas.keys()].sort()).toEqual([...single.deltas.keys()].sort());
+    for (const [name, delta] of single.deltas) {
+      expect(toDense(opened.deltas.get(name)!).data).toBeAllClose(toDense(delta).data, { rtol: 1e-6 });
     }
     rmSync(path.join(fused, 'recipe.json'));
     await expect(open({ fused })).rejects.toThrow('expected a fusion (lora.safetensors and recipe.json)');

@@ -202,20 +202,26 @@ describe('prompts', () => {
     const encoder = new PromptEncoder(base, pipeline.vocabulary, new Map(), 0);
     const long = Array.from({ length: 60 }, (_, i) => `word ${i}`).join(', ');
     const mixed = everywhere('a cat').with(3, 'the castle');
-    const [[plain, one, none, empty], [short, chunked], [mix]] = (await encoder.encode([
-      ['a red cat', 'a (red:1) cat', 'a (red:0) cat', ''].map(everywhere),
-      ['a cat', long].map(everywhere),
-      [mixed],
-    ])) as [Float32Tensors, Float32Tensors, Float32Tensors];
+    const [[plain, one, none, empty], [short, chunked], [mix]] = (await encoder
+      .encode([
+        ['a red cat', 'a (red:1) cat', 'a (red:0) cat', ''].map(everywhere),
+        ['a cat', long].map(everywhere),
+        [mixed],
+      ])
+      .then((groups) => groups.map((group) => group.map(({ context }) => context)))) as [
+      Features,
+      Features,
+      Features,
+    ];
     expect(one!.data).toEqual(plain!.data);
     // Weight 0 leaves what an empty prompt has in the word's place, and nothing else changes.
-    const width = plain!.shape[2]!;
+    const width = plain!.shape[3]!;
     const changed = [...plain!.data.keys()].filter((i) => none!.data[i] !== plain!.data[i]);
     expect(changed.length).toBeGreaterThan(0);
     for (const i of changed) expect(none!.data[i]).toBeCloseTo(empty!.data[i]!, 5);
     expect(new Set(changed.map((i) => Math.floor(i / width))).size).toBeLessThan(16 * 10);
-    expect(chunked!.shape[1]! % 77).toBe(0);
-    expect(chunked!.shape[1]!).toBeGreaterThan(77);
+    expect(chunked!.shape[2]! % 77).toBe(0);
+    expect(chunked!.shape[2]!).toBeGreaterThan(77);
     expect(short!.shape).toEqual(chunked!.shape);
     const layer = mix!.data.length / 16;
     expect(mix!.data.slice(3 * layer, 4 * layer)).not.toEqual(mix!.data.slice(0, layer));
@@ -230,13 +236,13 @@ describe('prompts', () => {
   });
 
   it('name layers by groups and ranges', () => {
-    const groups = layerGroups(base.unet.config);
+    const groups = layerGroups(base.parts.unet.config);
     expect(groups).toEqual({
       coarse: [4, 5, 6, 7, 8, 9],
       middle: [2, 3, 10, 11, 12],
       fine: [0, 1, 13, 14, 15],
     });
-    const mix = parseStyleMix({ fine: 'a', '0,2-3': 'b' }, base.unet.config);
+    const mix = parseStyleMix({ fine: 'a', '0,2-3': 'b' }, base.parts.unet.config);
     expect([...mix].sort(([a], [b]) => a - b)).toEqual([
       [0, 'b'],
       [1, 'a'],
@@ -246,11 +252,11 @@ describe('prompts', () => {
       [14, 'a'],
       [15, 'a'],
     ]);
-    expect(() => parseStyleMix({ corse: 'a' }, base.unet.config)).toThrow('did you mean "coarse"?');
+    expect(() => parseStyleMix({ corse: 'a' }, base.parts.unet.config)).toThrow('did you mean "coarse"?');
   });
 });
 
-type Float32Tensors = Awaited<ReturnType<PromptEncoder['encode']>>[number];
+type Features = readonly Awaited<ReturnType<PromptEncoder['encode']>>[number][number]['context'][];
 
 describe('decoding in tiles', () => {
   it('covers every length with tiles that overlap by what they should, or more', () => {
@@ -287,7 +293,7 @@ describe('decoding in tiles', () => {
   });
 
   it('joins tiles decoded one by one', async () => {
-    const vae = await base.vae();
+    const vae = await base.parts.vae();
     const [cells, tile, overlap] = [20, 16, 8];
     const factor = pipeline.factor;
     const latents = float32([1, 4, tile, cells], new TorchGenerator(3).randn(4 * tile * cells));
@@ -328,7 +334,7 @@ describe('decoding in tiles', () => {
   });
 
   it('shows no seams: tiles meet as smoothly as the picture is inside', async () => {
-    const vae = await base.vae();
+    const vae = await base.parts.vae();
     const latents = float32([1, 4, 40, 24], new TorchGenerator(3).randn(4 * 40 * 24));
     const whole = await new LatentCodec(vae).decode(latents);
     const tiled = await new LatentCodec(vae, 16).decode(latents);

@@ -13,6 +13,6 @@ export async function mergedEdlora(strength: number) {
   return {
     base,
     vocabulary: bindConcepts(base.tokenizer, [concept]),
-    ...(await conceptDeltas(base, concept, strengths)),
+    deltas: await conceptDeltas(base, concept, strengths),
   };
 }

@@ -44,8 +44,10 @@ describe('a caption of 90 words before the concept', () => {
     const rate = { lrEmbedding: 0.01, lrText: 0, lrUnet: 0, warmup: 0 };
     const trained = await train({ base, settings: { ...settings, ...rate } });
     const [token] = trained.tokens;
-    const start = readFloat32(base.textEncoder.weights.get('text_model.embeddings.token_embedding.weight')!);
-    const { hiddenSize } = base.textEncoder.config;
+    const start = readFloat32(
+      base.parts.textEncoder.weights.get('text_model.embeddings.token_embedding.weight')!,
+    );
+    const { hiddenSize } = base.parts.textEncoder.config;
     const circle = base.tokenizer.encode('circle')[1]!;
     const initial = start.subarray(circle * hiddenSize, (circle + 1) * hiddenSize);
     expect(token!.word).toBe('<long>');
@@ -55,7 +57,8 @@ describe('a caption of 90 words before the concept', () => {
   });
 
   it('has the slope of its loss as gradient', async () => {
-    const { tokenizer, textEncoder, unet } = base;
+    const { tokenizer, parts } = base;
+    const { textEncoder, unet } = parts;
     const id = tokenizer.vocabSize;
     const prompt = [...tokenizer.encodeWindows(words)];
     prompt[textEncoder.config.maxPositions + 20] = id;
@@ -78,8 +81,7 @@ describe('a caption of 90 words before the concept', () => {
       new TokenEmbeddings(textEncoder.weights, textEncoder.config, row),
       1,
       {
-        unetRanks: new Map(),
-        textRanks: new Map(),
+        ranks: new Map(),
         firstTrainedId: id,
         layerwise: false,
         sharedPrefix: 0,
@@ -91,14 +93,14 @@ describe('a caption of 90 words before the concept', () => {
       },
     );
     try {
-      const { embeddings } = await step.run(batch, {}, {});
+      const { embeddings } = await step.run(batch, new Map());
       const direction = random.randn(hiddenSize);
       const lossAt = async (away: number): Promise<number> => {
         const kept = row.slice();
         row.forEach((value, i) => {
           row[i] = value + away * direction[i]!;
         });
-        const { loss } = await step.run(batch, {}, {});
+        const { loss } = await step.run(batch, new Map());
         row.set(kept);
         return loss;
       };

@@ -11,7 +11,7 @@ import { TextStep } from '../../src/training/text-step.ts';
 import { relativeError } from '../support/close.ts';
 
 const base = await openCheckpoint(defaultBase());
-const { config, weights } = base.textEncoder;
+const { config, weights } = base.parts.textEncoder;
 const width = config.hiddenSize;
 const random = new TorchGenerator(5n);
 const LAYERS = 4;
@@ -40,7 +40,7 @@ for (const [name, rank] of ranks) {
 
 const steps: TextStep[] = [];
 function textStep(sharedPrefix: number): TextStep {
-  const step = new TextStep(base.textEncoder, new TokenEmbeddings(weights, config, rows), {
+  const step = new TextStep(base.parts.textEncoder, new TokenEmbeddings(weights, config, rows), {
     ranks,
     firstTrainedId: vocabulary,
     trainedRows: LAYERS,
@@ -103,7 +103,7 @@ describe('prompts that begin alike', () => {
 describe('the graph of prompts that begin alike', () => {
   it('holds the shared positions once', () => {
     const size = { batch: LAYERS, tokens: 20, sharedPrefix: 5 };
-    const { nodes } = buildTextFeatures(base.textEncoder, size, new Map());
+    const { nodes } = buildTextFeatures(base.parts.textEncoder, size, new Map());
     const projected = nodes
       .filter(({ op }) => op === 'FusedMatMul')
       .map(({ outputs }) => outputs[0]!.shape[1]);
@@ -111,7 +111,7 @@ describe('the graph of prompts that begin alike', () => {
   });
   it('is refused where every position would be shared', () => {
     const size = { batch: LAYERS, tokens: 20, sharedPrefix: 20 };
-    expect(() => buildTextFeatures(base.textEncoder, size, new Map())).toThrow(
+    expect(() => buildTextFeatures(base.parts.textEncoder, size, new Map())).toThrow(
       'fewer than 20 tokens, got 20',
     );
   });

@@ -21,6 +21,7 @@ import { openTensorFile } from '../../src/formats/tensor-file.ts';
 import { fuse } from '../../src/fusion/fuse.ts';
 import { mergeFiles } from '../../src/merging/jobs/merge-files.ts';
 import { type Checkpoint, openCheckpoint } from '../../src/models/checkpoint.ts';
+import { within } from '../../src/models/families/layer-table.ts';
 import { defaultBase, packageRoot } from '../../src/package-root.ts';
 import { drawScene, planScene } from '../../src/sampling/draw-scene.ts';
 import { normalScene } from '../../src/sampling/scene.ts';
@@ -74,9 +75,9 @@ describe('every method', () => {
     const deltas = await conceptDeltas(base, concept);
     const words = method.endsWith('lora') && method !== 'ed-lora' ? 0 : 2;
     expect(concept.tokens).toHaveLength(words);
-    const changed = [...deltas.unetDeltas.values()].some(({ up }) => up.data.some((x) => x !== 0));
+    const changed = [...within('unet', deltas).values()].some(({ up }) => up.data.some((x) => x !== 0));
     expect(changed).toBe(method !== 'textual-inversion' && method !== 'xti');
-    expect(deltas.textDeltas.size > 0).toBe(method === 'ed-lora' || method === 'lora');
+    expect(within('text_encoder', deltas).size > 0).toBe(method === 'ed-lora' || method === 'lora');
     for (const { word, embedding } of concept.tokens) {
       expect(embedding.shape[0], word).toBe(method === 'ed-lora' || method === 'xti' ? 16 : 1);
     }
@@ -147,7 +148,7 @@ describe('every method', () => {
     const out = path.join(folder, 'kinds.safetensors');
     await writeTrained(out, trained);
     const concept = await loadConcept(out);
-    const { unetDeltas } = await conceptDeltas(base, concept, { convolutions: true });
+    const unetDeltas = within('unet', await conceptDeltas(base, concept, { convolutions: true }));
     expect(unetDeltas.size).toBeGreaterThan(0);
     if (more.convRank !== undefined)
       expect([...unetDeltas.keys()].some((name) => name.endsWith('.conv1'))).toBe(true);

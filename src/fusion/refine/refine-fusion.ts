@@ -1,12 +1,10 @@
 /** The refinement of a whole fusion: which teachers, which prompts, which layers. */
 import type { BoundVocabulary } from '../../concepts/prompt.ts';
-import type { LowRank } from '../../linalg/low-rank.ts';
 import type { Checkpoint } from '../../models/checkpoint.ts';
-import { encodeText } from '../../models/clip/encode-text.ts';
-import { TokenEmbeddings } from '../../models/clip/text-encoder.ts';
-import type { LayerDeltas } from '../../models/lora.ts';
+import { conditioningOf, type PromptIds } from '../../models/families/conditioning.ts';
+import { within } from '../../models/families/layer-table.ts';
+import type { ModelDeltas } from '../../models/lora.ts';
 import { checkpointSchedule } from '../../sampling/checkpoint-schedule.ts';
-import { float32, type Tensor } from '../../tensor/tensor.ts';
 import { denoisedCaptions } from '../captions.ts';
 import type { FusionOptions } from '../options.ts';
 import type { Participant } from '../participant.ts';
@@ -23,9 +21,8 @@ export interface FusionToRefine {
   readonly participants: readonly Participant[];
   readonly captions: readonly string[];
   readonly options: FusionOptions;
-  /** The fused changes: of the text encoder, which stays, and of the UNet, to begin with. */
-  readonly textDeltas: LayerDeltas;
-  readonly unetDeltas: ReadonlyMap<string, LowRank>;
+  /** The fused changes; those of the UNet are where it begins, the others stay. */
+  readonly deltas: ModelDeltas;
   readonly onProgress?: (progress: RefineProgress) => void;
   readonly signal?: AbortSignal;
 }
@@ -36,52 +33,49 @@ export interface FusionToRefine {
  * @throws as `refine`
  */
 export async function refineFusion(fusion: FusionToRefine): Promise<Refinement> {
-  const { base, vocabulary, participants, captions, options, textDeltas, unetDeltas } = fusion;
-  const embeddings = new TokenEmbeddings(
-    base.textEncoder.weights,
-    base.textEncoder.config,
-    vocabulary.embeddingRows(),
-  );
-  const context = async (
-    perLayer: readonly (readonly number[])[],
-    deltas: LayerDeltas,
-  ): Promise<Tensor<Float32Array>> => {
-    const { hiddenStates } = await encodeText(base.textEncoder, embeddings, perLayer, { deltas });
-    return float32([1, ...hiddenStates.shape], hiddenStates.data);
+  const { base, vocabulary, participants, captions, options, deltas: fused } = fusion;
+  const { parts, family, tokenizer } = base;
+  const added = vocabulary.embeddingRows();
+  const reading = (deltas: ModelDeltas) => {
+    const encoder = family.base.tokenEncoder(parts, { added, deltas });
+    return (perLayer: readonly PromptIds[]) => conditioningOf(encoder, perLayer);
   };
-  const everywhere = (text: string): readonly (readonly number[])[] =>
-    Array(base.layers.contextCount).fill(base.tokenizer.encodePadded(text).ids);
+  const readFused = reading(fused);
+  const readPlain = reading(new Map());
+  const everywhere = (text: string): PromptIds[] =>
+    Array<PromptIds>(parts.layers.contextCount).fill(tokenizer.encodePadded(text).ids);
   const concepts: Teacher[] = [];
-  for (const { name, textDeltas: own, unetDeltas: teaching } of participants) {
+  for (const { name, deltas } of participants) {
+    const readOwn = reading(deltas);
     const prompts = [];
     for (const ids of conceptPrompts(vocabulary, name, options.promptTemplates).padded) {
-      prompts.push({ own: await context(ids, own), fused: await context(ids, textDeltas) });
+      prompts.push({ own: await readOwn(ids), fused: await readFused(ids) });
     }
     concepts.push({
       name,
-      unetDeltas: teaching,
-      emptyContext: await context(everywhere(''), own),
+      deltas: within('unet', deltas),
+      empty: await readOwn(everywhere('')),
       prompts,
     });
   }
-  const preserved: Teacher = {
-    name: 'captions',
-    unetDeltas: new Map(),
-    emptyContext: await context(everywhere(''), new Map()),
-    prompts: [],
-  };
   const taught = [];
   for (const caption of denoisedCaptions(captions, TAUGHT_CAPTIONS)) {
     const ids = everywhere(caption);
-    taught.push({ own: await context(ids, new Map()), fused: await context(ids, textDeltas) });
+    taught.push({ own: await readPlain(ids), fused: await readFused(ids) });
   }
+  const preserved: Teacher = {
+    name: 'captions',
+    deltas: new Map(),
+    empty: await readPlain(everywhere('')),
+    prompts: taught,
+  };
   return refine({
     base,
     schedule: await checkpointSchedule(base, 'DPMSolverMultistepScheduler'),
-    start: unetDeltas,
-    emptyContext: await context(everywhere(''), textDeltas),
+    start: within('unet', fused),
+    empty: await readFused(everywhere('')),
     concepts,
-    preserved: captions.length === 0 ? null : { ...preserved, prompts: taught },
+    preserved: captions.length === 0 ? null : preserved,
     options: settingsOf(options),
     onProgress: fusion.onProgress,
     signal: fusion.signal,

@@ -1,6 +1,7 @@
 /** Latents that denoising visits, each with the guided prediction that a model should make there. */
 
 import type { ModelPart } from '../../models/checkpoint.ts';
+import { type Conditioning, conditioningFeeds } from '../../models/families/conditioning.ts';
 import { deltaFeeds, type LayerDeltas } from '../../models/lora.ts';
 import type { UnetConfig } from '../../models/unet/config.ts';
 import { buildUnet, type UnetSize } from '../../models/unet/unet.ts';
@@ -9,12 +10,11 @@ import type { LoadedGraph, RunSettings } from '../../runtime/runtime.ts';
 import type { GuidedRows } from '../../sampling/guided-rows.ts';
 import { type Pass, runGuided } from '../../sampling/guided-run.ts';
 import type { Sampler } from '../../sampling/samplers/sampler.ts';
-import type { Tensor } from '../../tensor/tensor.ts';
 
-/** A prompt as two models read it: text features [1, L, T, D] of the concept's own text encoder and of the fused one. */
+/** A prompt as two models read it, the concept's own and the fused one; of one row. */
 export interface RefinePrompt {
-  readonly own: Tensor<Float32Array>;
-  readonly fused: Tensor<Float32Array>;
+  readonly own: Conditioning;
+  readonly fused: Conditioning;
 }
 
 /** One place where the fused model's guided prediction z is compared. */
@@ -27,10 +27,11 @@ export interface RefineState {
   readonly target: Float32Array;
 }
 
-/** A UNet with deltas, and what it reads for the empty prompt, [1, L, T, D]. */
+/** A UNet with deltas, and what it reads for the empty prompt, one row. */
 export interface GuidedModel {
-  readonly unetDeltas: LayerDeltas;
-  readonly emptyContext: Tensor<Float32Array>;
+  /** Of the UNet's layers. */
+  readonly deltas: LayerDeltas;
+  readonly empty: Conditioning;
 }
 
 export interface RolloutOptions {
@@ -142,12 +143,12 @@ export class Rollouts {
 
   /** What a model predicts for all rows of a pass. */
   #network(
-    { unetDeltas, emptyContext }: GuidedModel,
-    contexts: readonly Tensor<Float32Array>[],
+    { deltas, empty }: GuidedModel,
+    prompts: readonly Conditioning[],
   ): (pass: Pass) => Promise<Float32Array> {
     const fixed = {
-      ...deltaFeeds(unetDeltas, this.#ranks, this.#layers),
-      encoder_hidden_states: this.#rows.contexts(emptyContext, contexts),
+      ...deltaFeeds(deltas, this.#ranks, this.#layers),
+      ...conditioningFeeds(this.#rows.conditioning(empty, prompts)),
     };
     return async ({ feeds }) => {
       const { noise_pred } = await this.#session.run({ ...feeds, ...fixed });

@@ -18,6 +18,7 @@ import { NumericalError, ShapeError, UsageError } from '../../errors.ts';
 import { type LowRank, lowRank, rankOf, truncateSteps } from '../../linalg/low-rank.ts';
 import { matrix } from '../../linalg/matrix.ts';
 import type { Checkpoint } from '../../models/checkpoint.ts';
+import { type Conditioning, conditioningFeeds } from '../../models/families/conditioning.ts';
 import { commonRanks, deltaFeeds, deltaRanks, type LayerDeltas } from '../../models/lora.ts';
 import { loraDownInput, loraUpInput } from '../../models/network.ts';
 import { adamwState, adamwStep } from '../../optim/adamw.ts';
@@ -52,8 +53,8 @@ export interface RefineRequest {
   readonly start: LayerDeltas;
   /** Changes of other layers of the UNet, which stay as they are. Default none. */
   readonly fixed?: LayerDeltas;
-  /** The empty prompt as the fused model reads it, [1, L, T, D]. */
-  readonly emptyContext: Tensor<Float32Array>;
+  /** The empty prompt as the fused model reads it, one row. */
+  readonly empty: Conditioning;
   readonly concepts: readonly Teacher[];
   /** The base with generic captions; null preserves nothing. */
   readonly preserved: Teacher | null;
@@ -121,28 +122,33 @@ export function refineUnits(
   return steps + drawings * teachers * denoisingSteps;
 }
 
-function checkRequest({ base, start, fixed, emptyContext, concepts, preserved }: RefineRequest): void {
+function checkRequest({ base, start, fixed, empty, concepts, preserved }: RefineRequest): void {
   if (start.size === 0) throw new UsageError('refine: expected at least one layer');
   if (concepts.length === 0) throw new UsageError('refine: expected at least one concept');
   for (const [layerName, { up, down }] of start) {
-    const { m, n } = base.unet.layers.get(layerName) ?? { m: 0, n: 0 };
+    const { m, n } = base.parts.unet.layers.get(layerName) ?? { m: 0, n: 0 };
     if (up.rows !== m || down.cols !== n) {
       throw new ShapeError(`refine: ${layerName}: expected [${m}, ${n}], got [${up.rows}, ${down.cols}]`);
     }
     if (fixed?.has(layerName))
       throw new UsageError(`refine: ${layerName}: expected either to refine it or to keep it, got both`);
   }
-  const { maxPositions } = base.textEncoder.config;
-  const expected = [1, base.layers.contextCount, maxPositions, base.unet.config.crossAttentionDim];
-  const check = (where: string, { shape }: Tensor): void => {
+  const { maxPositions } = base.parts;
+  const expected = [
+    1,
+    base.parts.layers.contextCount,
+    maxPositions,
+    base.parts.unet.config.crossAttentionDim,
+  ];
+  const check = (where: string, { context: { shape } }: Conditioning): void => {
     if (shape.join() !== expected.join()) {
       throw new ShapeError(
         `refine: ${where}: expected text features [${expected.join(', ')}], got [${shape.join(', ')}]`,
       );
     }
   };
-  check('empty prompt', emptyContext);
-  for (const { name, prompts, emptyContext: own } of [...concepts, ...(preserved ? [preserved] : [])]) {
+  check('empty prompt', empty);
+  for (const { name, prompts, empty: own } of [...concepts, ...(preserved ? [preserved] : [])]) {
     if (prompts.length === 0) throw new UsageError(`refine: ${name}: expected at least one prompt`);
     check(`${name}, empty prompt`, own);
     for (const prompt of prompts) {
@@ -186,9 +192,9 @@ class RefineRun {
     this.#random = new TorchGenerator(options.seed);
     const deltas: LayerDeltas = new Map([...fixed, ...balanced]);
     this.#ranks = deltaRanks(deltas);
-    this.#feeds = deltaFeeds(deltas, this.#ranks, base.unet.layers);
+    this.#feeds = deltaFeeds(deltas, this.#ranks, base.parts.unet.layers);
     this.#alphasCumprod = noiseSchedule(schedule).alphasCumprod;
-    const { sampleSize } = base.unet.config;
+    const { sampleSize } = base.parts.unet.config;
     this.#rows = new GuidedRows(options.batch, { scale: options.guidanceScale });
     this.#latentSize = { latentHeight: sampleSize, latentWidth: sampleSize };
   }
@@ -245,17 +251,17 @@ class RefineRun {
   async #load(): Promise<void> {
     const { base, schedule, signal, start, threads } = this.#request;
     const { denoisingSteps, recomputeBlocks } = this.#options;
-    const size = { ...this.#latentSize, tokens: base.textEncoder.config.maxPositions };
+    const size = { ...this.#latentSize, tokens: base.parts.maxPositions };
     const drawn = commonRanks([
       this.#deltas(this.#ranks.keys()),
-      ...this.#pools.map(({ teacher }) => teacher.unetDeltas),
+      ...this.#pools.map(({ teacher }) => teacher.deltas),
     ]);
-    this.#rollouts = await Rollouts.create(base.unet, this.#rows, size, drawn, {
+    this.#rollouts = await Rollouts.create(base.parts.unet, this.#rows, size, drawn, {
       sampler: dpmSolver(schedule, denoisingSteps),
       settings: { threads },
       signal,
     });
-    const graph = buildRefineStep(base.unet, this.#rows, size, {
+    const graph = buildRefineStep(base.parts.unet, this.#rows, size, {
       ranks: this.#ranks,
       trained: start.keys(),
       recomputeBlocks,
@@ -265,9 +271,9 @@ class RefineRun {
 
   /** One batch of drawings for every teacher: by itself, or by the fused model as it is now. */
   async #draw(into: 'visited' | 'ownPolicy'): Promise<void> {
-    const { emptyContext } = this.#request;
+    const { empty } = this.#request;
     const { batch } = this.#options;
-    const fused = into === 'visited' ? null : { unetDeltas: this.#deltas(this.#ranks.keys()), emptyContext };
+    const fused = into === 'visited' ? null : { deltas: this.#deltas(this.#ranks.keys()), empty };
     for (const pool of this.#pools) {
       const { teacher } = pool;
       const { prompts } = teacher;
@@ -300,9 +306,9 @@ class RefineRun {
   #step(states: readonly RefineState[]): Promise<Record<string, Tensor>> {
     const { batch } = this.#options;
     const { latentHeight, latentWidth } = this.#latentSize;
-    const { emptyContext, base } = this.#request;
+    const { empty, base } = this.#request;
     const cells = this.#cells;
-    const shape = [batch, base.unet.config.inChannels, latentHeight, latentWidth];
+    const shape = [batch, base.parts.unet.config.inChannels, latentHeight, latentWidth];
     const latents = float32(shape);
     const target = float32(shape);
     const timestep = float32([batch]);
@@ -318,9 +324,11 @@ class RefineRun {
       timestep: this.#rows.both(timestep),
       target,
       row_weight: weight,
-      encoder_hidden_states: this.#rows.contexts(
-        emptyContext,
-        states.map(({ prompt }) => prompt.fused),
+      ...conditioningFeeds(
+        this.#rows.conditioning(
+          empty,
+          states.map(({ prompt }) => prompt.fused),
+        ),
       ),
       ...this.#feeds,
     });
@@ -353,7 +361,9 @@ class RefineRun {
   /** Numbers of one picture's latents. */
   get #cells(): number {
     return (
-      this.#request.base.unet.config.inChannels * this.#latentSize.latentHeight * this.#latentSize.latentWidth
+      this.#request.base.parts.unet.config.inChannels *
+      this.#latentSize.latentHeight *
+      this.#latentSize.latentWidth
     );
   }
 

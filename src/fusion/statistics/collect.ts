@@ -11,8 +11,15 @@ import type { Value } from '../../graph/value.ts';
 import { GramAccumulator } from '../../linalg/gram.ts';
 import type { Checkpoint } from '../../models/checkpoint.ts';
 import { encodeText } from '../../models/clip/encode-text.ts';
-import type { TokenEmbeddings } from '../../models/clip/text-encoder.ts';
-import { deltaFeeds, deltaRanks, type LayerDeltas } from '../../models/lora.ts';
+import { TokenEmbeddings } from '../../models/clip/text-encoder.ts';
+import {
+  type Conditioning,
+  conditioningFeeds,
+  type PromptIds,
+  type TokenEncoder,
+} from '../../models/families/conditioning.ts';
+import { within } from '../../models/families/layer-table.ts';
+import { deltaFeeds, deltaRanks, type ModelDeltas } from '../../models/lora.ts';
 import type { Probes } from '../../models/network.ts';
 import { buildUnet } from '../../models/unet/unet.ts';
 import { defaultRuntime } from '../../runtime/default-runtime.ts';
@@ -44,22 +51,24 @@ const gramOutput = (outputs: Readonly<Record<string, Tensor>>, input: string): F
  * a causal encoder's earlier rows do not see, and the padding's own rows count nothing.
  */
 export async function collectText(
-  base: Checkpoint,
-  embeddings: TokenEmbeddings,
-  prompts: readonly (readonly number[])[],
-  deltas: LayerDeltas,
+  { parts, tokenizer }: Checkpoint,
+  added: Float32Array,
+  prompts: readonly PromptIds[],
+  deltas: ModelDeltas,
   layers: readonly string[],
 ): Promise<StageStatistics> {
   if (layers.length === 0) return NO_STATISTICS;
   const tokens = Math.max(...prompts.map((ids) => ids.length));
-  const padded = prompts.map((ids) => [...ids, ...Array(tokens - ids.length).fill(base.tokenizer.padId)]);
+  const padded = prompts.map((ids) => [...ids, ...Array(tokens - ids.length).fill(tokenizer.padId)]);
   const weights = float32([prompts.length * tokens, 1]);
   prompts.forEach((ids, b) => {
     weights.data.fill(1, b * tokens, b * tokens + ids.length);
   });
   let rowWeights: Value | null = null;
-  const { outputs, probes } = await encodeText(base.textEncoder, embeddings, padded, {
-    deltas,
+  const { textEncoder } = parts;
+  const embeddings = new TokenEmbeddings(textEncoder.weights, textEncoder.config, added);
+  const { outputs, probes } = await encodeText(textEncoder, embeddings, padded, {
+    deltas: within('text_encoder', deltas),
     probes: {
       grams: layers,
       weighRows: (g, rows) => {
@@ -75,8 +84,7 @@ export async function collectText(
   return sums.finish();
 }
 
-/** Text features per cross-attention layer, [B, L, T, D]. */
-export type LayerContexts = Tensor<Float32Array>;
+type Feeds = Readonly<Record<string, Tensor>>;
 
 /** K and V of one cross-attention read one input. */
 function keysAndValues(crossLayers: readonly string[]): ReadonlyMap<string, string> {
@@ -95,42 +103,41 @@ function keysAndValues(crossLayers: readonly string[]): ReadonlyMap<string, stri
  * @param crossLayers  names of the cross-attentions (`….attn2`) in context order
  */
 export async function collectCross(
-  base: Checkpoint,
-  embeddings: TokenEmbeddings,
-  prompts: readonly (readonly (readonly number[])[])[],
-  textDeltas: LayerDeltas,
+  encoder: TokenEncoder,
+  prompts: readonly (readonly PromptIds[])[],
   rowsOf: (ids: readonly number[]) => readonly number[],
   crossLayers: readonly string[],
 ): Promise<StageStatistics> {
-  const sums = new RowSums(keysAndValues(crossLayers), embeddings.width);
+  let all: RowSums | null = null;
   for (const perLayer of prompts) {
     if (perLayer.length !== crossLayers.length) {
       throw new ShapeError(
         `internal: ${perLayer.length} layer prompts for ${crossLayers.length} cross-attentions`,
       );
     }
-    const { hiddenStates } = await encodeText(base.textEncoder, embeddings, perLayer, { deltas: textDeltas });
-    const [, tokens, width] = hiddenStates.shape as [number, number, number];
+    const { states } = await encoder.encode(perLayer);
+    const [, tokens, width] = states.shape as [number, number, number];
+    const sums: RowSums = all ?? new RowSums(keysAndValues(crossLayers), width);
+    all = sums;
     perLayer.forEach((ids, layer) => {
       for (const row of rowsOf(ids)) {
         const start = (layer * tokens + row) * width;
-        sums.add(crossLayers[layer]!, hiddenStates.data.subarray(start, start + width));
+        sums.add(crossLayers[layer]!, states.data.subarray(start, start + width));
       }
     });
   }
-  return sums.finish();
+  return all?.finish() ?? NO_STATISTICS;
 }
 
 /** Generic captions as K and V see them: all rows of all captions, the same for every cross-attention. */
 export async function collectCrossPrior(
-  base: Checkpoint,
-  embeddings: TokenEmbeddings,
-  captions: readonly (readonly number[])[],
+  encoder: TokenEncoder,
+  captions: readonly PromptIds[],
   crossLayers: readonly string[],
 ): Promise<StageStatistics> {
-  const sum = new GramAccumulator(embeddings.width);
-  const { hiddenStates } = await encodeText(base.textEncoder, embeddings, captions);
-  sum.addRows(hiddenStates.data);
+  const { states } = await encoder.encode(captions);
+  const sum = new GramAccumulator(states.shape[2]!);
+  sum.addRows(states.data);
   const input = 'encoder_hidden_states';
   return statisticsOf(
     new Map([...keysAndValues(crossLayers).keys()].map((layerName) => [layerName, input])),
@@ -141,10 +148,10 @@ export async function collectCrossPrior(
 
 /** What one denoising run needs. */
 export interface DenoisingRun {
-  /** Text features [1, L, T, D]. */
-  readonly context: LayerContexts;
-  /** Features of the empty prompt in the base model, [1, L, T, D]; used by guided runs only. */
-  readonly emptyContext: LayerContexts;
+  /** Of one row. */
+  readonly conditioning: Conditioning;
+  /** That of the empty prompt in the base model; used by guided runs only. */
+  readonly empty: Conditioning;
   /** Initial noise [4 · h · w], standard normal. */
   readonly noise: Float32Array;
   /** For progress. */
@@ -185,21 +192,22 @@ export interface SpatialSettings {
  *
  * What a layer's output does to a guided picture is its prompted row less (1 − 1/g) of its unprompted one; both carry
  * nearly the same features. Rows of contrast weigh what tells them apart, and with it one concept from another.
- * @param deltas of the model the features are collected in
+ * @param deltas of the model the features are collected in; those of the UNet count
  * @param layers whose inputs are wanted
  */
 export async function collectSpatial(
   base: Checkpoint,
-  deltas: LayerDeltas,
+  deltas: ModelDeltas,
   layers: readonly string[],
   runs: readonly DenoisingRun[],
   settings: SpatialSettings,
 ): Promise<StageStatistics> {
   const { sampler, latentSize, guidanceScale, contrast, resume = null, onStep, signal } = settings;
   const { height, width } = latentSize;
-  const { config, weights } = base.unet;
-  const loraRanks = deltaRanks(deltas);
-  const tokens = base.textEncoder.config.maxPositions;
+  const { config, weights, layers: known } = base.parts.unet;
+  const own = within('unet', deltas);
+  const loraRanks = deltaRanks(own);
+  const tokens = base.parts.maxPositions;
   const rows = new GuidedRows(1, { scale: guidanceScale });
   const size = { batch: rows.count, latentHeight: height, latentWidth: width, tokens };
   const contrasted = rows.guided && contrast !== null;
@@ -211,12 +219,12 @@ export async function collectSpatial(
     },
   });
   const session = await defaultRuntime().load(network.graph, 'every-step');
-  const feeds = deltaFeeds(deltas, loraRanks, base.unet.layers);
+  const feeds = deltaFeeds(own, loraRanks, known);
   const inputOf = inputsOf(network.probes);
   const sums = new GramSums(inputOf);
   if (resume !== null) sums.restore(resume.sums);
-  const predict = async (pass: Pass, context: LayerContexts): Promise<Float32Array> => {
-    const outputs = await session.run({ ...pass.feeds, encoder_hidden_states: context, ...feeds });
+  const predict = async (pass: Pass, texts: Feeds): Promise<Float32Array> => {
+    const outputs = await session.run({ ...pass.feeds, ...texts, ...feeds });
     for (const input of sums.inputs) {
       sums.add(input, gramOutput(outputs, input), network.probes.gramRows.get(input)!);
     }
@@ -224,16 +232,16 @@ export async function collectSpatial(
   };
   try {
     for (let done = resume?.runsDone ?? 0; done < runs.length; done++) {
-      const { context, emptyContext, noise, subject } = runs[done]!;
-      const texts = rows.contexts(emptyContext, [context]);
-      const known = done === resume?.runsDone ? resume.predictions : [];
+      const { conditioning, empty, noise, subject } = runs[done]!;
+      const texts = conditioningFeeds(rows.conditioning(empty, [conditioning]));
+      const earlier = done === resume?.runsDone ? resume.predictions : [];
       const predictions: Float32Array[] = [];
       await runGuided({
         sampler,
         rows,
         shape: [config.inChannels, height, width],
         noise,
-        known,
+        known: earlier,
         signal,
         predict: (pass) => predict(pass, texts),
         onStep: async ({ index, prediction }) => {

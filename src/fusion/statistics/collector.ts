@@ -2,16 +2,19 @@
 import { type BoundVocabulary, bindConcepts } from '../../concepts/prompt.ts';
 import { UsageError } from '../../errors.ts';
 import type { Checkpoint } from '../../models/checkpoint.ts';
-import { encodeText } from '../../models/clip/encode-text.ts';
-import { TokenEmbeddings } from '../../models/clip/text-encoder.ts';
-import type { LayerDeltas } from '../../models/lora.ts';
+import {
+  type Conditioning,
+  conditioningOf,
+  type PromptIds,
+  type TokenEncoder,
+} from '../../models/families/conditioning.ts';
+import type { ModelDeltas } from '../../models/lora.ts';
 import { crossAttentionNames } from '../../models/unet/structure.ts';
 import { vaeFactor } from '../../models/vae/config.ts';
 import { checkpointSchedule } from '../../sampling/checkpoint-schedule.ts';
 import { isGuided } from '../../sampling/guidance.ts';
 import { dpmSolver } from '../../sampling/samplers/dpm-solver.ts';
 import { TorchGenerator } from '../../tensor/random.ts';
-import { float32, type Tensor } from '../../tensor/tensor.ts';
 import { denoisedCaptions } from '../captions.ts';
 import type { CollectOptions } from '../options.ts';
 import type { Participant } from '../participant.ts';
@@ -66,9 +69,9 @@ export async function latentSizeFor(
   base: Checkpoint,
   { size }: CollectOptions,
 ): Promise<{ height: number; width: number }> {
-  const { sampleSize, blocks } = base.unet.config;
+  const { sampleSize, blocks } = base.parts.unet.config;
   if (size === null) return { height: sampleSize, width: sampleSize };
-  const factor = vaeFactor((await base.vae()).config);
+  const factor = vaeFactor((await base.parts.vae()).config);
   // The UNet halves the latents between its blocks, and doubles them again.
   const step = factor * 2 ** (blocks.length - 1);
   for (const side of [size.width, size.height]) {
@@ -85,7 +88,8 @@ export async function latentSizeFor(
 export class Collector {
   readonly #base: Checkpoint;
   readonly #vocabulary: BoundVocabulary;
-  readonly #embeddings: TokenEmbeddings;
+  /** Rows of the tokens behind the base's vocabulary. */
+  readonly #added: Float32Array;
   readonly #layers: StageLayers;
   readonly #options: CollectOptions;
   readonly #hooks: CollectHooks;
@@ -99,37 +103,26 @@ export class Collector {
   ) {
     this.#base = base;
     this.#vocabulary = vocabulary;
-    this.#embeddings = new TokenEmbeddings(
-      base.textEncoder.weights,
-      base.textEncoder.config,
-      vocabulary.embeddingRows(),
-    );
+    this.#added = vocabulary.embeddingRows();
     this.#layers = layers;
     this.#options = options;
     this.#hooks = hooks;
   }
 
   /** Text encoder layers under a concept's prompts, in the model with these deltas. */
-  async text(name: string, textDeltas: LayerDeltas): Promise<StageStatistics> {
+  async text(name: string, deltas: ModelDeltas): Promise<StageStatistics> {
     if (this.#layers.text.length === 0) return NO_STATISTICS;
     const prompts = this.#prompts(name).ids.flat();
-    const found = await collectText(this.#base, this.#embeddings, prompts, textDeltas, this.#layers.text);
+    const found = await collectText(this.#base, this.#added, prompts, deltas, this.#layers.text);
     this.#advance('text', name);
     return found;
   }
 
-  /** K and V under the concept's own tokens, as the text encoder with these deltas gives them. */
-  async cross(name: string, textDeltas: LayerDeltas): Promise<StageStatistics> {
+  /** K and V under the concept's own tokens, as the text encoders with these deltas give them. */
+  async cross(name: string, deltas: ModelDeltas): Promise<StageStatistics> {
     if (this.#crossLayers.length === 0) return NO_STATISTICS;
     const { ids, conceptRows } = this.#prompts(name);
-    const found = await collectCross(
-      this.#base,
-      this.#embeddings,
-      ids,
-      textDeltas,
-      conceptRows,
-      this.#crossLayers,
-    );
+    const found = await collectCross(this.#encoder(deltas), ids, conceptRows, this.#crossLayers);
     this.#advance('cross', name);
     return found;
   }
@@ -140,8 +133,7 @@ export class Collector {
    */
   async spatial(
     name: string,
-    textDeltas: LayerDeltas,
-    unetDeltas: LayerDeltas,
+    deltas: ModelDeltas,
     firstNoise?: Float32Array,
     resumption?: Resumption,
   ): Promise<StageStatistics> {
@@ -149,18 +141,19 @@ export class Collector {
     const { runs, seed } = this.#options;
     const { padded } = this.#prompts(name);
     const settings = await this.#spatialSettings();
-    const emptyContext = await this.#plainContext('');
+    const encoder = this.#encoder(deltas);
+    const empty = await this.#plain('');
     const planned: DenoisingRun[] = [];
     for (let run = 0; run < runs; run++) {
       const given = run === 0 ? firstNoise : undefined;
       planned.push({
         subject: name,
-        context: await this.#context(padded[run % padded.length]!, textDeltas),
-        emptyContext,
+        conditioning: await conditioningOf(encoder, padded[run % padded.length]!),
+        empty,
         noise: given ?? noiseFor(this.#base, settings, seedOf(seed, name, run)),
       });
     }
-    return collectSpatial(this.#base, unetDeltas, this.#layers.spatial, planned, {
+    return collectSpatial(this.#base, deltas, this.#layers.spatial, planned, {
       ...settings,
       contrast: this.#options.contrast,
       resume: resumption?.state ?? null,
@@ -175,7 +168,7 @@ export class Collector {
   async textPrior(captions: readonly string[]): Promise<StageStatistics> {
     if (this.#layers.text.length === 0) return NO_STATISTICS;
     const ids = captions.map((caption) => this.#base.tokenizer.encode(caption));
-    const found = await collectText(this.#base, this.#embeddings, ids, new Map(), this.#layers.text);
+    const found = await collectText(this.#base, this.#added, ids, new Map(), this.#layers.text);
     this.#advance('text', `${captions.length} captions`);
     return found;
   }
@@ -183,7 +176,7 @@ export class Collector {
   async crossPrior(captions: readonly string[]): Promise<StageStatistics> {
     if (this.#crossLayers.length === 0) return NO_STATISTICS;
     const ids = captions.map((caption) => this.#base.tokenizer.encodePadded(caption).ids);
-    const found = await collectCrossPrior(this.#base, this.#embeddings, ids, this.#crossLayers);
+    const found = await collectCrossPrior(this.#encoder(), ids, this.#crossLayers);
     this.#advance('cross', `${captions.length} captions`);
     return found;
   }
@@ -195,13 +188,13 @@ export class Collector {
   async spatialPrior(captions: readonly string[], resumption?: Resumption): Promise<StageStatistics> {
     if (this.#layers.spatial.length === 0) return NO_STATISTICS;
     const settings = await this.#spatialSettings();
-    const emptyContext = await this.#plainContext('');
+    const empty = await this.#plain('');
     const planned: DenoisingRun[] = [];
     for (const caption of priorCaptions(captions, this.#options)) {
       planned.push({
         subject: caption,
-        context: await this.#plainContext(caption),
-        emptyContext,
+        conditioning: await this.#plain(caption),
+        empty,
         noise: noiseFor(this.#base, settings, seedOf(this.#options.seed, caption, 0)),
       });
     }
@@ -218,7 +211,7 @@ export class Collector {
 
   get #crossLayers(): readonly string[] {
     const wanted = new Set(this.#layers.cross.map((name) => name.replace(/\.to_[kv]$/, '')));
-    return wanted.size === 0 ? [] : crossAttentionNames(this.#base.unet.config);
+    return wanted.size === 0 ? [] : crossAttentionNames(this.#base.parts.unet.config);
   }
 
   #prompts(name: string) {
@@ -236,19 +229,17 @@ export class Collector {
     };
   }
 
-  /** Text features per cross-attention, [1, L, T, D]. */
-  async #context(
-    perLayer: readonly (readonly number[])[],
-    deltas: LayerDeltas,
-  ): Promise<Tensor<Float32Array>> {
-    const { hiddenStates } = await encodeText(this.#base.textEncoder, this.#embeddings, perLayer, { deltas });
-    return float32([1, ...hiddenStates.shape], hiddenStates.data);
+  /** Reads prompts in the model with these deltas. Default: the base itself. */
+  #encoder(deltas: ModelDeltas = new Map()): TokenEncoder {
+    const { family, parts } = this.#base;
+    return family.base.tokenEncoder(parts, { added: this.#added, deltas });
   }
 
   /** A caption as the base model reads it, the same for every cross-attention. */
-  #plainContext(caption: string): Promise<Tensor<Float32Array>> {
-    const { ids } = this.#base.tokenizer.encodePadded(caption);
-    return this.#context(Array(this.#base.layers.contextCount).fill(ids), new Map());
+  #plain(caption: string): Promise<Conditioning> {
+    const { tokenizer, parts } = this.#base;
+    const { ids } = tokenizer.encodePadded(caption);
+    return conditioningOf(this.#encoder(), Array<PromptIds>(parts.layers.contextCount).fill(ids));
   }
 
   #advance(stage: Stage, subject: string): void {
@@ -262,7 +253,7 @@ function noiseFor(
   { latentSize: { height, width } }: Pick<SpatialSettings, 'latentSize'>,
   seed: number,
 ): Float32Array {
-  return new TorchGenerator(seed).randn(base.unet.config.inChannels * height * width);
+  return new TorchGenerator(seed).randn(base.parts.unet.config.inChannels * height * width);
 }
 
 /** Captions that guide denoising runs of the base. */
@@ -275,18 +266,18 @@ export function priorCaptions(captions: readonly string[], { guidanceScale }: Co
 /** A concept in its own model, independent of all others. */
 export async function collectConcept(
   base: Checkpoint,
-  { name, concept, textDeltas, unetDeltas }: Participant,
+  { name, concept, deltas }: Participant,
   layers: StageLayers,
   options: CollectOptions,
   hooks: CollectHooks = {},
   resumption?: Resumption,
 ): Promise<Statistics> {
-  const vocabulary = bindConcepts(base.tokenizer, [concept], base.layers.contextCount);
+  const vocabulary = bindConcepts(base.tokenizer, [concept], base.parts.layers.contextCount);
   const collector = new Collector(base, vocabulary, layers, options, hooks);
   return {
-    text: await collector.text(name, textDeltas),
-    cross: await collector.cross(name, textDeltas),
-    spatial: await collector.spatial(name, textDeltas, unetDeltas, undefined, resumption),
+    text: await collector.text(name, deltas),
+    cross: await collector.cross(name, deltas),
+    spatial: await collector.spatial(name, deltas, undefined, resumption),
   };
 }
 
@@ -299,7 +290,7 @@ export async function collectPrior(
   hooks: CollectHooks = {},
   resumption?: Resumption,
 ): Promise<Statistics> {
-  const vocabulary = bindConcepts(base.tokenizer, [], base.layers.contextCount);
+  const vocabulary = bindConcepts(base.tokenizer, [], base.parts.layers.contextCount);
   const collector = new Collector(base, vocabulary, layers, options, hooks);
   return {
     text: await collector.textPrior(captions),

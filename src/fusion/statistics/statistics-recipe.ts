@@ -82,7 +82,7 @@ export function scopeOf(layers: readonly string[]): LayerScope {
 
 /** The base's layers within a scope per stage, in its own order. */
 export function layersWithin(base: Checkpoint, scopes: LayerScopes): StageLayers {
-  const known = base.layers.linear();
+  const known = base.parts.layers.linear();
   const of = (stage: Stage): string[] =>
     known
       .filter((layer) => stageOf(layer) === stage)
@@ -161,13 +161,13 @@ export class RecipeMaker {
   }
 
   async #common(layers: LayerScopes, own: StatisticsRecipe['options'], options: CollectOptions) {
-    const { unet, textEncoder } = this.#base;
+    const networks = this.#base.parts.changeable().map(([, { config }]) => config);
     const schedule = await checkpointSchedule(this.#base, 'DPMSolverMultistepScheduler');
     const latents = await latentSizeFor(this.#base, options);
     return {
       version: RECIPE_VERSION,
       base: await this.#hashesOf(baseFiles(this.#base)),
-      networks: digestOf([unet.config, textEncoder.config, latents.height, latents.width]),
+      networks: digestOf([...networks.toReversed(), latents.height, latents.width]),
       schedule: digestOf(schedule),
       layers,
       options: own,
@@ -181,8 +181,8 @@ export class RecipeMaker {
 
   /** What the tokenizer makes of a concept's prompts, and of the empty one. */
   #tokensOf({ concept, name }: Participant, { promptTemplates }: CollectOptions): unknown {
-    const { tokenizer, layers } = this.#base;
-    const vocabulary = bindConcepts(tokenizer, [concept], layers.contextCount);
+    const { tokenizer, parts } = this.#base;
+    const vocabulary = bindConcepts(tokenizer, [concept], parts.layers.contextCount);
     const { ids, padded, conceptRows } = conceptPrompts(vocabulary, name, promptTemplates);
     return [ids, padded, ids.flat().map(conceptRows), tokenizer.encodePadded('').ids];
   }

@@ -15,7 +15,7 @@ import { setAside } from '../../io/set-aside.ts';
 import type { Checkpoint } from '../../models/checkpoint.ts';
 import type { CollectOptions } from '../options.ts';
 import type { Participant } from '../participant.ts';
-import { STAGES } from '../stage.ts';
+import { componentOf, STAGES } from '../stage.ts';
 import { type CollectHooks, collectConcept, collectPrior, type Resumption } from './collector.ts';
 import { PartialFile, sweepPartials } from './partial-files.ts';
 import type { Statistics } from './statistics.ts';
@@ -256,7 +256,7 @@ export class StatisticsStore {
   #checkCoverage(file: string, { recipe, statistics, sizeOf }: StoredStatistics): void {
     const layers = layersWithin(this.#base, recipe.layers);
     for (const stage of STAGES) {
-      const part = stage === 'text' ? this.#base.textEncoder : this.#base.unet;
+      const part = this.#base.parts.get(componentOf(stage));
       for (const layerName of layers[stage]) {
         const width = part.layers.get(layerName)!.n;
         const input = statistics[stage].inputOf.get(layerName);

@@ -35,7 +35,7 @@ export function checkAdapterFits(
   base: Checkpoint,
   factor: number,
 ): void {
-  const channels = base.unet.config.blocks.map((block) => block.channels);
+  const channels = base.parts.unet.config.blocks.map((block) => block.channels);
   if (config.channels.join() !== channels.join()) {
     throw new MismatchError(
       `${folder}: expected features of ${channels.join(', ')} channels for ${base.path}, got ${config.channels.join(', ')}; an adapter for another architecture?`,

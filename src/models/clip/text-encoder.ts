@@ -94,6 +94,9 @@ function positionEmbedding(
   return net.g.weight(sliceRows(raw, first, end - first), [1, end - first, hiddenSize]);
 }
 
+/** Parameter that holds the embeddings of the vocabulary, [V, D]. */
+export const TOKEN_TABLE = 'text_model.embeddings.token_embedding.weight';
+
 /** The token embedding table of a text encoder, with the rows of added tokens behind it. */
 export class TokenEmbeddings {
   readonly width: number;
@@ -120,7 +123,7 @@ export class TokenEmbeddings {
   }
 
   #table() {
-    const name = 'text_model.embeddings.token_embedding.weight';
+    const name = TOKEN_TABLE;
     const raw = this.#weights.get(name);
     if (raw === undefined)
       throw new MissingWeightError(this.#weights.label, `no weight "${name}"`, { tensor: name });

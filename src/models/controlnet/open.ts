@@ -31,7 +31,7 @@ export function checkControlNetFits(
   base: Checkpoint,
   factor: number,
 ): void {
-  const [own, wanted] = [config.unet, base.unet.config];
+  const [own, wanted] = [config.unet, base.parts.unet.config];
   const blocks = ({ blocks: list }: typeof own): string =>
     list.map(({ channels, crossAttention }) => `${channels}${crossAttention ? '+' : ''}`).join(', ');
   if (blocks(own) !== blocks(wanted) || own.layersPerBlock !== wanted.layersPerBlock) {

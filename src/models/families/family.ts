@@ -7,6 +7,7 @@ import type { ClipTextConfig } from '../clip/config.ts';
 import type { WeightSource } from '../network.ts';
 import type { UnetConfig } from '../unet/config.ts';
 import type { VaeConfig } from '../vae/config.ts';
+import type { MakeTokenEncoder } from './conditioning.ts';
 import type { ComponentId, Layer } from './layer-table.ts';
 
 /** How files of a family are told from those of others, by names and widths alone. */
@@ -74,6 +75,8 @@ export interface BaseLayout {
   /** In the order in which their features stand side by side. */
   readonly textEncoders: readonly TextEncoderLayout[];
   readonly vae: ComponentLayout<VaeConfig>;
+  /** The one encoder of prompts. */
+  readonly tokenEncoder: MakeTokenEncoder;
   /** A tensor that every single-file checkpoint of this family has. */
   readonly singleFileSign: string;
 }

@@ -61,6 +61,19 @@ export function layerOf(
   return { id: layerId(component, layerName), component, layerName, m, n, kernel, role, contextIndex };
 }
 
+/** What of one network is in a map over a base's layers, by layer name. */
+export function within<T>(component: ComponentId, all: ReadonlyMap<LayerId, T>): Map<string, T> {
+  const prefix = layerId(component, '');
+  return new Map(
+    [...all].flatMap(([id, value]) => (id.startsWith(prefix) ? [[id.slice(prefix.length), value]] : [])),
+  );
+}
+
+/** A map over one network's layers, by the ids that they have in the base. */
+export function outside<T>(component: ComponentId, own: ReadonlyMap<string, T>): Map<LayerId, T> {
+  return new Map([...own].map(([layerName, value]) => [layerId(component, layerName), value]));
+}
+
 /** Whether a layer works on single rows, as fusion takes them: linear ones, and 1×1 convolutions. */
 export function isLinear({ kernel }: Layer): boolean {
   return kernel === null || kernel[0] * kernel[1] === 1;

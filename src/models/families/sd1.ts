@@ -10,6 +10,7 @@ import { SD15_UNET, unetSchema } from '../unet/config.ts';
 import { SD15_VAE, vaeSchema } from '../vae/config.ts';
 import { blockNames, range } from './blocks.ts';
 import type { BaseFamily } from './family.ts';
+import { sd1TokenEncoder } from './sd1-token-encoder.ts';
 
 export const sd1: BaseFamily = {
   name: 'sd1',
@@ -70,6 +71,7 @@ export const sd1: BaseFamily = {
       checkFits: checkVaeFits,
       layers: () => [],
     },
+    tokenEncoder: sd1TokenEncoder,
     singleFileSign: 'model.diffusion_model.input_blocks.0.0.weight',
   },
 };

@@ -9,6 +9,8 @@ import type { RefineOptions } from '../../../src/fusion/refine/refine-options.ts
 import { type RefinePrompt, type RefineState, Rollouts } from '../../../src/fusion/refine/refine-states.ts';
 import { frobeniusNorm, rankOf, scale, subtract } from '../../../src/linalg/low-rank.ts';
 import { type Checkpoint, openCheckpoint } from '../../../src/models/checkpoint.ts';
+import { type Conditioning, conditioningFeeds } from '../../../src/models/families/conditioning.ts';
+import { within } from '../../../src/models/families/layer-table.ts';
 import { commonRanks, deltaFeeds, deltaRanks, type LayerDeltas } from '../../../src/models/lora.ts';
 import { loraUpInput } from '../../../src/models/network.ts';
 import { crossAttentionNames } from '../../../src/models/unet/structure.ts';
@@ -34,31 +36,34 @@ let own: LayerDeltas;
 beforeAll(async () => {
   const whole = await openCheckpoint(goldenPath(FOLDER, 'base_model'));
   // Small latents: what is tested here does not depend on their size.
-  base = { ...whole, unet: { ...whole.unet, config: { ...whole.unet.config, sampleSize: 8 } } };
+  const { unet } = whole.parts;
+  const small = { ...unet, config: { ...unet.config, sampleSize: 8 } };
+  base = { ...whole, parts: whole.parts.with({ unet: small }) };
   schedule = await checkpointSchedule(base, 'DPMSolverMultistepScheduler');
   const concept = await loadConcept(goldenPath(FOLDER, 'concepts', 'maple.pth'));
-  own = (await conceptDeltas(base, concept, { unetStrength: 1, textEncoderStrength: 1 })).unetDeltas;
+  own = within('unet', await conceptDeltas(base, concept, { unetStrength: 1, textEncoderStrength: 1 }));
 });
 
 const contextShape = (): number[] => {
-  const { config } = base.unet;
+  const { config } = base.parts.unet;
   return [
     1,
     crossAttentionNames(config).length,
-    base.textEncoder.config.maxPositions,
+    base.parts.textEncoder.config.maxPositions,
     config.crossAttentionDim,
   ];
 };
-const context = (seed: number): Tensor<Float32Array> =>
-  float32(contextShape(), new TorchGenerator(seed).randn(sizeOf(contextShape())));
+const context = (seed: number): Conditioning => ({
+  context: float32(contextShape(), new TorchGenerator(seed).randn(sizeOf(contextShape()))),
+});
 const prompt = (seed: number): RefinePrompt => {
   const features = context(seed);
   return { own: features, fused: features };
 };
-const teacher = (name: string, unetDeltas: LayerDeltas, seed: number): Teacher => ({
+const teacher = (name: string, deltas: LayerDeltas, seed: number): Teacher => ({
   name,
-  unetDeltas,
-  emptyContext: context(0),
+  deltas,
+  empty: context(0),
   prompts: [prompt(seed), prompt(seed + 1)],
 });
 
@@ -72,7 +77,7 @@ function request(options: Partial<RefineOptions> = QUICK): RefineRequest {
       [...own].filter(([name]) => !isFixed(name)).map(([name, delta]) => [name, scale(delta, 0.5)]),
     ),
     fixed: new Map([...own].filter(([name]) => isFixed(name))),
-    emptyContext: context(0),
+    empty: context(0),
     concepts: [teacher('maple', own, 1)],
     preserved: teacher('captions', new Map(), 11),
     options,
@@ -99,7 +104,7 @@ describe('refine', () => {
     expect(losses).toHaveLength(24);
     expect(losses.at(-1)).toBeLessThan(0.3 * losses[0]!);
     for (const [name, { up, down }] of layers) {
-      expect(base.unet.layers.get(name)).toMatchObject({ m: up.rows, n: down.cols });
+      expect(base.parts.unet.layers.get(name)).toMatchObject({ m: up.rows, n: down.cols });
       expect(rankOf({ up, down })).toBeLessThanOrEqual(rankOf(own.get(name)!));
     }
   });
@@ -161,11 +166,11 @@ describe('refine', () => {
       const size = {
         latentHeight: 8,
         latentWidth: 8,
-        tokens: base.textEncoder.config.maxPositions,
+        tokens: base.parts.textEncoder.config.maxPositions,
       };
       const fused: LayerDeltas = new Map([...given.fixed!, ...given.start]);
       const [concept] = given.concepts;
-      const rollouts = await Rollouts.create(base.unet, rows, size, commonRanks([fused, own]), {
+      const rollouts = await Rollouts.create(base.parts.unet, rows, size, commonRanks([fused, own]), {
         sampler,
         settings: {},
       });
@@ -174,8 +179,8 @@ describe('refine', () => {
       await rollouts.dispose();
       const ranks = deltaRanks(fused);
       const network = buildUnet(
-        base.unet.weights,
-        base.unet.config,
+        base.parts.unet.weights,
+        base.parts.unet.config,
         { ...size, batch: 2 },
         { loraRanks: ranks },
       );
@@ -184,8 +189,8 @@ describe('refine', () => {
         const { noise_pred } = await session.run({
           sample: float32([2, 4, 8, 8], Float32Array.of(...latents, ...latents)),
           timestep: float32([2], [timestep, timestep]),
-          encoder_hidden_states: rows.contexts(given.emptyContext, [prompt.fused]),
-          ...deltaFeeds(fused, ranks, base.unet.layers),
+          ...conditioningFeeds(rows.conditioning(given.empty, [prompt.fused])),
+          ...deltaFeeds(fused, ranks, base.parts.unet.layers),
         });
         const out = noise_pred!.data as Float32Array;
         const error = target.reduce((sum, value, i) => {
@@ -270,7 +275,8 @@ describe('refine', () => {
     const [name, delta] = [...given.start][0]!;
     const tall = { up: { ...delta.up, rows: delta.up.rows + 1 }, down: delta.down };
     const [concept] = given.concepts;
-    const bent = { own: float32([1, 2, 3]), fused: float32([1, 2, 3]) };
+    const short = { context: float32([1, 2, 3]) };
+    const bent = { own: short, fused: short };
     const cases: [Partial<RefineRequest>, new (...args: never[]) => Error, RegExp][] = [
       [{ start: new Map([[name, tall]]) }, ShapeError, /expected \[\d+, \d+\], got/],
       [{ start: new Map() }, UsageError, /at least one layer/],
@@ -292,8 +298,8 @@ describe('refine', () => {
 
 describe('buildRefineStep', () => {
   it('measures the guided prediction, and its gradient is the slope', async () => {
-    const { config, weights } = base.unet;
-    const size = { latentHeight: 8, latentWidth: 8, tokens: base.textEncoder.config.maxPositions };
+    const { config, weights } = base.parts.unet;
+    const size = { latentHeight: 8, latentWidth: 8, tokens: base.parts.textEncoder.config.maxPositions };
     const ranks = deltaRanks(own);
     const [layer] = [...own.keys()];
     const guidanceScale = 3;
@@ -308,8 +314,8 @@ describe('buildRefineStep', () => {
     const common: Record<string, Tensor> = {
       sample,
       timestep: float32([4], Float32Array.of(900, 300, 900, 300)),
-      encoder_hidden_states: rows.contexts(context(0), [context(1), context(2)]),
-      ...deltaFeeds(own, ranks, base.unet.layers),
+      ...conditioningFeeds(rows.conditioning(context(0), [context(1), context(2)])),
+      ...deltaFeeds(own, ranks, base.parts.unet.layers),
     };
     const plain = await defaultRuntime().load(
       buildUnet(weights, config, { ...size, batch: 4 }, { loraRanks: ranks }).graph,
@@ -324,11 +330,11 @@ describe('buildRefineStep', () => {
     }
     const feeds: Record<string, Tensor> = { ...common, target, row_weight: rowWeight };
     const step = await defaultRuntime().load(
-      buildRefineStep(base.unet, rows, size, { ...options, recomputeBlocks: false }),
+      buildRefineStep(base.parts.unet, rows, size, { ...options, recomputeBlocks: false }),
       'training',
     );
     const again = await defaultRuntime().load(
-      buildRefineStep(base.unet, rows, size, { ...options, recomputeBlocks: true }),
+      buildRefineStep(base.parts.unet, rows, size, { ...options, recomputeBlocks: true }),
       'training',
     );
     const out = await step.run(feeds);

@@ -6,7 +6,6 @@ import {
   type SpatialState,
 } from '../../../src/fusion/statistics/collect.ts';
 import { type Checkpoint, openCheckpoint } from '../../../src/models/checkpoint.ts';
-import { crossAttentionNames } from '../../../src/models/unet/structure.ts';
 import { buildUnet } from '../../../src/models/unet/unet.ts';
 import { defaultRuntime } from '../../../src/runtime/default-runtime.ts';
 import { checkpointSchedule } from '../../../src/sampling/checkpoint-schedule.ts';
@@ -26,16 +25,11 @@ beforeAll(async () => {
 const random = (seed: number, shape: number[]): Tensor<Float32Array> =>
   float32(shape, new TorchGenerator(seed).randn(sizeOf(shape)));
 function run(): DenoisingRun {
-  const { unet, textEncoder } = base;
-  const text = [
-    1,
-    crossAttentionNames(unet.config).length,
-    textEncoder.config.maxPositions,
-    unet.config.crossAttentionDim,
-  ];
+  const { unet, layers, maxPositions } = base.parts;
+  const text = [1, layers.contextCount, maxPositions, unet.config.crossAttentionDim];
   return {
-    context: random(1, text),
-    emptyContext: random(2, text),
+    conditioning: { context: random(1, text) },
+    empty: { context: random(2, text) },
     noise: random(3, [1, 4, SIDE, SIDE]).data,
     subject: 'one',
   };
@@ -48,7 +42,7 @@ async function plain(
   timestep: number,
 ): Promise<Float32Array> {
   const size = { batch: 1, latentHeight: SIDE, latentWidth: SIDE, tokens: context.shape[2]! };
-  const { graph } = buildUnet(base.unet.weights, base.unet.config, size, { probes: {} });
+  const { graph } = buildUnet(base.parts.unet.weights, base.parts.unet.config, size, { probes: {} });
   const session = await defaultRuntime().load(graph, 'every-step');
   const { noise_pred } = await session.run({
     sample: float32([1, 4, SIDE, SIDE], noise),
@@ -76,8 +70,8 @@ describe('collecting over denoising runs', () => {
       });
       const [predicted] = states[0]!.predictions;
       const start = one.noise.map((value) => value * sampler.initNoiseSigma);
-      const prompted = await plain(one.context, start, sampler.timesteps[0]!);
-      const empty = await plain(one.emptyContext, start, sampler.timesteps[0]!);
+      const prompted = await plain(one.conditioning.context, start, sampler.timesteps[0]!);
+      const empty = await plain(one.empty.context, start, sampler.timesteps[0]!);
       const g = Math.max(1, guidanceScale);
       const expected = empty.map((value, i) => value + g * (prompted[i]! - value));
       expect(predicted!).toBeAllClose(expected, { rtol: 1e-4, atol: 1e-4 });

@@ -85,9 +85,9 @@ function made(own: Checkpoint, layers: collector.StageLayers, value: number) {
       ),
     );
   return {
-    text: of(layers.text, own.textEncoder.layers),
-    cross: of(layers.cross, own.unet.layers),
-    spatial: of(layers.spatial, own.unet.layers),
+    text: of(layers.text, own.parts.textEncoder.layers),
+    cross: of(layers.cross, own.parts.unet.layers),
+    spatial: of(layers.spatial, own.parts.unet.layers),
   };
 }
 
@@ -161,7 +161,9 @@ describe('every part of the recipe', () => {
       () =>
         withBase((own) => ({
           ...own,
-          unet: { ...own.unet, config: { ...own.unet.config, flipSinToCos: false } },
+          parts: own.parts.with({
+            unet: { ...own.parts.unet, config: { ...own.parts.unet.config, flipSinToCos: false } },
+          }),
         })),
     ],
     [
@@ -169,10 +171,17 @@ describe('every part of the recipe', () => {
       () =>
         withBase((own) => ({
           ...own,
-          textEncoder: {
-            ...own.textEncoder,
-            config: { ...own.textEncoder.config, layerNormEpsilon: 1e-3 },
-          },
+          parts: own.parts.with({
+            textEncoders: new Map([
+              [
+                'text_encoder',
+                {
+                  ...own.parts.textEncoder,
+                  config: { ...own.parts.textEncoder.config, layerNormEpsilon: 1e-3 },
+                },
+              ],
+            ]),
+          }),
         })),
     ],
     [
@@ -205,7 +214,9 @@ describe('every part of the recipe', () => {
         copyFileSync(goldenPath(FOLDER, 'base_model/text_encoder/model.safetensors'), file);
         return withBase((own) => ({
           ...own,
-          unet: { ...own.unet, file: { ...own.unet.file, path: file, tensors: new Map() } },
+          parts: own.parts.with({
+            unet: { ...own.parts.unet, file: { ...own.parts.unet.file, path: file, tensors: new Map() } },
+          }),
         }));
       },
     ],

@@ -245,7 +245,7 @@ const folder: Target = {
     if (random.chance(0.3)) await attempt(() => inspect(location));
     if (random.chance(0.3)) await attempt(() => openModelFiles(location));
     const checkpoint = await openCheckpoint(location, single ? { configFolder: place } : {});
-    await checkpoint.vae();
+    await checkpoint.parts.vae();
   },
 };
 

@@ -76,7 +76,7 @@ const region: Target = {
     ),
   run: async ({ bytes }) => {
     const text = Buffer.from(bytes).toString('utf8');
-    const { unet } = await miniature();
+    const { unet } = (await miniature()).parts;
     await attempt(() => parseRegion(text));
     await attempt(() => parseMixOfShowRegions(text, 64, 64));
     await attempt(() => parseMixOfShowStrengths(text, 64, 64));

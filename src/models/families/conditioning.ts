@@ -1,0 +1,94 @@
+/** From token ids to what a UNet is conditioned on. A family has one encoder of prompts; users see only this. */
+import type { Tensor } from '../../tensor/tensor.ts';
+import { float32 } from '../../tensor/tensor.ts';
+import type { ModelDeltas } from '../lora.ts';
+import type { Parts } from './parts.ts';
+
+/** Token ids of a prompt as the encoder takes them: begin and end included. */
+export type PromptIds = readonly number[];
+
+/** What a UNet is conditioned on, B rows. */
+export interface Conditioning {
+  /** Text features per cross-attention, [B, L, T, D]. */
+  readonly context: Tensor<Float32Array>;
+  /** One vector per prompt, [B, P], in families whose UNet reads one. */
+  readonly pooled?: Tensor<Float32Array>;
+  /** Sizes and offsets of the picture, [B, 6], in families whose UNet reads them. */
+  readonly timeIds?: Tensor<Float32Array>;
+}
+
+/** Encoded prompts. */
+export interface EncodedPrompts {
+  /** Text features, [B, T, D]. */
+  readonly states: Tensor<Float32Array>;
+  /** As of `Conditioning`. */
+  readonly pooled?: Tensor<Float32Array>;
+}
+
+export interface TokenEncoderOptions {
+  /** Rows of tokens behind the vocabulary, [count, D]. Default none. */
+  readonly added?: Float32Array;
+  /** Changes of the base; those of the text encoders count. Default none. */
+  readonly deltas?: ModelDeltas;
+  /** Layers to leave out at the end of each text encoder. Default 0. */
+  readonly clipSkip?: number;
+}
+
+/** The text encoders of a base, in the model with some changes. */
+export interface TokenEncoder {
+  /** @throws {ShapeError} if the lists differ in length or exceed the model's positions */
+  encode(batch: readonly PromptIds[]): Promise<EncodedPrompts>;
+}
+
+export type MakeTokenEncoder = (parts: Parts, options?: TokenEncoderOptions) => TokenEncoder;
+
+/**
+ * One conditioning from the prompts of its cross-attentions.
+ * @param perLayer ids per cross-attention, L lists
+ */
+export async function conditioningOf(
+  encoder: TokenEncoder,
+  perLayer: readonly PromptIds[],
+): Promise<Conditioning> {
+  const { states, pooled } = await encoder.encode(perLayer);
+  return { context: float32([1, ...states.shape], states.data), pooled };
+}
+
+/** Several pictures' conditioning as one batch, row after row. */
+export function stackedConditioning(parts: readonly Conditioning[]): Conditioning {
+  const of = (pick: (part: Conditioning) => Tensor<Float32Array> | undefined) => {
+    const own = parts.flatMap((part) => pick(part) ?? []);
+    return own.length === parts.length ? concatenated(own) : undefined;
+  };
+  return {
+    context: of(({ context }) => context)!,
+    pooled: of(({ pooled }) => pooled),
+    timeIds: of(({ timeIds }) => timeIds),
+  };
+}
+
+/** As inputs of the UNet's graph. */
+export function conditioningFeeds({
+  context,
+  pooled,
+  timeIds,
+}: Conditioning): Record<string, Tensor<Float32Array>> {
+  return {
+    encoder_hidden_states: context,
+    ...(pooled === undefined ? {} : { text_embeds: pooled }),
+    ...(timeIds === undefined ? {} : { time_ids: timeIds }),
+  };
+}
+
+/** Along the first axis. */
+function concatenated(tensors: readonly Tensor<Float32Array>[]): Tensor<Float32Array> {
+  const [first] = tensors;
+  const rows = tensors.reduce((sum, { shape }) => sum + shape[0]!, 0);
+  const all = float32([rows, ...first!.shape.slice(1)]);
+  let at = 0;
+  for (const { data } of tensors) {
+    all.data.set(data, at);
+    at += data.length;
+  }
+  return all;
+}
