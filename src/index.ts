@@ -65,7 +65,6 @@ export type {
   Adapter,
   AdapterLayer,
   AdapterLayerInfo,
-  AdapterScheme,
   AdapterWord,
   FullFactor,
   LayerWeights,
@@ -104,7 +103,17 @@ export {
 
 export { type BaseWeights, type LayerDelta, layerDelta, scaledDelta } from './adapters/delta.ts';
 export type { FactorDType } from './adapters/encode-layer.ts';
-export { type LayerFormat, layerFormats, type Scheme, schemes } from './adapters/schemes/index.ts';
+export type { CollectedLayers } from './adapters/layer-parts.ts';
+export { type LayerFormat, layerFormats, type SchemeTable, schemes } from './adapters/schemes/index.ts';
+export type {
+  Content,
+  EncodeContext,
+  EncodedFile,
+  FactorKey,
+  ReadContext,
+  Scheme,
+  SchemeReader,
+} from './adapters/schemes/scheme.ts';
 export { type WordFormat, wordFormats } from './adapters/words.ts';
 export type { OutputAdapter, Unheld } from './adapters/write.ts';
 export { type AdapterReport, type BlockReport, describeAdapter } from './merging/adapter-report.ts';

@@ -8,17 +8,6 @@ import type { AdapterModule, Architecture } from '../models/keys/sd-modules.ts';
 
 export type { AdapterComponent, AdapterModule, Architecture } from '../models/keys/sd-modules.ts';
 
-/** How a file spells its keys. */
-export type AdapterScheme =
-  | 'kohya'
-  | 'lycoris'
-  | 'diffusers'
-  | 'peft'
-  | 'ed-lora'
-  | 'cloneofsimo'
-  | 'custom-diffusion'
-  | 'embedding';
-
 /** A · B, or a small core between two factors (Tucker): a and b are then stored transposed, [r, out] and [r, in]. */
 export interface PairFactor {
   readonly a: RawTensor;
@@ -97,7 +86,8 @@ export interface Adapter {
   readonly path: string;
   /** Absolute paths of every file that belongs to it. */
   readonly files: readonly string[];
-  readonly scheme: AdapterScheme;
+  /** Name of the scheme that its keys are in, see schemes/. */
+  readonly scheme: string;
   readonly architecture: Architecture;
   /** By `component:layerName`, in file order. */
   readonly layers: ReadonlyMap<string, AdapterLayer>;

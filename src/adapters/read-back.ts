@@ -4,7 +4,8 @@ import type { TensorFile } from '../formats/tensor-file.ts';
 import { adapterModuleId } from '../models/keys/sd-modules.ts';
 import type { AdapterComponent, AdapterLayer, AdapterWord } from './adapter.ts';
 import { readAdapter } from './read.ts';
-import { partTensors } from './schemes/index.ts';
+import { partTensors } from './schemes/factor-tensors.ts';
+import { SCHEME_TABLE, type SchemeTable } from './schemes/index.ts';
 import { differenceOf, readUnwritten, unreadable } from './unwritten-file.ts';
 
 /** What a file is meant to hold. */
@@ -22,9 +23,15 @@ export interface Intended {
 const SCALE_TOLERANCE = 1e-6;
 
 /** @throws {FormatError} if the reader would refuse the file, or find other layers, factors, scales or words in it */
-export function refuseUnreadable(target: string, scheme: string, file: TensorFile, intended: Intended): void {
+export function refuseUnreadable(
+  target: string,
+  scheme: string,
+  file: TensorFile,
+  intended: Intended,
+  table: SchemeTable = SCHEME_TABLE,
+): void {
   const { layers, words, named = true, component, config } = intended;
-  const found = readUnwritten(target, scheme, () => readAdapter(file, { component, config }));
+  const found = readUnwritten(target, scheme, () => readAdapter(file, { component, config, table }));
   const fail = (reason: string | null): void => {
     if (reason !== null) throw unreadable(target, scheme, reason);
   };

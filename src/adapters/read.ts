@@ -9,27 +9,13 @@ import { excerpt } from '../formats/excerpt.ts';
 import { openTensorFile, type TensorFile } from '../formats/tensor-file.ts';
 import { infoOf } from '../io/file-info.ts';
 import { foreignArchitecture } from '../models/keys/architecture.ts';
-import type { ModulePath } from '../models/keys/module-path.ts';
 import type { AdapterComponent, AdapterModule, Architecture } from '../models/keys/sd-modules.ts';
-import type { Adapter, AdapterLayer, AdapterScheme, AdapterWord } from './adapter.ts';
-import { type CollectedLayers, collectAdapterLayers } from './layer-parts.ts';
+import type { Adapter, AdapterLayer } from './adapter.ts';
 import { refuseUnlikelyNames } from './name-limits.ts';
-import { isPositional, positionalNames, positionalWords } from './schemes/cloneofsimo.ts';
-import { isCustomDiffusion, readCustomDiffusion } from './schemes/custom-diffusion.ts';
-import { adapterScalings } from './schemes/diffusers.ts';
-import { orderedWords } from './schemes/ed-lora.ts';
-import { edLoraWord } from './schemes/ed-lora-names.ts';
-import { kohyaNames } from './schemes/kohya-names.ts';
-import {
-  isKohyaStyle,
-  parseDiffusersStyle,
-  parseEdLoraStyle,
-  parseKohyaStyle,
-  parsePeftStyle,
-} from './schemes/names.ts';
-import { adapterConfigName, readAdapterConfig } from './schemes/peft.ts';
-import { peftScale, peftScaling } from './schemes/peft-names.ts';
-import { bundledWords, isBundledEmbedding, readTextualInversion } from './schemes/textual-inversion.ts';
+import { readersOf, SCHEME_TABLE, type SchemeTable } from './schemes/index.ts';
+import { parseKohyaStyle } from './schemes/names.ts';
+import { adapterConfigName } from './schemes/peft.ts';
+import type { ReadContext, SchemeReader } from './schemes/scheme.ts';
 import { strayValues } from './stray-values.ts';
 
 /**
@@ -38,23 +24,16 @@ import { strayValues } from './stray-values.ts';
  * @throws {FormatError} if the file is damaged, of an unknown scheme (the nearest is named) or has names that mean nothing
  * @throws {MismatchError} if it is for SD 2.x, SD 3 or Flux
  */
-export async function loadAdapter(
-  file: string,
-  options: Pick<ReadAdapterOptions, 'modules'> = {},
-): Promise<Adapter> {
+export async function loadAdapter(file: string, options: ReadAdapterOptions = {}): Promise<Adapter> {
   const info = infoOf(file);
   if (info === undefined) throw new FormatError(file, 'no such file or folder');
   if (!info.isDirectory()) return readAdapter(await openTensorFile(file), options);
   return readFolder(path.resolve(file), options);
 }
 
-export interface ReadAdapterOptions {
-  /** Network of a PEFT adapter, where its folder tells it. */
-  readonly component?: AdapterComponent | null;
-  /** PEFT: the adapter's configuration. Default: the file beside the weights. */
-  readonly config?: Readonly<Record<string, unknown>>;
-  /** The layers of the base. Needed only for kohya files of bases whose layers are of no known family. */
-  readonly modules?: Iterable<ModulePath>;
+export interface ReadAdapterOptions extends Omit<ReadContext, 'architecture'> {
+  /** The schemes that a file may be in. Default: all. */
+  readonly table?: SchemeTable;
 }
 
 /** An opened file as an adapter. @throws as `loadAdapter` */
@@ -71,9 +50,10 @@ export function readAdapter(file: TensorFile, options: ReadAdapterOptions = {}):
     );
   }
   const architecture = architectureOf(file);
-  const scheme = schemeOf(file);
-  const { layers, words, unusable, unknown } = readScheme(scheme, file, architecture, options);
-  refuseUnknown(file, scheme, unknown);
+  const { table = SCHEME_TABLE, ...told } = options;
+  const { name: scheme, read } = readerOf(file, table);
+  const { layers, words, unusable, unknown } = read(file, { ...told, architecture });
+  if (unknown.length > 0) refuseUnknown(file, scheme, unknown, readersOf(table));
   if (layers.size === 0 && words.length === 0 && unusable.length === 0) {
     throw new FormatError(file.path, 'expected LoRA layers or embeddings, the file holds neither');
   }
@@ -91,137 +71,23 @@ export function readAdapter(file: TensorFile, options: ReadAdapterOptions = {}):
   };
 }
 
-interface Content extends Omit<CollectedLayers, 'layers'> {
-  readonly layers: ReadonlyMap<string, AdapterLayer>;
-  readonly words: readonly AdapterWord[];
-}
-
-function readScheme(
-  scheme: AdapterScheme,
-  file: TensorFile,
-  architecture: Architecture,
-  { component = null, config, modules }: ReadAdapterOptions,
-): Content {
-  const tensors = [...file.tensors.values()];
-  switch (scheme) {
-    case 'kohya':
-    case 'lycoris': {
-      const words = bundledWords(file.path, tensors);
-      const names = modules === undefined ? undefined : kohyaNames(file.path, modules);
-      const layers = collectAdapterLayers(
-        file.path,
-        tensors.filter(({ name }) => !isBundledEmbedding(name)),
-        {
-          architecture,
-          parse: (name) => parseKohyaStyle(name, architecture, names),
-          // Also right for rank-stabilised LyCORIS files: they store alpha · √rank.
-          scale: (_, rank, alpha) => (alpha ?? rank) / rank,
-        },
-      );
-      return { ...layers, words };
-    }
-    case 'diffusers': {
-      const scalings = adapterScalings(file, { dora: true });
-      const layers = collectAdapterLayers(file.path, tensors, {
-        architecture,
-        parse: parseDiffusersStyle,
-        scale: (module, rank, alpha) => {
-          const scaling = alpha === null ? scalings.get(module.component) : undefined;
-          return scaling === undefined
-            ? (alpha ?? rank) / rank
-            : peftScale(file.path, scaling, module.layerName, rank);
-        },
-      });
-      return { ...layers, words: [] };
-    }
-    case 'peft': {
-      const configFile = path.join(path.dirname(file.path), adapterConfigName);
-      const scaling = peftScaling(configFile, config ?? readAdapterConfig(file.path, configFile), {
-        dora: true,
-      });
-      const layers = collectAdapterLayers(file.path, tensors, {
-        architecture,
-        parse: (name) => parsePeftStyle(name, component),
-        scale: ({ layerName }, rank) => peftScale(file.path, scaling, layerName, rank),
-      });
-      return { ...layers, words: [] };
-    }
-    case 'ed-lora': {
-      const words = orderedWords(file).map(({ word, embedding }) => ({
-        word,
-        embedding,
-        rows: embedding.shape[0]! > 1 ? ('layers' as const) : ('tokens' as const),
-        encoder: 'text_encoder' as const,
-      }));
-      const layers = collectAdapterLayers(
-        file.path,
-        tensors.filter(({ name }) => edLoraWord(name.replace(/^params\./, '')) === null),
-        { architecture, parse: parseEdLoraStyle, scale: () => 1 },
-      );
-      return { ...layers, words };
-    }
-    case 'cloneofsimo': {
-      const words = positionalWords(file.path, file.tensors, file.metadata);
-      const known = new Set(words.map(({ word }) => word));
-      const layers = collectAdapterLayers(
-        file.path,
-        tensors.filter(({ name }) => !known.has(name)),
-        { architecture, parse: positionalNames(file.path, file.tensors), scale: () => 1 },
-      );
-      return { ...layers, words };
-    }
-    case 'custom-diffusion':
-      return { ...readCustomDiffusion(file.path, file.tensors), unusable: [] };
-    case 'embedding':
-      return { layers: new Map(), words: readTextualInversion(file)!, unusable: [], unknown: [] };
-  }
-}
-
-const schemes: readonly (readonly [AdapterScheme, (name: string) => boolean])[] = [
-  ['kohya', (name) => isKohyaStyle(name) || isBundledEmbedding(name)],
-  ['peft', (name) => name.startsWith('base_model.model.')],
-  [
-    'ed-lora',
-    (name) => edLoraWord(name.replace(/^params\./, '')) !== null || parseEdLoraStyle(name) !== null,
-  ],
-  ['cloneofsimo', isPositional],
-  ['diffusers', (name) => parseDiffusersStyle(name) !== null],
-  ['custom-diffusion', isCustomDiffusion],
-];
-
-/** The scheme that owns most names. @throws {FormatError} if none owns any */
-function schemeOf(file: TensorFile): AdapterScheme {
-  const names = [...file.tensors.keys()];
-  const counts = schemes.map(([, owns]) => names.filter(owns).length);
+/** The reader that owns most names. @throws {FormatError} if none owns any */
+function readerOf(file: TensorFile, table: SchemeTable): SchemeReader {
+  const readers = readersOf(table);
+  const counts = readers.map(({ recognises }) => recognises(file));
   const most = Math.max(0, ...counts);
-  if (most > 0) {
-    const scheme = schemes[counts.indexOf(most)]![0];
-    const beyondLora = /\.(lora_mid\.weight|dora_scale|hada_\w+|lokr_\w+|diff|diff_b|on_input)$/;
-    const isLycoris =
-      scheme === 'kohya' && names.some((name) => beyondLora.test(name) || name.startsWith('lycoris_'));
-    return isLycoris ? 'lycoris' : scheme;
-  }
-  if (readTextualInversion(file) !== null) return 'embedding';
-  return refuseUnknown(file, null, names);
+  if (most > 0) return readers[counts.indexOf(most)]!;
+  if (table.lastResort.recognises(file) > 0) return table.lastResort;
+  return refuseUnknown(file, null, [...file.tensors.keys()], readers);
 }
 
-const examples: Readonly<Record<string, AdapterScheme>> = {
-  'lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q.lora_down.weight': 'kohya',
-  'lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q.hada_w1_a': 'lycoris',
-  'unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.lora_A.weight': 'diffusers',
-  'unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.processor.to_q_lora.down.weight': 'diffusers',
-  'base_model.model.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.lora_A.weight': 'peft',
-  'unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.lora_down.weight': 'ed-lora',
-  'unet:0:down': 'cloneofsimo',
-  'unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight': 'custom-diffusion',
-};
-
+/** @throws {FormatError} naming them, and the scheme or the one that is nearest */
 function refuseUnknown(
   file: TensorFile,
-  scheme: AdapterScheme | null,
+  scheme: string | null,
   names: readonly string[],
-): never | AdapterScheme {
-  if (names.length === 0 && scheme !== null) return scheme;
+  readers: readonly SchemeReader[],
+): never {
   if (names.length === 0)
     throw new FormatError(file.path, 'expected LoRA layers or embeddings, got no tensors');
   const checkpoint = names.find((name) =>
@@ -232,7 +98,7 @@ function refuseUnknown(
       tensor: checkpoint,
     });
   }
-  const nearest = scheme ?? nearestScheme(names);
+  const nearest = scheme ?? nearestScheme(names, readers);
   const listed = names.slice(0, 20).map((name) => `\n  ${excerpt(name)}`);
   if (names.length > listed.length) listed.push(`\n  … and ${names.length - listed.length} more`);
   throw new FormatError(
@@ -249,14 +115,17 @@ function refuseUnknown(
 }
 
 /** The scheme whose names share most parts with the first ones of a file; at least half of them. */
-function nearestScheme(names: readonly string[]): AdapterScheme | null {
+function nearestScheme(names: readonly string[], readers: readonly SchemeReader[]): string | null {
   const partsOf = (name: string): Set<string> =>
     new Set(name.split(/[.:]/).filter((part) => !/^\d+$/.test(part)));
-  let best: AdapterScheme | null = null;
+  const examples = readers.flatMap(({ name, examples }) =>
+    examples.map((example) => [example, name] as const),
+  );
+  let best: string | null = null;
   let most = 0.5;
   for (const name of names.slice(0, 50)) {
     const parts = partsOf(name);
-    for (const [example, scheme] of Object.entries(examples)) {
+    for (const [example, scheme] of examples) {
       const known = partsOf(example);
       const shared = [...parts].filter((part) => known.has(part)).length / parts.size;
       if (shared > most) [best, most] = [scheme, shared];

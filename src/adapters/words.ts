@@ -2,7 +2,7 @@
 
 import { UsageError } from '../errors.ts';
 import { dtypeWidth } from '../formats/dtype.ts';
-import { memoryTensor, type RawTensor, readBytes, renamed, sliceRows } from '../formats/raw-tensor.ts';
+import { memoryTensor, type RawTensor, readBytes, renamed } from '../formats/raw-tensor.ts';
 import { writeSafetensors } from '../formats/safetensors.ts';
 import type { TorchValue } from '../formats/torch-value.ts';
 import { torchTensor, writeTorchZip } from '../formats/torch-writer.ts';
@@ -13,6 +13,7 @@ import { tokenOrderKey } from './schemes/ed-lora.ts';
 import { edLoraEmbeddingKey } from './schemes/ed-lora-names.ts';
 import { XTI_KEYS } from './schemes/textual-inversion.ts';
 import { unwrittenFile } from './unwritten-file.ts';
+import { isTorchName, layerWiseWords } from './word-forms.ts';
 import type { Unheld } from './write.ts';
 
 export const wordFormats = [
@@ -26,49 +27,6 @@ export const wordFormats = [
 
 /** Forms of files that hold embeddings alone. */
 export type WordFormat = (typeof wordFormats)[number];
-
-/** A word of n tokens as n words: `<w>`, `<w>_1`, …, as diffusers numbers them. One row each, [1, D]. */
-export function spreadTokens(words: readonly AdapterWord[]): AdapterWord[] {
-  return words.flatMap((word) => {
-    const count = word.embedding.shape[0]!;
-    if (word.rows === 'layers' || count === 1) return [word];
-    return Array.from({ length: count }, (_, i) => ({
-      ...word,
-      word: i === 0 ? word.word : `${word.word}_${i}`,
-      embedding: sliceRows(word.embedding, i, 1),
-    }));
-  });
-}
-
-/** Every word with one row per cross-attention layer, [L, D]; a single vector serves all layers. */
-export function layerWiseWords(words: readonly AdapterWord[]): AdapterWord[] {
-  return spreadTokens(words).map((word) =>
-    word.rows === 'layers'
-      ? word
-      : { ...word, rows: 'layers', embedding: repeated(word.embedding, XTI_KEYS.length) },
-  );
-}
-
-function repeated(row: RawTensor, count: number): RawTensor {
-  const bytes = readBytes(row);
-  const all = new Uint8Array(bytes.length * count);
-  for (let i = 0; i < count; i++) all.set(bytes, i * bytes.length);
-  return memoryTensor(row.name, row.dtype, [count, row.shape[1]!], all);
-}
-
-/** Embeddings inside a LoRA file, as A1111 loads them. */
-export function bundledTensors(words: readonly AdapterWord[]): RawTensor[] {
-  const second = new Set(words.filter(({ encoder }) => encoder === 'text_encoder_2').map(({ word }) => word));
-  return words.map(({ word, embedding, encoder }) => {
-    const part = encoder === 'text_encoder_2' ? 'clip_g' : second.has(word) ? 'clip_l' : 'string_to_param.*';
-    return renamed(embedding, `bundle_emb.${word}.${part}`);
-  });
-}
-
-/** Whether a file of embeddings or ED-LoRA is written in PyTorch's format, which has no header. */
-export function isTorchName(file: string): boolean {
-  return /\.(pth|pt|bin)$/.test(file);
-}
 
 /** What besides whole words a form cannot hold: their names, the header's entries. */
 export function unheldLabels(

@@ -2,45 +2,22 @@
 
 import path from 'node:path';
 import { UsageError } from '../errors.ts';
-import { float32Tensor, memoryTensor, type RawTensor, renamed } from '../formats/raw-tensor.ts';
+import { excerpt } from '../formats/excerpt.ts';
 import { writeSafetensors } from '../formats/safetensors.ts';
-import { torchTensor, writeTorchZip } from '../formats/torch-writer.ts';
+import { writeTorchZip } from '../formats/torch-writer.ts';
 import { makeFolder, writeFileAtomically } from '../io/replace-file.ts';
 import { writeFolderAtomically } from '../io/replace-folder.ts';
 import { checkFileTarget, checkFolderTarget, type TargetRules } from '../io/targets.ts';
-import { type AdapterModule, adapterModuleId, componentsOf } from '../models/keys/sd-modules.ts';
+import { adapterModuleId } from '../models/keys/sd-modules.ts';
 import { Pace } from '../pace.ts';
-import type {
-  Adapter,
-  AdapterComponent,
-  AdapterLayer,
-  AdapterWord,
-  Architecture,
-  LoraLayer,
-} from './adapter.ts';
-import { foldScale, loraAlphaOf } from './encode-layer.ts';
-import { modelspecMetadata, networkMetadata, sshsHashesOf } from './metadata.ts';
+import type { Adapter, AdapterLayer, LoraLayer } from './adapter.ts';
+import { foldScale } from './encode-layer.ts';
 import { refuseUnreadable } from './read-back.ts';
-import { positionalLayers } from './schemes/cloneofsimo.ts';
-import { tokenOrderKey } from './schemes/ed-lora.ts';
-import { edLoraEmbeddingKey } from './schemes/ed-lora-names.ts';
-import { factorTensors, type LayerFormat, partTensors, schemes } from './schemes/index.ts';
-import { partSuffix } from './schemes/names.ts';
-import { adapterConfigName } from './schemes/peft.ts';
+import { SCHEME_TABLE, type SchemeTable } from './schemes/index.ts';
+import { type EncodedFile, isPlainLora, type OutputAdapter, type Scheme } from './schemes/scheme.ts';
 import { unwrittenFile } from './unwritten-file.ts';
-import { bundledTensors, isTorchName, layerWiseWords, spreadTokens } from './words.ts';
 
-/** What is to be written. */
-export interface OutputAdapter {
-  readonly architecture: Architecture;
-  readonly layers: readonly AdapterLayer[];
-  readonly words: readonly AdapterWord[];
-  /** Shown by model browsers. */
-  readonly title: string;
-  readonly mergedFrom?: readonly string[];
-  /** Further header entries: recipe, the inputs' own metadata. */
-  readonly metadata?: Readonly<Record<string, string>>;
-}
+export type { OutputAdapter } from './schemes/scheme.ts';
 
 /** Something that a target cannot hold. */
 export interface Unheld {
@@ -49,8 +26,12 @@ export interface Unheld {
 }
 
 /** What would be lost by writing in a scheme. */
-export function unheldBy(format: LayerFormat, { layers, words, architecture }: OutputAdapter): Unheld[] {
-  const scheme = schemes[format];
+export function unheldBy(
+  format: string,
+  { layers, words, architecture }: OutputAdapter,
+  table: SchemeTable = SCHEME_TABLE,
+): Unheld[] {
+  const scheme = schemeOf(format, table);
   const unheld: Unheld[] = [];
   for (const layer of layers) {
     const name = adapterModuleId(layer);
@@ -67,7 +48,7 @@ export function unheldBy(format: LayerFormat, { layers, words, architecture }: O
         name: word,
         reason: 'one vector per cross-attention layer; the scheme holds one per token',
       });
-    } else if (encoder === 'text_encoder_2' && (format === 'ed-lora' || format === 'cloneofsimo')) {
+    } else if (encoder === 'text_encoder_2' && !scheme.secondEncoder) {
       unheld.push({ name: word, reason: 'a vector of the second text encoder' });
     }
   }
@@ -86,11 +67,16 @@ export function refuseLoss(target: string, unheld: readonly Unheld[], drop: bool
 
 /**
  * Before any work: the target is no input, and nothing there goes without the caller's word.
- * @param format `peft` is written as a folder, everything else as a file
  * @throws {UsageError} as `checkFileTarget` and `checkFolderTarget`
  */
-export function checkAdapterTarget(target: string, format: string, rules: TargetRules): void {
-  if (format === 'peft') checkFolderTarget(target, rules);
+export function checkAdapterTarget(
+  target: string,
+  format: string,
+  rules: TargetRules,
+  { schemes }: SchemeTable = SCHEME_TABLE,
+): void {
+  // Forms of embeddings alone are no schemes, and all of them files.
+  if (schemes[format]?.folder) checkFolderTarget(target, rules);
   else checkFileTarget(target, rules);
 }
 
@@ -109,282 +95,79 @@ export function filesOfAdapters(adapters: readonly Adapter[]): string[] {
  */
 export async function writeAdapter(
   target: string,
-  format: LayerFormat,
+  format: string,
   adapter: OutputAdapter,
   pace: Pace = new Pace(),
+  table: SchemeTable = SCHEME_TABLE,
 ): Promise<void> {
-  const { architecture } = adapter;
-  const scheme = schemes[format];
-  const ids = new Set<string>();
-  const layers = adapter.layers.filter((layer) => {
-    const id = adapterModuleId(layer);
-    if (ids.has(id)) throw new UsageError(`${target}: layer ${id} given twice`);
-    ids.add(id);
-    return scheme.refuses(layer, architecture) === null;
-  });
-  const words = adapter.words.filter(
-    ({ rows, encoder }) =>
-      (scheme.words === 'layers' || (scheme.words === 'tokens' && rows === 'tokens')) &&
-      (encoder === 'text_encoder' || (format !== 'ed-lora' && format !== 'cloneofsimo')),
-  );
-  if (layers.length === 0 && words.length === 0) {
-    throw new UsageError(`${target}: nothing is left to write: ${format} holds none of it`);
-  }
-  const output = { ...adapter, layers, words };
-  if (scheme.anyKind) return writeKohya(target, format, output, lycorisTensors(output), pace);
-  const plain = layers.map((layer) => plainLora(target, layer));
-  const stored: LoraLayer[] = [];
-  for (const layer of plain) {
-    stored.push(scheme.storesAlpha ? layer : foldScale(layer));
+  const scheme = schemeOf(format, table);
+  const output = heldOf(target, scheme, adapter);
+  const stored: AdapterLayer[] = [];
+  for (const layer of output.layers) {
+    if (scheme.anyKind) stored.push(layer);
+    else {
+      const plain = plainLora(target, layer);
+      stored.push(scheme.storesAlpha ? plain : foldScale(plain));
+    }
     await pace.turn();
   }
-  switch (format) {
-    case 'kohya':
-    case 'kohya-ldm':
-      return writeKohya(
-        target,
-        format,
-        output,
-        stored.flatMap((layer) => [
-          ...factorTensors(layer, scheme.key!, architecture),
-          alphaTensor(scheme.key!(layer, 'up', architecture), loraAlphaOf(layer)),
-        ]),
-        pace,
-      );
-    case 'peft':
-      return writePeft(target, stored, output, pace);
-    case 'ed-lora':
-      return writeEdLora(target, stored, output, pace);
-    case 'cloneofsimo':
-      return writePositional(target, stored, output, pace);
-    default: {
-      const tensors = stored.flatMap((layer) => factorTensors(layer, scheme.key!, architecture));
-      const metadata = { ...describe(output), format: 'pt' };
-      refuseUnreadable(target, format, unwrittenFile(target, tensors, metadata), { layers: stored, words });
-      return writeSafetensors(target, tensors, metadata, pace);
-    }
+  const files = await scheme.encode(output, stored, { target, pace });
+  for (const { place, tensors, header, ...intended } of files) {
+    const file = path.join(target, place);
+    refuseUnreadable(file, format, unwrittenFile(file, tensors, header), intended, table);
   }
-}
-
-/** @throws {UsageError} if it is not one */
-function plainLora(target: string, layer: AdapterLayer): LoraLayer {
-  if (layer.kind !== 'lora' || layer.mid !== null || layer.doraScale !== null) {
-    throw new UsageError(`internal: ${target}: ${adapterModuleId(layer)} is not plain LoRA yet`);
-  }
-  return layer;
-}
-
-function ranksOf(layers: readonly AdapterLayer[]): number[] {
-  return layers.flatMap(({ rank }) => (rank === null ? [] : [rank]));
-}
-
-function describe({
-  title,
-  mergedFrom,
-  words,
-  layers,
-  architecture,
-  metadata,
-}: OutputAdapter): Record<string, string> {
-  const described = modelspecMetadata({
-    title,
-    ranks: ranksOf(layers),
-    mergedFrom,
-    triggerWords: words.map(({ word }) => word),
-  });
-  if (architecture === 'sdxl') {
-    described['modelspec.architecture'] = 'stable-diffusion-xl-v1-base/lora';
-    described['modelspec.implementation'] = 'https://github.com/Stability-AI/generative-models';
-  }
-  return { ...described, ...metadata };
-}
-
-/** Always float32: bfloat16 would round ranks above 256. */
-function alphaTensor(upKey: string, loraAlpha: number): RawTensor {
-  return float32Tensor(upKey.replace(partSuffix.up, partSuffix.alpha), [], Float32Array.of(loraAlpha));
-}
-
-function lycorisTensors({ layers, architecture }: OutputAdapter): RawTensor[] {
-  const { key } = schemes.lycoris;
-  return layers.flatMap((layer) => {
-    const stem = key!(layer, 'up', architecture).slice(0, -partSuffix.up.length);
-    const tensors = partTensors(layer).map(([suffix, tensor]) => renamed(tensor, stem + suffix));
-    if (layer.kind === 'ia3') {
-      tensors.push(memoryTensor(stem + partSuffix.onInput, 'BOOL', [], Uint8Array.of(layer.onInput ? 1 : 0)));
-    } else if (layer.rank !== null) {
-      tensors.push(float32Tensor(stem + partSuffix.alpha, [], Float32Array.of(layer.scale * layer.rank)));
-    }
-    return tensors;
-  });
-}
-
-async function writeKohya(
-  file: string,
-  format: LayerFormat,
-  output: OutputAdapter,
-  tensors: readonly RawTensor[],
-  pace: Pace,
-): Promise<void> {
-  const { layers, architecture, words, title, metadata } = output;
-  const all = [...tensors, ...bundledTensors(words)];
-  const alphas = new Set(layers.map((layer) => (layer.rank === null ? null : layer.scale * layer.rank)));
-  const alpha = alphas.size === 1 ? [...alphas][0]! : null;
-  const network: Record<string, string> = {
-    ...networkMetadata({ title, ranks: ranksOf(layers) }),
-    ss_network_alpha: alpha === null ? 'Dynamic' : String(Math.fround(alpha)),
-    ...(architecture === 'sdxl' ? { ss_base_model_version: 'sdxl_base_v1-0' } : {}),
-    ...(format === 'lycoris' ? { ss_network_module: 'lycoris.kohya' } : {}),
-  };
-  const kept = Object.fromEntries(
-    Object.entries(metadata ?? {}).filter(([key]) => key.startsWith('ss_') && !(key in network)),
-  );
-  const { modelHash, legacyHash } = await sshsHashesOf(all, { ...kept, ...network }, pace);
-  const header = {
-    ...describe(output),
-    ...network,
-    format: 'pt',
-    'modelspec.hash_sha256': `0x${modelHash}`,
-    sshs_model_hash: modelHash,
-    sshs_legacy_hash: legacyHash,
-  };
-  refuseUnreadable(file, format, unwrittenFile(file, all, header), output);
-  await writeSafetensors(file, all, header, pace);
-}
-
-async function writePeft(
-  folder: string,
-  layers: readonly LoraLayer[],
-  output: OutputAdapter,
-  pace: Pace,
-): Promise<void> {
-  const { key } = schemes.peft;
-  const parts = componentsOf(output.architecture).flatMap((component) => {
-    const own = layers.filter((layer) => layer.component === component);
-    if (own.length === 0) return [];
-    const file = path.join(folder, component, 'adapter_model.safetensors');
-    const tensors = own.flatMap((layer) => factorTensors(layer, key!, output.architecture));
-    const metadata = { ...describe(output), format: 'pt' };
-    const config = adapterConfig(own);
-    const intended = { layers: own, words: [], component, config };
-    refuseUnreadable(file, 'peft', unwrittenFile(file, tensors, metadata), intended);
-    return [{ component, tensors, metadata, config }];
-  });
-  await writeFolderAtomically(folder, async (temporary) => {
-    for (const { component, tensors, metadata, config } of parts) {
-      const place = path.join(temporary, component);
-      await makeFolder(place);
-      await writeSafetensors(path.join(place, 'adapter_model.safetensors'), tensors, metadata, pace);
-      const text = `${JSON.stringify(config, null, 2)}\n`;
-      await writeFileAtomically(path.join(place, adapterConfigName), [text]);
+  if (!scheme.folder) return writeEncoded(target, files[0]!, pace);
+  await writeFolderAtomically(target, async (temporary) => {
+    for (const encoded of files) {
+      const file = path.join(temporary, encoded.place);
+      await makeFolder(path.dirname(file));
+      await writeEncoded(file, encoded, pace);
+      for (const [name, text] of Object.entries(encoded.beside ?? {})) {
+        await writeFileAtomically(path.join(path.dirname(file), name), [text]);
+      }
       await pace.turn();
     }
   });
 }
 
-/** A LoraConfig whose scales are the layers' own. */
-function adapterConfig(layers: readonly LoraLayer[]): Record<string, unknown> {
-  const r = mostCommon(layers.map(({ rank }) => rank!));
-  const loraAlpha = mostCommon(layers.map(loraAlphaOf));
-  const exceptions = (usual: number, of: (layer: LoraLayer) => number): Record<string, number> =>
-    Object.fromEntries(
-      layers.filter((layer) => of(layer) !== usual).map((layer) => [layer.layerName, of(layer)]),
-    );
-  return {
-    peft_type: 'LORA',
-    task_type: null,
-    base_model_name_or_path: null,
-    inference_mode: true,
-    r,
-    lora_alpha: loraAlpha,
-    rank_pattern: exceptions(r, ({ rank }) => rank!),
-    alpha_pattern: exceptions(loraAlpha, loraAlphaOf),
-    target_modules: layers.map(({ layerName }) => layerName),
-    lora_dropout: 0,
-    bias: 'none',
-    use_rslora: false,
-    use_dora: false,
-    fan_in_fan_out: false,
-  };
-}
-
-function mostCommon(values: readonly number[]): number {
-  const counts = new Map<number, number>();
-  for (const value of values) counts.set(value, (counts.get(value) ?? 0) + 1);
-  return [...counts].reduce((best, entry) => (entry[1] > best[1] ? entry : best))[0];
-}
-
-async function writeEdLora(
-  file: string,
-  layers: readonly LoraLayer[],
-  output: OutputAdapter,
-  pace: Pace,
-): Promise<void> {
-  const { key } = schemes['ed-lora'];
-  const words = layerWiseWords(output.words);
-  const factors = layers.flatMap((layer) => factorTensors(layer, key!, 'sd1'));
-  const tensors = [
-    ...words.map(({ word, embedding }) => renamed(embedding, edLoraEmbeddingKey(word))),
-    ...factors,
-  ];
-  const order = { [tokenOrderKey]: JSON.stringify(words.map(({ word }) => word)) };
-  const header = isTorchName(file) ? {} : { ...describe(output), format: 'pt', ...order };
-  refuseUnreadable(file, 'ed-lora', unwrittenFile(file, tensors, header), { layers, words });
-  if (!isTorchName(file)) return writeSafetensors(file, tensors, header, pace);
-  const dictionary = (component: AdapterComponent) =>
-    new Map(
-      factors
-        .filter(({ name }) => name.startsWith(`${component}.`))
-        .map((tensor) => [tensor.name.slice(component.length + 1), torchTensor(tensor)]),
-    );
-  const params = new Map([
-    ['new_concept_embedding', new Map(words.map(({ word, embedding }) => [word, torchTensor(embedding)]))],
-    ['text_encoder', dictionary('text_encoder')],
-    ['unet', dictionary('unet')],
-  ]);
-  await writeTorchZip(file, new Map([['params', params]]), pace);
-}
-
-async function writePositional(
-  file: string,
-  layers: readonly LoraLayer[],
-  output: OutputAdapter,
-  pace: Pace,
-): Promise<void> {
-  const byId = new Map(layers.map((layer) => [adapterModuleId(layer), layer]));
-  const tensors: RawTensor[] = [];
-  const header: Record<string, string> = {};
-  for (const component of ['unet', 'text_encoder'] as const) {
-    const own = layers.filter((layer) => layer.component === component);
-    if (own.length === 0) continue;
-    const feedForward = own.some(({ layerName }) => layerName.includes('.ff.'));
-    const walk: AdapterModule[] =
-      component === 'text_encoder'
-        ? positionalLayers(component).slice(0, Math.ceil(own.length / 4) * 4)
-        : positionalLayers(component, feedForward ? 0 : 2);
-    const missing = walk.map(adapterModuleId).filter((id) => !byId.has(id));
-    if (missing.length > 0) {
-      throw new UsageError(
-        `${file}: numbered layers must be complete, ${missing.length} of ${walk.length} are missing: ${missing.slice(0, 3).join(', ')}${missing.length > 3 ? ', …' : ''}`,
-      );
-    }
-    walk.forEach((module, i) => {
-      const layer = byId.get(adapterModuleId(module))!;
-      header[`${component}:${i}:rank`] = String(layer.rank);
-      tensors.push(renamed(layer.up, `${component}:${i}:up`), renamed(layer.down, `${component}:${i}:down`));
-    });
-    header[component] = JSON.stringify(
-      component === 'text_encoder'
-        ? ['CLIPAttention']
-        : ['CrossAttention', 'Attention', ...(feedForward ? ['GEGLU'] : [])],
-    );
+function schemeOf(format: string, { schemes }: SchemeTable): Scheme {
+  const scheme = Object.hasOwn(schemes, format) ? schemes[format] : undefined;
+  if (scheme === undefined) {
+    throw new UsageError(`format: expected ${Object.keys(schemes).join(', ')}, got ${excerpt(format)}`);
   }
-  const words = spreadTokens(output.words);
-  for (const { word, embedding } of words) {
-    const [width, stride] = [embedding.shape[1]!, embedding.strides[1]!];
-    tensors.push({ ...embedding, name: word, shape: [width], strides: [stride] });
-    header[word] = '<embed>';
+  return scheme;
+}
+
+/** What of an adapter a scheme holds. @throws {UsageError} if that is nothing, or a layer is given twice */
+function heldOf(target: string, scheme: Scheme, adapter: OutputAdapter): OutputAdapter {
+  const ids = new Set<string>();
+  const layers = adapter.layers.filter((layer) => {
+    const id = adapterModuleId(layer);
+    if (ids.has(id)) throw new UsageError(`${target}: layer ${id} given twice`);
+    ids.add(id);
+    return scheme.refuses(layer, adapter.architecture) === null;
+  });
+  const words = adapter.words.filter(
+    ({ rows, encoder }) =>
+      (scheme.words === 'layers' || (scheme.words === 'tokens' && rows === 'tokens')) &&
+      (encoder === 'text_encoder' || scheme.secondEncoder),
+  );
+  if (layers.length === 0 && words.length === 0) {
+    throw new UsageError(`${target}: nothing is left to write: ${scheme.name} holds none of it`);
   }
-  const metadata = { ...describe(output), ...header };
-  refuseUnreadable(file, 'cloneofsimo', unwrittenFile(file, tensors, metadata), { layers, words });
-  await writeSafetensors(file, tensors, metadata, pace);
+  return { ...adapter, layers, words };
+}
+
+/** @throws {UsageError} if it is not one */
+function plainLora(target: string, layer: AdapterLayer): LoraLayer {
+  if (!isPlainLora(layer)) {
+    throw new UsageError(`internal: ${target}: ${adapterModuleId(layer)} is not plain LoRA yet`);
+  }
+  return layer;
+}
+
+function writeEncoded(file: string, { tensors, header, torch }: EncodedFile, pace: Pace): Promise<void> {
+  return torch === undefined
+    ? writeSafetensors(file, tensors, header, pace)
+    : writeTorchZip(file, torch, pace);
 }

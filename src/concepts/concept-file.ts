@@ -10,7 +10,7 @@ import { excerpt } from '../formats/excerpt.ts';
 import type { TensorFile } from '../formats/tensor-file.ts';
 import type { Concept, ConceptFormat, PlainLayer } from './concept.ts';
 
-export type LoadConceptOptions = Pick<ReadAdapterOptions, 'modules'>;
+export type LoadConceptOptions = Partial<Pick<ReadAdapterOptions, 'modules' | 'table'>>;
 
 /**
  * Open a concept: an ED-LoRA file (`.pth` or safetensors), a LoRA file (kohya's, diffusers' or PEFT's names), a PEFT
@@ -28,7 +28,7 @@ export function readConcept(file: TensorFile, options: LoadConceptOptions = {}):
   return conceptOf(readAdapter(file, options));
 }
 
-const FORMATS: Readonly<Partial<Record<Adapter['scheme'], ConceptFormat>>> = {
+const FORMATS: Readonly<Record<string, ConceptFormat>> = {
   kohya: 'kohya',
   lycoris: 'kohya',
   diffusers: 'diffusers',

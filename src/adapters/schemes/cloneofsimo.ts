@@ -5,13 +5,17 @@
  * Source: cloneofsimo/lora, lora_diffusion/lora.py (UNET_DEFAULT_TARGET_REPLACE, TEXT_ENCODER_DEFAULT_TARGET_REPLACE,
  * save_safeloras_with_embeds); module order of diffusers' UNet2DConditionModel. Scale is 1, nothing is divided.
  */
-import { FormatError } from '../../errors.ts';
+import { FormatError, UsageError } from '../../errors.ts';
 import { isFloatDType } from '../../formats/dtype.ts';
-import type { RawTensor } from '../../formats/raw-tensor.ts';
+import { type RawTensor, renamed } from '../../formats/raw-tensor.ts';
 import type { AdapterModule } from '../../models/keys/sd-modules.ts';
-import { modulesOf } from '../../models/keys/sd-modules.ts';
-import type { AdapterWord } from '../adapter.ts';
+import { adapterModuleId, isPlainSd1, modulesOf } from '../../models/keys/sd-modules.ts';
+import type { AdapterWord, LoraLayer } from '../adapter.ts';
+import { collectAdapterLayers } from '../layer-parts.ts';
+import { spreadTokens } from '../word-forms.ts';
+import { describe } from './describe.ts';
 import type { AdapterName } from './names.ts';
+import type { Scheme, SchemeReader } from './scheme.ts';
 import { embeddingRows } from './textual-inversion.ts';
 
 const pattern = /^(unet|text_encoder):(\d+):(up|down)$/;
@@ -163,3 +167,84 @@ export function positionalWords(
     return [{ word: tensor.name, embedding, rows: 'tokens' as const, encoder: 'text_encoder' as const }];
   });
 }
+
+const reader: SchemeReader = {
+  name: 'cloneofsimo',
+  examples: ['unet:0:down'],
+  recognises: (file) => [...file.tensors.keys()].filter(isPositional).length,
+  read: (file, { architecture }) => {
+    const words = positionalWords(file.path, file.tensors, file.metadata);
+    const known = new Set(words.map(({ word }) => word));
+    const layers = collectAdapterLayers(
+      file.path,
+      [...file.tensors.values()].filter(({ name }) => !known.has(name)),
+      { architecture, parse: positionalNames(file.path, file.tensors), scale: () => 1 },
+    );
+    return { ...layers, words };
+  },
+};
+
+/** Factors by number, and the header that says what was walked. @throws {UsageError} if the walk has gaps */
+function numbered(
+  file: string,
+  layers: readonly LoraLayer[],
+): { tensors: RawTensor[]; header: Record<string, string> } {
+  const byId = new Map(layers.map((layer) => [adapterModuleId(layer), layer]));
+  const tensors: RawTensor[] = [];
+  const header: Record<string, string> = {};
+  for (const component of ['unet', 'text_encoder'] as const) {
+    const own = layers.filter((layer) => layer.component === component);
+    if (own.length === 0) continue;
+    const feedForward = own.some(({ layerName }) => layerName.includes('.ff.'));
+    const walk: AdapterModule[] =
+      component === 'text_encoder'
+        ? positionalLayers(component).slice(0, Math.ceil(own.length / 4) * 4)
+        : positionalLayers(component, feedForward ? 0 : 2);
+    const missing = walk.map(adapterModuleId).filter((id) => !byId.has(id));
+    if (missing.length > 0) {
+      throw new UsageError(
+        `${file}: numbered layers must be complete, ${missing.length} of ${walk.length} are missing: ${missing.slice(0, 3).join(', ')}${missing.length > 3 ? ', …' : ''}`,
+      );
+    }
+    walk.forEach((module, i) => {
+      const layer = byId.get(adapterModuleId(module))!;
+      header[`${component}:${i}:rank`] = String(layer.rank);
+      tensors.push(renamed(layer.up, `${component}:${i}:up`), renamed(layer.down, `${component}:${i}:down`));
+    });
+    header[component] = JSON.stringify(
+      component === 'text_encoder'
+        ? ['CLIPAttention']
+        : ['CrossAttention', 'Attention', ...(feedForward ? ['GEGLU'] : [])],
+    );
+  }
+  return { tensors, header };
+}
+
+export const cloneofsimo: Scheme = {
+  name: 'cloneofsimo',
+  title: 'cloneofsimo/lora: numbered layers',
+  reader,
+  folder: false,
+  storesAlpha: false,
+  anyKind: false,
+  words: 'tokens',
+  secondEncoder: false,
+  loses: 'layers other than attention and the first feed-forward; alpha (folded into the factors)',
+  refuses: (layer, architecture) => {
+    if (architecture !== 'sd1' || !isPlainSd1(layer)) return 'positional files are for Stable Diffusion 1.x';
+    const known = positionalLayers(layer.component).some(({ layerName }) => layerName === layer.layerName);
+    return known ? null : 'the scheme has no number for this layer';
+  },
+  key: null,
+  encode: (output, stored, { target }) => {
+    const layers = stored as readonly LoraLayer[];
+    const { tensors, header } = numbered(target, layers);
+    const words = spreadTokens(output.words);
+    for (const { word, embedding } of words) {
+      const [width, stride] = [embedding.shape[1]!, embedding.strides[1]!];
+      tensors.push({ ...embedding, name: word, shape: [width], strides: [stride] });
+      header[word] = '<embed>';
+    }
+    return [{ place: '', tensors, header: { ...describe(output), ...header }, layers, words }];
+  },
+};

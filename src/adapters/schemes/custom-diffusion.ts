@@ -14,6 +14,7 @@ import { type AdapterModule, adapterModuleId } from '../../models/keys/sd-module
 import type { AdapterLayer, AdapterWord } from '../adapter.ts';
 import { excessOf } from '../layer-limits.ts';
 import { assembleLayer } from '../layer-parts.ts';
+import type { SchemeReader } from './scheme.ts';
 import { embeddingRows } from './textual-inversion.ts';
 
 const ldm = ldmUnetNames(sd1UnetStructure);
@@ -102,3 +103,10 @@ function wholeWeight(file: string, module: AdapterModule, weight: RawTensor): Ad
   if (excess !== null) throw new FormatError(file, `${name}: ${excess}`, { tensor: name });
   return layer;
 }
+
+export const customDiffusionReader: SchemeReader = {
+  name: 'custom-diffusion',
+  examples: ['unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight'],
+  recognises: (file) => [...file.tensors.keys()].filter(isCustomDiffusion).length,
+  read: (file) => ({ ...readCustomDiffusion(file.path, file.tensors), unusable: [] }),
+};

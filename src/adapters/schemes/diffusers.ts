@@ -5,16 +5,19 @@
 import { FormatError } from '../../errors.ts';
 import { parseJson } from '../../formats/strict-json.ts';
 import type { TensorFile } from '../../formats/tensor-file.ts';
-import { type PeftScaling, peftScaling } from './peft-names.ts';
+import type { LoraLayer } from '../adapter.ts';
+import { collectAdapterLayers } from '../layer-parts.ts';
+import { describe } from './describe.ts';
+import { type DiffusersSpelling, diffusersLoraKey } from './diffusers-names.ts';
+import { factorTensors } from './factor-tensors.ts';
+import { parseDiffusersStyle } from './names.ts';
+import { type PeftScaling, peftScale, peftScaling } from './peft-names.ts';
+import type { FactorKey, Scheme, SchemeReader } from './scheme.ts';
 
 /**
  * Scaling per component from `lora_adapter_metadata`: a JSON object with keys such as `unet.lora_alpha`.
- * @param options.dora accept DoRA, whose magnitudes the caller then applies
  */
-export function adapterScalings(
-  file: TensorFile,
-  options: { readonly dora?: boolean } = {},
-): Map<string, PeftScaling> {
+function adapterScalings(file: TensorFile): Map<string, PeftScaling> {
   const text = file.metadata.get('lora_adapter_metadata');
   if (text === undefined) return new Map();
   const config = parseJson(text, `${file.path}: lora_adapter_metadata`);
@@ -35,8 +38,90 @@ export function adapterScalings(
       peftScaling(
         `${file.path} (lora_adapter_metadata, ${component || 'no component'})`,
         Object.fromEntries(own),
-        options,
+        { dora: true },
       ),
     ]),
   );
 }
+
+const reader: SchemeReader = {
+  name: 'diffusers',
+  examples: [
+    'unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.lora_A.weight',
+    'unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.processor.to_q_lora.down.weight',
+  ],
+  recognises: (file) => [...file.tensors.keys()].filter((name) => parseDiffusersStyle(name) !== null).length,
+  read: (file, { architecture }) => {
+    const scalings = adapterScalings(file);
+    const layers = collectAdapterLayers(file.path, file.tensors.values(), {
+      architecture,
+      parse: parseDiffusersStyle,
+      scale: (module, rank, alpha) => {
+        const scaling = alpha === null ? scalings.get(module.component) : undefined;
+        return scaling === undefined
+          ? (alpha ?? rank) / rank
+          : peftScale(file.path, scaling, module.layerName, rank);
+      },
+    });
+    return { ...layers, words: [] };
+  },
+};
+
+type Key = (...args: Parameters<FactorKey>) => string | null;
+
+/** diffusers' key with the second text encoder, which its old converter does not know, spelled as the first. */
+const keyIn =
+  (unet: DiffusersSpelling, text: DiffusersSpelling): Key =>
+  ({ component, layerName }, part) => {
+    const own = component === 'unet' ? 'unet' : 'text_encoder';
+    const key = diffusersLoraKey({ component: own, layerName }, part, own === 'unet' ? unet : text);
+    return key === null || component !== 'text_encoder_2'
+      ? key
+      : key.replace(/^text_encoder\./, 'text_encoder_2.');
+  };
+
+const spelled = (key: Key): Pick<Scheme, 'refuses' | 'key' | 'encode'> => ({
+  key: (...which) => key(...which)!,
+  refuses: (layer, architecture) => (key(layer, 'up', architecture) === null ? 'no attention layer' : null),
+  encode: (output, stored) => {
+    const layers = stored as readonly LoraLayer[];
+    const tensors = layers.flatMap((layer) =>
+      factorTensors(layer, (...which) => key(...which)!, output.architecture),
+    );
+    return [
+      { place: '', tensors, header: { ...describe(output), format: 'pt' }, layers, words: output.words },
+    ];
+  },
+});
+
+const common = {
+  reader,
+  folder: false,
+  storesAlpha: false,
+  anyKind: false,
+  words: 'none',
+  secondEncoder: true,
+  loses: 'words; alpha (folded into the factors)',
+} as const;
+
+export const diffusers: Scheme = {
+  ...common,
+  ...spelled(keyIn('lora_A', 'lora_A')),
+  name: 'diffusers',
+  title: 'diffusers, lora_A and lora_B (today’s spelling)',
+};
+
+export const diffusersLora: Scheme = {
+  ...common,
+  ...spelled(keyIn('lora', 'lora_linear_layer')),
+  name: 'diffusers-lora',
+  title: 'diffusers 0.18–0.26, lora.up and lora.down; text encoders lora_linear_layer',
+};
+
+export const diffusersProcessor: Scheme = {
+  ...common,
+  ...spelled(keyIn('processor', 'processor')),
+  name: 'diffusers-processor',
+  title: 'diffusers up to 0.17, attention processors',
+  loses: 'words; layers other than attention; alpha (folded into the factors)',
+};

@@ -7,9 +7,18 @@
 import { FormatError } from '../../errors.ts';
 import { isFloatDType } from '../../formats/dtype.ts';
 import { excerpt } from '../../formats/excerpt.ts';
-import { elementCount, type RawTensor } from '../../formats/raw-tensor.ts';
+import { elementCount, type RawTensor, renamed } from '../../formats/raw-tensor.ts';
 import type { TensorFile } from '../../formats/tensor-file.ts';
-import { edLoraWord } from './ed-lora-names.ts';
+import { torchTensor } from '../../formats/torch-writer.ts';
+import { isPlainSd1 } from '../../models/keys/sd-modules.ts';
+import type { AdapterComponent, LoraLayer } from '../adapter.ts';
+import { collectAdapterLayers } from '../layer-parts.ts';
+import { isTorchName, layerWiseWords } from '../word-forms.ts';
+import { describe } from './describe.ts';
+import { edLoraEmbeddingKey, edLoraKey, edLoraWord } from './ed-lora-names.ts';
+import { factorTensors } from './factor-tensors.ts';
+import { parseEdLoraStyle } from './names.ts';
+import type { FactorKey, Scheme, SchemeReader } from './scheme.ts';
 import { embeddingRows } from './textual-inversion.ts';
 
 const params = /^params\./;
@@ -87,3 +96,71 @@ function checkEmbedding(
   }
   return embedding;
 }
+
+const isWord = (name: string): boolean => edLoraWord(name.replace(params, '')) !== null;
+
+const reader: SchemeReader = {
+  name: 'ed-lora',
+  examples: ['unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.lora_down.weight'],
+  recognises: (file) =>
+    [...file.tensors.keys()].filter((name) => isWord(name) || parseEdLoraStyle(name) !== null).length,
+  read: (file, { architecture }) => {
+    const words = orderedWords(file).map(({ word, embedding }) => ({
+      word,
+      embedding,
+      rows: embedding.shape[0]! > 1 ? ('layers' as const) : ('tokens' as const),
+      encoder: 'text_encoder' as const,
+    }));
+    const factors = [...file.tensors.values()].filter(({ name }) => !isWord(name));
+    return {
+      ...collectAdapterLayers(file.path, factors, { architecture, parse: parseEdLoraStyle, scale: () => 1 }),
+      words,
+    };
+  },
+};
+
+const key: FactorKey = ({ component, layerName }, part) =>
+  `${component}.${edLoraKey({ component: 'unet', layerName }, part)}`;
+
+export const edLora: Scheme = {
+  name: 'ed-lora',
+  title: 'ED-LoRA (Mix-of-Show): .pth, or the same names in safetensors',
+  reader,
+  folder: false,
+  storesAlpha: false,
+  anyKind: false,
+  words: 'layers',
+  secondEncoder: false,
+  loses: 'convolutions larger than 1 × 1; alpha (folded into the factors); .pth: the header',
+  refuses: (layer, architecture) => {
+    const { kernel } = layer;
+    if (kernel !== null && kernel[0] * kernel[1] > 1) return `a ${kernel.join('×')} convolution`;
+    return architecture === 'sd1' && isPlainSd1(layer) ? null : 'ED-LoRA files are for Stable Diffusion 1.x';
+  },
+  key,
+  encode: (output, stored, { target }) => {
+    const layers = stored as readonly LoraLayer[];
+    const words = layerWiseWords(output.words);
+    const factors = layers.flatMap((layer) => factorTensors(layer, key, output.architecture));
+    const tensors = [
+      ...words.map(({ word, embedding }) => renamed(embedding, edLoraEmbeddingKey(word))),
+      ...factors,
+    ];
+    const order = { [tokenOrderKey]: JSON.stringify(words.map(({ word }) => word)) };
+    if (!isTorchName(target)) {
+      return [{ place: '', tensors, header: { ...describe(output), format: 'pt', ...order }, layers, words }];
+    }
+    const dictionary = (component: AdapterComponent) =>
+      new Map(
+        factors
+          .filter(({ name }) => name.startsWith(`${component}.`))
+          .map((tensor) => [tensor.name.slice(component.length + 1), torchTensor(tensor)]),
+      );
+    const inner = new Map([
+      ['new_concept_embedding', new Map(words.map(({ word, embedding }) => [word, torchTensor(embedding)]))],
+      ['text_encoder', dictionary('text_encoder')],
+      ['unet', dictionary('unet')],
+    ]);
+    return [{ place: '', tensors, header: {}, torch: new Map([['params', inner]]), layers, words }];
+  },
+};

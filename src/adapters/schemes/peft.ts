@@ -1,7 +1,17 @@
 /** The configuration of PEFT adapters, which alone knows lora_alpha. */
 import { existsSync } from 'node:fs';
+import path from 'node:path';
 import { FormatError } from '../../errors.ts';
 import { readJsonFileSync } from '../../formats/json-file.ts';
+import { componentsOf } from '../../models/keys/sd-modules.ts';
+import type { LoraLayer } from '../adapter.ts';
+import { loraAlphaOf } from '../encode-layer.ts';
+import { collectAdapterLayers } from '../layer-parts.ts';
+import { describe } from './describe.ts';
+import { factorTensors } from './factor-tensors.ts';
+import { parsePeftStyle } from './names.ts';
+import { peftKey, peftScale, peftScaling } from './peft-names.ts';
+import type { FactorKey, Scheme, SchemeReader } from './scheme.ts';
 
 export const adapterConfigName = 'adapter_config.json';
 
@@ -9,7 +19,7 @@ export const adapterConfigName = 'adapter_config.json';
  * The configuration that lies beside an adapter's weights.
  * @throws {FormatError} if it is missing, no ordinary file, too large, or not an object in JSON
  */
-export function readAdapterConfig(weights: string, file: string): Record<string, unknown> {
+function readAdapterConfig(weights: string, file: string): Record<string, unknown> {
   if (!existsSync(file)) {
     throw new FormatError(
       weights,
@@ -22,3 +32,88 @@ export function readAdapterConfig(weights: string, file: string): Record<string,
   }
   return config as Record<string, unknown>;
 }
+
+const reader: SchemeReader = {
+  name: 'peft',
+  examples: ['base_model.model.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.lora_A.weight'],
+  recognises: (file) =>
+    [...file.tensors.keys()].filter((name) => name.startsWith('base_model.model.')).length,
+  read: (file, { architecture, component = null, config }) => {
+    const configFile = path.join(path.dirname(file.path), adapterConfigName);
+    const scaling = peftScaling(configFile, config ?? readAdapterConfig(file.path, configFile), {
+      dora: true,
+    });
+    const layers = collectAdapterLayers(file.path, file.tensors.values(), {
+      architecture,
+      parse: (name) => parsePeftStyle(name, component),
+      scale: ({ layerName }, rank) => peftScale(file.path, scaling, layerName, rank),
+    });
+    return { ...layers, words: [] };
+  },
+};
+
+const key: FactorKey = ({ layerName }, part) => peftKey({ component: 'unet', layerName }, part);
+
+/** A LoraConfig whose scales are the layers' own. */
+function adapterConfig(layers: readonly LoraLayer[]): Record<string, unknown> {
+  const r = mostCommon(layers.map(({ rank }) => rank!));
+  const loraAlpha = mostCommon(layers.map(loraAlphaOf));
+  const exceptions = (usual: number, of: (layer: LoraLayer) => number): Record<string, number> =>
+    Object.fromEntries(
+      layers.filter((layer) => of(layer) !== usual).map((layer) => [layer.layerName, of(layer)]),
+    );
+  return {
+    peft_type: 'LORA',
+    task_type: null,
+    base_model_name_or_path: null,
+    inference_mode: true,
+    r,
+    lora_alpha: loraAlpha,
+    rank_pattern: exceptions(r, ({ rank }) => rank!),
+    alpha_pattern: exceptions(loraAlpha, loraAlphaOf),
+    target_modules: layers.map(({ layerName }) => layerName),
+    lora_dropout: 0,
+    bias: 'none',
+    use_rslora: false,
+    use_dora: false,
+    fan_in_fan_out: false,
+  };
+}
+
+function mostCommon(values: readonly number[]): number {
+  const counts = new Map<number, number>();
+  for (const value of values) counts.set(value, (counts.get(value) ?? 0) + 1);
+  return [...counts].reduce((best, entry) => (entry[1] > best[1] ? entry : best))[0];
+}
+
+export const peft: Scheme = {
+  name: 'peft',
+  title: 'PEFT: a folder with an adapter per network',
+  reader,
+  folder: true,
+  storesAlpha: true,
+  anyKind: false,
+  words: 'none',
+  secondEncoder: true,
+  loses: 'words',
+  refuses: () => null,
+  key,
+  encode: (output, stored) =>
+    componentsOf(output.architecture).flatMap((component) => {
+      const layers = (stored as readonly LoraLayer[]).filter((layer) => layer.component === component);
+      if (layers.length === 0) return [];
+      const config = adapterConfig(layers);
+      return [
+        {
+          place: `${component}/adapter_model.safetensors`,
+          tensors: layers.flatMap((layer) => factorTensors(layer, key, output.architecture)),
+          header: { ...describe(output), format: 'pt' },
+          beside: { [adapterConfigName]: `${JSON.stringify(config, null, 2)}\n` },
+          layers,
+          words: [],
+          component,
+          config,
+        },
+      ];
+    }),
+};

@@ -9,6 +9,7 @@ import { excerpt } from '../../formats/excerpt.ts';
 import { float32Tensor, type RawTensor, readFloat32 } from '../../formats/raw-tensor.ts';
 import type { TensorFile } from '../../formats/tensor-file.ts';
 import type { AdapterWord } from '../adapter.ts';
+import type { SchemeReader } from './scheme.ts';
 
 /** Keys of XTI files, in the order of the cross-attentions. Source: prompt-plus-pytorch, train_textual_inversion_XTI.py. */
 export const XTI_KEYS: readonly string[] = [
@@ -145,3 +146,10 @@ export function embeddingRows(file: string, word: string, tensor: RawTensor): Ra
   }
   return tensor;
 }
+
+export const embeddingReader: SchemeReader = {
+  name: 'embedding',
+  examples: [],
+  recognises: (file) => (readTextualInversion(file) === null ? 0 : file.tensors.size),
+  read: (file) => ({ layers: new Map(), words: readTextualInversion(file)!, unusable: [], unknown: [] }),
+};

@@ -1,0 +1,29 @@
+/** Header entries by which model browsers know a file. */
+import type { AdapterLayer } from '../adapter.ts';
+import { modelspecMetadata } from '../metadata.ts';
+import type { OutputAdapter } from './scheme.ts';
+
+export function ranksOf(layers: readonly AdapterLayer[]): number[] {
+  return layers.flatMap(({ rank }) => (rank === null ? [] : [rank]));
+}
+
+export function describe({
+  title,
+  mergedFrom,
+  words,
+  layers,
+  architecture,
+  metadata,
+}: OutputAdapter): Record<string, string> {
+  const described = modelspecMetadata({
+    title,
+    ranks: ranksOf(layers),
+    mergedFrom,
+    triggerWords: words.map(({ word }) => word),
+  });
+  if (architecture === 'sdxl') {
+    described['modelspec.architecture'] = 'stable-diffusion-xl-v1-base/lora';
+    described['modelspec.implementation'] = 'https://github.com/Stability-AI/generative-models';
+  }
+  return { ...described, ...metadata };
+}

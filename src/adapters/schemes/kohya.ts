@@ -1,0 +1,175 @@
+/**
+ * kohya's names and those that build on them: the same in the original's block numbers, and LyCORIS with its further kinds
+ * of layers. Layers are ΔW = alpha / rank · up · down; embeddings may be bundled in.
+ * Source: kohya-ss/sd-scripts, networks/lora.py; KohakuBlueleaf/LyCORIS, lycoris/kohya.py.
+ */
+import { UsageError } from '../../errors.ts';
+import { float32Tensor, memoryTensor, type RawTensor, renamed } from '../../formats/raw-tensor.ts';
+import type { TensorFile } from '../../formats/tensor-file.ts';
+import { adapterModuleId, diffusersKohyaName, ldmKohyaName } from '../../models/keys/sd-modules.ts';
+import type { LoraLayer } from '../adapter.ts';
+import { loraAlphaOf } from '../encode-layer.ts';
+import { collectAdapterLayers } from '../layer-parts.ts';
+import { networkMetadata, sshsHashesOf } from '../metadata.ts';
+import { bundledTensors } from '../word-forms.ts';
+import { describe, ranksOf } from './describe.ts';
+import { factorTensors, partTensors } from './factor-tensors.ts';
+import { kohyaNames } from './kohya-names.ts';
+import { isKohyaStyle, parseKohyaStyle, partSuffix } from './names.ts';
+import type {
+  Content,
+  EncodeContext,
+  EncodedFile,
+  FactorKey,
+  OutputAdapter,
+  ReadContext,
+  Scheme,
+  SchemeReader,
+} from './scheme.ts';
+import { bundledWords, isBundledEmbedding } from './textual-inversion.ts';
+
+/** Suffixes of what is more than plain LoRA. */
+const beyondLora = /\.(lora_mid\.weight|dora_scale|hada_\w+|lokr_\w+|diff|diff_b|on_input)$/;
+
+const isLycoris = (name: string): boolean => beyondLora.test(name) || name.startsWith('lycoris_');
+
+const owned = (file: TensorFile): number =>
+  [...file.tensors.keys()].filter((name) => isKohyaStyle(name) || isBundledEmbedding(name)).length;
+
+function read(file: TensorFile, { architecture, modules }: ReadContext): Content {
+  const tensors = [...file.tensors.values()];
+  const words = bundledWords(file.path, tensors);
+  const names = modules === undefined ? undefined : kohyaNames(file.path, modules);
+  const layers = collectAdapterLayers(
+    file.path,
+    tensors.filter(({ name }) => !isBundledEmbedding(name)),
+    {
+      architecture,
+      parse: (name) => parseKohyaStyle(name, architecture, names),
+      // Also right for rank-stabilised LyCORIS files: they store alpha · √rank.
+      scale: (_, rank, alpha) => (alpha ?? rank) / rank,
+    },
+  );
+  return { ...layers, words };
+}
+
+const kohyaReader: SchemeReader = {
+  name: 'kohya',
+  examples: ['lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q.lora_down.weight'],
+  recognises: (file) => ([...file.tensors.keys()].some(isLycoris) ? 0 : owned(file)),
+  read,
+};
+
+const lycorisReader: SchemeReader = {
+  name: 'lycoris',
+  examples: ['lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q.hada_w1_a'],
+  recognises: (file) => ([...file.tensors.keys()].some(isLycoris) ? owned(file) : 0),
+  read,
+};
+
+const keyBy =
+  (numbering: 'diffusers' | 'ldm'): FactorKey =>
+  (module, part, architecture) => {
+    const name =
+      numbering === 'ldm' || architecture === 'sdxl'
+        ? ldmKohyaName(architecture, module)
+        : diffusersKohyaName(architecture, module);
+    if (name === null) throw new UsageError(`${adapterModuleId(module)}: no such layer in ${architecture}`);
+    return `${name}.${partSuffix[part]}`;
+  };
+
+const encodePlain =
+  (name: string, key: FactorKey): Scheme['encode'] =>
+  (output, stored, context) => {
+    const tensors = (stored as readonly LoraLayer[]).flatMap((layer) => [
+      ...factorTensors(layer, key, output.architecture),
+      alphaTensor(key(layer, 'up', output.architecture), loraAlphaOf(layer)),
+    ]);
+    return encoded(name, output, tensors, context);
+  };
+
+/** Always float32: bfloat16 would round ranks above 256. */
+function alphaTensor(upKey: string, loraAlpha: number): RawTensor {
+  return float32Tensor(upKey.replace(partSuffix.up, partSuffix.alpha), [], Float32Array.of(loraAlpha));
+}
+
+const encodeLycoris: Scheme['encode'] = (output, stored, context) => {
+  const key = keyBy('diffusers');
+  const tensors = stored.flatMap((layer) => {
+    const stem = key(layer, 'up', output.architecture).slice(0, -partSuffix.up.length);
+    const parts = partTensors(layer).map(([suffix, tensor]) => renamed(tensor, stem + suffix));
+    if (layer.kind === 'ia3') {
+      parts.push(memoryTensor(stem + partSuffix.onInput, 'BOOL', [], Uint8Array.of(layer.onInput ? 1 : 0)));
+    } else if (layer.rank !== null) {
+      parts.push(float32Tensor(stem + partSuffix.alpha, [], Float32Array.of(layer.scale * layer.rank)));
+    }
+    return parts;
+  });
+  return encoded('lycoris', output, tensors, context);
+};
+
+async function encoded(
+  format: string,
+  output: OutputAdapter,
+  tensors: readonly RawTensor[],
+  { pace }: EncodeContext,
+): Promise<EncodedFile[]> {
+  const { layers, architecture, words, title, metadata } = output;
+  const all = [...tensors, ...bundledTensors(words)];
+  const alphas = new Set(layers.map((layer) => (layer.rank === null ? null : layer.scale * layer.rank)));
+  const alpha = alphas.size === 1 ? [...alphas][0]! : null;
+  const network: Record<string, string> = {
+    ...networkMetadata({ title, ranks: ranksOf(layers) }),
+    ss_network_alpha: alpha === null ? 'Dynamic' : String(Math.fround(alpha)),
+    ...(architecture === 'sdxl' ? { ss_base_model_version: 'sdxl_base_v1-0' } : {}),
+    ...(format === 'lycoris' ? { ss_network_module: 'lycoris.kohya' } : {}),
+  };
+  const kept = Object.fromEntries(
+    Object.entries(metadata ?? {}).filter(([key]) => key.startsWith('ss_') && !(key in network)),
+  );
+  const { modelHash, legacyHash } = await sshsHashesOf(all, { ...kept, ...network }, pace);
+  const header = {
+    ...describe(output),
+    ...network,
+    format: 'pt',
+    'modelspec.hash_sha256': `0x${modelHash}`,
+    sshs_model_hash: modelHash,
+    sshs_legacy_hash: legacyHash,
+  };
+  return [{ place: '', tensors: all, header, layers, words }];
+}
+
+const common = { folder: false, storesAlpha: true, words: 'tokens', secondEncoder: true } as const;
+
+export const kohya: Scheme = {
+  ...common,
+  name: 'kohya',
+  title: 'kohya (sd-scripts, A1111, ComfyUI): one safetensors file; SDXL in block numbers of the original',
+  reader: kohyaReader,
+  anyKind: false,
+  loses: 'words with one vector per cross-attention layer; differences of biases',
+  refuses: () => null,
+  key: keyBy('diffusers'),
+  encode: encodePlain('kohya', keyBy('diffusers')),
+};
+
+export const kohyaLdm: Scheme = {
+  ...kohya,
+  name: 'kohya-ldm',
+  title: 'kohya with the original block numbers (input_blocks, middle_block, output_blocks)',
+  loses: 'as kohya',
+  key: keyBy('ldm'),
+  encode: encodePlain('kohya-ldm', keyBy('ldm')),
+};
+
+export const lycoris: Scheme = {
+  ...common,
+  name: 'lycoris',
+  title: 'LyCORIS over kohya’s names: LoCon, LoHa, LoKr, (IA)³, full differences, DoRA stay as they are',
+  reader: lycorisReader,
+  anyKind: true,
+  loses: 'words with one vector per cross-attention layer',
+  refuses: (layer) => (layer.kind === 'weight' ? 'a whole weight is no change of one' : null),
+  key: keyBy('diffusers'),
+  encode: encodeLycoris,
+};

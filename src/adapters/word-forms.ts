@@ -1,0 +1,47 @@
+/** Embeddings in the forms that files of layers want: one vector per token, one per cross-attention layer, bundled. */
+import { memoryTensor, type RawTensor, readBytes, renamed, sliceRows } from '../formats/raw-tensor.ts';
+import type { AdapterWord } from './adapter.ts';
+import { XTI_KEYS } from './schemes/textual-inversion.ts';
+
+/** A word of n tokens as n words: `<w>`, `<w>_1`, …, as diffusers numbers them. One row each, [1, D]. */
+export function spreadTokens(words: readonly AdapterWord[]): AdapterWord[] {
+  return words.flatMap((word) => {
+    const count = word.embedding.shape[0]!;
+    if (word.rows === 'layers' || count === 1) return [word];
+    return Array.from({ length: count }, (_, i) => ({
+      ...word,
+      word: i === 0 ? word.word : `${word.word}_${i}`,
+      embedding: sliceRows(word.embedding, i, 1),
+    }));
+  });
+}
+
+/** Every word with one row per cross-attention layer, [L, D]; a single vector serves all layers. */
+export function layerWiseWords(words: readonly AdapterWord[]): AdapterWord[] {
+  return spreadTokens(words).map((word) =>
+    word.rows === 'layers'
+      ? word
+      : { ...word, rows: 'layers', embedding: repeated(word.embedding, XTI_KEYS.length) },
+  );
+}
+
+function repeated(row: RawTensor, count: number): RawTensor {
+  const bytes = readBytes(row);
+  const all = new Uint8Array(bytes.length * count);
+  for (let i = 0; i < count; i++) all.set(bytes, i * bytes.length);
+  return memoryTensor(row.name, row.dtype, [count, row.shape[1]!], all);
+}
+
+/** Embeddings inside a LoRA file, as A1111 loads them. */
+export function bundledTensors(words: readonly AdapterWord[]): RawTensor[] {
+  const second = new Set(words.filter(({ encoder }) => encoder === 'text_encoder_2').map(({ word }) => word));
+  return words.map(({ word, embedding, encoder }) => {
+    const part = encoder === 'text_encoder_2' ? 'clip_g' : second.has(word) ? 'clip_l' : 'string_to_param.*';
+    return renamed(embedding, `bundle_emb.${word}.${part}`);
+  });
+}
+
+/** Whether a file of embeddings or ED-LoRA is written in PyTorch's format, which has no header. */
+export function isTorchName(file: string): boolean {
+  return /\.(pth|pt|bin)$/.test(file);
+}
