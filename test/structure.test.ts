@@ -106,6 +106,26 @@ describe('the house', () => {
     expect(asking.map(({ file }) => file)).toEqual([]);
   });
 
+  it('names to bundlers each file that has a browser side', () => {
+    const sides = files.filter(({ file }) => file.endsWith('.browser.ts')).map(({ file }) => file);
+    const { browser } = JSON.parse(readFileSync(path.join(root, 'package.json'), 'utf8')) as {
+      browser: Record<string, string>;
+    };
+    const built = (file: string): string => `./dist/${file.replace(/\.ts$/, '.js')}`;
+    expect(browser).toEqual(
+      Object.fromEntries(sides.map((file) => [built(file.replace('.browser.', '.')), built(file)])),
+    );
+    const named = new Set(files.map(({ file }) => file));
+    expect(sides.filter((file) => !named.has(file.replace('.browser.', '.')))).toEqual([]);
+    // A browser's side is reached by bundlers, and from its like.
+    const reaching = files.filter(
+      (source) =>
+        !source.file.includes('.browser.') &&
+        importsOf(source).some((target) => target.includes('.browser.')),
+    );
+    expect(reaching.map(({ file }) => file)).toEqual([]);
+  });
+
   it('guides in one place: what is off, what is predicted and the loop over steps', () => {
     const apart = files.filter(
       ({ file, text }) =>

@@ -1,15 +1,14 @@
 /**
  * The directory of a zip file, checked: one entry per name, sizes that the file has room for, entries that do
- * not overlap, headers that agree. Nothing is ever extracted to disk. Reading the directory is yauzl's work.
+ * not overlap, headers that agree. Nothing is ever extracted to disk.
  */
-import yauzl from 'yauzl';
 import { FormatError } from '../errors.ts';
 import { equalBytes } from '../io/bytes.ts';
 import { readFileRange, type SourceFile } from '../io/file-range.ts';
 import { crc32, inflateRaw } from '../io/platform/deflate.ts';
-import { nextTurn } from '../io/platform/machine.ts';
 import { inOneGo, type Steps } from '../pace.ts';
 import type { TensorStorage } from './raw-tensor.ts';
+import { type ZipRecord, zipRecords } from './zip-records.ts';
 
 export interface ZipEntry {
   readonly name: string;
@@ -52,32 +51,15 @@ const MAX_INFLATED_ENTRY_BYTES = 2 ** 28;
 export async function readZipDirectory(file: string, source: SourceFile): Promise<Map<string, ZipEntry>> {
   const entries = new Map<string, ZipEntry>();
   const occupied: { begin: number; end: number; name: string }[] = [];
-  const zip = await onArchive(file, source, () =>
-    yauzl.fromRandomAccessReaderPromise(new DirectoryReader(source), source.sizeBytes, {
-      strictFileNames: true,
-      autoClose: false,
-    }),
-  );
-  try {
-    if (zip.entryCount > MAX_ENTRIES) {
-      throw new FormatError(file, `expected at most ${MAX_ENTRIES} zip entries, got ${zip.entryCount}`);
-    }
-    const records = zip.eachEntry();
-    for (;;) {
-      const next = await onArchive(file, source, () => records.next());
-      if (next.done === true) break;
-      const record: yauzl.Entry = next.value;
-      const entry = checkEntry(file, source, record);
-      if (entries.has(entry.name)) throw new FormatError(file, `zip entry "${entry.name}" occurs twice`);
-      entries.set(entry.name, entry);
-      occupied.push({
-        begin: record.relativeOffsetOfLocalHeader,
-        end: entry.dataStart + entry.compressedBytes,
-        name: entry.name,
-      });
-    }
-  } finally {
-    zip.close();
+  for await (const record of zipRecords(file, source, MAX_ENTRIES)) {
+    const entry = checkEntry(file, source, record);
+    if (entries.has(entry.name)) throw new FormatError(file, `zip entry "${entry.name}" occurs twice`);
+    entries.set(entry.name, entry);
+    occupied.push({
+      begin: record.relativeOffsetOfLocalHeader,
+      end: entry.dataStart + entry.compressedBytes,
+      name: entry.name,
+    });
   }
   checkInflatedSize(file, source, entries.values());
   occupied.sort((a, b) => a.begin - b.begin);
@@ -113,70 +95,7 @@ function checkInflatedSize(file: string, source: SourceFile, entries: Iterable<Z
   }
 }
 
-const WINDOW_BYTES = 1 << 18;
-
-/**
- * How yauzl reads the file: in windows, holding no descriptor, and with places outside the file as errors
- * (its own reader lets a position of 2^62 escape as an uncaught exception).
- */
-class DirectoryReader extends yauzl.RandomAccessReader {
-  readonly #source: SourceFile;
-  #window: Uint8Array = new Uint8Array(0);
-  #windowStart = 0;
-
-  constructor(source: SourceFile) {
-    super();
-    this.#source = source;
-  }
-
-  override read(
-    buffer: Uint8Array,
-    offset: number,
-    length: number,
-    position: number,
-    callback: (error: Error | null, bytesRead?: number) => void,
-  ): void {
-    try {
-      buffer.set(this.#bytes(position, length), offset);
-    } catch (error) {
-      void nextTurn().then(() => callback(error instanceof Error ? error : new Error(String(error))));
-      return;
-    }
-    void nextTurn().then(() => callback(null, length));
-  }
-
-  #bytes(position: number, length: number): Uint8Array {
-    const end = position + length;
-    if (!(end <= this.#source.sizeBytes)) {
-      throw new Error(`expected bytes up to ${end}, got a file of ${this.#source.sizeBytes}`);
-    }
-    if (position < this.#windowStart || end > this.#windowStart + this.#window.length) {
-      const windowEnd = Math.min(this.#source.sizeBytes, position + Math.max(length, WINDOW_BYTES));
-      this.#window = readFileRange(this.#source, position, windowEnd);
-      this.#windowStart = position;
-    }
-    return this.#window.subarray(position - this.#windowStart, end - this.#windowStart);
-  }
-}
-
-/** Run one step of yauzl; its errors in our form. */
-async function onArchive<T>(file: string, source: SourceFile, step: () => Promise<T>): Promise<T> {
-  try {
-    return await step();
-  } catch (error) {
-    const message = error instanceof Error ? error.message : String(error);
-    if (message.startsWith('End of central directory record signature not found')) {
-      throw new FormatError(
-        file,
-        `expected a zip file with its directory at the end, got ${source.sizeBytes} bytes without one; truncated download: fetch it again`,
-        { cause: error },
-      );
-    }
-    throw new FormatError(file, `zip directory: ${message}; damaged file?`, { cause: error });
-  }
-}
-
-function checkEntry(file: string, source: SourceFile, record: yauzl.Entry): ZipEntry {
+function checkEntry(file: string, source: SourceFile, record: ZipRecord): ZipEntry {
   const name = record.fileName;
   const fail = (message: string) => new FormatError(file, `zip entry "${name}": ${message}`);
   const { compressionMethod: method, compressedSize, uncompressedSize, crc32 } = record;

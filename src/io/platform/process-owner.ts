@@ -1,6 +1,7 @@
 /**
  * Who owns a temporary file: a mark for names that tells, later and to any other process, whether its owner still runs.
- * Marks of another machine or container say nothing here, and count as alive.
+ * Marks of another machine or container say nothing here, and count as alive. Node's; a bundle for the browser takes
+ * `process-owner.browser.ts` in its place.
  */
 import { createHash } from 'node:crypto';
 import { readFileSync, readlinkSync } from 'node:fs';
