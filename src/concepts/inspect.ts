@@ -13,6 +13,7 @@ import { openShardedOrSingle, openTensorFile, type TensorFile } from '../formats
 import { infoOf } from '../io/file-info.ts';
 import { foreignArchitecture } from '../models/keys/architecture.ts';
 import { Pace } from '../pace.ts';
+import type { SubjectProgress } from '../progress.ts';
 import type { Component, Concept } from './concept.ts';
 import { loadConcept } from './concept-file.ts';
 import { loadEmbeddings } from './embedding-file.ts';
@@ -90,6 +91,8 @@ export interface InspectOptions {
   readonly hash?: boolean;
   /** Stops between two tensors by throwing its reason. */
   readonly signal?: AbortSignal;
+  /** Told when the file was opened and its layout known, then of each part of `hash`. */
+  readonly onProgress?: (progress: SubjectProgress) => void;
 }
 
 /** Stems of a network's weights inside a diffusers folder. */
@@ -101,17 +104,23 @@ const STEMS = ['diffusion_pytorch_model', 'model', 'pytorch_model'] as const;
  */
 export async function inspect(
   location: string,
-  { hash = false, signal }: InspectOptions = {},
+  { hash = false, signal, onProgress }: InspectOptions = {},
 ): Promise<Inspection> {
   const pace = new Pace(signal);
   await pace.turn();
   const info = infoOf(location);
   const reading = info?.isDirectory() ? await readFolder(location, pace) : await readFile(location, pace);
+  const advance = (done: number): void => onProgress?.({ done, total: hash ? 3 : 1, subject: location });
+  advance(1);
   const { content, format, tensors, metadata } = reading;
-  if (hash) await pace.run(verifyStorages(tensors));
+  if (hash) {
+    await pace.run(verifyStorages(tensors));
+    advance(2);
+  }
   const holders = tensors.flatMap(({ storage }) => storage.range?.file ?? []);
   const files = [...new Set([...reading.files, ...holders])];
   const hashes = hash ? await hashFiles(files, signal) : new Map<string, string>();
+  if (hash) advance(3);
   const sizes = files.map((file) => statSync(file).size);
   return {
     path: path.resolve(location),

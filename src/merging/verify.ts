@@ -14,6 +14,7 @@ import * as path from '../io/platform/paths.ts';
 import { removeTree } from '../io/remove-tree.ts';
 import { makeFolder } from '../io/replace-file.ts';
 import { forget, removeAbandoned, temporaryBeside } from '../io/temporary-names.ts';
+import type { SubjectProgress } from '../progress.ts';
 import { defined } from '../settings.ts';
 import { bakeFiles } from './jobs/bake-files.ts';
 import { convertFile } from './jobs/convert-file.ts';
@@ -58,6 +59,8 @@ export interface VerifyOptions {
   readonly onNote?: (text: string) => void;
   /** Its reason is thrown once it is aborted; nothing is left behind. */
   readonly signal?: AbortSignal;
+  /** Told of each file that is hashed, and of the job that is repeated. */
+  readonly onProgress?: (progress: SubjectProgress) => void;
 }
 
 /** Places in a result's folder where the header with the recipe may be. */
@@ -76,7 +79,7 @@ const carriers = [
  */
 export async function verifyFile(
   location: string,
-  { search = [], rebuild, cacheFolder = null, onNote = () => {}, signal }: VerifyOptions = {},
+  { search = [], rebuild, cacheFolder = null, onNote = () => {}, signal, onProgress }: VerifyOptions = {},
 ): Promise<VerifyReport> {
   signal?.throwIfAborted();
   const file = carrierOf(location);
@@ -85,14 +88,24 @@ export async function verifyFile(
   const recipe = text === undefined ? null : parseRecipe(file, text);
   const stated =
     metadata.get('sshs_model_hash') ?? metadata.get('modelspec.hash_sha256')?.replace(/^0x/, '') ?? null;
+  const recorded = recipe === null ? [] : filesIn(recipe);
+  const isFusionFolder = recipe?.kind === 'fusion' && statSync(location).isDirectory();
+  const total = 1 + recorded.length + ((rebuild ?? isFusionFolder) ? 1 : 0);
+  let done = 0;
+  const advance = (subject: string): void => {
+    onProgress?.({ done: ++done, total, subject });
+  };
   const actual = format === 'safetensors' ? (await sshsHashes(file, signal)).modelHash : null;
   const content = stated === null || actual === null ? null : { stated, actual };
+  advance(file);
   const inputs: VerifiedInput[] = [];
   const places = new RecordedInputs(file, search, signal);
-  for (const input of recipe === null ? [] : filesIn(recipe)) inputs.push(await places.verify(input));
+  for (const input of recorded) {
+    inputs.push(await places.verify(input));
+    advance(input.path);
+  }
   const intact = inputs.every(({ state }) => state === 'same');
   let rebuilt: boolean | null = null;
-  const isFusionFolder = recipe?.kind === 'fusion' && statSync(location).isDirectory();
   if (rebuild ?? (isFusionFolder && intact)) {
     if (recipe === null) {
       throw new UsageError(`${file}: no recipe in its header; only the hashes can be checked`);
@@ -117,6 +130,7 @@ export async function verifyFile(
           })
         : repeat(file, recipe, out, placeOf, ending),
     );
+    advance(recipe.kind);
   }
   const ok = intact && (content === null || content.stated === content.actual) && rebuilt !== false;
   return { file: path.resolve(file), kind: recipe?.kind ?? null, content, inputs, rebuilt, ok };

@@ -33,12 +33,14 @@ export function parseSceneText(text: string, label: string): Scene {
 
 /**
  * Check a value against the scene's schema.
- * @param where what messages begin with, for a path in the value and its name; `key` is an unknown one inside it
+ * @param where what messages begin with, for a path in the value and its name; `key` is an unknown one inside it.
+ *   Default: `scene.` and the name
  * @throws {UsageError} about the first mistake
  */
 export function checkScene(
   value: unknown,
-  where: (at: readonly PropertyKey[], name: string, key?: string) => string,
+  where: (at: readonly PropertyKey[], name: string, key?: string) => string = (_, name) =>
+    name === '' ? 'scene' : `scene.${name}`,
 ): Scene {
   const result = safeParse(sceneSchema, value);
   if (result.success) return result.data;

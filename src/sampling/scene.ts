@@ -3,6 +3,7 @@
  * only; nothing is opened here.
  */
 
+import { resolve as absolute } from 'node:path';
 import { z } from 'zod';
 import { UsageError } from '../errors.ts';
 import { excerpt, lengthExcerpt } from '../formats/excerpt.ts';
@@ -187,10 +188,13 @@ export const DEFAULT_DENOISE = 0.75;
 
 /**
  * Write out a scene's short forms.
- * @param resolve from a path as written to an absolute one
+ * @param resolve from a path as written to an absolute one. Default: as seen from the working folder
  * @throws {UsageError} for a region's short form that cannot be read
  */
-export function normalScene(scene: Scene, resolve: (file: string) => string): NormalScene {
+export function normalScene(
+  scene: Scene,
+  resolve: (file: string) => string = (file) => absolute(file),
+): NormalScene {
   const placed = <T extends ScenePlace>(entry: T): T =>
     entry.mask === undefined ? entry : { ...entry, mask: resolve(entry.mask) };
   const { base, baseConfig, fused, embeddings, init, guides, controls } = scene;
