@@ -99,7 +99,9 @@ describe('the house', () => {
   it('asks the platform in one folder, where a room is to run in a browser too', () => {
     const asking = files.filter(
       ({ file, text }) =>
-        /^src\/(pace\.ts|(io|formats|linalg|merging|tensor|fusion\/solvers)\/)/.test(file) &&
+        /^src\/(pace\.ts|(io|formats|linalg|models|adapters|concepts|merging|tensor|fusion\/solvers)\/)/.test(
+          file,
+        ) &&
         !/^src\/io\/platform\/[\w-]+\.ts$/.test(file) &&
         /from 'node:|\bBuffer[.([]|: Buffer\b|\bprocess\.\w|\bsetImmediate\b/.test(text),
     );

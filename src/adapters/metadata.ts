@@ -1,15 +1,20 @@
 /** What a LoRA file says of itself in its safetensors header, in the words that other tools display and check. */
-import { createHash } from 'node:crypto';
-import { open } from 'node:fs/promises';
+
 import { FormatError } from '../errors.ts';
 import type { RawTensor } from '../formats/raw-tensor.ts';
 import { layOutSafetensors, tensorChunks } from '../formats/safetensors.ts';
 import { readFileRange } from '../io/file-range.ts';
+import { open } from '../io/platform/disk.ts';
+import { freshBytes } from '../io/platform/machine.ts';
+import { sha256 } from '../io/platform/sha256.ts';
 import { Pace } from '../pace.ts';
 
 /** The stretch of a file that web interfaces used to know it by. */
 const LEGACY_BEGIN = 0x100000;
 const LEGACY_END = 0x110000;
+
+/** How much of a file is hashed at a time. */
+const PIECE_BYTES = 1 << 20;
 
 export interface LoraDescription {
   /** Shown by model browsers. */
@@ -69,26 +74,26 @@ export async function sshsHashes(
   const handle = await open(file).catch((cause: unknown) => {
     throw new FormatError(file, 'cannot be read', { cause });
   });
-  const model = createHash('sha256');
+  const model = sha256();
   let sizeBytes: number;
   try {
     sizeBytes = (await handle.stat()).size;
     if (sizeBytes < 8) throw new FormatError(file, `expected a safetensors file, got ${sizeBytes} bytes`);
-    const { buffer } = await handle.read(Buffer.alloc(8), 0, 8, 0);
-    const start = 8 + Number(buffer.readBigUInt64LE());
-    if (start <= sizeBytes) {
-      for await (const chunk of handle.createReadStream({ start, autoClose: false })) {
-        signal?.throwIfAborted();
-        model.update(chunk as Buffer);
-      }
+    const length = freshBytes(8);
+    await handle.read(length, 0, 8, 0);
+    const piece = freshBytes(PIECE_BYTES);
+    for (let at = 8 + Number(new DataView(length.buffer).getBigUint64(0, true)); at < sizeBytes; ) {
+      const { bytesRead } = await handle.read(piece, 0, piece.length, at);
+      signal?.throwIfAborted();
+      if (bytesRead === 0) break;
+      model.update(piece.subarray(0, bytesRead));
+      at += bytesRead;
     }
   } finally {
     await handle.close();
   }
   const [begin, end] = [Math.min(LEGACY_BEGIN, sizeBytes), Math.min(LEGACY_END, sizeBytes)];
-  const legacy = createHash('sha256').update(
-    begin < end ? readFileRange(file, begin, end) : new Uint8Array(),
-  );
+  const legacy = sha256().update(begin < end ? readFileRange(file, begin, end) : new Uint8Array());
   return { modelHash: model.digest('hex'), legacyHash: legacy.digest('hex').slice(0, 8) };
 }
 
@@ -102,8 +107,8 @@ export async function sshsHashesOf(
   pace: Pace = new Pace(),
 ): Promise<{ modelHash: string; legacyHash: string }> {
   const { head, order } = await pace.run(layOutSafetensors('hash', tensors, network));
-  const model = createHash('sha256');
-  const legacy = createHash('sha256');
+  const model = sha256();
+  const legacy = sha256();
   let at = 0;
   const hash = (bytes: Uint8Array): void => {
     const [from, to] = [Math.max(0, LEGACY_BEGIN - at), Math.min(bytes.length, LEGACY_END - at)];

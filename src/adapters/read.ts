@@ -2,12 +2,12 @@
  * Files and folders to `Adapter`: any LoRA-like file of Stable Diffusion 1.x or SDXL, and files of embeddings. Headers
  * and alphas are read, nothing else.
  */
-import { existsSync } from 'node:fs';
-import path from 'node:path';
+
 import { FormatError, MismatchError } from '../errors.ts';
 import { excerpt } from '../formats/excerpt.ts';
 import { openTensorFile, type TensorFile } from '../formats/tensor-file.ts';
-import { infoOf } from '../io/file-info.ts';
+import { exists, infoOf } from '../io/file-info.ts';
+import * as path from '../io/platform/paths.ts';
 import { foreignArchitecture } from '../models/keys/architecture.ts';
 import type { AdapterComponent, AdapterModule, Architecture } from '../models/keys/sd-modules.ts';
 import type { Adapter, AdapterLayer } from './adapter.ts';
@@ -170,10 +170,10 @@ async function readFolder(folder: string, options: ReadAdapterOptions): Promise<
   for (const [part, component] of folderParts) {
     const place = path.join(folder, part);
     const config = path.join(place, adapterConfigName);
-    if (!existsSync(config)) continue;
+    if (!exists(config)) continue;
     const weights = ['adapter_model.safetensors', 'adapter_model.bin']
       .map((name) => path.join(place, name))
-      .find((file) => existsSync(file));
+      .find((file) => exists(file));
     if (weights === undefined) {
       throw new FormatError(place, `${adapterConfigName} without adapter_model.safetensors`);
     }
@@ -183,7 +183,7 @@ async function readFolder(folder: string, options: ReadAdapterOptions): Promise<
   if (found.length === 0) {
     const single = ['pytorch_lora_weights.safetensors', 'pytorch_lora_weights.bin']
       .map((name) => path.join(folder, name))
-      .find((file) => existsSync(file));
+      .find((file) => exists(file));
     if (single !== undefined) return readAdapter(await openTensorFile(single), options);
     throw new FormatError(
       folder,

@@ -2,12 +2,13 @@
  * What a writer is about to write, read by the reader of its scheme before a byte is on disk: names, shapes, scales and
  * words, all in memory. A file that its own reader would refuse, or take for something else, is not written.
  */
-import path from 'node:path';
+
 import { EdloraError, FormatError, UsageError } from '../errors.ts';
 import { excerpt } from '../formats/excerpt.ts';
 import type { RawTensor } from '../formats/raw-tensor.ts';
 import type { TensorFile } from '../formats/tensor-file.ts';
 import type { TorchValue } from '../formats/torch-value.ts';
+import * as path from '../io/platform/paths.ts';
 
 /**
  * A file that does not exist yet, as a reader will find it.

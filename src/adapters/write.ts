@@ -1,10 +1,10 @@
 /** Writing adapters: what a scheme cannot hold is listed first and needs the user's word; then files, whole or not at all. */
 
-import path from 'node:path';
 import { UsageError } from '../errors.ts';
 import { excerpt } from '../formats/excerpt.ts';
 import { writeSafetensors } from '../formats/safetensors.ts';
 import { writeTorchZip } from '../formats/torch-writer.ts';
+import * as path from '../io/platform/paths.ts';
 import { makeFolder, writeFileAtomically } from '../io/replace-file.ts';
 import { writeFolderAtomically } from '../io/replace-folder.ts';
 import { checkFileTarget, checkFolderTarget, type TargetRules } from '../io/targets.ts';

@@ -2,12 +2,13 @@
  * A concept is what an adapter's file says, where fusion and sampling can use all of it: plain LoRA layers of Stable
  * Diffusion 1.x, and words with one vector, or one per cross-attention layer. Everything else is refused by name.
  */
-import path from 'node:path';
+
 import type { Adapter, AdapterLayer } from '../adapters/adapter.ts';
 import { loadAdapter, type ReadAdapterOptions, readAdapter } from '../adapters/read.ts';
 import { FormatError, MismatchError } from '../errors.ts';
 import { excerpt } from '../formats/excerpt.ts';
 import type { TensorFile } from '../formats/tensor-file.ts';
+import * as path from '../io/platform/paths.ts';
 import type { Concept, ConceptFormat, PlainLayer } from './concept.ts';
 
 export type LoadConceptOptions = Partial<Pick<ReadAdapterOptions, 'modules' | 'table'>>;

@@ -2,15 +2,16 @@
  * What a weight file or model folder holds, as plain data: for people who want to know before they use it. Builds and
  * runs nothing.
  */
-import { existsSync, readdirSync, statSync } from 'node:fs';
-import path from 'node:path';
+
 import { adapterConfigName } from '../adapters/schemes/peft.ts';
 import { FormatError, MismatchError } from '../errors.ts';
 import { type DType, isFloatDType } from '../formats/dtype.ts';
 import { hashFiles } from '../formats/file-hash.ts';
 import { elementCount, type RawTensor, verifyStorages } from '../formats/raw-tensor.ts';
 import { openShardedOrSingle, openTensorFile, type TensorFile } from '../formats/tensor-file.ts';
-import { infoOf } from '../io/file-info.ts';
+import { exists, infoOf } from '../io/file-info.ts';
+import { readdirSync, statSync } from '../io/platform/disk.ts';
+import * as path from '../io/platform/paths.ts';
 import { foreignArchitecture } from '../models/keys/architecture.ts';
 import { Pace } from '../pace.ts';
 import type { SubjectProgress } from '../progress.ts';
@@ -156,7 +157,7 @@ async function readingOf(file: TensorFile, pace: Pace): Promise<Reading> {
 }
 
 async function readFolder(folder: string, pace: Pace): Promise<Reading> {
-  const holds = (...parts: string[]): boolean => existsSync(path.join(folder, ...parts));
+  const holds = (...parts: string[]): boolean => exists(path.join(folder, ...parts));
   const isLora =
     ['', 'unet', 'text_encoder'].some((part) => holds(part, adapterConfigName)) ||
     ['safetensors', 'bin'].some((ending) => holds(`pytorch_lora_weights.${ending}`));

@@ -2,7 +2,7 @@
  * Write merged factors as a LoRA that other tools load, in kohya's, diffusers', PEFT's or ED-LoRA's names. Whatever the
  * names, the file means ΔW = up · down: alpha equals the rank wherever one is stored.
  */
-import path from 'node:path';
+
 import { modelspecMetadata, networkMetadata, sshsHashesOf } from '../adapters/metadata.ts';
 import { readAdapter } from '../adapters/read.ts';
 import { diffusersLoraKey } from '../adapters/schemes/diffusers-names.ts';
@@ -19,6 +19,7 @@ import { float32Tensor, memoryTensor, type RawTensor, renamed } from '../formats
 import { writeSafetensors } from '../formats/safetensors.ts';
 import type { TensorFile } from '../formats/tensor-file.ts';
 import { torchTensor, writeTorchZip } from '../formats/torch-writer.ts';
+import * as path from '../io/platform/paths.ts';
 import { makeFolder, writeFileAtomically } from '../io/replace-file.ts';
 import { writeFolderAtomically } from '../io/replace-folder.ts';
 import { type Component, type ModulePath, moduleId } from '../models/keys/module-path.ts';

@@ -11,13 +11,13 @@
  *       - { path: c.pth, unetStrength: 0.8, textEncoderStrength: 1, name: <c1> <c2> }
  */
 
-import { existsSync } from 'node:fs';
-import path from 'node:path';
 import { z } from 'zod';
 import { UsageError } from '../errors.ts';
 import { excerpt, lengthExcerpt } from '../formats/excerpt.ts';
 import { safeParse } from '../formats/safe-parse.ts';
 import { MAX_YAML_LENGTH, parseYaml } from '../formats/strict-yaml.ts';
+import { exists } from '../io/file-info.ts';
+import * as path from '../io/platform/paths.ts';
 import { readTextFile } from '../io/read-small-file.ts';
 import { nearestName } from '../nearest-name.ts';
 
@@ -158,7 +158,7 @@ function check<T>(file: string, schema: z.ZodType<T>, value: unknown, where: str
 
 function resolvePath(file: string, target: string): string {
   const candidates = [path.resolve(path.dirname(file), target), path.resolve(target)];
-  const found = candidates.find((candidate) => existsSync(candidate));
+  const found = candidates.find((candidate) => exists(candidate));
   if (found !== undefined) return found;
   throw new UsageError(
     `${file}: concept "${excerpt(target, 200)}" not found, looked for ${[...new Set(candidates)].join(' and ')}`,

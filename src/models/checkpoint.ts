@@ -2,13 +2,13 @@
  * A base model as it lies on disk: a diffusers folder or an original single file, of a family that families.ts has whole.
  * Opening reads configs and headers only; weights stay where they are and are named as diffusers names them.
  */
-import { existsSync } from 'node:fs';
-import path from 'node:path';
+
 import { z } from 'zod';
 import { FormatError, MismatchError } from '../errors.ts';
 import type { RawTensor } from '../formats/raw-tensor.ts';
 import { openShardedOrSingle, openTensorFile, type TensorFile } from '../formats/tensor-file.ts';
-import { infoOf } from '../io/file-info.ts';
+import { exists, infoOf } from '../io/file-info.ts';
+import * as path from '../io/platform/paths.ts';
 import type { ClipTextConfig } from './clip/config.ts';
 import { type ClipTokenizer, loadTokenizer } from './clip/tokenizer.ts';
 import { readConfig } from './config-file.ts';
@@ -59,13 +59,13 @@ const INDEX_SCHEMA = z.object({ _class_name: z.string().default('') });
 async function openFolder(folder: string): Promise<Checkpoint> {
   const index = path.join(folder, 'model_index.json');
   const { unet } = DEFAULT_FAMILY.base;
-  if (!existsSync(index) && !existsSync(path.join(folder, unet.id))) {
+  if (!exists(index) && !exists(path.join(folder, unet.id))) {
     throw new FormatError(
       folder,
       'expected a diffusers folder (model_index.json, unet/, text_encoder/, tokenizer/)',
     );
   }
-  if (existsSync(index)) {
+  if (exists(index)) {
     const { _class_name: pipeline } = await readConfig(index, INDEX_SCHEMA);
     const named = familyOfPipeline(pipeline);
     if (named !== null && !hasBase(named)) throw otherFamily(folder, pipeline);
@@ -193,5 +193,5 @@ function withoutCommonPrefix(
 }
 
 function existing(file: string): string | null {
-  return existsSync(file) ? file : null;
+  return exists(file) ? file : null;
 }

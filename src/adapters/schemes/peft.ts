@@ -1,8 +1,9 @@
 /** The configuration of PEFT adapters, which alone knows lora_alpha. */
-import { existsSync } from 'node:fs';
-import path from 'node:path';
+
 import { FormatError } from '../../errors.ts';
 import { readJsonFileSync } from '../../formats/json-file.ts';
+import { exists } from '../../io/file-info.ts';
+import * as path from '../../io/platform/paths.ts';
 import { componentsOf } from '../../models/keys/sd-modules.ts';
 import type { LoraLayer } from '../adapter.ts';
 import { loraAlphaOf } from '../encode-layer.ts';
@@ -20,7 +21,7 @@ export const adapterConfigName = 'adapter_config.json';
  * @throws {FormatError} if it is missing, no ordinary file, too large, or not an object in JSON
  */
 function readAdapterConfig(weights: string, file: string): Record<string, unknown> {
-  if (!existsSync(file)) {
+  if (!exists(file)) {
     throw new FormatError(
       weights,
       `a PEFT adapter, but there is no ${adapterConfigName} beside it, which holds lora_alpha; keep the two together`,

@@ -2,12 +2,13 @@
  * Embeddings in every form that tools write: diffusers (`<word>`), A1111 (`string_to_param.*` with a name inside), kohya
  * (`emb_params`), SDXL (`clip_l`, `clip_g`), XTI (16 keys), and bundled into LoRA files (`bundle_emb.<name>.…`).
  */
-import path from 'node:path';
+
 import { FormatError } from '../../errors.ts';
 import { isFloatDType } from '../../formats/dtype.ts';
 import { excerpt } from '../../formats/excerpt.ts';
 import { float32Tensor, type RawTensor, readFloat32 } from '../../formats/raw-tensor.ts';
 import type { TensorFile } from '../../formats/tensor-file.ts';
+import * as path from '../../io/platform/paths.ts';
 import type { AdapterWord } from '../adapter.ts';
 import type { SchemeReader } from './scheme.ts';
 

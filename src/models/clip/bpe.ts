@@ -2,8 +2,10 @@
  * Byte-pair encoding as CLIP uses it: bytes as printable symbols, the last symbol of a word marked `</w>`, merges by
  * rank. Holds the vocabulary and the merges, and the checks that make both trustworthy; text rules are `tokenizer.ts`'s.
  */
+
 import { FormatError } from '../../errors.ts';
 import { excerpt, jsonExcerpt } from '../../formats/excerpt.ts';
+import { utf8Bytes } from '../../io/bytes.ts';
 
 /** What marks the last symbol of a word. */
 export const endOfWord = '</w>';
@@ -131,7 +133,7 @@ export function bytePairVocabulary(
  * Time: n log n in the word's bytes (checked against the `tokenizers` library by the goldens).
  */
 export function bytePairEncode({ ranks }: BytePairVocabulary, word: string): string[] {
-  const symbols: (string | null)[] = Array.from(Buffer.from(word, 'utf8'), (byte) => byteSymbols[byte]!);
+  const symbols: (string | null)[] = Array.from(utf8Bytes(word), (byte) => byteSymbols[byte]!);
   const count = symbols.length;
   if (count === 0) return [];
   symbols[count - 1] += endOfWord;

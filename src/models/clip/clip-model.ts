@@ -1,11 +1,11 @@
 /** A whole CLIP model as it lies on disk: both towers, their projections, its tokenizer and picture preparation. */
-import { existsSync } from 'node:fs';
-import path from 'node:path';
+
 import { z } from 'zod';
 import { FormatError, MismatchError } from '../../errors.ts';
 import type { RawTensor } from '../../formats/raw-tensor.ts';
 import { openShardedOrSingle, type TensorFile } from '../../formats/tensor-file.ts';
-import { infoOf } from '../../io/file-info.ts';
+import { exists, infoOf } from '../../io/file-info.ts';
+import * as path from '../../io/platform/paths.ts';
 import { readConfig } from '../config-file.ts';
 import type { WeightSource } from '../network.ts';
 import { type ClipTextConfig, clipTextSchema } from './config.ts';
@@ -63,7 +63,7 @@ export async function openClipModel(
     vision: config.vision_config,
     projectionDim: config.projection_dim,
     tokenizer: options.tokenizer ?? (await loadTokenizer(absolute)),
-    preprocessor: existsSync(preprocessorFile)
+    preprocessor: exists(preprocessorFile)
       ? await readConfig(preprocessorFile, clipPreprocessorSchema)
       : defaultPreprocessor(config.vision_config.imageSize),
     weights: weightsOf(file),

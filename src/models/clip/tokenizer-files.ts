@@ -2,11 +2,12 @@
  * A CLIP tokenizer's files: vocabulary, merges, special and added words, read with distrust and checked against each
  * other. What they mean for a text is `tokenizer.ts`'s.
  */
-import { stat } from 'node:fs/promises';
-import path from 'node:path';
+
 import { FormatError, UsageError } from '../../errors.ts';
 import { jsonExcerpt } from '../../formats/excerpt.ts';
 import { parseJson } from '../../formats/strict-json.ts';
+import { stat } from '../../io/platform/disk.ts';
+import * as path from '../../io/platform/paths.ts';
 import { readTextFile } from '../../io/read-small-file.ts';
 import { Pace } from '../../pace.ts';
 import {

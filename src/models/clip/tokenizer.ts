@@ -5,8 +5,10 @@
  * runs, digits one by one, everything else in runs; added words matched on the normalised text, the longest first.
  * OpenAI's own tokenizer also repairs mojibake and HTML entities; transformers and this one do not.
  */
+
 import { UsageError } from '../../errors.ts';
 import { excerpt } from '../../formats/excerpt.ts';
+import { utf8Bytes } from '../../io/bytes.ts';
 import { bytePairEncode, bytesOfSymbols, endOfWord } from './bpe.ts';
 import {
   type AddedToken,
@@ -222,7 +224,7 @@ export class ClipTokenizer {
     for (const id of ids) {
       const word = this.token(id);
       if (!keepSpecial && this.#addedById.get(id)?.special === true) continue;
-      bytes.push(...(bytesOfSymbols(word) ?? Buffer.from(word, 'utf8')));
+      bytes.push(...(bytesOfSymbols(word) ?? utf8Bytes(word)));
     }
     const text = new TextDecoder('utf-8', { ignoreBOM: true }).decode(Uint8Array.from(bytes));
     return trimmed(text.replaceAll(endOfWord, ' '));

@@ -1,7 +1,8 @@
 /** Opening a ControlNet and checking it against the base it is to guide. */
-import path from 'node:path';
+
 import { MismatchError } from '../../errors.ts';
 import { openShardedOrSingle } from '../../formats/tensor-file.ts';
+import * as path from '../../io/platform/paths.ts';
 import type { Checkpoint } from '../checkpoint.ts';
 import { readConfig } from '../config-file.ts';
 import type { WeightSource } from '../network.ts';
