@@ -12,7 +12,7 @@ import { deltaFeeds, deltaRanks } from '../models/lora.ts';
 import { attentionPlaces, levelSizes } from '../models/unet/structure.ts';
 import { buildUnet } from '../models/unet/unet.ts';
 import { vaeFactor } from '../models/vae/config.ts';
-import { defaultRuntime } from '../runtime/default-runtime.ts';
+import { type ExecutionRequest, executionContext } from '../runtime/execution-context.ts';
 import { checkpointSampler } from '../sampling/checkpoint-schedule.ts';
 import { guidedPair } from '../sampling/guidance.ts';
 import { GuidedRows } from '../sampling/guided-rows.ts';
@@ -22,12 +22,13 @@ import { PromptEncoder } from '../sampling/prompt-encoder.ts';
 import { resolveRequest } from '../sampling/request.ts';
 import type { PipelineParts } from '../sampling/sample.ts';
 import { createSampler } from '../sampling/samplers/create.ts';
+import { withDefaults } from '../settings.ts';
 import { TorchGenerator } from '../tensor/random.ts';
 import { float32 } from '../tensor/tensor.ts';
 import type { EvaluationSampling } from './evaluate.ts';
 import { conceptWords, wordAttention, wordPositions } from './word-attention.ts';
 
-export interface AttentionMapsRequest {
+export interface AttentionMapsRequest extends ExecutionRequest {
   readonly base: Checkpoint;
   readonly parts?: PipelineParts;
   /** Plain text: weights `(word:1.2)` are not read here. */
@@ -64,6 +65,7 @@ export interface AttentionMaps {
  */
 export async function attentionMaps(request: AttentionMapsRequest): Promise<AttentionMaps> {
   const { base, parts = {}, prompt, sampling = {}, seed = 0 } = request;
+  const execution = executionContext(withDefaults<ExecutionRequest>(parts, request));
   const { config, weights, layers } = base.parts.unet;
   const places = attentionPlaces(config);
   const { deltas = new Map(), clipSkip = 0 } = parts;
@@ -76,7 +78,7 @@ export async function attentionMaps(request: AttentionMapsRequest): Promise<Atte
   const { guidanceScale: scale, guidanceRescale: rescale } = resolved;
   const rows = new GuidedRows(1, { scale, rescale });
   const everywhere = (text: string): string[] => Array<string>(places.length).fill(text);
-  const encoder = new PromptEncoder(base, vocabulary, deltas, clipSkip);
+  const encoder = new PromptEncoder(base, vocabulary, deltas, clipSkip, execution);
   const plain = prompt.replace(/[()]/g, (mark) => `\\${mark}`);
   const [contexts] = await encoder.encode([
     guidedPair(scale, everywhere(resolved.negativePrompt), everywhere(plain)),
@@ -104,7 +106,7 @@ export async function attentionMaps(request: AttentionMapsRequest): Promise<Atte
   const shape = [config.inChannels, latentHeight, latentWidth];
   const size = config.inChannels * latentHeight * latentWidth;
   const generator = new TorchGenerator(resolved.seed);
-  const session = await defaultRuntime().load(network.graph, 'every-step');
+  const session = await execution.runtime.load(network.graph, 'every-step', execution);
   let latents: Float32Array;
   try {
     const texts = conditioningFeeds(conditioning);
@@ -136,7 +138,7 @@ export async function attentionMaps(request: AttentionMapsRequest): Promise<Atte
   } finally {
     await session.dispose();
   }
-  const codec = new LatentCodec(vae);
+  const codec = new LatentCodec(vae, execution);
   try {
     const picture = await codec.decode(float32([1, ...shape], latents));
     const calls = sampler.timesteps.length;

@@ -7,7 +7,11 @@ import { buildTextProjection } from '../models/clip/projection.ts';
 import { pooledPosition, TokenEmbeddings } from '../models/clip/text-encoder.ts';
 import { buildVisionEncoder } from '../models/clip/vision-encoder.ts';
 import { writePixelValues } from '../models/clip/vision-preprocessor.ts';
-import { defaultRuntime } from '../runtime/default-runtime.ts';
+import {
+  type ExecutionContext,
+  type ExecutionRequest,
+  executionContext,
+} from '../runtime/execution-context.ts';
 import type { LoadedGraph } from '../runtime/runtime.ts';
 import { float32 } from '../tensor/tensor.ts';
 
@@ -19,7 +23,7 @@ export interface Embeddings {
   readonly data: Float32Array;
 }
 
-export interface ClipEncoderOptions {
+export interface ClipEncoderOptions extends ExecutionRequest {
   /** Pictures per run; default 32. */
   readonly batch?: number;
 }
@@ -28,12 +32,14 @@ export interface ClipEncoderOptions {
 export class ClipEncoder {
   readonly model: ClipModel;
   readonly #batch: number;
+  readonly #execution: ExecutionContext;
   readonly #tokens: TokenEmbeddings;
   #vision: LoadedGraph | null = null;
 
-  constructor(model: ClipModel, { batch = 32 }: ClipEncoderOptions = {}) {
+  constructor(model: ClipModel, { batch = 32, ...execution }: ClipEncoderOptions = {}) {
     this.model = model;
     this.#batch = batch;
+    this.#execution = executionContext(execution);
     this.#tokens = new TokenEmbeddings(model.weights, model.text);
   }
 
@@ -95,7 +101,7 @@ export class ClipEncoder {
         pooled.data.set(hiddenStates.data.subarray(at, at + width), b * width);
       });
       const network = buildTextProjection(weights, { batch: ids.length, width, projectionDim });
-      const session = await defaultRuntime().load(network.graph, 'once');
+      const session = await this.#execution.runtime.load(network.graph, 'once', this.#execution);
       try {
         const { text_embeds } = await session.run({ pooled });
         data.set(text_embeds!.data as Float32Array, start * projectionDim);
@@ -127,7 +133,7 @@ export class ClipEncoder {
       );
     }
     const network = buildVisionEncoder(weights, vision, { batch: this.#batch, projectionDim });
-    this.#vision = await defaultRuntime().load(network.graph, 'every-step');
+    this.#vision = await this.#execution.runtime.load(network.graph, 'every-step', this.#execution);
     return this.#vision;
   }
 }

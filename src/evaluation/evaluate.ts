@@ -2,10 +2,13 @@
  * Draw the same prompts with the same seeds by several models and score the pictures: does the concept survive, is
  * the prompt obeyed? Scores as in Textual Inversion (2208.01618, section 5.2) and Mix-of-Show (2305.18292, section 5.1).
  */
+
 import { UsageError } from '../errors.ts';
 import type { Picture } from '../formats/picture.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
+import type { ExecutionRequest } from '../runtime/execution-context.ts';
 import { Pipeline, type PipelineParts } from '../sampling/sample.ts';
+import { withDefaults } from '../settings.ts';
 import { type BootstrapOptions, bootstrapMean, type Interval } from './bootstrap.ts';
 import type { ClipEncoder, Embeddings } from './clip-encoder.ts';
 import { withoutConcept, withWords } from './prompt-sets.ts';
@@ -36,7 +39,7 @@ export interface EvaluationSampling {
   readonly height?: number;
 }
 
-export interface EvaluateRequest {
+export interface EvaluateRequest extends ExecutionRequest {
   readonly base: Checkpoint;
   readonly clip: ClipEncoder;
   readonly variants: readonly Variant[];
@@ -213,16 +216,15 @@ async function drawVariant(
   before: number,
   samples: number,
 ): Promise<Drawn[]> {
-  const { variants, prompts, seed = 0, batchSize = 4, sampling = {}, signal } = request;
+  const { variants, prompts, seed = 0, batchSize = 4, sampling = {}, runtime, threads, signal } = request;
   const drawn: Drawn[] = [];
-  const pipeline = await Pipeline.create(base, parts);
+  const pipeline = await Pipeline.create(base, withDefaults(parts, { runtime, threads, signal }));
   try {
     for (const { prompt, seeds } of plan) {
       const text = withWords(prompts[prompt]!, words);
       await pipeline.sample(
         { ...sampling, prompt: text, seed, count: seeds, batchSize },
         {
-          signal,
           onPicture: async (picture) => {
             const sample = { variant: name, index: drawn.length, prompt: text, seed: picture.seed, picture };
             const file = (await request.onPicture?.(sample)) ?? '';

@@ -55,7 +55,8 @@ export async function runEvaluation(
   request: EvaluationRunRequest,
 ): Promise<{ report: EvaluationReport; files: { json: string; html: string } }> {
   const { clip: model, folder, base, variants, sampling = {} } = request;
-  const clip = new ClipEncoder(model);
+  const { runtime, threads, signal } = request;
+  const clip = new ClipEncoder(model, { runtime, threads, signal });
   try {
     const references: string[] = [];
     const evaluation = await evaluate({
@@ -92,7 +93,16 @@ export async function runEvaluation(
 }
 
 async function mixed(request: EvaluationRunRequest, clip: ClipEncoder): Promise<StyleMixReport | null> {
-  const { styleMix: wanted = null, variants, seed = 0, sampling = {}, signal, folder } = request;
+  const {
+    styleMix: wanted = null,
+    variants,
+    seed = 0,
+    sampling = {},
+    runtime,
+    threads,
+    signal,
+    folder,
+  } = request;
   if (wanted === null) return null;
   const { order, points } = await styleMix({
     base: variants[0]?.base ?? request.base,
@@ -102,6 +112,8 @@ async function mixed(request: EvaluationRunRequest, clip: ClipEncoder): Promise<
     sampling,
     onProgress: (done, total) => request.onProgress?.({ variant: 'style mix', done, total }),
     parts: variants[0]?.parts,
+    runtime,
+    threads,
     signal,
   });
   const saved: StyleMixReport['points'] = [];
@@ -130,7 +142,16 @@ function weighed({ density: concepts = [], base }: EvaluationRunRequest): Densit
 }
 
 async function attended(request: EvaluationRunRequest): Promise<AttentionReport | null> {
-  const { attentionPrompt = null, variants, seed = 0, sampling = {}, signal, folder } = request;
+  const {
+    attentionPrompt = null,
+    variants,
+    seed = 0,
+    sampling = {},
+    runtime,
+    threads,
+    signal,
+    folder,
+  } = request;
   const first = variants[0];
   if (attentionPrompt === null || first === undefined) return null;
   const prompt = withWords(attentionPrompt, first.words);
@@ -141,6 +162,8 @@ async function attended(request: EvaluationRunRequest): Promise<AttentionReport 
     sampling,
     onStep: (done, total) => request.onProgress?.({ variant: 'attention', done, total }),
     parts: first.parts,
+    runtime,
+    threads,
     signal,
   });
   const saved: AttentionReport['maps'] = [];

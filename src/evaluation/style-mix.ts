@@ -2,12 +2,15 @@
  * Layer-wise prompt mixing: one prompt for some cross-attention layers, another for the rest. From all-A to all-B, the
  * coarsest layers first, it shows which layers decide what. After P+ (2303.09522), mixing of extended conditioning.
  */
+
 import { UsageError } from '../errors.ts';
 import type { Picture } from '../formats/picture.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
 import type { UnetConfig } from '../models/unet/config.ts';
 import { attentionPlaces } from '../models/unet/structure.ts';
+import type { ExecutionRequest } from '../runtime/execution-context.ts';
 import { Pipeline, type PipelineParts } from '../sampling/sample.ts';
+import { withDefaults } from '../settings.ts';
 import type { ClipEncoder } from './clip-encoder.ts';
 import type { EvaluationSampling } from './evaluate.ts';
 import { mean, similarities } from './similarity.ts';
@@ -19,7 +22,7 @@ export interface MixedPrompt {
   readonly described?: string;
 }
 
-export interface StyleMixRequest {
+export interface StyleMixRequest extends ExecutionRequest {
   readonly base: Checkpoint;
   readonly parts?: PipelineParts;
   readonly clip: ClipEncoder;
@@ -63,7 +66,19 @@ export function coarseToFine(config: UnetConfig): number[] {
  * @throws {UsageError} for impossible numbers of layers
  */
 export async function styleMix(request: StyleMixRequest): Promise<StyleMix> {
-  const { base, parts = {}, clip, a, b, seed = 0, count = 1, sampling = {}, signal } = request;
+  const {
+    base,
+    parts = {},
+    clip,
+    a,
+    b,
+    seed = 0,
+    count = 1,
+    sampling = {},
+    runtime,
+    threads,
+    signal,
+  } = request;
   const order = coarseToFine(base.parts.unet.config);
   const numbers = request.switched ?? Array.from({ length: order.length + 1 }, (_, k) => k);
   for (const number of numbers) {
@@ -73,14 +88,11 @@ export async function styleMix(request: StyleMixRequest): Promise<StyleMix> {
   }
   const texts = await clip.texts([a.described ?? a.prompt, b.described ?? b.prompt]);
   const points: StyleMixPoint[] = [];
-  const pipeline = await Pipeline.create(base, parts);
+  const pipeline = await Pipeline.create(base, withDefaults(parts, { runtime, threads, signal }));
   try {
     for (const switched of numbers) {
       const layerPrompts = new Map(order.slice(0, switched).map((layer) => [layer, b.prompt]));
-      const drawn = await pipeline.sample(
-        { ...sampling, prompt: a.prompt, layerPrompts, seed, count },
-        signal === undefined ? {} : { signal },
-      );
+      const drawn = await pipeline.sample({ ...sampling, prompt: a.prompt, layerPrompts, seed, count });
       const pictures = drawn.map(({ width, height, data }) => ({ width, height, data }));
       const cosines = similarities(await clip.pictures(pictures), texts);
       points.push({

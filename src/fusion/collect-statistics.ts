@@ -1,14 +1,17 @@
 /** Collecting ahead of fusions: a concept's statistics into a file of its own. */
+
 import { statSync } from 'node:fs';
 import path from 'node:path';
 import { UsageError } from '../errors.ts';
 import { checkFileTarget } from '../io/targets.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
 import type { SubjectProgress } from '../progress.ts';
+import { type ExecutionRequest, executionContext } from '../runtime/execution-context.ts';
 import { type CollectOptions, checkCollectOptions, DEFAULTS } from './options.ts';
 import { type Participant, type ParticipantInput, prepareParticipant } from './participant.ts';
 import { baseFiles, conceptFiles } from './recipe.ts';
 import { STAGES, type Stage, stageOf } from './stage.ts';
+import type { CollectedUnit } from './statistics/collector.ts';
 import {
   type LayerScope,
   StatisticsStore,
@@ -16,7 +19,7 @@ import {
   statisticsBeside,
 } from './statistics/statistics-store.ts';
 
-export interface CollectRequest {
+export interface CollectRequest extends ExecutionRequest {
   readonly base: Checkpoint;
   readonly concepts: readonly ParticipantInput[];
   /** File for the statistics of a single concept. Default: beside each concept, where `fuse` finds them. */
@@ -56,7 +59,7 @@ export interface CollectedFile {
  * @throws {MismatchError | FormatError} as `planFusion`, for concepts that do not fit the base
  */
 export async function collectStatistics(request: CollectRequest): Promise<CollectedFile[]> {
-  const { base, concepts, out, layers, force = false, signal, onProgress, onNote } = request;
+  const { base, concepts, out, layers, force = false, onProgress, onNote } = request;
   const options = { ...DEFAULTS, ...request.options };
   checkCollectOptions(options);
   if (out !== undefined && concepts.length > 1) {
@@ -77,11 +80,10 @@ export async function collectStatistics(request: CollectRequest): Promise<Collec
   for (const [i, { target, participant }] of jobs.entries()) {
     let done = i * units;
     const start = performance.now();
-    const store = new StatisticsStore(base, null, {
-      signal,
-      onNote,
-      onAdvance: (stage, subject) => onProgress?.({ stage, subject, done: ++done, total }),
-    });
+    const execution = executionContext(request, ({ stage, subject }: CollectedUnit) =>
+      onProgress?.({ stage, subject, done: ++done, total }),
+    );
+    const store = new StatisticsStore(base, null, execution, { onNote });
     const [text, cross, spatial] = STAGES.map((stage) => scopeIn(participant, stage, layers));
     await store.collectInto(target, participant, { text: text!, cross: cross!, spatial: spatial! }, options);
     const file = path.resolve(target);

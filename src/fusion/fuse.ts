@@ -11,18 +11,20 @@ import { type LayerId, layerId, within } from '../models/families/layer-table.ts
 import type { Component } from '../models/keys/module-path.ts';
 import type { ModelDeltas } from '../models/lora.ts';
 import { Pace } from '../pace.ts';
+import { type ExecutionContext, executionContext, withProgress } from '../runtime/execution-context.ts';
 import { GraphMatmulEngine } from '../runtime/matmul-engine.ts';
 import type { FusionOptions } from './options.ts';
 import type { Participant } from './participant.ts';
 import { type FuseRequest, type FusionPlan, methodFor, planFusion, preserves } from './plan.ts';
 import { addBase, addConcept, toolVersions } from './recipe.ts';
+import type { RefineProgress } from './refine/refine.ts';
 import { fusionRefineUnits, refineFusion } from './refine/refine-fusion.ts';
 import { type FusionProgress, type FusionReport, Reporter } from './report/report.ts';
 import { measureStage, type SolvedLayer, type StageProblem, solveStage } from './solve-stage.ts';
 import { fusionMethod } from './solvers/method.ts';
 import { type Choices, chooseParameters, heldOutOptions } from './solvers/parameter-choice.ts';
 import { componentOf, STAGES, type Stage, stageOf } from './stage.ts';
-import { Collector, priorCaptions } from './statistics/collector.ts';
+import { type CollectContext, Collector, priorCaptions } from './statistics/collector.ts';
 import type { StageStatistics, Statistics } from './statistics/statistics.ts';
 import { type Collected, StatisticsStore, scopeOf } from './statistics/statistics-store.ts';
 
@@ -110,7 +112,8 @@ class FusionRun {
   readonly #request: FuseRequest;
   readonly #plan: FusionPlan;
   readonly #store: StatisticsStore;
-  readonly #engine = new GraphMatmulEngine({ use: 'every-step' });
+  readonly #execution: ExecutionContext;
+  readonly #engine: GraphMatmulEngine;
   #own: { collected: readonly Statistics[]; prior: Statistics | null } | null = null;
   #heldOut: readonly Statistics[] | null = null;
   readonly #solved = new Map<Stage, SolvedStage>();
@@ -120,6 +123,8 @@ class FusionRun {
   constructor(request: FuseRequest, plan: FusionPlan) {
     this.#request = request;
     this.#plan = plan;
+    this.#execution = executionContext(request);
+    this.#engine = new GraphMatmulEngine({ use: 'every-step', ...this.#execution });
     const { signal, onNote } = request;
     this.inputs = new InputFiles(signal);
     addBase(this.inputs, request.base);
@@ -128,11 +133,11 @@ class FusionRun {
     this.#store = new StatisticsStore(
       request.base,
       request.cacheFolder ?? null,
+      executionContext(this.#execution),
       {
-        signal,
+        inputs: this.inputs,
         onNote,
       },
-      this.inputs,
     );
     this.#total = this.#workUnits();
   }
@@ -202,13 +207,13 @@ class FusionRun {
         base,
         ...this.#plan,
         deltas: new Map([...this.fused].map(([id, { delta }]) => [id, delta])),
-        onProgress: ({ action, subject }) =>
+        execution: withProgress(this.#execution, ({ action, subject }: RefineProgress) =>
           this.#advance(
             'spatial',
             'refine',
             action === 'step' ? `step ${subject}` : `pictures of ${subject}`,
           ),
-        signal,
+        ),
       }),
     );
     this.reporter.refined(losses);
@@ -253,14 +258,14 @@ class FusionRun {
       const collected: Statistics[] = [];
       const origins: string[] = [];
       for (const participant of participants) {
-        const found = await this.#store.concept(participant, scopes, options, this.#hooks('collect'));
+        const found = await this.#store.concept(participant, scopes, options, this.#collecting('collect'));
         if (!found.fresh) this.#leaveOut(options.steps * options.runs);
         collected.push(found.statistics);
         origins.push(originOf(found));
       }
       let prior: Statistics | null = null;
       if (captions.length > 0) {
-        const found = await this.#store.prior(captions, scopes, options, this.#hooks('preserve'));
+        const found = await this.#store.prior(captions, scopes, options, this.#collecting('preserve'));
         if (!found.fresh) this.#leaveOut(options.steps * priorCaptions(captions, options).length);
         prior = found.statistics;
       }
@@ -278,7 +283,7 @@ class FusionRun {
     const { base, noise } = this.#request;
     const { participants, options, captions, vocabulary, layers } = this.#plan;
     this.reporter.statistics(participants.map(() => 'fused'));
-    const collector = new Collector(base, vocabulary, layers, options, this.#hooks('collect'));
+    const collector = new Collector(base, vocabulary, layers, options, this.#collecting('collect'));
     const collected: StageStatistics[] = [];
     for (const [i, participant] of participants.entries()) {
       const { name } = participant;
@@ -293,7 +298,7 @@ class FusionRun {
       );
     }
     if (!preserves(options, stage)) return { collected, prior: null };
-    const ofBase = new Collector(base, vocabulary, layers, options, this.#hooks('preserve'));
+    const ofBase = new Collector(base, vocabulary, layers, options, this.#collecting('preserve'));
     const prior =
       stage === 'text'
         ? await ofBase.textPrior(captions)
@@ -320,7 +325,12 @@ class FusionRun {
       const held = heldOutOptions(options);
       const collected: Statistics[] = [];
       for (const participant of participants) {
-        const found = await this.#store.concept(participant, this.#scopes(), held, this.#hooks('hold out'));
+        const found = await this.#store.concept(
+          participant,
+          this.#scopes(),
+          held,
+          this.#collecting('hold out'),
+        );
         if (!found.fresh) this.#leaveOut(held.steps * held.runs);
         collected.push(found.statistics);
       }
@@ -335,12 +345,8 @@ class FusionRun {
     return { text: scopeOf(layers.text), cross: scopeOf(layers.cross), spatial: scopeOf(layers.spatial) };
   }
 
-  #hooks(action: FusionProgress['action']) {
-    const { signal } = this.#request;
-    return {
-      onAdvance: (stage: Stage, subject: string) => this.#advance(stage, action, subject),
-      signal,
-    };
+  #collecting(action: FusionProgress['action']): CollectContext {
+    return withProgress(this.#execution, ({ stage, subject }) => this.#advance(stage, action, subject));
   }
 
   #advance(stage: Stage, action: FusionProgress['action'], subject: string): void {

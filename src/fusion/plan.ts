@@ -2,6 +2,7 @@
 import { type BoundVocabulary, bindConcepts } from '../concepts/prompt.ts';
 import { UsageError } from '../errors.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
+import type { ExecutionRequest } from '../runtime/execution-context.ts';
 import { withDefaults } from '../settings.ts';
 import { defaultCaptions, withEmptyPrompt } from './captions.ts';
 import { checkFusionOptions, DEFAULTS, type FusionOptions } from './options.ts';
@@ -11,7 +12,7 @@ import { fusionMethod } from './solvers/method.ts';
 import { STAGES, type Stage, stageOf } from './stage.ts';
 import { latentSizeFor, type StageLayers } from './statistics/collector.ts';
 
-export interface FuseRequest {
+export interface FuseRequest extends ExecutionRequest {
   readonly base: Checkpoint;
   /** At least one concept, in the order in which their words are numbered. */
   readonly participants: readonly ParticipantInput[];
@@ -32,7 +33,7 @@ export interface FuseRequest {
   readonly onProgress?: (progress: FusionProgress) => void;
   /** Told what a user should know of the cache: files that were set aside, a folder that cannot be written. */
   readonly onNote?: (text: string) => void;
-  /** Stops the fusion between two runs of a network by throwing its reason. */
+  /** Ends the fusion by throwing its reason; what was collected is kept. */
   readonly signal?: AbortSignal;
 }
 

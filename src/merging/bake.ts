@@ -18,20 +18,19 @@ import { writeFileAtomically } from '../io/replace-file.ts';
 import { writeFolderAtomically } from '../io/replace-folder.ts';
 import { adapterModuleId } from '../models/keys/sd-modules.ts';
 import { Pace } from '../pace.ts';
+import { type ExecutionRequest, executionContext } from '../runtime/execution-context.ts';
 import { FactorAddition, joinFactors, type ScaledFactors } from './factor-addition.ts';
 import { commonArchitecture, layerStrength, layersByModule, type MergeInput } from './merge.ts';
 import type { ModelFiles, ModelPart, ModelTensor } from './model-files.ts';
 import { type BakedWeight, weightBlocks } from './weight-blocks.ts';
 
-export interface BakeOptions {
+export interface BakeOptions extends ExecutionRequest {
   /** Of floating-point weights; default: as the base has them. */
   readonly dtype?: FactorDType;
   /** Further header entries of the weight files. */
   readonly metadata?: Readonly<Record<string, string>>;
   /** Called after each tensor, with bytes written so far and in all. */
   readonly onProgress?: (done: number, total: number) => void;
-  /** CPU threads of products. */
-  readonly threads?: number;
   /** Its reason is thrown once it is aborted; nothing is left behind. */
   readonly signal?: AbortSignal;
 }
@@ -106,7 +105,7 @@ export async function bakeModel(
   options: BakeOptions = {},
 ): Promise<void> {
   const { changes } = planBake(model, inputs);
-  const addition = new FactorAddition(options.threads === undefined ? {} : { threads: options.threads });
+  const addition = new FactorAddition(executionContext(options));
   const progress = new Progress(model, options.onProgress);
   const run = { addition, options, progress, pace: new Pace(options.signal) };
   try {

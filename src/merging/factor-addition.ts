@@ -7,9 +7,9 @@ import { GraphBuilder } from '../graph/builder.ts';
 import { add, cast } from '../graph/ops/elementwise.ts';
 import { matmul } from '../graph/ops/matmul.ts';
 import type { LowRank } from '../linalg/low-rank.ts';
-import { defaultRuntime } from '../runtime/default-runtime.ts';
+import { type ExecutionContext, executionContext } from '../runtime/execution-context.ts';
 import { LoadedGraphs } from '../runtime/loaded-graphs.ts';
-import type { LoadedGraph, RunSettings } from '../runtime/runtime.ts';
+import type { LoadedGraph } from '../runtime/runtime.ts';
 import { float32 } from '../tensor/tensor.ts';
 
 /** Numbers of a weight: float32, or halves as their bits. */
@@ -61,8 +61,8 @@ export class FactorAddition {
   /** Baking into a Stable Diffusion UNet needs about 30 shapes. */
   readonly #graphs: LoadedGraphs;
 
-  constructor(settings: RunSettings = {}) {
-    this.#graphs = new LoadedGraphs(defaultRuntime(), 'many-small', settings);
+  constructor(execution: ExecutionContext = executionContext()) {
+    this.#graphs = new LoadedGraphs(execution.runtime, 'many-small', execution);
   }
 
   /**

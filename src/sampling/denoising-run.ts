@@ -2,6 +2,7 @@
 import type { Checkpoint } from '../models/checkpoint.ts';
 import { conditioningFeeds } from '../models/families/conditioning.ts';
 import { levelSizes } from '../models/unet/structure.ts';
+import type { ExecutionContext } from '../runtime/execution-context.ts';
 import { TorchGenerator } from '../tensor/random.ts';
 import { float32, type Tensor } from '../tensor/tensor.ts';
 import { GuidedRows, joined } from './guided-rows.ts';
@@ -25,6 +26,8 @@ export interface RunContext {
   readonly sources: readonly SourceContexts[];
   /** Pixels per latent cell. */
   readonly factor: number;
+  readonly execution: ExecutionContext;
+  /** Ends the run between two steps. */
   readonly signal?: AbortSignal;
 }
 
@@ -65,7 +68,7 @@ export class DenoisingRun {
     pictures: readonly number[],
     onStep: (step: { done: number; calls: number; predicted: Tensor<Float32Array> }) => void | Promise<void>,
   ): Promise<Tensor<Float32Array>[]> {
-    const { request, unet, sampler, sources, signal } = this.#context;
+    const { request, unet, sampler, sources, execution, signal } = this.#context;
     const n = pictures.length;
     const size = this.#shape[1] * this.#shape[2] * this.#shape[3];
     const { seed, batchNoise } = request;
@@ -80,7 +83,7 @@ export class DenoisingRun {
       request.initialNoise === undefined
         ? drawNoise()
         : joined(pictures.map((index) => request.initialNoise![index]!));
-    this.#features ??= await adapterFeeds(request.adapters);
+    this.#features ??= await adapterFeeds(request.adapters, execution);
     const rows = new GuidedRows(n, { scale: request.guidanceScale, rescale: request.guidanceRescale });
     const [negative, positive = negative!] = sources[0]!;
     const conditioning = rows.conditioning(negative!, [positive]);
@@ -89,12 +92,16 @@ export class DenoisingRun {
       ...conditioningFeeds(conditioning),
       ...this.#features,
     };
-    const controls = await LoadedControls.load(request.controls, {
-      batch: rows.count,
-      latentHeight: this.#shape[2],
-      latentWidth: this.#shape[3],
-      context: conditioning.context,
-    });
+    const controls = await LoadedControls.load(
+      request.controls,
+      {
+        batch: rows.count,
+        latentHeight: this.#shape[2],
+        latentWidth: this.#shape[3],
+        context: conditioning.context,
+      },
+      execution,
+    );
     try {
       const final = await runGuided({
         sampler,

@@ -1,4 +1,5 @@
 /** A scene from its description to numbered PNG files in a folder. */
+
 import { existsSync, readdirSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import path from 'node:path';
@@ -8,6 +9,7 @@ import { encodePng, readPngTexts, writePicture } from '../formats/png.ts';
 import { infoOf } from '../io/file-info.ts';
 import { makeFolder, writeUnderFreeName } from '../io/replace-file.ts';
 import { toolVersion } from '../package-root.ts';
+import type { ExecutionRequest } from '../runtime/execution-context.ts';
 import { openSceneModel, type SceneModel } from './model-source.ts';
 import { recipeTexts } from './picture-recipe.ts';
 import { Pipeline } from './sample.ts';
@@ -31,7 +33,7 @@ export async function planScene(scene: NormalScene): Promise<PlannedScene> {
 /** 16,384 × 16,384: all pictures of a sheet are held until it is written. */
 const MAX_GRID_PIXELS = 2 ** 28;
 
-export interface DrawSceneOptions {
+export interface DrawSceneOptions extends ExecutionRequest {
   /**
    * Folder of the pictures; made if missing. Numbers go on after those that are there; of two runs at once into one folder
    * each takes numbers of its own.
@@ -44,7 +46,7 @@ export interface DrawSceneOptions {
   /** Store the recipe in the pictures. Default true. */
   readonly metadata?: boolean;
   readonly onProgress?: (progress: DrawProgress) => void;
-  /** Stops between two steps; finished pictures stay. */
+  /** Ends the drawing at once; finished pictures stay. */
   readonly signal?: AbortSignal;
 }
 
@@ -79,7 +81,7 @@ export interface DrawnScene {
  */
 export async function drawScene(planned: PlannedScene, options: DrawSceneOptions): Promise<DrawnScene> {
   const { model, request, scene } = planned;
-  const { grid = false, previewEvery = 0, metadata = true, onProgress, signal } = options;
+  const { grid = false, previewEvery = 0, metadata = true, onProgress, runtime, threads, signal } = options;
   if (grid) checkGrid(request.count ?? 1, scene.width ?? 0, scene.height ?? 0);
   const folder = path.resolve(options.folder);
   if (infoOf(folder)?.isFile()) {
@@ -90,7 +92,7 @@ export async function drawScene(planned: PlannedScene, options: DrawSceneOptions
   await makeFolder(folder);
   const start = performance.now();
   const clipSkip = scene.clipSkip ?? 0;
-  const pipeline = await Pipeline.create(model.base, { ...model, clipSkip });
+  const pipeline = await Pipeline.create(model.base, { ...model, clipSkip, runtime, threads, signal });
   const pictures: DrawnPicture[] = [];
   const kept: Picture[] = [];
   const count = request.count ?? 1;

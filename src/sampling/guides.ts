@@ -5,7 +5,7 @@ import { buildT2iAdapter, featureOutput } from '../models/adapter/t2i-adapter.ts
 import { buildConditionEmbedding, buildControlNet } from '../models/controlnet/controlnet.ts';
 import type { ControlNet } from '../models/controlnet/open.ts';
 import { adapterInput } from '../models/unet/unet.ts';
-import { defaultRuntime } from '../runtime/default-runtime.ts';
+import { type ExecutionContext, executionContext } from '../runtime/execution-context.ts';
 import type { LoadedGraph } from '../runtime/runtime.ts';
 import { float32, type Tensor } from '../tensor/tensor.ts';
 import type { Pass } from './guided-run.ts';
@@ -62,9 +62,14 @@ export function strengthMap(
 export async function adapterFeatures(
   { weights, config }: T2iAdapter,
   picture: Picture,
+  execution: ExecutionContext = executionContext(),
 ): Promise<Tensor<Float32Array>[]> {
   const size = { imageHeight: picture.height, imageWidth: picture.width };
-  const session = await defaultRuntime().load(buildT2iAdapter(weights, config, size).graph, 'once');
+  const session = await execution.runtime.load(
+    buildT2iAdapter(weights, config, size).graph,
+    'once',
+    execution,
+  );
   try {
     const outputs = await session.run({ image: toPlanes(picture, false) });
     return config.channels.map((_, i) => outputs[featureOutput(i)] as Tensor<Float32Array>);
@@ -74,10 +79,13 @@ export async function adapterFeatures(
 }
 
 /** The UNet's inputs for all adapters together: Σ strength · feature. */
-export async function adapterFeeds(guides: readonly AdapterGuide[]): Promise<Feeds> {
+export async function adapterFeeds(
+  guides: readonly AdapterGuide[],
+  execution: ExecutionContext,
+): Promise<Feeds> {
   const sums: Record<string, Tensor<Float32Array>> = {};
   for (const { adapter, picture, strength = 1, regionStrengths = [] } of guides) {
-    const features = await adapterFeatures(adapter, picture);
+    const features = await adapterFeatures(adapter, picture, execution);
     features.forEach(({ shape, data }, i) => {
       const [, , height, width] = shape as [number, number, number, number];
       const map = strengthMap(strength, regionStrengths, height, width);
@@ -114,20 +122,26 @@ export class LoadedControls {
     this.#context = context;
   }
 
-  static async load(guides: readonly ControlGuide[], setup: ControlSetup): Promise<LoadedControls> {
+  static async load(
+    guides: readonly ControlGuide[],
+    setup: ControlSetup,
+    execution: ExecutionContext,
+  ): Promise<LoadedControls> {
+    const { runtime } = execution;
     const members: LoadedControl[] = [];
     for (const { controlNet, picture, strength = 1 } of guides) {
       const { weights, config } = controlNet;
       const size = { imageHeight: picture.height, imageWidth: picture.width };
-      const embedding = await defaultRuntime().load(
+      const embedding = await runtime.load(
         buildConditionEmbedding(weights, config, size).graph,
-        'every-step',
+        'once',
+        execution,
       );
       const { condition } = await embedding.run({ image: toPlanes(picture, false) });
       await embedding.dispose();
       const { graph } = buildControlNet(weights, config, { ...setup, tokens: setup.context.shape[2]! });
       members.push({
-        session: await defaultRuntime().load(graph, 'every-step'),
+        session: await runtime.load(graph, 'every-step', execution),
         condition: condition!,
         strength,
       });

@@ -4,7 +4,7 @@ import type { ModelPart } from '../models/checkpoint.ts';
 import { type VaeConfig, vaeFactor } from '../models/vae/config.ts';
 import { buildVaeDecoder } from '../models/vae/decoder.ts';
 import { buildVaeEncoder } from '../models/vae/encoder.ts';
-import { defaultRuntime } from '../runtime/default-runtime.ts';
+import { type ExecutionContext, executionContext } from '../runtime/execution-context.ts';
 import { LoadedGraphs } from '../runtime/loaded-graphs.ts';
 import { float32, type Tensor } from '../tensor/tensor.ts';
 import { toPicture, toPlanes } from './image-values.ts';
@@ -19,11 +19,18 @@ export class LatentCodec {
   readonly #vae: ModelPart<VaeConfig>;
   readonly #tileCells: number;
   /** The last used decoder. */
-  readonly #decoder = new LoadedGraphs(defaultRuntime(), 'every-step', { most: 1 });
+  readonly #decoder: LoadedGraphs;
+  readonly #execution: ExecutionContext;
 
-  constructor(vae: ModelPart<VaeConfig>, tileCells = TILE_CELLS) {
+  constructor(
+    vae: ModelPart<VaeConfig>,
+    execution: ExecutionContext = executionContext(),
+    tileCells = TILE_CELLS,
+  ) {
     this.#vae = vae;
     this.#tileCells = tileCells;
+    this.#execution = execution;
+    this.#decoder = new LoadedGraphs(execution.runtime, 'every-step', { ...execution, most: 1 });
   }
 
   /** Latents [1, C, h, w] as the denoiser has them (scaled) to a picture. */
@@ -100,7 +107,11 @@ export class LatentCodec {
     const { config, weights } = this.#vae;
     const size = { batch: 1, imageHeight: picture.height, imageWidth: picture.width };
     // Used once a run: not kept.
-    const session = await defaultRuntime().load(buildVaeEncoder(weights, config, size).graph, 'once');
+    const session = await this.#execution.runtime.load(
+      buildVaeEncoder(weights, config, size).graph,
+      'once',
+      this.#execution,
+    );
     try {
       const { mean, logvar } = await session.run({ image: toPlanes(picture, true) });
       const [means, logs] = [mean!.data as Float32Array, logvar!.data as Float32Array];

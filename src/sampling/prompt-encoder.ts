@@ -1,8 +1,10 @@
 /** Prompts to text features per cross-attention layer: concept words bound, weights applied, long prompts in chunks. */
+
 import type { BoundVocabulary } from '../concepts/prompt.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
 import type { Conditioning, PromptIds, TokenEncoder } from '../models/families/conditioning.ts';
 import type { ModelDeltas } from '../models/lora.ts';
+import type { ExecutionContext } from '../runtime/execution-context.ts';
 import { float32, type Tensor } from '../tensor/tensor.ts';
 import { parsePromptWeights } from './prompt-weights.ts';
 
@@ -36,11 +38,17 @@ export class PromptEncoder {
   readonly #cache = new Map<string, EncodedWindow>();
 
   /** @param deltas changes of the base; those of the text encoders count */
-  constructor(base: Checkpoint, vocabulary: BoundVocabulary, deltas: ModelDeltas, clipSkip: number) {
+  constructor(
+    base: Checkpoint,
+    vocabulary: BoundVocabulary,
+    deltas: ModelDeltas,
+    clipSkip: number,
+    execution?: ExecutionContext,
+  ) {
     this.#base = base;
     this.#vocabulary = vocabulary;
     const added = vocabulary.embeddingRows();
-    this.#encoder = base.family.base.tokenEncoder(base.parts, { added, deltas, clipSkip });
+    this.#encoder = base.family.base.tokenEncoder(base.parts, { added, deltas, clipSkip, execution });
   }
 
   /**

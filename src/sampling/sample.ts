@@ -8,6 +8,11 @@ import type { Checkpoint } from '../models/checkpoint.ts';
 import type { Conditioning } from '../models/families/conditioning.ts';
 import type { ModelDeltas } from '../models/lora.ts';
 import { vaeFactor } from '../models/vae/config.ts';
+import {
+  type ExecutionContext,
+  type ExecutionRequest,
+  executionContext,
+} from '../runtime/execution-context.ts';
 import type { Tensor } from '../tensor/tensor.ts';
 import { checkpointSampler } from './checkpoint-schedule.ts';
 import { DenoisingRun } from './denoising-run.ts';
@@ -24,15 +29,13 @@ import {
 import { createSampler } from './samplers/create.ts';
 import { UnetDenoiser } from './unet-denoiser.ts';
 
-export interface PipelineParts {
+export interface PipelineParts extends ExecutionRequest {
   /** Words of concepts with their embeddings. Default: the base's own words alone. */
   readonly vocabulary?: BoundVocabulary;
   /** Changes of the base by layer id, strengths inside. Default none. */
   readonly deltas?: ModelDeltas;
   /** Layers of the text encoder to leave out at the end, as diffusers counts: 0 is all. Default 0. */
   readonly clipSkip?: number;
-  /** CPU threads of one operator. Default: the runtime's choice. */
-  readonly threads?: number;
 }
 
 /** A finished picture. */
@@ -60,7 +63,7 @@ export interface SampleHooks {
   readonly onPicture?: (picture: SampledPicture) => void | Promise<void>;
   /** Whether `sample` returns the pictures; without, a long run holds no more than one. Default true. */
   readonly keep?: boolean;
-  /** Stops between two steps by throwing its reason. Pictures already handed to `onPicture` are finished. */
+  /** Stops between two steps by throwing its reason; default: the pipeline's, which waits for no step. Pictures already handed to `onPicture` are finished. */
   readonly signal?: AbortSignal;
 }
 
@@ -73,22 +76,31 @@ export class Pipeline {
   readonly #prompts: PromptEncoder;
   readonly #unet: UnetDenoiser;
   readonly #codec: LatentCodec;
+  readonly #execution: ExecutionContext;
 
-  private constructor(base: Checkpoint, parts: PipelineParts, codec: LatentCodec, factor: number) {
-    const { deltas = new Map(), clipSkip = 0, threads } = parts;
+  private constructor(
+    base: Checkpoint,
+    parts: PipelineParts,
+    execution: ExecutionContext,
+    codec: LatentCodec,
+    factor: number,
+  ) {
+    const { deltas = new Map(), clipSkip = 0 } = parts;
     const layerCount = base.parts.layers.contextCount;
     this.base = base;
     this.factor = factor;
     this.vocabulary = parts.vocabulary ?? bindConcepts(base.tokenizer, [], layerCount);
-    this.#prompts = new PromptEncoder(base, this.vocabulary, deltas, clipSkip);
-    this.#unet = new UnetDenoiser(base, deltas, threads);
+    this.#prompts = new PromptEncoder(base, this.vocabulary, deltas, clipSkip, execution);
+    this.#unet = new UnetDenoiser(base, deltas, execution);
     this.#codec = codec;
+    this.#execution = execution;
   }
 
   /** @throws {FormatError} if the base has no autoencoder */
   static async create(base: Checkpoint, parts: PipelineParts = {}): Promise<Pipeline> {
     const vae = await base.parts.vae();
-    return new Pipeline(base, parts, new LatentCodec(vae), vaeFactor(vae.config));
+    const execution = executionContext(parts);
+    return new Pipeline(base, parts, execution, new LatentCodec(vae, execution), vaeFactor(vae.config));
   }
 
   /** Defaults in place, everything checked that needs no network. @throws {UsageError} as `resolveRequest` */
@@ -103,6 +115,7 @@ export class Pipeline {
    * @throws {NumericalError} if latents stop being finite
    */
   async sample(request: SampleRequest, hooks: SampleHooks = {}): Promise<SampledPicture[]> {
+    const { signal = this.#execution.signal } = hooks;
     const resolved = this.resolve(request);
     await checkRequestMemory(resolved, maskCount(resolved), this.base, this.factor);
     const { sampler: name, schedule, steps, eta, count, batchSize, seed } = resolved;
@@ -115,7 +128,8 @@ export class Pipeline {
       sampler: createSampler(config, steps, { eta }),
       sources: await this.#encode(resolved),
       factor: this.factor,
-      signal: hooks.signal,
+      execution: this.#execution,
+      signal,
     });
     const { keep = true } = hooks;
     const done: SampledPicture[] = [];
@@ -126,7 +140,7 @@ export class Pipeline {
         hooks.onStep?.({ pictures, step, steps, preview: () => this.#codec.decode(predicted) }),
       );
       for (const latents of batch) {
-        hooks.signal?.throwIfAborted();
+        signal?.throwIfAborted();
         const decoded = await this.#codec.decode(latents);
         const picture = { ...decoded, index, seed: seed + index, latents };
         if (keep) done.push(picture);

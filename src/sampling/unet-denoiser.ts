@@ -8,7 +8,7 @@ import { buildKeysValues, isKeyOrValue, keysOutput, valuesOutput } from '../mode
 import { keyInput, type SourceLayout, valueInput } from '../models/unet/region-attention.ts';
 import { crossAttentionNames } from '../models/unet/structure.ts';
 import { buildUnet } from '../models/unet/unet.ts';
-import { defaultRuntime } from '../runtime/default-runtime.ts';
+import { type ExecutionContext, executionContext } from '../runtime/execution-context.ts';
 import type { LoadedGraph } from '../runtime/runtime.ts';
 import { float32, type Tensor } from '../tensor/tensor.ts';
 import type { GuidedRows } from './guided-rows.ts';
@@ -33,17 +33,17 @@ export class UnetDenoiser {
   readonly #base: Checkpoint;
   readonly #unetDeltas: LayerDeltas;
   readonly #textDeltas: LayerDeltas;
-  readonly #threads: number | undefined;
+  readonly #execution: ExecutionContext;
   #loaded: { key: string; session: LoadedGraph; inputs: ReadonlySet<string>; factors: Feeds } | null = null;
 
   /** @param deltas changes of the base; those of the UNet count */
-  constructor(base: Checkpoint, deltas: ModelDeltas, threads?: number) {
+  constructor(base: Checkpoint, deltas: ModelDeltas, execution: ExecutionContext = executionContext()) {
     this.#base = base;
     const all = [...within('unet', deltas)];
     // K and V are computed apart from the UNet, so their deltas are applied there.
     this.#textDeltas = new Map(all.filter(([name]) => isKeyOrValue(name)));
     this.#unetDeltas = new Map(all.filter(([name]) => !isKeyOrValue(name)));
-    this.#threads = threads;
+    this.#execution = execution;
   }
 
   /**
@@ -65,7 +65,7 @@ export class UnetDenoiser {
       const texts = members.flatMap(({ contexts }) => contexts);
       const size = { batch: texts.length, tokens };
       const { graph } = buildKeysValues(weights, config, size, { loraRanks });
-      const session = await defaultRuntime().load(graph, 'once');
+      const session = await this.#execution.runtime.load(graph, 'once', this.#execution);
       try {
         const { context } = stackedConditioning(texts);
         const outputs = await session.run({ encoder_hidden_states: context, ...factors });
@@ -98,7 +98,7 @@ export class UnetDenoiser {
     const { graph } = buildUnet(weights, config, size, options);
     this.#loaded = {
       key,
-      session: await defaultRuntime().load(graph, 'every-step', { threads: this.#threads }),
+      session: await this.#execution.runtime.load(graph, 'every-step', this.#execution),
       inputs: new Set(graph.inputs.map(({ name }) => name)),
       factors: deltaFeeds(this.#unetDeltas, loraRanks, layers),
     };

@@ -9,6 +9,7 @@ import { hashFiles } from '../formats/file-hash.ts';
 import { encodePng, readPngTexts } from '../formats/png.ts';
 import { makeFolder, writeFileAtomically } from '../io/replace-file.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
+import { type ExecutionContext, executionContext } from '../runtime/execution-context.ts';
 import { Pipeline } from '../sampling/sample.ts';
 import { readTrainingFolder, type TrainingPicture } from './data/training-folder.ts';
 
@@ -21,8 +22,8 @@ export interface ClassPictureOptions {
   readonly seed: number;
   /** Whether pictures without a record count: somebody's own photos of the class. */
   readonly unrecorded: boolean;
-  readonly signal?: AbortSignal;
-  readonly onPicture?: (done: number, total: number) => void;
+  /** Progress: pictures that are there. */
+  readonly execution?: ExecutionContext<number>;
 }
 
 /**
@@ -33,10 +34,10 @@ export interface ClassPictureOptions {
 export async function classPictures(
   base: Checkpoint,
   folder: string,
-  { classPrompt, classImages, seed, unrecorded, signal, onPicture }: ClassPictureOptions,
+  { classPrompt, classImages, seed, unrecorded, execution = executionContext() }: ClassPictureOptions,
 ): Promise<TrainingPicture[]> {
   await makeFolder(folder);
-  const drawnBy = await makerOf(base, classPrompt, signal);
+  const drawnBy = await makerOf(base, classPrompt, execution.signal);
   const recordOf = (index: number): string => JSON.stringify({ ...drawnBy, seed: seed + index });
   const wanted = new Set(Array.from({ length: classImages }, (_, index) => recordOf(index)));
   const found = new Map<string, string | null>();
@@ -47,17 +48,17 @@ export async function classPictures(
   if (found.size < classImages) {
     const drawn = new Set(found.values());
     const mark = createHash('sha256').update(recordOf(0)).digest('hex').slice(0, 8);
-    const pipeline = await Pipeline.create(base);
+    const pipeline = await Pipeline.create(base, execution);
     try {
       for (let i = 0; found.size < classImages; i++) {
         const record = recordOf(i);
         const name = `class-${mark}-${String(i).padStart(4, '0')}.png`;
         if (drawn.has(record) || existsSync(path.join(folder, name))) continue;
-        const [picture] = await pipeline.sample({ prompt: classPrompt, seed: seed + i }, { signal });
+        const [picture] = await pipeline.sample({ prompt: classPrompt, seed: seed + i });
         const png = await encodePng(picture!, { [RECORD_KEY]: record });
         await writeFileAtomically(path.join(folder, name), [png]);
         found.set(name, record);
-        onPicture?.(found.size, classImages);
+        execution.progress?.(found.size);
       }
     } finally {
       await pipeline.dispose();

@@ -8,7 +8,7 @@ import type { TokenEmbeddings } from '../models/clip/text-encoder.ts';
 import { type ComponentId, type LayerId, outside, within } from '../models/families/layer-table.ts';
 import type { UnetConfig } from '../models/unet/config.ts';
 import { attentionPlaces, levelSizes } from '../models/unet/structure.ts';
-import { defaultRuntime } from '../runtime/default-runtime.ts';
+import { type ExecutionContext, executionContext } from '../runtime/execution-context.ts';
 import { LoadedGraphs } from '../runtime/loaded-graphs.ts';
 import type { LoadedGraph } from '../runtime/runtime.ts';
 import { float32, type Tensor } from '../tensor/tensor.ts';
@@ -34,8 +34,6 @@ export interface StepPlan extends Omit<UnetGraphOptions, 'ranks' | 'contextGradi
   readonly sharedPrefix: number;
   /** Weight of the attention regularisation; only with `attention`. */
   readonly attentionWeight: number;
-  /** CPU threads of one operator; default the runtime's choice. */
-  readonly threads?: number;
 }
 
 export interface StepBatch {
@@ -85,24 +83,34 @@ export class TrainingStep {
    * @param embeddings  the token table; the trained rows behind it are read anew at every step
    * @param trainedRows number of rows behind the vocabulary
    */
-  constructor(base: Checkpoint, embeddings: TokenEmbeddings, trainedRows: number, plan: StepPlan) {
+  constructor(
+    base: Checkpoint,
+    embeddings: TokenEmbeddings,
+    trainedRows: number,
+    plan: StepPlan,
+    execution: ExecutionContext = executionContext(),
+  ) {
     this.#unet = base.parts.unet;
     this.#window = base.parts.maxPositions;
     this.#plan = plan;
-    const { ranks, firstTrainedId, layerwise, sharedPrefix, threads } = plan;
+    const { ranks, firstTrainedId, layerwise, sharedPrefix } = plan;
     const { textEncoder, textEncoders } = base.parts;
     this.#unetRanks = within('unet', ranks);
     this.#textId = [...textEncoders.keys()][0]!;
-    this.#text = new TextStep(textEncoder, embeddings, {
-      ranks: within(this.#textId, ranks),
-      firstTrainedId,
-      trainedRows,
-      // Those of one row.
-      promptsPerRun: layerwise ? attentionPlaces(base.parts.unet.config).length : 1,
-      sharedPrefix,
-      threads,
-    });
-    this.#graphs = new LoadedGraphs(defaultRuntime(), 'training', { threads });
+    this.#text = new TextStep(
+      textEncoder,
+      embeddings,
+      {
+        ranks: within(this.#textId, ranks),
+        firstTrainedId,
+        trainedRows,
+        // Those of one row.
+        promptsPerRun: layerwise ? attentionPlaces(base.parts.unet.config).length : 1,
+        sharedPrefix,
+      },
+      execution,
+    );
+    this.#graphs = new LoadedGraphs(execution.runtime, 'training', execution);
   }
 
   /** @throws {ShapeError} if the batch or the factors do not fit the plan */

@@ -7,7 +7,7 @@ import type { ModelPart } from '../models/checkpoint.ts';
 import type { ClipTextConfig } from '../models/clip/config.ts';
 import type { TextEncoderSize, TokenEmbeddings } from '../models/clip/text-encoder.ts';
 import { loraDownInput, loraUpInput } from '../models/network.ts';
-import { defaultRuntime } from '../runtime/default-runtime.ts';
+import { type ExecutionContext, executionContext } from '../runtime/execution-context.ts';
 import { LoadedGraphs } from '../runtime/loaded-graphs.ts';
 import type { LoadedGraph } from '../runtime/runtime.ts';
 import { float32, type Tensor } from '../tensor/tensor.ts';
@@ -30,8 +30,6 @@ export interface TextStepPlan {
    * run without sharing. 0: never.
    */
   readonly sharedPrefix: number;
-  /** CPU threads of one operator; default the runtime's choice. */
-  readonly threads?: number;
 }
 
 export interface TextGradients {
@@ -52,11 +50,16 @@ export class TextStep {
   readonly #fixed = new Map<string, Float32Array>();
 
   /** @param embeddings the token table; the trained rows behind it are read anew at every step */
-  constructor(encoder: ModelPart<ClipTextConfig>, embeddings: TokenEmbeddings, plan: TextStepPlan) {
+  constructor(
+    encoder: ModelPart<ClipTextConfig>,
+    embeddings: TokenEmbeddings,
+    plan: TextStepPlan,
+    execution: ExecutionContext = executionContext(),
+  ) {
     this.#encoder = encoder;
     this.#embeddings = embeddings;
     this.#plan = plan;
-    this.#graphs = new LoadedGraphs(defaultRuntime(), 'training', { threads: plan.threads });
+    this.#graphs = new LoadedGraphs(execution.runtime, 'training', execution);
   }
 
   /** Is anything trained that features depend on? */

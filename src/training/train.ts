@@ -2,6 +2,7 @@
  * A training run: pictures to latents, then steps of loss, gradients and AdamW, resumable at any saved step. The same
  * settings and seed give the same numbers, whether the run was interrupted or not.
  */
+
 import path from 'node:path';
 import type { ConceptToken } from '../concepts/concept.ts';
 import type { MergedLayer } from '../concepts/lora-file.ts';
@@ -17,6 +18,12 @@ import { vaeFactor } from '../models/vae/config.ts';
 import { type AdamWState, adamwState, adamwStep } from '../optim/adamw.ts';
 import { learningRate } from '../optim/learning-rate.ts';
 import type { Progress } from '../progress.ts';
+import {
+  type ExecutionContext,
+  type ExecutionRequest,
+  executionContext,
+  withProgress,
+} from '../runtime/execution-context.ts';
 import { checkpointSchedule } from '../sampling/checkpoint-schedule.ts';
 import { noiseSchedule } from '../sampling/noise-schedule.ts';
 import { Pipeline } from '../sampling/sample.ts';
@@ -42,7 +49,7 @@ export interface TrainingProgress extends Progress {
   readonly step?: StepLog & { readonly rates: Readonly<Record<ParameterGroup, number>> };
 }
 
-export interface TrainingRequest {
+export interface TrainingRequest extends Omit<ExecutionRequest, 'threads'> {
   readonly base: Checkpoint;
   readonly settings: TrainingInput;
   /** Where the state is saved (its folder is made), and class pictures are drawn where no folder is named. Default: it is not saved. */
@@ -111,6 +118,7 @@ class TrainingRun {
   /** Whether no state of this run has been saved, in this process or before. */
   #savedNone = true;
   readonly #density: DensityPenalty | null;
+  readonly #execution: ExecutionContext;
   readonly #counts: { readonly pictures: number; readonly views: number };
 
   private constructor(
@@ -120,6 +128,7 @@ class TrainingRun {
     trainables: Trainables,
     batches: BatchMaker,
     counts: { readonly pictures: number; readonly views: number },
+    execution: ExecutionContext,
   ) {
     this.#request = request;
     this.#method = method;
@@ -127,6 +136,7 @@ class TrainingRun {
     this.#trainables = trainables;
     this.#batches = batches;
     this.#counts = counts;
+    this.#execution = execution;
     const optimizer = new Map<string, AdamWState>(
       trainables.parameters().map(({ name, data }) => [name, adamwState(data.length)]),
     );
@@ -144,8 +154,8 @@ class TrainingRun {
         attentionWeight: settings.attentionWeight,
         detachFirstToken: method.detachFirstToken,
         checkpointBlocks: settings.checkpointBlocks,
-        threads: settings.threads,
       },
+      execution,
     );
     this.#density = settings.kdeWeight > 0 ? vocabularyPenalty(request.base, settings.kdeBandwidth) : null;
   }
@@ -154,6 +164,7 @@ class TrainingRun {
   static async prepare(request: TrainingRequest): Promise<TrainingRun> {
     const { base, onProgress } = request;
     const { method, settings } = trainingSettings(request.settings);
+    const execution = executionContext({ ...request, threads: settings.threads });
     if (request.stateFile !== undefined) await makeFolder(path.dirname(path.resolve(request.stateFile)));
     const pictures = await readTrainingFolder(settings.data, settings);
     const plan = planWords(settings, pictures.length);
@@ -171,15 +182,14 @@ class TrainingRun {
         files,
         { ...settings, resolution },
         numberedGenerator(settings.seed, purpose, 0),
-        (done) => {
-          request.signal?.throwIfAborted();
-          onProgress?.({ phase: 'encoding pictures', done, total: files.length });
-        },
+        withProgress(execution, (done: number) =>
+          onProgress?.({ phase: 'encoding pictures', done, total: files.length }),
+        ),
       );
     const items = await encode(pictures, RANDOM.views);
     const keepsPrior = method.prior && settings.priorWeight > 0;
     const classItems = keepsPrior
-      ? await encode(await classPicturesOf(request, settings), RANDOM.classViews)
+      ? await encode(await classPicturesOf(request, settings, execution), RANDOM.classViews)
       : [];
     const schedule = await checkpointSchedule(base);
     const batches = new BatchMaker({
@@ -191,7 +201,7 @@ class TrainingRun {
       prediction: predictionOf(base, schedule.predictionType),
     });
     const counts = { pictures: pictures.length, views: items.length };
-    const run = new TrainingRun(request, method, settings, trainables, batches, counts);
+    const run = new TrainingRun(request, method, settings, trainables, batches, counts, execution);
     if (request.resume && request.stateFile !== undefined) {
       const parameters = trainables.parameters();
       run.#savedNone = !(await restoreState(request.stateFile, settings, parameters, run.#state));
@@ -205,7 +215,11 @@ class TrainingRun {
     while (this.#state.step < steps) {
       if (signal?.aborted) throw await this.#interrupted(signal.reason);
       const rates = this.#rates();
-      const log = await this.#advance(rates);
+      const log = await this.#advance(rates).catch(async (error: unknown) => {
+        // A step that nobody waited for has changed nothing.
+        if (!signal?.aborted || error !== signal.reason) throw error;
+        throw await this.#interrupted(error);
+      });
       onProgress?.({ phase: 'training', done: log.step, total: steps, step: { ...log, rates } });
       if ((saveEvery > 0 && log.step % saveEvery === 0) || log.step === steps) await this.#save();
       if (sampleEvery > 0 && log.step % sampleEvery === 0) await this.#sample(log.step);
@@ -332,11 +346,11 @@ class TrainingRun {
     const pipeline = await Pipeline.create(base, {
       vocabulary: bindConcepts(base.tokenizer, tokens.length === 0 ? [] : [concept]),
       deltas: await this.#trainables.deltas(),
+      ...this.#execution,
     });
     try {
       const prompt = withWords(this.#settings.samplePrompt, this.#trainables.plan.words);
-      const hooks = signal === undefined ? {} : { signal };
-      const [picture] = await pipeline.sample({ prompt, seed: this.#settings.seed }, hooks);
+      const [picture] = await pipeline.sample({ prompt, seed: this.#settings.seed });
       await onSample(picture!, step);
     } catch (error) {
       // A picture that was given up; what was trained is saved where the next step would begin.
@@ -352,17 +366,22 @@ function predictionOf(base: Checkpoint, type: string): 'epsilon' | 'v_prediction
   throw new UsageError(`${base.path}: expected a base that predicts noise or v, got ${type}`);
 }
 
-function classPicturesOf(request: TrainingRequest, settings: ResolvedSettings): Promise<TrainingPicture[]> {
+function classPicturesOf(
+  request: TrainingRequest,
+  settings: ResolvedSettings,
+  execution: ExecutionContext,
+): Promise<TrainingPicture[]> {
   const folder =
     settings.classData !== '' ? settings.classData : `${request.stateFile ?? settings.data}-class`;
-  const { base, onProgress, signal } = request;
+  const { base, onProgress } = request;
   return classPictures(base, folder, {
     classPrompt: settings.classPrompt,
     classImages: settings.classImages,
     seed: settings.seed,
     unrecorded: settings.classData !== '',
-    onPicture: (done, total) => onProgress?.({ phase: 'class pictures', done, total }),
-    signal,
+    execution: withProgress(execution, (done: number) =>
+      onProgress?.({ phase: 'class pictures', done, total: settings.classImages }),
+    ),
   });
 }
 

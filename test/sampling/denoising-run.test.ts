@@ -1,6 +1,7 @@
 /** Which steps keep regions apart, and what a guided step is made of; the network is one that writes down what it is asked. */
 import { beforeAll, describe, expect, it } from 'vitest';
 import { type Checkpoint, openCheckpoint } from '../../src/models/checkpoint.ts';
+import { executionContext } from '../../src/runtime/execution-context.ts';
 import { DenoisingRun, type RunContext } from '../../src/sampling/denoising-run.ts';
 import type { LatentCodec } from '../../src/sampling/latent-codec.ts';
 import type { Region } from '../../src/sampling/region.ts';
@@ -69,6 +70,7 @@ async function denoise(request: Partial<ResolvedRequest>, negative = 0, positive
     sampler,
     sources,
     factor: FACTOR,
+    execution: executionContext(),
   };
   const originals: Float32Array[] = [];
   await new DenoisingRun(context).denoise([0], ({ predicted }) => void originals.push(predicted.data));

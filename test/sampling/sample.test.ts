@@ -10,6 +10,7 @@ import { openT2iAdapter } from '../../src/models/adapter/open.ts';
 import { type Checkpoint, openCheckpoint } from '../../src/models/checkpoint.ts';
 import { openControlNet } from '../../src/models/controlnet/open.ts';
 import { defaultBase } from '../../src/package-root.ts';
+import { executionContext } from '../../src/runtime/execution-context.ts';
 import { LatentCodec, ramp, tileStarts } from '../../src/sampling/latent-codec.ts';
 import { layerGroups, parseStyleMix } from '../../src/sampling/layer-groups.ts';
 import { openSceneModel } from '../../src/sampling/model-source.ts';
@@ -297,7 +298,7 @@ describe('decoding in tiles', () => {
     const [cells, tile, overlap] = [20, 16, 8];
     const factor = pipeline.factor;
     const latents = float32([1, 4, tile, cells], new TorchGenerator(3).randn(4 * tile * cells));
-    const codec = new LatentCodec(vae, tile);
+    const codec = new LatentCodec(vae, executionContext(), tile);
     const tiled = await codec.decode(latents);
     const part = async (left: number) => {
       const own = float32([1, 4, tile, tile]);
@@ -337,7 +338,7 @@ describe('decoding in tiles', () => {
     const vae = await base.parts.vae();
     const latents = float32([1, 4, 40, 24], new TorchGenerator(3).randn(4 * 40 * 24));
     const whole = await new LatentCodec(vae).decode(latents);
-    const tiled = await new LatentCodec(vae, 16).decode(latents);
+    const tiled = await new LatentCodec(vae, executionContext(), 16).decode(latents);
     expect([tiled.width, tiled.height]).toEqual([whole.width, whole.height]);
     /** Mean difference between neighbouring rows. */
     const steps = ({ data, width, height }: typeof whole): number[] =>

@@ -1,4 +1,5 @@
 /** Captions longer than the text encoder sees at once are trained whole, in windows, as prompts are drawn. */
+
 import { cpSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
@@ -7,6 +8,7 @@ import { readFloat32 } from '../../src/formats/raw-tensor.ts';
 import { type Checkpoint, openCheckpoint } from '../../src/models/checkpoint.ts';
 import { TokenEmbeddings } from '../../src/models/clip/text-encoder.ts';
 import { defaultBase, packageRoot } from '../../src/package-root.ts';
+import { executionContext } from '../../src/runtime/execution-context.ts';
 import { TorchGenerator } from '../../src/tensor/random.ts';
 import { type StepBatch, TrainingStep } from '../../src/training/step.ts';
 import { train } from '../../src/training/train.ts';
@@ -89,8 +91,8 @@ describe('a caption of 90 words before the concept', () => {
         attentionWeight: 0,
         detachFirstToken: false,
         checkpointBlocks: false,
-        threads: 1,
       },
+      executionContext({ threads: 1 }),
     );
     try {
       const { embeddings } = await step.run(batch, new Map());

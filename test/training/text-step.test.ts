@@ -3,6 +3,7 @@ import { openCheckpoint } from '../../src/models/checkpoint.ts';
 import { TokenEmbeddings } from '../../src/models/clip/text-encoder.ts';
 import { loraDownInput, loraUpInput } from '../../src/models/network.ts';
 import { defaultBase } from '../../src/package-root.ts';
+import { executionContext } from '../../src/runtime/execution-context.ts';
 import { TorchGenerator } from '../../src/tensor/random.ts';
 import { float32, type Tensor } from '../../src/tensor/tensor.ts';
 import { bestSharedPrefix, commonPrefix, type Ids } from '../../src/training/prompt-prefix.ts';
@@ -40,14 +41,18 @@ for (const [name, rank] of ranks) {
 
 const steps: TextStep[] = [];
 function textStep(sharedPrefix: number): TextStep {
-  const step = new TextStep(base.parts.textEncoder, new TokenEmbeddings(weights, config, rows), {
-    ranks,
-    firstTrainedId: vocabulary,
-    trainedRows: LAYERS,
-    promptsPerRun: LAYERS,
-    sharedPrefix,
-    threads: 1,
-  });
+  const step = new TextStep(
+    base.parts.textEncoder,
+    new TokenEmbeddings(weights, config, rows),
+    {
+      ranks,
+      firstTrainedId: vocabulary,
+      trainedRows: LAYERS,
+      promptsPerRun: LAYERS,
+      sharedPrefix,
+    },
+    executionContext({ threads: 1 }),
+  );
   steps.push(step);
   return step;
 }

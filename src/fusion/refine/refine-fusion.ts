@@ -1,9 +1,11 @@
 /** The refinement of a whole fusion: which teachers, which prompts, which layers. */
+
 import type { BoundVocabulary } from '../../concepts/prompt.ts';
 import type { Checkpoint } from '../../models/checkpoint.ts';
 import { conditioningOf, type PromptIds } from '../../models/families/conditioning.ts';
 import { within } from '../../models/families/layer-table.ts';
 import type { ModelDeltas } from '../../models/lora.ts';
+import type { ExecutionContext } from '../../runtime/execution-context.ts';
 import { checkpointSchedule } from '../../sampling/checkpoint-schedule.ts';
 import { denoisedCaptions } from '../captions.ts';
 import type { FusionOptions } from '../options.ts';
@@ -23,8 +25,7 @@ export interface FusionToRefine {
   readonly options: FusionOptions;
   /** The fused changes; those of the UNet are where it begins, the others stay. */
   readonly deltas: ModelDeltas;
-  readonly onProgress?: (progress: RefineProgress) => void;
-  readonly signal?: AbortSignal;
+  readonly execution: ExecutionContext<RefineProgress>;
 }
 
 /**
@@ -37,7 +38,7 @@ export async function refineFusion(fusion: FusionToRefine): Promise<Refinement> 
   const { parts, family, tokenizer } = base;
   const added = vocabulary.embeddingRows();
   const reading = (deltas: ModelDeltas) => {
-    const encoder = family.base.tokenEncoder(parts, { added, deltas });
+    const encoder = family.base.tokenEncoder(parts, { added, deltas, execution: fusion.execution });
     return (perLayer: readonly PromptIds[]) => conditioningOf(encoder, perLayer);
   };
   const readFused = reading(fused);
@@ -77,8 +78,7 @@ export async function refineFusion(fusion: FusionToRefine): Promise<Refinement> 
     concepts,
     preserved: captions.length === 0 ? null : preserved,
     options: settingsOf(options),
-    onProgress: fusion.onProgress,
-    signal: fusion.signal,
+    execution: fusion.execution,
   });
 }
 

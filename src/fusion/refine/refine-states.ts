@@ -5,8 +5,8 @@ import { type Conditioning, conditioningFeeds } from '../../models/families/cond
 import { deltaFeeds, type LayerDeltas } from '../../models/lora.ts';
 import type { UnetConfig } from '../../models/unet/config.ts';
 import { buildUnet, type UnetSize } from '../../models/unet/unet.ts';
-import { defaultRuntime } from '../../runtime/default-runtime.ts';
-import type { LoadedGraph, RunSettings } from '../../runtime/runtime.ts';
+import type { ExecutionContext } from '../../runtime/execution-context.ts';
+import type { LoadedGraph } from '../../runtime/runtime.ts';
 import type { GuidedRows } from '../../sampling/guided-rows.ts';
 import { type Pass, runGuided } from '../../sampling/guided-run.ts';
 import type { Sampler } from '../../sampling/samplers/sampler.ts';
@@ -36,8 +36,7 @@ export interface GuidedModel {
 
 export interface RolloutOptions {
   readonly sampler: Sampler;
-  readonly settings: RunSettings;
-  readonly signal?: AbortSignal;
+  readonly execution: ExecutionContext;
 }
 
 /** One loaded UNet that stands for every model in turn, B pictures at a time. */
@@ -80,7 +79,7 @@ export class Rollouts {
   ): Promise<Rollouts> {
     const doubled = { ...size, batch: rows.count };
     const { graph } = buildUnet(unet.weights, unet.config, doubled, { loraRanks: ranks });
-    const session = await defaultRuntime().load(graph, 'training', options.settings);
+    const session = await options.execution.runtime.load(graph, 'training', options.execution);
     return new Rollouts(session, unet, rows, size, ranks, options);
   }
 
@@ -102,7 +101,10 @@ export class Rollouts {
     driver: GuidedModel | null,
     onStep: () => void,
   ): Promise<RefineState[]> {
-    const { sampler, signal } = this.#options;
+    const {
+      sampler,
+      execution: { signal },
+    } = this.#options;
     const { latentHeight, latentWidth } = this.#size;
     const ask = this.#network(
       teacher,

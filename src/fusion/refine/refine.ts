@@ -23,7 +23,7 @@ import { commonRanks, deltaFeeds, deltaRanks, type LayerDeltas } from '../../mod
 import { loraDownInput, loraUpInput } from '../../models/network.ts';
 import { adamwState, adamwStep } from '../../optim/adamw.ts';
 import { Pace } from '../../pace.ts';
-import { defaultRuntime } from '../../runtime/default-runtime.ts';
+import { type ExecutionContext, executionContext } from '../../runtime/execution-context.ts';
 import type { LoadedGraph } from '../../runtime/runtime.ts';
 import { GuidedRows } from '../../sampling/guided-rows.ts';
 import { noiseSchedule } from '../../sampling/noise-schedule.ts';
@@ -60,11 +60,7 @@ export interface RefineRequest {
   readonly preserved: Teacher | null;
   /** What is left out takes its value from `REFINE_DEFAULTS`. */
   readonly options?: Partial<RefineOptions>;
-  readonly onProgress?: (progress: RefineProgress) => void;
-  /** Stops between two runs of a network by throwing its reason. */
-  readonly signal?: AbortSignal;
-  /** CPU threads of one operator; default the runtime's choice. */
-  readonly threads?: number;
+  readonly execution?: ExecutionContext<RefineProgress>;
 }
 
 export interface RefineProgress {
@@ -99,13 +95,14 @@ export async function refine(request: RefineRequest): Promise<Refinement> {
   checkRefineOptions(options);
   checkRequest(request);
   if (options.steps === 0) return { layers: request.start, losses: [] };
-  const pace = new Pace(request.signal);
+  const { execution = executionContext() } = request;
+  const pace = new Pace(execution.signal);
   // Adam moves every number by about as much: both factors of a layer have to be of one size.
   const balanced = new Map<string, LowRank>();
   for (const [name, delta] of request.start) {
     balanced.set(name, (await pace.run(truncateSteps(delta, rankOf(delta)))).delta);
   }
-  const run = new RefineRun(request, balanced, options);
+  const run = new RefineRun(request, balanced, options, execution);
   try {
     return await run.finish();
   } finally {
@@ -170,6 +167,7 @@ interface Pool {
 class RefineRun {
   readonly #request: RefineRequest;
   readonly #options: RefineOptions;
+  readonly #execution: ExecutionContext<RefineProgress>;
   readonly #pools: readonly Pool[];
   readonly #random: TorchGenerator;
   readonly #ranks: ReadonlyMap<string, number>;
@@ -183,10 +181,16 @@ class RefineRun {
   #turn = 0;
   #preservedRows = 0;
 
-  constructor(request: RefineRequest, balanced: LayerDeltas, options: RefineOptions) {
+  constructor(
+    request: RefineRequest,
+    balanced: LayerDeltas,
+    options: RefineOptions,
+    execution: ExecutionContext<RefineProgress>,
+  ) {
     const { base, fixed = new Map(), concepts, preserved, schedule } = request;
     this.#request = request;
     this.#options = options;
+    this.#execution = execution;
     const teachers = preserved === null || options.preserve === 0 ? concepts : [...concepts, preserved];
     this.#pools = teachers.map((teacher) => ({ teacher, visited: [], ownPolicy: [], drawn: 0 }));
     this.#random = new TorchGenerator(options.seed);
@@ -249,7 +253,8 @@ class RefineRun {
   }
 
   async #load(): Promise<void> {
-    const { base, schedule, signal, start, threads } = this.#request;
+    const execution = this.#execution;
+    const { base, schedule, start } = this.#request;
     const { denoisingSteps, recomputeBlocks } = this.#options;
     const size = { ...this.#latentSize, tokens: base.parts.maxPositions };
     const drawn = commonRanks([
@@ -258,15 +263,14 @@ class RefineRun {
     ]);
     this.#rollouts = await Rollouts.create(base.parts.unet, this.#rows, size, drawn, {
       sampler: dpmSolver(schedule, denoisingSteps),
-      settings: { threads },
-      signal,
+      execution,
     });
     const graph = buildRefineStep(base.parts.unet, this.#rows, size, {
       ranks: this.#ranks,
       trained: start.keys(),
       recomputeBlocks,
     });
-    this.#training = await defaultRuntime().load(graph, 'training', { threads });
+    this.#training = await execution.runtime.load(graph, 'training', execution);
   }
 
   /** One batch of drawings for every teacher: by itself, or by the fused model as it is now. */
@@ -368,9 +372,9 @@ class RefineRun {
   }
 
   #advance(action: RefineProgress['action'], subject: string): void {
-    this.#request.signal?.throwIfAborted();
+    this.#execution.signal?.throwIfAborted();
     const total = refineUnits(this.#options, this.#pools.length);
     this.#done++;
-    this.#request.onProgress?.({ action, subject, done: this.#done, total });
+    this.#execution.progress?.({ action, subject, done: this.#done, total });
   }
 }

@@ -22,7 +22,7 @@ import { within } from '../../models/families/layer-table.ts';
 import { deltaFeeds, deltaRanks, type ModelDeltas } from '../../models/lora.ts';
 import type { Probes } from '../../models/network.ts';
 import { buildUnet } from '../../models/unet/unet.ts';
-import { defaultRuntime } from '../../runtime/default-runtime.ts';
+import { type ExecutionContext, executionContext } from '../../runtime/execution-context.ts';
 import { GuidedRows } from '../../sampling/guided-rows.ts';
 import { type Pass, runGuided } from '../../sampling/guided-run.ts';
 import type { Sampler } from '../../sampling/samplers/sampler.ts';
@@ -56,6 +56,7 @@ export async function collectText(
   prompts: readonly PromptIds[],
   deltas: ModelDeltas,
   layers: readonly string[],
+  execution: ExecutionContext = executionContext(),
 ): Promise<StageStatistics> {
   if (layers.length === 0) return NO_STATISTICS;
   const tokens = Math.max(...prompts.map((ids) => ids.length));
@@ -67,17 +68,23 @@ export async function collectText(
   let rowWeights: Value | null = null;
   const { textEncoder } = parts;
   const embeddings = new TokenEmbeddings(textEncoder.weights, textEncoder.config, added);
-  const { outputs, probes } = await encodeText(textEncoder, embeddings, padded, {
-    deltas: within('text_encoder', deltas),
-    probes: {
-      grams: layers,
-      weighRows: (g, rows) => {
-        rowWeights ??= g.input('row_weights', 'float32', weights.shape);
-        return mul(g, rows, rowWeights);
+  const { outputs, probes } = await encodeText(
+    textEncoder,
+    embeddings,
+    padded,
+    {
+      deltas: within('text_encoder', deltas),
+      probes: {
+        grams: layers,
+        weighRows: (g, rows) => {
+          rowWeights ??= g.input('row_weights', 'float32', weights.shape);
+          return mul(g, rows, rowWeights);
+        },
       },
+      feeds: { row_weights: weights },
     },
-    feeds: { row_weights: weights },
-  });
+    execution,
+  );
   const sums = new GramSums(inputsOf(probes));
   const rowCount = prompts.reduce((sum, ids) => sum + ids.length, 0);
   for (const input of sums.inputs) sums.add(input, gramOutput(outputs, input), rowCount);
@@ -183,7 +190,6 @@ export interface SpatialSettings {
   readonly resume?: SpatialState | null;
   /** Called after each step; `state()` copies the sums. */
   readonly onStep?: (subject: string, state: () => SpatialState) => void | Promise<void>;
-  readonly signal?: AbortSignal;
 }
 
 /**
@@ -201,8 +207,9 @@ export async function collectSpatial(
   layers: readonly string[],
   runs: readonly DenoisingRun[],
   settings: SpatialSettings,
+  execution: ExecutionContext = executionContext(),
 ): Promise<StageStatistics> {
-  const { sampler, latentSize, guidanceScale, contrast, resume = null, onStep, signal } = settings;
+  const { sampler, latentSize, guidanceScale, contrast, resume = null, onStep } = settings;
   const { height, width } = latentSize;
   const { config, weights, layers: known } = base.parts.unet;
   const own = within('unet', deltas);
@@ -218,7 +225,7 @@ export async function collectSpatial(
       ...(contrasted ? { weighRows: (g, values) => contrastRows(g, values, contrast) } : {}),
     },
   });
-  const session = await defaultRuntime().load(network.graph, 'every-step');
+  const session = await execution.runtime.load(network.graph, 'every-step', execution);
   const feeds = deltaFeeds(own, loraRanks, known);
   const inputOf = inputsOf(network.probes);
   const sums = new GramSums(inputOf);
@@ -242,7 +249,7 @@ export async function collectSpatial(
         shape: [config.inChannels, height, width],
         noise,
         known: earlier,
-        signal,
+        signal: execution.signal,
         predict: (pass) => predict(pass, texts),
         onStep: async ({ index, prediction }) => {
           predictions.push(prediction.slice());

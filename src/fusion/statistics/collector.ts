@@ -11,6 +11,7 @@ import {
 import type { ModelDeltas } from '../../models/lora.ts';
 import { crossAttentionNames } from '../../models/unet/structure.ts';
 import { vaeFactor } from '../../models/vae/config.ts';
+import { type ExecutionContext, executionContext } from '../../runtime/execution-context.ts';
 import { checkpointSchedule } from '../../sampling/checkpoint-schedule.ts';
 import { isGuided } from '../../sampling/guidance.ts';
 import { dpmSolver } from '../../sampling/samplers/dpm-solver.ts';
@@ -34,12 +35,13 @@ import { NO_STATISTICS, type StageStatistics, type Statistics } from './statisti
 /** Layers whose inputs are wanted, per stage. */
 export type StageLayers = Readonly<Record<Stage, readonly string[]>>;
 
-/** What a collection tells while it runs. */
-export interface CollectHooks {
-  /** Called after each unit of work: a stage's prompts, a denoising step. */
-  readonly onAdvance?: (stage: Stage, subject: string) => void;
-  readonly signal?: AbortSignal;
+/** A unit of work that is done: a stage's prompts, a denoising step. */
+export interface CollectedUnit {
+  readonly stage: Stage;
+  readonly subject: string;
 }
+
+export type CollectContext = ExecutionContext<CollectedUnit>;
 
 /** Where a collection of spatial features may go on, and where it leaves off. */
 export interface Resumption {
@@ -92,28 +94,35 @@ export class Collector {
   readonly #added: Float32Array;
   readonly #layers: StageLayers;
   readonly #options: CollectOptions;
-  readonly #hooks: CollectHooks;
+  readonly #execution: CollectContext;
 
   constructor(
     base: Checkpoint,
     vocabulary: BoundVocabulary,
     layers: StageLayers,
     options: CollectOptions,
-    hooks: CollectHooks = {},
+    execution: CollectContext = executionContext(),
   ) {
     this.#base = base;
     this.#vocabulary = vocabulary;
     this.#added = vocabulary.embeddingRows();
     this.#layers = layers;
     this.#options = options;
-    this.#hooks = hooks;
+    this.#execution = execution;
   }
 
   /** Text encoder layers under a concept's prompts, in the model with these deltas. */
   async text(name: string, deltas: ModelDeltas): Promise<StageStatistics> {
     if (this.#layers.text.length === 0) return NO_STATISTICS;
     const prompts = this.#prompts(name).ids.flat();
-    const found = await collectText(this.#base, this.#added, prompts, deltas, this.#layers.text);
+    const found = await collectText(
+      this.#base,
+      this.#added,
+      prompts,
+      deltas,
+      this.#layers.text,
+      this.#execution,
+    );
     this.#advance('text', name);
     return found;
   }
@@ -153,22 +162,36 @@ export class Collector {
         noise: given ?? noiseFor(this.#base, settings, seedOf(seed, name, run)),
       });
     }
-    return collectSpatial(this.#base, deltas, this.#layers.spatial, planned, {
-      ...settings,
-      contrast: this.#options.contrast,
-      resume: resumption?.state ?? null,
-      onStep: async (subject, state) => {
-        await resumption?.onStep(state);
-        this.#advance('spatial', subject);
+    return collectSpatial(
+      this.#base,
+      deltas,
+      this.#layers.spatial,
+      planned,
+      {
+        ...settings,
+        contrast: this.#options.contrast,
+        resume: resumption?.state ?? null,
+        onStep: async (subject, state) => {
+          await resumption?.onStep(state);
+          this.#advance('spatial', subject);
+        },
       },
-    });
+      this.#execution,
+    );
   }
 
   /** Text encoder layers of the base under captions; not padded: a caption's own tokens are what is to stay. */
   async textPrior(captions: readonly string[]): Promise<StageStatistics> {
     if (this.#layers.text.length === 0) return NO_STATISTICS;
     const ids = captions.map((caption) => this.#base.tokenizer.encode(caption));
-    const found = await collectText(this.#base, this.#added, ids, new Map(), this.#layers.text);
+    const found = await collectText(
+      this.#base,
+      this.#added,
+      ids,
+      new Map(),
+      this.#layers.text,
+      this.#execution,
+    );
     this.#advance('text', `${captions.length} captions`);
     return found;
   }
@@ -198,15 +221,22 @@ export class Collector {
         noise: noiseFor(this.#base, settings, seedOf(this.#options.seed, caption, 0)),
       });
     }
-    return collectSpatial(this.#base, new Map(), this.#layers.spatial, planned, {
-      ...settings,
-      contrast: null,
-      resume: resumption?.state ?? null,
-      onStep: async (subject, state) => {
-        await resumption?.onStep(state);
-        this.#advance('spatial', subject);
+    return collectSpatial(
+      this.#base,
+      new Map(),
+      this.#layers.spatial,
+      planned,
+      {
+        ...settings,
+        contrast: null,
+        resume: resumption?.state ?? null,
+        onStep: async (subject, state) => {
+          await resumption?.onStep(state);
+          this.#advance('spatial', subject);
+        },
       },
-    });
+      this.#execution,
+    );
   }
 
   get #crossLayers(): readonly string[] {
@@ -220,19 +250,17 @@ export class Collector {
 
   async #spatialSettings(): Promise<Omit<SpatialSettings, 'contrast'>> {
     const config = await checkpointSchedule(this.#base, 'DPMSolverMultistepScheduler');
-    const { signal } = this.#hooks;
     return {
       sampler: dpmSolver(config, this.#options.steps),
       latentSize: await latentSizeFor(this.#base, this.#options),
       guidanceScale: this.#options.guidanceScale,
-      signal,
     };
   }
 
   /** Reads prompts in the model with these deltas. Default: the base itself. */
   #encoder(deltas: ModelDeltas = new Map()): TokenEncoder {
     const { family, parts } = this.#base;
-    return family.base.tokenEncoder(parts, { added: this.#added, deltas });
+    return family.base.tokenEncoder(parts, { added: this.#added, deltas, execution: this.#execution });
   }
 
   /** A caption as the base model reads it, the same for every cross-attention. */
@@ -243,8 +271,8 @@ export class Collector {
   }
 
   #advance(stage: Stage, subject: string): void {
-    this.#hooks.signal?.throwIfAborted();
-    this.#hooks.onAdvance?.(stage, subject);
+    this.#execution.signal?.throwIfAborted();
+    this.#execution.progress?.({ stage, subject });
   }
 }
 
@@ -269,11 +297,11 @@ export async function collectConcept(
   { name, concept, deltas }: Participant,
   layers: StageLayers,
   options: CollectOptions,
-  hooks: CollectHooks = {},
+  execution: CollectContext = executionContext(),
   resumption?: Resumption,
 ): Promise<Statistics> {
   const vocabulary = bindConcepts(base.tokenizer, [concept], base.parts.layers.contextCount);
-  const collector = new Collector(base, vocabulary, layers, options, hooks);
+  const collector = new Collector(base, vocabulary, layers, options, execution);
   return {
     text: await collector.text(name, deltas),
     cross: await collector.cross(name, deltas),
@@ -287,11 +315,11 @@ export async function collectPrior(
   captions: readonly string[],
   layers: StageLayers,
   options: CollectOptions,
-  hooks: CollectHooks = {},
+  execution: CollectContext = executionContext(),
   resumption?: Resumption,
 ): Promise<Statistics> {
   const vocabulary = bindConcepts(base.tokenizer, [], base.parts.layers.contextCount);
-  const collector = new Collector(base, vocabulary, layers, options, hooks);
+  const collector = new Collector(base, vocabulary, layers, options, execution);
   return {
     text: await collector.textPrior(captions),
     cross: await collector.crossPrior(captions),

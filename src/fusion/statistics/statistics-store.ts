@@ -3,6 +3,7 @@
  * kept. A collection that was cut short goes on where it stood. A file is used only if it carries the recipe that is wanted;
  * a cache that is damaged, or cannot be written, costs time and is said, but changes no result.
  */
+
 import { existsSync } from 'node:fs';
 import { homedir } from 'node:os';
 import path from 'node:path';
@@ -13,10 +14,12 @@ import { difference, type FileIdentity, identify } from '../../io/file-identity.
 import { makeFolder } from '../../io/replace-file.ts';
 import { setAside } from '../../io/set-aside.ts';
 import type { Checkpoint } from '../../models/checkpoint.ts';
+import { executionContext } from '../../runtime/execution-context.ts';
 import type { CollectOptions } from '../options.ts';
 import type { Participant } from '../participant.ts';
 import { componentOf, STAGES } from '../stage.ts';
-import { type CollectHooks, collectConcept, collectPrior, type Resumption } from './collector.ts';
+import type { SpatialState } from './collect.ts';
+import { type CollectContext, collectConcept, collectPrior, type Resumption } from './collector.ts';
 import { PartialFile, sweepPartials } from './partial-files.ts';
 import type { Statistics } from './statistics.ts';
 import { openStatistics, type StoredStatistics, VersionError, writeStatistics } from './statistics-file.ts';
@@ -45,7 +48,9 @@ export interface Collected {
   readonly passedOver?: string;
 }
 
-export interface StoreHooks extends CollectHooks {
+export interface StoreOptions {
+  /** What the job reads, to be hashed once. Default: this store's own. */
+  readonly inputs?: InputFiles;
   /** Told what a user should know: files set aside, a folder that cannot be written. One sentence. */
   readonly onNote?: (text: string) => void;
 }
@@ -73,24 +78,25 @@ export class StatisticsStore {
   readonly #folder: string | null;
   /** Until the system says otherwise. */
   #writable = true;
-  readonly #hooks: StoreHooks;
+  readonly #execution: CollectContext;
+  readonly #onNote: (text: string) => void;
   readonly #inputs: InputFiles;
   readonly #recipes: RecipeMaker;
   readonly #open: StoredStatistics[] = [];
 
   /**
    * @param folder for files; `null`: everything stays in memory, and files beside concepts are not looked for
-   * @param inputs what the job reads, to be hashed once; default: this store's own
    */
   constructor(
     base: Checkpoint,
     folder: string | null,
-    hooks: StoreHooks = {},
-    inputs: InputFiles = new InputFiles(),
+    execution: CollectContext = executionContext(),
+    { inputs = new InputFiles(), onNote = () => undefined }: StoreOptions = {},
   ) {
     this.#base = base;
     this.#folder = folder;
-    this.#hooks = hooks;
+    this.#execution = execution;
+    this.#onNote = onNote;
     this.#inputs = inputs;
     this.#recipes = new RecipeMaker(base, inputs);
   }
@@ -109,11 +115,11 @@ export class StatisticsStore {
     participant: Participant,
     scopes: LayerScopes,
     options: CollectOptions,
-    hooks: CollectHooks = this.#hooks,
+    execution: CollectContext = this.#execution,
   ): Promise<Collected> {
     const layers = layersWithin(this.#base, scopes);
     const collect: Collect = (resumption) =>
-      collectConcept(this.#base, participant, layers, options, hooks, resumption);
+      collectConcept(this.#base, participant, layers, options, execution, resumption);
     if (this.#folder === null) return this.#inMemory(collect);
     const recipe = await this.recipeOf(participant, scopes, options);
     const beside = await this.#beside(participant, recipe);
@@ -127,11 +133,11 @@ export class StatisticsStore {
     captions: readonly string[],
     scopes: LayerScopes,
     options: CollectOptions,
-    hooks: CollectHooks = this.#hooks,
+    execution: CollectContext = this.#execution,
   ): Promise<Collected> {
     const layers = layersWithin(this.#base, scopes);
     const collect: Collect = (resumption) =>
-      collectPrior(this.#base, captions, layers, options, hooks, resumption);
+      collectPrior(this.#base, captions, layers, options, execution, resumption);
     if (this.#folder === null) return this.#inMemory(collect);
     return this.#cached(await this.#recipes.ofBase(captions, scopes, options), collect);
   }
@@ -149,7 +155,7 @@ export class StatisticsStore {
     const recipe = await this.recipeOf(participant, scopes, options);
     const layers = layersWithin(this.#base, scopes);
     await this.#collectTo(file, recipe, (resumption) =>
-      collectConcept(this.#base, participant, layers, options, this.#hooks, resumption),
+      collectConcept(this.#base, participant, layers, options, this.#execution, resumption),
     );
   }
 
@@ -283,13 +289,17 @@ export class StatisticsStore {
     const partial = await PartialFile.takeUp(file, recipe, (text) => this.#note(text));
     let [cost, last] = [0, Number.NEGATIVE_INFINITY];
     let stateful = true;
+    // Of the last step that is done, while it is not written.
+    let unwritten: (() => SpatialState) | null = null;
     const resumption: Resumption = {
       state: partial.state,
       onStep: async (current) => {
         const now = performance.now();
         if (!stateful) return;
-        if (now - last < STATE_SHARE * cost && this.#hooks.signal?.aborted !== true) return;
+        unwritten = current;
+        if (now - last < STATE_SHARE * cost && this.#execution.signal?.aborted !== true) return;
         stateful = await this.#stateKept(file, () => partial.write(current()));
+        unwritten = null;
         last = performance.now();
         cost = last - now;
       },
@@ -303,6 +313,11 @@ export class StatisticsStore {
       partial.finish();
       return statistics;
     } catch (error) {
+      const state = unwritten as (() => SpatialState) | null;
+      // The step after it was ended in its middle.
+      if (state !== null && error === this.#execution.signal?.reason) {
+        await this.#stateKept(file, () => partial.write(state()));
+      }
       partial.release();
       throw error;
     }
@@ -338,7 +353,7 @@ export class StatisticsStore {
   }
 
   #note(text: string): void {
-    this.#hooks.onNote?.(text);
+    this.#onNote(text);
   }
 }
 

@@ -1,5 +1,5 @@
 /** Prompts to hidden states: one run of the text encoder on a batch of token ids. */
-import { defaultRuntime } from '../../runtime/default-runtime.ts';
+import { type ExecutionContext, executionContext } from '../../runtime/execution-context.ts';
 import type { Tensor } from '../../tensor/tensor.ts';
 import type { ModelPart } from '../checkpoint.ts';
 import { deltaFeeds, deltaRanks, type LayerDeltas } from '../lora.ts';
@@ -34,13 +34,14 @@ export async function encodeText(
   embeddings: TokenEmbeddings,
   batch: readonly (readonly number[])[],
   { deltas = new Map(), clipSkip = 0, probes = {}, feeds = {} }: EncodeTextOptions = {},
+  context: ExecutionContext = executionContext(),
 ): Promise<EncodedText> {
   const tokenEmbeddings = embeddings.lookUp(batch);
   const loraRanks = deltaRanks(deltas);
   const size = { batch: batch.length, tokens: tokenEmbeddings.shape[1]! };
   const network = buildTextEncoder(weights, config, size, { loraRanks, probes, clipSkip });
   // Used once: reordering the weights would cost more than it saves.
-  const session = await defaultRuntime().load(network.graph, 'once');
+  const session = await context.runtime.load(network.graph, 'once', context);
   try {
     const outputs = await session.run({
       token_embeddings: tokenEmbeddings,

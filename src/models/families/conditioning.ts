@@ -1,4 +1,5 @@
 /** From token ids to what a UNet is conditioned on. A family has one encoder of prompts; users see only this. */
+import type { ExecutionContext } from '../../runtime/execution-context.ts';
 import type { Tensor } from '../../tensor/tensor.ts';
 import { float32 } from '../../tensor/tensor.ts';
 import type { ModelDeltas } from '../lora.ts';
@@ -32,6 +33,7 @@ export interface TokenEncoderOptions {
   readonly deltas?: ModelDeltas;
   /** Layers to leave out at the end of each text encoder. Default 0. */
   readonly clipSkip?: number;
+  readonly execution?: ExecutionContext;
 }
 
 /** The text encoders of a base, in the model with some changes. */

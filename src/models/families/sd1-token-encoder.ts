@@ -16,14 +16,20 @@ function encoderOf({ textEncoders }: Parts): ModelPart<ClipTextConfig> {
 
 export const sd1TokenEncoder: MakeTokenEncoder = (
   parts,
-  { added, deltas = new Map(), clipSkip = 0 } = {},
+  { added, deltas = new Map(), clipSkip = 0, execution } = {},
 ) => {
   const encoder = encoderOf(parts);
   const embeddings = new TokenEmbeddings(encoder.weights, encoder.config, added);
   const own = within(ID, deltas);
   return {
     encode: async (batch) => {
-      const { hiddenStates } = await encodeText(encoder, embeddings, batch, { deltas: own, clipSkip });
+      const { hiddenStates } = await encodeText(
+        encoder,
+        embeddings,
+        batch,
+        { deltas: own, clipSkip },
+        execution,
+      );
       return { states: hiddenStates };
     },
   };

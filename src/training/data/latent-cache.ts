@@ -3,7 +3,7 @@ import { readPicture } from '../../formats/picture.ts';
 import type { ModelPart } from '../../models/checkpoint.ts';
 import { type VaeConfig, vaeFactor } from '../../models/vae/config.ts';
 import { buildVaeEncoder } from '../../models/vae/encoder.ts';
-import { defaultRuntime } from '../../runtime/default-runtime.ts';
+import { type ExecutionContext, executionContext } from '../../runtime/execution-context.ts';
 import { LoadedGraphs } from '../../runtime/loaded-graphs.ts';
 import type { LoadedGraph } from '../../runtime/runtime.ts';
 import { toPlanes } from '../../sampling/image-values.ts';
@@ -50,6 +50,7 @@ const BUCKET_CELLS = 8;
 
 /**
  * All views of all pictures.
+ * @param execution progress: pictures done
  * @throws {FormatError} if a picture cannot be decoded
  */
 export async function encodePictures(
@@ -57,10 +58,10 @@ export async function encodePictures(
   pictures: readonly TrainingPicture[],
   options: ViewOptions,
   random: TorchGenerator,
-  onPicture: (done: number) => void = () => {},
+  execution: ExecutionContext<number> = executionContext(),
 ): Promise<TrainingItem[]> {
   const factor = vaeFactor(vae.config);
-  const encoders = new LoadedGraphs(defaultRuntime(), 'once');
+  const encoders = new LoadedGraphs(execution.runtime, 'once', execution);
   const items: TrainingItem[] = [];
   try {
     for (const [index, picture] of pictures.entries()) {
@@ -74,7 +75,8 @@ export async function encodePictures(
           ...(await encode(encoder, view, vae.config, factor)),
         });
       }
-      onPicture(index + 1);
+      execution.signal?.throwIfAborted();
+      execution.progress?.(index + 1);
     }
   } finally {
     await encoders.dispose();

@@ -3,7 +3,12 @@ import { beforeAll, describe, expect, it } from 'vitest';
 import { loadConcept } from '../../../src/concepts/concept-file.ts';
 import { conceptDeltas } from '../../../src/concepts/fit.ts';
 import { NumericalError, ShapeError, UsageError } from '../../../src/errors.ts';
-import { type RefineRequest, refine, type Teacher } from '../../../src/fusion/refine/refine.ts';
+import {
+  type RefineProgress,
+  type RefineRequest,
+  refine,
+  type Teacher,
+} from '../../../src/fusion/refine/refine.ts';
 import { buildRefineStep } from '../../../src/fusion/refine/refine-graph.ts';
 import type { RefineOptions } from '../../../src/fusion/refine/refine-options.ts';
 import { type RefinePrompt, type RefineState, Rollouts } from '../../../src/fusion/refine/refine-states.ts';
@@ -16,6 +21,7 @@ import { loraUpInput } from '../../../src/models/network.ts';
 import { crossAttentionNames } from '../../../src/models/unet/structure.ts';
 import { buildUnet } from '../../../src/models/unet/unet.ts';
 import { defaultRuntime } from '../../../src/runtime/default-runtime.ts';
+import { executionContext } from '../../../src/runtime/execution-context.ts';
 import { checkpointSchedule } from '../../../src/sampling/checkpoint-schedule.ts';
 import { GuidedRows } from '../../../src/sampling/guided-rows.ts';
 import { noiseSchedule } from '../../../src/sampling/noise-schedule.ts';
@@ -81,7 +87,7 @@ function request(options: Partial<RefineOptions> = QUICK): RefineRequest {
     concepts: [teacher('maple', own, 1)],
     preserved: teacher('captions', new Map(), 11),
     options,
-    threads: 1,
+    execution: executionContext({ threads: 1 }),
   };
 }
 
@@ -126,8 +132,10 @@ describe('refine', () => {
     const before = new Map([...given.start].map(([name, { up }]) => [name, up.data.slice()]));
     const one = await refine(given);
     const seen: [number, number][] = [];
-    const onProgress: RefineRequest['onProgress'] = ({ done, total }) => seen.push([done, total]);
-    expect(await refine({ ...request(), onProgress })).toEqual(one);
+    const execution = executionContext({ threads: 1 }, ({ done, total }: RefineProgress) => {
+      seen.push([done, total]);
+    });
+    expect(await refine({ ...request(), execution })).toEqual(one);
     expect(seen.at(-1)).toEqual([seen.length, seen.length]);
     expect([...one.layers.keys()]).toEqual([...given.start.keys()]);
     for (const [name, delta] of given.start) {
@@ -172,7 +180,7 @@ describe('refine', () => {
       const [concept] = given.concepts;
       const rollouts = await Rollouts.create(base.parts.unet, rows, size, commonRanks([fused, own]), {
         sampler,
-        settings: {},
+        execution: executionContext(),
       });
       const noise = random.randn(CELLS);
       const states = await rollouts.draw(concept!.prompts, noise, concept!, null, () => {});
@@ -256,10 +264,9 @@ describe('refine', () => {
     const stop = new AbortController();
     const stopped = refine({
       ...request(),
-      signal: stop.signal,
-      onProgress: ({ action }) => {
+      execution: executionContext({ signal: stop.signal }, ({ action }: RefineProgress) => {
         if (action === 'step') stop.abort(new Error('enough'));
-      },
+      }),
     });
     await expect(stopped).rejects.toThrow('enough');
   });

@@ -105,7 +105,7 @@ const collectMade: typeof collector.collectConcept = async (own, _, layers, opti
 };
 
 function storeIn(place: string, notes: string[] = []): StatisticsStore {
-  return new StatisticsStore(base, place, { onNote: (text) => notes.push(text) });
+  return new StatisticsStore(base, place, undefined, { onNote: (text) => notes.push(text) });
 }
 const numberIn = ({ statistics }: { statistics: { text: StageStatistics } }): number => {
   const [input] = statistics.text.rows.keys();
@@ -234,7 +234,7 @@ describe('every part of the recipe', () => {
     const { participant = maple, options = OPTIONS, own = base } = await change();
     const wanted = await lookUp(storeIn(cache));
     const notes: string[] = [];
-    const other = new StatisticsStore(own, cache, { onNote: (text) => notes.push(text) });
+    const other = new StatisticsStore(own, cache, undefined, { onNote: (text) => notes.push(text) });
     const name = statisticsFileName(await other.recipeOf(participant, SCOPES, options));
     expect(name).not.toBe(path.basename(wanted.file!));
     copyFileSync(wanted.file!, path.join(cache, name));

@@ -1,4 +1,5 @@
 /** Statistics in files: found again, resumed, and refused where they are not what they should be. */
+
 import {
   copyFileSync,
   existsSync,
@@ -17,6 +18,7 @@ import { type Fusion, fuse } from '../../../src/fusion/fuse.ts';
 import { DEFAULTS, type FusionOptions } from '../../../src/fusion/options.ts';
 import { prepareParticipant } from '../../../src/fusion/participant.ts';
 import type { FusionProgress } from '../../../src/fusion/report/report.ts';
+import type { CollectedUnit } from '../../../src/fusion/statistics/collector.ts';
 import { openStatistics, writeStatistics } from '../../../src/fusion/statistics/statistics-file.ts';
 import {
   cacheFolder,
@@ -25,6 +27,9 @@ import {
 } from '../../../src/fusion/statistics/statistics-store.ts';
 import { toDenseGram } from '../../../src/linalg/gram.ts';
 import { type Checkpoint, openCheckpoint } from '../../../src/models/checkpoint.ts';
+import { defaultRuntime } from '../../../src/runtime/default-runtime.ts';
+import { executionContext } from '../../../src/runtime/execution-context.ts';
+import type { Runtime } from '../../../src/runtime/runtime.ts';
 import { goldenPath } from '../../support/goldens.ts';
 
 const FOLDER = 'goldens-fusion/fusion';
@@ -197,12 +202,10 @@ describe('a collection that is cut short', () => {
     await new StatisticsStore(base, null).collectInto(whole!, maple, SCOPES, OPTIONS);
     const controller = new AbortController();
     let steps = 0;
-    const stopping = new StatisticsStore(base, null, {
-      signal: controller.signal,
-      onAdvance: (stage) => {
-        if (stage === 'spatial' && ++steps === stopAfter) controller.abort(new Error('pulled the plug'));
-      },
+    const execution = executionContext({ signal: controller.signal }, ({ stage }: CollectedUnit) => {
+      if (stage === 'spatial' && ++steps === stopAfter) controller.abort(new Error('pulled the plug'));
     });
+    const stopping = new StatisticsStore(base, null, execution);
     await expect(stopping.collectInto(resumed!, maple, SCOPES, OPTIONS)).rejects.toThrow('pulled the plug');
     expect(existsSync(resumed!)).toBe(false);
     expect(existsSync(path.join(folder, 'resumed.partial.safetensors'))).toBe(true);
@@ -211,14 +214,53 @@ describe('a collection that is cut short', () => {
     expect(existsSync(path.join(folder, 'resumed.partial.safetensors'))).toBe(false);
   });
 
+  it('keeps all steps that were done when a signal comes in the middle of the next', async () => {
+    const maple = await participant('maple');
+    const file = path.join(folder, 'middle.safetensors');
+    const controller = new AbortController();
+    const runtime = defaultRuntime();
+    let runs = 0;
+    // Everything is counted that runs on a UNet.
+    const counting: Runtime = {
+      traits: runtime.traits,
+      load: async (...given) => {
+        const loaded = await runtime.load(...given);
+        if (given[1] !== 'every-step') return loaded;
+        return {
+          dispose: () => loaded.dispose(),
+          run: (...feeds) => {
+            runs++;
+            const result = loaded.run(...feeds);
+            if (runs === 3) controller.abort(new Error('stop'));
+            return result;
+          },
+        };
+      },
+      upload: (tensor) => runtime.upload(tensor),
+      dispose: () => runtime.dispose(),
+    };
+    const collecting = (signal?: AbortSignal) =>
+      new StatisticsStore(base, null, executionContext({ runtime: counting, signal })).collectInto(
+        file,
+        maple,
+        SCOPES,
+        OPTIONS,
+      );
+    await expect(collecting(controller.signal)).rejects.toThrow('stop');
+    expect(runs).toBe(3);
+    await collecting();
+    // Each run but the third was made once, and the third was dropped.
+    expect(runs).toBe(OPTIONS.steps * OPTIONS.runs + 1);
+  });
+
   it('begins anew where the leftover is of other options', async () => {
     const maple = await participant('maple');
     const file = path.join(folder, 'maple.stats.safetensors');
     const controller = new AbortController();
-    const stopping = new StatisticsStore(base, null, {
-      signal: controller.signal,
-      onAdvance: (stage) => stage === 'spatial' && controller.abort(new Error('stop')),
+    const execution = executionContext({ signal: controller.signal }, ({ stage }: CollectedUnit) => {
+      if (stage === 'spatial') controller.abort(new Error('stop'));
     });
+    const stopping = new StatisticsStore(base, null, execution);
     await expect(stopping.collectInto(file, maple, SCOPES, OPTIONS)).rejects.toThrow('stop');
     await new StatisticsStore(base, null).collectInto(file, maple, SCOPES, { ...OPTIONS, seed: 7 });
     expect((await openStatistics(file)).recipe.options.seed).toBe(7);
