@@ -30,6 +30,7 @@ export type { ClipVisionConfig } from './models/clip/vision-config.ts';
 export type { ClipPreprocessor } from './models/clip/vision-preprocessor.ts';
 export type { ControlNetConfig } from './models/controlnet/config.ts';
 export type { ControlNet } from './models/controlnet/open.ts';
+export type { AdapterComponent, AdapterModule, Architecture } from './models/families/adapter-layers.ts';
 export type {
   Conditioning,
   EncodedPrompts,
@@ -38,6 +39,7 @@ export type {
   TokenEncoder,
   TokenEncoderOptions,
 } from './models/families/conditioning.ts';
+export { adapterFamily } from './models/families/families.ts';
 export type {
   AdapterFamily,
   AdapterLayout,
@@ -51,7 +53,6 @@ export type {
 export type { ComponentId, Layer, LayerId, LayerRole, LayerTable } from './models/families/layer-table.ts';
 export type { Networks, Parts } from './models/families/parts.ts';
 export type { Component, ModulePath } from './models/keys/module-path.ts';
-export type { AdapterComponent, AdapterModule, Architecture } from './models/keys/sd-modules.ts';
 export type { LayerDeltas, ModelDeltas } from './models/lora.ts';
 export type { WeightSource } from './models/network.ts';
 export type { UnetBlockConfig, UnetConfig } from './models/unet/config.ts';

@@ -3,6 +3,7 @@ import { statSync } from 'node:fs';
 import { EdloraError } from '../../src/errors.ts';
 import {
   type AdapterReport,
+  adapterFamily,
   describeAdapter,
   type FileHashes,
   fileHashes,
@@ -43,9 +44,7 @@ export function adapterText(
   { scheme, architecture, kinds, blocks, unusable, hashes }: AdapterInspection,
 ): string {
   const lines = [
-    `scheme       ${scheme}, ${architecture === 'sdxl' ? 'SDXL' : 'Stable Diffusion 1.x'}: ${Object.entries(
-      kinds,
-    )
+    `scheme       ${scheme}, ${adapterFamily(architecture).title}: ${Object.entries(kinds)
       .map(([kind, count]) => `${count} ${kind}`)
       .join(', ')}`,
   ];

@@ -4,9 +4,9 @@
  * take; an `Adapter` is what files hold.
  */
 import type { RawTensor } from '../formats/raw-tensor.ts';
-import type { AdapterModule, Architecture } from '../models/keys/sd-modules.ts';
+import type { AdapterModule, Architecture } from '../models/families/adapter-layers.ts';
 
-export type { AdapterComponent, AdapterModule, Architecture } from '../models/keys/sd-modules.ts';
+export type { AdapterComponent, AdapterModule, Architecture } from '../models/families/adapter-layers.ts';
 
 /** A · B, or a small core between two factors (Tucker): a and b are then stored transposed, [r, out] and [r, in]. */
 export interface PairFactor {

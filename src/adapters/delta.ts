@@ -21,7 +21,7 @@ import { type RawTensor, readFloat64 } from '../formats/raw-tensor.ts';
 import type { LowRank } from '../linalg/low-rank.ts';
 import { identity, type Matrix, matrix, transpose } from '../linalg/matrix.ts';
 import { multiplySteps } from '../linalg/products.ts';
-import { type AdapterModule, adapterModuleId } from '../models/keys/sd-modules.ts';
+import { type AdapterModule, adapterModuleId } from '../models/families/adapter-layers.ts';
 import { inOneGo, type Steps } from '../pace.ts';
 import type { AdapterLayer, FullFactor, PairFactor } from './adapter.ts';
 import { excessOf } from './layer-limits.ts';

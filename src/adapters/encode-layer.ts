@@ -5,7 +5,7 @@ import { encodeFloat, type WritableFloat } from '../formats/dtype.ts';
 import { memoryTensor, type RawTensor, readFloat64 } from '../formats/raw-tensor.ts';
 import type { LowRank } from '../linalg/low-rank.ts';
 import { type Matrix, matrix } from '../linalg/matrix.ts';
-import { adapterModuleId } from '../models/keys/sd-modules.ts';
+import { adapterModuleId } from '../models/families/adapter-layers.ts';
 import type { AdapterModule, LoraLayer } from './adapter.ts';
 
 /** dtypes that merges write. */

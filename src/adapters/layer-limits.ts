@@ -3,8 +3,9 @@
  * files, and a few kilobytes of factors can claim any size. Everything here is told from shapes; nothing is read.
  */
 import { elementCount, type RawTensor } from '../formats/raw-tensor.ts';
-import { LARGEST_WEIGHT, largestShapeOf, type WeightShape } from '../models/keys/layer-shapes.ts';
-import type { AdapterModule } from '../models/keys/sd-modules.ts';
+import type { AdapterModule } from '../models/families/adapter-layers.ts';
+import { ADAPTER_FAMILIES } from '../models/families/families.ts';
+import { LARGEST_WEIGHT, largestShapeOf, type WeightShape } from '../models/families/largest-shapes.ts';
 import type { AdapterLayer, FullFactor, LayerWeights, PairFactor } from './adapter.ts';
 
 /** Factors of a layer at most: four times the largest rank that a weight of either model can have. */
@@ -105,7 +106,7 @@ export function excessOf(module: AdapterModule, weights: LayerWeights): string |
   const [m, n] = shape;
   return m <= rows && n <= columns && m * n <= largest
     ? null
-    : `expected a change of at most [${rows}, ${columns}], ${largest} numbers, as in Stable Diffusion 1.x and SDXL, got [${m}, ${n}], ${m * n} numbers`;
+    : `expected a change of at most [${rows}, ${columns}], ${largest} numbers, as in ${ADAPTER_FAMILIES.map(({ title }) => title).join(' and ')}, got [${m}, ${n}], ${m * n} numbers`;
 }
 
 /** Factors that a layer has once it is plain LoRA, as merging/delta.ts makes them; 0 where only the base tells it. */

@@ -10,7 +10,7 @@ import {
   type Architecture,
   adapterModuleId,
   kernelOfLayer,
-} from '../models/keys/sd-modules.ts';
+} from '../models/families/adapter-layers.ts';
 import type { AdapterLayer, FullFactor, LayerWeights, PairFactor } from './adapter.ts';
 import { excessOf, layerExtent, MAX_CHANGED_NUMBERS, MAX_LAYERS } from './layer-limits.ts';
 import { type AdapterName, type AdapterPart, foreignPart, partSuffix } from './schemes/names.ts';

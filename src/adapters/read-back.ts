@@ -1,7 +1,7 @@
 /** Adapters and words about to be written, compared with what their own reader makes of the file. */
 
 import type { TensorFile } from '../formats/tensor-file.ts';
-import { adapterModuleId } from '../models/keys/sd-modules.ts';
+import { adapterModuleId } from '../models/families/adapter-layers.ts';
 import type { AdapterComponent, AdapterLayer, AdapterWord } from './adapter.ts';
 import { readAdapter } from './read.ts';
 import { partTensors } from './schemes/factor-tensors.ts';

@@ -8,8 +8,10 @@ import { excerpt } from '../formats/excerpt.ts';
 import { openTensorFile, type TensorFile } from '../formats/tensor-file.ts';
 import { exists, infoOf } from '../io/file-info.ts';
 import * as path from '../io/platform/paths.ts';
-import { foreignArchitecture } from '../models/keys/architecture.ts';
-import type { AdapterComponent, AdapterModule, Architecture } from '../models/keys/sd-modules.ts';
+import type { AdapterComponent, AdapterModule, Architecture } from '../models/families/adapter-layers.ts';
+import { componentsOf } from '../models/families/adapter-layers.ts';
+import { ADAPTER_FAMILIES, DEFAULT_FAMILY, hasAdapters, titlesOf } from '../models/families/families.ts';
+import { familyOf } from '../models/families/recognise.ts';
 import type { Adapter, AdapterLayer } from './adapter.ts';
 import { refuseUnlikelyNames } from './name-limits.ts';
 import { readersOf, SCHEME_TABLE, type SchemeTable } from './schemes/index.ts';
@@ -137,24 +139,18 @@ function nearestScheme(names: readonly string[], readers: readonly SchemeReader[
 /** Which family a file is for. @throws {MismatchError} for families that are not supported */
 function architectureOf(file: TensorFile): Architecture {
   const tensors = [...file.tensors.values()];
-  const foreign = foreignArchitecture(tensors);
-  if (foreign === null) return 'sd1';
-  if (foreign !== 'SDXL') {
+  const family = familyOf(tensors);
+  if (!hasAdapters(family)) {
     throw new MismatchError(
-      `${file.path}: expected an adapter for Stable Diffusion 1.x or SDXL, got one for ${foreign}`,
+      `${file.path}: expected an adapter for ${titlesOf(ADAPTER_FAMILIES)}, got one for ${family.title}`,
     );
   }
-  // Block numbers of the original alone do not tell SDXL from SD 1.x: which table has the names?
-  const certain = tensors.some(({ name }) =>
-    /^lora_te2_|^text_encoder_2\.|[._]transformer_blocks[._]([1-9]|\d\d)[._]/.test(name),
+  if (familyOf(tensors, true) === family) return family.name;
+  // Names that are only likely, as block numbers of the original are: which family's table has them?
+  const owned = ADAPTER_FAMILIES.map(
+    ({ name: own }) => tensors.filter(({ name }) => parseKohyaStyle(name, own) !== null).length,
   );
-  const wide = tensors.some(
-    ({ name, shape }) => /attn2[._].*to_[kv]/.test(name) && /down|lora_A/.test(name) && shape[1] === 2048,
-  );
-  if (certain || wide) return 'sdxl';
-  const owned = (architecture: Architecture): number =>
-    tensors.filter(({ name }) => parseKohyaStyle(name, architecture) !== null).length;
-  return owned('sd1') >= owned('sdxl') ? 'sd1' : 'sdxl';
+  return ADAPTER_FAMILIES[owned.indexOf(Math.max(...owned))]!.name;
 }
 
 const folderParts: readonly (readonly [string, AdapterComponent | null])[] = [
@@ -206,10 +202,7 @@ function joined(folder: string, adapters: readonly Adapter[], configs: readonly 
     path: folder,
     files: [...adapters.flatMap(({ files }) => files), ...configs],
     scheme: 'peft',
-    architecture:
-      adapters.some(({ architecture }) => architecture === 'sdxl') || layersOfSecondEncoder(layers)
-        ? 'sdxl'
-        : 'sd1',
+    architecture: commonFamily(adapters, layers),
     layers,
     words: [],
     metadata: new Map(adapters.flatMap(({ metadata }) => [...metadata])),
@@ -218,6 +211,16 @@ function joined(folder: string, adapters: readonly Adapter[], configs: readonly 
   };
 }
 
-function layersOfSecondEncoder(layers: ReadonlyMap<string, AdapterModule>): boolean {
-  return [...layers.values()].some(({ component }) => component === 'text_encoder_2');
+/** The family that one of the parts is certainly of, or else the first that has all their networks. */
+function commonFamily(
+  adapters: readonly Adapter[],
+  layers: ReadonlyMap<string, AdapterModule>,
+): Architecture {
+  const told = adapters.find(({ architecture }) => architecture !== DEFAULT_FAMILY.name);
+  if (told !== undefined) return told.architecture;
+  const components = new Set([...layers.values()].map(({ component }) => component));
+  const fitting = ADAPTER_FAMILIES.find(({ name }) =>
+    [...components].every((component) => componentsOf(name).includes(component)),
+  );
+  return (fitting ?? DEFAULT_FAMILY).name;
 }

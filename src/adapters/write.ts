@@ -8,7 +8,7 @@ import * as path from '../io/platform/paths.ts';
 import { makeFolder, writeFileAtomically } from '../io/replace-file.ts';
 import { writeFolderAtomically } from '../io/replace-folder.ts';
 import { checkFileTarget, checkFolderTarget, type TargetRules } from '../io/targets.ts';
-import { adapterModuleId } from '../models/keys/sd-modules.ts';
+import { adapterModuleId } from '../models/families/adapter-layers.ts';
 import { Pace } from '../pace.ts';
 import type { Adapter, AdapterLayer, LoraLayer } from './adapter.ts';
 import { foldScale } from './encode-layer.ts';

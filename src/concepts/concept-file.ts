@@ -9,6 +9,7 @@ import { FormatError, MismatchError } from '../errors.ts';
 import { excerpt } from '../formats/excerpt.ts';
 import type { TensorFile } from '../formats/tensor-file.ts';
 import * as path from '../io/platform/paths.ts';
+import { adapterFamily, BASE_FAMILIES, hasBase, titlesOf } from '../models/families/families.ts';
 import type { Concept, ConceptFormat, PlainLayer } from './concept.ts';
 
 export type LoadConceptOptions = Partial<Pick<ReadAdapterOptions, 'modules' | 'table'>>;
@@ -40,9 +41,10 @@ const FORMATS: Readonly<Record<string, ConceptFormat>> = {
 /** An adapter as a concept. @throws as `loadConcept` */
 export function conceptOf(adapter: Adapter): Concept {
   const { scheme, architecture, words, metadata } = adapter;
-  if (architecture !== 'sd1') {
+  const family = adapterFamily(architecture);
+  if (!hasBase(family)) {
     throw new MismatchError(
-      `${adapter.path}: expected a concept for Stable Diffusion 1.x, got one for ${architecture.toUpperCase()}`,
+      `${adapter.path}: expected a concept for ${titlesOf(BASE_FAMILIES)}, got one for ${family.title}`,
     );
   }
   const format = FORMATS[scheme];

@@ -12,7 +12,8 @@ import { openShardedOrSingle, openTensorFile, type TensorFile } from '../formats
 import { exists, infoOf } from '../io/file-info.ts';
 import { readdirSync, statSync } from '../io/platform/disk.ts';
 import * as path from '../io/platform/paths.ts';
-import { foreignArchitecture } from '../models/keys/architecture.ts';
+import { usualContextCount } from '../models/families/known-layers.ts';
+import { familyOf } from '../models/families/recognise.ts';
 import { Pace } from '../pace.ts';
 import type { SubjectProgress } from '../progress.ts';
 import type { Component, Concept } from './concept.ts';
@@ -183,7 +184,7 @@ async function readModelFolder(folder: string): Promise<Reading> {
     [...file.tensors.values()].map((tensor) => ({ ...tensor, name: `${name}/${tensor.name}` })),
   );
   const unet = opened.find(([name]) => name === 'unet')?.[1];
-  const family = unet === undefined ? null : (foreignArchitecture(unet.tensors.values()) ?? 'SD 1.x');
+  const family = unet === undefined ? null : familyOf(unet.tensors.values()).shortTitle;
   return {
     content: {
       ...nothing,
@@ -218,9 +219,9 @@ const nothing: Omit<Content, 'kind' | 'description'> = {
 async function contentOf(file: TensorFile, pace: Pace): Promise<Content> {
   const tensors = [...file.tensors.values()];
   const some = (test: (name: string) => boolean): boolean => tensors.some(({ name }) => test(name));
-  const family = foreignArchitecture(tensors);
+  const family = familyOf(tensors).shortTitle;
   if (some((name) => /^(state_dict\.)?model\.diffusion_model\./.test(name))) {
-    const description = `${family ?? 'SD 1.x'} checkpoint (single file)`;
+    const description = `${family} checkpoint (single file)`;
     return { ...nothing, kind: 'checkpoint', description, parts: checkpointParts(tensors) };
   }
   const component = COMPONENTS.find(([, ...marks]) => marks.every((mark) => some((name) => mark.test(name))));
@@ -298,9 +299,6 @@ function wordsOf({ tokens }: Concept): Content['tokens'] {
 /** Narrower tensors are taken for anything else than embeddings of words. */
 const MIN_WIDTH = 16;
 
-/** Cross-attention layers of SD 1.x: a word with so many vectors has one for each. */
-const LAYERS = 16;
-
 /** Embeddings, if every tensor could be one and a known layout reads them; else null. */
 async function embeddingContent(file: TensorFile, pace: Pace): Promise<Content | null> {
   const tensors = [...file.tensors.values()].filter(({ dtype }) => isFloatDType(dtype));
@@ -311,7 +309,7 @@ async function embeddingContent(file: TensorFile, pace: Pace): Promise<Content |
   if (!plausible) return null;
   const kind = { kind: 'embeddings', description: 'embeddings of words (textual inversion)' } as const;
   try {
-    const { concept } = await loadEmbeddings(file.path, LAYERS, width);
+    const { concept } = await loadEmbeddings(file.path, usualContextCount(), width);
     return { ...nothing, ...kind, tokens: wordsOf(concept), notes: await notesOf(concept, pace) };
   } catch (error) {
     if (error instanceof MismatchError) return { ...nothing, ...kind, notes: [error.message] };

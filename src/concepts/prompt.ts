@@ -11,10 +11,8 @@ import { readFloat32 } from '../formats/raw-tensor.ts';
 import { endOfWord } from '../models/clip/bpe.ts';
 import type { ClipTokenizer } from '../models/clip/tokenizer.ts';
 import { WordMatcher } from '../models/clip/word-matcher.ts';
+import { usualContextCount } from '../models/families/known-layers.ts';
 import type { Concept, ConceptToken } from './concept.ts';
-
-/** Cross-attention layers of SD 1.x. */
-const sd1LayerCount = 16;
 
 /** Longer names fit into no file name, and prompts are searched for them at every character. */
 const maxWordLength = 255;
@@ -48,7 +46,7 @@ export interface BoundVocabulary {
 
 /**
  * Give every concept word its layer tokens.
- * @param layerCount cross-attention layers of the base. Default: as many as the embeddings have rows; 16 if no concept
+ * @param layerCount cross-attention layers of the base. Default: as many as the embeddings have rows; those of the default family if no concept
  *   has more than one row. A word with a single row [1, D] uses it in every layer.
  * @param installed words whose layer tokens are in the tokenizer already, as a fused checkpoint has them. Default none.
  * @throws {UsageError} if two files have the same word, or a word is in the vocabulary already
@@ -61,7 +59,7 @@ export function bindConcepts(
   layerCount = Math.max(
     0,
     ...concepts.flatMap(({ tokens }) => tokens.map(rowsOf).filter((rows) => rows > 1)),
-  ) || sd1LayerCount,
+  ) || usualContextCount(),
   installed: ConceptConfig = {},
 ): BoundVocabulary {
   const present = installedTokens(tokenizer, installed, layerCount);

@@ -1,7 +1,7 @@
 /** An adapter by block: how many layers, which ranks and alphas, and how large its changes are. */
 import type { Adapter } from '../adapters/adapter.ts';
 import { type BaseWeights, needsBase } from '../adapters/delta.ts';
-import { componentsOf } from '../models/keys/sd-modules.ts';
+import { componentsOf } from '../models/families/adapter-layers.ts';
 import { Pace } from '../pace.ts';
 import { blockOf } from './block-weights.ts';
 import { squaredNormSteps } from './layer-norm.ts';

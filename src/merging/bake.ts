@@ -16,7 +16,8 @@ import { readdir } from '../io/platform/disk.ts';
 import * as path from '../io/platform/paths.ts';
 import { writeFileAtomically } from '../io/replace-file.ts';
 import { writeFolderAtomically } from '../io/replace-folder.ts';
-import { adapterModuleId } from '../models/keys/sd-modules.ts';
+import { adapterModuleId } from '../models/families/adapter-layers.ts';
+import { adapterFamily } from '../models/families/families.ts';
 import { Pace } from '../pace.ts';
 import { type ExecutionRequest, executionContext } from '../runtime/execution-context.ts';
 import { FactorAddition, joinFactors, type ScaledFactors } from './factor-addition.ts';
@@ -45,7 +46,7 @@ export function planBake(
   const architecture = commonArchitecture(inputs.map(({ adapter }) => adapter));
   if (architecture !== model.architecture) {
     throw new MismatchError(
-      `${inputs[0]!.adapter.path} does not fit ${model.path}: one is for ${architecture === 'sdxl' ? 'SDXL' : 'Stable Diffusion 1.x'}, the other is not`,
+      `${inputs[0]!.adapter.path} does not fit ${model.path}: one is for ${adapterFamily(architecture).title}, the other is not`,
     );
   }
   const changes = new Map<string, readonly Change[]>();

@@ -7,28 +7,12 @@
  */
 
 import { UsageError } from '../errors.ts';
-import { type AdapterModule, type Architecture, ldmKohyaName } from '../models/keys/sd-modules.ts';
+import { type AdapterModule, type Architecture, ldmKohyaName } from '../models/families/adapter-layers.ts';
+import { adapterFamily } from '../models/families/families.ts';
 import { nearestName } from '../nearest-name.ts';
 
 /** Factor per block name; blocks not named count 1. */
 export type BlockWeights = ReadonlyMap<string, number>;
-
-const numbered = (part: string, indices: readonly number[]): string[] =>
-  indices.map((i) => `${part}${String(i).padStart(2, '0')}`);
-
-const range = (from: number, to: number): number[] =>
-  Array.from({ length: to - from + 1 }, (_, i) => from + i);
-
-const layouts: Readonly<Record<Architecture, ReadonlyMap<number, readonly string[]>>> = {
-  sd1: new Map([
-    [17, ['BASE', ...numbered('IN', [1, 2, 4, 5, 7, 8]), 'MID', ...numbered('OUT', range(3, 11))]],
-    [26, ['BASE', ...numbered('IN', range(0, 11)), 'MID', ...numbered('OUT', range(0, 11))]],
-  ]),
-  sdxl: new Map([
-    [12, ['BASE', ...numbered('IN', [4, 5, 7, 8]), 'MID', ...numbered('OUT', range(0, 5))]],
-    [20, ['BASE', ...numbered('IN', range(0, 8)), 'MID', ...numbered('OUT', range(0, 8))]],
-  ]),
-};
 
 const zeros = (count: number): number[] => new Array<number>(count).fill(0);
 const ones = (count: number): number[] => new Array<number>(count).fill(1);
@@ -52,7 +36,7 @@ export const blockPresets: Readonly<Record<string, readonly number[]>> = {
  * @throws {UsageError} on another count, something that is no number, or an unknown preset
  */
 export function parseBlockWeights(text: string, architecture: Architecture): BlockWeights {
-  const counts = layouts[architecture];
+  const counts = adapterFamily(architecture).adapters.blockNames;
   const parts = text.split(',').map((part) => part.trim());
   if (parts.length === 1 && !/^[-+.\d]/.test(parts[0]!)) {
     const name = parts[0]!.toUpperCase();
@@ -63,12 +47,13 @@ export function parseBlockWeights(text: string, architecture: Architecture): Blo
         `block weights "${text}": no such preset; ${nearest === null ? `there are ${Object.keys(blockPresets).join(', ')}` : `did you mean ${nearest}?`}`,
       );
     }
-    if (architecture !== 'sd1') {
+    const blocks = counts.get(preset.length);
+    if (blocks === undefined) {
       throw new UsageError(
-        `block weights ${name}: presets are for the 17 blocks of SD 1.x; give 12 or 20 numbers`,
+        `block weights ${name}: presets are for the ${preset.length} blocks of SD 1.x; give ${[...counts.keys()].join(' or ')} numbers`,
       );
     }
-    return named(counts.get(17)!, preset);
+    return named(blocks, preset);
   }
   const values = parts.map(Number);
   const bad = parts.findIndex((part, i) => part === '' || !Number.isFinite(values[i]));

@@ -6,7 +6,7 @@ import type { AdapterLayer, AdapterModule, LoraLayer } from '../adapters/adapter
 import { balancingShift, type FactorDType, limitOf } from '../adapters/encode-layer.ts';
 import { type DType, decodeFloat32, encodeFloat, float16Values } from '../formats/dtype.ts';
 import { elementCount, memoryTensor, type RawTensor, readBytes } from '../formats/raw-tensor.ts';
-import { adapterModuleId } from '../models/keys/sd-modules.ts';
+import { adapterModuleId } from '../models/families/adapter-layers.ts';
 
 /** Types whose numbers float32 holds exactly. */
 const isNarrow = (dtype: DType): boolean => dtype === 'F32' || dtype === 'F16' || dtype === 'BF16';

@@ -12,7 +12,7 @@ import type { MatmulEngine } from '../linalg/cholesky-async.ts';
 import { scale } from '../linalg/low-rank.ts';
 import { truncateWith } from '../linalg/low-rank-async.ts';
 import { multiplySteps } from '../linalg/products.ts';
-import { adapterModuleId } from '../models/keys/sd-modules.ts';
+import { adapterModuleId } from '../models/families/adapter-layers.ts';
 import { Pace } from '../pace.ts';
 import type { SubjectProgress } from '../progress.ts';
 import { layerContext } from './merge.ts';

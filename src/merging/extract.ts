@@ -8,8 +8,8 @@ import { type RawTensor, readFloat64 } from '../formats/raw-tensor.ts';
 import * as path from '../io/platform/paths.ts';
 import type { MatmulEngine } from '../linalg/cholesky-async.ts';
 import { matrix } from '../linalg/matrix.ts';
-import { isKnownLayer } from '../models/keys/module-path.ts';
-import { adapterModuleId } from '../models/keys/sd-modules.ts';
+import { adapterModuleId } from '../models/families/adapter-layers.ts';
+import { isKnownLayer } from '../models/families/known-layers.ts';
 import { Pace, type Steps } from '../pace.ts';
 import type { SubjectProgress } from '../progress.ts';
 import { layerContext } from './merge.ts';
@@ -61,8 +61,7 @@ function isChosen(
   shape: readonly number[],
   choice: LayerChoice,
 ): boolean {
-  const own = component === 'text_encoder_2' ? 'text_encoder' : component;
-  if (!isKnownLayer({ component: own, layerName })) return false;
+  if (!isKnownLayer({ component, layerName })) return false;
   const isWide = shape.length === 4 && shape[2]! * shape[3]! > 1;
   const attention = /\.(attn[12]|self_attn)\./.test(layerName);
   switch (choice) {

@@ -16,6 +16,7 @@ import * as path from '../io/platform/paths.ts';
 import { sha256Of } from '../io/platform/sha256.ts';
 import type { MatmulEngine } from '../linalg/cholesky-async.ts';
 import { multiplySteps } from '../linalg/products.ts';
+import { adapterFamily } from '../models/families/families.ts';
 import { Pace, type Steps } from '../pace.ts';
 import type { SubjectProgress } from '../progress.ts';
 import { withDefaults } from '../settings.ts';
@@ -81,16 +82,16 @@ export function unusableOf(adapters: readonly Adapter[]): Unheld[] {
 
 /**
  * The common architecture.
- * @throws {UsageError} without inputs; {MismatchError} if SD 1.x and SDXL are mixed
+ * @throws {UsageError} without inputs; {MismatchError} if families are mixed
  */
 export function commonArchitecture(adapters: readonly Adapter[]): Architecture {
   const first = adapters[0];
   if (first === undefined) throw new UsageError('merge: expected at least one adapter, got none');
-  const title = { sd1: 'Stable Diffusion 1.x', sdxl: 'SDXL' };
+  const titleOf = ({ architecture }: Adapter): string => adapterFamily(architecture).title;
   const other = adapters.find(({ architecture }) => architecture !== first.architecture);
   if (other !== undefined) {
     throw new MismatchError(
-      `${other.path}: expected an adapter for ${title[first.architecture]} as ${first.path}, got one for ${title[other.architecture]}; they cannot be merged`,
+      `${other.path}: expected an adapter for ${titleOf(first)} as ${first.path}, got one for ${titleOf(other)}; they cannot be merged`,
     );
   }
   return first.architecture;

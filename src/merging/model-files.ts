@@ -10,10 +10,17 @@ import type { RawTensor } from '../formats/raw-tensor.ts';
 import { openShardedOrSingle, openTensorFile, type TensorFile } from '../formats/tensor-file.ts';
 import { exists, infoOf } from '../io/file-info.ts';
 import * as path from '../io/platform/paths.ts';
-import { foreignArchitecture } from '../models/keys/architecture.ts';
-import { ldmTextEncoderNames, ldmUnetNames, sd1UnetStructure } from '../models/keys/ldm.ts';
+import { adapterModuleId } from '../models/families/adapter-layers.ts';
+import {
+  ADAPTER_FAMILIES,
+  adapterFamily,
+  DEFAULT_FAMILY,
+  hasAdapters,
+  titlesOf,
+} from '../models/families/families.ts';
+import { familyOf } from '../models/families/recognise.ts';
+import { ldmStructureOf, ldmUnetNames } from '../models/keys/ldm.ts';
 import { withTextModel } from '../models/keys/module-path.ts';
-import { adapterModuleId, sdxlUnetStructure } from '../models/keys/sd-modules.ts';
 
 /** A tensor of a model. */
 export interface ModelTensor {
@@ -105,22 +112,19 @@ function layerOf(component: AdapterComponent, paramName: string): Pick<ModelTens
 }
 
 const statePrefix = 'state_dict.';
-const sdxlTextPrefix = 'conditioner.embedders.0.transformer.';
 
 function singlePart(file: TensorFile, architecture: Architecture): ModelPart {
-  const unet = ldmUnetNames(architecture === 'sdxl' ? sdxlUnetStructure : sd1UnetStructure);
+  const { unet: config, singleFileTextPrefix: textPrefix } = adapterFamily(architecture).adapters;
+  const unet = ldmUnetNames(ldmStructureOf(config));
   const inside = [...file.tensors.values()].filter(({ name }) => name.startsWith(statePrefix));
   const all = inside.length > 0 ? inside : [...file.tensors.values()];
   const tensors = all.map((tensor): ModelTensor => {
     const name = inside.length > 0 ? tensor.name.slice(statePrefix.length) : tensor.name;
     const own = unet.fromLdm(name);
     if (own !== null) return { name, tensor, ...layerOf('unet', own) };
-    const text = name.startsWith(sdxlTextPrefix)
-      ? name.slice(sdxlTextPrefix.length)
-      : ldmTextEncoderNames.fromLdm(name);
-    return text === null
-      ? { name, tensor, module: null, param: null }
-      : { name, tensor, ...layerOf('text_encoder', withTextModel(text)) };
+    return name.startsWith(textPrefix)
+      ? { name, tensor, ...layerOf('text_encoder', withTextModel(name.slice(textPrefix.length))) }
+      : { name, tensor, module: null, param: null };
   });
   if (!tensors.some(({ module }) => module?.component === 'unet')) {
     throw new FormatError(
@@ -132,10 +136,8 @@ function singlePart(file: TensorFile, architecture: Architecture): ModelPart {
 }
 
 function architectureOf(location: string, parts: readonly { readonly file: TensorFile }[]): Architecture {
-  const foreign = parts
-    .map(({ file }) => foreignArchitecture(file.tensors.values()))
-    .find((found) => found !== null);
-  if (foreign === undefined) return 'sd1';
-  if (foreign === 'SDXL') return 'sdxl';
-  throw new MismatchError(`${location}: expected a Stable Diffusion 1.x or SDXL model, got ${foreign}`);
+  const families = parts.map(({ file }) => familyOf(file.tensors.values()));
+  const family = families.find((found) => found !== DEFAULT_FAMILY) ?? DEFAULT_FAMILY;
+  if (hasAdapters(family)) return family.name;
+  throw new MismatchError(`${location}: expected a ${titlesOf(ADAPTER_FAMILIES)} model, got ${family.title}`);
 }

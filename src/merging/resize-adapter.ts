@@ -7,7 +7,7 @@ import type { OutputAdapter } from '../adapters/write.ts';
 import * as path from '../io/platform/paths.ts';
 import type { MatmulEngine } from '../linalg/cholesky-async.ts';
 import { multiplySteps } from '../linalg/products.ts';
-import { adapterModuleId } from '../models/keys/sd-modules.ts';
+import { adapterModuleId } from '../models/families/adapter-layers.ts';
 import { Pace } from '../pace.ts';
 import type { SubjectProgress } from '../progress.ts';
 import { checkResizeOptions, type ResizeOptions, resizeDelta } from './resize.ts';

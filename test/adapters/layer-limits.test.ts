@@ -15,8 +15,8 @@ import {
 } from '../../src/formats/raw-tensor.ts';
 import { writeSafetensors } from '../../src/formats/safetensors.ts';
 import type { TensorFile } from '../../src/formats/tensor-file.ts';
-import { LARGEST_WEIGHT, largestShapeOf } from '../../src/models/keys/layer-shapes.ts';
-import { modulesOf } from '../../src/models/keys/sd-modules.ts';
+import { modulesOf } from '../../src/models/families/adapter-layers.ts';
+import { LARGEST_WEIGHT, largestShapeOf } from '../../src/models/families/largest-shapes.ts';
 import { scratch } from '../merging/random-adapters.ts';
 
 const q = 'lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q';

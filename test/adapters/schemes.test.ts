@@ -12,7 +12,7 @@ import { memoryTensor, type RawTensor, renamed } from '../../src/formats/raw-ten
 import { openTensorFile } from '../../src/formats/tensor-file.ts';
 import { convertAdapter } from '../../src/merging/convert.ts';
 import { mergeAdapters } from '../../src/merging/merge.ts';
-import { adapterModuleId } from '../../src/models/keys/sd-modules.ts';
+import { adapterModuleId } from '../../src/models/families/adapter-layers.ts';
 import { TorchGenerator } from '../../src/tensor/random.ts';
 import { attentionLayers, denseOf, randomAdapter, scratch } from '../merging/random-adapters.ts';
 import { relativeError } from '../support/close.ts';

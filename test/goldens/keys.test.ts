@@ -4,6 +4,7 @@ import { edLoraKey, parseEdLoraKey } from '../../src/adapters/schemes/ed-lora-na
 import { kohyaKey, kohyaNames, parseKohyaKey } from '../../src/adapters/schemes/kohya-names.ts';
 import { parsePeftKey, peftKey } from '../../src/adapters/schemes/peft-names.ts';
 import { openTensorFile } from '../../src/formats/tensor-file.ts';
+import { isKnownLayer } from '../../src/models/families/known-layers.ts';
 import {
   isIgnoredInSingleFile,
   isVaeAttentionMatrix,
@@ -12,12 +13,7 @@ import {
   ldmVaeNames,
   unetStructure,
 } from '../../src/models/keys/ldm.ts';
-import {
-  isKnownLayer,
-  type LoraPart,
-  type ModulePath,
-  modulePath,
-} from '../../src/models/keys/module-path.ts';
+import { type LoraPart, type ModulePath, modulePath } from '../../src/models/keys/module-path.ts';
 import { goldenJson, goldenSingleFile } from '../support/goldens.ts';
 
 interface KeyFile {

@@ -6,7 +6,7 @@ import {
   diffusersKohyaName,
   kernelOfLayer,
   modulesOf,
-} from '../../src/models/keys/sd-modules.ts';
+} from '../../src/models/families/adapter-layers.ts';
 import { goldenJson } from '../support/goldens.ts';
 
 interface KeyFile {

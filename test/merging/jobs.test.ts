@@ -18,7 +18,7 @@ import { resizeFile } from '../../src/merging/jobs/resize-file.ts';
 import { lintMerge } from '../../src/merging/lint.ts';
 import { openModelFiles } from '../../src/merging/model-files.ts';
 import { verifyFile } from '../../src/merging/verify.ts';
-import { adapterModuleId } from '../../src/models/keys/sd-modules.ts';
+import { adapterModuleId } from '../../src/models/families/adapter-layers.ts';
 import { packageRoot } from '../../src/package-root.ts';
 import { relativeError } from '../support/close.ts';
 import {

@@ -11,7 +11,7 @@ import { writeAdapter } from '../../src/adapters/write.ts';
 import { float32Tensor, type RawTensor, readFloat64 } from '../../src/formats/raw-tensor.ts';
 import { writeSafetensors } from '../../src/formats/safetensors.ts';
 import { type MergeInput, mergeAdapters } from '../../src/merging/merge.ts';
-import { adapterModuleId } from '../../src/models/keys/sd-modules.ts';
+import { adapterModuleId } from '../../src/models/families/adapter-layers.ts';
 import { TorchGenerator } from '../../src/tensor/random.ts';
 import { allLayers, attentionLayers, denseOf, randomAdapter, scratch } from './random-adapters.ts';
 

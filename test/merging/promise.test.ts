@@ -8,7 +8,7 @@ import { unheldBy, writeAdapter } from '../../src/adapters/write.ts';
 import { readBytes } from '../../src/formats/raw-tensor.ts';
 import { convertAdapter } from '../../src/merging/convert.ts';
 import { type MergeInput, mergeAdapters } from '../../src/merging/merge.ts';
-import { adapterModuleId } from '../../src/models/keys/sd-modules.ts';
+import { adapterModuleId } from '../../src/models/families/adapter-layers.ts';
 import { relativeError } from '../support/close.ts';
 import {
   allLayers,

@@ -3,10 +3,12 @@ import { parseDiffusersLoraKey } from '../../src/adapters/schemes/diffusers-name
 import { kohyaNames, parseKohyaKey } from '../../src/adapters/schemes/kohya-names.ts';
 import { parsePeftKey, peftScale, peftScaling } from '../../src/adapters/schemes/peft-names.ts';
 import { FormatError, UsageError } from '../../src/errors.ts';
-import { foreignArchitecture } from '../../src/models/keys/architecture.ts';
+import { isKnownLayer } from '../../src/models/families/known-layers.ts';
+import { familyOf } from '../../src/models/families/recognise.ts';
 import { canonicalTextEncoderName, canonicalVaeName } from '../../src/models/keys/diffusers.ts';
-import { ldmUnetNames, ldmVaeNames, sd1UnetStructure, unetStructure } from '../../src/models/keys/ldm.ts';
-import { isKnownLayer, modulePath } from '../../src/models/keys/module-path.ts';
+import { ldmStructureOf, ldmUnetNames, ldmVaeNames, unetStructure } from '../../src/models/keys/ldm.ts';
+import { modulePath } from '../../src/models/keys/module-path.ts';
+import { SD15_UNET } from '../../src/models/unet/config.ts';
 import { goldenJson } from '../support/goldens.ts';
 
 describe('kohya names', () => {
@@ -112,7 +114,7 @@ describe('other names', () => {
     expect(
       ldmVaeNames({ blocks: 2, layersPerBlock: 1 }).toLdm('decoder.up_blocks.0.resnets.1.conv1.bias'),
     ).toBe('first_stage_model.decoder.up.1.block.1.conv1.bias');
-    expect(ldmUnetNames(sd1UnetStructure).toLdm('nothing.weight')).toBeNull();
+    expect(ldmUnetNames(ldmStructureOf(SD15_UNET)).toLdm('nothing.weight')).toBeNull();
   });
 
   it('of other block types are refused', () => {
@@ -121,32 +123,30 @@ describe('other names', () => {
   });
 });
 
-describe('foreignArchitecture', () => {
-  const at = (name: string, shape: number[] = [4, 4]) => foreignArchitecture([{ name, shape }]);
+describe('the family of a file', () => {
+  const at = (name: string, shape: number[] = [4, 4]) => familyOf([{ name, shape }]).title;
   it('names what is not SD 1.x', () => {
     const sdxl = goldenJson<{ modules: { kohya: string; diffusers_module: string }[] }>(
       'goldens-fusion/keys/sdxl_kohya_keys.json',
     );
     for (const key of ['kohya', 'diffusers_module'] as const) {
-      expect(foreignArchitecture(sdxl.modules.map((entry) => ({ name: entry[key], shape: [] })))).toBe(
-        'SDXL',
-      );
+      expect(familyOf(sdxl.modules.map((entry) => ({ name: entry[key], shape: [] }))).title).toBe('SDXL');
     }
     expect(at('unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k.lora_A.weight', [4, 2048])).toBe(
       'SDXL',
     );
     const attn2 = 'mid_block_attentions_0_transformer_blocks_0_attn2';
     expect(at(`lora_unet_${attn2}_to_v.lora_down.weight`, [8, 1024])).toBe('SD 2.x');
-    expect(at(`lora_unet_${attn2}_to_q.lora_down.weight`, [8, 1024])).toBeNull();
-    expect(at(`lora_unet_${attn2}_to_v.lora_down.weight`, [8, 768])).toBeNull();
+    expect(at(`lora_unet_${attn2}_to_q.lora_down.weight`, [8, 1024])).toBe('Stable Diffusion 1.x');
+    expect(at(`lora_unet_${attn2}_to_v.lora_down.weight`, [8, 768])).toBe('Stable Diffusion 1.x');
     expect(at('lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight')).toBe('Flux');
     expect(
-      foreignArchitecture(
+      familyOf(
         [
           'transformer.transformer_blocks.0.attn.to_q',
           'transformer.single_transformer_blocks.0.attn.to_q',
         ].map((name) => ({ name: `${name}.lora_A.weight`, shape: [4, 4] })),
-      ),
+      ).title,
     ).toBe('Flux');
     expect(at('transformer.transformer_blocks.0.attn.to_q.lora_A.weight')).toBe('SD 3');
   });

@@ -8,8 +8,9 @@
 import { FormatError, UsageError } from '../../errors.ts';
 import { isFloatDType } from '../../formats/dtype.ts';
 import { type RawTensor, renamed } from '../../formats/raw-tensor.ts';
-import type { AdapterModule } from '../../models/keys/sd-modules.ts';
-import { adapterModuleId, isPlainSd1, modulesOf } from '../../models/keys/sd-modules.ts';
+import type { AdapterModule } from '../../models/families/adapter-layers.ts';
+import { adapterModuleId, modulesOf, refusedByFamily } from '../../models/families/adapter-layers.ts';
+import { DEFAULT_FAMILY } from '../../models/families/families.ts';
 import type { AdapterWord, LoraLayer } from '../adapter.ts';
 import { collectAdapterLayers } from '../layer-parts.ts';
 import { spreadTokens } from '../word-forms.ts';
@@ -38,7 +39,9 @@ const blockOrders: readonly (readonly string[])[] = [
 /** Transformer blocks of SD 1.x as `named_modules` gives them. */
 function transformerBlocks(): string[] {
   const attentions = new Set(
-    modulesOf('sd1').flatMap(({ layerName }) => /^(.+\.transformer_blocks\.0)\./.exec(layerName)?.[1] ?? []),
+    modulesOf(DEFAULT_FAMILY.name).flatMap(
+      ({ layerName }) => /^(.+\.transformer_blocks\.0)\./.exec(layerName)?.[1] ?? [],
+    ),
   );
   const rank = (path: string): number => (path.startsWith('down_') ? 0 : path.startsWith('up_') ? 1 : 2);
   return [...attentions].sort((a, b) => rank(a) - rank(b) || a.localeCompare(b, 'en', { numeric: true }));
@@ -231,8 +234,10 @@ export const cloneofsimo: Scheme = {
   secondEncoder: false,
   loses: 'layers other than attention and the first feed-forward; alpha (folded into the factors)',
   refuses: (layer, architecture) => {
-    if (architecture !== 'sd1' || !isPlainSd1(layer)) return 'positional files are for Stable Diffusion 1.x';
-    const known = positionalLayers(layer.component).some(({ layerName }) => layerName === layer.layerName);
+    const refused = refusedByFamily('positional', architecture, layer.component);
+    if (refused !== null) return refused;
+    const component = layer.component as 'unet' | 'text_encoder';
+    const known = positionalLayers(component).some(({ layerName }) => layerName === layer.layerName);
     return known ? null : 'the scheme has no number for this layer';
   },
   key: null,

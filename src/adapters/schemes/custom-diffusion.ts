@@ -8,16 +8,17 @@
 import { FormatError } from '../../errors.ts';
 import { isFloatDType } from '../../formats/dtype.ts';
 import type { RawTensor } from '../../formats/raw-tensor.ts';
-import { ldmUnetNames, sd1UnetStructure } from '../../models/keys/ldm.ts';
-import { isKnownLayer } from '../../models/keys/module-path.ts';
-import { type AdapterModule, adapterModuleId } from '../../models/keys/sd-modules.ts';
+import { type AdapterModule, adapterModuleId } from '../../models/families/adapter-layers.ts';
+import { DEFAULT_FAMILY } from '../../models/families/families.ts';
+import { isKnownLayer } from '../../models/families/known-layers.ts';
+import { ldmStructureOf, ldmUnetNames } from '../../models/keys/ldm.ts';
 import type { AdapterLayer, AdapterWord } from '../adapter.ts';
 import { excessOf } from '../layer-limits.ts';
 import { assembleLayer } from '../layer-parts.ts';
 import type { SchemeReader } from './scheme.ts';
 import { embeddingRows } from './textual-inversion.ts';
 
-const ldm = ldmUnetNames(sd1UnetStructure);
+const ldm = ldmUnetNames(ldmStructureOf(DEFAULT_FAMILY.adapters.unet));
 
 interface Parsed extends AdapterModule {
   readonly part: 'weight' | 'u' | 'v';
@@ -82,7 +83,10 @@ export function readCustomDiffusion(
       layers.set(id, wholeWeight(file, module, weight));
     } else if (u !== undefined && v !== undefined) {
       const pair = new Map([['up', u] as const, ['down', v] as const]);
-      layers.set(id, assembleLayer(file, module, pair, { architecture: 'sd1', scale: () => 1 }));
+      layers.set(
+        id,
+        assembleLayer(file, module, pair, { architecture: DEFAULT_FAMILY.name, scale: () => 1 }),
+      );
     } else {
       unknown.push(...[weight, u, v].flatMap((tensor) => (tensor === undefined ? [] : [tensor.name])));
     }

@@ -1,4 +1,6 @@
 /** Header entries by which model browsers know a file. */
+
+import { adapterFamily } from '../../models/families/families.ts';
 import type { AdapterLayer } from '../adapter.ts';
 import { modelspecMetadata } from '../metadata.ts';
 import type { OutputAdapter } from './scheme.ts';
@@ -21,9 +23,5 @@ export function describe({
     mergedFrom,
     triggerWords: words.map(({ word }) => word),
   });
-  if (architecture === 'sdxl') {
-    described['modelspec.architecture'] = 'stable-diffusion-xl-v1-base/lora';
-    described['modelspec.implementation'] = 'https://github.com/Stability-AI/generative-models';
-  }
-  return { ...described, ...metadata };
+  return { ...described, ...adapterFamily(architecture).adapters.modelspec, ...metadata };
 }

@@ -10,7 +10,7 @@ import { excerpt } from '../../formats/excerpt.ts';
 import { elementCount, type RawTensor, renamed } from '../../formats/raw-tensor.ts';
 import type { TensorFile } from '../../formats/tensor-file.ts';
 import { torchTensor } from '../../formats/torch-writer.ts';
-import { isPlainSd1 } from '../../models/keys/sd-modules.ts';
+import { refusedByFamily } from '../../models/families/adapter-layers.ts';
 import type { AdapterComponent, LoraLayer } from '../adapter.ts';
 import { collectAdapterLayers } from '../layer-parts.ts';
 import { isTorchName, layerWiseWords } from '../word-forms.ts';
@@ -135,7 +135,7 @@ export const edLora: Scheme = {
   refuses: (layer, architecture) => {
     const { kernel } = layer;
     if (kernel !== null && kernel[0] * kernel[1] > 1) return `a ${kernel.join('×')} convolution`;
-    return architecture === 'sd1' && isPlainSd1(layer) ? null : 'ED-LoRA files are for Stable Diffusion 1.x';
+    return refusedByFamily('ED-LoRA', architecture, layer.component);
   },
   key,
   encode: (output, stored, { target }) => {

@@ -1,7 +1,7 @@
 /** Layers as tensors: the factors of plain LoRA under a scheme's names, or every part by LyCORIS' suffixes. */
 import { UsageError } from '../../errors.ts';
 import { type RawTensor, renamed } from '../../formats/raw-tensor.ts';
-import { adapterModuleId } from '../../models/keys/sd-modules.ts';
+import { adapterModuleId } from '../../models/families/adapter-layers.ts';
 import type { AdapterLayer, Architecture, LoraLayer } from '../adapter.ts';
 import { partSuffix } from './names.ts';
 import type { FactorKey } from './scheme.ts';

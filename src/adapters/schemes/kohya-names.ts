@@ -3,11 +3,11 @@
  * dots as underscores. Paths hold underscores of their own, so the way back goes by a table, never by replacing.
  */
 import { FormatError } from '../../errors.ts';
+import { layerTemplates } from '../../models/families/known-layers.ts';
 import {
   type Component,
   type LoraKey,
   type LoraPart,
-  layerTemplates,
   type ModulePath,
   moduleId,
 } from '../../models/keys/module-path.ts';
@@ -47,25 +47,31 @@ export function kohyaNames(file: string, modules: Iterable<ModulePath>): Map<str
   return names;
 }
 
-/** The layers of SD 1.x as patterns over kohya names; a number is where a template has `#`, so no two can match. */
-const patterns: readonly { component: Component; parts: readonly string[]; pattern: RegExp }[] = (
-  ['unet', 'text_encoder'] as const
-).flatMap((component) =>
-  layerTemplates[component].map((template) => ({
-    component,
+interface Pattern {
+  readonly parts: readonly string[];
+  readonly pattern: RegExp;
+}
+
+/** The known layers as patterns over kohya names; a number is where a template has `#`, so no two can match. */
+function patternsOf(component: Component): Pattern[] {
+  return [...layerTemplates(component)].map((template) => ({
     parts: template.split('#'),
     pattern: new RegExp(`^${template.replaceAll('.', '_').replaceAll('#', '(0|[1-9]\\d{0,3})')}$`),
-  })),
-);
+  }));
+}
 
-/** Module of a kohya name by SD 1.x block structure alone; `null` if it has no such layer. */
-export function sd1ModuleOfKohyaName(name: string): ModulePath | null {
+const patterns: Readonly<Record<Component, readonly Pattern[]>> = {
+  unet: patternsOf('unet'),
+  text_encoder: patternsOf('text_encoder'),
+};
+
+/** Module of a kohya name by the structure of blocks alone, at any depth; `null` if there is no such layer. */
+export function moduleOfKohyaName(name: string): ModulePath | null {
   // Files made by diffusers' converter say lora_te1_ for the only text encoder.
   const match = /^lora_(unet|te1?)_(.+)$/.exec(name);
   if (match === null) return null;
   const component: Component = match[1] === 'unet' ? 'unet' : 'text_encoder';
-  for (const { component: of, parts, pattern } of patterns) {
-    if (of !== component) continue;
+  for (const { parts, pattern } of patterns[component]) {
     const indices = pattern.exec(match[2]!)?.slice(1);
     if (indices === undefined) continue;
     return { component, layerName: parts.map((part, i) => part + (indices[i] ?? '')).join('') };
@@ -84,6 +90,6 @@ export function parseKohyaKey(key: string, names?: ReadonlyMap<string, ModulePat
   const suffix = key.slice(dot + 1);
   const part = (Object.keys(suffixes) as LoraPart[]).find((part) => suffixes[part] === suffix);
   const name = key.slice(0, dot).replace(/^lora_te1_/, 'lora_te_');
-  const module = names === undefined ? sd1ModuleOfKohyaName(name) : names.get(name);
+  const module = names === undefined ? moduleOfKohyaName(name) : names.get(name);
   return part === undefined || module === undefined || module === null ? null : { ...module, part };
 }

@@ -6,7 +6,8 @@
 import { UsageError } from '../../errors.ts';
 import { float32Tensor, memoryTensor, type RawTensor, renamed } from '../../formats/raw-tensor.ts';
 import type { TensorFile } from '../../formats/tensor-file.ts';
-import { adapterModuleId, diffusersKohyaName, ldmKohyaName } from '../../models/keys/sd-modules.ts';
+import { adapterModuleId, diffusersKohyaName, ldmKohyaName } from '../../models/families/adapter-layers.ts';
+import { adapterFamily } from '../../models/families/families.ts';
 import type { LoraLayer } from '../adapter.ts';
 import { loraAlphaOf } from '../encode-layer.ts';
 import { collectAdapterLayers } from '../layer-parts.ts';
@@ -71,7 +72,7 @@ const keyBy =
   (numbering: 'diffusers' | 'ldm'): FactorKey =>
   (module, part, architecture) => {
     const name =
-      numbering === 'ldm' || architecture === 'sdxl'
+      numbering === 'ldm' || adapterFamily(architecture).adapters.kohyaNumbering === 'ldm'
         ? ldmKohyaName(architecture, module)
         : diffusersKohyaName(architecture, module);
     if (name === null) throw new UsageError(`${adapterModuleId(module)}: no such layer in ${architecture}`);
@@ -121,7 +122,7 @@ async function encoded(
   const network: Record<string, string> = {
     ...networkMetadata({ title, ranks: ranksOf(layers) }),
     ss_network_alpha: alpha === null ? 'Dynamic' : String(Math.fround(alpha)),
-    ...(architecture === 'sdxl' ? { ss_base_model_version: 'sdxl_base_v1-0' } : {}),
+    ss_base_model_version: adapterFamily(architecture).adapters.kohyaVersion,
     ...(format === 'lycoris' ? { ss_network_module: 'lycoris.kohya' } : {}),
   };
   const kept = Object.fromEntries(

@@ -3,16 +3,18 @@
  * which bear LyCORIS' names.
  */
 
-import { isKnownLayer, type LoraPart } from '../../models/keys/module-path.ts';
 import {
   type AdapterComponent,
   type AdapterModule,
   type Architecture,
   kohyaTable,
-} from '../../models/keys/sd-modules.ts';
+} from '../../models/families/adapter-layers.ts';
+import { adapterFamily } from '../../models/families/families.ts';
+import { isKnownLayer } from '../../models/families/known-layers.ts';
+import type { LoraPart } from '../../models/keys/module-path.ts';
 import { parseDiffusersLoraKey } from './diffusers-names.ts';
 import { parseEdLoraKey } from './ed-lora-names.ts';
-import { sd1ModuleOfKohyaName } from './kohya-names.ts';
+import { moduleOfKohyaName } from './kohya-names.ts';
 import { parsePeftKey } from './peft-names.ts';
 
 const suffixes = {
@@ -97,13 +99,13 @@ export function parseKohyaStyle(
   const dot = name.indexOf('.');
   const part = dot < 0 ? undefined : parts.get(name.slice(dot + 1));
   if (part === undefined) return null;
-  let prefix = canonicalPrefix(name.slice(0, dot));
-  if (architecture === 'sdxl') prefix = prefix.replace(/^lora_te_/, 'lora_te1_');
-  else prefix = prefix.replace(/^lora_te1_/, 'lora_te_');
+  const { kohyaPrefixes, anyDepth } = adapterFamily(architecture).adapters;
+  // Some tools number the only text encoder, some do not number the first.
+  const prefix = canonicalPrefix(name.slice(0, dot)).replace(/^lora_te1?_/, kohyaPrefixes.text_encoder!);
   const module =
     names?.get(prefix) ??
     kohyaTable(architecture).get(prefix) ??
-    (architecture === 'sd1' ? sd1ModuleOfKohyaName(prefix) : null);
+    (anyDepth ? moduleOfKohyaName(prefix) : null);
   return module === null || module === undefined ? null : { ...moduleOf(module), part };
 }
 

@@ -4,7 +4,7 @@ import { FormatError } from '../../errors.ts';
 import { readJsonFileSync } from '../../formats/json-file.ts';
 import { exists } from '../../io/file-info.ts';
 import * as path from '../../io/platform/paths.ts';
-import { componentsOf } from '../../models/keys/sd-modules.ts';
+import { componentsOf } from '../../models/families/adapter-layers.ts';
 import type { LoraLayer } from '../adapter.ts';
 import { loraAlphaOf } from '../encode-layer.ts';
 import { collectAdapterLayers } from '../layer-parts.ts';

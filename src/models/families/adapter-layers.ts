@@ -3,8 +3,8 @@
  * block numbering give them: sd-scripts writes SDXL that way, some LyCORIS tools SD 1.x too.
  */
 import { ldmStructureOf, ldmUnetNames } from '../keys/ldm.ts';
-import { type ModulePath, withTextModel } from '../keys/module-path.ts';
-import { adapterFamily } from './families.ts';
+import { withTextModel } from '../keys/module-path.ts';
+import { ADAPTER_FAMILIES, adapterFamily, titlesOf } from './families.ts';
 import type { AdapterComponent } from './family.ts';
 import { kernelByName, publishedLayers } from './known-layers.ts';
 import { layerId } from './layer-table.ts';
@@ -12,7 +12,7 @@ import { layerId } from './layer-table.ts';
 export type { AdapterComponent } from './family.ts';
 
 /** Name of a family whose adapters are read and written. */
-export type Architecture = 'sd1' | 'sdxl';
+export type Architecture = string;
 
 /** A layer of any supported family. */
 export interface AdapterModule {
@@ -94,9 +94,15 @@ export function adapterModulePath(path: string): AdapterModule | null {
   return { component, layerName: component === 'unet' ? match[2]! : withTextModel(match[2]!) };
 }
 
-/** A layer that the networks of an architecture can have, whatever their depth: SD 1.x paths also serve miniatures. */
-export function isPlainSd1(module: AdapterModule): module is ModulePath {
-  return module.component !== 'text_encoder_2';
+/** Why Mix-of-Show's and cloneofsimo's files cannot hold a layer: they are of some families alone. `null` if they can. */
+export function refusedByFamily(
+  what: string,
+  family: Architecture,
+  component: AdapterComponent,
+): string | null {
+  const { conceptFiles } = adapterFamily(family).adapters;
+  if (conceptFiles && componentsOf(family).includes(component)) return null;
+  return `${what} files are for ${titlesOf(ADAPTER_FAMILIES.filter(({ adapters }) => adapters.conceptFiles))}`;
 }
 
 /**

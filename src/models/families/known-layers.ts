@@ -4,7 +4,7 @@
  */
 import { textLayers } from '../clip/changeable-layers.ts';
 import { unetLayers } from '../unet/changeable-layers.ts';
-import { ADAPTER_FAMILIES } from './families.ts';
+import { ADAPTER_FAMILIES, DEFAULT_FAMILY } from './families.ts';
 import type { AdapterComponent, AdapterFamily } from './family.ts';
 import { type ComponentId, type Layer, LayerTable } from './layer-table.ts';
 
@@ -73,4 +73,9 @@ export function kernelByName(
     kernels.set(family, own);
   }
   return own.get(`${networkOf(component)}:${templateOf(layerName)}`) ?? null;
+}
+
+/** Attentions to the text in the default family's published model: so many vectors of a word are one for each. */
+export function usualContextCount(): number {
+  return publishedLayers(DEFAULT_FAMILY).contextCount;
 }

@@ -44,9 +44,3 @@ export function familyOfPipeline(className: string): Family | null {
 export function familyOfWordWidth(width: number): Family | null {
   return FAMILIES.find(({ signs }) => signs.wordWidth === width) ?? null;
 }
-
-/** As `familyOf`; `null` for the default family. */
-export function foreignArchitecture(tensors: Iterable<Named>): string | null {
-  const family = familyOf(tensors);
-  return family === DEFAULT_FAMILY ? null : family.title;
-}

@@ -4,7 +4,7 @@
  * Source: module nesting of CompVis/latent-diffusion (openaimodel.py, model.py).
  */
 import { UsageError } from '../../errors.ts';
-import { SD15_UNET, type UnetConfig } from '../unet/config.ts';
+import type { UnetConfig } from '../unet/config.ts';
 
 /** Both directions of one network's names. */
 export interface NameMap {
@@ -28,9 +28,6 @@ export function ldmStructureOf({ blocks, layersPerBlock }: UnetConfig): UnetStru
   const downAttention = blocks.map(({ crossAttention }) => crossAttention);
   return { layersPerBlock, downAttention, upAttention: downAttention.toReversed() };
 }
-
-/** Every SD 1.x checkpoint's. */
-export const sd1UnetStructure: UnetStructure = ldmStructureOf(SD15_UNET);
 
 /** Structure by the fields of a diffusers `unet/config.json`. @throws {UsageError} on block types of other networks */
 export function unetStructure(config: {

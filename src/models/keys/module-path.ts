@@ -1,7 +1,4 @@
-/**
- * Layers that a LoRA can train, by diffusers' module paths: what exists in a Stable Diffusion 1.x UNet and its text
- * encoder, as templates in which `#` stands for an index. Checkpoint-specific names are the other files' business.
- */
+/** Dotted module paths in diffusers' names, which every other scheme is translated to and from. */
 
 /** Which network a layer belongs to, named as in a diffusers folder. */
 export type Component = 'unet' | 'text_encoder';
@@ -19,56 +16,6 @@ export type LoraPart = 'up' | 'down' | 'alpha';
 /** A LoRA tensor's name, understood. */
 export interface LoraKey extends ModulePath {
   readonly part: LoraPart;
-}
-
-const attention = ['to_q', 'to_k', 'to_v', 'to_out.0'];
-const transformer = [
-  'proj_in',
-  'proj_out',
-  ...['attn1', 'attn2'].flatMap((name) =>
-    attention.map((linear) => `transformer_blocks.#.${name}.${linear}`),
-  ),
-  'transformer_blocks.#.ff.net.0.proj',
-  'transformer_blocks.#.ff.net.2',
-];
-const resnet = ['conv1', 'conv2', 'time_emb_proj', 'conv_shortcut'];
-const block = [
-  ...transformer.map((layer) => `attentions.#.${layer}`),
-  ...resnet.map((layer) => `resnets.#.${layer}`),
-];
-
-/** Every linear and convolution layer of a network of the SD 1.x kind; `#` stands for a number. */
-export const layerTemplates: Readonly<Record<Component, readonly string[]>> = {
-  unet: [
-    'conv_in',
-    'conv_out',
-    'time_embedding.linear_1',
-    'time_embedding.linear_2',
-    ...block.map((layer) => `down_blocks.#.${layer}`),
-    'down_blocks.#.downsamplers.0.conv',
-    ...block.map((layer) => `mid_block.${layer}`),
-    ...block.map((layer) => `up_blocks.#.${layer}`),
-    'up_blocks.#.upsamplers.0.conv',
-  ],
-  text_encoder: ['q_proj', 'k_proj', 'v_proj', 'out_proj']
-    .map((linear) => `self_attn.${linear}`)
-    .concat('mlp.fc1', 'mlp.fc2')
-    .map((layer) => `text_model.encoder.layers.#.${layer}`),
-};
-
-const known: Readonly<Record<Component, ReadonlySet<string>>> = {
-  unet: new Set(layerTemplates.unet),
-  text_encoder: new Set(layerTemplates.text_encoder),
-};
-
-/** The template of a path: its numbers as `#`, save those that are part of a fixed name (`to_out.0`, `ff.net.2`). */
-function templateOf(layerName: string): string {
-  return layerName.replace(/(?<=(?:blocks|attentions|resnets|layers)\.)(?:0|[1-9]\d{0,3})(?=\.|$)/g, '#');
-}
-
-/** Whether a network of the SD 1.x kind can have this layer (indices are not checked against a particular one). */
-export function isKnownLayer({ component, layerName }: ModulePath): boolean {
-  return !layerName.includes('#') && known[component].has(templateOf(layerName));
 }
 
 /** Text encoder path with the `text_model.` level that transformers 5 drops in memory and files keep. */

@@ -1,1 +1,0 @@
-export { foreignArchitecture } from '../families/recognise.ts';

@@ -1,1 +1,0 @@
-export { LARGEST_WEIGHT, largestShapeOf, type WeightShape } from '../families/largest-shapes.ts';
