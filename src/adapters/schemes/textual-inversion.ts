@@ -20,6 +20,13 @@ export const XTI_KEYS: readonly string[] = [
 
 const bundle = /^bundle_emb\.(.+)\.(string_to_param\.\*|emb_params|clip_l|clip_g)$/;
 
+/**
+ * Names that are no words: places in a list, paths of any kind, and the parts of adapters and layers. A tensor of such a
+ * name is a weight that no reader knows.
+ */
+const noWord =
+  /^\d+$|[/\\:]|(^|[._])(weight|bias|alpha|scale|diff|diff_b|dora_scale|up|down|mid|u|v|(lora|hada|lokr|oft)_?\w+)$|[._](attn\d?|to_[qkv]|blocks?|layers?|ff|mlp|proj)[._]/;
+
 /** Whether a tensor is an embedding inside a LoRA file. */
 export function isBundledEmbedding(name: string): boolean {
   return bundle.test(name);
@@ -63,15 +70,13 @@ export function readTextualInversion(file: TensorFile): AdapterWord[] | null {
   if (names.length === XTI_KEYS.length && XTI_KEYS.every((key) => file.tensors.has(key))) {
     return layerWise(file, stem);
   }
+  // Nothing but names and shapes tells a word: every one must look like a word, and have the text encoder's one width.
   const isWord = (name: string): boolean => {
     const { shape, dtype } = first(name);
-    return (
-      isFloatDType(dtype) &&
-      (shape.length === 1 || shape.length === 2) &&
-      !/(\.|:|^)(weight|bias|alpha|diff|diff_b|dora_scale|up|down|u|v|hada_\w+|lokr_\w+)$/.test(name)
-    );
+    return isFloatDType(dtype) && (shape.length === 1 || shape.length === 2) && !noWord.test(name);
   };
-  if (names.length === 0 || !names.every(isWord)) return null;
+  const widths = new Set(names.map((name) => first(name).shape.at(-1)));
+  if (widths.size !== 1 || !names.every(isWord)) return null;
   return names.map((name) => {
     const embedding = embeddingRows(file.path, name, first(name));
     // A concept of the P+ kind has as many rows as there are cross-attentions.
