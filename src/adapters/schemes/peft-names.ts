@@ -30,15 +30,40 @@ export function peftKey({ layerName }: ModulePath, part: 'up' | 'down'): string 
   return `${prefix}${layerName}.lora_${part === 'down' ? 'A' : 'B'}.weight`;
 }
 
+type Patterns = readonly (readonly [pattern: RegExp, value: number])[];
+
+/**
+ * A key of `rank_pattern` or `alpha_pattern` as PEFT matches it, over the whole of a layer's name or over its end behind a
+ * dot: `re.match(rf"(.*\.)?({key})$", name)`. `null` for what this engine might match differently, or take for ever over:
+ * only literals, dots, classes, alternatives, anchors and two repetitions of single characters pass.
+ * Source: huggingface/peft@v0.17, utils/other.py, get_pattern_key.
+ */
+function peftPattern(key: string): RegExp | null {
+  const repetitions = key.match(/[*+?]/g)?.length ?? 0;
+  const known = /^(?:\w|[.^$|()-]|\\[.dw]|\[\^?[\w.-]+\]|(?:\.|\\[dw]|\w|\])[*+?](?![*+?]))+$/.test(key);
+  if (!known || repetitions > 2 || /\)[*+?]|\(\?/.test(key)) return null;
+  try {
+    return new RegExp(`^(?:.*\\.)?(?:${key})$`);
+  } catch {
+    return null;
+  }
+}
+
+/**
+ * Starts that are taken out of the base's own weights, which then are others than the published ones: up · down holds that
+ * start too. Everything else that PEFT knows leaves the base as it is.
+ */
+const HARMLESS_STARTS: readonly unknown[] = [undefined, null, true, false, 'gaussian', 'eva', 'orthogonal'];
+
 /** The part of a LoraConfig that decides scales. */
 export interface PeftScaling {
   readonly r: number;
   readonly loraAlpha: number;
   /** Divide by √r instead of r. */
   readonly useRslora: boolean;
-  /** Layer name (or its end, after a dot) to rank, where it differs. */
-  readonly rankPattern: ReadonlyMap<string, number>;
-  readonly alphaPattern: ReadonlyMap<string, number>;
+  /** Layers of another rank, or alpha; the first pattern that matches counts. */
+  readonly rankPattern: Patterns;
+  readonly alphaPattern: Patterns;
 }
 
 /**
@@ -58,13 +83,20 @@ export function peftScaling(
   for (const option of [...(dora ? [] : ['use_dora']), 'fan_in_fan_out', 'use_qalora', 'lora_bias']) {
     if (config[option] === true) throw new FormatError(file, `${option}: not supported; only plain LoRA is`);
   }
+  const { init_lora_weights: start } = config;
+  if (!HARMLESS_STARTS.includes(start)) {
+    throw new FormatError(
+      file,
+      `init_lora_weights: ${valueText(start)} takes the adapter's start out of the base's weights, so its factors alone are not the change; save it again by PEFT with path_initial_model_for_weight_conversion, which makes a plain LoRA of it`,
+    );
+  }
   const positive = (name: string, value: unknown): number => {
     if (typeof value !== 'number' || !Number.isFinite(value) || value <= 0) {
       throw new FormatError(file, `${name}: expected a number above 0, got ${valueText(value)}`);
     }
     return value;
   };
-  const patterns = (name: string): Map<string, number> => {
+  const patterns = (name: string): Patterns => {
     const value = config[name] ?? {};
     if (typeof value !== 'object' || Array.isArray(value))
       throw new FormatError(file, `${name}: expected an object`);
@@ -72,16 +104,16 @@ export function peftScaling(
     if (entries.length > MAX_PATTERNS) {
       throw new FormatError(file, `${name}: expected at most ${MAX_PATTERNS} layers, got ${entries.length}`);
     }
-    return new Map(
-      entries.map(([pattern, number]) => {
-        // Written as regular expressions; files hold plain names, with the dots escaped or not.
-        const plain = pattern.replace(/^\^/, '').replace(/\$$/, '').replaceAll('\\.', '.');
-        if (!/^[\w.]+$/.test(plain)) {
-          throw new FormatError(file, `${name}: expected layer names, got the pattern ${valueText(pattern)}`);
-        }
-        return [plain, positive(`${name}.${pattern}`, number)];
-      }),
-    );
+    return entries.map(([key, number]) => {
+      const pattern = peftPattern(key);
+      if (pattern === null) {
+        throw new FormatError(
+          file,
+          `${name}: expected layer names, or simple patterns of them, got ${valueText(key)}`,
+        );
+      }
+      return [pattern, positive(`${name}.${key}`, number)] as const;
+    });
   };
   return {
     r: positive('r', config.r),
@@ -98,12 +130,8 @@ export function peftScaling(
  * @throws {FormatError} if it is not
  */
 export function peftScale(file: string, scaling: PeftScaling, layerName: string, rank: number): number {
-  const of = (patterns: ReadonlyMap<string, number>, otherwise: number): number => {
-    for (const [name, value] of patterns) {
-      if (layerName === name || layerName.endsWith(`.${name}`)) return value;
-    }
-    return otherwise;
-  };
+  const of = (patterns: Patterns, otherwise: number): number =>
+    patterns.find(([pattern]) => pattern.test(layerName))?.[1] ?? otherwise;
   const r = of(scaling.rankPattern, scaling.r);
   if (r !== rank) {
     throw new FormatError(
