@@ -145,14 +145,8 @@ export {
   mergeAdapters,
   type RenamedWord,
 } from './merging/merge.ts';
-export {
-  type MajoritySign,
-  MERGE_DEFAULTS,
-  type MergeMethodName,
-  type MergeSettings,
-  mergeMethodNames,
-  mergeMethods,
-} from './merging/method.ts';
+export { type MajoritySign, MERGE_DEFAULTS, type MergeSettings } from './merging/method.ts';
+export { type MergeMethodName, mergeMethodNames, mergeMethods } from './merging/methods/index.ts';
 export type { JobKind } from './merging/provenance.ts';
 export type { VerifiedInput } from './merging/recorded-inputs.ts';
 export type { ResizedReport } from './merging/resize-adapter.ts';
@@ -167,7 +161,8 @@ export {
   type CollectRequest,
   collectStatistics,
 } from './fusion/collect-statistics.ts';
-export { type FusedLayer, type Fusion, fuse } from './fusion/fuse.ts';
+export { fuse } from './fusion/fuse.ts';
+export type { FusedLayer, Fusion } from './fusion/fusion.ts';
 export {
   type ChosenPerStage,
   type CollectOptions,
@@ -342,19 +337,13 @@ export {
 
 export { type DType, FACTOR_DTYPES, factorDTypeNames } from './formats/dtype.ts';
 export type { InputFiles } from './formats/input-files.ts';
+export { openTensorFile } from './formats/open-tensor-file.ts';
 export { type Picture, type ReadPictureOptions, readPicture } from './formats/picture.ts';
 export { encodePng, readPngTexts, writePicture } from './formats/png.ts';
-export {
-  type ByteRange,
-  float32Tensor,
-  type RawTensor,
-  readBytes,
-  readFloat32,
-  readFloat64,
-  type TensorStorage,
-} from './formats/raw-tensor.ts';
+export { float32Tensor, type RawTensor, readBytes, readFloat32, readFloat64 } from './formats/raw-tensor.ts';
 export { type SafetensorsMetadata, writeSafetensors } from './formats/safetensors.ts';
-export { openTensorFile, type TensorFile, type TensorFileFormat } from './formats/tensor-file.ts';
+export type { TensorFile, TensorFileFormat } from './formats/tensor-file.ts';
+export type { ByteRange, TensorStorage } from './formats/tensor-storage.ts';
 export type {
   TorchDict,
   TorchDtype,

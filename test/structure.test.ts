@@ -64,6 +64,20 @@ describe('the house', () => {
     expect(wrong).toEqual([]);
   });
 
+  it('has no files that import each other in a circle, types included', () => {
+    const targets = new Map(files.map((source) => [source.file, importsOf(source)]));
+    const circles: string[] = [];
+    const done = new Set<string>();
+    const visit = (file: string, way: readonly string[]): void => {
+      if (way.includes(file)) circles.push([...way.slice(way.indexOf(file)), file].join(' → '));
+      if (way.includes(file) || done.has(file)) return;
+      for (const target of targets.get(file) ?? []) visit(target, [...way, file]);
+      done.add(file);
+    };
+    for (const { file } of files) visit(file, []);
+    expect(circles).toEqual([]);
+  });
+
   it('shows cli the public index alone, beside what everybody may import', () => {
     const beyond = sources('cli')
       .flatMap((file) =>

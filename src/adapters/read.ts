@@ -5,7 +5,8 @@
 
 import { FormatError, MismatchError } from '../errors.ts';
 import { excerpt } from '../formats/excerpt.ts';
-import { openTensorFile, type TensorFile } from '../formats/tensor-file.ts';
+import { openTensorFile } from '../formats/open-tensor-file.ts';
+import type { TensorFile } from '../formats/tensor-file.ts';
 import { exists, infoOf } from '../io/file-info.ts';
 import * as path from '../io/platform/paths.ts';
 import type { AdapterComponent, AdapterModule, Architecture } from '../models/families/adapter-layers.ts';

@@ -2,8 +2,8 @@
 
 import { readTextualInversion } from '../adapters/schemes/textual-inversion.ts';
 import { FormatError, MismatchError } from '../errors.ts';
+import { openTensorFile } from '../formats/open-tensor-file.ts';
 import { float32Tensor, readFloat32 } from '../formats/raw-tensor.ts';
-import { openTensorFile } from '../formats/tensor-file.ts';
 import { familyOfWordWidth } from '../models/families/recognise.ts';
 import type { Concept, ConceptToken } from './concept.ts';
 

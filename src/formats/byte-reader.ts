@@ -1,7 +1,7 @@
 /** Tensors' storages in files and in memory, and bounds-checked reading of either, field by field. */
 import { FormatError } from '../errors.ts';
 import { readFileRange, type SourceFile } from '../io/file-range.ts';
-import type { TensorStorage } from './raw-tensor.ts';
+import type { TensorStorage } from './tensor-storage.ts';
 
 /** A stretch of a file as a tensor's storage; read on demand. */
 export function fileStorage(source: SourceFile, offset: number, sizeBytes: number): TensorStorage {

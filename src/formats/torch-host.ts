@@ -14,7 +14,8 @@ import {
   type PickleValue,
 } from './pickle-value.ts';
 import type { PythonKeys } from './python-keys.ts';
-import { elementCount, MAX_RANK, type RawTensor, type TensorStorage } from './raw-tensor.ts';
+import { elementCount, MAX_RANK, type RawTensor } from './raw-tensor.ts';
+import type { TensorStorage } from './tensor-storage.ts';
 import type { TorchDtype, TorchReference, TorchSize, TorchTensor } from './torch-value.ts';
 
 /** A storage as a pickle refers to it. Counts are in elements of `dtype`; `null` is an untyped run of bytes. */

@@ -7,7 +7,8 @@
 import { FormatError } from '../errors.ts';
 import { latin1Text } from '../io/bytes.ts';
 import { dtypeWidth } from './dtype.ts';
-import { elementCount, MAX_NAME_CHARACTERS, type RawTensor, type TensorStorage } from './raw-tensor.ts';
+import { elementCount, MAX_NAME_CHARACTERS, type RawTensor } from './raw-tensor.ts';
+import type { TensorStorage } from './tensor-storage.ts';
 import { isTagged, isTensor, type TorchValue } from './torch-value.ts';
 
 /** All names of a file together: 4 Mi characters, and 8 for each of its bytes. A tensor takes some 100 of them. */

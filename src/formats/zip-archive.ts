@@ -7,7 +7,7 @@ import { equalBytes } from '../io/bytes.ts';
 import { readFileRange, type SourceFile } from '../io/file-range.ts';
 import { crc32, inflateRaw } from '../io/platform/deflate.ts';
 import { inOneGo, type Steps } from '../pace.ts';
-import type { TensorStorage } from './raw-tensor.ts';
+import type { TensorStorage } from './tensor-storage.ts';
 import { type ZipRecord, zipRecords } from './zip-records.ts';
 
 export interface ZipEntry {

@@ -29,7 +29,7 @@ import { multiply } from '../linalg/products.ts';
 import { TOKEN_TABLE } from '../models/clip/text-encoder.ts';
 import type { TextEncoderLayout } from '../models/families/family.ts';
 import { type ComponentId, layerId } from '../models/families/layer-table.ts';
-import type { Fusion } from './fuse.ts';
+import type { Fusion } from './fusion.ts';
 
 /**
  * Write the model. The VAE, scheduler and other parts are copied; unet and text_encoder are rewritten.

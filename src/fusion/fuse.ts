@@ -3,23 +3,19 @@
  * feeds the next. Nothing is written here; see `output.ts`.
  */
 
-import type { BoundVocabulary } from '../concepts/prompt.ts';
 import { InputFiles } from '../formats/input-files.ts';
 import { type LowRank, rankOf } from '../linalg/low-rank.ts';
-import type { Checkpoint } from '../models/checkpoint.ts';
 import { type LayerId, layerId, within } from '../models/families/layer-table.ts';
-import type { Component } from '../models/keys/module-path.ts';
 import type { ModelDeltas } from '../models/lora.ts';
 import { Pace } from '../pace.ts';
 import { type ExecutionContext, executionContext, withProgress } from '../runtime/execution-context.ts';
 import { GraphMatmulEngine } from '../runtime/matmul-engine.ts';
-import type { FusionOptions } from './options.ts';
-import type { Participant } from './participant.ts';
+import type { FusedLayer, Fusion } from './fusion.ts';
 import { type FuseRequest, type FusionPlan, methodFor, planFusion, preserves } from './plan.ts';
 import { addBase, addConcept, toolVersions } from './recipe.ts';
 import type { RefineProgress } from './refine/refine.ts';
 import { fusionRefineUnits, refineFusion } from './refine/refine-fusion.ts';
-import { type FusionProgress, type FusionReport, Reporter } from './report/report.ts';
+import { type FusionProgress, Reporter } from './report/report.ts';
 import { measureStage, type SolvedLayer, type StageProblem, solveStage } from './solve-stage.ts';
 import { fusionMethod } from './solvers/method.ts';
 import { type Choices, chooseParameters, heldOutOptions } from './solvers/parameter-choice.ts';
@@ -27,29 +23,6 @@ import { componentOf, STAGES, type Stage, stageOf } from './stage.ts';
 import { type CollectContext, Collector, priorCaptions } from './statistics/collector.ts';
 import type { StageStatistics, Statistics } from './statistics/statistics.ts';
 import { type Collected, StatisticsStore, scopeOf } from './statistics/statistics-store.ts';
-
-/** One merged layer. */
-export interface FusedLayer {
-  readonly stage: Stage;
-  readonly component: Component;
-  readonly layerName: string;
-  /** W* − W₀, exactly, of rank ≤ Σ r_i. */
-  readonly delta: LowRank;
-}
-
-export interface Fusion {
-  readonly base: Checkpoint;
-  readonly participants: readonly Participant[];
-  readonly options: FusionOptions;
-  /** Captions that were preserved, the empty prompt among them; empty if preservation was off. */
-  readonly captions: readonly string[];
-  readonly vocabulary: BoundVocabulary;
-  /** Keyed by `${component}:${layerName}`, in the base's own layer order. */
-  readonly layers: ReadonlyMap<LayerId, FusedLayer>;
-  readonly report: FusionReport;
-  /** The files it was made of, as they were when they were opened. */
-  readonly inputs: InputFiles;
-}
 
 /**
  * Fuse concepts into one set of low-rank changes of the base.

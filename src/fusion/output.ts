@@ -8,7 +8,7 @@ import { stagedInto } from '../io/staging.ts';
 import { checkFileTarget, checkFolderTarget, checkResultsFolder } from '../io/targets.ts';
 import { rankOf } from '../linalg/low-rank.ts';
 import { writeFusedCheckpoint } from './checkpoint-output.ts';
-import type { Fusion } from './fuse.ts';
+import type { Fusion } from './fusion.ts';
 import { baseFiles, conceptFiles, fusionRecipe } from './recipe.ts';
 import { keptRecipe, sharedRecipe, sharedReport } from './recorded-recipe.ts';
 

@@ -6,7 +6,7 @@ import type { RawTensor } from '../formats/raw-tensor.ts';
 import type { TensorFile } from '../formats/tensor-file.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
 import { packageVersion, toolVersion } from '../package-root.ts';
-import type { Fusion } from './fuse.ts';
+import type { Fusion } from './fusion.ts';
 import type { FusionOptions } from './options.ts';
 
 export interface RecipeFile {

@@ -7,6 +7,7 @@ import type { DType } from '../formats/dtype.ts';
 import type { RawTensor } from '../formats/raw-tensor.ts';
 import { sizeOf, type Tensor, type TensorDType } from '../tensor/tensor.ts';
 import type { Graph, GraphNode, GraphWeight } from './graph.ts';
+import type { NodeWriter } from './node-writer.ts';
 import type { OpAttributes, OpType } from './op-types.ts';
 import { shapeRules } from './ops/shape-rules.ts';
 import { describe, type GraphDType, type Value, type ValueSpec } from './value.ts';
@@ -18,7 +19,7 @@ const WEIGHT_DTYPES: Partial<Record<DType, GraphDType>> = {
   BF16: 'bfloat16',
 };
 
-export class GraphBuilder {
+export class GraphBuilder implements NodeWriter {
   readonly #nodes: GraphNode[] = [];
   readonly #inputs: Value[] = [];
   readonly #outputs = new Map<string, Value>();

@@ -3,7 +3,7 @@
 import { sshsHashes } from '../adapters/metadata.ts';
 import { FormatError } from '../errors.ts';
 import { hashFile } from '../formats/file-hash.ts';
-import { openTensorFile } from '../formats/tensor-file.ts';
+import { openTensorFile } from '../formats/open-tensor-file.ts';
 import { infoOf } from '../io/file-info.ts';
 import { readFileRange } from '../io/file-range.ts';
 import { sha256Of } from '../io/platform/sha256.ts';

@@ -27,11 +27,10 @@ import {
   checkMergeSettings,
   MERGE_DEFAULTS,
   type MergeContext,
-  type MergeMethodName,
   type MergeSettings,
   type MergeTerm,
-  mergeMethod,
 } from './method.ts';
+import { type MergeMethodName, mergeMethod } from './methods/index.ts';
 import { refuseLargeResult } from './result-size.ts';
 
 export interface MergeInput {

@@ -1,20 +1,9 @@
-/**
- * Ways to merge the changes of several adapters in one layer, as one table: name, title, idea, source, parameters. The
- * command line, recipes and documentation read it. One file per method in methods/.
- */
+/** What a way to merge the changes of several adapters in one layer is; methods/ has one a file, and their table. */
 
 import { UsageError } from '../errors.ts';
 import type { MatmulEngine } from '../linalg/cholesky-async.ts';
 import type { LowRank } from '../linalg/low-rank.ts';
-import { nearestName } from '../nearest-name.ts';
 import type { Pace, Steps } from '../pace.ts';
-import { cat } from './methods/cat.ts';
-import { dareLinear, dareLinearSvd, dareTies, dareTiesSvd } from './methods/dare.ts';
-import { knots } from './methods/knots.ts';
-import { linear } from './methods/linear.ts';
-import { magnitudePrune, magnitudePruneSvd } from './methods/magnitude-prune.ts';
-import { svdMerge } from './methods/svd.ts';
-import { ties, tiesSvd } from './methods/ties.ts';
 
 /** One adapter's change of a layer, ΔW = scale · up · down, and how much of it is wanted. */
 export interface MergeTerm extends LowRank {
@@ -63,35 +52,6 @@ export interface MergeMethod {
    * @throws {UsageError} if the method is not defined for these terms, e.g. for unequal ranks
    */
   merge(terms: readonly MergeTerm[], context: MergeContext): Promise<LowRank>;
-}
-
-/** All methods by name. */
-export const mergeMethods = {
-  cat,
-  svd: svdMerge,
-  linear,
-  ties,
-  'ties-svd': tiesSvd,
-  'dare-linear': dareLinear,
-  'dare-linear-svd': dareLinearSvd,
-  'dare-ties': dareTies,
-  'dare-ties-svd': dareTiesSvd,
-  'magnitude-prune': magnitudePrune,
-  'magnitude-prune-svd': magnitudePruneSvd,
-  knots,
-} as const satisfies Readonly<Record<string, MergeMethod>>;
-
-export type MergeMethodName = keyof typeof mergeMethods;
-
-export const mergeMethodNames = Object.keys(mergeMethods) as readonly MergeMethodName[];
-
-/** @throws {UsageError} naming the nearest method, if there is none of this name */
-export function mergeMethod(name: string): MergeMethod {
-  if (Object.hasOwn(mergeMethods, name)) return mergeMethods[name as MergeMethodName];
-  const nearest = nearestName(name, mergeMethodNames);
-  throw new UsageError(
-    `unknown merge method "${name}"; ${nearest === null ? `expected one of ${mergeMethodNames.join(', ')}` : `did you mean "${nearest}"?`}`,
-  );
 }
 
 /** @throws {UsageError} if a setting is out of range */

@@ -6,8 +6,9 @@
 import type { AdapterComponent, AdapterModule, Architecture } from '../adapters/adapter.ts';
 import type { BaseWeights } from '../adapters/delta.ts';
 import { FormatError, MismatchError } from '../errors.ts';
+import { openShardedOrSingle, openTensorFile } from '../formats/open-tensor-file.ts';
 import type { RawTensor } from '../formats/raw-tensor.ts';
-import { openShardedOrSingle, openTensorFile, type TensorFile } from '../formats/tensor-file.ts';
+import type { TensorFile } from '../formats/tensor-file.ts';
 import { exists, infoOf } from '../io/file-info.ts';
 import * as path from '../io/platform/paths.ts';
 import { adapterModuleId } from '../models/families/adapter-layers.ts';

@@ -8,7 +8,7 @@ import { safeParse } from '../formats/safe-parse.ts';
 import { recordedNaming } from '../fusion/former-names.ts';
 import { layerChoices } from './extract.ts';
 import { recipeKey } from './history.ts';
-import { type MergeMethodName, mergeMethodNames } from './method.ts';
+import { type MergeMethodName, mergeMethodNames } from './methods/index.ts';
 
 /** Files that one recipe names at most; a base in shards and some hundred adapters are far fewer. */
 const MAX_FILES = 4096;

@@ -2,7 +2,7 @@
 
 import { sshsHashes } from '../adapters/metadata.ts';
 import { FormatError, UsageError } from '../errors.ts';
-import { openTensorFile } from '../formats/tensor-file.ts';
+import { openTensorFile } from '../formats/open-tensor-file.ts';
 import { fuse } from '../fusion/fuse.ts';
 import { writeFusion } from '../fusion/output.ts';
 import type { Recipe } from '../fusion/recipe.ts';

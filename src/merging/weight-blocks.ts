@@ -5,13 +5,8 @@
 
 import { FormatError, NumericalError } from '../errors.ts';
 import { type DType, decodeFloat32, dtypeWidth, encodeFloat, type WritableFloat } from '../formats/dtype.ts';
-import {
-  type ByteRange,
-  byteRangeOf,
-  elementCount,
-  type RawTensor,
-  readBytes,
-} from '../formats/raw-tensor.ts';
+import { byteRangeOf, elementCount, type RawTensor, readBytes } from '../formats/raw-tensor.ts';
+import type { ByteRange } from '../formats/tensor-storage.ts';
 import { checkUnchanged, type FileIdentity } from '../io/file-identity.ts';
 import { type FileHandle, open } from '../io/platform/disk.ts';
 import { freshBytes } from '../io/platform/machine.ts';

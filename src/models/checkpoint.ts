@@ -5,21 +5,23 @@
 
 import { z } from 'zod';
 import { FormatError, MismatchError } from '../errors.ts';
+import { openShardedOrSingle, openTensorFile } from '../formats/open-tensor-file.ts';
 import type { RawTensor } from '../formats/raw-tensor.ts';
-import { openShardedOrSingle, openTensorFile, type TensorFile } from '../formats/tensor-file.ts';
+import type { TensorFile } from '../formats/tensor-file.ts';
 import { exists, infoOf } from '../io/file-info.ts';
 import * as path from '../io/platform/paths.ts';
 import type { ClipTextConfig } from './clip/config.ts';
 import { type ClipTokenizer, loadTokenizer } from './clip/tokenizer.ts';
 import { readConfig } from './config-file.ts';
 import { BASE_FAMILIES, DEFAULT_FAMILY, hasBase, titlesOf } from './families/families.ts';
-import type { BaseFamily, ComponentLayout, ModelPart } from './families/family.ts';
+import type { BaseFamily, ComponentLayout } from './families/family.ts';
 import type { ComponentId } from './families/layer-table.ts';
+import type { ModelPart } from './families/model-part.ts';
 import { Parts } from './families/parts.ts';
 import { familyOf, familyOfPipeline } from './families/recognise.ts';
 import type { WeightSource } from './network.ts';
 
-export type { ModelPart } from './families/family.ts';
+export type { ModelPart } from './families/model-part.ts';
 
 export interface Checkpoint {
   /** Absolute path of the folder or file. */

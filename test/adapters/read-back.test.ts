@@ -8,9 +8,9 @@ import { wordFormats } from '../../src/adapters/words.ts';
 import { writeAdapter } from '../../src/adapters/write.ts';
 import { writeEmbeddings, writeLora } from '../../src/concepts/lora-file.ts';
 import { EdloraError, FormatError } from '../../src/errors.ts';
+import { openTensorFile } from '../../src/formats/open-tensor-file.ts';
 import { float32Tensor, memoryTensor, type RawTensor, renamed } from '../../src/formats/raw-tensor.ts';
 import { writeSafetensors } from '../../src/formats/safetensors.ts';
-import { openTensorFile } from '../../src/formats/tensor-file.ts';
 import { convertFile, isWordFormat } from '../../src/merging/jobs/convert-file.ts';
 import { TorchGenerator } from '../../src/tensor/random.ts';
 import {

@@ -8,8 +8,8 @@ import { type LayerFormat, layerFormats, SCHEME_TABLE, schemes } from '../../src
 import type { FactorKey, Scheme } from '../../src/adapters/schemes/scheme.ts';
 import { type OutputAdapter, unheldBy, writeAdapter } from '../../src/adapters/write.ts';
 import { encodeFloat } from '../../src/formats/dtype.ts';
+import { openTensorFile } from '../../src/formats/open-tensor-file.ts';
 import { memoryTensor, type RawTensor, renamed } from '../../src/formats/raw-tensor.ts';
-import { openTensorFile } from '../../src/formats/tensor-file.ts';
 import { convertAdapter } from '../../src/merging/convert.ts';
 import { mergeAdapters } from '../../src/merging/merge.ts';
 import { adapterModuleId } from '../../src/models/families/adapter-layers.ts';

@@ -8,7 +8,7 @@ import { run } from '../../cli/run.ts';
 import { loadAdapter } from '../../src/adapters/read.ts';
 import { writeAdapter } from '../../src/adapters/write.ts';
 import { loadConcept } from '../../src/concepts/concept-file.ts';
-import { openTensorFile } from '../../src/formats/tensor-file.ts';
+import { openTensorFile } from '../../src/formats/open-tensor-file.ts';
 import type { LintReport } from '../../src/merging/lint.ts';
 import { packageRoot } from '../../src/package-root.ts';
 import { attentionLayers, randomLycoris } from '../merging/random-adapters.ts';

@@ -5,7 +5,7 @@ import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { run } from '../../cli/run.ts';
 import { loadConcept } from '../../src/concepts/concept-file.ts';
-import { openTensorFile } from '../../src/formats/tensor-file.ts';
+import { openTensorFile } from '../../src/formats/open-tensor-file.ts';
 import { packageRoot } from '../../src/package-root.ts';
 import { fakeIo } from '../support/fake-io.ts';
 

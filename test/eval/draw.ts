@@ -1,6 +1,6 @@
 /** Pictures for measurements on the miniature: plain DDIM with guidance, many prompts in one batch. */
 import { type BoundVocabulary, bindConcepts } from '../../src/concepts/prompt.ts';
-import type { Fusion } from '../../src/fusion/fuse.ts';
+import type { Fusion } from '../../src/fusion/fusion.ts';
 import type { Checkpoint } from '../../src/models/checkpoint.ts';
 import { conditioningFeeds } from '../../src/models/families/conditioning.ts';
 import { within } from '../../src/models/families/layer-table.ts';

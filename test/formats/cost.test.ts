@@ -4,8 +4,8 @@ import { describe, expect, it } from 'vitest';
 import { loadConcept } from '../../src/concepts/concept-file.ts';
 import { FormatError } from '../../src/errors.ts';
 import { hashFile } from '../../src/formats/file-hash.ts';
+import { openTensorFile } from '../../src/formats/open-tensor-file.ts';
 import { readBytes } from '../../src/formats/raw-tensor.ts';
-import { openTensorFile } from '../../src/formats/tensor-file.ts';
 import { get, put, TENSOR, text, torchLegacy, torchZip, zipFile } from './hostile-files.ts';
 import { scratchFolder } from './scratch-folder.ts';
 

@@ -2,9 +2,9 @@
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import { FormatError } from '../../src/errors.ts';
+import { openShardedOrSingle, openTensorFile } from '../../src/formats/open-tensor-file.ts';
 import { float32Tensor, readFloat32 } from '../../src/formats/raw-tensor.ts';
 import { writeSafetensors } from '../../src/formats/safetensors.ts';
-import { openShardedOrSingle, openTensorFile } from '../../src/formats/tensor-file.ts';
 import { torchTensor, writeTorchZip } from '../../src/formats/torch-writer.ts';
 import { scratchFolder } from './scratch-folder.ts';
 

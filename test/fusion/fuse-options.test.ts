@@ -2,7 +2,8 @@
 import { beforeAll, describe, expect, it } from 'vitest';
 import { loadConcept } from '../../src/concepts/concept-file.ts';
 import { UsageError } from '../../src/errors.ts';
-import { type Fusion, fuse } from '../../src/fusion/fuse.ts';
+import { fuse } from '../../src/fusion/fuse.ts';
+import type { Fusion } from '../../src/fusion/fusion.ts';
 import type { FusionOptions } from '../../src/fusion/options.ts';
 import { planFusion } from '../../src/fusion/plan.ts';
 import { frobeniusNorm, type LowRank, rankOf, scale, subtract, sum } from '../../src/linalg/low-rank.ts';

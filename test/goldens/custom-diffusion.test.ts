@@ -1,6 +1,6 @@
 /** The constrained merge and the compression rule against Custom Diffusion's results, in float64. */
 import { describe, expect, it } from 'vitest';
-import { openTensorFile } from '../../src/formats/tensor-file.ts';
+import { openTensorFile } from '../../src/formats/open-tensor-file.ts';
 import { constrainInput, solveConstrained } from '../../src/fusion/solvers/constrained.ts';
 import { rankBySpectrumShare } from '../../src/fusion/solvers/recompress.ts';
 import { applyToRows, frobeniusNorm, lowRank, rankOf, toDense, truncate } from '../../src/linalg/low-rank.ts';

@@ -1,7 +1,7 @@
 /** A merged ED-LoRA: its text features, one UNet pass, and a whole picture against the published Mix-of-Show code. */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { openTensorFile } from '../../src/formats/open-tensor-file.ts';
 import { readBytes } from '../../src/formats/raw-tensor.ts';
-import { openTensorFile } from '../../src/formats/tensor-file.ts';
 import { plainLayout } from '../../src/models/unet/region-attention.ts';
 import { levelSizes } from '../../src/models/unet/structure.ts';
 import { GuidedRows } from '../../src/sampling/guided-rows.ts';

@@ -1,7 +1,8 @@
 /** Whole pictures against diffusers' StableDiffusionPipeline on the miniature with random weights. */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { openTensorFile } from '../../src/formats/open-tensor-file.ts';
 import { readBytes, readFloat32 } from '../../src/formats/raw-tensor.ts';
-import { openTensorFile, type TensorFile } from '../../src/formats/tensor-file.ts';
+import type { TensorFile } from '../../src/formats/tensor-file.ts';
 import { openCheckpoint } from '../../src/models/checkpoint.ts';
 import type { SampleRequest } from '../../src/sampling/request.ts';
 import { Pipeline } from '../../src/sampling/sample.ts';

@@ -1,7 +1,7 @@
 import { copyFileSync, writeFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import { sshsHashes, sshsHashesOf } from '../../src/adapters/metadata.ts';
-import { openTensorFile } from '../../src/formats/tensor-file.ts';
+import { openTensorFile } from '../../src/formats/open-tensor-file.ts';
 import { fileHashes } from '../../src/merging/hashes.ts';
 import { scratch } from '../merging/random-adapters.ts';
 import { goldenJson, goldenPath } from '../support/goldens.ts';

@@ -5,8 +5,8 @@
 import { existsSync, readdirSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import { FormatError } from '../../src/errors.ts';
+import { openTensorFile } from '../../src/formats/open-tensor-file.ts';
 import { readBytes } from '../../src/formats/raw-tensor.ts';
-import { openTensorFile } from '../../src/formats/tensor-file.ts';
 import { goldenJson, goldenPath } from '../support/goldens.ts';
 
 interface HostileCase {

@@ -3,7 +3,7 @@ import { diffusersLoraKey, parseDiffusersLoraKey } from '../../src/adapters/sche
 import { edLoraKey, parseEdLoraKey } from '../../src/adapters/schemes/ed-lora-names.ts';
 import { kohyaKey, kohyaNames, parseKohyaKey } from '../../src/adapters/schemes/kohya-names.ts';
 import { parsePeftKey, peftKey } from '../../src/adapters/schemes/peft-names.ts';
-import { openTensorFile } from '../../src/formats/tensor-file.ts';
+import { openTensorFile } from '../../src/formats/open-tensor-file.ts';
 import { isKnownLayer } from '../../src/models/families/known-layers.ts';
 import {
   isIgnoredInSingleFile,

@@ -3,8 +3,8 @@ import { layerDelta } from '../../src/adapters/delta.ts';
 import { assembleLayer } from '../../src/adapters/layer-parts.ts';
 import type { AdapterPart } from '../../src/adapters/schemes/names.ts';
 import { partSuffix } from '../../src/adapters/schemes/names.ts';
+import { openTensorFile } from '../../src/formats/open-tensor-file.ts';
 import { type RawTensor, readFloat64 } from '../../src/formats/raw-tensor.ts';
-import { openTensorFile } from '../../src/formats/tensor-file.ts';
 import { multiply } from '../../src/linalg/products.ts';
 import { goldenJson, goldenPath } from '../support/goldens.ts';
 

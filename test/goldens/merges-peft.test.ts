@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
+import { openTensorFile } from '../../src/formats/open-tensor-file.ts';
 import { type RawTensor, readFloat64 } from '../../src/formats/raw-tensor.ts';
-import { openTensorFile } from '../../src/formats/tensor-file.ts';
 import { toDense, truncate } from '../../src/linalg/low-rank.ts';
 import { type Matrix, matrix } from '../../src/linalg/matrix.ts';
 import { multiply } from '../../src/linalg/products.ts';
@@ -10,8 +10,8 @@ import {
   MERGE_DEFAULTS,
   type MergeContext,
   type MergeTerm,
-  mergeMethod,
 } from '../../src/merging/method.ts';
+import { mergeMethod } from '../../src/merging/methods/index.ts';
 import { inOneGo, Pace } from '../../src/pace.ts';
 import { TorchGenerator } from '../../src/tensor/random.ts';
 import { relativeError } from '../support/close.ts';

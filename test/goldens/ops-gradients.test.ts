@@ -1,7 +1,8 @@
 /** Gradient rules against PyTorch's autograd on single operations, in float64; and the runtime's float32 beside it. */
 import { beforeAll, describe, expect, it } from 'vitest';
+import { openTensorFile } from '../../src/formats/open-tensor-file.ts';
 import { readFloat64 } from '../../src/formats/raw-tensor.ts';
-import { openTensorFile, type TensorFile } from '../../src/formats/tensor-file.ts';
+import type { TensorFile } from '../../src/formats/tensor-file.ts';
 import { gradients } from '../../src/graph/autodiff.ts';
 import { GraphBuilder } from '../../src/graph/builder.ts';
 import { interpret } from '../../src/graph/interpret.ts';

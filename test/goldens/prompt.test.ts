@@ -3,8 +3,8 @@ import { describe, expect, it } from 'vitest';
 import { loadConcept } from '../../src/concepts/concept-file.ts';
 import { readManifest } from '../../src/concepts/manifest.ts';
 import { bindConcepts, type ConceptConfig } from '../../src/concepts/prompt.ts';
+import { openTensorFile } from '../../src/formats/open-tensor-file.ts';
 import { readFloat32, readFloat64 } from '../../src/formats/raw-tensor.ts';
-import { openTensorFile } from '../../src/formats/tensor-file.ts';
 import { loadTokenizer } from '../../src/models/clip/tokenizer.ts';
 import { goldenJson, goldenPath } from '../support/goldens.ts';
 

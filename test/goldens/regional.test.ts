@@ -1,7 +1,7 @@
 /** Region-rewritten cross-attention and the whole regional pipeline against the published Mix-of-Show code. */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { openTensorFile } from '../../src/formats/open-tensor-file.ts';
 import { readBytes } from '../../src/formats/raw-tensor.ts';
-import { openTensorFile } from '../../src/formats/tensor-file.ts';
 import { openT2iAdapter } from '../../src/models/adapter/open.ts';
 import { levelSizes } from '../../src/models/unet/structure.ts';
 import { GuidedRows } from '../../src/sampling/guided-rows.ts';

@@ -9,6 +9,7 @@
 import { cpSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { encodeFloat } from '../../src/formats/dtype.ts';
+import { openTensorFile } from '../../src/formats/open-tensor-file.ts';
 import {
   elementCount,
   memoryTensor,
@@ -18,7 +19,6 @@ import {
   renamed,
 } from '../../src/formats/raw-tensor.ts';
 import { openSafetensors, writeSafetensors } from '../../src/formats/safetensors.ts';
-import { openTensorFile } from '../../src/formats/tensor-file.ts';
 import type { TorchValue } from '../../src/formats/torch-value.ts';
 import { torchTensor, writeTorchZip } from '../../src/formats/torch-writer.ts';
 import { packageRoot } from '../../src/package-root.ts';

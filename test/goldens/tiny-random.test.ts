@@ -1,7 +1,8 @@
 /** Text encoder, UNet and VAE against transformers and diffusers on the miniature with random weights. */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { openTensorFile } from '../../src/formats/open-tensor-file.ts';
 import { memoryTensor, type RawTensor, readFloat32 } from '../../src/formats/raw-tensor.ts';
-import { openTensorFile, type TensorFile } from '../../src/formats/tensor-file.ts';
+import type { TensorFile } from '../../src/formats/tensor-file.ts';
 import { type Checkpoint, openCheckpoint } from '../../src/models/checkpoint.ts';
 import { buildTextEncoder, pooledPosition, TokenEmbeddings } from '../../src/models/clip/text-encoder.ts';
 import type { Network, WeightSource } from '../../src/models/network.ts';

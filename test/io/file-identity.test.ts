@@ -15,9 +15,9 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { FormatError } from '../../src/errors.ts';
+import { openTensorFile } from '../../src/formats/open-tensor-file.ts';
 import { float32Tensor, readFloat32 } from '../../src/formats/raw-tensor.ts';
 import { writeSafetensors } from '../../src/formats/safetensors.ts';
-import { openTensorFile } from '../../src/formats/tensor-file.ts';
 import { checkUnchanged, identify } from '../../src/io/file-identity.ts';
 
 let folder: string;

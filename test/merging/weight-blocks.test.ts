@@ -2,6 +2,7 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { NumericalError } from '../../src/errors.ts';
 import { type DType, decodeFloat32, dtypeWidth, encodeFloat } from '../../src/formats/dtype.ts';
+import { openTensorFile } from '../../src/formats/open-tensor-file.ts';
 import {
   elementCount,
   float32Tensor,
@@ -10,7 +11,6 @@ import {
   readFloat32,
 } from '../../src/formats/raw-tensor.ts';
 import { writeSafetensors } from '../../src/formats/safetensors.ts';
-import { openTensorFile } from '../../src/formats/tensor-file.ts';
 import { FactorAddition, joinFactors } from '../../src/merging/factor-addition.ts';
 import { type BakedWeight, type BlockSizes, weightBlocks } from '../../src/merging/weight-blocks.ts';
 import { TorchGenerator } from '../../src/tensor/random.ts';

@@ -1,7 +1,8 @@
 /** The fusion goldens as the solvers' own types: every layer of a reference run with its deltas and inputs. */
 import { readdirSync } from 'node:fs';
+import { openTensorFile } from '../../src/formats/open-tensor-file.ts';
 import { readFloat64 } from '../../src/formats/raw-tensor.ts';
-import { openTensorFile, type TensorFile } from '../../src/formats/tensor-file.ts';
+import type { TensorFile } from '../../src/formats/tensor-file.ts';
 import { GramAccumulator } from '../../src/linalg/gram.ts';
 import { type LowRank, lowRank, scale } from '../../src/linalg/low-rank.ts';
 import { identity, type Matrix, matrix } from '../../src/linalg/matrix.ts';

@@ -1,6 +1,8 @@
 /** Tensors of a golden file by name, as numbers. */
+
+import { openTensorFile } from '../../src/formats/open-tensor-file.ts';
 import { readFloat32 } from '../../src/formats/raw-tensor.ts';
-import { openTensorFile, type TensorFile } from '../../src/formats/tensor-file.ts';
+import type { TensorFile } from '../../src/formats/tensor-file.ts';
 import { float32, type Tensor } from '../../src/tensor/tensor.ts';
 import { goldenPath } from './goldens.ts';
 

@@ -1,6 +1,6 @@
 /** Multi-head attention as one operator: the runtime never holds all scores at once. */
 import { ShapeError } from '../../errors.ts';
-import type { GraphBuilder } from '../builder.ts';
+import type { NodeWriter } from '../node-writer.ts';
 import type { Value } from '../value.ts';
 import { reshape, transpose } from './movement.ts';
 import { broadcastShapes, expectRank, expectShape, required, type ShapeRules, sameDtype } from './rule.ts';
@@ -35,7 +35,7 @@ export const attentionShapes: ShapeRules<'MultiHeadAttention'> = {
 
 /** softmax(q kᵀ / √d + bias) v per head; heads lie side by side in the last axis. */
 export function multiHeadAttention(
-  g: GraphBuilder,
+  g: NodeWriter,
   { q, k, v, bias = null }: { q: Value; k: Value; v: Value; bias?: Value | null },
   numHeads: number,
 ): Value {
@@ -43,13 +43,13 @@ export function multiHeadAttention(
 }
 
 /** [B, N, heads·d] → [B, heads, N, d] */
-export function splitHeads(g: GraphBuilder, x: Value, numHeads: number): Value {
+export function splitHeads(g: NodeWriter, x: Value, numHeads: number): Value {
   const [batch, rows, width] = x.shape as [number, number, number];
   return transpose(g, reshape(g, x, [batch, rows, numHeads, width / numHeads]), [0, 2, 1, 3]);
 }
 
 /** [B, heads, N, d] → [B, N, heads·d] */
-export function joinHeads(g: GraphBuilder, x: Value): Value {
+export function joinHeads(g: NodeWriter, x: Value): Value {
   const [batch, numHeads, rows, width] = x.shape as [number, number, number, number];
   return reshape(g, transpose(g, x, [0, 2, 1, 3]), [batch, rows, numHeads * width]);
 }

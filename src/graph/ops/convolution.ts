@@ -1,6 +1,6 @@
 /** Convolution and nearest-neighbour enlargement of [B, C, H, W]. */
 import { ShapeError } from '../../errors.ts';
-import type { GraphBuilder } from '../builder.ts';
+import type { NodeWriter } from '../node-writer.ts';
 import type { Value } from '../value.ts';
 import { expectRank, expectShape, required, type ShapeRules, sameDtype } from './rule.ts';
 
@@ -56,7 +56,7 @@ export const convolutionShapes: ShapeRules<'Conv' | 'ConvTranspose' | 'Resize'> 
 
 /** 2-D convolution. `pads` are top, left, bottom, right; one number pads all sides. */
 export function conv(
-  g: GraphBuilder,
+  g: NodeWriter,
   x: Value,
   weight: Value,
   bias: Value | null,
@@ -79,6 +79,6 @@ export function conv(
 }
 
 /** Nearest-neighbour enlargement; row i of the output is row ⌊i · H / height⌋ of the input, as in PyTorch. */
-export function resizeNearest(g: GraphBuilder, x: Value, height: number, width: number): Value {
+export function resizeNearest(g: NodeWriter, x: Value, height: number, width: number): Value {
   return g.node('Resize', [x], { height, width })[0]!;
 }

@@ -1,5 +1,5 @@
 /** Elementwise operators; two-input ones broadcast as NumPy does. */
-import type { GraphBuilder } from '../builder.ts';
+import type { NodeWriter } from '../node-writer.ts';
 import type { OpType } from '../op-types.ts';
 import type { Value, ValueSpec } from '../value.ts';
 import { broadcastShapes, required, type ShapeRules, sameDtype } from './rule.ts';
@@ -45,29 +45,29 @@ export const elementwiseShapes: ShapeRules<ElementwiseOp> = {
   Cast: (inputs, { to }) => [{ dtype: to, shape: required(inputs, 0).shape }],
 };
 
-const one = <K extends OpType>(g: GraphBuilder, ...call: Parameters<typeof g.node<K>>): Value =>
+const one = <K extends OpType>(g: NodeWriter, ...call: Parameters<typeof g.node<K>>): Value =>
   g.node<K>(...call)[0]!;
 
-export const add = (g: GraphBuilder, a: Value, b: Value): Value => one(g, 'Add', [a, b], {});
-export const sub = (g: GraphBuilder, a: Value, b: Value): Value => one(g, 'Sub', [a, b], {});
-export const mul = (g: GraphBuilder, a: Value, b: Value): Value => one(g, 'Mul', [a, b], {});
-export const div = (g: GraphBuilder, a: Value, b: Value): Value => one(g, 'Div', [a, b], {});
-export const sqrt = (g: GraphBuilder, x: Value): Value => one(g, 'Sqrt', [x], {});
-export const exp = (g: GraphBuilder, x: Value): Value => one(g, 'Exp', [x], {});
-export const sin = (g: GraphBuilder, x: Value): Value => one(g, 'Sin', [x], {});
-export const cos = (g: GraphBuilder, x: Value): Value => one(g, 'Cos', [x], {});
-export const sigmoid = (g: GraphBuilder, x: Value): Value => one(g, 'Sigmoid', [x], {});
-export const erf = (g: GraphBuilder, x: Value): Value => one(g, 'Erf', [x], {});
+export const add = (g: NodeWriter, a: Value, b: Value): Value => one(g, 'Add', [a, b], {});
+export const sub = (g: NodeWriter, a: Value, b: Value): Value => one(g, 'Sub', [a, b], {});
+export const mul = (g: NodeWriter, a: Value, b: Value): Value => one(g, 'Mul', [a, b], {});
+export const div = (g: NodeWriter, a: Value, b: Value): Value => one(g, 'Div', [a, b], {});
+export const sqrt = (g: NodeWriter, x: Value): Value => one(g, 'Sqrt', [x], {});
+export const exp = (g: NodeWriter, x: Value): Value => one(g, 'Exp', [x], {});
+export const sin = (g: NodeWriter, x: Value): Value => one(g, 'Sin', [x], {});
+export const cos = (g: NodeWriter, x: Value): Value => one(g, 'Cos', [x], {});
+export const sigmoid = (g: NodeWriter, x: Value): Value => one(g, 'Sigmoid', [x], {});
+export const erf = (g: NodeWriter, x: Value): Value => one(g, 'Erf', [x], {});
 /** 1 where a = b, else 0, as bool. */
-export const equal = (g: GraphBuilder, a: Value, b: Value): Value => one(g, 'Equal', [a, b], {});
-export const cast = (g: GraphBuilder, x: Value, to: 'float32' | 'float64' | 'float16'): Value =>
+export const equal = (g: NodeWriter, a: Value, b: Value): Value => one(g, 'Equal', [a, b], {});
+export const cast = (g: NodeWriter, x: Value, to: 'float32' | 'float64' | 'float16'): Value =>
   one(g, 'Cast', [x], { to });
 /** x, through which no gradient flows. */
-export const stopGradient = (g: GraphBuilder, x: Value): Value => one(g, 'StopGradient', [x], {});
+export const stopGradient = (g: NodeWriter, x: Value): Value => one(g, 'StopGradient', [x], {});
 /** Exact (erf) GELU. */
-export const gelu = (g: GraphBuilder, x: Value): Value => one(g, 'Gelu', [x], {});
+export const gelu = (g: NodeWriter, x: Value): Value => one(g, 'Gelu', [x], {});
 /** x · sigmoid(alpha · x), CLIP's activation at alpha 1.702. */
-export const quickGelu = (g: GraphBuilder, x: Value, alpha = 1.702): Value =>
+export const quickGelu = (g: NodeWriter, x: Value, alpha = 1.702): Value =>
   one(g, 'QuickGelu', [x], { alpha });
 /** x · sigmoid(x), through the runtime's fused QuickGelu (a fifth faster than Mul and Sigmoid over a UNet). */
-export const silu = (g: GraphBuilder, x: Value): Value => one(g, 'QuickGelu', [x], { alpha: 1 });
+export const silu = (g: NodeWriter, x: Value): Value => one(g, 'QuickGelu', [x], { alpha: 1 });

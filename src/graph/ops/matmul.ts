@@ -1,6 +1,6 @@
 /** Matrix products. */
 import { ShapeError } from '../../errors.ts';
-import type { GraphBuilder } from '../builder.ts';
+import type { NodeWriter } from '../node-writer.ts';
 import type { Value } from '../value.ts';
 import { broadcastShapes, required, type ShapeRules, sameDtype } from './rule.ts';
 
@@ -22,7 +22,7 @@ export const matmulShapes: ShapeRules<'FusedMatMul'> = {
 
 /** alpha · op(A) · op(B); op transposes the last two axes where asked. Leading axes broadcast. */
 export function matmul(
-  g: GraphBuilder,
+  g: NodeWriter,
   a: Value,
   b: Value,
   { transA = false, transB = false, alpha = 1 } = {},

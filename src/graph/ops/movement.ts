@@ -1,7 +1,7 @@
 /** Operators that only move numbers. */
 import { ShapeError } from '../../errors.ts';
 import { sizeOf } from '../../tensor/tensor.ts';
-import type { GraphBuilder } from '../builder.ts';
+import type { NodeWriter } from '../node-writer.ts';
 import type { Value } from '../value.ts';
 import { broadcastShapes, expectShape, normalAxis, required, type ShapeRules, sameDtype } from './rule.ts';
 
@@ -94,39 +94,39 @@ export const movementShapes: ShapeRules<MovementOp> = {
 };
 
 /** The same numbers in the same order under another shape. */
-export function reshape(g: GraphBuilder, x: Value, shape: readonly number[]): Value {
+export function reshape(g: NodeWriter, x: Value, shape: readonly number[]): Value {
   return g.node('Reshape', [x], { shape })[0]!;
 }
 
 /** Axis i of the result is axis perm[i] of x. */
-export function transpose(g: GraphBuilder, x: Value, perm: readonly number[]): Value {
+export function transpose(g: NodeWriter, x: Value, perm: readonly number[]): Value {
   return g.node('Transpose', [x], { perm })[0]!;
 }
 
-export function concat(g: GraphBuilder, parts: readonly Value[], axis: number): Value {
+export function concat(g: NodeWriter, parts: readonly Value[], axis: number): Value {
   return g.node('Concat', parts, { axis })[0]!;
 }
 
-export function split(g: GraphBuilder, x: Value, sizes: readonly number[], axis: number): readonly Value[] {
+export function split(g: NodeWriter, x: Value, sizes: readonly number[], axis: number): readonly Value[] {
   return g.node('Split', [x], { axis, sizes });
 }
 
 /** Elements [start, end) along one axis. */
-export function slice(g: GraphBuilder, x: Value, axis: number, start: number, end: number): Value {
+export function slice(g: NodeWriter, x: Value, axis: number, start: number, end: number): Value {
   return g.node('Slice', [x], { axis, start, end })[0]!;
 }
 
 /** Rows of `data` along `axis`; the axes of `indices` take its place. */
-export function gather(g: GraphBuilder, data: Value, indices: Value, axis = 0): Value {
+export function gather(g: NodeWriter, data: Value, indices: Value, axis = 0): Value {
   return g.node('Gather', [data, indices], { axis })[0]!;
 }
 
 /** Adds rows [...I, ...rest] into `size` rows of zeros at `indices` [...I]; equal indices add up. */
-export function scatterRows(g: GraphBuilder, rows: Value, indices: Value, size: number): Value {
+export function scatterRows(g: NodeWriter, rows: Value, indices: Value, size: number): Value {
   return g.node('ScatterRows', [rows, indices], { size })[0]!;
 }
 
 /** x broadcast to `shape`. */
-export function expand(g: GraphBuilder, x: Value, shape: readonly number[]): Value {
+export function expand(g: NodeWriter, x: Value, shape: readonly number[]): Value {
   return g.node('Expand', [x], { shape })[0]!;
 }

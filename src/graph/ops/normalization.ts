@@ -1,6 +1,6 @@
 /** Layer norm, group norm and softmax. */
 import { ShapeError } from '../../errors.ts';
-import type { GraphBuilder } from '../builder.ts';
+import type { NodeWriter } from '../node-writer.ts';
 import type { Value } from '../value.ts';
 import { expectShape, normalAxis, required, type ShapeRules, sameDtype } from './rule.ts';
 
@@ -32,13 +32,13 @@ export const normalizationShapes: ShapeRules<'LayerNormalization' | 'GroupNormal
 };
 
 /** (x − mean) / √(variance + epsilon) · weight + bias over the last axis. */
-export function layerNorm(g: GraphBuilder, x: Value, weight: Value, bias: Value, epsilon = 1e-5): Value {
+export function layerNorm(g: NodeWriter, x: Value, weight: Value, bias: Value, epsilon = 1e-5): Value {
   return g.node('LayerNormalization', [x, weight, bias], { epsilon })[0]!;
 }
 
 /** Normalisation over groups of channels and all positions of [B, C, …]. */
 export function groupNorm(
-  g: GraphBuilder,
+  g: NodeWriter,
   x: Value,
   weight: Value,
   bias: Value,
@@ -47,6 +47,6 @@ export function groupNorm(
   return g.node('GroupNormalization', [x, weight, bias], options)[0]!;
 }
 
-export function softmax(g: GraphBuilder, x: Value, axis = -1): Value {
+export function softmax(g: NodeWriter, x: Value, axis = -1): Value {
   return g.node('Softmax', [x], { axis })[0]!;
 }

@@ -1,5 +1,5 @@
 /** Reductions over named axes. */
-import type { GraphBuilder } from '../builder.ts';
+import type { NodeWriter } from '../node-writer.ts';
 import type { OpAttributes } from '../op-types.ts';
 import type { Value, ValueSpec } from '../value.ts';
 import { normalAxis, required, type ShapeRules } from './rule.ts';
@@ -23,16 +23,16 @@ export const reductionShapes: ShapeRules<ReductionOp> = {
 };
 
 /** Sum over `axes`; they stay with size 1 unless `keepDims` is false. */
-export function reduceSum(g: GraphBuilder, x: Value, axes: readonly number[], keepDims = true): Value {
+export function reduceSum(g: NodeWriter, x: Value, axes: readonly number[], keepDims = true): Value {
   return g.node('ReduceSum', [x], { axes, keepDims })[0]!;
 }
 
 /** Mean over `axes`; they stay with size 1 unless `keepDims` is false. */
-export function reduceMean(g: GraphBuilder, x: Value, axes: readonly number[], keepDims = true): Value {
+export function reduceMean(g: NodeWriter, x: Value, axes: readonly number[], keepDims = true): Value {
   return g.node('ReduceMean', [x], { axes, keepDims })[0]!;
 }
 
 /** Largest element over `axes`; they stay with size 1 unless `keepDims` is false. */
-export function reduceMax(g: GraphBuilder, x: Value, axes: readonly number[], keepDims = true): Value {
+export function reduceMax(g: NodeWriter, x: Value, axes: readonly number[], keepDims = true): Value {
   return g.node('ReduceMax', [x], { axes, keepDims })[0]!;
 }

@@ -8,7 +8,8 @@ import { recordedPath } from '../../io/recorded-path.ts';
 import type { SubjectProgress } from '../../progress.ts';
 import { GraphMatmulEngine } from '../../runtime/matmul-engine.ts';
 import { mergeAdapters, type RenamedWord, unusableOf } from '../merge.ts';
-import type { MajoritySign, MergeMethodName } from '../method.ts';
+import type { MajoritySign } from '../method.ts';
+import type { MergeMethodName } from '../methods/index.ts';
 import { describeJob, mergedMetadata } from '../provenance.ts';
 import {
   baseOf,

@@ -1,7 +1,7 @@
 /** Opening a T2I-Adapter and checking it against the base it is to guide. */
 
 import { MismatchError } from '../../errors.ts';
-import { openShardedOrSingle } from '../../formats/tensor-file.ts';
+import { openShardedOrSingle } from '../../formats/open-tensor-file.ts';
 import * as path from '../../io/platform/paths.ts';
 import type { Checkpoint } from '../checkpoint.ts';
 import { readConfig } from '../config-file.ts';

@@ -2,8 +2,9 @@
 
 import { z } from 'zod';
 import { FormatError, MismatchError } from '../../errors.ts';
+import { openShardedOrSingle } from '../../formats/open-tensor-file.ts';
 import type { RawTensor } from '../../formats/raw-tensor.ts';
-import { openShardedOrSingle, type TensorFile } from '../../formats/tensor-file.ts';
+import type { TensorFile } from '../../formats/tensor-file.ts';
 import { exists, infoOf } from '../../io/file-info.ts';
 import * as path from '../../io/platform/paths.ts';
 import { readConfig } from '../config-file.ts';

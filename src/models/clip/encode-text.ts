@@ -1,7 +1,7 @@
 /** Prompts to hidden states: one run of the text encoder on a batch of token ids. */
 import { type ExecutionContext, executionContext } from '../../runtime/execution-context.ts';
 import type { Tensor } from '../../tensor/tensor.ts';
-import type { ModelPart } from '../checkpoint.ts';
+import type { ModelPart } from '../families/model-part.ts';
 import { deltaFeeds, deltaRanks, type LayerDeltas } from '../lora.ts';
 import type { NetworkOptions, Probes } from '../network.ts';
 import type { ClipTextConfig } from './config.ts';

@@ -2,7 +2,6 @@
  * What is a base model: a family says how its files are recognised, which networks it has, what reads the prompt, and what
  * adapters of it are called. Whoever works with a base asks its family, and never which one it is.
  */
-import type { TensorFile } from '../../formats/tensor-file.ts';
 import type { ClipTextConfig } from '../clip/config.ts';
 import type { WeightSource } from '../network.ts';
 import type { UnetConfig } from '../unet/config.ts';
@@ -107,14 +106,4 @@ export interface AdapterFamily extends Family {
 /** A family whose models draw, learn and are fused. */
 export interface BaseFamily extends AdapterFamily {
   readonly base: BaseLayout;
-}
-
-/** One network of an opened base. */
-export interface ModelPart<C> {
-  readonly config: C;
-  readonly weights: WeightSource;
-  /** The weight files as they are, for hashing and rewriting. */
-  readonly file: TensorFile;
-  /** What can be changed in it, by layer name. */
-  readonly layers: ReadonlyMap<string, Layer>;
 }

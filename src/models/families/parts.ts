@@ -3,8 +3,8 @@ import { MismatchError, ShapeError } from '../../errors.ts';
 import type { ClipTextConfig } from '../clip/config.ts';
 import type { UnetConfig } from '../unet/config.ts';
 import type { VaeConfig } from '../vae/config.ts';
-import type { ModelPart } from './family.ts';
 import { type ComponentId, LayerTable } from './layer-table.ts';
+import type { ModelPart } from './model-part.ts';
 
 /** What a base is put together from. */
 export interface Networks {

@@ -3,8 +3,8 @@ import type { ClipTextConfig } from '../clip/config.ts';
 import { encodeText } from '../clip/encode-text.ts';
 import { TokenEmbeddings } from '../clip/text-encoder.ts';
 import type { MakeTokenEncoder } from './conditioning.ts';
-import type { ModelPart } from './family.ts';
 import { within } from './layer-table.ts';
+import type { ModelPart } from './model-part.ts';
 import type { Parts } from './parts.ts';
 
 const ID = 'text_encoder';

@@ -20,7 +20,7 @@ import { convertFile } from '../../../src/merging/jobs/convert-file.ts';
 import { mergeFiles } from '../../../src/merging/jobs/merge-files.ts';
 import { resizeFile } from '../../../src/merging/jobs/resize-file.ts';
 import { lintMerge } from '../../../src/merging/lint.ts';
-import { mergeMethodNames } from '../../../src/merging/method.ts';
+import { mergeMethodNames } from '../../../src/merging/methods/index.ts';
 import { verifyFile } from '../../../src/merging/verify.ts';
 import { type Checkpoint, openCheckpoint } from '../../../src/models/checkpoint.ts';
 import { defaultBase } from '../../../src/package-root.ts';
