@@ -71,7 +71,13 @@ beforeAll(async () => {
     rank: 2,
     out: merged,
   });
-  expected = { kind: 'lora', layers, converted: await readFile(converted), merged: await readFile(merged) };
+  expected = {
+    kind: 'lora',
+    words: ['<smiley1>', '<smiley2>'],
+    layers,
+    converted: await readFile(converted),
+    merged: await readFile(merged),
+  };
 });
 
 afterAll(() => rm(folder, { recursive: true, force: true }));
@@ -99,25 +105,30 @@ describe('the library in a browser', () => {
       ...{ Blob, CompressionStream, URL, DOMException },
     };
     const { work } = vm.runInNewContext(`${script}; page`, web) as {
-      work(bytes: Uint8Array): Promise<PageResult>;
+      work(bytes: Uint8Array, concept: Uint8Array): Promise<PageResult>;
     };
-    const result = await work(new Uint8Array(await readFile(lora)));
-    expect([result.kind, result.layers]).toEqual([expected.kind, expected.layers]);
+    const result = await work(new Uint8Array(await readFile(lora)), new Uint8Array(await readFile(concept)));
+    expect([result.kind, result.words, result.layers]).toEqual([
+      expected.kind,
+      expected.words,
+      expected.layers,
+    ]);
     expect(same(result.converted, expected.converted)).toBe(true);
     expect(same(result.merged, expected.merged)).toBe(true);
   });
 
   it.skipIf(chromium === undefined)('runs in headless Chromium', async () => {
-    const bytes = (await readFile(lora)).toString('base64');
+    const [bytes, words] = await Promise.all([lora, concept].map((file) => readFile(file, 'base64')));
     const page = path.join(folder, 'page.html');
     await writeFile(
       page,
       `<!doctype html><meta charset="utf-8"><pre id="out">working</pre><script>${script.replaceAll('</script', '<\\/script')}</script><script>
         const text = (bytes) => { let s = ''; for (const b of bytes) s += String.fromCharCode(b); return btoa(s); };
-        page.work(Uint8Array.from(atob('${bytes}'), (c) => c.charCodeAt(0))).then(
+        const bytesOf = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+        page.work(bytesOf('${bytes}'), bytesOf('${words}')).then(
           (r) => ({ ...r, converted: text(r.converted), merged: text(r.merged) }),
           (error) => ({ error: String(error?.stack ?? error) }),
-        ).then((r) => { document.getElementById('out').textContent = 'done ' + JSON.stringify(r); });
+        ).then((r) => { document.getElementById('out').textContent = 'done ' + text(new TextEncoder().encode(JSON.stringify(r))); });
       </script>`,
     );
     const { stdout } = await promisify(execFile)(
@@ -128,9 +139,15 @@ describe('the library in a browser', () => {
       ],
       { maxBuffer: 1 << 28, timeout: 50_000 },
     );
-    const result = JSON.parse(/<pre id="out">done (.*?)<\/pre>/s.exec(stdout)?.[1] ?? '{}');
+    const result = JSON.parse(
+      Buffer.from(/<pre id="out">done (.*?)<\/pre>/s.exec(stdout)?.[1] ?? '', 'base64').toString(),
+    );
     expect(result.error).toBe(undefined);
-    expect([result.kind, result.layers]).toEqual([expected.kind, expected.layers]);
+    expect([result.kind, result.words, result.layers]).toEqual([
+      expected.kind,
+      expected.words,
+      expected.layers,
+    ]);
     expect(same(Buffer.from(result.converted, 'base64'), expected.converted)).toBe(true);
     expect(same(Buffer.from(result.merged, 'base64'), expected.merged)).toBe(true);
   });

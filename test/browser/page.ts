@@ -6,14 +6,24 @@ import { mergeFiles } from '../../src/merging/jobs/merge-files.ts';
 
 export interface PageResult {
   readonly kind: string;
+  /** Of the concept. */
+  readonly words: readonly string[];
   readonly layers: number;
   /** The results' bytes. */
   readonly converted: Uint8Array;
   readonly merged: Uint8Array;
 }
 
-/** @param bytes of a kohya LoRA */
-export async function work(bytes: Uint8Array<ArrayBuffer>): Promise<PageResult> {
+/**
+ * @param bytes   of a kohya LoRA
+ * @param concept of an ED-LoRA in PyTorch's format
+ */
+export async function work(
+  bytes: Uint8Array<ArrayBuffer>,
+  concept: Uint8Array<ArrayBuffer>,
+): Promise<PageResult> {
+  putFile('/dropped/concept.pth', concept);
+  const { tokens } = await inspect('/dropped/concept.pth');
   putFile('/dropped/lora.safetensors', bytes);
   const input = '/dropped/lora.safetensors';
   const { kind } = await inspect(input);
@@ -38,6 +48,7 @@ export async function work(bytes: Uint8Array<ArrayBuffer>): Promise<PageResult> 
   });
   return {
     kind,
+    words: tokens.map(({ word }) => word),
     layers,
     converted: readFileSync('/dropped/converted.safetensors'),
     merged: readFileSync('/dropped/merged.safetensors'),
