@@ -271,7 +271,8 @@ export {
   type SampleHooks,
   type StepProgress,
 } from './sampling/sample.ts';
-export { SAMPLER_NAMES, type SamplerName } from './sampling/samplers/create.ts';
+export { SAMPLER_NAMES } from './sampling/samplers/create.ts';
+export type { SamplerName } from './sampling/samplers/table.ts';
 export {
   DEFAULT_DENOISE,
   type NormalScene,
@@ -282,7 +283,7 @@ export {
 } from './sampling/scene.ts';
 export { checkScene, readSceneFile } from './sampling/scene-file.ts';
 export type { PreparedScene } from './sampling/scene-request.ts';
-export type { PredictionType, ScheduleOverrides, TimestepSpacing } from './sampling/scheduler-config.ts';
+export type { PredictionType, ScheduleOverrides, TimestepSpacing } from './sampling/scheduler-options.ts';
 
 // Judging: pictures by CLIP, attention, words among words.
 

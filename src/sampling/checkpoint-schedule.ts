@@ -2,15 +2,15 @@
 import { FormatError } from '../errors.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
 import { namedSamplerConfig } from './samplers/create.ts';
+import type { SchedulerClass } from './samplers/table.ts';
 import {
   parseSchedulerConfig,
   parseSchedulerJson,
   readSchedulerText,
   resolveSchedulerConfig,
-  type ScheduleOverrides,
-  type SchedulerClass,
   type SchedulerConfig,
 } from './scheduler-config.ts';
+import type { ScheduleOverrides } from './scheduler-options.ts';
 
 /** Source: huggingface.co/stable-diffusion-v1-5/stable-diffusion-v1-5, scheduler/scheduler_config.json */
 export const SD15_SCHEDULER = {

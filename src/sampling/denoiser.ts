@@ -4,7 +4,7 @@
  * variance-exploding form (Euler, Heun) a = 1 and b = sigma.
  */
 import { combine } from './linear-combination.ts';
-import type { PredictionType } from './scheduler-config.ts';
+import type { PredictionType } from './scheduler-options.ts';
 
 /** latents = signal · original + noise · noise. */
 export interface NoiseLevel {

@@ -6,7 +6,7 @@
  */
 import { UsageError } from '../errors.ts';
 import { combine } from './linear-combination.ts';
-import type { BetaSchedule, SchedulerConfig, TimestepSpacing } from './scheduler-config.ts';
+import type { BetaSchedule, SchedulerOptions, TimestepSpacing } from './scheduler-options.ts';
 
 const f32 = Math.fround;
 
@@ -69,7 +69,7 @@ export interface NoiseSchedule {
  * Betas and ᾱ of a configuration.
  * Source: diffusers `scheduling_ddim.py` and the `betas_for_alpha_bar`, `rescale_zero_terminal_snr` beside it.
  */
-export function noiseSchedule(config: SchedulerConfig): NoiseSchedule {
+export function noiseSchedule(config: SchedulerOptions): NoiseSchedule {
   const { trainedBetas, betaSchedule, betaStart, betaEnd, numTrainTimesteps } = config;
   const plain =
     trainedBetas === null
@@ -129,7 +129,7 @@ function linspace(last: number, count: number): number[] {
 }
 
 /** @throws {UsageError} unless steps is a whole number in 1 … numTrainTimesteps */
-function checkSteps(config: SchedulerConfig, steps: number): void {
+function checkSteps(config: SchedulerOptions, steps: number): void {
   if (!Number.isInteger(steps) || steps < 1 || steps > config.numTrainTimesteps) {
     throw new UsageError(
       `steps: expected a whole number from 1 to ${config.numTrainTimesteps}, got ${steps}`,
@@ -138,7 +138,7 @@ function checkSteps(config: SchedulerConfig, steps: number): void {
 }
 
 /** @throws {UsageError} if the highest (last) timestep lies beyond the training schedule */
-function checkReach(config: SchedulerConfig, ascending: number[]): number[] {
+function checkReach(config: SchedulerOptions, ascending: number[]): number[] {
   const highest = ascending[ascending.length - 1]!;
   if (highest >= config.numTrainTimesteps) {
     throw new UsageError(
@@ -169,7 +169,7 @@ function trailing(last: number, trainTimesteps: number, steps: number): number[]
  * `whole` rounds the linspace ones to integers; the sigma samplers keep them fractional, in float32.
  * @throws {UsageError} for a step count that the training schedule cannot hold
  */
-export function spacedTimesteps(config: SchedulerConfig, steps: number, whole: boolean): number[] {
+export function spacedTimesteps(config: SchedulerOptions, steps: number, whole: boolean): number[] {
   checkSteps(config, steps);
   const count = config.numTrainTimesteps;
   switch (config.timestepSpacing) {
@@ -196,7 +196,7 @@ export function spacedTimesteps(config: SchedulerConfig, steps: number, whole: b
  * @throws {UsageError} as `spacedTimesteps`
  */
 export function solverTimesteps(
-  config: SchedulerConfig,
+  config: SchedulerOptions,
   steps: number,
   spacing: TimestepSpacing = config.timestepSpacing,
   last = config.numTrainTimesteps,
@@ -229,7 +229,7 @@ export function trainingSigmas(alphasCumprod: Float32Array): Float32Array {
  * ᾱ whose last value, where it is exactly zero, is 2⁻²⁴ instead, so that the first sigma stays finite. Source: the
  * sigma-based schedulers of diffusers under `rescale_betas_zero_snr`.
  */
-export function withFiniteSigmas(config: SchedulerConfig, alphasCumprod: Float32Array): Float32Array {
+export function withFiniteSigmas(config: SchedulerOptions, alphasCumprod: Float32Array): Float32Array {
   if (!config.rescaleBetasZeroSnr) return alphasCumprod;
   const finite = alphasCumprod.slice();
   finite[finite.length - 1] = 2 ** -24;
@@ -277,7 +277,7 @@ export interface SigmaSchedule {
  * @throws {UsageError} as `spacedTimesteps`
  * Source: diffusers `scheduling_euler_discrete.py`, `set_timesteps`.
  */
-export function discreteSigmas(config: SchedulerConfig, steps: number): SigmaSchedule {
+export function discreteSigmas(config: SchedulerOptions, steps: number): SigmaSchedule {
   const table = trainingSigmas(withFiniteSigmas(config, noiseSchedule(config).alphasCumprod));
   let timesteps = spacedTimesteps(config, steps, false);
   let sigmas = timesteps.map((timestep) => sigmaAt(table, timestep));
@@ -289,15 +289,25 @@ export function discreteSigmas(config: SchedulerConfig, steps: number): SigmaSch
   return { timesteps, sigmas: Float32Array.from([...sigmas, last]) };
 }
 
+/** Where the classes of diffusers place the sigmas of a solver differently. */
+export interface SolverPlacement {
+  /** Instead of the config's. */
+  readonly spacing?: TimestepSpacing;
+  /** Under Karras sigmas and the cosine schedule, cut fractions of timesteps off rather than round. */
+  readonly truncate?: boolean;
+  /** Under Karras sigmas, the final sigma `sigma_min` is the last of them rather than that of training timestep 0. */
+  readonly endAtLast?: boolean;
+}
+
 /**
  * Timesteps and sigmas of DPM-Solver and UniPC: whole timesteps, also under Karras sigmas.
  * @throws {UsageError} as `solverTimesteps`
  * Source: diffusers `scheduling_dpmsolver_multistep.py` and `scheduling_unipc_multistep.py`, `set_timesteps`.
  */
 export function solverSigmas(
-  config: SchedulerConfig,
+  config: SchedulerOptions,
   steps: number,
-  spacing: TimestepSpacing = config.timestepSpacing,
+  { spacing = config.timestepSpacing, truncate = false, endAtLast = false }: SolverPlacement = {},
 ): SigmaSchedule {
   const table = trainingSigmas(withFiniteSigmas(config, noiseSchedule(config).alphasCumprod));
   // lambda = log(√ᾱ / √(1 − ᾱ)) = −log sigma
@@ -307,13 +317,9 @@ export function solverSigmas(
   let last = config.finalSigmasType === 'sigma_min' ? table[0]! : 0;
   if (config.useKarrasSigmas) {
     sigmas = karrasSigmas(table[table.length - 1]!, table[0]!, timesteps.length);
-    // The DPM solvers cut fractions off under the cosine schedule, where all others round.
-    const whole =
-      config.betaSchedule === 'squaredcos_cap_v2' && config.schedulerClass === 'DPMSolverMultistepScheduler'
-        ? Math.trunc
-        : roundHalfEven;
+    const whole = truncate && config.betaSchedule === 'squaredcos_cap_v2' ? Math.trunc : roundHalfEven;
     timesteps = sigmas.map((sigma) => whole(timestepOfSigma(table, sigma)));
-    if (config.finalSigmasType === 'sigma_min' && config.schedulerClass === 'UniPCMultistepScheduler') {
+    if (config.finalSigmasType === 'sigma_min' && endAtLast) {
       last = sigmas[sigmas.length - 1]!;
     }
   }

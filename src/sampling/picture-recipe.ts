@@ -11,6 +11,7 @@ import { safeParse } from '../formats/safe-parse.ts';
 import { parseJson } from '../formats/strict-json.ts';
 import { placeOfRecord, recordedPath } from '../io/recorded-path.ts';
 import { defaultBase } from '../package-root.ts';
+import { samplerDisplayName } from './samplers/create.ts';
 import { type NormalScene, normalScene, type Scene } from './scene.ts';
 import { checkScene } from './scene-file.ts';
 
@@ -21,22 +22,6 @@ export const PARAMETERS_KEY = 'parameters';
 
 /** A scene with 64 regions of long prompts has less. */
 const MAX_SCENE_LENGTH = 4 << 20;
-
-/** The samplers as web UIs call them. */
-const DISPLAY_NAMES: Readonly<Record<string, string>> = {
-  ddim: 'DDIM',
-  ddpm: 'DDPM',
-  pndm: 'PLMS',
-  lms: 'LMS',
-  euler: 'Euler',
-  'euler-a': 'Euler a',
-  heun: 'Heun',
-  dpm2: 'DPM2',
-  'dpmpp-2m': 'DPM++ 2M',
-  'dpmpp-2m-sde': 'DPM++ 2M SDE',
-  'dpmpp-2s': 'DPM++ 2S',
-  unipc: 'UniPC',
-};
 
 /**
  * Texts for one picture's PNG file.
@@ -70,7 +55,7 @@ function parametersText(scene: NormalScene, base: string, version: string): stri
   const { prompt = '', negative = '', schedule, clipSkip, init } = scene;
   const fields: [string, string | number | undefined][] = [
     ['Steps', scene.steps],
-    ['Sampler', DISPLAY_NAMES[scene.sampler ?? ''] ?? scene.sampler],
+    ['Sampler', scene.sampler === undefined ? undefined : samplerDisplayName(scene.sampler)],
     ['Schedule type', schedule?.includes('karras') ? 'Karras' : undefined],
     ['CFG scale', scene.guidance],
     ['Seed', scene.seed],

@@ -29,7 +29,7 @@ import {
 } from './limits.ts';
 import { checkMemory, windowedTokens } from './memory-need.ts';
 import { checkRegion, type Region } from './region.ts';
-import type { ScheduleOverrides } from './scheduler-config.ts';
+import type { ScheduleOverrides } from './scheduler-options.ts';
 
 export interface SampleRequest {
   /** The context: what rules where no region covers. Weights `(word:1.2)` and any length. */

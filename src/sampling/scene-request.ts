@@ -33,7 +33,7 @@ import {
   sceneRegion,
   sceneStrength,
 } from './scene.ts';
-import type { ScheduleOverrides, TimestepSpacing } from './scheduler-config.ts';
+import type { ScheduleOverrides, TimestepSpacing } from './scheduler-options.ts';
 
 /** Pixels, 4096 × 4096: larger masks are reduced while they are decoded, smaller ones averaged exactly. */
 const MAX_WHOLE_MASK = 2 ** 24;

@@ -5,79 +5,38 @@
  */
 
 import * as z from 'zod';
-import { FormatError, UsageError } from '../errors.ts';
+import { FormatError } from '../errors.ts';
 import { jsonExcerpt } from '../formats/excerpt.ts';
 import { MAX_CONFIG_BYTES } from '../formats/json-file.ts';
 import { safeParse } from '../formats/safe-parse.ts';
 import { parseJson } from '../formats/strict-json.ts';
 import { readTextFile } from '../io/read-small-file.ts';
-import { withDefaults } from '../settings.ts';
+import {
+  SCHEDULERS,
+  type SchedulerClass,
+  type SchedulerDefaults,
+  type SchedulerEntry,
+  type SchedulerOption,
+} from './samplers/table.ts';
+import type { SchedulerOptions } from './scheduler-options.ts';
 
 /** Scheduler classes of diffusers that have a page in `samplers/`. */
-export const SCHEDULER_CLASSES = [
-  'DDIMScheduler',
-  'DDPMScheduler',
-  'PNDMScheduler',
-  'LMSDiscreteScheduler',
-  'EulerDiscreteScheduler',
-  'EulerAncestralDiscreteScheduler',
-  'HeunDiscreteScheduler',
-  'KDPM2DiscreteScheduler',
-  'DPMSolverMultistepScheduler',
-  'DPMSolverSinglestepScheduler',
-  'UniPCMultistepScheduler',
-] as const;
+export const SCHEDULER_CLASSES = Object.keys(SCHEDULERS) as readonly SchedulerClass[];
 
-export type SchedulerClass = (typeof SCHEDULER_CLASSES)[number];
-/** What the network's output is: the noise, the velocity √ᾱ·noise − √(1−ᾱ)·original, or the original itself. */
-export type PredictionType = 'epsilon' | 'v_prediction' | 'sample';
-/** Where timesteps lie: table 2 of "Common Diffusion Noise Schedules and Sample Steps are Flawed" (2305.08891). */
-export type TimestepSpacing = 'leading' | 'linspace' | 'trailing';
-export type BetaSchedule = 'linear' | 'scaled_linear' | 'squaredcos_cap_v2';
-
-/** Every option resolved. Options that a class does not have hold the value that changes nothing. */
-export interface SchedulerConfig {
+/** A class and every option resolved. */
+export interface SchedulerConfig extends SchedulerOptions {
   readonly schedulerClass: SchedulerClass;
-  /** Length of the training schedule; timesteps are 0 … numTrainTimesteps − 1. */
-  readonly numTrainTimesteps: number;
-  readonly betaStart: number;
-  readonly betaEnd: number;
-  readonly betaSchedule: BetaSchedule;
-  /** Betas given outright; `null` when the three numbers above define them. */
-  readonly trainedBetas: readonly number[] | null;
-  /** Shift and scale the betas so that the last step is pure noise (2305.08891, algorithm 1). */
-  readonly rescaleBetasZeroSnr: boolean;
-  readonly predictionType: PredictionType;
-  readonly timestepSpacing: TimestepSpacing;
-  /** Added to `leading` timesteps; SD 1.x has 1. */
-  readonly stepsOffset: number;
-  /** Place sigmas as Karras et al. (2206.00364), equation 5, rho = 7. */
-  readonly useKarrasSigmas: boolean;
-  /** Sigma after the last step: 0, or that of training timestep 0. */
-  readonly finalSigmasType: 'zero' | 'sigma_min';
-  /** Clamp the predicted original to ± clipSampleRange (pixel models; SD has `false`). */
-  readonly clipSample: boolean;
-  readonly clipSampleRange: number;
-  /** ᾱ before timestep 0: 1, or that of timestep 0. DDIM and PNDM. */
-  readonly setAlphaToOne: boolean;
-  /** PNDM: leave out the Runge–Kutta start. */
-  readonly skipPrkSteps: boolean;
-  /** DDPM: posterior variance (`fixed_small`) or beta (`fixed_large`). */
-  readonly varianceType: 'fixed_small' | 'fixed_large';
-  /** DPM-Solver 1–3, UniPC ≥ 1. */
-  readonly solverOrder: number;
-  /** DPM-Solver: `midpoint` or `heun`; UniPC: `bh1` or `bh2`. */
-  readonly solverType: 'midpoint' | 'heun' | 'bh1' | 'bh2';
-  readonly algorithmType: 'dpmsolver++' | 'sde-dpmsolver++' | 'dpmsolver' | 'sde-dpmsolver';
-  readonly lowerOrderFinal: boolean;
-  readonly eulerAtFinal: boolean;
-  /** DPM-Solver: training timesteps whose log-SNR/2 lies below this are not visited. */
-  readonly lambdaMinClipped: number;
-  /** UniPC: solve for the original rather than for the noise. */
-  readonly predictX0: boolean;
-  /** UniPC: step indices without the corrector. */
-  readonly disableCorrector: readonly number[];
 }
+
+/** Defaults of the options that not all classes agree on, for the classes that name no other in the table. */
+const DEFAULTS: Required<SchedulerDefaults> = {
+  betaStart: 0.0001,
+  betaEnd: 0.02,
+  timestepSpacing: 'linspace',
+  clipSample: false,
+  setAlphaToOne: false,
+  lowerOrderFinal: true,
+};
 
 const finite = z.number();
 /** diffusers writes −∞ as a bare word, which `parseSchedulerConfig` turns into this string first. */
@@ -122,27 +81,7 @@ const schema = z.object({
 });
 
 type RawConfig = z.infer<typeof schema>;
-type Solver = 'dpm' | 'unipc';
-
-const SOLVER: Partial<Record<SchedulerClass, Solver>> = {
-  DPMSolverMultistepScheduler: 'dpm',
-  DPMSolverSinglestepScheduler: 'dpm',
-  UniPCMultistepScheduler: 'unipc',
-};
-/** Classes that take the spacing `leading` when none is named; the others take `linspace`. */
-const LEADING: readonly SchedulerClass[] = ['DDIMScheduler', 'DDPMScheduler', 'PNDMScheduler'];
-/** Classes whose betas run from 0.00085 to 0.012 when none are named; the others 0.0001 to 0.02. */
-const LATENT_BETAS: readonly SchedulerClass[] = ['HeunDiscreteScheduler', 'KDPM2DiscreteScheduler'];
-/** Classes that cannot place sigmas; Euler ancestral can here, but not by its file, as in the library. */
-const NO_KARRAS_KEY: readonly SchedulerClass[] = [...LEADING, 'EulerAncestralDiscreteScheduler'];
-const CLIPS: readonly SchedulerClass[] = ['DDIMScheduler', 'DDPMScheduler', 'HeunDiscreteScheduler'];
-const NO_ZERO_SNR: readonly SchedulerClass[] = [
-  'PNDMScheduler',
-  'LMSDiscreteScheduler',
-  'HeunDiscreteScheduler',
-  'KDPM2DiscreteScheduler',
-  'DPMSolverSinglestepScheduler',
-];
+type Solver = SchedulerEntry['solver'];
 
 /** Is this the name of a scheduler class that is implemented here? */
 export function isSchedulerClass(name: string): name is SchedulerClass {
@@ -175,7 +114,7 @@ function refuseUnsupported(file: string, raw: RawConfig): void {
   }
 }
 
-function solverType(file: string, solver: Solver | undefined, value: string): SchedulerConfig['solverType'] {
+function solverType(file: string, solver: Solver, value: string): SchedulerConfig['solverType'] {
   if (solver === undefined) return 'midpoint';
   const known = oneOf(file, 'solver_type', value, ['midpoint', 'heun', 'bh1', 'bh2', 'logrho'] as const);
   // A file saved for one solver and loaded by the other keeps its spelling: both fall back as the library does.
@@ -183,7 +122,7 @@ function solverType(file: string, solver: Solver | undefined, value: string): Sc
   return known === 'bh1' ? 'bh1' : 'bh2';
 }
 
-function checkOrder(file: string, solver: Solver | undefined, order: number): number {
+function checkOrder(file: string, solver: Solver, order: number): number {
   const highest = solver === 'dpm' ? 3 : 9;
   if (order > highest) {
     throw new FormatError(file, `solver_order: expected 1 to ${highest}, got ${order}`);
@@ -214,34 +153,33 @@ export function resolveSchedulerConfig(
   const raw = parsed.data;
   refuseUnsupported(file, raw);
   const name = schedulerClass ?? oneOf(file, '_class_name', raw._class_name ?? '', SCHEDULER_CLASSES);
-  const solver = SOLVER[name];
-  const leading = LEADING.includes(name);
-  const latent = LATENT_BETAS.includes(name);
-  if (raw.rescale_betas_zero_snr === true && NO_ZERO_SNR.includes(name)) {
+  const { solver, defaults: own, options }: SchedulerEntry = SCHEDULERS[name];
+  const defaults = { ...DEFAULTS, ...own };
+  const has = (option: SchedulerOption): boolean => options.includes(option);
+  if (raw.rescale_betas_zero_snr === true && !has('rescale_betas_zero_snr')) {
     throw new FormatError(file, `rescale_betas_zero_snr: not supported by ${name}; use DDIM, Euler or DPM++`);
   }
   const trainedBetas = raw.trained_betas ?? null;
   return {
     schedulerClass: name,
     numTrainTimesteps: trainedBetas?.length ?? raw.num_train_timesteps ?? 1000,
-    betaStart: raw.beta_start ?? (latent ? 0.00085 : 0.0001),
-    betaEnd: raw.beta_end ?? (latent ? 0.012 : 0.02),
+    betaStart: raw.beta_start ?? defaults.betaStart,
+    betaEnd: raw.beta_end ?? defaults.betaEnd,
     betaSchedule: raw.beta_schedule ?? 'linear',
     trainedBetas,
     rescaleBetasZeroSnr: raw.rescale_betas_zero_snr ?? false,
     predictionType: raw.prediction_type ?? 'epsilon',
-    timestepSpacing: raw.timestep_spacing ?? (leading ? 'leading' : 'linspace'),
+    timestepSpacing: raw.timestep_spacing ?? defaults.timestepSpacing,
     stepsOffset: raw.steps_offset ?? 0,
-    useKarrasSigmas: NO_KARRAS_KEY.includes(name) ? false : (raw.use_karras_sigmas ?? false),
+    useKarrasSigmas: has('use_karras_sigmas') && (raw.use_karras_sigmas ?? false),
     finalSigmasType: raw.final_sigmas_type ?? 'zero',
-    clipSample: CLIPS.includes(name) ? (raw.clip_sample ?? name !== 'HeunDiscreteScheduler') : false,
+    clipSample: has('clip_sample') && (raw.clip_sample ?? defaults.clipSample),
     clipSampleRange: raw.clip_sample_range ?? 1,
-    setAlphaToOne: raw.set_alpha_to_one ?? name === 'DDIMScheduler',
+    setAlphaToOne: raw.set_alpha_to_one ?? defaults.setAlphaToOne,
     skipPrkSteps: raw.skip_prk_steps ?? false,
-    varianceType:
-      name === 'DDPMScheduler'
-        ? oneOf(file, 'variance_type', raw.variance_type ?? 'fixed_small', ['fixed_small', 'fixed_large'])
-        : 'fixed_small',
+    varianceType: has('variance_type')
+      ? oneOf(file, 'variance_type', raw.variance_type ?? 'fixed_small', ['fixed_small', 'fixed_large'])
+      : 'fixed_small',
     solverOrder: checkOrder(file, solver, raw.solver_order ?? 2),
     solverType: solverType(file, solver, raw.solver_type ?? (solver === 'dpm' ? 'midpoint' : 'bh2')),
     algorithmType:
@@ -253,7 +191,7 @@ export function resolveSchedulerConfig(
             'sde-dpmsolver',
           ])
         : 'dpmsolver++',
-    lowerOrderFinal: raw.lower_order_final ?? name !== 'DPMSolverSinglestepScheduler',
+    lowerOrderFinal: raw.lower_order_final ?? defaults.lowerOrderFinal,
     eulerAtFinal: raw.euler_at_final ?? false,
     lambdaMinClipped: raw.lambda_min_clipped ?? Number.NEGATIVE_INFINITY,
     predictX0: raw.predict_x0 ?? true,
@@ -289,24 +227,4 @@ export async function readSchedulerConfig(
 /** The text of a scheduler_config.json. @throws {FormatError} if it cannot be read */
 export function readSchedulerText(file: string): Promise<string> {
   return readTextFile(file, MAX_CONFIG_BYTES, 'a scheduler_config.json');
-}
-
-/** What a user may change about the model's own schedule. Left out: as the config has it. */
-export interface ScheduleOverrides {
-  readonly timestepSpacing?: TimestepSpacing;
-  readonly useKarrasSigmas?: boolean;
-  readonly predictionType?: PredictionType;
-}
-
-/**
- * A config with the user's choices in place.
- * @throws {UsageError} for Karras sigmas with a sampler that walks integer timesteps only (ddim, ddpm, pndm)
- */
-export function withSchedule(config: SchedulerConfig, overrides: ScheduleOverrides): SchedulerConfig {
-  if (overrides.useKarrasSigmas === true && LEADING.includes(config.schedulerClass)) {
-    throw new UsageError(
-      `Karras sigmas: ${config.schedulerClass} walks timesteps, not sigmas; use euler, heun, lms, dpmpp-2m or unipc`,
-    );
-  }
-  return withDefaults(config, overrides);
 }

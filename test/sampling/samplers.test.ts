@@ -6,7 +6,8 @@ import { combine } from '../../src/sampling/linear-combination.ts';
 import { addNoise, noiseSchedule, spacedTimesteps, velocity } from '../../src/sampling/noise-schedule.ts';
 import { createSampler, namedSamplerConfig, SAMPLER_NAMES } from '../../src/sampling/samplers/create.ts';
 import { beginIndexFor, runSampler } from '../../src/sampling/samplers/sampler.ts';
-import { type PredictionType, resolveSchedulerConfig } from '../../src/sampling/scheduler-config.ts';
+import { resolveSchedulerConfig } from '../../src/sampling/scheduler-config.ts';
+import type { PredictionType } from '../../src/sampling/scheduler-options.ts';
 
 const SD = {
   beta_start: 0.00085,

@@ -1,47 +1,22 @@
 /** From a sampler's short name or a scheduler class to its page. */
 import { UsageError } from '../../errors.ts';
 import { excerpt } from '../../formats/excerpt.ts';
-import {
-  resolveSchedulerConfig,
-  type ScheduleOverrides,
-  type SchedulerClass,
-  type SchedulerConfig,
-  withSchedule,
-} from '../scheduler-config.ts';
-import { ddim } from './ddim.ts';
-import { ddpm } from './ddpm.ts';
-import { dpmSolver } from './dpm-solver.ts';
-import { dpmSolverSinglestep } from './dpm-solver-singlestep.ts';
-import { euler } from './euler.ts';
-import { eulerAncestral } from './euler-ancestral.ts';
-import { heun } from './heun.ts';
-import { kdpm2 } from './kdpm2.ts';
-import { lms } from './lms.ts';
-import { pndm } from './pndm.ts';
-import type { Sampler } from './sampler.ts';
-import { unipc } from './unipc.ts';
+import { withDefaults } from '../../settings.ts';
+import { resolveSchedulerConfig, type SchedulerConfig } from '../scheduler-config.ts';
+import type { ScheduleOverrides } from '../scheduler-options.ts';
+import type { Sampler, SamplerOptions } from './sampler.ts';
+import { type NamedSampler, type SamplerName, SCHEDULERS, type SchedulerClass } from './table.ts';
 
-/** What belongs to a run rather than to the model's config. */
-export interface SamplerOptions {
-  /** DDIM: share of fresh noise, 0 (default) to 1. The other samplers have no use for it. */
-  readonly eta?: number;
-}
+const NAMED: ReadonlyMap<string, NamedSampler & { readonly schedulerClass: SchedulerClass }> = new Map(
+  (Object.keys(SCHEDULERS) as SchedulerClass[]).flatMap((schedulerClass) =>
+    Object.entries<NamedSampler>(SCHEDULERS[schedulerClass].names).map(
+      ([name, named]) => [name, { ...named, schedulerClass }] as const,
+    ),
+  ),
+);
 
-const PAGES: Readonly<
-  Record<SchedulerClass, (config: SchedulerConfig, steps: number, options: SamplerOptions) => Sampler>
-> = {
-  DDIMScheduler: ddim,
-  DDPMScheduler: ddpm,
-  PNDMScheduler: pndm,
-  LMSDiscreteScheduler: lms,
-  EulerDiscreteScheduler: euler,
-  EulerAncestralDiscreteScheduler: eulerAncestral,
-  HeunDiscreteScheduler: heun,
-  KDPM2DiscreteScheduler: kdpm2,
-  DPMSolverMultistepScheduler: dpmSolver,
-  DPMSolverSinglestepScheduler: dpmSolverSinglestep,
-  UniPCMultistepScheduler: unipc,
-};
+/** The short names, in the order of the table. */
+export const SAMPLER_NAMES = [...NAMED.keys()] as readonly SamplerName[];
 
 /**
  * The sampler of a resolved config.
@@ -49,52 +24,12 @@ const PAGES: Readonly<
  * @throws {UsageError} for an impossible step count or combination of options
  */
 export function createSampler(config: SchedulerConfig, steps: number, options: SamplerOptions = {}): Sampler {
-  return PAGES[config.schedulerClass](config, steps, options);
+  return SCHEDULERS[config.schedulerClass].create(config, steps, options);
 }
-
-/** A short name: the class it stands for, and the options that make it what the name says. */
-interface NamedSampler {
-  readonly schedulerClass: SchedulerClass;
-  readonly config: Readonly<Record<string, unknown>>;
-}
-
-const MULTISTEP = { solver_order: 2, solver_type: 'midpoint', lower_order_final: true };
-
-const SAMPLERS = {
-  ddim: { schedulerClass: 'DDIMScheduler', config: {} },
-  ddpm: { schedulerClass: 'DDPMScheduler', config: {} },
-  pndm: { schedulerClass: 'PNDMScheduler', config: {} },
-  lms: { schedulerClass: 'LMSDiscreteScheduler', config: {} },
-  euler: { schedulerClass: 'EulerDiscreteScheduler', config: {} },
-  'euler-a': { schedulerClass: 'EulerAncestralDiscreteScheduler', config: {} },
-  heun: { schedulerClass: 'HeunDiscreteScheduler', config: {} },
-  dpm2: { schedulerClass: 'KDPM2DiscreteScheduler', config: {} },
-  'dpmpp-2m': {
-    schedulerClass: 'DPMSolverMultistepScheduler',
-    config: { ...MULTISTEP, algorithm_type: 'dpmsolver++', final_sigmas_type: 'zero' },
-  },
-  'dpmpp-2m-sde': {
-    schedulerClass: 'DPMSolverMultistepScheduler',
-    config: { ...MULTISTEP, algorithm_type: 'sde-dpmsolver++', final_sigmas_type: 'zero' },
-  },
-  'dpmpp-2s': {
-    schedulerClass: 'DPMSolverSinglestepScheduler',
-    config: {
-      solver_order: 2,
-      solver_type: 'midpoint',
-      algorithm_type: 'dpmsolver++',
-      final_sigmas_type: 'zero',
-    },
-  },
-  unipc: { schedulerClass: 'UniPCMultistepScheduler', config: {} },
-} as const satisfies Readonly<Record<string, NamedSampler>>;
-
-export type SamplerName = keyof typeof SAMPLERS;
-export const SAMPLER_NAMES = Object.keys(SAMPLERS) as readonly SamplerName[];
 
 /** Is this a sampler's short name? */
 export function isSamplerName(name: string): name is SamplerName {
-  return (SAMPLER_NAMES as readonly string[]).includes(name);
+  return NAMED.has(name);
 }
 
 /**
@@ -115,6 +50,24 @@ export function namedSamplerConfig(
   if (!isSamplerName(name)) {
     throw new UsageError(`sampler: expected one of ${SAMPLER_NAMES.join(', ')}, got "${excerpt(name)}"`);
   }
-  const { schedulerClass, config } = SAMPLERS[name];
+  const { schedulerClass, config } = NAMED.get(name)!;
   return withSchedule(resolveSchedulerConfig({ ...model, ...config }, file, schedulerClass), overrides);
+}
+
+/** A sampler as web UIs call it; a name that is none stays as it is. */
+export function samplerDisplayName(name: string): string {
+  return NAMED.get(name)?.display ?? name;
+}
+
+/**
+ * A config with the user's choices in place.
+ * @throws {UsageError} for Karras sigmas with a sampler that walks integer timesteps only (ddim, ddpm, pndm)
+ */
+function withSchedule(config: SchedulerConfig, overrides: ScheduleOverrides): SchedulerConfig {
+  if (overrides.useKarrasSigmas === true && SCHEDULERS[config.schedulerClass].walks === 'timesteps') {
+    throw new UsageError(
+      `Karras sigmas: ${config.schedulerClass} walks timesteps, not sigmas; use euler, heun, lms, dpmpp-2m or unipc`,
+    );
+  }
+  return withDefaults(config, overrides);
 }

@@ -2,7 +2,7 @@
 import { levelOfAlpha, predictNoise, predictOriginal } from '../denoiser.ts';
 import { clampAll, combine, type Term } from '../linear-combination.ts';
 import { addNoise, noiseSchedule, spacedTimesteps } from '../noise-schedule.ts';
-import type { SchedulerConfig } from '../scheduler-config.ts';
+import type { SchedulerOptions } from '../scheduler-options.ts';
 import { type Sampler, unscaled } from './sampler.ts';
 
 /**
@@ -13,7 +13,7 @@ import { type Sampler, unscaled } from './sampler.ts';
  * @throws {UsageError} for an impossible step count
  * Source: 2010.02502, equations 12 and 16; numbers as diffusers `scheduling_ddim.py`.
  */
-export function ddim(config: SchedulerConfig, steps: number, { eta = 0 }: { eta?: number } = {}): Sampler {
+export function ddim(config: SchedulerOptions, steps: number, { eta = 0 }: { eta?: number } = {}): Sampler {
   const schedule = noiseSchedule(config);
   const { alphasCumprod } = schedule;
   const timesteps = spacedTimesteps(config, steps, true);

@@ -2,7 +2,7 @@
 import { levelOfAlpha, predictOriginal } from '../denoiser.ts';
 import { clampAll, combine } from '../linear-combination.ts';
 import { addNoise, noiseSchedule, spacedTimesteps } from '../noise-schedule.ts';
-import type { SchedulerConfig } from '../scheduler-config.ts';
+import type { SchedulerOptions } from '../scheduler-options.ts';
 import { type Sampler, unscaled } from './sampler.ts';
 
 /**
@@ -13,7 +13,7 @@ import { type Sampler, unscaled } from './sampler.ts';
  * @throws {UsageError} for an impossible step count
  * Source: 2006.11239, equations 6 and 7; numbers as diffusers `scheduling_ddpm.py`.
  */
-export function ddpm(config: SchedulerConfig, steps: number): Sampler {
+export function ddpm(config: SchedulerOptions, steps: number): Sampler {
   const schedule = noiseSchedule(config);
   const { alphasCumprod } = schedule;
   const timesteps = spacedTimesteps(config, steps, true);

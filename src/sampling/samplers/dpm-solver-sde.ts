@@ -1,6 +1,6 @@
 /** The stochastic updates of DPM-Solver (`dpmpp-2m-sde`): the same multistep slopes, an ancestral noise term. */
 import { combine, type Term } from '../linear-combination.ts';
-import type { SchedulerConfig } from '../scheduler-config.ts';
+import type { SchedulerOptions } from '../scheduler-options.ts';
 import type { Differences, LambdaLevel } from './log-snr.ts';
 
 /**
@@ -19,7 +19,7 @@ export function sdeUpdate(
   s: LambdaLevel,
   t: LambdaLevel,
   predictsData: boolean,
-  solverType: SchedulerConfig['solverType'],
+  solverType: SchedulerOptions['solverType'],
   noise: Float32Array,
 ): Float32Array {
   const h = t.lambda - s.lambda;

@@ -6,14 +6,14 @@ import { UsageError } from '../../errors.ts';
 import { predictNoise, predictOriginal } from '../denoiser.ts';
 import { combine } from '../linear-combination.ts';
 import { solverSigmas } from '../noise-schedule.ts';
-import type { SchedulerConfig } from '../scheduler-config.ts';
+import type { SchedulerOptions } from '../scheduler-options.ts';
 import { deterministicUpdate } from './dpm-solver.ts';
 import { sdeUpdate } from './dpm-solver-sde.ts';
 import { type Differences, type LambdaLevel, lambdaLevels } from './log-snr.ts';
 import { type Sampler, unscaled } from './sampler.ts';
 
 /** Order of every call: blocks of 1, 2 … solverOrder; the last call gives its order away where the config says so. */
-function callOrders(config: SchedulerConfig, steps: number): number[] {
+function callOrders(config: SchedulerOptions, steps: number): number[] {
   const { solverOrder, lowerOrderFinal, finalSigmasType } = config;
   const orders = Array.from({ length: steps }, (_, i) => (i % solverOrder) + 1);
   if (finalSigmasType === 'zero' || (lowerOrderFinal && steps % solverOrder === 0)) orders[steps - 1] = 1;
@@ -48,7 +48,7 @@ function blockDifferences(
  * @throws {UsageError} for an impossible step count or a combination without a finite last step
  * Source: the papers above; numbers as diffusers `scheduling_dpmsolver_singlestep.py`.
  */
-export function dpmSolverSinglestep(config: SchedulerConfig, steps: number): Sampler {
+export function dpmSolverSinglestep(config: SchedulerOptions, steps: number): Sampler {
   const { algorithmType, predictionType } = config;
   const predictsData = algorithmType.endsWith('++');
   if (algorithmType === 'sde-dpmsolver') {
@@ -61,7 +61,7 @@ export function dpmSolverSinglestep(config: SchedulerConfig, steps: number): Sam
       `${algorithmType}: final_sigmas_type "zero" has no last step; use "sigma_min" or the ++ form`,
     );
   }
-  const { timesteps, sigmas } = solverSigmas(config, steps, 'linspace');
+  const { timesteps, sigmas } = solverSigmas(config, steps, { spacing: 'linspace' });
   const levels = lambdaLevels(sigmas);
   const orders = callOrders(config, timesteps.length);
   const third = config.solverType === 'heun' ? 'heun' : 'midpoint';

@@ -7,7 +7,7 @@ import { UsageError } from '../../errors.ts';
 import { predictNoise, predictOriginal } from '../denoiser.ts';
 import { combine } from '../linear-combination.ts';
 import { solverSigmas } from '../noise-schedule.ts';
-import type { SchedulerConfig } from '../scheduler-config.ts';
+import type { SchedulerOptions } from '../scheduler-options.ts';
 import { sdeUpdate } from './dpm-solver-sde.ts';
 import { type Differences, differences, type LambdaLevel, lambdaLevels } from './log-snr.ts';
 import { type Sampler, unscaled } from './sampler.ts';
@@ -28,7 +28,7 @@ export function deterministicUpdate(
   s: LambdaLevel,
   t: LambdaLevel,
   predictsData: boolean,
-  solverType: SchedulerConfig['solverType'],
+  solverType: SchedulerOptions['solverType'],
 ): Float32Array {
   const h = (t.lambda - s.lambda) * (predictsData ? -1 : 1);
   const scale = predictsData ? t.signal : t.noise;
@@ -49,7 +49,7 @@ export function deterministicUpdate(
  * @throws {UsageError} for an impossible step count or a combination without a finite last step
  * Source: the papers above; numbers as diffusers `scheduling_dpmsolver_multistep.py`.
  */
-export function dpmSolver(config: SchedulerConfig, steps: number): Sampler {
+export function dpmSolver(config: SchedulerOptions, steps: number): Sampler {
   const { algorithmType, predictionType, solverOrder } = config;
   const predictsData = algorithmType.endsWith('++');
   const stochastic = algorithmType.startsWith('sde');
@@ -61,7 +61,7 @@ export function dpmSolver(config: SchedulerConfig, steps: number): Sampler {
   if (solverOrder > 2 && algorithmType === 'sde-dpmsolver') {
     throw new UsageError('sde-dpmsolver: expected solver_order 1 or 2, got 3');
   }
-  const { timesteps, sigmas } = solverSigmas(config, steps);
+  const { timesteps, sigmas } = solverSigmas(config, steps, { truncate: true });
   const levels = lambdaLevels(sigmas);
   const count = timesteps.length;
 

@@ -2,7 +2,7 @@
 import { predictNoise, predictOriginal } from '../denoiser.ts';
 import { combine } from '../linear-combination.ts';
 import { discreteSigmas } from '../noise-schedule.ts';
-import type { SchedulerConfig } from '../scheduler-config.ts';
+import type { SchedulerOptions } from '../scheduler-options.ts';
 import type { Sampler } from './sampler.ts';
 import { explodingLevel, sigmaSpace } from './sigma-space.ts';
 
@@ -12,7 +12,7 @@ import { explodingLevel, sigmaSpace } from './sigma-space.ts';
  * @throws {UsageError} for an impossible step count
  * Source: 2206.00364, algorithm 2; numbers as diffusers `scheduling_euler_discrete.py`.
  */
-export function euler(config: SchedulerConfig, steps: number): Sampler {
+export function euler(config: SchedulerOptions, steps: number): Sampler {
   const schedule = discreteSigmas(config, steps);
   const { sigmas } = schedule;
   return {

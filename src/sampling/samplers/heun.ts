@@ -2,7 +2,7 @@
 import { predictOriginal } from '../denoiser.ts';
 import { clampAll, combine } from '../linear-combination.ts';
 import { discreteSigmas } from '../noise-schedule.ts';
-import type { SchedulerConfig } from '../scheduler-config.ts';
+import type { SchedulerOptions } from '../scheduler-options.ts';
 import type { Sampler } from './sampler.ts';
 import { explodingLevel, sigmaSpace } from './sigma-space.ts';
 
@@ -21,7 +21,7 @@ interface HalfStep {
  * @throws {UsageError} for an impossible step count
  * Source: 2206.00364, algorithm 1; numbers as diffusers `scheduling_heun_discrete.py`.
  */
-export function heun(config: SchedulerConfig, steps: number): Sampler {
+export function heun(config: SchedulerOptions, steps: number): Sampler {
   // The library's Heun ends at sigma 0 whatever the config says.
   const once = discreteSigmas({ ...config, finalSigmasType: 'zero' }, steps);
   const twice = (value: number, i: number, all: ArrayLike<number>) =>

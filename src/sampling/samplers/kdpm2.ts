@@ -8,7 +8,7 @@ import {
   timestepOfSigma,
   trainingSigmas,
 } from '../noise-schedule.ts';
-import type { SchedulerConfig } from '../scheduler-config.ts';
+import type { SchedulerOptions } from '../scheduler-options.ts';
 import type { Sampler } from './sampler.ts';
 import { explodingLevel, sigmaSpace } from './sigma-space.ts';
 
@@ -21,7 +21,7 @@ import { explodingLevel, sigmaSpace } from './sigma-space.ts';
  * Source: Karras et al. 2022 (2206.00364), algorithm 2 as k-diffusion varied it; numbers as diffusers
  * `scheduling_k_dpm_2_discrete.py`.
  */
-export function kdpm2(config: SchedulerConfig, steps: number): Sampler {
+export function kdpm2(config: SchedulerOptions, steps: number): Sampler {
   const table = trainingSigmas(noiseSchedule(config).alphasCumprod);
   const once = discreteSigmas({ ...config, finalSigmasType: 'zero' }, steps);
   const walk = config.useKarrasSigmas ? once.timesteps.map(roundHalfEven) : once.timesteps;

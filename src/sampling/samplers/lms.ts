@@ -2,7 +2,7 @@
 import { predictNoise, predictOriginal } from '../denoiser.ts';
 import { combine, type Term } from '../linear-combination.ts';
 import { discreteSigmas } from '../noise-schedule.ts';
-import type { SchedulerConfig } from '../scheduler-config.ts';
+import type { SchedulerOptions } from '../scheduler-options.ts';
 import type { Sampler } from './sampler.ts';
 import { explodingLevel, sigmaSpace } from './sigma-space.ts';
 
@@ -28,7 +28,7 @@ function lagrangeIntegral(nodes: readonly number[], j: number, from: number, to:
  * @throws {UsageError} for an impossible step count
  * Source: Adams–Bashforth on unequal steps; numbers as diffusers `scheduling_lms_discrete.py`.
  */
-export function lms(config: SchedulerConfig, steps: number): Sampler {
+export function lms(config: SchedulerOptions, steps: number): Sampler {
   const schedule = discreteSigmas({ ...config, finalSigmasType: 'zero' }, steps);
   const { sigmas } = schedule;
   return {

@@ -6,7 +6,7 @@ import { UsageError } from '../../errors.ts';
 import { levelOfAlpha, predictNoise, predictOriginal } from '../denoiser.ts';
 import { combine } from '../linear-combination.ts';
 import { addNoise, noiseSchedule, spacedTimesteps } from '../noise-schedule.ts';
-import type { SchedulerConfig } from '../scheduler-config.ts';
+import type { SchedulerOptions } from '../scheduler-options.ts';
 import { type Sampler, type SamplerStep, unscaled } from './sampler.ts';
 
 /** Steps that the Runge–Kutta start replaces by four calls each (the last of them by one). */
@@ -30,7 +30,7 @@ function multistepOutput(outputs: readonly Float32Array[]): Float32Array {
  * Source: 2202.09778, equations 9 (transfer), 12 (multistep) and 13 (Runge–Kutta); numbers as diffusers
  * `scheduling_pndm.py`.
  */
-export function pndm(config: SchedulerConfig, steps: number): Sampler {
+export function pndm(config: SchedulerOptions, steps: number): Sampler {
   const schedule = noiseSchedule(config);
   const { alphasCumprod } = schedule;
   const stride = Math.floor(config.numTrainTimesteps / steps);

@@ -4,6 +4,12 @@
  */
 import { NumericalError, UsageError } from '../../errors.ts';
 
+/** What belongs to a run rather than to the model's config. */
+export interface SamplerOptions {
+  /** DDIM: share of fresh noise, 0 (default) to 1. The other samplers have no use for it. */
+  readonly eta?: number;
+}
+
 /** Standard normal numbers, as many as there are latents; each call is the generator's next draw. */
 export type DrawNoise = () => Float32Array;
 

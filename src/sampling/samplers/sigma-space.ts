@@ -5,7 +5,7 @@
 import type { NoiseLevel } from '../denoiser.ts';
 import { combine } from '../linear-combination.ts';
 import type { SigmaSchedule } from '../noise-schedule.ts';
-import type { SchedulerConfig } from '../scheduler-config.ts';
+import type { SchedulerOptions } from '../scheduler-options.ts';
 import type { Sampler } from './sampler.ts';
 
 /** The level of a sigma in this form. */
@@ -18,7 +18,7 @@ export function explodingLevel(sigma: number): NoiseLevel {
  * Start latents: the largest sigma, or √(sigma² + 1) for `leading` spacing, whose walk starts below pure noise.
  */
 export function sigmaSpace(
-  config: SchedulerConfig,
+  config: SchedulerOptions,
   { timesteps, sigmas }: SigmaSchedule,
 ): Pick<Sampler, 'timesteps' | 'sigmas' | 'initNoiseSigma' | 'scaleModelInput' | 'addNoise'> {
   const largest = sigmas.reduce((a, b) => Math.max(a, b), 0);

@@ -4,7 +4,7 @@
 import { predictNoise, predictOriginal } from '../denoiser.ts';
 import { combine, type Term } from '../linear-combination.ts';
 import { solverSigmas } from '../noise-schedule.ts';
-import type { SchedulerConfig } from '../scheduler-config.ts';
+import type { SchedulerOptions } from '../scheduler-options.ts';
 import { type LambdaLevel, lambdaLevels } from './log-snr.ts';
 import { type Sampler, unscaled } from './sampler.ts';
 
@@ -65,9 +65,9 @@ interface History {
  * @throws {UsageError} for an impossible step count
  * Source: 2302.04867, algorithms 1, 5 and 6; numbers as diffusers `scheduling_unipc_multistep.py`.
  */
-export function unipc(config: SchedulerConfig, steps: number): Sampler {
+export function unipc(config: SchedulerOptions, steps: number): Sampler {
   const { predictionType, predictX0, solverOrder } = config;
-  const { timesteps, sigmas } = solverSigmas(config, steps);
+  const { timesteps, sigmas } = solverSigmas(config, steps, { endAtLast: true });
   const levels = lambdaLevels(sigmas);
 
   function update(
