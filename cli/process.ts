@@ -1,7 +1,7 @@
 /** The process around a command: its streams, its exit code, and what ends it early. */
 import { once } from 'node:events';
 import { constants } from 'node:os';
-import { removeUnfinishedFiles } from '../src/index.ts';
+import { networksRestWithin, removeUnfinishedFiles } from '../src/index.ts';
 import { visible } from '../src/visible.ts';
 import { exitCodeOf, sayFailure } from './failure.ts';
 import { run } from './run.ts';
@@ -31,7 +31,25 @@ export async function start(program: 'edlora' | 'fuse'): Promise<void> {
   const { signal } = interrupt;
   const delivered = await delivery.settled(io, signal, code === 0);
   if (delivered === 'given up') interrupt.endAtOnce(code === 0 ? exitCodeOf(signal.reason, signal) : code);
-  process.exitCode = delivered === 'lost' && code === 0 ? 1 : code;
+  const ended = delivered === 'lost' && code === 0 ? 1 : code;
+  if (signal.aborted && !networksRestWithin(0)) leave(ended);
+  process.exitCode = ended;
+}
+
+/** How long an ended command waits for a network that still runs. */
+const REST_MS = 1000;
+
+/**
+ * Exit, whatever is under way. A process exits only when its networks have come to rest, which takes minutes on a slow
+ * machine; so where a signal is the reason, that signal ends it, which shells report by the same code.
+ */
+function leave(code: number): never {
+  const name = SIGNALS.find((signal) => 128 + constants.signals[signal] === code);
+  if (name !== undefined && !networksRestWithin(REST_MS)) {
+    process.removeAllListeners(name);
+    process.kill(process.pid, name);
+  }
+  process.exit(code);
 }
 
 /**
@@ -71,7 +89,7 @@ class Interrupt {
         ? 'no half-written file was left'
         : `these could not be removed: ${left.map(visible).join(', ')}`;
     this.#io.err(`ended at once; ${what}\n`);
-    process.exit(code);
+    leave(code);
   }
 }
 

@@ -58,7 +58,24 @@ export type { WeightSource } from './models/network.ts';
 export type { UnetBlockConfig, UnetConfig } from './models/unet/config.ts';
 export type { VaeConfig } from './models/vae/config.ts';
 export { defaultBase, packageRoot, toolVersion } from './package-root.ts';
+
+// Where networks run: another device is another `Runtime`.
+
+export type { Graph, GraphNode, GraphWeight, NodeOf } from './graph/graph.ts';
+export type { NoAttributes, OpAttributes, OpType } from './graph/op-types.ts';
+export type { GraphDType, Value, ValueSpec } from './graph/value.ts';
+export type { ExecutionContext, ExecutionRequest } from './runtime/execution-context.ts';
 export { withWeightsInMemory } from './runtime/onnxruntime/weight-mapping.ts';
+export { networksRestWithin } from './runtime/onnxruntime/worker-host.ts';
+export type {
+  DeviceTensor,
+  Feeds,
+  GraphUse,
+  LoadedGraph,
+  RunSettings,
+  Runtime,
+  RuntimeTraits,
+} from './runtime/runtime.ts';
 
 // Concepts and LoRA files: read, bound to words, written.
 

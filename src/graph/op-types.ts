@@ -5,28 +5,28 @@
  * The set is what runtimes are fast at rather than the smallest one: attention is one operator, and so is a product with
  * a transposed weight.
  */
-type None = Record<never, never>;
+export type NoAttributes = Record<never, never>;
 
 export interface OpAttributes {
   // elementwise, with NumPy broadcasting for two inputs
-  Add: None;
-  Sub: None;
-  Mul: None;
-  Div: None;
-  Sqrt: None;
-  Exp: None;
-  Sin: None;
-  Cos: None;
-  Sigmoid: None;
-  Erf: None;
+  Add: NoAttributes;
+  Sub: NoAttributes;
+  Mul: NoAttributes;
+  Div: NoAttributes;
+  Sqrt: NoAttributes;
+  Exp: NoAttributes;
+  Sin: NoAttributes;
+  Cos: NoAttributes;
+  Sigmoid: NoAttributes;
+  Erf: NoAttributes;
   /** 1 where a = b, else 0; always bool. */
-  Equal: None;
+  Equal: NoAttributes;
   /** The same numbers, through which no gradient flows. */
-  StopGradient: None;
+  StopGradient: NoAttributes;
   /** x · sigmoid(alpha · x); alpha 1 is SiLU, 1.702 is CLIP's activation. */
   QuickGelu: { readonly alpha: number };
   /** x · Φ(x), exact (erf). */
-  Gelu: None;
+  Gelu: NoAttributes;
   /** From any dtype; bool becomes 0 or 1. */
   Cast: { readonly to: 'float32' | 'float64' | 'float16' };
 

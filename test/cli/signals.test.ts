@@ -10,7 +10,7 @@ import {
   rmSync,
   writeFileSync,
 } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { constants, tmpdir } from 'node:os';
 import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { sshsHashes } from '../../src/adapters/metadata.ts';
@@ -57,6 +57,8 @@ const train = (out: string, steps: number, ...more: string[]): string[] => [
 interface Ended {
   readonly code: number | null;
   readonly err: string;
+  /** From the first signal to the end. */
+  readonly elapsedMs: number;
 }
 
 /** Start a line, wait until `ready` says so of what it has printed, then send signals. */
@@ -64,7 +66,7 @@ async function interrupted(
   argv: readonly string[],
   ready: (out: string, err: string) => boolean,
   signals: readonly NodeJS.Signals[],
-  shell?: string,
+  { shell, afterMs = 0 }: { readonly shell?: string; readonly afterMs?: number } = {},
 ): Promise<Ended> {
   const child: ChildProcess =
     shell === undefined ? spawn(process.execPath, [program, ...argv]) : spawn(shell, argv);
@@ -75,13 +77,19 @@ async function interrupted(
   child.stderr!.on('data', (chunk) => {
     err += chunk;
   });
-  const ended = new Promise<number | null>((resolve) => child.on('exit', resolve));
+  // As a shell reports it: who dies of a signal has that code too.
+  const ended = new Promise<number | null>((resolve) =>
+    child.on('exit', (code, signal) => resolve(signal === null ? code : 128 + constants.signals[signal])),
+  );
   while (!ready(out, err) && child.exitCode === null) await new Promise((resolve) => setTimeout(resolve, 10));
+  await new Promise((resolve) => setTimeout(resolve, afterMs));
+  const sent = performance.now();
   for (const signal of signals) {
     child.kill(signal);
     await new Promise((resolve) => setTimeout(resolve, 30));
   }
-  return { code: await ended, err };
+  const code = await ended;
+  return { code, err, elapsedMs: performance.now() - sent };
 }
 
 const hidden = (place: string): string[] => readdirSync(place).filter((name) => name.startsWith('.'));
@@ -104,6 +112,21 @@ describe('a job that is ended', () => {
     expect(spawnSync(process.execPath, [program, ...train(whole, 40)]).status).toBe(0);
     expect((await sshsHashes(cut)).modelHash).toBe((await sshsHashes(whole)).modelHash);
     expect(readFileSync(at('cut.train.json'), 'utf8')).toBe(readFileSync(at('whole.train.json'), 'utf8'));
+  });
+
+  it.each([1, 2])('is heard at once while a network runs: %i of them', async (count) => {
+    const out = at(`long-${count}`);
+    // One pass of this size takes most of a minute.
+    const { code, err, elapsedMs } = await interrupted(
+      ['sample', '--prompt', 'a', '--width', '1024', '--height', '1024', '--steps', '2', '--out', out],
+      () => existsSync(out),
+      Array<NodeJS.Signals>(count).fill('SIGINT'),
+      { afterMs: 3000 },
+    );
+    expect(code, err).toBe(130);
+    expect(err).toContain(count === 1 ? 'interrupted; no picture was finished yet' : 'ended at once');
+    expect(elapsedMs).toBeLessThan(15_000);
+    expect(hidden(out)).toEqual([]);
   });
 
   const draw = (out: string): string[] => [
@@ -192,7 +215,9 @@ describe('a job that is ended', () => {
     // Files of 8 KiB at most; a state is larger.
     const limited = ['-c', 'ulimit -f 8; exec "$0" "$@"', process.execPath, program];
     const argv = [...limited, ...train(out, 400, '--json')];
-    const { code, err } = await interrupted(argv, (text) => stepsIn(text) >= 2, ['SIGINT'], 'bash');
+    const { code, err } = await interrupted(argv, (text) => stepsIn(text) >= 2, ['SIGINT'], {
+      shell: 'bash',
+    });
     expect(code, err).toBe(1);
     expect(err).toMatch(/unsaved\.state\.safetensors: cannot be written: /);
     expect(err).not.toContain('interrupted');
@@ -281,7 +306,10 @@ describe('nobody reads what is printed', () => {
     // Nobody listens to its output, which is more than a pipe holds.
     await new Promise((resolve) => setTimeout(resolve, 3000));
     expect(child.exitCode).toBeNull();
-    const ended = new Promise<number | null>((resolve) => child.on('exit', resolve));
+    // As a shell reports it: who dies of a signal has that code too.
+    const ended = new Promise<number | null>((resolve) =>
+      child.on('exit', (code, signal) => resolve(signal === null ? code : 128 + constants.signals[signal])),
+    );
     child.kill('SIGINT');
     expect(await ended, err).toBe(130);
   });
