@@ -289,7 +289,7 @@ export {
   type StepProgress,
 } from './sampling/sample.ts';
 export { SAMPLER_NAMES } from './sampling/samplers/create.ts';
-export type { SamplerName } from './sampling/samplers/table.ts';
+export type { SamplerName, SchedulerClass } from './sampling/samplers/table.ts';
 export {
   DEFAULT_DENOISE,
   type NormalScene,
