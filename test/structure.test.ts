@@ -35,7 +35,8 @@ const sources = (folder: string): string[] =>
   readdirSync(path.join(root, folder), { recursive: true })
     .map((name) => `${folder}/${String(name).split(path.sep).join('/')}`)
     .filter((name) => name.endsWith('.ts'));
-const files = sources('src').map((file) => ({ file, text: readFileSync(path.join(root, file), 'utf8') }));
+const read = (file: string) => ({ file, text: readFileSync(path.join(root, file), 'utf8') });
+const files = sources('src').map(read);
 const roomOf = (file: string): string => (file.split('/').length > 2 ? file.split('/')[1]! : '');
 const placeOf = (room: string): number => ORDER.findIndex((rooms) => rooms.includes(room));
 /** Imported files of the project, types included. */
@@ -151,6 +152,20 @@ describe('the house', () => {
         (!/sampling\/(guided-run|samplers\/sampler)\.ts$/.test(file) && /\brunSampler\b/.test(text)),
     );
     expect(apart.map(({ file }) => file)).toEqual([]);
+  });
+
+  it('knows families in one folder: nobody else compares with a name, a width or the number of attentions', () => {
+    const compared =
+      /['"](sd1|sd2|sd3|sdxl|flux|SDXL)['"]|([!=]==|[<>]=?) *(16|768|1024|1280|2048)\b|\b(16|768|1024|1280|2048) *([!=]==|[<>]=?)|\b(768|1024|1280|2048):/;
+    const asking = [...files, ...sources('cli').map(read)].filter(
+      ({ file, text }) =>
+        !file.startsWith('src/models/families/') &&
+        // Rooms before it cannot know models.
+        (file.startsWith('cli/') || placeOf(roomOf(file)) >= placeOf('models')) &&
+        // Comments may speak of them.
+        compared.test(text.replace(/\/\*[\s\S]*?\*\/|\/\/.*$/gm, '').replace(/(<<|>>>?) *16\b/g, '')),
+    );
+    expect(asking.map(({ file }) => file)).toEqual([]);
   });
 
   it('prints in cli alone', () => {

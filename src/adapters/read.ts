@@ -146,7 +146,7 @@ function architectureOf(file: TensorFile): Architecture {
       `${file.path}: expected an adapter for ${titlesOf(ADAPTER_FAMILIES)}, got one for ${family.title}`,
     );
   }
-  if (familyOf(tensors, true) === family) return family.name;
+  if (familyOf(tensors, { certain: true }) === family) return family.name;
   // Names that are only likely, as block numbers of the original are: which family's table has them?
   const owned = ADAPTER_FAMILIES.map(
     ({ name: own }) => tensors.filter(({ name }) => parseKohyaStyle(name, own) !== null).length,

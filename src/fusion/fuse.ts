@@ -122,7 +122,7 @@ class FusionRun {
     );
     const { base } = this.#request;
     const { participants, layers } = this.#plan;
-    const part = base.parts.get(componentOf(stage));
+    const part = base.parts.get(componentOf(base, stage));
     const problem: StageProblem = {
       stage,
       layers: layers[stage].map((layerName) => {
@@ -130,7 +130,7 @@ class FusionRun {
         return { layerName, outputSize: m, inputSize: n };
       }),
       ...features,
-      deltas: participants.map(({ deltas }) => within(componentOf(stage), deltas)),
+      deltas: participants.map(({ deltas }) => within(componentOf(base, stage), deltas)),
     };
     const heldOut = await this.reporter.collecting(() => this.#heldOutFeatures(stage));
     await this.reporter.solving(stage, () => this.#solve(problem, heldOut));
@@ -214,7 +214,7 @@ class FusionRun {
   }
 
   #keep(stage: Stage, layerName: string, delta: LowRank): void {
-    const component = componentOf(stage);
+    const component = componentOf(this.#request.base, stage);
     this.fused.set(layerId(component, layerName), { stage, component, layerName, delta });
   }
 

@@ -3,8 +3,7 @@ import type { BoundVocabulary } from '../concepts/prompt.ts';
 import type { InputFiles } from '../formats/input-files.ts';
 import type { LowRank } from '../linalg/low-rank.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
-import type { LayerId } from '../models/families/layer-table.ts';
-import type { Component } from '../models/keys/module-path.ts';
+import type { ComponentId, LayerId } from '../models/families/layer-table.ts';
 import type { FusionOptions } from './options.ts';
 import type { Participant } from './participant.ts';
 import type { FusionReport } from './report/report.ts';
@@ -13,7 +12,7 @@ import type { Stage } from './stage.ts';
 /** One merged layer. */
 export interface FusedLayer {
   readonly stage: Stage;
-  readonly component: Component;
+  readonly component: ComponentId;
   readonly layerName: string;
   /** W* − W₀, exactly, of rank ≤ Σ r_i. */
   readonly delta: LowRank;

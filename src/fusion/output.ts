@@ -141,7 +141,7 @@ export async function writeFusion(
 function* mergedLayers({ layers, base }: Fusion): Generator<MergedLayer> {
   for (const { component, layerName, delta } of layers.values()) {
     yield {
-      component,
+      component: component as MergedLayer['component'],
       layerName,
       up: Float32Array.from(delta.up.data),
       down: Float32Array.from(delta.down.data),

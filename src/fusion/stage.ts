@@ -2,8 +2,8 @@
  * The three stages of a fusion. Each feeds the next: the text encoder makes the features that K and V of the
  * cross-attentions read, and both shape what the spatial layers see.
  */
-import type { Layer } from '../models/families/layer-table.ts';
-import type { Component } from '../models/keys/module-path.ts';
+import type { Checkpoint } from '../models/checkpoint.ts';
+import type { ComponentId, Layer } from '../models/families/layer-table.ts';
 import { isKeyOrValue } from '../models/unet/keys-values.ts';
 
 export const STAGES = ['text', 'cross', 'spatial'] as const;
@@ -18,7 +18,7 @@ export function stageOf({ component, layerName }: Pick<Layer, 'component' | 'lay
   return isKeyOrValue(layerName) ? 'cross' : 'spatial';
 }
 
-/** The network whose layers a stage solves. */
-export function componentOf(stage: Stage): Component {
-  return stage === 'text' ? 'text_encoder' : 'unet';
+/** The network whose layers a stage solves. @throws {MismatchError} for the text stage of a base with several encoders */
+export function componentOf({ parts }: Checkpoint, stage: Stage): ComponentId {
+  return stage === 'text' ? parts.textEncoderId : 'unet';
 }

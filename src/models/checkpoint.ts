@@ -13,8 +13,8 @@ import * as path from '../io/platform/paths.ts';
 import type { ClipTextConfig } from './clip/config.ts';
 import { type ClipTokenizer, loadTokenizer } from './clip/tokenizer.ts';
 import { readConfig } from './config-file.ts';
-import { BASE_FAMILIES, DEFAULT_FAMILY, hasBase, titlesOf } from './families/families.ts';
-import type { BaseFamily, ComponentLayout } from './families/family.ts';
+import { BASE_FAMILIES, DEFAULT_FAMILY, FAMILIES, hasBase, titlesOf } from './families/families.ts';
+import type { BaseFamily, ComponentLayout, Family } from './families/family.ts';
 import type { ComponentId } from './families/layer-table.ts';
 import type { ModelPart } from './families/model-part.ts';
 import { Parts } from './families/parts.ts';
@@ -41,6 +41,8 @@ export interface CheckpointOptions {
    * For a single file of SD 1.x its `tokenizer/` is enough. Ignored for diffusers folders.
    */
   readonly configFolder?: string;
+  /** Families that a model may be of, see families.ts for what their order means. Default: all that are known. */
+  readonly families?: readonly Family[];
 }
 
 /**
@@ -53,12 +55,15 @@ export async function openCheckpoint(location: string, options: CheckpointOption
   const absolute = path.resolve(location);
   const info = infoOf(absolute);
   if (info === undefined) throw new FormatError(location, 'no such file or folder; check `base`');
-  return info.isDirectory() ? openFolder(absolute) : openSingleFile(absolute, options.configFolder);
+  const { configFolder, families = FAMILIES } = options;
+  return info.isDirectory()
+    ? openFolder(absolute, families)
+    : openSingleFile(absolute, configFolder, families);
 }
 
 const INDEX_SCHEMA = z.object({ _class_name: z.string().default('') });
 
-async function openFolder(folder: string): Promise<Checkpoint> {
+async function openFolder(folder: string, families: readonly Family[]): Promise<Checkpoint> {
   const index = path.join(folder, 'model_index.json');
   const { unet } = DEFAULT_FAMILY.base;
   if (!exists(index) && !exists(path.join(folder, unet.id))) {
@@ -69,13 +74,13 @@ async function openFolder(folder: string): Promise<Checkpoint> {
   }
   if (exists(index)) {
     const { _class_name: pipeline } = await readConfig(index, INDEX_SCHEMA);
-    const named = familyOfPipeline(pipeline);
+    const named = familyOfPipeline(pipeline, families);
     if (named !== null && !hasBase(named)) throw otherFamily(folder, pipeline);
   }
   const fileOf = ({ id, stems }: Pick<ComponentLayout<unknown>, 'id' | 'stems'>): Promise<TensorFile> =>
     openShardedOrSingle(path.join(folder, id), ...stems);
   const unetFile = await fileOf(unet);
-  return assembled(baseFamilyOf(folder, unetFile), {
+  return assembled(baseFamilyOf(folder, unetFile, families), {
     path: folder,
     layout: 'diffusers',
     configFolder: folder,
@@ -89,10 +94,14 @@ async function openFolder(folder: string): Promise<Checkpoint> {
   });
 }
 
-async function openSingleFile(file: string, configFolder: string | undefined): Promise<Checkpoint> {
+async function openSingleFile(
+  file: string,
+  configFolder: string | undefined,
+  families: readonly Family[],
+): Promise<Checkpoint> {
   const opened = await openTensorFile(file);
   const tensors = withoutCommonPrefix(opened.tensors, 'state_dict.');
-  const family = baseFamilyOf(file, { tensors });
+  const family = baseFamilyOf(file, { tensors }, families);
   if (!tensors.has(family.base.singleFileSign)) {
     throw new FormatError(
       file,
@@ -167,8 +176,12 @@ function partOf<C>(
 }
 
 /** @throws {MismatchError} if the tensors are of a family whose models are not supported */
-function baseFamilyOf(location: string, { tensors }: Pick<TensorFile, 'tensors'>): BaseFamily {
-  const family = familyOf(tensors.values());
+function baseFamilyOf(
+  location: string,
+  { tensors }: Pick<TensorFile, 'tensors'>,
+  families: readonly Family[],
+): BaseFamily {
+  const family = familyOf(tensors.values(), { families });
   if (!hasBase(family)) throw otherFamily(location, family.title);
   return family;
 }

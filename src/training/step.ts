@@ -94,9 +94,9 @@ export class TrainingStep {
     this.#window = base.parts.maxPositions;
     this.#plan = plan;
     const { ranks, firstTrainedId, layerwise, sharedPrefix } = plan;
-    const { textEncoder, textEncoders } = base.parts;
+    const { textEncoder, textEncoderId } = base.parts;
     this.#unetRanks = within('unet', ranks);
-    this.#textId = [...textEncoders.keys()][0]!;
+    this.#textId = textEncoderId;
     this.#text = new TextStep(
       textEncoder,
       embeddings,

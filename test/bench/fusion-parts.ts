@@ -114,7 +114,7 @@ export const PARTS: Readonly<Record<string, (argument: string) => Promise<object
     const start = performance.now();
     let solved = 0;
     for (const stage of STAGES) {
-      const part = base.parts.get(componentOf(stage));
+      const part = base.parts.get(componentOf(base, stage));
       const problem = {
         stage,
         layers: layers[stage].map((layerName): StageLayer => {
@@ -123,7 +123,7 @@ export const PARTS: Readonly<Record<string, (argument: string) => Promise<object
         }),
         collected: participants.map((_, i) => stored[i % stored.length]![stage]),
         prior: null,
-        deltas: participants.map(({ deltas }) => within(componentOf(stage), deltas)),
+        deltas: participants.map(({ deltas }) => within(componentOf(base, stage), deltas)),
       };
       const { iterations, rank, rankShare } = DEFAULTS;
       const settings = { ridge: DEFAULTS.ridge[stage] as number, preserve: 0, iterations, rank, rankShare };

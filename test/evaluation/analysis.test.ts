@@ -14,7 +14,7 @@ import { GraphBuilder } from '../../src/graph/builder.ts';
 import { multiHeadAttention } from '../../src/graph/ops/attention.ts';
 import { type Checkpoint, openCheckpoint } from '../../src/models/checkpoint.ts';
 import { openClipModel } from '../../src/models/clip/clip-model.ts';
-import { SD15_UNET } from '../../src/models/unet/config.ts';
+import { SD15_UNET } from '../../src/models/families/sd1-configs.ts';
 import { defaultBase, packageRoot } from '../../src/package-root.ts';
 import { defaultRuntime } from '../../src/runtime/default-runtime.ts';
 import { Pipeline, type PipelineParts } from '../../src/sampling/sample.ts';

@@ -5,10 +5,10 @@ import { parsePeftKey, peftScale, peftScaling } from '../../src/adapters/schemes
 import { FormatError, UsageError } from '../../src/errors.ts';
 import { isKnownLayer } from '../../src/models/families/known-layers.ts';
 import { familyOf } from '../../src/models/families/recognise.ts';
+import { SD15_UNET } from '../../src/models/families/sd1-configs.ts';
 import { canonicalTextEncoderName, canonicalVaeName } from '../../src/models/keys/diffusers.ts';
 import { ldmStructureOf, ldmUnetNames, ldmVaeNames, unetStructure } from '../../src/models/keys/ldm.ts';
 import { modulePath } from '../../src/models/keys/module-path.ts';
-import { SD15_UNET } from '../../src/models/unet/config.ts';
 import { goldenJson } from '../support/goldens.ts';
 
 describe('kohya names', () => {

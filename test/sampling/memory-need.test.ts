@@ -1,7 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { UsageError } from '../../src/errors.ts';
-import { SD15_UNET } from '../../src/models/unet/config.ts';
-import { SD15_VAE } from '../../src/models/vae/config.ts';
+import { SD15_UNET, SD15_VAE } from '../../src/models/families/sd1-configs.ts';
 import { checkMemory, type DrawingSize, memoryNeed } from '../../src/sampling/memory-need.ts';
 
 const size: DrawingSize = {

@@ -73,7 +73,7 @@ export async function collectText(
     embeddings,
     padded,
     {
-      deltas: within('text_encoder', deltas),
+      deltas: within(parts.textEncoderId, deltas),
       probes: {
         grams: layers,
         weighRows: (g, rows) => {

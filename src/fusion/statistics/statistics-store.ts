@@ -262,7 +262,7 @@ export class StatisticsStore {
   #checkCoverage(file: string, { recipe, statistics, sizeOf }: StoredStatistics): void {
     const layers = layersWithin(this.#base, recipe.layers);
     for (const stage of STAGES) {
-      const part = this.#base.parts.get(componentOf(stage));
+      const part = this.#base.parts.get(componentOf(this.#base, stage));
       for (const layerName of layers[stage]) {
         const width = part.layers.get(layerName)!.n;
         const input = statistics[stage].inputOf.get(layerName);

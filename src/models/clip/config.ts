@@ -44,15 +44,3 @@ export const clipTextSchema = z
       eosTokenId: json.eos_token_id,
     }),
   );
-
-/** The text encoder of SD 1.x. Source: huggingface.co/openai/clip-vit-large-patch14, config.json, text_config. */
-export const CLIP_VIT_L_TEXT: ClipTextConfig = {
-  hiddenSize: 768,
-  intermediateSize: 3072,
-  numLayers: 12,
-  numHeads: 12,
-  maxPositions: 77,
-  hiddenAct: 'quick_gelu',
-  layerNormEpsilon: 1e-5,
-  eosTokenId: 2,
-};

@@ -4,6 +4,7 @@ import type { Tensor } from '../../tensor/tensor.ts';
 import type { ModelPart } from '../families/model-part.ts';
 import { deltaFeeds, deltaRanks, type LayerDeltas } from '../lora.ts';
 import type { NetworkOptions, Probes } from '../network.ts';
+import { textLayers } from './changeable-layers.ts';
 import type { ClipTextConfig } from './config.ts';
 import { buildTextEncoder, type TokenEmbeddings } from './text-encoder.ts';
 
@@ -37,7 +38,8 @@ export async function encodeText(
   context: ExecutionContext = executionContext(),
 ): Promise<EncodedText> {
   const tokenEmbeddings = embeddings.lookUp(batch);
-  const loraRanks = deltaRanks(deltas);
+  const own = withoutSkipped(deltas, config, clipSkip);
+  const loraRanks = deltaRanks(own);
   const size = { batch: batch.length, tokens: tokenEmbeddings.shape[1]! };
   const network = buildTextEncoder(weights, config, size, { loraRanks, probes, clipSkip });
   // Used once: reordering the weights would cost more than it saves.
@@ -45,7 +47,7 @@ export async function encodeText(
   try {
     const outputs = await session.run({
       token_embeddings: tokenEmbeddings,
-      ...deltaFeeds(deltas, loraRanks, layers),
+      ...deltaFeeds(own, loraRanks, layers),
       ...feeds,
     });
     const hiddenStates = outputs.last_hidden_state as Tensor<Float32Array>;
@@ -53,4 +55,15 @@ export async function encodeText(
   } finally {
     await session.dispose();
   }
+}
+
+/** Layers that are left out at the end have no place for their deltas. */
+function withoutSkipped(deltas: LayerDeltas, config: ClipTextConfig, clipSkip: number): LayerDeltas {
+  if (clipSkip === 0) return deltas;
+  const skipped = new Set(
+    textLayers(config)
+      .slice(textLayers({ ...config, numLayers: config.numLayers - clipSkip }).length)
+      .map(({ layerName }) => layerName),
+  );
+  return new Map([...deltas].filter(([layerName]) => !skipped.has(layerName)));
 }

@@ -48,7 +48,12 @@ export class Parts implements Networks {
    * @throws {MismatchError} if there are several, where words and features are not of one encoder alone
    */
   get textEncoder(): ModelPart<ClipTextConfig> {
-    const [first, ...others] = this.textEncoders.values();
+    return this.textEncoders.get(this.textEncoderId)!;
+  }
+
+  /** @throws as `textEncoder` */
+  get textEncoderId(): ComponentId {
+    const [first, ...others] = this.textEncoders.keys();
     if (first === undefined || others.length > 0) {
       throw new MismatchError(`expected a base with one text encoder, got ${this.textEncoders.size}`);
     }

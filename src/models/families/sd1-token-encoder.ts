@@ -1,26 +1,16 @@
 /** How Stable Diffusion 1.x reads prompts: the last hidden states of its one text encoder, behind the final norm. */
-import type { ClipTextConfig } from '../clip/config.ts';
 import { encodeText } from '../clip/encode-text.ts';
 import { TokenEmbeddings } from '../clip/text-encoder.ts';
 import type { MakeTokenEncoder } from './conditioning.ts';
 import { within } from './layer-table.ts';
-import type { ModelPart } from './model-part.ts';
-import type { Parts } from './parts.ts';
-
-const ID = 'text_encoder';
-
-/** The only text encoder. */
-function encoderOf({ textEncoders }: Parts): ModelPart<ClipTextConfig> {
-  return textEncoders.get(ID)!;
-}
 
 export const sd1TokenEncoder: MakeTokenEncoder = (
   parts,
   { added, deltas = new Map(), clipSkip = 0, execution } = {},
 ) => {
-  const encoder = encoderOf(parts);
+  const { textEncoder: encoder, textEncoderId } = parts;
   const embeddings = new TokenEmbeddings(encoder.weights, encoder.config, added);
-  const own = within(ID, deltas);
+  const own = within(textEncoderId, deltas);
   return {
     encode: async (batch) => {
       const { hiddenStates } = await encodeText(

@@ -1,15 +1,16 @@
 /** Stable Diffusion 1.x, whole. Configurations: huggingface.co/stable-diffusion-v1-5/stable-diffusion-v1-5. */
 import { textLayers } from '../clip/changeable-layers.ts';
-import { CLIP_VIT_L_TEXT, clipTextSchema } from '../clip/config.ts';
+import { clipTextSchema } from '../clip/config.ts';
 import { readConfig } from '../config-file.ts';
 import { checkTextEncoderFits, checkUnetFits, checkVaeFits } from '../config-fit.ts';
 import { canonicalTextEncoderName, canonicalVaeName } from '../keys/diffusers.ts';
 import { ldmStructureOf, ldmTextEncoderNames, ldmUnetNames, ldmVaeNames } from '../keys/ldm.ts';
 import { unetLayers } from '../unet/changeable-layers.ts';
-import { SD15_UNET, unetSchema } from '../unet/config.ts';
-import { SD15_VAE, vaeSchema } from '../vae/config.ts';
+import { unetSchema } from '../unet/config.ts';
+import { vaeSchema } from '../vae/config.ts';
 import { blockNames, range } from './blocks.ts';
 import type { BaseFamily } from './family.ts';
+import { CLIP_VIT_L_TEXT, SD15_UNET, SD15_VAE } from './sd1-configs.ts';
 import { sd1TokenEncoder } from './sd1-token-encoder.ts';
 
 export const sd1: BaseFamily = {

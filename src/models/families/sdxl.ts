@@ -1,9 +1,9 @@
 /** Stable Diffusion XL: its adapters are read, written, merged and baked; its models are not drawn with. */
 import type { ClipTextConfig } from '../clip/config.ts';
-import { CLIP_VIT_L_TEXT } from '../clip/config.ts';
 import type { UnetConfig } from '../unet/config.ts';
 import { blockNames, range } from './blocks.ts';
 import type { AdapterFamily } from './family.ts';
+import { CLIP_VIT_L_TEXT } from './sd1-configs.ts';
 
 /** Source: huggingface.co/stabilityai/stable-diffusion-xl-base-1.0, unet/config.json */
 export const SDXL_UNET: UnetConfig = {

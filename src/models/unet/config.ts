@@ -158,23 +158,3 @@ export const unetSchema = z
       sampleSize: Array.isArray(json.sample_size) ? json.sample_size[0]! : (json.sample_size ?? 64),
     };
   });
-
-const block = (channels: number, crossAttention: boolean): UnetBlockConfig => ({
-  channels,
-  crossAttention,
-  numHeads: 8,
-});
-
-/** Source: huggingface.co/stable-diffusion-v1-5/stable-diffusion-v1-5, unet/config.json */
-export const SD15_UNET: UnetConfig = {
-  inChannels: 4,
-  outChannels: 4,
-  blocks: [block(320, true), block(640, true), block(1280, true), block(1280, false)],
-  layersPerBlock: 2,
-  crossAttentionDim: 768,
-  normGroups: 32,
-  normEpsilon: 1e-5,
-  flipSinToCos: true,
-  frequencyShift: 0,
-  sampleSize: 64,
-};

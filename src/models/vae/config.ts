@@ -54,17 +54,3 @@ export const vaeSchema = z
       midAttention: json.mid_block_add_attention,
     }),
   );
-
-/** Source: huggingface.co/stable-diffusion-v1-5/stable-diffusion-v1-5, vae/config.json */
-export const SD15_VAE: VaeConfig = {
-  inChannels: 3,
-  outChannels: 3,
-  latentChannels: 4,
-  blockChannels: [128, 256, 512, 512],
-  layersPerBlock: 2,
-  normGroups: 32,
-  scalingFactor: 0.18215,
-  quantConv: true,
-  postQuantConv: true,
-  midAttention: true,
-};
