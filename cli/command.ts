@@ -6,6 +6,8 @@ export interface CommandContext {
   readonly io: Io;
   /** Aborted by Ctrl-C and the like: the command ends at its next step, with what it keeps. */
   readonly signal: AbortSignal;
+  /** CPU threads of one operator. Default: one per core. */
+  readonly threads?: number | undefined;
 }
 
 export interface Command<T extends Readonly<Record<string, Options>> = Readonly<Record<string, Options>>> {

@@ -32,6 +32,11 @@ export const globalOptions = {
     describe:
       'Map weights from their files; --no-mmap (or EDLORA_NO_MMAP=1) reads them into memory: for files on shares that may vanish',
   },
+  threads: {
+    type: 'string',
+    requiresArg: true,
+    describe: 'CPU threads of one operator [default: one per core]',
+  },
   color: { type: 'boolean', describe: 'Colours; --no-color or NO_COLOR turns them off' },
 } as const;
 

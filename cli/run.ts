@@ -7,7 +7,7 @@ import { toolVersion } from '../src/package-root.ts';
 import type { Command, CommandContext } from './command.ts';
 import { loadAllCommands, loadCommand } from './commands/index.ts';
 import { EXIT_CODES, type ExitCode, sayFailure } from './failure.ts';
-import { globalOptions } from './options.ts';
+import { globalOptions, number, text } from './options.ts';
 import { refuseRetired } from './retired.ts';
 import { guarded, type Io } from './terminal/io.ts';
 import { wrapText } from './terminal/table.ts';
@@ -99,12 +99,23 @@ function register(parser: Argv, command: Command, context: CommandContext, onSta
       return built.epilogue(epilogueMark(command));
     },
     (args) => {
+      const own = { ...context, threads: threadsOf(args) };
       onStart(command, args);
-      return args.mmap === false
-        ? withWeightsInMemory(() => command.run(args, context))
-        : command.run(args, context);
+      return args.mmap === false ? withWeightsInMemory(() => command.run(args, own)) : command.run(args, own);
     },
   );
+}
+
+/** More than any machine has. */
+const MAX_THREADS = 1024;
+
+/** @throws {UsageError} unless it is a whole number from 1 to MAX_THREADS */
+function threadsOf(args: Readonly<Record<string, unknown>>): number | undefined {
+  const value = text(args, 'threads');
+  if (value === undefined) return undefined;
+  const threads = number('--threads', value);
+  if (Number.isInteger(threads) && threads >= 1 && threads <= MAX_THREADS) return threads;
+  throw new UsageError(`--threads: expected a whole number from 1 to ${MAX_THREADS}, got ${value}`);
 }
 
 /** Stands in help where a command's examples go: yargs would break their lines. */

@@ -40,17 +40,18 @@ export const bakeCommand: Command = {
   run: runBake,
 };
 
-async function runBake(args: Args, { io, signal }: CommandContext): Promise<void> {
+async function runBake(args: Args, { io, signal, threads }: CommandContext): Promise<void> {
   const files = texts(args, 'loras');
   if (files.length === 0) throw new UsageError('--loras: expected at least one file');
   const line = args.quiet === true ? null : new ProgressLine(io);
   const done = await bakeFiles({
     ...targetOf(args),
     signal,
+    threads,
     ...dtypeOf(args),
     base: text(args, 'base')!,
     inputs: strengthsOf(args, files),
-    onProgress: (count, total) => {
+    onProgress: ({ done: count, total }) => {
       const mb = (size: number): number => Math.round(size / 1e6);
       line?.update({ activity: 'baking (MB)', done: mb(count), total: Math.max(1, mb(total)) }, 'baking');
     },

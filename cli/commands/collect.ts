@@ -78,7 +78,7 @@ export const collectCommand: Command = {
   run: runCollect,
 };
 
-async function runCollect(args: Args, { io, signal }: CommandContext): Promise<void> {
+async function runCollect(args: Args, { io, signal, threads }: CommandContext): Promise<void> {
   const files = texts(args, 'concepts');
   const out = text(args, 'out');
   if (out !== undefined && files.length > 1) {
@@ -107,6 +107,7 @@ async function runCollect(args: Args, { io, signal }: CommandContext): Promise<v
     layers: args.layers as LayerScope | undefined,
     force: args.force === true,
     signal,
+    threads,
     onNote: (text) => sayNote(io, text),
     onProgress: ({ stage, subject, done, total }) => {
       line?.update({ activity: `${stage}: collecting ${subject}`, done, total }, stage);

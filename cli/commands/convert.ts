@@ -58,13 +58,14 @@ export const convertCommand: Command = {
   run: runConvert,
 };
 
-async function runConvert(args: Args, { io, signal }: CommandContext): Promise<void> {
+async function runConvert(args: Args, { io, signal, threads }: CommandContext): Promise<void> {
   const rank = figure(args, 'rank');
   const word = text(args, 'word');
   const line = args.quiet === true ? null : new ProgressLine(io);
   const done = await convertFile({
     ...targetOf(args),
     signal,
+    threads,
     ...dtypeOf(args),
     ...baseOf(args),
     input: text(args, 'in')!,

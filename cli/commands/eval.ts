@@ -105,7 +105,7 @@ export const evalCommand: Command = {
   run: (args, context) => (args.compare === undefined ? runEval(args, context) : runCompare(args, context)),
 };
 
-async function runEval(args: Args, { io, signal }: CommandContext): Promise<void> {
+async function runEval(args: Args, { io, signal, threads }: CommandContext): Promise<void> {
   const concept = text(args, 'concept');
   const reference = text(args, 'reference');
   if (concept === undefined || reference === undefined) {
@@ -173,6 +173,7 @@ async function runEval(args: Args, { io, signal }: CommandContext): Promise<void
     samples,
     sampling,
     signal,
+    threads,
     concept: models.name,
     seed: figure('seed'),
     batchSize: figure('batch'),

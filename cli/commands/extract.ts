@@ -50,12 +50,13 @@ export const extractCommand: Command = {
   run: runExtract,
 };
 
-async function runExtract(args: Args, { io, signal }: CommandContext): Promise<void> {
+async function runExtract(args: Args, { io, signal, threads }: CommandContext): Promise<void> {
   const line = args.quiet === true ? null : new ProgressLine(io);
   const convRank = figure(args, 'conv-rank');
   const done = await extractModel({
     ...targetOf(args),
     signal,
+    threads,
     ...dtypeOf(args),
     tuned: text(args, 'tuned')!,
     base: text(args, 'base')!,

@@ -217,7 +217,7 @@ export const fuseCommand: Command = {
   run: runFuse,
 };
 
-async function runFuse(args: Args, { io, signal }: CommandContext): Promise<void> {
+async function runFuse(args: Args, { io, signal, threads }: CommandContext): Promise<void> {
   const earlier = text(args, 'extend') === undefined ? null : await readFusionRecipe(text(args, 'extend')!);
   const options = readOptions(args, earlier?.options ?? DEFAULTS);
   const out = text(args, 'out')!;
@@ -244,7 +244,15 @@ async function runFuse(args: Args, { io, signal }: CommandContext): Promise<void
     });
   }
   const preserved = captions === undefined ? {} : { preserveCaptions: captions };
-  const request = { base, participants, options, signal, cacheFolder: readCacheFolder(args), ...preserved };
+  const request = {
+    base,
+    participants,
+    options,
+    signal,
+    threads,
+    cacheFolder: readCacheFolder(args),
+    ...preserved,
+  };
   if (args['dry-run'] === true) {
     const plan = await planFusion(request);
     const data = (): string => `${JSON.stringify(planData(plan, base.path, out), null, 2)}\n`;

@@ -71,7 +71,7 @@ export const mergeCommand: Command = {
   run: runMerge,
 };
 
-async function runMerge(args: Args, { io, signal }: CommandContext): Promise<void> {
+async function runMerge(args: Args, { io, signal, threads }: CommandContext): Promise<void> {
   const files = texts(args, 'files');
   const rank = figure(args, 'rank');
   const seed = figure(args, 'seed')!;
@@ -80,6 +80,7 @@ async function runMerge(args: Args, { io, signal }: CommandContext): Promise<voi
   const result = await mergeFiles({
     ...targetOf(args),
     signal,
+    threads,
     ...dtypeOf(args),
     ...baseOf(args),
     inputs: strengthsOf(args, files),

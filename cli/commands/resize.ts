@@ -55,7 +55,7 @@ export const resizeCommand: Command = {
 /** Without a rule's cap, as many as there are. */
 const UNCAPPED = 1 << 20;
 
-async function runResize(args: Args, { io, signal }: CommandContext): Promise<void> {
+async function runResize(args: Args, { io, signal, threads }: CommandContext): Promise<void> {
   const given = rules.filter((name) => args[name] !== undefined);
   const rank = figure(args, 'rank');
   if (given.length > 1) throw new UsageError(`expected one of --${rules.join(', --')}, got ${given.length}`);
@@ -69,6 +69,7 @@ async function runResize(args: Args, { io, signal }: CommandContext): Promise<vo
   const done = await resizeFile({
     ...targetOf(args),
     signal,
+    threads,
     ...dtypeOf(args),
     ...baseOf(args),
     input: text(args, 'file')!,

@@ -130,7 +130,7 @@ export const sampleCommand: Command = {
   run: runSample,
 };
 
-async function runSample(args: Args, { io, signal }: CommandContext): Promise<void> {
+async function runSample(args: Args, { io, signal, threads }: CommandContext): Promise<void> {
   const previewEvery = args.preview === undefined ? 0 : number('--preview', text(args, 'preview')!);
   const planned = await planScene(await readScene(args));
   if (args.quiet !== true) {
@@ -148,6 +148,7 @@ async function runSample(args: Args, { io, signal }: CommandContext): Promise<vo
     metadata: args.metadata === true,
     previewEvery,
     signal,
+    threads,
     onProgress: ({ done, total: stepCount, picture }) => {
       if (args.quiet === true) return;
       line.update({ activity: `picture ${picture} of ${total}`, done, total: stepCount }, 'drawing');

@@ -36,7 +36,7 @@ export const verifyCommand: Command = {
   run: runVerify,
 };
 
-async function runVerify(args: Args, { io, signal }: CommandContext): Promise<void> {
+async function runVerify(args: Args, { io, signal, threads }: CommandContext): Promise<void> {
   const reports: VerifyReport[] = [];
   for (const file of texts(args, 'files')) {
     const rebuild = typeof args.rebuild === 'boolean' ? { rebuild: args.rebuild } : {};
@@ -45,6 +45,7 @@ async function runVerify(args: Args, { io, signal }: CommandContext): Promise<vo
       await verifyFile(file, {
         ...settings,
         signal,
+        threads,
         cacheFolder: cacheFolder(),
         onNote: (text) => sayNote(io, text),
       }),

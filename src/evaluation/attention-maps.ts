@@ -12,6 +12,7 @@ import { deltaFeeds, deltaRanks } from '../models/lora.ts';
 import { attentionPlaces, levelSizes } from '../models/unet/structure.ts';
 import { buildUnet } from '../models/unet/unet.ts';
 import { vaeFactor } from '../models/vae/config.ts';
+import type { Progress } from '../progress.ts';
 import { type ExecutionRequest, executionContext } from '../runtime/execution-context.ts';
 import { checkpointSampler } from '../sampling/checkpoint-schedule.ts';
 import { guidedPair } from '../sampling/guidance.ts';
@@ -38,7 +39,8 @@ export interface AttentionMapsRequest extends ExecutionRequest {
   /** Default 0. */
   readonly seed?: number;
   readonly sampling?: EvaluationSampling;
-  readonly onStep?: (done: number, total: number) => void;
+  /** Told of denoising steps. */
+  readonly onProgress?: (progress: Progress) => void;
   readonly signal?: AbortSignal;
 }
 
@@ -133,7 +135,7 @@ export async function attentionMaps(request: AttentionMapsRequest): Promise<Atte
         });
         return outputs.noise_pred!.data as Float32Array;
       },
-      onStep: ({ index, callCount }) => request.onStep?.(index + 1, callCount),
+      onStep: ({ index, callCount }) => request.onProgress?.({ done: index + 1, total: callCount }),
     });
   } finally {
     await session.dispose();

@@ -6,6 +6,7 @@
 import { UsageError } from '../errors.ts';
 import type { Picture } from '../formats/picture.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
+import type { Progress } from '../progress.ts';
 import type { ExecutionRequest } from '../runtime/execution-context.ts';
 import { Pipeline, type PipelineParts } from '../sampling/sample.ts';
 import { withDefaults } from '../settings.ts';
@@ -74,12 +75,10 @@ export interface DrawnSample {
   readonly picture: Picture;
 }
 
-export interface EvaluationProgress {
+/** Pictures drawn and to draw, over all variants; of an analysis its own steps. */
+export interface EvaluationProgress extends Progress {
   /** The model that draws; `style mix` and `attention` for the analyses after it. */
   readonly variant: string;
-  /** Pictures drawn and to draw, over all variants; of an analysis its own steps. */
-  readonly done: number;
-  readonly total: number;
 }
 
 /** One scored picture. */

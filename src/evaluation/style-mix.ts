@@ -8,6 +8,7 @@ import type { Picture } from '../formats/picture.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
 import type { UnetConfig } from '../models/unet/config.ts';
 import { attentionPlaces } from '../models/unet/structure.ts';
+import type { Progress } from '../progress.ts';
 import type { ExecutionRequest } from '../runtime/execution-context.ts';
 import { Pipeline, type PipelineParts } from '../sampling/sample.ts';
 import { withDefaults } from '../settings.ts';
@@ -35,7 +36,8 @@ export interface StyleMixRequest extends ExecutionRequest {
   /** Pictures per number; default 1. */
   readonly count?: number;
   readonly sampling?: EvaluationSampling;
-  readonly onProgress?: (done: number, total: number) => void;
+  /** Told of numbers of layers drawn. */
+  readonly onProgress?: (progress: Progress) => void;
   readonly signal?: AbortSignal;
 }
 
@@ -101,7 +103,7 @@ export async function styleMix(request: StyleMixRequest): Promise<StyleMix> {
         toA: mean(cosines.filter((_, i) => i % 2 === 0)),
         toB: mean(cosines.filter((_, i) => i % 2 === 1)),
       });
-      request.onProgress?.(points.length, numbers.length);
+      request.onProgress?.({ done: points.length, total: numbers.length });
     }
   } finally {
     await pipeline.dispose();

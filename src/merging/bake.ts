@@ -8,7 +8,7 @@ import { layerDeltaSteps, readFinite } from '../adapters/delta.ts';
 import type { FactorDType } from '../adapters/encode-layer.ts';
 import type { Unheld } from '../adapters/write.ts';
 import { MismatchError, UsageError } from '../errors.ts';
-import { isFloatDType } from '../formats/dtype.ts';
+import { type DType, dtypeWidth, isFloatDType } from '../formats/dtype.ts';
 import { elementCount, type RawTensor, verifyStorages } from '../formats/raw-tensor.ts';
 import { layOutSafetensors } from '../formats/safetensors.ts';
 import { copyTree } from '../io/copy-folder.ts';
@@ -19,6 +19,7 @@ import { writeFolderAtomically } from '../io/replace-folder.ts';
 import { adapterModuleId } from '../models/families/adapter-layers.ts';
 import { adapterFamily } from '../models/families/families.ts';
 import { Pace } from '../pace.ts';
+import type { Progress } from '../progress.ts';
 import { type ExecutionRequest, executionContext } from '../runtime/execution-context.ts';
 import { FactorAddition, joinFactors, type ScaledFactors } from './factor-addition.ts';
 import { commonArchitecture, layerStrength, layersByModule, type MergeInput } from './merge.ts';
@@ -31,7 +32,7 @@ export interface BakeOptions extends ExecutionRequest {
   /** Further header entries of the weight files. */
   readonly metadata?: Readonly<Record<string, string>>;
   /** Called after each tensor, with bytes written so far and in all. */
-  readonly onProgress?: (done: number, total: number) => void;
+  readonly onProgress?: (progress: Progress) => void;
   /** Its reason is thrown once it is aborted; nothing is left behind. */
   readonly signal?: AbortSignal;
 }
@@ -107,8 +108,8 @@ export async function bakeModel(
 ): Promise<void> {
   const { changes } = planBake(model, inputs);
   const addition = new FactorAddition(executionContext(options));
-  const progress = new Progress(model, options.onProgress);
-  const run = { addition, options, progress, pace: new Pace(options.signal) };
+  const written = new WrittenBytes(model, options);
+  const run = { addition, options, written, pace: new Pace(options.signal) };
   try {
     if (model.layout === 'single-file') {
       if (!target.endsWith('.safetensors')) {
@@ -129,23 +130,31 @@ export async function bakeModel(
 interface Run {
   readonly addition: FactorAddition;
   readonly options: BakeOptions;
-  readonly progress: Progress;
+  readonly written: WrittenBytes;
   readonly pace: Pace;
 }
 
-class Progress {
+/** Numbers of whatever width there is become those that are asked for; integers stay. */
+const writtenDType = ({ dtype }: RawTensor, options: BakeOptions): DType =>
+  isFloatDType(dtype) ? (options.dtype ?? dtype) : dtype;
+
+class WrittenBytes {
   readonly #total: number;
-  readonly #report: ((done: number, total: number) => void) | undefined;
+  readonly #report: BakeOptions['onProgress'];
   #done = 0;
 
-  constructor(model: ModelFiles, report: ((done: number, total: number) => void) | undefined) {
-    this.#total = model.parts.reduce((sum, { file }) => sum + file.sizeBytes, 0);
-    this.#report = report;
+  constructor(model: ModelFiles, options: BakeOptions) {
+    const tensors = model.parts.flatMap((part) => part.tensors.map(({ tensor }) => tensor));
+    this.#total = tensors.reduce(
+      (sum, tensor) => sum + elementCount(tensor.shape) * dtypeWidth(writtenDType(tensor, options)),
+      0,
+    );
+    this.#report = options.onProgress;
   }
 
   add(sizeBytes: number): void {
     this.#done += sizeBytes;
-    this.#report?.(Math.min(this.#done, this.#total), this.#total);
+    this.#report?.({ done: this.#done, total: this.#total });
   }
 }
 
@@ -181,13 +190,13 @@ async function writePart(
   part: ModelPart,
   model: ModelFiles,
   changes: ReadonlyMap<string, readonly Change[]>,
-  { addition, options, progress, pace }: Run,
+  { addition, options, written, pace }: Run,
 ): Promise<void> {
   const byName = new Map(part.tensors.map((entry) => [entry.name, entry]));
   const outputs = part.tensors.map(({ name, tensor }) => ({
     ...tensor,
     name,
-    dtype: isFloatDType(tensor.dtype) ? (options.dtype ?? tensor.dtype) : tensor.dtype,
+    dtype: writtenDType(tensor, options),
   }));
   const kept = [...part.file.metadata].filter(([key]) => !/^(modelspec\.hash_sha256|edlora\.)/.test(key));
   const header = { format: 'pt', ...Object.fromEntries(kept), ...options.metadata };
@@ -203,7 +212,7 @@ async function writePart(
       change: id === null || !changes.has(id) ? null : changeOf(id, param, changes.get(id)!, model, pace),
     };
   });
-  const onBytes = (sizeBytes: number): void => progress.add(sizeBytes);
+  const onBytes = (sizeBytes: number): void => written.add(sizeBytes);
   const blocks = weightBlocks(weights, addition, onBytes, undefined, pace);
   await writeFileAtomically(file, withHead(head, blocks, pace));
 }

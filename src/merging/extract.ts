@@ -110,7 +110,7 @@ export async function extractAdapter(
   const pace = new Pace(options.signal);
   let done = 0;
   for (const { name, tensor, module, param } of entries) {
-    done++;
+    options.onProgress?.({ done: ++done, total: entries.length, subject: name });
     await pace.turn();
     if (module === null || param === null) continue;
     const id = adapterModuleId(module);
@@ -150,7 +150,6 @@ export async function extractAdapter(
     const layer = encodeLayer(module, kernel, cut.delta, dtype);
     layers.push(layer);
     reports.push({ id, rank: layer.rank!, relativeError: cut.relativeError, norm: Math.sqrt(squares) });
-    options.onProgress?.({ done: done, total: entries.length, subject: id });
   }
   if (layers.length === 0) {
     throw new UsageError(

@@ -15,6 +15,7 @@ import { removeTree } from '../io/remove-tree.ts';
 import { makeFolder } from '../io/replace-file.ts';
 import { forget, removeAbandoned, temporaryBeside } from '../io/temporary-names.ts';
 import type { SubjectProgress } from '../progress.ts';
+import type { ExecutionRequest } from '../runtime/execution-context.ts';
 import { defined } from '../settings.ts';
 import { bakeFiles } from './jobs/bake-files.ts';
 import { convertFile } from './jobs/convert-file.ts';
@@ -48,7 +49,7 @@ export interface VerifyReport {
   readonly ok: boolean;
 }
 
-export interface VerifyOptions {
+export interface VerifyOptions extends ExecutionRequest {
   /** Folders to look for inputs that have moved. */
   readonly search?: readonly string[];
   /** Repeat the job and compare. Default: for a fusion's folder whose inputs are unchanged; its solve takes seconds. */
@@ -57,8 +58,6 @@ export interface VerifyOptions {
   readonly cacheFolder?: string | null;
   /** Told what a user should know of that folder. */
   readonly onNote?: (text: string) => void;
-  /** Its reason is thrown once it is aborted; nothing is left behind. */
-  readonly signal?: AbortSignal;
   /** Told of each file that is hashed, and of the job that is repeated. */
   readonly onProgress?: (progress: SubjectProgress) => void;
 }
@@ -79,8 +78,16 @@ const carriers = [
  */
 export async function verifyFile(
   location: string,
-  { search = [], rebuild, cacheFolder = null, onNote = () => {}, signal, onProgress }: VerifyOptions = {},
+  {
+    search = [],
+    rebuild,
+    cacheFolder = null,
+    onNote = () => {},
+    onProgress,
+    ...execution
+  }: VerifyOptions = {},
 ): Promise<VerifyReport> {
+  const { signal } = execution;
   signal?.throwIfAborted();
   const file = carrierOf(location);
   const { metadata, format } = await openTensorFile(file);
@@ -120,15 +127,14 @@ export async function verifyFile(
       );
     }
     const placeOf = unitPlaces(file, inputs);
-    const ending = signal === undefined ? {} : { signal };
     rebuilt = await sameAgain(file, location, signal, (out) =>
       recipe.kind === 'fusion'
         ? repeatFusion(parseFusionRecipe(file, text!), recipe, out, placeOf, {
             cacheFolder,
             onNote,
-            ...ending,
+            ...execution,
           })
-        : repeat(file, recipe, out, placeOf, ending),
+        : repeat(file, recipe, out, placeOf, execution),
     );
     advance(recipe.kind);
   }
@@ -198,7 +204,7 @@ async function repeatFusion(
   recorded: RecordedFusion,
   out: string,
   placeOf: (unit: Unit) => string,
-  settings: Ending & Required<Pick<VerifyOptions, 'cacheFolder' | 'onNote'>>,
+  settings: ExecutionRequest & Required<Pick<VerifyOptions, 'cacheFolder' | 'onNote'>>,
 ): Promise<void> {
   const request = await repeatedRequest({
     ...recipe,
@@ -213,17 +219,12 @@ async function repeatFusion(
   if (isFile) await rename(path.join(folder, 'lora.safetensors'), out);
 }
 
-/** What ends a repeated job. */
-interface Ending {
-  readonly signal?: AbortSignal;
-}
-
 async function repeat(
   file: string,
   recipe: RecordedJob,
   out: string,
   placeOf: (unit: Unit) => string,
-  ending: Ending,
+  execution: ExecutionRequest,
 ): Promise<void> {
   const bases = recipe.inputs.filter(({ settings }) => settings.role === 'base');
   const others = recipe.inputs.filter(({ settings }) => settings.role !== 'base');
@@ -238,30 +239,30 @@ async function repeat(
   };
   switch (recipe.kind) {
     case 'merge':
-      await mergeFiles({ ...defined(recipe.options), ...base, ...ending, inputs: adapters, out });
+      await mergeFiles({ ...defined(recipe.options), ...base, ...execution, inputs: adapters, out });
       return;
     case 'convert': {
       const input = need(adapters[0], 'an adapter').path;
       const { dtype, word, ...options } = recipe.options;
       const chosen = { ...(dtype === null ? {} : { dtype }), ...(word == null ? {} : { word }) };
-      await convertFile({ ...options, ...chosen, ...base, ...ending, input, out });
+      await convertFile({ ...options, ...chosen, ...base, ...execution, input, out });
       return;
     }
     case 'resize': {
       const input = need(adapters[0], 'an adapter').path;
-      await resizeFile({ ...recipe.options, ...base, ...ending, input, out });
+      await resizeFile({ ...recipe.options, ...base, ...execution, input, out });
       return;
     }
     case 'extract': {
       const [tuned, before] = [need(adapters[0], 'a model').path, need(adapters[1], 'a second model').path];
-      await extractModel({ ...recipe.options, ...ending, tuned, base: before, out });
+      await extractModel({ ...recipe.options, ...execution, tuned, base: before, out });
       return;
     }
     case 'bake': {
       const model = need(bases[0], 'a base');
       const { dtype, drop } = recipe.options;
       const chosen = dtype === null ? {} : { dtype };
-      await bakeFiles({ ...chosen, ...ending, drop, base: placeOf(model), inputs: adapters, out });
+      await bakeFiles({ ...chosen, ...execution, drop, base: placeOf(model), inputs: adapters, out });
       return;
     }
   }

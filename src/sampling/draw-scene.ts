@@ -9,6 +9,7 @@ import { encodePng, readPngTexts, writePicture } from '../formats/png.ts';
 import { infoOf } from '../io/file-info.ts';
 import { makeFolder, writeUnderFreeName } from '../io/replace-file.ts';
 import { toolVersion } from '../package-root.ts';
+import type { Progress } from '../progress.ts';
 import type { ExecutionRequest } from '../runtime/execution-context.ts';
 import { openSceneModel, type SceneModel } from './model-source.ts';
 import { recipeTexts } from './picture-recipe.ts';
@@ -50,10 +51,8 @@ export interface DrawSceneOptions extends ExecutionRequest {
   readonly signal?: AbortSignal;
 }
 
-export interface DrawProgress {
-  /** Steps of all pictures. */
-  readonly done: number;
-  readonly total: number;
+/** Steps of all pictures. */
+export interface DrawProgress extends Progress {
   /** Picture at work, from 1. */
   readonly picture: number;
 }

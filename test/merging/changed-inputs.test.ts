@@ -52,7 +52,7 @@ it.each([
         inputs: [{ path: input, ...strength }],
         out,
         drop: true,
-        onProgress: (done, total) => {
+        onProgress: ({ done, total }) => {
           if (once || done < total / 2) return;
           once = true;
           writeFileSync(weights(), readFileSync(weights()));

@@ -6,6 +6,7 @@ import { UsageError } from '../../errors.ts';
 import { exists } from '../../io/file-info.ts';
 import * as path from '../../io/platform/paths.ts';
 import { checkFileTarget, checkFolderTarget } from '../../io/targets.ts';
+import type { Progress } from '../../progress.ts';
 import { bakeModel, planBake } from '../bake.ts';
 import { unusableOf } from '../merge.ts';
 import { openModelFiles } from '../model-files.ts';
@@ -23,7 +24,8 @@ export interface BakeFilesOptions extends TargetOptions {
   readonly base: string;
   readonly inputs: readonly StrengthOptions[];
   readonly dtype?: FactorDType;
-  readonly onProgress?: (done: number, total: number) => void;
+  /** Told of bytes written. */
+  readonly onProgress?: (progress: Progress) => void;
 }
 
 /** Write a checkpoint with adapters inside. @throws as `planBake`, `refuseLoss` and `bakeModel` */
@@ -56,6 +58,8 @@ export async function bakeFiles(options: BakeFilesOptions): Promise<JobResult> {
     dtype,
     ...(recipe === null ? {} : { metadata: mergedMetadata(recipe, adapters) }),
     onProgress,
+    runtime: options.runtime,
+    threads: options.threads,
     signal: options.signal,
   });
   return { out: path.resolve(out), layers: changes.size, words: [], dropped };

@@ -69,7 +69,7 @@ export async function convertFile(
   const base = await baseOf(location);
   const described = describeSingle(adapter, base?.model);
   const read = filesOfInputs(described, options.signal);
-  const engine = new GraphMatmulEngine();
+  const engine = new GraphMatmulEngine({ threads: options.threads });
   const { output, converted } = await convertAdapter(adapter, scheme, {
     rank,
     engine: engine.multiply,

@@ -36,7 +36,7 @@ export async function extractModel(
     seed = 0,
   } = options;
   const settings = { rank, convRank, layers, minDifference, dtype, seed };
-  const engine = new GraphMatmulEngine();
+  const engine = new GraphMatmulEngine({ threads: options.threads });
   try {
     const extraction = await extractAdapter(tuned, base, {
       ...settings,

@@ -64,7 +64,7 @@ export async function mergeFiles(
   const ended = AbortSignal.any([over.signal, ...(options.signal === undefined ? [] : [options.signal])]);
   const hashing = options.noMetadata ? null : filesOfInputs(described, ended).hashes();
   hashing?.catch(() => undefined);
-  const engine = new GraphMatmulEngine();
+  const engine = new GraphMatmulEngine({ threads: options.threads });
   try {
     const { output, renamed } = await mergeAdapters(inputs, {
       ...settings,

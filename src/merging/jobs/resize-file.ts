@@ -48,7 +48,7 @@ export async function resizeFile(
   const base = await baseOf(location);
   const described = describeSingle(adapter, base?.model);
   const read = filesOfInputs(described, options.signal);
-  const engine = new GraphMatmulEngine();
+  const engine = new GraphMatmulEngine({ threads: options.threads });
   try {
     const { output, layers } = await resizeAdapter(adapter, {
       rule,

@@ -6,10 +6,11 @@ import { unheldLabels } from '../../adapters/words.ts';
 import { type OutputAdapter, refuseLoss, type Unheld, unheldBy, writeAdapter } from '../../adapters/write.ts';
 import * as path from '../../io/platform/paths.ts';
 import { Pace } from '../../pace.ts';
+import type { ExecutionRequest } from '../../runtime/execution-context.ts';
 import { lastingEntries } from '../provenance.ts';
 
-/** What every job may be told about its result. */
-export interface TargetOptions {
+/** What every job may be told about its result, and what it runs with; ended by its signal, it leaves nothing behind. */
+export interface TargetOptions extends ExecutionRequest {
   /** File, or folder for PEFT and baked diffusers models. */
   readonly out: string;
   /** Leave out what cannot be held. Default false. */
@@ -18,8 +19,6 @@ export interface TargetOptions {
   readonly force?: boolean;
   /** Write no recipe and no inherited header. Default false. */
   readonly noMetadata?: boolean;
-  /** Ends the job at its next step, once it is aborted: its reason is thrown, and nothing is left behind. */
-  readonly signal?: AbortSignal;
 }
 
 export interface JobResult {
