@@ -8,7 +8,7 @@ import { nextTurn } from './io/platform/machine.ts';
 export type Steps<T> = Generator<undefined, T, undefined>;
 
 /** How long one piece of work after the other may go on before the event loop turns. */
-const TURN_MS = 50;
+const TURN_MS = 20;
 
 /** When the loop turned last, as far as any pace of this process knows: all of them share one thread. */
 let turned = 0;
