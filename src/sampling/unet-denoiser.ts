@@ -10,6 +10,7 @@ import { crossAttentionNames } from '../models/unet/structure.ts';
 import { buildUnet } from '../models/unet/unet.ts';
 import { type ExecutionContext, executionContext } from '../runtime/execution-context.ts';
 import type { LoadedGraph } from '../runtime/runtime.ts';
+import { UploadedFeeds } from '../runtime/uploaded.ts';
 import { float32, type Tensor } from '../tensor/tensor.ts';
 import type { GuidedRows } from './guided-rows.ts';
 
@@ -34,7 +35,12 @@ export class UnetDenoiser {
   readonly #unetDeltas: LayerDeltas;
   readonly #textDeltas: LayerDeltas;
   readonly #execution: ExecutionContext;
-  #loaded: { key: string; session: LoadedGraph; inputs: ReadonlySet<string>; factors: Feeds } | null = null;
+  #loaded: {
+    key: string;
+    session: LoadedGraph;
+    inputs: ReadonlySet<string>;
+    factors: UploadedFeeds;
+  } | null = null;
 
   /** @param deltas changes of the base; those of the UNet count */
   constructor(base: Checkpoint, deltas: ModelDeltas, execution: ExecutionContext = executionContext()) {
@@ -96,11 +102,12 @@ export class UnetDenoiser {
     const size = { batch: rows, latentHeight, latentWidth, tokens: layout.tokens[0]! };
     const options = { sources: layout, adapterFeatures, controlResiduals, loraRanks };
     const { graph } = buildUnet(weights, config, size, options);
+    const { runtime } = this.#execution;
     this.#loaded = {
       key,
-      session: await this.#execution.runtime.load(graph, 'every-step', this.#execution),
+      session: await runtime.load(graph, 'every-step', this.#execution),
       inputs: new Set(graph.inputs.map(({ name }) => name)),
-      factors: deltaFeeds(this.#unetDeltas, loraRanks, layers),
+      factors: new UploadedFeeds(runtime, deltaFeeds(this.#unetDeltas, loraRanks, layers)),
     };
   }
 
@@ -111,11 +118,12 @@ export class UnetDenoiser {
   async predict(feeds: Feeds): Promise<Float32Array> {
     const { session, inputs, factors } = this.#loaded!;
     const known = Object.entries(feeds).filter(([name]) => inputs.has(name));
-    const { noise_pred } = await session.run({ ...factors, ...Object.fromEntries(known) });
+    const { noise_pred } = await session.run({ ...factors.feeds, ...Object.fromEntries(known) });
     return noise_pred!.data as Float32Array;
   }
 
   async dispose(): Promise<void> {
+    this.#loaded?.factors.dispose();
     await this.#loaded?.session.dispose();
     this.#loaded = null;
   }

@@ -2,6 +2,7 @@
  * Features of networks as they run: which sums one run of a network adds to. Each function runs one network with given
  * deltas; layers that read the same input share one sum.
  */
+
 import { ShapeError } from '../../errors.ts';
 import type { GraphBuilder } from '../../graph/builder.ts';
 import { mul } from '../../graph/ops/elementwise.ts';
@@ -23,6 +24,7 @@ import { deltaFeeds, deltaRanks, type ModelDeltas } from '../../models/lora.ts';
 import type { Probes } from '../../models/network.ts';
 import { buildUnet } from '../../models/unet/unet.ts';
 import { type ExecutionContext, executionContext } from '../../runtime/execution-context.ts';
+import { UploadedFeeds } from '../../runtime/uploaded.ts';
 import { GuidedRows } from '../../sampling/guided-rows.ts';
 import { type Pass, runGuided } from '../../sampling/guided-run.ts';
 import type { Sampler } from '../../sampling/samplers/sampler.ts';
@@ -226,12 +228,12 @@ export async function collectSpatial(
     },
   });
   const session = await execution.runtime.load(network.graph, 'every-step', execution);
-  const feeds = deltaFeeds(own, loraRanks, known);
+  const factors = new UploadedFeeds(execution.runtime, deltaFeeds(own, loraRanks, known));
   const inputOf = inputsOf(network.probes);
   const sums = new GramSums(inputOf);
   if (resume !== null) sums.restore(resume.sums);
   const predict = async (pass: Pass, texts: Feeds): Promise<Float32Array> => {
-    const outputs = await session.run({ ...pass.feeds, ...texts, ...feeds });
+    const outputs = await session.run({ ...pass.feeds, ...texts, ...factors.feeds });
     for (const input of sums.inputs) {
       sums.add(input, gramOutput(outputs, input), network.probes.gramRows.get(input)!);
     }
@@ -264,6 +266,7 @@ export async function collectSpatial(
     }
     return sums.finish();
   } finally {
+    factors.dispose();
     await session.dispose();
   }
 }
