@@ -219,7 +219,7 @@ describe('sample', () => {
     expect(await edlora('sample', ...small, '--steps', '1', '--out', out)).toMatchObject({ code: 0 });
     const refused = await edlora('sample', ...small, '--steps', '1', '--preview', '1', '--out', out);
     expect([refused.code, refused.err.includes('is no preview')]).toEqual([2, true]);
-    expect(readFileSync(path.join(out, 'preview.png'))).toEqual(mine);
+    expect(readFileSync(path.join(out, 'preview.png'))).toEqual(Buffer.from(mine));
     rmSync(path.join(out, 'preview.png'));
     expect(await edlora('sample', ...small, '--steps', '2', '--preview', '1', '--out', out)).toMatchObject({
       code: 0,

@@ -157,7 +157,7 @@ describe('the noise of a batch', () => {
       noiseOffset,
     });
     const trainables = {
-      vocabulary: { tokens: [], encode: () => [[0]] },
+      vocabulary: { tokens: [], tokenizer: { encodeWindows: () => [0] }, layerPrompts: () => [''] },
       plan: { words: [], pictureWords: [] },
     } as unknown as Trainables;
     const batches = new BatchMaker({
