@@ -45,8 +45,6 @@ export type LayerWeights =
   /** The changed weight itself (Custom Diffusion). */
   | { readonly kind: 'weight'; readonly weight: RawTensor };
 
-export type LayerKind = LayerWeights['kind'];
-
 export interface AdapterLayerInfo extends AdapterModule {
   /** What multiplies the product: loraAlpha / rank, √rank in its place for rank-stabilised files; 1 where none applies. */
   readonly scale: number;

@@ -102,8 +102,8 @@ export function balancingShift(largestUp: number, largestDown: number): number {
 }
 
 /** `loraAlpha` as files store it. */
-export function loraAlphaOf(layer: LoraLayer): number {
-  return layer.scale * layer.rank!;
+export function loraAlphaOf(layer: Pick<LoraLayer, 'scale' | 'rank'>): number {
+  return layer.scale * layer.rank;
 }
 
 /**

@@ -9,7 +9,7 @@ import { diffusersLoraKey } from '../adapters/schemes/diffusers-names.ts';
 import { tokenOrderKey } from '../adapters/schemes/ed-lora.ts';
 import { edLoraEmbeddingKey, edLoraKey } from '../adapters/schemes/ed-lora-names.ts';
 import { kohyaKey, kohyaNames } from '../adapters/schemes/kohya-names.ts';
-import { adapterConfigName } from '../adapters/schemes/peft.ts';
+import { adapterConfig, adapterConfigName } from '../adapters/schemes/peft.ts';
 import { peftKey } from '../adapters/schemes/peft-names.ts';
 import { readTextualInversion } from '../adapters/schemes/textual-inversion.ts';
 import { differenceOf, readUnwritten, unreadable, unwrittenFile } from '../adapters/unwritten-file.ts';
@@ -206,7 +206,8 @@ async function writePeft(
     if (own.length === 0) return [];
     const file = path.join(folder, component, 'adapter_model.safetensors');
     const tensors = own.flatMap((layer) => pair(layer, (part) => peftKey(layer, part)));
-    const config = adapterConfig(own);
+    // Alpha is the rank in every layer, so that PEFT's scale is 1.
+    const config = adapterConfig(own.map(({ layerName, rank }) => ({ layerName, rank, scale: 1 })));
     const unwritten = unwrittenFile(file, tensors, described);
     const { layers: found } = readUnwritten(file, 'peft', () =>
       readAdapter(unwritten, { component, config }),
@@ -224,30 +225,6 @@ async function writePeft(
       await writeFileAtomically(path.join(place, adapterConfigName), [text]);
     }
   });
-}
-
-/** A LoraConfig with alpha = rank in every layer, so that PEFT's scale is 1. */
-function adapterConfig(layers: readonly Factors[]): Record<string, unknown> {
-  const r = layers.reduce((most, { rank }) => Math.max(most, rank), 1);
-  const exceptions = Object.fromEntries(
-    layers.filter(({ rank }) => rank !== r).map(({ layerName, rank }) => [layerName, rank]),
-  );
-  return {
-    peft_type: 'LORA',
-    task_type: null,
-    base_model_name_or_path: null,
-    inference_mode: true,
-    r,
-    lora_alpha: r,
-    rank_pattern: exceptions,
-    alpha_pattern: exceptions,
-    target_modules: layers.map(({ layerName }) => layerName),
-    lora_dropout: 0,
-    bias: 'none',
-    use_rslora: false,
-    use_dora: false,
-    fan_in_fan_out: false,
-  };
 }
 
 async function writeEdLoraFlat(

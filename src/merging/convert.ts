@@ -4,6 +4,7 @@ import type { Adapter, AdapterLayer } from '../adapters/adapter.ts';
 import { type BaseWeights, denseSteps, layerDeltaSteps, needsBase } from '../adapters/delta.ts';
 import { encodeLayer, encodeTensor, type FactorDType } from '../adapters/encode-layer.ts';
 import { type LayerFormat, schemes } from '../adapters/schemes/index.ts';
+import { isPlainLora } from '../adapters/schemes/scheme.ts';
 import type { OutputAdapter } from '../adapters/write.ts';
 import { UsageError } from '../errors.ts';
 import { type RawTensor, readFloat64 } from '../formats/raw-tensor.ts';
@@ -62,7 +63,7 @@ export async function convertAdapter(
     throw new UsageError(`rank: expected a whole number of 1 or more, got ${rank}`);
   }
   const isKept = (layer: AdapterLayer): boolean =>
-    (layer.kind === 'lora' && layer.mid === null && layer.doraScale === null) ||
+    isPlainLora(layer) ||
     (schemes[format].anyKind && layer.kind !== 'weight') ||
     schemes[format].refuses(layer, adapter.architecture) !== null;
   // Without a rank, layers of full rank are refused one by one, by name.
@@ -79,8 +80,7 @@ export async function convertAdapter(
   for (const [id, layer] of adapter.layers) {
     onProgress?.({ done: layers.length + 1, total: adapter.layers.size, subject: id });
     await pace.turn();
-    const plain = layer.kind === 'lora' && layer.mid === null && layer.doraScale === null;
-    if (plain || (schemes[format].anyKind && layer.kind !== 'weight')) {
+    if (isPlainLora(layer) || (schemes[format].anyKind && layer.kind !== 'weight')) {
       layers.push(dtype === undefined || layer.kind !== 'lora' ? layer : recoded(layer, dtype));
       continue;
     }

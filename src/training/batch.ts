@@ -23,6 +23,8 @@ export interface BatchSources {
   readonly classItems: readonly TrainingItem[];
   readonly settings: ResolvedSettings;
   readonly trainables: Trainables;
+  /** Positions that the text encoder sees at once, 77. */
+  readonly window: number;
   readonly schedule: NoiseSchedule;
   readonly prediction: PredictionType;
 }
@@ -104,8 +106,7 @@ export class BatchMaker {
 
   /** Positions at the beginning that the layer prompts of the captions have in common, see `bestSharedPrefix`. */
   sharedPrefix(): number {
-    const { items, settings, trainables } = this.#sources;
-    const window = trainables.vocabulary.tokenizer.encodeWindows('').length;
+    const { items, settings, trainables, window } = this.#sources;
     return bestSharedPrefix(
       items
         .flatMap(({ caption }) => templated(withWords(caption, trainables.plan.words), settings.templates))
@@ -134,7 +135,7 @@ export class BatchMaker {
 
   /** Prompts of one batch share a number of windows: shorter ones are filled up with empty windows. */
   #equallyLong(prompts: readonly (readonly (readonly number[])[])[]): (readonly (readonly number[])[])[] {
-    const empty = this.#sources.trainables.vocabulary.tokenizer.encodeWindows('');
+    const empty = this.#sources.trainables.vocabulary.tokenizer.encodeWindows('', this.#sources.window);
     const longest = Math.max(...prompts.flatMap((layers) => layers.map((ids) => ids.length)));
     const fill = (ids: readonly number[]): readonly number[] =>
       ids.length === longest
@@ -152,7 +153,7 @@ export class BatchMaker {
     let ids = this.#encoded.get(prompt);
     if (ids === undefined) {
       const { tokenizer, layerPrompts } = this.#sources.trainables.vocabulary;
-      ids = layerPrompts(prompt).map((text) => tokenizer.encodeWindows(text));
+      ids = layerPrompts(prompt).map((text) => tokenizer.encodeWindows(text, this.#sources.window));
       this.#encoded.set(prompt, ids);
     }
     return ids;

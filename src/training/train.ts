@@ -197,6 +197,7 @@ class TrainingRun {
       classItems,
       settings,
       trainables,
+      window: base.parts.textEncoder.config.maxPositions,
       schedule: noiseSchedule(schedule),
       prediction: predictionOf(base, schedule.predictionType),
     });

@@ -19,13 +19,17 @@ async function fileOf(names: readonly string[], shape = [4, 8]): Promise<string>
 }
 
 describe('words', () => {
-  it.each([['<cat>'], ['cat', 'dog'], ['my.cat'], ['sks_cat2'], ['<a1>', '<a2>']])(
-    'are %s',
-    async (...names) => {
-      const { scheme, words } = await loadAdapter(await fileOf(names));
-      expect([scheme, words.map(({ word }) => word).sort()]).toEqual(['embedding', names.toSorted()]);
-    },
-  );
+  it.each([
+    ['<cat>'],
+    ['cat', 'dog'],
+    ['my.cat'],
+    ['sks_cat2'],
+    ['<a1>', '<a2>'],
+    ['lora_girl', 'blow_up', 'three_layers_cake'],
+  ])('are %s', async (...names) => {
+    const { scheme, words } = await loadAdapter(await fileOf(names));
+    expect([scheme, words.map(({ word }) => word).sort()]).toEqual(['embedding', names.toSorted()]);
+  });
 
   const toK = 'down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k';
   it.each([

@@ -1,19 +1,21 @@
 import { describe, expect, it } from 'vitest';
 import { diffusersLoraKey, parseDiffusersLoraKey } from '../../src/adapters/schemes/diffusers-names.ts';
 import { edLoraKey, parseEdLoraKey } from '../../src/adapters/schemes/ed-lora-names.ts';
-import { kohyaKey, kohyaNames, parseKohyaKey } from '../../src/adapters/schemes/kohya-names.ts';
+import { kohyaKey, kohyaNames } from '../../src/adapters/schemes/kohya-names.ts';
+import { parseKohyaStyle } from '../../src/adapters/schemes/names.ts';
 import { parsePeftKey, peftKey } from '../../src/adapters/schemes/peft-names.ts';
 import { openTensorFile } from '../../src/formats/open-tensor-file.ts';
 import { isKnownLayer } from '../../src/models/families/known-layers.ts';
 import {
   isIgnoredInSingleFile,
   isVaeAttentionMatrix,
+  ldmStructureOf,
   ldmTextEncoderNames,
   ldmUnetNames,
   ldmVaeNames,
-  unetStructure,
 } from '../../src/models/keys/ldm.ts';
 import { type LoraPart, type ModulePath, modulePath } from '../../src/models/keys/module-path.ts';
+import { unetSchema } from '../../src/models/unet/config.ts';
 import { goldenJson, goldenSingleFile } from '../support/goldens.ts';
 
 interface KeyFile {
@@ -39,8 +41,8 @@ describe('LoRA names of every SD 1.5 module', () => {
     expect(isKnownLayer(module)).toBe(true);
     for (const part of ['up', 'down', 'alpha'] as const) {
       expect(kohyaKey(module, part)).toBe(entry.kohya[part]);
-      expect(parseKohyaKey(entry.kohya[part])).toEqual({ ...module, part });
-      expect(parseKohyaKey(entry.kohya[part], names)).toEqual({ ...module, part });
+      expect(parseKohyaStyle(entry.kohya[part], 'sd1')).toEqual({ ...module, part });
+      expect(parseKohyaStyle(entry.kohya[part], 'sd1', names)).toEqual({ ...module, part });
     }
     for (const part of parts) {
       const letter = part === 'up' ? 'B' : 'A';
@@ -74,7 +76,7 @@ describe('names that the libraries wrote', () => {
   it.each(Object.entries(outputs))('%s', (_, keys) => {
     expect(keys.length).toBeGreaterThan(0);
     for (const key of keys) {
-      const parsed = parsePeftKey(key) ?? parseKohyaKey(key) ?? parseDiffusersLoraKey(key);
+      const parsed = parsePeftKey(key) ?? parseKohyaStyle(key, 'sd1') ?? parseDiffusersLoraKey(key);
       expect(parsed, key).not.toBeNull();
       expect(known.has(`${parsed!.component}.${parsed!.layerName}`), key).toBe(true);
     }
@@ -94,12 +96,12 @@ describe('names that the libraries wrote', () => {
 
 describe('single-file names', () => {
   const keyMap = goldenJson<Record<string, string>>('goldens/tiny-random/single_file_key_map.json');
-  const unet = goldenJson<Parameters<typeof unetStructure>[0]>('goldens/tiny-random/model/unet/config.json');
+  const unet = unetSchema.parse(goldenJson('goldens/tiny-random/model/unet/config.json'));
   const vae = goldenJson<{ down_block_types: string[]; layers_per_block: number }>(
     'goldens/tiny-random/model/vae/config.json',
   );
   const maps = {
-    unet: ldmUnetNames(unetStructure(unet)),
+    unet: ldmUnetNames(ldmStructureOf(unet)),
     vae: ldmVaeNames({ blocks: vae.down_block_types.length, layersPerBlock: vae.layers_per_block }),
     text_encoder: ldmTextEncoderNames,
   };

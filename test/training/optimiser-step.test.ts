@@ -165,6 +165,7 @@ describe('the noise of a batch', () => {
       classItems: [],
       settings,
       trainables,
+      window: 1,
       schedule: noiseSchedule(resolveSchedulerConfig(SD15_SCHEDULER, 'test', 'DDPMScheduler')),
       prediction: 'epsilon',
     });

@@ -4,13 +4,7 @@
  */
 import { FormatError } from '../../errors.ts';
 import { layerTemplates } from '../../models/families/known-layers.ts';
-import {
-  type Component,
-  type LoraKey,
-  type LoraPart,
-  type ModulePath,
-  moduleId,
-} from '../../models/keys/module-path.ts';
+import { type Component, type LoraPart, type ModulePath, moduleId } from '../../models/keys/module-path.ts';
 
 const prefixes: Readonly<Record<Component, string>> = { unet: 'lora_unet_', text_encoder: 'lora_te_' };
 
@@ -77,19 +71,4 @@ export function moduleOfKohyaName(name: string): ModulePath | null {
     return { component, layerName: parts.map((part, i) => part + (indices[i] ?? '')).join('') };
   }
   return null;
-}
-
-/**
- * Understand one tensor name.
- * @param names `kohyaNames` of the base; without it SD 1.x structure decides
- * @returns `null` if it is no such name or no such layer
- */
-export function parseKohyaKey(key: string, names?: ReadonlyMap<string, ModulePath>): LoraKey | null {
-  const dot = key.indexOf('.');
-  if (dot < 0) return null;
-  const suffix = key.slice(dot + 1);
-  const part = (Object.keys(suffixes) as LoraPart[]).find((part) => suffixes[part] === suffix);
-  const name = key.slice(0, dot).replace(/^lora_te1_/, 'lora_te_');
-  const module = names === undefined ? moduleOfKohyaName(name) : names.get(name);
-  return part === undefined || module === undefined || module === null ? null : { ...module, part };
 }

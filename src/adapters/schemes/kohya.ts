@@ -80,13 +80,13 @@ const keyBy =
   };
 
 const encodePlain =
-  (name: string, key: FactorKey): Scheme['encode'] =>
+  (key: FactorKey): Scheme['encode'] =>
   (output, stored, context) => {
     const tensors = (stored as readonly LoraLayer[]).flatMap((layer) => [
       ...factorTensors(layer, key, output.architecture),
       alphaTensor(key(layer, 'up', output.architecture), loraAlphaOf(layer)),
     ]);
-    return encoded(name, output, tensors, context);
+    return encoded(output, tensors, context);
   };
 
 /** Always float32: bfloat16 would round ranks above 256. */
@@ -106,14 +106,14 @@ const encodeLycoris: Scheme['encode'] = (output, stored, context) => {
     }
     return parts;
   });
-  return encoded('lycoris', output, tensors, context);
+  return encoded(output, tensors, context, { ss_network_module: 'lycoris.kohya' });
 };
 
 async function encoded(
-  format: string,
   output: OutputAdapter,
   tensors: readonly RawTensor[],
   { pace }: EncodeContext,
+  more: Readonly<Record<string, string>> = {},
 ): Promise<EncodedFile[]> {
   const { layers, architecture, words, title, metadata } = output;
   const all = [...tensors, ...bundledTensors(words)];
@@ -123,7 +123,7 @@ async function encoded(
     ...networkMetadata({ title, ranks: ranksOf(layers) }),
     ss_network_alpha: alpha === null ? 'Dynamic' : String(Math.fround(alpha)),
     ss_base_model_version: adapterFamily(architecture).adapters.kohyaVersion,
-    ...(format === 'lycoris' ? { ss_network_module: 'lycoris.kohya' } : {}),
+    ...more,
   };
   const kept = Object.fromEntries(
     Object.entries(metadata ?? {}).filter(([key]) => key.startsWith('ss_') && !(key in network)),
@@ -151,7 +151,7 @@ export const kohya: Scheme = {
   loses: 'words with one vector per cross-attention layer; differences of biases',
   refuses: () => null,
   key: keyBy('diffusers'),
-  encode: encodePlain('kohya', keyBy('diffusers')),
+  encode: encodePlain(keyBy('diffusers')),
 };
 
 export const kohyaLdm: Scheme = {
@@ -160,7 +160,7 @@ export const kohyaLdm: Scheme = {
   title: 'kohya with the original block numbers (input_blocks, middle_block, output_blocks)',
   loses: 'as kohya',
   key: keyBy('ldm'),
-  encode: encodePlain('kohya-ldm', keyBy('ldm')),
+  encode: encodePlain(keyBy('ldm')),
 };
 
 export const lycoris: Scheme = {

@@ -56,10 +56,15 @@ const reader: SchemeReader = {
 const key: FactorKey = ({ layerName }, part) => peftKey({ component: 'unet', layerName }, part);
 
 /** A LoraConfig whose scales are the layers' own. */
-function adapterConfig(layers: readonly LoraLayer[]): Record<string, unknown> {
-  const r = mostCommon(layers.map(({ rank }) => rank!));
+export function adapterConfig(
+  layers: readonly Pick<LoraLayer, 'layerName' | 'rank' | 'scale'>[],
+): Record<string, unknown> {
+  const r = mostCommon(layers.map(({ rank }) => rank));
   const loraAlpha = mostCommon(layers.map(loraAlphaOf));
-  const exceptions = (usual: number, of: (layer: LoraLayer) => number): Record<string, number> =>
+  const exceptions = (
+    usual: number,
+    of: (layer: (typeof layers)[number]) => number,
+  ): Record<string, number> =>
     Object.fromEntries(
       layers.filter((layer) => of(layer) !== usual).map((layer) => [layer.layerName, of(layer)]),
     );
@@ -70,7 +75,7 @@ function adapterConfig(layers: readonly LoraLayer[]): Record<string, unknown> {
     inference_mode: true,
     r,
     lora_alpha: loraAlpha,
-    rank_pattern: exceptions(r, ({ rank }) => rank!),
+    rank_pattern: exceptions(r, ({ rank }) => rank),
     alpha_pattern: exceptions(loraAlpha, loraAlphaOf),
     target_modules: layers.map(({ layerName }) => layerName),
     lora_dropout: 0,

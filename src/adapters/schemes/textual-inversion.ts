@@ -25,7 +25,7 @@ const bundle = /^bundle_emb\.(.+)\.(string_to_param\.\*|emb_params|clip_l|clip_g
  * name is a weight that no reader knows.
  */
 const noWord =
-  /^\d+$|[/\\:]|(^|[._])(weight|bias|alpha|scale|diff|diff_b|dora_scale|up|down|mid|u|v|(lora|hada|lokr|oft)_?\w+)$|[._](attn\d?|to_[qkv]|blocks?|layers?|ff|mlp|proj)[._]/;
+  /^\d+$|[/\\:]|(^|\.)(weight|bias|alpha|diff|diff_b|dora_scale|up|down|u|v)$|_weight$|(^|[._])(lora_(A|B|up|down|mid)|lora_magnitude_vector|(hada|lokr)_[wt]\d(_[ab])?|oft_(blocks|diag))$|(^|[._])(attn\d|to_[qkv]|(transformer|down|up|mid|input|middle|output)_blocks?)([._]|$)/;
 
 /** Whether a tensor is an embedding inside a LoRA file. */
 export function isBundledEmbedding(name: string): boolean {

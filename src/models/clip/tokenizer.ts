@@ -205,7 +205,7 @@ export class ClipTokenizer {
    * All of a text, however long, as windows of `length` ids one after the other: begin, up to `length − 2` ids, end, and
    * padding in the last one. A text that fits is `encodePadded`; an empty one is one window.
    */
-  encodeWindows(text: string, length = 77): number[] {
+  encodeWindows(text: string, length: number): number[] {
     const content = this.encode(text).slice(1, -1);
     const ids: number[] = [];
     for (let start = 0; start === 0 || start < content.length; start += length - 2) {

@@ -3,7 +3,6 @@
  * diffusers' ones, for the three networks of SD 1.x. Numbers follow from the block structure, so any depth works.
  * Source: module nesting of CompVis/latent-diffusion (openaimodel.py, model.py).
  */
-import { UsageError } from '../../errors.ts';
 import type { UnetConfig } from '../unet/config.ts';
 
 /** Both directions of one network's names. */
@@ -27,24 +26,6 @@ export interface UnetStructure {
 export function ldmStructureOf({ blocks, layersPerBlock }: UnetConfig): UnetStructure {
   const downAttention = blocks.map(({ crossAttention }) => crossAttention);
   return { layersPerBlock, downAttention, upAttention: downAttention.toReversed() };
-}
-
-/** Structure by the fields of a diffusers `unet/config.json`. @throws {UsageError} on block types of other networks */
-export function unetStructure(config: {
-  readonly layers_per_block: number;
-  readonly down_block_types: readonly string[];
-  readonly up_block_types: readonly string[];
-}): UnetStructure {
-  const attention = (type: string): boolean => {
-    if (/^CrossAttn(Down|Up)Block2D$/.test(type)) return true;
-    if (/^(Down|Up)Block2D$/.test(type)) return false;
-    throw new UsageError(`unet block type "${type}": expected those of Stable Diffusion 1.x`);
-  };
-  return {
-    layersPerBlock: config.layers_per_block,
-    downAttention: config.down_block_types.map(attention),
-    upAttention: config.up_block_types.map(attention),
-  };
 }
 
 type Pair = readonly [diffusers: string, ldm: string];
