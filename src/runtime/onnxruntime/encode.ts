@@ -12,8 +12,9 @@ import type { Graph } from '../../graph/graph.ts';
 import { checkUnchanged, type FileIdentity } from '../../io/file-identity.ts';
 import type { Steps } from '../../pace.ts';
 import type { Tensor } from '../../tensor/tensor.ts';
-import { type Emitter, lower } from './lowering.ts';
+import type { Emitter } from './lowering.ts';
 import { encodeModel, type OnnxNode, type OnnxTensor } from './proto.ts';
+import { CPU_TARGET, type LoweringTarget, lower } from './targets.ts';
 
 export interface EncodedGraph {
   readonly bytes: Uint8Array;
@@ -28,10 +29,9 @@ export interface EncodedGraph {
 export interface EncodeOptions {
   /** Weights stay in their files, for the runtime to map; off: all are handed over in memory. Default true. */
   readonly mapWeights?: boolean;
+  /** Where the graph is going to run. Default: the CPU. */
+  readonly target?: LoweringTarget;
 }
-
-/** com.microsoft carries FusedMatMul, MultiHeadAttention and QuickGelu. */
-const OPSETS = { '': 21, 'com.microsoft': 1 };
 
 /** Protobuf messages end at 2 GB. */
 const MAX_EMBEDDED_BYTES = 2 ** 30;
@@ -44,7 +44,10 @@ const bytesOf = ({ data }: Tensor): Uint8Array =>
  * @throws {FormatError} when a weight cannot be read, its file has changed since it was opened, or too many lie outside the
  *   model's folder
  */
-export function* encodeGraph(graph: Graph, { mapWeights = true }: EncodeOptions = {}): Steps<EncodedGraph> {
+export function* encodeGraph(
+  graph: Graph,
+  { mapWeights = true, target = CPU_TARGET }: EncodeOptions = {},
+): Steps<EncodedGraph> {
   const nodes: OnnxNode[] = [];
   const initializers: OnnxTensor[] = graph.constants.map(({ value, tensor }) => ({
     name: value.name,
@@ -82,7 +85,7 @@ export function* encodeGraph(graph: Graph, { mapWeights = true }: EncodeOptions 
       ints: (values) => small('int64', values),
       floats: (values) => small('float32', values),
     };
-    lower(emitter, node);
+    lower(emitter, node, target);
   }
   for (const [name, value] of graph.outputs) {
     nodes.push({
@@ -99,7 +102,7 @@ export function* encodeGraph(graph: Graph, { mapWeights = true }: EncodeOptions 
     dtype,
     shape,
   }));
-  const bytes = encodeModel({ nodes, initializers, inputs: graph.inputs, outputs, opsets: OPSETS });
+  const bytes = encodeModel({ nodes, initializers, inputs: graph.inputs, outputs, opsets: target.opsets });
   return { bytes, weightFolder, inMemory, mapped };
 }
 

@@ -1,12 +1,10 @@
-/** Which ONNX nodes? One rule per operator; the table is total over the operator set. */
+/** Which ONNX nodes? One rule per operator, in ONNX's own operators; a target may have better ones for some (targets.ts). */
 
 import type { NodeOf } from '../../graph/graph.ts';
 import type { OpType } from '../../graph/op-types.ts';
 import type { Value } from '../../graph/value.ts';
 import { sizeOf } from '../../tensor/tensor.ts';
 import { ELEMENT_TYPES, type OnnxAttribute } from './proto.ts';
-
-const CONTRIB = 'com.microsoft';
 
 /** What a rule writes with; names of intermediate values are made up by the emitter. */
 export interface Emitter {
@@ -24,15 +22,27 @@ export interface Emitter {
   floats(values: readonly number[]): string;
 }
 
-type Lowering<K extends OpType> = (e: Emitter, node: NodeOf<K>) => void;
+export type Lowering<K extends OpType> = (e: Emitter, node: NodeOf<K>) => void;
 
-const names = (values: readonly (Value | null)[]): string[] => values.map((value) => value?.name ?? '');
+/** A rule for every operator. */
+export type LoweringTable = { readonly [K in OpType]: Lowering<K> };
+
+export const names = (values: readonly (Value | null)[]): string[] =>
+  values.map((value) => value?.name ?? '');
 const inputName = (node: NodeOf<OpType>, index: number): string => node.inputs[index]?.name ?? '';
-const firstOutput = (node: NodeOf<OpType>): readonly string[] => [node.outputs[0]!.name];
+export const firstOutput = (node: NodeOf<OpType>): readonly string[] => [node.outputs[0]!.name];
 
 /** The ONNX operator of the same name, inputs and outputs, without attributes. */
 const same = (e: Emitter, node: NodeOf<OpType>): void => {
   e.emit(node.op, names(node.inputs), { outputs: names(node.outputs) });
+};
+
+/** A number of a value's own type. */
+const scalar = (e: Emitter, value: number, dtype: Value['dtype']): string => {
+  const single = e.floats([value]);
+  return dtype === 'float32'
+    ? single
+    : e.emit('Cast', [single], { attributes: { to: ELEMENT_TYPES[dtype] } });
 };
 
 const reduction = (e: Emitter, node: NodeOf<'ReduceSum' | 'ReduceMean' | 'ReduceMax'>): void => {
@@ -43,7 +53,7 @@ const reduction = (e: Emitter, node: NodeOf<'ReduceSum' | 'ReduceMean' | 'Reduce
   });
 };
 
-const rules: { readonly [K in OpType]: Lowering<K> } = {
+export const STANDARD_RULES: LoweringTable = {
   Add: same,
   Sub: same,
   Mul: same,
@@ -60,12 +70,10 @@ const rules: { readonly [K in OpType]: Lowering<K> } = {
   },
   Gelu: same,
   QuickGelu: (e, node) => {
-    const alpha = { float: node.attributes.alpha };
-    e.emit('QuickGelu', names(node.inputs), {
-      attributes: { alpha },
-      outputs: firstOutput(node),
-      domain: CONTRIB,
-    });
+    const x = inputName(node, 0);
+    const alpha = scalar(e, node.attributes.alpha, node.outputs[0]!.dtype);
+    const gate = e.emit('Sigmoid', [e.emit('Mul', [x, alpha])]);
+    e.emit('Mul', [x, gate], { outputs: firstOutput(node) });
   },
   Cast: (e, node) => {
     const to = ELEMENT_TYPES[node.attributes.to];
@@ -73,31 +81,22 @@ const rules: { readonly [K in OpType]: Lowering<K> } = {
   },
   FusedMatMul: (e, node) => {
     const { transA, transB, alpha } = node.attributes;
-    // The contrib kernel exists for float32 only; ONNX's own takes the rest.
-    if (node.outputs[0]!.dtype !== 'float32' || (!transA && !transB && alpha === 1)) {
-      const operand = (index: number, trans: boolean): string => {
-        const value = node.inputs[index]!;
-        if (!trans) return value.name;
-        const rank = value.shape.length;
-        const perm = Array.from({ length: rank }, (_, i) => i)
-          .with(-1, rank - 2)
-          .with(-2, rank - 1);
-        return e.emit('Transpose', [value.name], { attributes: { perm } });
-      };
-      const inputs = [operand(0, transA), operand(1, transB)];
-      if (alpha === 1) {
-        e.emit('MatMul', inputs, { outputs: firstOutput(node) });
-        return;
-      }
-      const scale = e.emit('Cast', [e.floats([alpha])], { attributes: { to: 11 } });
-      e.emit('Mul', [e.emit('MatMul', inputs), scale], { outputs: firstOutput(node) });
+    const operand = (index: number, trans: boolean): string => {
+      const value = node.inputs[index]!;
+      if (!trans) return value.name;
+      const rank = value.shape.length;
+      const perm = Array.from({ length: rank }, (_, i) => i)
+        .with(-1, rank - 2)
+        .with(-2, rank - 1);
+      return e.emit('Transpose', [value.name], { attributes: { perm } });
+    };
+    const inputs = [operand(0, transA), operand(1, transB)];
+    if (alpha === 1) {
+      e.emit('MatMul', inputs, { outputs: firstOutput(node) });
       return;
     }
-    e.emit('FusedMatMul', names(node.inputs), {
-      attributes: { transA: transA ? 1 : 0, transB: transB ? 1 : 0, alpha: { float: alpha } },
-      outputs: firstOutput(node),
-      domain: CONTRIB,
-    });
+    const scale = scalar(e, alpha, node.outputs[0]!.dtype);
+    e.emit('Mul', [e.emit('MatMul', inputs), scale], { outputs: firstOutput(node) });
   },
   Conv: (e, node) => {
     const inputs = names(node.inputs[2] ? node.inputs : node.inputs.slice(0, 2));
@@ -170,13 +169,23 @@ const rules: { readonly [K in OpType]: Lowering<K> } = {
     });
   },
   MultiHeadAttention: (e, node) => {
-    const [q, k, v] = names(node.inputs) as [string, string, string];
-    const inputs = node.inputs[3] ? [q, k, v, '', '', node.inputs[3].name] : [q, k, v];
-    e.emit('MultiHeadAttention', inputs, {
-      attributes: { num_heads: node.attributes.numHeads },
-      outputs: firstOutput(node),
-      domain: CONTRIB,
-    });
+    const { numHeads } = node.attributes;
+    const headDim = node.inputs[0]!.shape.at(-1)! / numHeads;
+    const heads = (index: number, perm: readonly number[]): string => {
+      const { name, shape } = node.inputs[index]!;
+      const [batch, positions, width] = shape as [number, number, number];
+      const split = e.emit('Reshape', [name, e.ints([batch, positions, numHeads, width / numHeads])]);
+      return e.emit('Transpose', [split], { attributes: { perm } });
+    };
+    const products = e.emit('MatMul', [heads(0, [0, 2, 1, 3]), heads(1, [0, 2, 3, 1])]);
+    const scale = scalar(e, 1 / Math.sqrt(headDim), node.outputs[0]!.dtype);
+    const scaled = e.emit('Mul', [products, scale]);
+    const bias = node.inputs[3];
+    const scores = bias ? e.emit('Add', [scaled, bias.name]) : scaled;
+    const shares = e.emit('Softmax', [scores], { attributes: { axis: -1 } });
+    const mixed = e.emit('MatMul', [shares, heads(2, [0, 2, 1, 3])]);
+    const rows = e.emit('Transpose', [mixed], { attributes: { perm: [0, 2, 1, 3] } });
+    e.emit('Reshape', [rows, e.ints(node.outputs[0]!.shape)], { outputs: firstOutput(node) });
   },
   Reshape: (e, node) => {
     // allowzero: a 0 means an empty axis, not "copy this axis".
@@ -219,9 +228,7 @@ const rules: { readonly [K in OpType]: Lowering<K> } = {
   ScatterRows: (e, node) => {
     const [rows, indices] = names(node.inputs) as [string, string];
     const { shape, dtype } = node.outputs[0]!;
-    const zero = e.floats([0]);
-    const typed = dtype === 'float64' ? e.emit('Cast', [zero], { attributes: { to: 11 } }) : zero;
-    const zeros = e.emit('Expand', [typed, e.ints(shape)]);
+    const zeros = e.emit('Expand', [scalar(e, 0, dtype), e.ints(shape)]);
     const positions = e.emit('Unsqueeze', [indices, e.ints([-1])]);
     e.emit('ScatterND', [zeros, positions, rows], {
       attributes: { reduction: 'add' },
@@ -235,8 +242,3 @@ const rules: { readonly [K in OpType]: Lowering<K> } = {
   ReduceMean: reduction,
   ReduceMax: reduction,
 };
-
-/** Write the ONNX nodes of one node of a graph. */
-export function lower(e: Emitter, node: NodeOf<OpType>): void {
-  (rules[node.op] as Lowering<OpType>)(e, node);
-}

@@ -1,4 +1,4 @@
-/** onnxruntime on the CPU. */
+/** onnxruntime, on the CPU unless told otherwise. */
 import type { Graph } from '../../graph/graph.ts';
 import type { Tensor } from '../../tensor/tensor.ts';
 import type { DeviceTensor, GraphUse, LoadedGraph, RunSettings, Runtime } from '../runtime.ts';
@@ -6,15 +6,23 @@ import { callingThread } from './calling-thread.ts';
 import { CpuTensor } from './device-tensor.ts';
 import { GraphSession } from './session.ts';
 import { isShort } from './short-run.ts';
+import { CPU_TARGET, type LoweringTarget } from './targets.ts';
 import { WorkerHost } from './worker-host.ts';
 
 /** Networks run in a thread of their own; sums and products that take some milliseconds in the caller's. */
 export class OnnxRuntime implements Runtime {
   readonly traits = { name: 'onnxruntime' };
+  readonly #target: LoweringTarget;
   #thread: WorkerHost | null = null;
 
+  /** @param target whose kernels graphs are written with */
+  constructor(target: LoweringTarget = CPU_TARGET) {
+    this.#target = target;
+  }
+
   load(graph: Graph, use: GraphUse, settings: RunSettings = {}): Promise<LoadedGraph> {
-    return GraphSession.load(isShort(graph) ? callingThread : this.#worker(), graph, use, settings);
+    const host = isShort(graph) ? callingThread : this.#worker();
+    return GraphSession.load(host, this.#target, graph, use, settings);
   }
 
   upload(tensor: Tensor): DeviceTensor {

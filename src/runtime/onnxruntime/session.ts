@@ -9,6 +9,7 @@ import type { Feeds, GraphUse, LoadedGraph, RunSettings } from '../runtime.ts';
 import { encodeGraph } from './encode.ts';
 import type { SessionHost } from './session-host.ts';
 import { sessionOptions } from './session-options.ts';
+import type { LoweringTarget } from './targets.ts';
 import { weightsAreMapped } from './weight-mapping.ts';
 
 /** Runs of one session are independent. */
@@ -37,13 +38,16 @@ export class GraphSession implements LoadedGraph {
   /** Load a graph; its weights are mapped from the files they lie in, or read, see weight-mapping.ts. */
   static async load(
     host: SessionHost,
+    target: LoweringTarget,
     graph: Graph,
     use: GraphUse,
     settings: RunSettings,
   ): Promise<GraphSession> {
     const { signal } = settings;
     signal?.throwIfAborted();
-    const encoded = await new Pace(signal).run(encodeGraph(graph, { mapWeights: weightsAreMapped() }));
+    const encoded = await new Pace(signal).run(
+      encodeGraph(graph, { mapWeights: weightsAreMapped(), target }),
+    );
     const { bytes, mapped } = encoded;
     const loading = host.load(bytes, sessionOptions(encoded, use, settings), signal);
     const session = await unchanged('load', mapped, signal, loading);
