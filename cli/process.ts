@@ -29,7 +29,7 @@ export async function start(program: 'edlora' | 'fuse'): Promise<void> {
     onCommand: (writes) => delivery.expect(writes),
   });
   const { signal } = interrupt;
-  const delivered = await delivery.settled(io, signal, code === 0);
+  const delivered = await delivery.finished(io, signal, code === 0);
   if (delivered === 'given up') interrupt.endAtOnce(code === 0 ? exitCodeOf(signal.reason, signal) : code);
   const ended = delivered === 'lost' && code === 0 ? 1 : code;
   if (signal.aborted && !networksRestWithin(0)) leave(ended);
@@ -119,7 +119,7 @@ class Delivery {
    * @param done whether the command ended well
    * @returns whether all of it has left, a part of it cannot be delivered, or its reader has not taken it
    */
-  async settled(io: Io, signal: AbortSignal, done: boolean): Promise<'delivered' | 'lost' | 'given up'> {
+  async finished(io: Io, signal: AbortSignal, done: boolean): Promise<'delivered' | 'lost' | 'given up'> {
     const left = new Promise<boolean>((resolve) => process.stdout.write('', () => resolve(true)));
     if (!(await Promise.race([left, momentAfter(signal)]))) return 'given up';
     // Errors of the last write are reported after its callback.

@@ -4,8 +4,8 @@
  * ```ts
  * import { defaultBase, fuse, loadConcept, openCheckpoint, writeFusion } from 'edlora';
  * const base = await openCheckpoint(defaultBase());
- * const participants = [{ concept: await loadConcept('a.pth') }, { concept: await loadConcept('b.pth') }];
- * const fusion = await fuse({ base, participants });
+ * const concepts = [{ concept: await loadConcept('a.pth') }, { concept: await loadConcept('b.pth') }];
+ * const fusion = await fuse({ base, concepts });
  * await writeFusion(fusion, 'fused');
  * ```
  */
@@ -133,7 +133,7 @@ export type {
   SchemeReader,
 } from './adapters/schemes/scheme.ts';
 export { type WordFormat, wordFormats } from './adapters/words.ts';
-export type { OutputAdapter, Unheld } from './adapters/write.ts';
+export type { OutputAdapter, UnsupportedEntry } from './adapters/write.ts';
 export { type AdapterReport, type BlockReport, describeAdapter } from './merging/adapter-report.ts';
 export { type BlockWeights, parseBlockWeights } from './merging/block-weights.ts';
 export type { ConvertedLayer } from './merging/convert.ts';
@@ -180,6 +180,7 @@ export {
 } from './fusion/collect-statistics.ts';
 export { fuse } from './fusion/fuse.ts';
 export type { FusedLayer, Fusion } from './fusion/fusion.ts';
+export type { FusionConcept, FusionConceptInput } from './fusion/fusion-concept.ts';
 export {
   type ChosenPerStage,
   type CollectOptions,
@@ -197,10 +198,9 @@ export {
   type WrittenFile,
   writeFusion,
 } from './fusion/output.ts';
-export type { Participant, ParticipantInput } from './fusion/participant.ts';
 export { type FuseRequest, type FusionPlan, planFusion } from './fusion/plan.ts';
-export { baseFiles, conceptFiles, type Recipe, type RecipeFile } from './fusion/recipe.ts';
-export { readFusionRecipe, recipeParticipants, repeatedRequest } from './fusion/repeat.ts';
+export { baseFiles, conceptFiles, type FusionRecipe, type RecordedFile } from './fusion/recipe.ts';
+export { readFusionRecipe, recipeConcepts, repeatedRequest } from './fusion/repeat.ts';
 export type {
   ConceptReport,
   FusionProgress,
@@ -228,7 +228,7 @@ export type { StageLayers } from './fusion/statistics/collector.ts';
 export type { StageStatistics, Statistics } from './fusion/statistics/statistics.ts';
 export {
   openStatistics,
-  type StatisticsRecipe,
+  type StatisticsKey,
   type StoredStatistics,
 } from './fusion/statistics/statistics-file.ts';
 export type { LayerScopes } from './fusion/statistics/statistics-recipe.ts';

@@ -36,8 +36,8 @@ function longestTurn(job: string): number {
       : () => performance.now();
     const base = await openCheckpoint(defaultBase());
     const concepts = ['smiley', 'bullseye'].map((name) => 'fixtures/tiny-world/concepts/edlora_' + name + '.pth');
-    const participants = [];
-    for (const file of concepts) participants.push({ concept: await loadConcept(file) });
+    const concepts = [];
+    for (const file of concepts) concepts.push({ concept: await loadConcept(file) });
     let [last, longest] = [busyMs(), 0];
     const timer = setInterval(() => {
       const now = busyMs();
@@ -55,7 +55,7 @@ function longestTurn(job: string): number {
 
 describe('the event loop of the caller', () => {
   it('turns while the miniature is fused', () => {
-    expect(longestTurn('await fuse({ base, participants, options: { steps: 2 } });')).toBeLessThan(MOST_MS);
+    expect(longestTurn('await fuse({ base, concepts, options: { steps: 2 } });')).toBeLessThan(MOST_MS);
   });
 
   it('turns while it draws', () => {

@@ -99,7 +99,7 @@ const calls: Readonly<Record<string, (told: Told) => Promise<unknown>>> = {
   fuse: (told) =>
     fuse({
       base,
-      participants: [{ concept }],
+      concepts: [{ concept }],
       options: { ...quick, preserve: { text: 0, cross: 0, spatial: 0 } },
       ...told,
     }),

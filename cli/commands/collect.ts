@@ -5,10 +5,10 @@ import {
   collectStatistics,
   DEFAULTS,
   defaultBase,
+  type FusionConceptInput,
   type LayerScope,
   loadConcept,
   openCheckpoint,
-  type ParticipantInput,
 } from '../../src/index.ts';
 import { visible } from '../../src/visible.ts';
 import type { Command, CommandContext } from '../command.ts';
@@ -93,7 +93,7 @@ async function runCollect(args: Args, { io, signal, threads }: CommandContext): 
   const base = await openCheckpoint(text(args, 'base') ?? defaultBase(), {
     configFolder: text(args, 'base-config'),
   });
-  const concepts: ParticipantInput[] = [];
+  const concepts: FusionConceptInput[] = [];
   for (const file of files) {
     const concept = await loadConcept(file);
     concepts.push({ concept, unetStrength: strength, textEncoderStrength: strength, name });

@@ -12,25 +12,25 @@ import {
   defaultBase,
   FUSION_METHODS,
   type Fusion,
+  type FusionConceptInput,
   type FusionOptions,
   fuse,
   type LoraNaming,
   openCheckpoint,
-  type ParticipantInput,
   PRESETS,
   type Preset,
   planFusion,
   readCaptions,
   readFusionRecipe,
-  recipeParticipants,
+  recipeConcepts,
   STAGES,
   UsageError,
   writeFusion,
 } from '../../src/index.ts';
 import { asTyped } from '../arguments.ts';
 import type { Command, CommandContext } from '../command.ts';
+import { readConcepts } from '../fusion/concepts.ts';
 import { collectOptions, readCacheFolder, readCollectOptions } from '../fusion/options.ts';
-import { readParticipants } from '../fusion/participants.ts';
 import { planData, planText, stageList } from '../fusion/plan.ts';
 import { fusionProgress } from '../fusion/progress.ts';
 import { resultData, resultText } from '../fusion/result.ts';
@@ -228,9 +228,9 @@ async function runFuse(args: Args, { io, signal, threads }: CommandContext): Pro
   }
   const captionFile = text(args, 'preserve-captions');
   const captions = captionFile === undefined ? earlier?.captions : await readCaptions(captionFile);
-  const participants = [
-    ...(earlier === null ? [] : await recipeParticipants(earlier)),
-    ...(await readParticipants(args, earlier !== null)),
+  const concepts = [
+    ...(earlier === null ? [] : await recipeConcepts(earlier)),
+    ...(await readConcepts(args, earlier !== null)),
   ];
   const configFolder = text(args, 'base-config');
   const base = await openCheckpoint(basePath, configFolder === undefined ? {} : { configFolder });
@@ -239,14 +239,14 @@ async function runFuse(args: Args, { io, signal, threads }: CommandContext): Pro
       naming: args.format as LoraNaming,
       checkpoint,
       force,
-      inputs: inputFiles(args, base, participants),
-      words: participants.some(({ concept }) => concept.tokens.length > 0),
+      inputs: inputFiles(args, base, concepts),
+      words: concepts.some(({ concept }) => concept.tokens.length > 0),
     });
   }
   const preserved = captions === undefined ? {} : { preserveCaptions: captions };
   const request = {
     base,
-    participants,
+    concepts,
     options,
     signal,
     threads,
@@ -281,14 +281,14 @@ async function runFuse(args: Args, { io, signal, threads }: CommandContext): Pro
 }
 
 /** Everything that is read, none of which may be a result. */
-function inputFiles(args: Args, base: Checkpoint, participants: readonly ParticipantInput[]): string[] {
+function inputFiles(args: Args, base: Checkpoint, concepts: readonly FusionConceptInput[]): string[] {
   const named = ['config', 'preserve-captions'].flatMap((name) => text(args, name) ?? []);
   const earlier = text(args, 'extend');
   return [
     ...named,
     ...(earlier === undefined ? [] : [path.join(earlier, 'recipe.json')]),
     ...[base.path, ...baseFiles(base)],
-    ...participants.flatMap(({ concept }) => [concept.path, ...conceptFiles(concept)]),
+    ...concepts.flatMap(({ concept }) => [concept.path, ...conceptFiles(concept)]),
   ];
 }
 

@@ -27,14 +27,14 @@ const stageLayers = ({ layers }: Concept, stage: Stage): number =>
 
 /** The plan as `--json` prints it. */
 export function planData(
-  { participants, options, captions, layers }: FusionPlan,
+  { concepts, options, captions, layers }: FusionPlan,
   base: string,
   out: string,
 ): object {
   return {
     base,
     out: path.resolve(out),
-    concepts: participants.map(({ concept, name, unetStrength, textEncoderStrength }) => ({
+    concepts: concepts.map(({ concept, name, unetStrength, textEncoderStrength }) => ({
       name,
       file: concept.path,
       format: concept.format,
@@ -52,9 +52,9 @@ export function planData(
 
 /** The plan for people. */
 export function planText(plan: FusionPlan, base: string, out: string, columns: number): string {
-  const { options, captions, layers, participants } = plan;
+  const { options, captions, layers, concepts } = plan;
   const rows = table(
-    participants,
+    concepts,
     [
       { title: 'concept', value: ({ name }) => name },
       { title: 'file', value: ({ concept }) => path.basename(concept.path), flexible: true },
@@ -75,7 +75,7 @@ export function planText(plan: FusionPlan, base: string, out: string, columns: n
   const counts = STAGES.map((stage) => `${stage} ${layers[stage].length}`).join(', ');
   const { runs, steps, seed, statistics } = options;
   return [
-    `Would fuse ${participants.length} concepts on ${nearPath(base)}; nothing is written.`,
+    `Would fuse ${concepts.length} concepts on ${nearPath(base)}; nothing is written.`,
     '',
     rows,
     `layers to solve: ${counts}`,

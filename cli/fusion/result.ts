@@ -44,7 +44,7 @@ export function fusionNotes({ concepts, stages, statistics }: FusionReport): str
 
 /** The result as `--json` prints it. */
 export function resultData(
-  { report, participants, base, options }: Fusion,
+  { report, concepts, base, options }: Fusion,
   { folder, files }: Written,
   said: readonly string[] = [],
 ): object {
@@ -52,7 +52,7 @@ export function resultData(
     base: base.path,
     folder,
     files,
-    concepts: participants.map(({ concept, name }) => ({
+    concepts: concepts.map(({ concept, name }) => ({
       name,
       words: concept.tokens.map(({ word }) => word),
       rank: rankRange(concept),
@@ -72,10 +72,10 @@ function storedNote({ statistics }: FusionReport): string {
 
 /** The result for people. */
 export function resultText(fusion: Fusion, { folder, files }: Written, io: Io): string {
-  const { report, participants, layers, base } = fusion;
+  const { report, concepts, layers, base } = fusion;
   const rank = Math.max(0, ...[...layers.values()].map(({ delta }) => rankOf(delta)));
-  const rows = report.concepts.map((concept, i) => ({ ...concept, concept: participants[i]!.concept }));
-  const concepts = table(
+  const rows = report.concepts.map((concept, i) => ({ ...concept, concept: concepts[i]!.concept }));
+  const conceptTable = table(
     rows,
     [
       { title: 'concept', value: ({ name }) => name },
@@ -122,7 +122,7 @@ export function resultText(fusion: Fusion, { folder, files }: Written, io: Io): 
   return [
     `Fused ${count} concept${count === 1 ? '' : 's'} on ${nearPath(base.path)}`,
     '',
-    concepts,
+    conceptTable,
     'Kept: the share of each concept’s own effect on its own features that survived.',
     '',
     stages,

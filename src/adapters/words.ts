@@ -14,7 +14,7 @@ import { edLoraEmbeddingKey } from './schemes/ed-lora-names.ts';
 import { XTI_KEYS } from './schemes/textual-inversion.ts';
 import { unwrittenFile } from './unwritten-file.ts';
 import { isTorchName, layerWiseWords } from './word-forms.ts';
-import type { Unheld } from './write.ts';
+import type { UnsupportedEntry } from './write.ts';
 
 export const wordFormats = [
   'diffusers-embedding',
@@ -29,23 +29,23 @@ export const wordFormats = [
 export type WordFormat = (typeof wordFormats)[number];
 
 /** What besides whole words a form cannot hold: their names, the header's entries. */
-export function unheldLabels(
+export function unsupportedLabels(
   file: string,
   format: string,
   { words, metadata }: { readonly words: readonly AdapterWord[]; readonly metadata: readonly string[] },
-): Unheld[] {
-  const unheld: Unheld[] = [];
+): UnsupportedEntry[] {
+  const unsupported: UnsupportedEntry[] = [];
   if (format === 'xti' && words.length > 0) {
-    unheld.push({
+    unsupported.push({
       name: `names ${words.map(({ word }) => word).join(' ')}`,
       reason: 'xti files have 16 numbered keys and no names; readers call the words by the file',
     });
   }
   if (metadata.length > 0 && isTorchName(file) && (format === 'ed-lora' || isWordForm(format))) {
     const listed = metadata.slice(0, 4).join(', ') + (metadata.length > 4 ? ', …' : '');
-    unheld.push({ name: `header (${listed})`, reason: "PyTorch's files hold no header" });
+    unsupported.push({ name: `header (${listed})`, reason: "PyTorch's files hold no header" });
   }
-  return unheld;
+  return unsupported;
 }
 
 function isWordForm(format: string): boolean {
@@ -53,7 +53,7 @@ function isWordForm(format: string): boolean {
 }
 
 /** Which words a form cannot hold. */
-export function wordsUnheldBy(format: WordFormat, words: readonly AdapterWord[]): Unheld[] {
+export function wordsUnsupportedBy(format: WordFormat, words: readonly AdapterWord[]): UnsupportedEntry[] {
   return words.flatMap((entry) => {
     const reason = refusedBy(format, entry);
     return reason === null ? [] : [{ name: entry.word, reason }];

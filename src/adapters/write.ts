@@ -20,48 +20,52 @@ import { unwrittenFile } from './unwritten-file.ts';
 export type { OutputAdapter } from './schemes/scheme.ts';
 
 /** Something that a target cannot hold. */
-export interface Unheld {
+export interface UnsupportedEntry {
   readonly name: string;
   readonly reason: string;
 }
 
 /** What would be lost by writing in a scheme. */
-export function unheldBy(
+export function unsupportedBy(
   format: string,
   { layers, words, architecture }: OutputAdapter,
   table: SchemeTable = SCHEME_TABLE,
-): Unheld[] {
+): UnsupportedEntry[] {
   const scheme = schemeOf(format, table);
-  const unheld: Unheld[] = [];
+  const unsupported: UnsupportedEntry[] = [];
   for (const layer of layers) {
     const name = adapterModuleId(layer);
     const reason = scheme.refuses(layer, architecture);
-    if (reason !== null) unheld.push({ name, reason });
+    if (reason !== null) unsupported.push({ name, reason });
     else if (layer.biasDiff !== null && !scheme.anyKind) {
-      unheld.push({ name: `${name} (bias)`, reason: `${format} has no place for a difference of biases` });
+      unsupported.push({
+        name: `${name} (bias)`,
+        reason: `${format} has no place for a difference of biases`,
+      });
     }
   }
   for (const { word, rows, encoder } of words) {
-    if (scheme.words === 'none') unheld.push({ name: word, reason: `${format} files hold no embeddings` });
+    if (scheme.words === 'none')
+      unsupported.push({ name: word, reason: `${format} files hold no embeddings` });
     else if (scheme.words === 'tokens' && rows === 'layers') {
-      unheld.push({
+      unsupported.push({
         name: word,
         reason: 'one vector per cross-attention layer; the scheme holds one per token',
       });
     } else if (encoder === 'text_encoder_2' && !scheme.secondEncoder) {
-      unheld.push({ name: word, reason: 'a vector of the second text encoder' });
+      unsupported.push({ name: word, reason: 'a vector of the second text encoder' });
     }
   }
-  return unheld;
+  return unsupported;
 }
 
 /** @throws {UsageError} listing what would be lost, unless `drop` */
-export function refuseLoss(target: string, unheld: readonly Unheld[], drop: boolean): void {
-  if (drop || unheld.length === 0) return;
-  const listed = unheld.slice(0, 20).map(({ name, reason }) => `\n  ${name}: ${reason}`);
-  if (unheld.length > listed.length) listed.push(`\n  … and ${unheld.length - listed.length} more`);
+export function refuseLoss(target: string, unsupported: readonly UnsupportedEntry[], drop: boolean): void {
+  if (drop || unsupported.length === 0) return;
+  const listed = unsupported.slice(0, 20).map(({ name, reason }) => `\n  ${name}: ${reason}`);
+  if (unsupported.length > listed.length) listed.push(`\n  … and ${unsupported.length - listed.length} more`);
   throw new UsageError(
-    `${target}: ${unheld.length} ${unheld.length === 1 ? 'entry' : 'entries'} cannot be held; \`drop\` leaves them out:${listed.join('')}`,
+    `${target}: ${unsupported.length} ${unsupported.length === 1 ? 'entry' : 'entries'} cannot be held; \`drop\` leaves them out:${listed.join('')}`,
   );
 }
 

@@ -7,8 +7,8 @@ import { checkFileTarget } from '../io/targets.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
 import type { SubjectProgress } from '../progress.ts';
 import { type ExecutionRequest, executionContext } from '../runtime/execution-context.ts';
+import { type FusionConcept, type FusionConceptInput, prepareConcept } from './fusion-concept.ts';
 import { type CollectOptions, checkCollectOptions, DEFAULTS } from './options.ts';
-import { type Participant, type ParticipantInput, prepareParticipant } from './participant.ts';
 import { baseFiles, conceptFiles } from './recipe.ts';
 import { STAGES, type Stage, stageOf } from './stage.ts';
 import type { CollectedUnit } from './statistics/collector.ts';
@@ -21,7 +21,7 @@ import {
 
 export interface CollectRequest extends ExecutionRequest {
   readonly base: Checkpoint;
-  readonly concepts: readonly ParticipantInput[];
+  readonly concepts: readonly FusionConceptInput[];
   /** File for the statistics of a single concept. Default: beside each concept, where `fuse` finds them. */
   readonly out?: string;
   /** How features are collected; default as `fuse` does. */
@@ -65,30 +65,30 @@ export async function collectStatistics(request: CollectRequest): Promise<Collec
   if (out !== undefined && concepts.length > 1) {
     throw new UsageError(`out: expected one concept with it, got ${concepts.length}`);
   }
-  const jobs: { target: string; participant: Participant }[] = [];
+  const jobs: { target: string; concept: FusionConcept }[] = [];
   for (const input of concepts) {
     const { concept } = input;
     const target = out ?? statisticsBeside(concept);
     const inputs = [concept.path, ...conceptFiles(concept), base.path, ...baseFiles(base)];
     checkFileTarget(target, { inputs, force });
-    jobs.push({ target, participant: await prepareParticipant(base, input) });
+    jobs.push({ target, concept: await prepareConcept(base, input) });
   }
   // Every step of every run, the text encoder, and the words.
   const units = options.steps * options.runs + 2;
   const total = jobs.length * units;
   const written: CollectedFile[] = [];
-  for (const [i, { target, participant }] of jobs.entries()) {
+  for (const [i, { target, concept }] of jobs.entries()) {
     let done = i * units;
     const start = performance.now();
     const execution = executionContext(request, ({ stage, subject }: CollectedUnit) =>
       onProgress?.({ stage, subject, done: ++done, total }),
     );
     const store = new StatisticsStore(base, null, execution, { onNote });
-    const [text, cross, spatial] = STAGES.map((stage) => scopeIn(participant, stage, layers));
-    await store.collectInto(target, participant, { text: text!, cross: cross!, spatial: spatial! }, options);
+    const [text, cross, spatial] = STAGES.map((stage) => scopeIn(concept, stage, layers));
+    await store.collectInto(target, concept, { text: text!, cross: cross!, spatial: spatial! }, options);
     const file = path.resolve(target);
     written.push({
-      concept: participant.name,
+      concept: concept.name,
       file,
       sizeBytes: statSync(file).size,
       elapsedMs: performance.now() - start,
@@ -98,7 +98,7 @@ export async function collectStatistics(request: CollectRequest): Promise<Collec
 }
 
 /** All attentions at least: the other concepts of a fusion train those. */
-function scopeIn({ concept }: Participant, stage: Stage, wanted: LayerScope | undefined): LayerScope {
+function scopeIn({ concept }: FusionConcept, stage: Stage, wanted: LayerScope | undefined): LayerScope {
   const trained = [...concept.layers.values()].filter((layer) => stageOf(layer) === stage);
   const own = scopeOf(trained.map(({ layerName }) => layerName));
   return wanted === 'linear' || own === 'linear' ? 'linear' : 'attention';

@@ -54,7 +54,7 @@ export async function fuse(request: FuseRequest): Promise<Fusion> {
   }
   return {
     base: request.base,
-    participants: plan.participants,
+    concepts: plan.concepts,
     options: plan.options,
     captions: plan.captions,
     vocabulary: plan.vocabulary,
@@ -73,7 +73,7 @@ interface StageFeatures {
 /** A solved stage, with what it was solved from. */
 interface SolvedStage {
   readonly problem: StageProblem;
-  readonly settled: { readonly ridge: number; readonly preserve: number };
+  readonly parameters: { readonly ridge: number; readonly preserve: number };
   readonly results: readonly SolvedLayer[];
 }
 
@@ -101,8 +101,8 @@ class FusionRun {
     const { signal, onNote } = request;
     this.inputs = new InputFiles(signal);
     addBase(this.inputs, request.base);
-    for (const { concept } of plan.participants) addConcept(this.inputs, concept);
-    this.reporter = new Reporter(plan.participants, plan.captions.length);
+    for (const { concept } of plan.concepts) addConcept(this.inputs, concept);
+    this.reporter = new Reporter(plan.concepts, plan.captions.length);
     this.#store = new StatisticsStore(
       request.base,
       request.cacheFolder ?? null,
@@ -121,7 +121,7 @@ class FusionRun {
       this.#plan.options.statistics === 'own' ? this.#ownFeatures(stage) : this.#fusedFeatures(stage),
     );
     const { base } = this.#request;
-    const { participants, layers } = this.#plan;
+    const { concepts, layers } = this.#plan;
     const part = base.parts.get(componentOf(base, stage));
     const problem: StageProblem = {
       stage,
@@ -130,7 +130,7 @@ class FusionRun {
         return { layerName, outputSize: m, inputSize: n };
       }),
       ...features,
-      deltas: participants.map(({ deltas }) => within(componentOf(base, stage), deltas)),
+      deltas: concepts.map(({ deltas }) => within(componentOf(base, stage), deltas)),
     };
     const heldOut = await this.reporter.collecting(() => this.#heldOutFeatures(stage));
     await this.reporter.solving(stage, () => this.#solve(problem, heldOut));
@@ -152,14 +152,14 @@ class FusionRun {
             pace: new Pace(this.#request.signal),
             onCandidate: () => this.#request.signal?.throwIfAborted(),
           });
-    const settled = {
+    const parameters = {
       ridge: choices.ridge?.chosen ?? (ridge as number),
       preserve: choices.preserve?.chosen ?? (preserve as number),
     };
     const method = fusionMethod(methodFor(options.method, stage));
     const results = await solveStage(problem, {
       method,
-      ...settled,
+      ...parameters,
       iterations: options.iterations,
       rank: options.rank,
       rankShare: options.rankShare,
@@ -167,8 +167,8 @@ class FusionRun {
       pace: new Pace(this.#request.signal),
       onLayer: (layerName) => this.#advance(stage, 'solve', layerName),
     });
-    this.reporter.settled(stage, method.name, settled, choices);
-    this.#solved.set(stage, { problem, settled, results });
+    this.reporter.stageParameters(stage, method.name, parameters, choices);
+    this.#solved.set(stage, { problem, parameters, results });
     for (const { layerName, delta } of results) this.#keep(stage, layerName, delta);
   }
 
@@ -192,7 +192,7 @@ class FusionRun {
     this.reporter.refined(losses);
     for (const [stage, solved] of this.#solved) {
       if (stage === 'text') continue;
-      const settings = { ...solved.settled, engine: this.#engine.multiply, pace: new Pace(signal) };
+      const settings = { ...solved.parameters, engine: this.#engine.multiply, pace: new Pace(signal) };
       const measured = await measureStage(solved.problem, settings, layers);
       const results = solved.results.map((layer) => ({
         ...layer,
@@ -226,20 +226,20 @@ class FusionRun {
   /** Every concept in its own model, all stages at once; kept for the stages to come. */
   async #ownFeatures(stage: Stage): Promise<StageFeatures> {
     if (this.#own === null) {
-      const { participants, options, captions } = this.#plan;
+      const { concepts, options, captions } = this.#plan;
       const scopes = this.#scopes();
       const collected: Statistics[] = [];
       const origins: string[] = [];
-      for (const participant of participants) {
-        const found = await this.#store.concept(participant, scopes, options, this.#collecting('collect'));
-        if (!found.fresh) this.#leaveOut(options.steps * options.runs);
+      for (const concept of concepts) {
+        const found = await this.#store.concept(concept, scopes, options, this.#collecting('collect'));
+        if (!found.fresh) this.#skipUnits(options.steps * options.runs);
         collected.push(found.statistics);
         origins.push(originOf(found));
       }
       let prior: Statistics | null = null;
       if (captions.length > 0) {
         const found = await this.#store.prior(captions, scopes, options, this.#collecting('preserve'));
-        if (!found.fresh) this.#leaveOut(options.steps * priorCaptions(captions, options).length);
+        if (!found.fresh) this.#skipUnits(options.steps * priorCaptions(captions, options).length);
         prior = found.statistics;
       }
       this.#own = { collected, prior };
@@ -254,13 +254,13 @@ class FusionRun {
   /** As the reference collects: each stage in the model with the stages before it fused. */
   async #fusedFeatures(stage: Stage): Promise<StageFeatures> {
     const { base, noise } = this.#request;
-    const { participants, options, captions, vocabulary, layers } = this.#plan;
-    this.reporter.statistics(participants.map(() => 'fused'));
+    const { concepts, options, captions, vocabulary, layers } = this.#plan;
+    this.reporter.statistics(concepts.map(() => 'fused'));
     const collector = new Collector(base, vocabulary, layers, options, this.#collecting('collect'));
     const collected: StageStatistics[] = [];
-    for (const [i, participant] of participants.entries()) {
-      const { name } = participant;
-      const { deltas } = participant;
+    for (const [i, concept] of concepts.entries()) {
+      const { name } = concept;
+      const { deltas } = concept;
       const behindText = this.#partlyFused('text', deltas);
       collected.push(
         stage === 'text'
@@ -292,19 +292,14 @@ class FusionRun {
 
   /** Features for choosing parameters by; null where all are given. */
   async #heldOutFeatures(stage: Stage): Promise<readonly StageStatistics[] | null> {
-    const { options, participants } = this.#plan;
+    const { options, concepts } = this.#plan;
     if (options.ridge[stage] !== 'auto' && options.preserve[stage] !== 'auto') return null;
     if (this.#heldOut === null) {
       const held = heldOutOptions(options);
       const collected: Statistics[] = [];
-      for (const participant of participants) {
-        const found = await this.#store.concept(
-          participant,
-          this.#scopes(),
-          held,
-          this.#collecting('hold out'),
-        );
-        if (!found.fresh) this.#leaveOut(held.steps * held.runs);
+      for (const concept of concepts) {
+        const found = await this.#store.concept(concept, this.#scopes(), held, this.#collecting('hold out'));
+        if (!found.fresh) this.#skipUnits(held.steps * held.runs);
         collected.push(found.statistics);
       }
       this.#heldOut = collected;
@@ -329,24 +324,24 @@ class FusionRun {
   }
 
   /** Work that statistics on disk save: the steps of one subject, and its prompts. */
-  #leaveOut(steps: number): void {
+  #skipUnits(steps: number): void {
     const { layers } = this.#plan;
     const prompts = (['text', 'cross'] as const).filter((stage) => layers[stage].length > 0).length;
     this.#total -= prompts + (layers.spatial.length > 0 ? steps : 0);
   }
 
   #workUnits(): number {
-    const { layers, options, participants, captions } = this.#plan;
+    const { layers, options, concepts, captions } = this.#plan;
     const held = STAGES.some((stage) => [options.ridge[stage], options.preserve[stage]].includes('auto'))
       ? heldOutOptions(options)
       : null;
     const heldSteps = held === null ? 0 : held.steps * held.runs;
     const own = options.statistics === 'own';
-    const refining = fusionRefineUnits(options, participants.length, captions.length);
+    const refining = fusionRefineUnits(options, concepts.length, captions.length);
     return STAGES.filter((stage) => layers[stage].length > 0).reduce((sum, stage) => {
       const spatial = stage === 'spatial';
-      const collecting = participants.length * (spatial ? options.steps * options.runs : 1);
-      const holding = participants.length * (spatial ? heldSteps : held === null ? 0 : 1);
+      const collecting = concepts.length * (spatial ? options.steps * options.runs : 1);
+      const holding = concepts.length * (spatial ? heldSteps : held === null ? 0 : 1);
       const preserving = spatial ? options.steps * priorCaptions(captions, options).length : 1;
       // Own statistics of the base are collected for all stages, or for none.
       const wanted = own ? captions.length > 0 : preserves(options, stage);

@@ -4,8 +4,8 @@ import type { InputFiles } from '../formats/input-files.ts';
 import type { LowRank } from '../linalg/low-rank.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
 import type { ComponentId, LayerId } from '../models/families/layer-table.ts';
+import type { FusionConcept } from './fusion-concept.ts';
 import type { FusionOptions } from './options.ts';
-import type { Participant } from './participant.ts';
 import type { FusionReport } from './report/report.ts';
 import type { Stage } from './stage.ts';
 
@@ -20,7 +20,7 @@ export interface FusedLayer {
 
 export interface Fusion {
   readonly base: Checkpoint;
-  readonly participants: readonly Participant[];
+  readonly concepts: readonly FusionConcept[];
   readonly options: FusionOptions;
   /** Captions that were preserved, the empty prompt among them; empty if preservation was off. */
   readonly captions: readonly string[];

@@ -83,10 +83,10 @@ export async function writeFusion(
   folder: string,
   { naming = 'kohya', checkpoint = false, force = false, signal }: WriteFusionOptions = {},
 ): Promise<{ folder: string; files: WrittenFile[] }> {
-  const tokens = fusion.participants.flatMap(({ concept }) => concept.tokens);
+  const tokens = fusion.concepts.flatMap(({ concept }) => concept.tokens);
   const inputs = [
     ...baseFiles(fusion.base),
-    ...fusion.participants.flatMap(({ concept }) => conceptFiles(concept)),
+    ...fusion.concepts.flatMap(({ concept }) => conceptFiles(concept)),
   ];
   checkFusionTarget(folder, { naming, checkpoint, force, inputs, words: tokens.length > 0 });
   const target = path.resolve(folder);
@@ -98,8 +98,8 @@ export async function writeFusion(
     const lora = naming === 'peft' ? 'lora' : 'lora.safetensors';
     await writeLora(path.join(staging, lora), mergedLayers(fusion), {
       naming,
-      title: fusion.participants.map(({ name }) => name).join(' + '),
-      mergedFrom: fusion.participants.map(({ concept }) => path.parse(concept.path).name),
+      title: fusion.concepts.map(({ name }) => name).join(' + '),
+      mergedFrom: fusion.concepts.map(({ concept }) => path.parse(concept.path).name),
       tokens,
       metadata: { 'edlora.recipe': JSON.stringify(shared) },
     });

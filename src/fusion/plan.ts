@@ -5,8 +5,8 @@ import type { Checkpoint } from '../models/checkpoint.ts';
 import type { ExecutionRequest } from '../runtime/execution-context.ts';
 import { withDefaults } from '../settings.ts';
 import { defaultCaptions, withEmptyPrompt } from './captions.ts';
+import { type FusionConcept, type FusionConceptInput, prepareConcept } from './fusion-concept.ts';
 import { checkFusionOptions, DEFAULTS, type FusionOptions } from './options.ts';
-import { type Participant, type ParticipantInput, prepareParticipant } from './participant.ts';
 import type { FusionProgress } from './report/report.ts';
 import { fusionMethod } from './solvers/method.ts';
 import { STAGES, type Stage, stageOf } from './stage.ts';
@@ -15,13 +15,13 @@ import { latentSizeFor, type StageLayers } from './statistics/collector.ts';
 export interface FuseRequest extends ExecutionRequest {
   readonly base: Checkpoint;
   /** At least one concept, in the order in which their words are numbered. */
-  readonly participants: readonly ParticipantInput[];
+  readonly concepts: readonly FusionConceptInput[];
   /** What is left out takes its value from `DEFAULTS`. */
   readonly options?: Partial<FusionOptions>;
   /** Captions to preserve; the empty prompt is added. Default: the base's own list, or the shipped one. */
   readonly preserveCaptions?: readonly string[];
   /**
-   * Initial noise of each participant's first denoising run, [4 · h · w], for statistics `fused`. Default: drawn from the
+   * Initial noise of each concept's first denoising run, [4 · h · w], for statistics `fused`. Default: drawn from the
    * seed.
    */
   readonly noise?: readonly Float32Array[];
@@ -39,7 +39,7 @@ export interface FuseRequest extends ExecutionRequest {
 
 /** What a request would do, before any network runs. */
 export interface FusionPlan {
-  readonly participants: readonly Participant[];
+  readonly concepts: readonly FusionConcept[];
   readonly options: FusionOptions;
   readonly captions: readonly string[];
   readonly vocabulary: BoundVocabulary;
@@ -56,22 +56,25 @@ export async function planFusion(request: FuseRequest): Promise<FusionPlan> {
   const { base } = request;
   const options = withDefaults(DEFAULTS, request.options);
   checkFusionOptions(options);
-  if (request.participants.length === 0) throw new UsageError('fuse: expected at least one concept');
-  const participants: Participant[] = [];
-  for (const input of request.participants) participants.push(await prepareParticipant(base, input));
-  const concepts = participants.map(({ concept }) => concept);
-  const vocabulary = bindConcepts(base.tokenizer, concepts, base.parts.layers.contextCount);
+  if (request.concepts.length === 0) throw new UsageError('fuse: expected at least one concept');
+  const concepts: FusionConcept[] = [];
+  for (const input of request.concepts) concepts.push(await prepareConcept(base, input));
+  const vocabulary = bindConcepts(
+    base.tokenizer,
+    concepts.map(({ concept }) => concept),
+    base.parts.layers.contextCount,
+  );
   await latentSizeFor(base, options);
   const wanted = STAGES.some((stage) => options.stages.includes(stage) && preserves(options, stage));
   const captions = wanted ? withEmptyPrompt(request.preserveCaptions ?? (await defaultCaptions(base))) : [];
-  const trained = new Set(participants.flatMap(({ concept }) => [...concept.layers.keys()]));
+  const trained = new Set(concepts.flatMap(({ concept }) => [...concept.layers.keys()]));
   const known = base.parts.layers.linear().filter(({ id }) => trained.has(id));
   const layersOf = (stage: Stage): string[] =>
     known
       .filter((layer) => options.stages.includes(stage) && stageOf(layer) === stage)
       .map(({ layerName }) => layerName);
   const layers = { text: layersOf('text'), cross: layersOf('cross'), spatial: layersOf('spatial') };
-  return { participants, options, captions, vocabulary, layers };
+  return { concepts, options, captions, vocabulary, layers };
 }
 
 /** Whether a stage needs features of the base: to be preserved, or as captions of a constrained solve. */

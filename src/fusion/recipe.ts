@@ -9,17 +9,17 @@ import { packageVersion, toolVersion } from '../package-root.ts';
 import type { Fusion } from './fusion.ts';
 import type { FusionOptions } from './options.ts';
 
-export interface RecipeFile {
+export interface RecordedFile {
   /** Absolute path at the time. */
   readonly path: string;
   readonly sha256: string;
 }
 
-export interface Recipe {
+export interface FusionRecipe {
   readonly tool: 'edlora';
   readonly kind: 'fusion';
   readonly versions: { readonly edlora: string; readonly node: string; readonly onnxruntime: string };
-  readonly base: { readonly path: string; readonly files: readonly RecipeFile[] };
+  readonly base: { readonly path: string; readonly files: readonly RecordedFile[] };
   readonly concepts: readonly {
     /** Absolute path of its file or folder at the time. */
     readonly path: string;
@@ -28,7 +28,7 @@ export interface Recipe {
     readonly words: readonly string[];
     readonly unetStrength: number;
     readonly textEncoderStrength: number;
-    readonly files: readonly RecipeFile[];
+    readonly files: readonly RecordedFile[];
   }[];
   readonly options: FusionOptions;
   readonly captions: readonly string[];
@@ -36,10 +36,10 @@ export interface Recipe {
   readonly naming: LoraNaming;
 }
 
-let versions: Recipe['versions'] | undefined;
+let versions: FusionRecipe['versions'] | undefined;
 
 /** Versions of what computes the numbers. Asked for before the work, so that nothing can be missing after it. */
-export function toolVersions(): Recipe['versions'] {
+export function toolVersions(): FusionRecipe['versions'] {
   versions ??= {
     edlora: toolVersion(),
     node: process.versions.node,
@@ -89,20 +89,20 @@ export function addConcept(inputs: InputFiles, concept: Concept): void {
  * @throws {FormatError} if an input has vanished, or changed since it was opened
  */
 export async function fusionRecipe(
-  { base, participants, options, captions, inputs }: Fusion,
+  { base, concepts, options, captions, inputs }: Fusion,
   naming: LoraNaming,
-): Promise<Recipe> {
+): Promise<FusionRecipe> {
   const ofBase = baseFiles(base);
-  const ofConcepts = participants.map(({ concept }) => conceptFiles(concept));
+  const ofConcepts = concepts.map(({ concept }) => conceptFiles(concept));
   const hashes = await inputs.hashes([...ofBase, ...ofConcepts.flat()]);
-  const hashed = (files: readonly string[]): RecipeFile[] =>
+  const hashed = (files: readonly string[]): RecordedFile[] =>
     files.map((file) => ({ path: file, sha256: hashes.get(file)! }));
   return {
     tool: 'edlora',
     kind: 'fusion',
     versions: toolVersions(),
     base: { path: base.path, files: hashed(ofBase) },
-    concepts: participants.map(({ concept, name, unetStrength, textEncoderStrength }, i) => ({
+    concepts: concepts.map(({ concept, name, unetStrength, textEncoderStrength }, i) => ({
       path: concept.path,
       name,
       words: concept.tokens.map(({ word }) => word),

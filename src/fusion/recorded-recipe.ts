@@ -6,22 +6,22 @@
 import { statSync } from 'node:fs';
 import path from 'node:path';
 import { placeOfRecord, recordedFiles, recordedPath, relativeRecord } from '../io/recorded-path.ts';
-import type { Recipe, RecipeFile } from './recipe.ts';
+import type { FusionRecipe, RecordedFile } from './recipe.ts';
 import type { FusionReport } from './report/report.ts';
 
 interface Unit {
   readonly path: string;
-  readonly files: readonly RecipeFile[];
+  readonly files: readonly RecordedFile[];
 }
 
-const mapped = (recipe: Recipe, map: <T extends Unit>(unit: T) => T): Recipe => ({
+const mapped = (recipe: FusionRecipe, map: <T extends Unit>(unit: T) => T): FusionRecipe => ({
   ...recipe,
   base: map(recipe.base),
   concepts: recipe.concepts.map(map),
 });
 
 /** With names for files elsewhere, and the size of every file. @param folder absolute, of the results */
-export function sharedRecipe(recipe: Recipe, folder: string): Recipe {
+export function sharedRecipe(recipe: FusionRecipe, folder: string): FusionRecipe {
   return mapped(recipe, (unit) => {
     const { path: own, files } = recordedFiles(
       { path: unit.path, files: unit.files.map((file) => file.path) },
@@ -33,7 +33,7 @@ export function sharedRecipe(recipe: Recipe, folder: string): Recipe {
 }
 
 /** With absolute paths for files elsewhere. @param folder as above */
-export function keptRecipe(recipe: Recipe, folder: string): Recipe {
+export function keptRecipe(recipe: FusionRecipe, folder: string): FusionRecipe {
   const place = (file: string): string => relativeRecord(file, folder) ?? file;
   return mapped(recipe, (unit) => ({
     ...unit,
@@ -43,7 +43,7 @@ export function keptRecipe(recipe: Recipe, folder: string): Recipe {
 }
 
 /** A recipe as read from a folder, its paths absolute. @param folder that it was read from */
-export function placedRecipe(recipe: Recipe, folder: string): Recipe {
+export function placedRecipe(recipe: FusionRecipe, folder: string): FusionRecipe {
   const place = (recorded: string): string => placeOfRecord(recorded, [path.resolve(folder)]);
   return mapped(recipe, (unit) => ({
     ...unit,

@@ -11,10 +11,10 @@ import { readTextFile } from '../io/read-small-file.ts';
 import { openCheckpoint } from '../models/checkpoint.ts';
 import { withDefaults } from '../settings.ts';
 import { recordedNaming, recordedOptions } from './former-names.ts';
+import type { FusionConceptInput } from './fusion-concept.ts';
 import { checkFusionOptions, DEFAULTS, type FusionOptions } from './options.ts';
-import type { ParticipantInput } from './participant.ts';
 import type { FuseRequest } from './plan.ts';
-import type { Recipe } from './recipe.ts';
+import type { FusionRecipe } from './recipe.ts';
 import { placedRecipe } from './recorded-recipe.ts';
 
 /** Of any list in a recipe: concepts, files, words, captions. Real ones have some dozens. */
@@ -48,7 +48,7 @@ const recipeSchema = z.object({
  * @param where file that it stands in, for messages
  * @throws {FormatError} if it is not JSON, no recipe of a fusion by this version, or has options that cannot be
  */
-export function parseFusionRecipe(where: string, text: string): Recipe {
+export function parseFusionRecipe(where: string, text: string): FusionRecipe {
   let value: unknown;
   try {
     value = JSON.parse(text);
@@ -74,7 +74,7 @@ export function parseFusionRecipe(where: string, text: string): Recipe {
 }
 
 /** The recipe of a folder that `fuse` wrote. @throws {FormatError} if there is none */
-export async function readFusionRecipe(folder: string): Promise<Recipe> {
+export async function readFusionRecipe(folder: string): Promise<FusionRecipe> {
   const file = path.join(folder, 'recipe.json');
   const text = await readTextFile(file, MAX_CONFIG_BYTES, 'the recipe of a fusion');
   return placedRecipe(parseFusionRecipe(file, text), folder);
@@ -85,12 +85,12 @@ export async function readFusionRecipe(folder: string): Promise<Recipe> {
  * @param place where a recorded path is now; default: there
  * @throws {FormatError | MismatchError} as `loadConcept`, or if a file has other words than it had
  */
-export async function recipeParticipants(
-  { concepts }: Recipe,
+export async function recipeConcepts(
+  recipe: FusionRecipe,
   place: (file: string) => string = (file) => file,
-): Promise<ParticipantInput[]> {
-  const participants: ParticipantInput[] = [];
-  for (const { path: recorded, name, words, unetStrength, textEncoderStrength } of concepts) {
+): Promise<FusionConceptInput[]> {
+  const concepts: FusionConceptInput[] = [];
+  for (const { path: recorded, name, words, unetStrength, textEncoderStrength } of recipe.concepts) {
     const concept = await loadConcept(place(recorded));
     if (concept.tokens.length !== words.length) {
       throw new FormatError(
@@ -101,24 +101,24 @@ export async function recipeParticipants(
     const renamed = new Map(
       concept.tokens.flatMap(({ word }, i) => (word === words[i] ? [] : [[word, words[i]!] as const])),
     );
-    participants.push({
+    concepts.push({
       concept: renamed.size === 0 ? concept : renameTokens(concept, renamed),
       name,
       unetStrength,
       textEncoderStrength,
     });
   }
-  return participants;
+  return concepts;
 }
 
-/** The request that gives the same fusion again. @throws as `recipeParticipants`, and as `openCheckpoint` */
+/** The request that gives the same fusion again. @throws as `recipeConcepts`, and as `openCheckpoint` */
 export async function repeatedRequest(
-  recipe: Recipe,
+  recipe: FusionRecipe,
   place: (file: string) => string = (file) => file,
 ): Promise<FuseRequest> {
   return {
     base: await openCheckpoint(place(recipe.base.path)),
-    participants: await recipeParticipants(recipe, place),
+    concepts: await recipeConcepts(recipe, place),
     options: recipe.options,
     preserveCaptions: recipe.captions,
   };

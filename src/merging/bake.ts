@@ -6,7 +6,7 @@
 import type { AdapterLayer } from '../adapters/adapter.ts';
 import { layerDeltaSteps, readFinite } from '../adapters/delta.ts';
 import type { FactorDType } from '../adapters/encode-layer.ts';
-import type { Unheld } from '../adapters/write.ts';
+import type { UnsupportedEntry } from '../adapters/write.ts';
 import { MismatchError, UsageError } from '../errors.ts';
 import { type DType, dtypeWidth, isFloatDType } from '../formats/dtype.ts';
 import { elementCount, type RawTensor, verifyStorages } from '../formats/raw-tensor.ts';
@@ -43,7 +43,7 @@ type Change = { readonly layer: AdapterLayer; readonly strength: number };
 export function planBake(
   model: ModelFiles,
   inputs: readonly MergeInput[],
-): { changes: Map<string, readonly Change[]>; unheld: Unheld[] } {
+): { changes: Map<string, readonly Change[]>; unsupported: UnsupportedEntry[] } {
   const architecture = commonArchitecture(inputs.map(({ adapter }) => adapter));
   if (architecture !== model.architecture) {
     throw new MismatchError(
@@ -51,11 +51,11 @@ export function planBake(
     );
   }
   const changes = new Map<string, readonly Change[]>();
-  const unheld: Unheld[] = [];
+  const unsupported: UnsupportedEntry[] = [];
   for (const [id, parts] of layersByModule(inputs)) {
     const base = model.weights.get(id);
     if (base === undefined) {
-      unheld.push({ name: id, reason: `${path.basename(model.path)} has no such layer` });
+      unsupported.push({ name: id, reason: `${path.basename(model.path)} has no such layer` });
       continue;
     }
     for (const { layer } of parts) checkShape(model.path, layer, base);
@@ -63,19 +63,19 @@ export function planBake(
       .map(({ layer, input }) => ({ layer, strength: layerStrength(input, layer) }))
       .filter(({ strength }) => strength !== 0);
     if (active.some(({ layer }) => layer.biasDiff !== null) && !model.biases.has(id)) {
-      unheld.push({ name: `${id} (bias)`, reason: 'the layer has no bias' });
+      unsupported.push({ name: `${id} (bias)`, reason: 'the layer has no bias' });
     }
     if (active.length > 0) changes.set(id, active);
   }
   for (const { adapter } of inputs) {
     for (const { word } of adapter.words) {
-      unheld.push({
+      unsupported.push({
         name: word,
         reason: 'a checkpoint is written without new words; convert them to a file of their own',
       });
     }
   }
-  return { changes, unheld };
+  return { changes, unsupported };
 }
 
 /** Factors that tell their sizes are held to the base's before any work. @throws {MismatchError} */
@@ -96,7 +96,7 @@ function checkShape(model: string, layer: AdapterLayer, base: RawTensor): void {
 }
 
 /**
- * Bake. Unheld entries (see `planBake`) are left out; refuse them first.
+ * Bake. Unsupported entries (see `planBake`) are left out; refuse them first.
  * @param target a .safetensors file for a single-file base, a folder for a diffusers one; appears complete or not at all
  * @throws {UsageError} if the target's kind is not the base's; {NumericalError} if a sum does not fit the dtype
  */

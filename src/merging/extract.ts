@@ -2,7 +2,7 @@
 
 import type { AdapterModule, LoraLayer } from '../adapters/adapter.ts';
 import { encodeLayer, type FactorDType } from '../adapters/encode-layer.ts';
-import type { OutputAdapter, Unheld } from '../adapters/write.ts';
+import type { OutputAdapter, UnsupportedEntry } from '../adapters/write.ts';
 import { MismatchError, UsageError } from '../errors.ts';
 import { type RawTensor, readFloat64 } from '../formats/raw-tensor.ts';
 import * as path from '../io/platform/paths.ts';
@@ -53,7 +53,7 @@ export interface Extraction {
   readonly output: OutputAdapter;
   readonly layers: readonly ExtractedLayer[];
   /** Changed tensors that are not in the result: layers not chosen, biases, normalisations, embeddings. */
-  readonly unheld: readonly Unheld[];
+  readonly unsupported: readonly UnsupportedEntry[];
 }
 
 function isChosen(
@@ -103,7 +103,7 @@ export async function extractAdapter(
   if (tuned.architecture !== base.architecture) {
     throw new MismatchError(`${tuned.path} and ${base.path} are models of different architectures`);
   }
-  const unheld: Unheld[] = [];
+  const unsupported: UnsupportedEntry[] = [];
   const layers: LoraLayer[] = [];
   const reports: ExtractedLayer[] = [];
   const entries = tuned.parts.flatMap(({ tensors }) => tensors);
@@ -116,7 +116,7 @@ export async function extractAdapter(
     const id = adapterModuleId(module);
     const before = (param === 'weight' ? base.weights : base.biases).get(id);
     if (before === undefined) {
-      unheld.push({ name, reason: 'only in the tuned model' });
+      unsupported.push({ name, reason: 'only in the tuned model' });
       continue;
     }
     const kernel: readonly [number, number] | null =
@@ -127,13 +127,16 @@ export async function extractAdapter(
           `${name}: expected [${before.shape.join(', ')}] as in ${base.path}, got [${tensor.shape.join(', ')}]`,
         );
       }
-      unheld.push({ name, reason: `[${tensor.shape.join(', ')}] in place of [${before.shape.join(', ')}]` });
+      unsupported.push({
+        name,
+        reason: `[${tensor.shape.join(', ')}] in place of [${before.shape.join(', ')}]`,
+      });
       continue;
     }
     const { difference, largest, squares } = await pace.run(differenceOf(tensor, before));
     if (!(largest > minDifference)) continue;
     if (param === 'bias' || tensor.shape.length < 2 || !isChosen(module, tensor.shape, choice)) {
-      unheld.push({
+      unsupported.push({
         name,
         reason: `changed by up to ${largest.toPrecision(3)}, not among the layers chosen`,
       });
@@ -153,7 +156,7 @@ export async function extractAdapter(
   }
   if (layers.length === 0) {
     throw new UsageError(
-      `${tuned.path} and ${base.path} do not differ in the layers chosen${unheld.length > 0 ? ` (${unheld.length} other tensors do; \`layers\` chooses)` : ''}`,
+      `${tuned.path} and ${base.path} do not differ in the layers chosen${unsupported.length > 0 ? ` (${unsupported.length} other tensors do; \`layers\` chooses)` : ''}`,
     );
   }
   const titles = [path.parse(tuned.path).name, path.parse(base.path).name];
@@ -166,7 +169,7 @@ export async function extractAdapter(
       mergedFrom: titles,
     },
     layers: reports,
-    unheld,
+    unsupported,
   };
 }
 

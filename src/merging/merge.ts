@@ -10,7 +10,7 @@ import type {
 } from '../adapters/adapter.ts';
 import { type BaseWeights, layerDeltaSteps, needsBase } from '../adapters/delta.ts';
 import { encodeLayer, type FactorDType } from '../adapters/encode-layer.ts';
-import type { OutputAdapter, Unheld } from '../adapters/write.ts';
+import type { OutputAdapter, UnsupportedEntry } from '../adapters/write.ts';
 import { MismatchError, ShapeError, UsageError } from '../errors.ts';
 import * as path from '../io/platform/paths.ts';
 import { sha256Of } from '../io/platform/sha256.ts';
@@ -73,7 +73,7 @@ export interface Merge {
 }
 
 /** Entries of the inputs that no merge can use. */
-export function unusableOf(adapters: readonly Adapter[]): Unheld[] {
+export function unusableOf(adapters: readonly Adapter[]): UnsupportedEntry[] {
   return adapters.flatMap(({ path: own, unusable }) =>
     unusable.map(({ name, reason }) => ({ name: `${path.basename(own)}: ${name}`, reason })),
   );

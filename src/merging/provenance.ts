@@ -11,28 +11,28 @@ import { headerBytes, historyEntries, historyOf, MAX_PROVENANCE_BYTES, recipeKey
 
 export { recipeKey } from './history.ts';
 
-export interface RecipeFile {
+export interface RecordedFile {
   /** As seen from the result's folder; the name alone for files elsewhere. */
   readonly path: string;
   readonly sha256: string;
   readonly sizeBytes: number;
 }
 
-export interface RecipeInput {
+export interface RecordedInput {
   /** Of the file or folder, as seen from the result's folder; the name alone for one elsewhere. */
   readonly path: string;
-  readonly files: readonly RecipeFile[];
+  readonly files: readonly RecordedFile[];
   /** What the job did with it, e.g. strength and block weights. */
   readonly settings: Readonly<Record<string, unknown>>;
 }
 
 export type JobKind = 'merge' | 'convert' | 'resize' | 'extract' | 'bake';
 
-export interface MergeRecipe {
+export interface MergeProvenance {
   readonly tool: 'edlora';
   readonly kind: JobKind;
   readonly version: string;
-  readonly inputs: readonly RecipeInput[];
+  readonly inputs: readonly RecordedInput[];
   /** Every resolved option of the job. */
   readonly options: Readonly<Record<string, unknown>>;
 }
@@ -56,7 +56,7 @@ export async function describeJob(
   inputs: readonly JobInput[],
   options: Readonly<Record<string, unknown>>,
   hashing: Promise<ReadonlyMap<string, string>> = hashFiles(inputs.flatMap(({ files }) => files)),
-): Promise<MergeRecipe> {
+): Promise<MergeProvenance> {
   const hashes = await hashing;
   const folder = path.dirname(path.resolve(out));
   return {
@@ -80,13 +80,16 @@ export async function describeJob(
 }
 
 /** Header entries of a file made from several: the recipe, and what its inputs were made of. */
-export function mergedMetadata(recipe: MergeRecipe, adapters: readonly Adapter[]): Record<string, string> {
+export function mergedMetadata(
+  recipe: MergeProvenance,
+  adapters: readonly Adapter[],
+): Record<string, string> {
   return provenance(recipe, adapters, 0);
 }
 
 /** @param taken bytes of the header that the inputs' own entries take */
 function provenance(
-  recipe: MergeRecipe,
+  recipe: MergeProvenance,
   adapters: readonly Adapter[],
   taken: number,
 ): Record<string, string> {
@@ -110,7 +113,7 @@ export function lastingEntries({ metadata }: Adapter): string[] {
 }
 
 /** Header entries of a file made from one: the input's own, as far as they still hold, and the recipe. */
-export function inheritedMetadata(recipe: MergeRecipe, adapter: Adapter): Record<string, string> {
+export function inheritedMetadata(recipe: MergeProvenance, adapter: Adapter): Record<string, string> {
   const kept = Object.fromEntries(lastingEntries(adapter).map((key) => [key, adapter.metadata.get(key)!]));
   return { ...kept, ...provenance(recipe, [adapter], utf8Length(JSON.stringify(kept))) };
 }

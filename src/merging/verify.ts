@@ -5,7 +5,7 @@ import { FormatError, UsageError } from '../errors.ts';
 import { openTensorFile } from '../formats/open-tensor-file.ts';
 import { fuse } from '../fusion/fuse.ts';
 import { writeFusion } from '../fusion/output.ts';
-import type { Recipe } from '../fusion/recipe.ts';
+import type { FusionRecipe } from '../fusion/recipe.ts';
 import { parseFusionRecipe, repeatedRequest } from '../fusion/repeat.ts';
 import { exists, infoOf } from '../io/file-info.ts';
 import { rename, statSync } from '../io/platform/disk.ts';
@@ -200,7 +200,7 @@ async function sameAgain(
 
 /** Fuse again; statistics that are stored spare the networks. A merged LoRA outside its folder is compared as a file. */
 async function repeatFusion(
-  recipe: Recipe,
+  recipe: FusionRecipe,
   recorded: RecordedFusion,
   out: string,
   placeOf: (unit: Unit) => string,

@@ -267,7 +267,7 @@ class TrainingRun {
     const embedding = gradients.get('embedding');
     if (embedding !== undefined) loss += this.#penalties(embedding);
     const norm = totalNorm(gradients.values());
-    if (!Number.isFinite(loss) || !Number.isFinite(norm)) await this.#giveUp(loss, norm);
+    if (!Number.isFinite(loss) || !Number.isFinite(norm)) await this.#stopDiverged(loss, norm);
     const shrink = maxGradNorm > 0 && norm > maxGradNorm ? maxGradNorm / norm : 1;
     for (const { name, group, data } of this.#trainables.parameters()) {
       const gradient = gradients.get(name);
@@ -300,7 +300,7 @@ class TrainingRun {
     return total;
   }
 
-  async #giveUp(loss: number, norm: number): Promise<never> {
+  async #stopDiverged(loss: number, norm: number): Promise<never> {
     const { step } = this.#state;
     const kept = await this.#save();
     throw new NumericalError(

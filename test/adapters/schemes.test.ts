@@ -6,7 +6,7 @@ import { layerDelta, needsBase } from '../../src/adapters/delta.ts';
 import { loadAdapter, readAdapter } from '../../src/adapters/read.ts';
 import { type LayerFormat, layerFormats, SCHEME_TABLE, schemes } from '../../src/adapters/schemes/index.ts';
 import type { FactorKey, Scheme } from '../../src/adapters/schemes/scheme.ts';
-import { type OutputAdapter, unheldBy, writeAdapter } from '../../src/adapters/write.ts';
+import { type OutputAdapter, unsupportedBy, writeAdapter } from '../../src/adapters/write.ts';
 import { encodeFloat } from '../../src/formats/dtype.ts';
 import { openTensorFile } from '../../src/formats/open-tensor-file.ts';
 import { memoryTensor, type RawTensor, renamed } from '../../src/formats/raw-tensor.ts';
@@ -124,12 +124,12 @@ describe.each(Object.keys(KINDS))('%s', (kind) => {
       for (const other of named) {
         const refusal = schemes[other].refuses(read, 'sd1');
         const { output } = await convertAdapter(adapter, other, { rank: 100, base: () => base });
-        const unheld = unheldBy(other, output);
+        const unsupported = unsupportedBy(other, output);
         if (refusal !== null) {
-          expect(unheld).toEqual([{ name: id, reason: refusal }]);
+          expect(unsupported).toEqual([{ name: id, reason: refusal }]);
           continue;
         }
-        expect(unheld).toEqual([]);
+        expect(unsupported).toEqual([]);
         const target = targetOf(schemes[other]);
         await writeAdapter(target, other, output);
         const again = (await loadAdapter(target)).layers.get(id)!;
@@ -214,7 +214,7 @@ describe('a scheme that is one entry', () => {
     const adapter = readAdapter(await openTensorFile(one!), { table });
     expect(adapter.scheme).toBe('slashed');
     const { output } = await mergeAdapters([{ adapter }, { adapter: await loadAdapter(other!) }]);
-    expect(unheldBy('slashed', output, table)).toEqual([]);
+    expect(unsupportedBy('slashed', output, table)).toEqual([]);
     await writeAdapter(merged!, 'slashed', output, undefined, table);
     const { layers } = readAdapter(await openTensorFile(merged!), { table });
     first.layers.forEach((layer, i) => {

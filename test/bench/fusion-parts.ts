@@ -1,8 +1,8 @@
 /** What bench:fusion measures in processes of their own, each alone with its memory. */
 import { loadConcept } from '../../src/concepts/concept-file.ts';
 import { fuse } from '../../src/fusion/fuse.ts';
+import { prepareConcept } from '../../src/fusion/fusion-concept.ts';
 import { DEFAULTS } from '../../src/fusion/options.ts';
-import { prepareParticipant } from '../../src/fusion/participant.ts';
 import { type StageLayer, solveStage } from '../../src/fusion/solve-stage.ts';
 import { fusionMethod } from '../../src/fusion/solvers/method.ts';
 import { componentOf, STAGES } from '../../src/fusion/stage.ts';
@@ -33,9 +33,9 @@ const peakBytes = (): number => process.resourceUsage().maxRSS * 1024;
 export const PARTS: Readonly<Record<string, (argument: string) => Promise<object>>> = {
   /** Plain forward passes of a guided batch, with a concept's factors. */
   forward: async () => {
-    const { base, participant } = await subject();
+    const { base, concept } = await subject();
     const { config, weights } = base.parts.unet;
-    const deltas = within('unet', participant.deltas);
+    const deltas = within('unet', concept.deltas);
     const ranks = deltaRanks(deltas);
     const size = { batch: 2, latentHeight: 64, latentWidth: 64, tokens: 77 };
     const session = await defaultRuntime().load(
@@ -59,7 +59,7 @@ export const PARTS: Readonly<Record<string, (argument: string) => Promise<object
   },
   /** The same passes as a collection makes them. */
   collect: async () => {
-    const { base, participant } = await subject();
+    const { base, concept } = await subject();
     const config = await checkpointSchedule(base, 'DPMSolverMultistepScheduler');
     const times: number[] = [];
     let last = Number.NaN;
@@ -70,7 +70,7 @@ export const PARTS: Readonly<Record<string, (argument: string) => Promise<object
       empty: { context },
       noise: new TorchGenerator(1).randn(4 * 64 * 64),
     };
-    await collectSpatial(base, participant.deltas, layersWithin(base, SCOPES).spatial, [run], {
+    await collectSpatial(base, concept.deltas, layersWithin(base, SCOPES).spatial, [run], {
       sampler: dpmSolver(config, TIMED + 1),
       latentSize: { height: 64, width: 64 },
       guidanceScale: DEFAULTS.guidanceScale,
@@ -88,9 +88,9 @@ export const PARTS: Readonly<Record<string, (argument: string) => Promise<object
     const { cache, steps } = JSON.parse(argument) as { cache: string; steps: number };
     const start = performance.now();
     const base = await openCheckpoint(await ensureRandomModel());
-    const participants = [];
-    for (const file of await ensureRandomConcepts(3)) participants.push({ concept: await loadConcept(file) });
-    const { report } = await fuse({ base, participants, options: { steps, runs: 1 }, cacheFolder: cache });
+    const concepts = [];
+    for (const file of await ensureRandomConcepts(3)) concepts.push({ concept: await loadConcept(file) });
+    const { report } = await fuse({ base, concepts, options: { steps, runs: 1 }, cacheFolder: cache });
     return {
       elapsedMs: performance.now() - start,
       solveMs: report.stages.reduce((sum, stage) => sum + stage.elapsedMs, 0),
@@ -105,9 +105,9 @@ export const PARTS: Readonly<Record<string, (argument: string) => Promise<object
     const base = await openCheckpoint(await ensureRandomModel());
     const stored: Statistics[] = [];
     for (const file of files) stored.push((await openStatistics(file)).statistics);
-    const participants = [];
+    const concepts = [];
     for (const file of await ensureRandomConcepts(MANY)) {
-      participants.push(await prepareParticipant(base, { concept: await loadConcept(file) }));
+      concepts.push(await prepareConcept(base, { concept: await loadConcept(file) }));
     }
     const layers = layersWithin(base, SCOPES);
     const engine = new GraphMatmulEngine({ use: 'every-step' });
@@ -121,9 +121,9 @@ export const PARTS: Readonly<Record<string, (argument: string) => Promise<object
           const { m, n } = part.layers.get(layerName)!;
           return { layerName, outputSize: m, inputSize: n };
         }),
-        collected: participants.map((_, i) => stored[i % stored.length]![stage]),
+        collected: concepts.map((_, i) => stored[i % stored.length]![stage]),
         prior: null,
-        deltas: participants.map(({ deltas }) => within(componentOf(base, stage), deltas)),
+        deltas: concepts.map(({ deltas }) => within(componentOf(base, stage), deltas)),
       };
       const { iterations, rank, rankShare } = DEFAULTS;
       const settings = { ridge: DEFAULTS.ridge[stage] as number, preserve: 0, iterations, rank, rankShare };
@@ -143,5 +143,5 @@ export const PARTS: Readonly<Record<string, (argument: string) => Promise<object
 async function subject() {
   const base = await openCheckpoint(await ensureRandomModel());
   const [file] = await ensureRandomConcepts(1);
-  return { base, participant: await prepareParticipant(base, { concept: await loadConcept(file!) }) };
+  return { base, concept: await prepareConcept(base, { concept: await loadConcept(file!) }) };
 }

@@ -162,9 +162,9 @@ export class FusionBench {
       case 'average':
         return summedParts(this.#base, concepts, 1 / concepts.length);
       case 'fuse': {
-        const participants = concepts.map((concept) => ({ concept }));
         const { options } = way;
-        return fusedParts(await fuse({ base: this.#base, participants, options, cacheFolder: this.#cache }));
+        const request = { base: this.#base, concepts: concepts.map((concept) => ({ concept })), options };
+        return fusedParts(await fuse({ ...request, cacheFolder: this.#cache }));
       }
     }
   }

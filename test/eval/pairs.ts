@@ -8,7 +8,7 @@ import { parseArgs } from 'node:util';
 import { loadConcept } from '../../src/concepts/concept-file.ts';
 import { bindConcepts } from '../../src/concepts/prompt.ts';
 import { fuse } from '../../src/fusion/fuse.ts';
-import { type ParticipantInput, prepareParticipant } from '../../src/fusion/participant.ts';
+import { type FusionConceptInput, prepareConcept } from '../../src/fusion/fusion-concept.ts';
 import { openCheckpoint } from '../../src/models/checkpoint.ts';
 import { defaultBase, packageRoot } from '../../src/package-root.ts';
 import { CONCEPTS, type ConceptName } from '../support/shapeland/world.ts';
@@ -26,13 +26,13 @@ const { values } = parseArgs({
 const REFINE = Number(values.refine);
 
 const base = await openCheckpoint(defaultBase());
-const participants = new Map<ConceptName, ParticipantInput>();
+const concepts = new Map<ConceptName, FusionConceptInput>();
 const alone = new Map<ConceptName, number>();
 for (const name of CONCEPTS) {
   const file = path.join(packageRoot(), 'fixtures/tiny-world/concepts', `edlora_${name}.pth`);
   const input = { concept: await loadConcept(file) };
-  participants.set(name, input);
-  const { deltas, concept } = await prepareParticipant(base, input);
+  concepts.set(name, input);
+  const { deltas, concept } = await prepareConcept(base, input);
   const model = { base, deltas, vocabulary: bindConcepts(base.tokenizer, [concept]) };
   alone.set(name, (await identityRate(model, name, SAMPLES)).rate);
 }
@@ -49,7 +49,7 @@ const details = [];
 for (const names of sets) {
   const fusion = await fuse({
     base,
-    participants: names.map((name) => participants.get(name)!),
+    concepts: names.map((name) => concepts.get(name)!),
     options: { refine: REFINE },
   });
   const model = fusedModel(fusion);

@@ -179,12 +179,12 @@ async function judge(pair: Pair, parts: PipelineParts, own: ReadonlyMap<string, 
 }
 
 const base = await openCheckpoint(defaultBase());
-const participants = [];
+const concepts = [];
 const own = new Map<string, boolean[]>();
 for (const name of names) {
   const file = path.join(packageRoot(), 'fixtures/tiny-world/concepts', `edlora_${name}.pth`);
   const concept = await loadConcept(file);
-  participants.push({ concept });
+  concepts.push({ concept });
   const parts = {
     ...(await conceptDeltas(base, concept)),
     vocabulary: bindConcepts(base.tokenizer, [concept]),
@@ -192,9 +192,9 @@ for (const name of names) {
   const { prompt, isIn } = conceptSubject(name);
   own.set(name, (await drawAll(parts, { ...SETTINGS, prompt }, `own LoRA ${name}`)).map(isIn));
 }
-const concepts = names.map(conceptSubject) as unknown as Pair;
+const subjects = names.map(conceptSubject) as unknown as Pair;
 await judge([plainSubject('red', 'circle'), plainSubject('blue', 'square')], plainModel(base), new Map());
-await judge(concepts, fusedModel(await fuse({ base, participants })), own);
+await judge(subjects, fusedModel(await fuse({ base, concepts })), own);
 if (options.figure !== undefined) {
   const chart = barChart({
     title: `Found where its region says, of ${SEEDS} pictures`,

@@ -6,8 +6,8 @@ import path from 'node:path';
 import { loadConcept } from '../../src/concepts/concept-file.ts';
 import { bindConcepts } from '../../src/concepts/prompt.ts';
 import { fuse } from '../../src/fusion/fuse.ts';
+import { prepareConcept } from '../../src/fusion/fusion-concept.ts';
 import { type FusionOptions, PRESETS } from '../../src/fusion/options.ts';
-import { prepareParticipant } from '../../src/fusion/participant.ts';
 import type { FusionReport } from '../../src/fusion/report/report.ts';
 import { openCheckpoint } from '../../src/models/checkpoint.ts';
 import { defaultBase, packageRoot } from '../../src/package-root.ts';
@@ -20,10 +20,10 @@ const SAMPLES = 24;
 const NAMES: readonly ConceptName[] = ['smiley', 'bullseye'];
 
 const base = await openCheckpoint(defaultBase());
-const participants = [];
+const concepts = [];
 for (const name of NAMES) {
   const file = path.join(packageRoot(), 'fixtures/tiny-world/concepts', `edlora_${name}.pth`);
-  participants.push({ concept: await loadConcept(file) });
+  concepts.push({ concept: await loadConcept(file) });
 }
 /** The default, and what it is chosen against. */
 const WAYS: Readonly<Record<string, Partial<FusionOptions>>> = {
@@ -41,28 +41,27 @@ const WAYS: Readonly<Record<string, Partial<FusionOptions>>> = {
 const percent = (rate: number): string => `${Math.round(100 * rate)} %`;
 const rows: Record<string, string>[] = [];
 for (const [i, name] of NAMES.entries()) {
-  const { deltas, concept } = await prepareParticipant(base, participants[i]!);
+  const { deltas, concept } = await prepareConcept(base, concepts[i]!);
   const alone = { base, deltas, vocabulary: bindConcepts(base.tokenizer, [concept]) };
   rows.push({ what: name, alone: percent((await identityRate(alone, name, SAMPLES)).rate) });
 }
 rows.push({ what: 'other prompts', alone: percent(await otherPromptsRate(plainModel(base), SAMPLES)) });
 
-const measured: Record<string, { concepts: Record<string, number>; other: number; report: FusionReport }> =
-  {};
+const measured: Record<string, { rates: Record<string, number>; other: number; report: FusionReport }> = {};
 for (const [way, options] of Object.entries(WAYS)) {
-  const fusion = await fuse({ base, participants, options });
+  const fusion = await fuse({ base, concepts, options });
   const model = fusedModel(fusion);
-  const concepts: Record<string, number> = {};
+  const rates: Record<string, number> = {};
   for (const [i, name] of NAMES.entries()) {
-    concepts[name] = (await identityRate(model, name, SAMPLES)).rate;
-    rows[i]![way] = percent(concepts[name]);
+    rates[name] = (await identityRate(model, name, SAMPLES)).rate;
+    rows[i]![way] = percent(rates[name]);
   }
   const other = await otherPromptsRate(model, SAMPLES);
   rows.at(-1)![way] = percent(other);
-  measured[way] = { concepts, other, report: fusion.report };
+  measured[way] = { rates, other, report: fusion.report };
 }
-const { concepts, other } = measured.fused!;
-const good = Object.values(concepts).every((rate) => rate >= 0.6) && other >= 0.8;
+const { rates, other } = measured.fused!;
+const good = Object.values(rates).every((rate) => rate >= 0.6) && other >= 0.8;
 printReport({
   title: `Pictures of the fused miniature, ${SAMPLES} samples each (DDIM 25 steps, guidance 4)`,
   rows,

@@ -17,10 +17,10 @@ const root = mkdtempSync(path.join(tmpdir(), 'edlora-models-'));
 const fused = path.join(root, 'fused');
 beforeAll(async () => {
   const base = await openCheckpoint(defaultBase());
-  const participants = [];
-  for (const name of ['smiley', 'bullseye']) participants.push({ concept: await loadConcept(file(name)) });
+  const concepts = [];
+  for (const name of ['smiley', 'bullseye']) concepts.push({ concept: await loadConcept(file(name)) });
   const options = { steps: 1, stages: ['cross'] as const };
-  await writeFusion(await fuse({ base, participants, options }), fused, { checkpoint: true });
+  await writeFusion(await fuse({ base, concepts, options }), fused, { checkpoint: true });
 });
 afterAll(() => rm(root, { recursive: true }));
 

@@ -28,7 +28,7 @@ async function fused(meanwhile: () => void) {
   let done = false;
   return fuse({
     base: await openCheckpoint(path.join(folder, 'base')),
-    participants: [{ concept: await loadConcept(concept()) }],
+    concepts: [{ concept: await loadConcept(concept()) }],
     options: { stages: ['text'], steps: 1, runs: 1 },
     preserveCaptions: ['a tree'],
     onProgress: () => {

@@ -19,13 +19,13 @@ beforeAll(async () => {
 });
 
 async function fused(options: Partial<FusionOptions>, names = ['maple', 'river']): Promise<Fusion> {
-  const participants = [];
+  const concepts = [];
   for (const name of names) {
-    participants.push({ concept: await loadConcept(goldenPath(FOLDER, 'concepts', `${name}.pth`)) });
+    concepts.push({ concept: await loadConcept(goldenPath(FOLDER, 'concepts', `${name}.pth`)) });
   }
   return fuse({
     base,
-    participants,
+    concepts,
     options: { steps: 1, runs: 1, ...options },
     preserveCaptions: ['a tree'],
   });
@@ -41,7 +41,7 @@ describe('solvers', () => {
       await fused({ method: 'average', stages }),
     ];
     for (const [key, { delta }] of added.layers) {
-      const own = added.participants.map(({ deltas }) => deltas.get(key)).filter((d) => d !== undefined);
+      const own = added.concepts.map(({ deltas }) => deltas.get(key)).filter((d) => d !== undefined);
       expect(far(delta, sum(own)), key).toBeLessThan(1e-6);
       expect(far(mean.layers.get(key)!.delta, scale(sum(own), 1 / 2)), key).toBeLessThan(1e-6);
     }
@@ -163,7 +163,7 @@ describe('features', () => {
     expect(report.layers.length).toBeGreaterThan(0);
     const odd = planFusion({
       base,
-      participants: [{ concept: await loadConcept(goldenPath(FOLDER, 'concepts', 'maple.pth')) }],
+      concepts: [{ concept: await loadConcept(goldenPath(FOLDER, 'concepts', 'maple.pth')) }],
       options: { size: { width: 100, height: 64 } },
     });
     await expect(odd).rejects.toThrow(UsageError);
@@ -176,7 +176,7 @@ describe('refine', () => {
     const seen: string[] = [];
     const request = {
       base,
-      participants: [{ concept: await loadConcept(goldenPath(FOLDER, 'concepts', 'maple.pth')) }],
+      concepts: [{ concept: await loadConcept(goldenPath(FOLDER, 'concepts', 'maple.pth')) }],
       preserveCaptions: ['a tree'],
     };
     const [plain, refined] = [

@@ -34,15 +34,15 @@ beforeAll(async () => {
 afterAll(() => rmSync(folder, { recursive: true }));
 
 async function request(names: readonly string[], strength = 1): Promise<FuseRequest> {
-  const participants = [];
+  const concepts = [];
   for (const name of names) {
-    participants.push({
+    concepts.push({
       concept: await loadConcept(file(name)),
       unetStrength: strength,
       textEncoderStrength: strength,
     });
   }
-  return { base, participants, ...QUICK };
+  return { base, concepts, ...QUICK };
 }
 
 describe('fuse', () => {
@@ -105,7 +105,7 @@ describe('fuse', () => {
 describe('refusals', () => {
   it('names both files when two concepts share a word, and accepts a renamed one', async () => {
     const once = await loadConcept(file('maple'));
-    await expect(fuse({ base, participants: [{ concept: once }, { concept: once }] })).rejects.toThrow(
+    await expect(fuse({ base, concepts: [{ concept: once }, { concept: once }] })).rejects.toThrow(
       /maple\.pth: the word <maple1> is also in .*maple\.pth; rename one with `renameTokens: /,
     );
     const renamed = renameTokens(
@@ -115,16 +115,16 @@ describe('refusals', () => {
         ['<maple2>', '<a2>'],
       ]),
     );
-    const plan = await planFusion({ base, participants: [{ concept: once }, { concept: renamed }] });
-    expect(plan.participants.map(({ name }) => name)).toEqual(['<maple1> <maple2>', '<a1> <a2>']);
+    const plan = await planFusion({ base, concepts: [{ concept: once }, { concept: renamed }] });
+    expect(plan.concepts.map(({ name }) => name)).toEqual(['<maple1> <maple2>', '<a1> <a2>']);
   });
 
   it('names concept, base and the reason when they do not fit', async () => {
     const other = await openCheckpoint(goldenPath('goldens/tiny-random/model'));
     const concept = await loadConcept(goldenPath('goldens/tiny-random/edlora.pth'));
-    await expect(planFusion({ base: other, participants: [{ concept }] })).resolves.toBeDefined();
+    await expect(planFusion({ base: other, concepts: [{ concept }] })).resolves.toBeDefined();
     await expect(
-      planFusion({ base: other, participants: [{ concept: await loadConcept(file('maple')) }] }),
+      planFusion({ base: other, concepts: [{ concept: await loadConcept(file('maple')) }] }),
     ).rejects.toThrow(
       /maple\.pth does not fit .*tiny-random\/model: \d+ of \d+ layers; trained on a base of other width/,
     );
@@ -136,20 +136,20 @@ describe('refusals', () => {
       float32Tensor('new_concept_embedding.<w>', [16, 1024], new Float32Array(16 * 1024)),
     ]);
     const concept = await loadConcept(wide);
-    await expect(planFusion({ base, participants: [{ concept }] })).rejects.toThrow(
+    await expect(planFusion({ base, concepts: [{ concept }] })).rejects.toThrow(
       /embedding of <w>: expected \[16, \d+\], got \[16, 1024\]; trained on SD 2\.x\?/,
     );
   });
 
   it('checks options before anything is read', async () => {
-    const { participants } = await request(['maple']);
+    const { concepts } = await request(['maple']);
     const bad = (options: FuseRequest['options']) =>
-      planFusion({ base, participants, ...(options ? { options } : {}) });
+      planFusion({ base, concepts, ...(options ? { options } : {}) });
     await expect(bad({ steps: 0 })).rejects.toThrow('steps: expected a whole number from 1 to 1000, got 0');
     await expect(bad({ ridge: { text: -1, cross: 0, spatial: 0 } })).rejects.toThrow('ridge text');
     await expect(bad({ stages: [] })).rejects.toThrow('stages');
     await expect(bad({ promptTemplates: ['no place'] })).rejects.toThrow('{}');
-    await expect(planFusion({ base, participants: [] })).rejects.toThrow('at least one concept');
+    await expect(planFusion({ base, concepts: [] })).rejects.toThrow('at least one concept');
   });
 });
 
@@ -178,7 +178,7 @@ describe('writeFusion', () => {
         expect(relativeError(toDense(scaledDelta(layer)).data, toDense(delta).data), key).toBeLessThan(1e-5);
       }
       const embeddings = await openTensorFile(files[1]!.path);
-      for (const { concept } of fusion.participants) {
+      for (const { concept } of fusion.concepts) {
         for (const { word, embedding } of concept.tokens) {
           expect(readFloat32(embeddings.tensors.get(word)!)).toEqual(readFloat32(embedding));
         }
@@ -202,7 +202,7 @@ describe('writeFusion', () => {
     ) as Record<string, { concept_token_ids: number[]; concept_token_names: string[] }>;
     const table = model.parts.textEncoder.weights.get('text_model.embeddings.token_embedding.weight')!;
     const width = table.shape[1]!;
-    for (const { concept } of fusion.participants) {
+    for (const { concept } of fusion.concepts) {
       for (const { word, embedding } of concept.tokens) {
         const { concept_token_ids: ids, concept_token_names: names } = config[word]!;
         expect(names.map((name) => tokenizer.tokenId(name))).toEqual(ids);

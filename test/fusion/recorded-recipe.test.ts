@@ -3,7 +3,7 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
-import type { Recipe } from '../../src/fusion/recipe.ts';
+import type { FusionRecipe } from '../../src/fusion/recipe.ts';
 import { keptRecipe, placedRecipe, sharedRecipe, sharedReport } from '../../src/fusion/recorded-recipe.ts';
 import type { FusionReport } from '../../src/fusion/report/report.ts';
 
@@ -20,7 +20,7 @@ const recipe = {
     files: [{ path: '/elsewhere/model/unet/a.safetensors', sha256: 'a' }],
   },
   concepts: [{ name: 'cat', path: concept, files: [{ path: concept, sha256: 'c' }] }],
-} as unknown as Recipe;
+} as unknown as FusionRecipe;
 
 describe.skipIf(path.sep === '\\')('a fusion’s recipe', () => {
   it('names files elsewhere by name alone in what is shared, and with their sizes', () => {

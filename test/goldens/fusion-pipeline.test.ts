@@ -27,9 +27,9 @@ describe.each(runs)('%s', (run) => {
   it('gives the same change in every layer', { timeout: 120_000 }, async () => {
     const base = await openCheckpoint(goldenPath(FOLDER, 'base_model'));
     const specs = await readManifest(goldenPath(FOLDER, `concept_list_${run.slice(4)}.json`));
-    const participants = [];
+    const concepts = [];
     for (const { path, unetStrength, textEncoderStrength, conceptName: name } of specs) {
-      participants.push({ concept: await loadConcept(path), unetStrength, textEncoderStrength, name });
+      concepts.push({ concept: await loadConcept(path), unetStrength, textEncoderStrength, name });
     }
     const latents = await openTensorFile(goldenPath(FOLDER, run, 'latents_and_embeddings.safetensors'));
     const noise = specs.map((_, i) => readFloat32(latents.tensors.get(`latents_${i}`)!));
@@ -41,7 +41,7 @@ describe.each(runs)('%s', (run) => {
     const off = { text: 0, cross: 0, spatial: 0 };
     const ridge = { text: RIDGE, cross: RIDGE, spatial: RIDGE };
     const options = { ...PRESETS['mix-of-show'], steps, ridge, preserve: off };
-    const fusion = await fuse({ base, participants, noise, options });
+    const fusion = await fuse({ base, concepts, noise, options });
 
     const expected = await openTensorFile(goldenPath(FOLDER, run, 'pipeline_ridge_probes.safetensors'));
     const probes = await openTensorFile(goldenPath(FOLDER, run, 'probes.safetensors'));

@@ -4,7 +4,7 @@ import { describe, expect, it } from 'vitest';
 import type { Adapter } from '../../src/adapters/adapter.ts';
 import { loadAdapter } from '../../src/adapters/read.ts';
 import { type LayerFormat, layerFormats, schemes } from '../../src/adapters/schemes/index.ts';
-import { unheldBy, writeAdapter } from '../../src/adapters/write.ts';
+import { unsupportedBy, writeAdapter } from '../../src/adapters/write.ts';
 import { readBytes } from '../../src/formats/raw-tensor.ts';
 import { convertAdapter } from '../../src/merging/convert.ts';
 import { type MergeInput, mergeAdapters } from '../../src/merging/merge.ts';
@@ -41,7 +41,7 @@ async function stored(format: LayerFormat, random: RandomSpec): Promise<Adapter>
   const layers = format === 'diffusers-processor' || format === 'ed-lora' ? attentionLayers : allLayers;
   const output = format === 'lycoris' ? randomLycoris(layers, random) : randomAdapter(layers, random);
   const file = targetOf(format);
-  expect(unheldBy(format, output)).toEqual([]);
+  expect(unsupportedBy(format, output)).toEqual([]);
   await writeAdapter(file, format, output);
   return loadAdapter(file);
 }
@@ -194,6 +194,6 @@ describe('SDXL', () => {
       ...randomAdapter(layers, { seed: 6, rank: 2, loraAlpha: 1, dtype: 'F32' }),
       architecture: 'sdxl' as const,
     };
-    expect(unheldBy('ed-lora', output)).toHaveLength(layers.length);
+    expect(unsupportedBy('ed-lora', output)).toHaveLength(layers.length);
   });
 });

@@ -98,7 +98,7 @@ describe('every method', () => {
       const shipped = path.join(packageRoot(), 'fixtures/tiny-world/concepts/edlora_bullseye.pth');
       const fusion = await fuse({
         base,
-        participants: [{ concept: await loadConcept(file) }, { concept: await loadConcept(shipped) }],
+        concepts: [{ concept: await loadConcept(file) }, { concept: await loadConcept(shipped) }],
         options: { stages: ['cross'], steps: 1, runs: 1 },
         preserveCaptions: ['a tree'],
       });

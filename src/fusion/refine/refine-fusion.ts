@@ -8,8 +8,8 @@ import type { ModelDeltas } from '../../models/lora.ts';
 import type { ExecutionContext } from '../../runtime/execution-context.ts';
 import { checkpointSchedule } from '../../sampling/checkpoint-schedule.ts';
 import { denoisedCaptions } from '../captions.ts';
+import type { FusionConcept } from '../fusion-concept.ts';
 import type { FusionOptions } from '../options.ts';
-import type { Participant } from '../participant.ts';
 import { conceptPrompts } from '../prompts.ts';
 import { type Refinement, type RefineProgress, refine, refineUnits, type Teacher } from './refine.ts';
 import { REFINE_DEFAULTS, type RefineOptions } from './refine-options.ts';
@@ -20,7 +20,7 @@ const TAUGHT_CAPTIONS = 16;
 export interface FusionToRefine {
   readonly base: Checkpoint;
   readonly vocabulary: BoundVocabulary;
-  readonly participants: readonly Participant[];
+  readonly concepts: readonly FusionConcept[];
   readonly captions: readonly string[];
   readonly options: FusionOptions;
   /** The fused changes; those of the UNet are where it begins, the others stay. */
@@ -34,7 +34,7 @@ export interface FusionToRefine {
  * @throws as `refine`
  */
 export async function refineFusion(fusion: FusionToRefine): Promise<Refinement> {
-  const { base, vocabulary, participants, captions, options, deltas: fused } = fusion;
+  const { base, vocabulary, concepts, captions, options, deltas: fused } = fusion;
   const { parts, family, tokenizer } = base;
   const added = vocabulary.embeddingRows();
   const reading = (deltas: ModelDeltas) => {
@@ -45,14 +45,14 @@ export async function refineFusion(fusion: FusionToRefine): Promise<Refinement> 
   const readPlain = reading(new Map());
   const everywhere = (text: string): PromptIds[] =>
     Array<PromptIds>(parts.layers.contextCount).fill(tokenizer.encodePadded(text).ids);
-  const concepts: Teacher[] = [];
-  for (const { name, deltas } of participants) {
+  const teachers: Teacher[] = [];
+  for (const { name, deltas } of concepts) {
     const readOwn = reading(deltas);
     const prompts = [];
     for (const ids of conceptPrompts(vocabulary, name, options.promptTemplates).padded) {
       prompts.push({ own: await readOwn(ids), fused: await readFused(ids) });
     }
-    concepts.push({
+    teachers.push({
       name,
       deltas: within('unet', deltas),
       empty: await readOwn(everywhere('')),
@@ -75,7 +75,7 @@ export async function refineFusion(fusion: FusionToRefine): Promise<Refinement> 
     schedule: await checkpointSchedule(base, 'DPMSolverMultistepScheduler'),
     start: within('unet', fused),
     empty: await readFused(everywhere('')),
-    concepts,
+    concepts: teachers,
     preserved: captions.length === 0 ? null : preserved,
     options: settingsOf(options),
     execution: fusion.execution,

@@ -4,7 +4,7 @@ import { heatMap } from '../../charts/heat-map.ts';
 import { type Html, html } from '../../charts/html.ts';
 import { lineChart } from '../../charts/line-chart.ts';
 import { chartFigure, type PageSection, page, table } from '../../charts/page.ts';
-import type { Recipe } from '../recipe.ts';
+import type { FusionRecipe } from '../recipe.ts';
 import { STAGES, type Stage } from '../stage.ts';
 import type { FusionReport, LayerReport, ParameterChoice } from './report.ts';
 import { fusionVerdict } from './verdict.ts';
@@ -46,7 +46,7 @@ export function shortLayerName(layerName: string): string {
  * The whole document: one file that loads nothing.
  * @param recipe what the fusion was made of, if known
  */
-export function fusionReportPage(report: FusionReport, recipe: Recipe | null): string {
+export function fusionReportPage(report: FusionReport, recipe: FusionRecipe | null): string {
   const names = report.concepts.map(({ name }) => name);
   const sections = [
     keptSection(report),
@@ -378,7 +378,7 @@ ${preservedCaptions} captions were preserved.</p>${table(stages, [
   };
 }
 
-function recipeSection({ base, concepts, options, captions }: Recipe): PageSection {
+function recipeSection({ base, concepts, options, captions }: FusionRecipe): PageSection {
   const files = [
     ...base.files.map((file) => ({ of: 'base', ...file })),
     ...concepts.flatMap(({ name, files: own }) => own.map((file) => ({ of: name, ...file }))),

@@ -1,6 +1,6 @@
 /** What a fusion says about itself: plain data, the content of report.json. */
 
-import type { Participant } from '../participant.ts';
+import type { FusionConcept } from '../fusion-concept.ts';
 import type { FusionMethodName } from '../solvers/method.ts';
 import type { Stage } from '../stage.ts';
 import type { MeasuredLayer } from './measure-stage.ts';
@@ -137,27 +137,27 @@ export interface LayerNotes {
   readonly losses: readonly number[] | null;
 }
 
-type Settled = Pick<StageReport, 'method' | 'ridge' | 'preserve' | 'choices'>;
+type StageParameters = Pick<StageReport, 'method' | 'ridge' | 'preserve' | 'choices'>;
 
 /** Gathers a report while a fusion runs. */
 export class Reporter {
-  readonly #participants: readonly Participant[];
+  readonly #concepts: readonly FusionConcept[];
   readonly #preservedCaptions: number;
   readonly #started = performance.now();
   readonly #layers: LayerReport[] = [];
   readonly #stageTimes = new Map<Stage, number>();
-  readonly #settled = new Map<Stage, Settled>();
+  readonly #parameters = new Map<Stage, StageParameters>();
   readonly #effects: Record<Stage, Effects>[];
   #statistics: readonly string[] = [];
   #collectMs = 0;
   #refineMs = 0;
   #losses: readonly number[] | null = null;
 
-  constructor(participants: readonly Participant[], preservedCaptions: number) {
-    this.#participants = participants;
+  constructor(concepts: readonly FusionConcept[], preservedCaptions: number) {
+    this.#concepts = concepts;
     this.#preservedCaptions = preservedCaptions;
     const none = (): Effects => ({ own: 0, residual: 0, average: 0, sum: 0 });
-    this.#effects = participants.map(() => ({ text: none(), cross: none(), spatial: none() }));
+    this.#effects = concepts.map(() => ({ text: none(), cross: none(), spatial: none() }));
   }
 
   /** Run a stage's solve and note its time. */
@@ -182,13 +182,13 @@ export class Reporter {
   }
 
   /** Note what a stage is solved with. */
-  settled(
+  stageParameters(
     stage: Stage,
     method: FusionMethodName,
     { ridge, preserve }: { readonly ridge: number; readonly preserve: number },
     choices: StageReport['choices'],
   ): void {
-    this.#settled.set(stage, { method, ridge, preserve, choices });
+    this.#parameters.set(stage, { method, ridge, preserve, choices });
   }
 
   /** Run the refinement and note its time. */
@@ -228,20 +228,20 @@ export class Reporter {
 
   finish(): FusionReport {
     return {
-      concepts: this.#participants.map(({ name, concept }, i) => this.#concept(name, concept.path, i)),
+      concepts: this.#concepts.map(({ name, concept }, i) => this.#concept(name, concept.path, i)),
       stages: [...this.#stageTimes].map(([stage, elapsedMs]) => {
         const layers = this.#layers.filter((layer) => layer.stage === stage);
         const changes = layers.map((layer) => layer.relativeChange).filter((change) => change !== null);
         return {
           stage,
           layers: layers.length,
-          ...this.#settled.get(stage)!,
+          ...this.#parameters.get(stage)!,
           largestChange: changes.length === 0 ? null : Math.max(...changes),
           elapsedMs,
         };
       }),
       layers: this.#layers,
-      collisions: collisionsOf(this.#layers, this.#participants.length),
+      collisions: collisionsOf(this.#layers, this.#concepts.length),
       statistics: this.#statistics,
       preservedCaptions: this.#preservedCaptions,
       refinement: this.#losses === null ? null : { losses: this.#losses, elapsedMs: this.#refineMs },

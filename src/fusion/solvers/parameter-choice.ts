@@ -74,10 +74,10 @@ export async function chooseParameters(choice: ChoiceProblem): Promise<Choices> 
     };
   }
   if (preserve !== 'auto' || problem.prior === null) return { ridge: chosenRidge, preserve: null };
-  const settled = chosenRidge?.chosen ?? (ridge as number);
+  const usedRidge = chosenRidge?.chosen ?? (ridge as number);
   const candidates = [];
   for (const value of PRESERVE_CANDIDATES) {
-    candidates.push({ value, ...(await judge(choice, settled, value)) });
+    candidates.push({ value, ...(await judge(choice, usedRidge, value)) });
     choice.onCandidate?.('preserve', value);
   }
   const best = Math.max(...candidates.map(({ kept }) => kept));

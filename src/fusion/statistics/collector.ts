@@ -17,8 +17,8 @@ import { isGuided } from '../../sampling/guidance.ts';
 import { dpmSolver } from '../../sampling/samplers/dpm-solver.ts';
 import { TorchGenerator } from '../../tensor/random.ts';
 import { denoisedCaptions } from '../captions.ts';
+import type { FusionConcept } from '../fusion-concept.ts';
 import type { CollectOptions } from '../options.ts';
-import type { Participant } from '../participant.ts';
 import { conceptPrompts } from '../prompts.ts';
 import type { Stage } from '../stage.ts';
 import {
@@ -294,7 +294,7 @@ export function priorCaptions(captions: readonly string[], { guidanceScale }: Co
 /** A concept in its own model, independent of all others. */
 export async function collectConcept(
   base: Checkpoint,
-  { name, concept, deltas }: Participant,
+  { name, concept, deltas }: FusionConcept,
   layers: StageLayers,
   options: CollectOptions,
   execution: CollectContext = executionContext(),

@@ -10,7 +10,7 @@ import { FormatError } from '../../errors.ts';
 import { OWNER_PATTERN, ownerIsAlive, ownerMark } from '../../io/platform/process-owner.ts';
 import { moveUnlessTaken, setAside } from '../../io/set-aside.ts';
 import type { SpatialState } from './collect.ts';
-import { openPartial, type StatisticsRecipe, writePartial } from './statistics-file.ts';
+import { openPartial, type StatisticsKey, writePartial } from './statistics-file.ts';
 
 const END = '.partial.safetensors';
 /** Process, thread, number of the collection in it. A collection that ended by itself leaves its file without them. */
@@ -29,14 +29,14 @@ export class PartialFile {
   /** Where the earlier collection stopped; `null`: there was none. */
   readonly state: SpatialState | null;
   readonly #stem: string;
-  readonly #recipe: StatisticsRecipe;
+  readonly #recipe: StatisticsKey;
   readonly #own: string;
   /** States that were taken over, the furthest first; of no use once the result is there. */
   readonly #spare: readonly string[];
 
   private constructor(
     stem: string,
-    recipe: StatisticsRecipe,
+    recipe: StatisticsKey,
     own: string,
     found: { readonly state: SpatialState | null; readonly spare: readonly string[] },
   ) {
@@ -53,7 +53,7 @@ export class PartialFile {
    */
   static async takeUp(
     result: string,
-    recipe: StatisticsRecipe,
+    recipe: StatisticsKey,
     onNote: (text: string) => void,
   ): Promise<PartialFile> {
     const stem = stemOf(result);
@@ -166,7 +166,7 @@ function takeOver(stem: string, file: string): string | null {
 async function usable(
   stem: string,
   file: string,
-  recipe: StatisticsRecipe,
+  recipe: StatisticsKey,
   foreign: boolean,
   onNote: (text: string) => void,
 ): Promise<SpatialState | null> {

@@ -26,10 +26,10 @@ import {
   MAX_ENTRIES,
   RECIPE_VERSION,
   recipeSchema,
-  type StatisticsRecipe,
+  type StatisticsKey,
 } from './statistics-recipe.ts';
 
-export type { StatisticsRecipe } from './statistics-recipe.ts';
+export type { StatisticsKey } from './statistics-recipe.ts';
 
 const KEY = 'edlora.statistics';
 const PARTIAL_KEY = 'edlora.partial_statistics';
@@ -69,7 +69,7 @@ const partialSchema = z.object({
 
 /** Statistics from a file, with what the header says of them. */
 export interface StoredStatistics {
-  readonly recipe: StatisticsRecipe;
+  readonly recipe: StatisticsKey;
   readonly statistics: Statistics;
   /** Width n of an input; `undefined` for one that is not there. */
   sizeOf(stage: Stage, input: string): number | undefined;
@@ -85,7 +85,7 @@ export class VersionError extends FormatError {
 /** Write statistics whole or not at all. @throws {EdloraError} if the disk is full or the folder not writable */
 export async function writeStatistics(
   file: string,
-  recipe: StatisticsRecipe,
+  recipe: StatisticsKey,
   statistics: Statistics,
 ): Promise<void> {
   const tensors: RawTensor[] = [];
@@ -171,7 +171,7 @@ function openedStage(
 /** Write where a collection stands. */
 export async function writePartial(
   file: string,
-  recipe: StatisticsRecipe,
+  recipe: StatisticsKey,
   { runsDone, predictions, sums }: SpatialState,
 ): Promise<void> {
   const tensors = [...sums].map(([input, { packed }]) =>
@@ -188,7 +188,7 @@ export async function writePartial(
  * Where a collection stopped; `null` if the file is of another collection.
  * @throws {FormatError} if it is not such a file, or its content is not what was written
  */
-export async function openPartial(file: string, recipe: StatisticsRecipe): Promise<SpatialState | null> {
+export async function openPartial(file: string, recipe: StatisticsKey): Promise<SpatialState | null> {
   const held = await holdSafetensors(file);
   try {
     const header = openSealed(file, held, PARTIAL_KEY, partialSchema, 'unfinished statistics');

@@ -9,8 +9,8 @@ import type { InputFiles } from '../../formats/input-files.ts';
 import type { Checkpoint } from '../../models/checkpoint.ts';
 import { checkpointSchedule } from '../../sampling/checkpoint-schedule.ts';
 import { isGuided } from '../../sampling/guidance.ts';
+import type { FusionConcept } from '../fusion-concept.ts';
 import type { CollectOptions } from '../options.ts';
-import type { Participant } from '../participant.ts';
 import { conceptPrompts } from '../prompts.ts';
 import { addBase, addConcept, baseFiles, conceptFiles } from '../recipe.ts';
 import { STAGES, type Stage, stageOf } from '../stage.ts';
@@ -66,10 +66,10 @@ export const recipeSchema = z.object({
   }),
 });
 
-export type StatisticsRecipe = z.infer<typeof recipeSchema>;
+export type StatisticsKey = z.infer<typeof recipeSchema>;
 
 /** How far the layers of each stage are covered. */
-export type LayerScopes = StatisticsRecipe['layers'];
+export type LayerScopes = StatisticsKey['layers'];
 export type LayerScope = LayerScopes[Stage];
 
 const isAttention = (layerName: string): boolean =>
@@ -115,11 +115,10 @@ export class RecipeMaker {
 
   /** @throws {FormatError} if a file cannot be read or has changed; {UsageError} for a size that cannot be */
   async ofConcept(
-    participant: Participant,
+    { concept, name, unetStrength, textEncoderStrength }: FusionConcept,
     layers: LayerScopes,
     options: CollectOptions,
-  ): Promise<StatisticsRecipe> {
-    const { concept, name, unetStrength, textEncoderStrength } = participant;
+  ): Promise<StatisticsKey> {
     const files = conceptFiles(concept);
     addConcept(this.#inputs, concept);
     return {
@@ -132,7 +131,7 @@ export class RecipeMaker {
         textEncoderStrength,
         files: await this.#hashesOf(files),
         layers: digestOf([...concept.layers].map(([key, { rank, scale }]) => [key, rank, scale])),
-        tokens: digestOf(this.#tokensOf(participant, options)),
+        tokens: digestOf(this.#tokensOf({ concept, name }, options)),
       },
     };
   }
@@ -142,7 +141,7 @@ export class RecipeMaker {
     captions: readonly string[],
     layers: LayerScopes,
     options: CollectOptions,
-  ): Promise<StatisticsRecipe> {
+  ): Promise<StatisticsKey> {
     const { tokenizer } = this.#base;
     const tokens = captions.map((caption) => [
       tokenizer.encode(caption),
@@ -160,7 +159,7 @@ export class RecipeMaker {
     };
   }
 
-  async #common(layers: LayerScopes, own: StatisticsRecipe['options'], options: CollectOptions) {
+  async #common(layers: LayerScopes, own: StatisticsKey['options'], options: CollectOptions) {
     const networks = this.#base.parts.changeable().map(([, { config }]) => config);
     const schedule = await checkpointSchedule(this.#base, 'DPMSolverMultistepScheduler');
     const latents = await latentSizeFor(this.#base, options);
@@ -180,7 +179,10 @@ export class RecipeMaker {
   }
 
   /** What the tokenizer makes of a concept's prompts, and of the empty one. */
-  #tokensOf({ concept, name }: Participant, { promptTemplates }: CollectOptions): unknown {
+  #tokensOf(
+    { concept, name }: Pick<FusionConcept, 'concept' | 'name'>,
+    { promptTemplates }: CollectOptions,
+  ): unknown {
     const { tokenizer, parts } = this.#base;
     const vocabulary = bindConcepts(tokenizer, [concept], parts.layers.contextCount);
     const { ids, padded, conceptRows } = conceptPrompts(vocabulary, name, promptTemplates);
@@ -188,7 +190,7 @@ export class RecipeMaker {
   }
 }
 
-function recipeOptions(options: CollectOptions): StatisticsRecipe['options'] {
+function recipeOptions(options: CollectOptions): StatisticsKey['options'] {
   const { steps, seed, promptTemplates, runs, guidanceScale, contrast, size } = options;
   const guided = isGuided(guidanceScale);
   return {
@@ -205,7 +207,7 @@ function recipeOptions(options: CollectOptions): StatisticsRecipe['options'] {
 const digestOf = (value: unknown): string => createHash('sha256').update(JSON.stringify(value)).digest('hex');
 
 /** Text by which recipes are compared and named: the order in which somebody wrote its fields does not matter. */
-export function canonicalRecipe(recipe: StatisticsRecipe): string {
+export function canonicalRecipe(recipe: StatisticsKey): string {
   return JSON.stringify(recipe, (_, value: unknown) =>
     value !== null && typeof value === 'object' && !Array.isArray(value)
       ? Object.fromEntries(Object.entries(value).sort(([a], [b]) => (a < b ? -1 : 1)))
@@ -214,7 +216,7 @@ export function canonicalRecipe(recipe: StatisticsRecipe): string {
 }
 
 /** Name in the cache: speaks for people as far as a file name can; the digest tells recipes apart. */
-export function statisticsFileName(recipe: StatisticsRecipe): string {
+export function statisticsFileName(recipe: StatisticsKey): string {
   const { subject } = recipe;
   const name = subject.kind === 'base' ? 'base' : subject.name;
   const spoken = name

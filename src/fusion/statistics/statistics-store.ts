@@ -15,8 +15,8 @@ import { makeFolder } from '../../io/replace-file.ts';
 import { setAside } from '../../io/set-aside.ts';
 import type { Checkpoint } from '../../models/checkpoint.ts';
 import { executionContext } from '../../runtime/execution-context.ts';
+import type { FusionConcept } from '../fusion-concept.ts';
 import type { CollectOptions } from '../options.ts';
-import type { Participant } from '../participant.ts';
 import { componentOf, STAGES } from '../stage.ts';
 import type { SpatialState } from './collect.ts';
 import { type CollectContext, collectConcept, collectPrior, type Resumption } from './collector.ts';
@@ -28,7 +28,7 @@ import {
   type LayerScopes,
   layersWithin,
   RecipeMaker,
-  type StatisticsRecipe,
+  type StatisticsKey,
   statisticsFileName,
   widerScopes,
 } from './statistics-recipe.ts';
@@ -112,17 +112,17 @@ export class StatisticsStore {
    * @throws {FormatError} if that file is damaged, or an input has changed since it was opened
    */
   async concept(
-    participant: Participant,
+    concept: FusionConcept,
     scopes: LayerScopes,
     options: CollectOptions,
     execution: CollectContext = this.#execution,
   ): Promise<Collected> {
     const layers = layersWithin(this.#base, scopes);
     const collect: Collect = (resumption) =>
-      collectConcept(this.#base, participant, layers, options, execution, resumption);
+      collectConcept(this.#base, concept, layers, options, execution, resumption);
     if (this.#folder === null) return this.#inMemory(collect);
-    const recipe = await this.recipeOf(participant, scopes, options);
-    const beside = await this.#beside(participant, recipe);
+    const recipe = await this.recipeOf(concept, scopes, options);
+    const beside = await this.#beside(concept, recipe);
     if (beside?.serves === true) return { statistics: beside.statistics, file: beside.file, fresh: false };
     const found: Collected = await this.#cached(recipe, collect);
     return beside === null ? found : { ...found, passedOver: beside.file };
@@ -148,24 +148,20 @@ export class StatisticsStore {
    */
   async collectInto(
     file: string,
-    participant: Participant,
+    concept: FusionConcept,
     scopes: LayerScopes,
     options: CollectOptions,
   ): Promise<void> {
-    const recipe = await this.recipeOf(participant, scopes, options);
+    const recipe = await this.recipeOf(concept, scopes, options);
     const layers = layersWithin(this.#base, scopes);
     await this.#collectTo(file, recipe, (resumption) =>
-      collectConcept(this.#base, participant, layers, options, this.#execution, resumption),
+      collectConcept(this.#base, concept, layers, options, this.#execution, resumption),
     );
   }
 
   /** What statistics of a concept are made of. @throws {FormatError} as `concept` */
-  recipeOf(
-    participant: Participant,
-    scopes: LayerScopes,
-    options: CollectOptions,
-  ): Promise<StatisticsRecipe> {
-    return this.#recipes.ofConcept(participant, scopes, options);
+  recipeOf(concept: FusionConcept, scopes: LayerScopes, options: CollectOptions): Promise<StatisticsKey> {
+    return this.#recipes.ofConcept(concept, scopes, options);
   }
 
   async #inMemory(collect: Collect): Promise<Collected> {
@@ -176,8 +172,8 @@ export class StatisticsStore {
 
   /** The file beside a concept, if it serves; one of another base or concept is refused, one of other options left. */
   async #beside(
-    { concept }: Participant,
-    wanted: StatisticsRecipe,
+    { concept }: FusionConcept,
+    wanted: StatisticsKey,
   ): Promise<
     { statistics: Statistics; file: string; serves: true } | { file: string; serves: false } | null
   > {
@@ -212,7 +208,7 @@ export class StatisticsStore {
     return { statistics, file, serves: true };
   }
 
-  async #cached(recipe: StatisticsRecipe, collect: Collect): Promise<Collected> {
+  async #cached(recipe: StatisticsKey, collect: Collect): Promise<Collected> {
     for (const layers of widerScopes(recipe.layers)) {
       const wanted = { ...recipe, layers };
       const file = path.join(this.#folder!, statisticsFileName(wanted));
@@ -233,7 +229,7 @@ export class StatisticsStore {
   }
 
   /** A file of the cache, if it is there and what its name says; any other is set aside. */
-  async #openCached(file: string, wanted: StatisticsRecipe): Promise<StoredStatistics | null> {
+  async #openCached(file: string, wanted: StatisticsKey): Promise<StoredStatistics | null> {
     const found = identityOf(file);
     if (found === null) return null;
     let why = 'collected in another way than its name says';
@@ -282,7 +278,7 @@ export class StatisticsStore {
    */
   async #collectTo(
     file: string,
-    recipe: StatisticsRecipe,
+    recipe: StatisticsKey,
     collect: Collect,
     keep?: (write: () => Promise<void>) => Promise<boolean>,
   ): Promise<Statistics> {
@@ -371,5 +367,5 @@ function identityOf(file: string): FileIdentity | null {
   }
 }
 
-const isOf = (stored: StatisticsRecipe, wanted: StatisticsRecipe): boolean =>
+const isOf = (stored: StatisticsKey, wanted: StatisticsKey): boolean =>
   canonicalRecipe(stored) === canonicalRecipe(wanted);

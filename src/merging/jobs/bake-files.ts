@@ -10,7 +10,7 @@ import type { Progress } from '../../progress.ts';
 import { bakeModel, planBake } from '../bake.ts';
 import { unusableOf } from '../merge.ts';
 import { openModelFiles } from '../model-files.ts';
-import { describeJob, type MergeRecipe, mergedMetadata } from '../provenance.ts';
+import { describeJob, type MergeProvenance, mergedMetadata } from '../provenance.ts';
 import {
   describeInputs,
   describeModel,
@@ -42,10 +42,10 @@ export async function bakeFiles(options: BakeFilesOptions): Promise<JobResult> {
   else checkFolderTarget(out, rules);
   const folder = path.dirname(path.resolve(out));
   if (!exists(folder)) throw new UsageError(`${out}: its folder does not exist`);
-  const { changes, unheld } = planBake(model, inputs);
-  const dropped = [...unusableOf(adapters), ...unheld];
+  const { changes, unsupported } = planBake(model, inputs);
+  const dropped = [...unusableOf(adapters), ...unsupported];
   refuseLoss(out, dropped, drop);
-  const recipe: MergeRecipe | null = options.noMetadata
+  const recipe: MergeProvenance | null = options.noMetadata
     ? null
     : await describeJob(
         'bake',

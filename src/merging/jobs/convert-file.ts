@@ -4,7 +4,7 @@ import type { Adapter } from '../../adapters/adapter.ts';
 import type { FactorDType } from '../../adapters/encode-layer.ts';
 import { loadAdapter } from '../../adapters/read.ts';
 import type { LayerFormat } from '../../adapters/schemes/index.ts';
-import { type WordFormat, wordFormats, wordsUnheldBy, writeWords } from '../../adapters/words.ts';
+import { type WordFormat, wordFormats, wordsUnsupportedBy, writeWords } from '../../adapters/words.ts';
 import { checkAdapterTarget, filesOfAdapters, refuseLoss } from '../../adapters/write.ts';
 import { UsageError } from '../../errors.ts';
 import * as path from '../../io/platform/paths.ts';
@@ -15,7 +15,7 @@ import { type ConvertedLayer, convertAdapter } from '../convert.ts';
 import { unusableOf } from '../merge.ts';
 import { describeJob, inheritedMetadata, lastingEntries } from '../provenance.ts';
 import { baseOf, describeSingle, filesOfInputs, listed, nameOf } from './inputs.ts';
-import { finish, type JobResult, labelsUnheldBy, type TargetOptions } from './target.ts';
+import { finish, type JobResult, labelsUnsupportedBy, type TargetOptions } from './target.ts';
 
 export interface ConvertFileOptions extends TargetOptions {
   readonly input: string;
@@ -52,8 +52,8 @@ export async function convertFile(
     }));
     const dropped = [
       ...unusable,
-      ...labelsUnheldBy(options, format, [adapter]),
-      ...wordsUnheldBy(format, adapter.words),
+      ...labelsUnsupportedBy(options, format, [adapter]),
+      ...wordsUnsupportedBy(format, adapter.words),
       ...layers,
     ];
     refuseLoss(out, dropped, drop);
@@ -69,7 +69,7 @@ export async function convertFile(
   const base = await baseOf(location);
   const described = describeSingle(adapter, base?.model);
   const read = filesOfInputs(described, options.signal);
-  const engine = new GraphMatmulEngine({ threads: options.threads });
+  const engine = new GraphMatmulEngine({ threads: options.threads, signal: options.signal });
   const { output, converted } = await convertAdapter(adapter, scheme, {
     rank,
     engine: engine.multiply,
@@ -78,8 +78,8 @@ export async function convertFile(
     onProgress: options.onProgress,
     signal: options.signal,
   }).finally(() => engine.dispose());
-  const unheld = [...unusable, ...labelsUnheldBy(options, scheme, [adapter])];
-  const result = await finish(output, scheme, unheld, options, async () => {
+  const unsupported = [...unusable, ...labelsUnsupportedBy(options, scheme, [adapter])];
+  const result = await finish(output, scheme, unsupported, options, async () => {
     const recipe = await describeJob(
       'convert',
       out,

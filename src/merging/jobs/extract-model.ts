@@ -36,7 +36,7 @@ export async function extractModel(
     seed = 0,
   } = options;
   const settings = { rank, convRank, layers, minDifference, dtype, seed };
-  const engine = new GraphMatmulEngine({ threads: options.threads });
+  const engine = new GraphMatmulEngine({ threads: options.threads, signal: options.signal });
   try {
     const extraction = await extractAdapter(tuned, base, {
       ...settings,
@@ -44,7 +44,7 @@ export async function extractModel(
       onProgress,
       signal: options.signal,
     });
-    const result = await finish(extraction.output, format, extraction.unheld, options, async () => {
+    const result = await finish(extraction.output, format, extraction.unsupported, options, async () => {
       const recipe = await describeJob(
         'extract',
         out,

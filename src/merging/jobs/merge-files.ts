@@ -20,7 +20,7 @@ import {
   nameOf,
   type StrengthOptions,
 } from './inputs.ts';
-import { finish, type JobResult, labelsUnheldBy, type TargetOptions } from './target.ts';
+import { finish, type JobResult, labelsUnsupportedBy, type TargetOptions } from './target.ts';
 
 export interface MergeFilesOptions extends TargetOptions {
   readonly inputs: readonly StrengthOptions[];
@@ -64,7 +64,7 @@ export async function mergeFiles(
   const ended = AbortSignal.any([over.signal, ...(options.signal === undefined ? [] : [options.signal])]);
   const hashing = options.noMetadata ? null : filesOfInputs(described, ended).hashes();
   hashing?.catch(() => undefined);
-  const engine = new GraphMatmulEngine({ threads: options.threads });
+  const engine = new GraphMatmulEngine({ threads: options.threads, signal: options.signal });
   try {
     const { output, renamed } = await mergeAdapters(inputs, {
       ...settings,
@@ -76,7 +76,7 @@ export async function mergeFiles(
     const result = await finish(
       output,
       format,
-      [...unusableOf(adapters), ...labelsUnheldBy(options, format, adapters)],
+      [...unusableOf(adapters), ...labelsUnsupportedBy(options, format, adapters)],
       options,
       async () => {
         const folder = path.dirname(path.resolve(out));

@@ -10,7 +10,7 @@ import { unusableOf } from '../merge.ts';
 import { describeJob, inheritedMetadata } from '../provenance.ts';
 import { type ResizedReport, resizeAdapter } from '../resize-adapter.ts';
 import { baseOf, describeSingle, filesOfInputs, listed, nameOf } from './inputs.ts';
-import { finish, type JobResult, labelsUnheldBy, type TargetOptions } from './target.ts';
+import { finish, type JobResult, labelsUnsupportedBy, type TargetOptions } from './target.ts';
 
 export interface ResizeFileOptions extends TargetOptions {
   readonly input: string;
@@ -48,7 +48,7 @@ export async function resizeFile(
   const base = await baseOf(location);
   const described = describeSingle(adapter, base?.model);
   const read = filesOfInputs(described, options.signal);
-  const engine = new GraphMatmulEngine({ threads: options.threads });
+  const engine = new GraphMatmulEngine({ threads: options.threads, signal: options.signal });
   try {
     const { output, layers } = await resizeAdapter(adapter, {
       rule,
@@ -60,8 +60,8 @@ export async function resizeFile(
       onProgress: options.onProgress,
       signal: options.signal,
     });
-    const unheld = [...unusableOf([adapter]), ...labelsUnheldBy(options, format, [adapter])];
-    const result = await finish(output, format, unheld, options, async () => {
+    const unsupported = [...unusableOf([adapter]), ...labelsUnsupportedBy(options, format, [adapter])];
+    const result = await finish(output, format, unsupported, options, async () => {
       const recipe = await describeJob(
         'resize',
         out,

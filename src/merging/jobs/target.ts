@@ -2,8 +2,14 @@
 
 import type { Adapter } from '../../adapters/adapter.ts';
 import type { LayerFormat } from '../../adapters/schemes/index.ts';
-import { unheldLabels } from '../../adapters/words.ts';
-import { type OutputAdapter, refuseLoss, type Unheld, unheldBy, writeAdapter } from '../../adapters/write.ts';
+import { unsupportedLabels } from '../../adapters/words.ts';
+import {
+  type OutputAdapter,
+  refuseLoss,
+  type UnsupportedEntry,
+  unsupportedBy,
+  writeAdapter,
+} from '../../adapters/write.ts';
 import * as path from '../../io/platform/paths.ts';
 import { Pace } from '../../pace.ts';
 import type { ExecutionRequest } from '../../runtime/execution-context.ts';
@@ -27,16 +33,16 @@ export interface JobResult {
   readonly layers: number;
   readonly words: readonly string[];
   /** What was left out because `drop` said so. */
-  readonly dropped: readonly Unheld[];
+  readonly dropped: readonly UnsupportedEntry[];
 }
 
 /** Names of words and header entries that the target cannot hold; a header that is not wanted is not missed. */
-export function labelsUnheldBy(
+export function labelsUnsupportedBy(
   { out, noMetadata = false }: TargetOptions,
   format: string,
   adapters: readonly Adapter[],
-): Unheld[] {
-  return unheldLabels(out, format, {
+): UnsupportedEntry[] {
+  return unsupportedLabels(out, format, {
     words: adapters.flatMap(({ words }) => words),
     metadata: noMetadata ? [] : adapters.flatMap(lastingEntries),
   });
@@ -45,12 +51,12 @@ export function labelsUnheldBy(
 export async function finish(
   output: OutputAdapter,
   format: LayerFormat,
-  unusable: readonly Unheld[],
+  unusable: readonly UnsupportedEntry[],
   target: TargetOptions,
   metadata: () => Promise<Record<string, string>>,
 ): Promise<JobResult> {
   const { out, drop = false, noMetadata = false } = target;
-  const dropped = [...unusable, ...unheldBy(format, output)];
+  const dropped = [...unusable, ...unsupportedBy(format, output)];
   refuseLoss(out, dropped, drop);
   const titled = { ...output, title: path.parse(out).name };
   const { mergedFrom, ...bare } = titled;

@@ -10,14 +10,14 @@ interface Plan {
    */
   readonly reorderWeights: boolean;
   /** Let threads wait in a busy loop between operators, which would slow down other work. */
-  readonly spin: boolean;
+  readonly allowSpinning: boolean;
 }
 
 const PLANS: Readonly<Record<GraphUse, Plan>> = {
-  once: { reorderWeights: false, spin: true },
-  'every-step': { reorderWeights: true, spin: true },
-  training: { reorderWeights: false, spin: true },
-  'many-small': { reorderWeights: true, spin: false },
+  once: { reorderWeights: false, allowSpinning: true },
+  'every-step': { reorderWeights: true, allowSpinning: true },
+  training: { reorderWeights: false, allowSpinning: true },
+  'many-small': { reorderWeights: true, allowSpinning: false },
 };
 
 /** Options of `InferenceSession.create` for an encoded graph. */
@@ -26,11 +26,11 @@ export function sessionOptions(
   use: GraphUse,
   { threads }: RunSettings,
 ): InferenceSession.SessionOptions {
-  const { reorderWeights, spin } = PLANS[use];
+  const { reorderWeights, allowSpinning } = PLANS[use];
   const session: Record<string, string | Record<string, string>> = {};
   if (weightFolder !== null) session.model_external_initializers_file_folder_path = weightFolder;
   if (!reorderWeights) session.disable_prepacking = '1';
-  if (!spin) session.intra_op = { allow_spinning: '0' };
+  if (!allowSpinning) session.intra_op = { allow_spinning: '0' };
   return {
     // 'all' reorders convolution weights: 12–19 s of loading for 4 % of speed at full size.
     graphOptimizationLevel: 'extended',

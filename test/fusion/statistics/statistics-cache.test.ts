@@ -20,8 +20,8 @@ import path from 'node:path';
 import { afterAll, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest';
 import { loadConcept } from '../../../src/concepts/concept-file.ts';
 import { EdloraError } from '../../../src/errors.ts';
+import { type FusionConcept, prepareConcept } from '../../../src/fusion/fusion-concept.ts';
 import { type CollectOptions, DEFAULTS } from '../../../src/fusion/options.ts';
-import { type Participant, prepareParticipant } from '../../../src/fusion/participant.ts';
 import type { SpatialState } from '../../../src/fusion/statistics/collect.ts';
 import * as collector from '../../../src/fusion/statistics/collector.ts';
 import { type StageStatistics, statisticsOf } from '../../../src/fusion/statistics/statistics.ts';
@@ -47,13 +47,13 @@ const SCOPES = { text: 'attention', cross: 'none', spatial: 'none' } as const;
 const OPTIONS: CollectOptions = { ...DEFAULTS, steps: 3, runs: 2 };
 
 let base: Checkpoint;
-let maple: Participant;
+let maple: FusionConcept;
 let folder: string;
 let cache: string;
 const folders: string[] = [];
 beforeAll(async () => {
   base = await openCheckpoint(goldenPath(FOLDER, 'base_model'));
-  maple = await prepareParticipant(base, {
+  maple = await prepareConcept(base, {
     concept: await loadConcept(goldenPath(FOLDER, 'concepts', 'maple.pth')),
   });
 });
@@ -112,14 +112,14 @@ const numberIn = ({ statistics }: { statistics: { text: StageStatistics } }): nu
   const term = statistics.text.term(input!);
   return 'packed' in term ? term.packed[0]! : Number.NaN;
 };
-const lookUp = (store: StatisticsStore, participant = maple, options = OPTIONS) =>
-  store.concept(participant, SCOPES, options);
+const lookUp = (store: StatisticsStore, concept = maple, options = OPTIONS) =>
+  store.concept(concept, SCOPES, options);
 
 describe('every part of the recipe', () => {
-  const strengths = (more: object) => prepareParticipant(base, { concept: maple.concept, ...more });
+  const strengths = (more: object) => prepareConcept(base, { concept: maple.concept, ...more });
   const withBase = (change: (own: Checkpoint) => Checkpoint) => ({ own: change(base) });
   interface Changed {
-    participant?: Participant;
+    concept?: FusionConcept;
     options?: CollectOptions;
     own?: Checkpoint;
   }
@@ -133,21 +133,21 @@ describe('every part of the recipe', () => {
     ['templates', () => ({ options: { ...OPTIONS, promptTemplates: ['a {}'] } })],
     ['order of templates', () => ({ options: { ...OPTIONS, promptTemplates: ['{}', 'photo of a {}'] } })],
     ['size', () => ({ options: { ...OPTIONS, size: { width: 128, height: 64 } } })],
-    ['UNet strength', async () => ({ participant: await strengths({ unetStrength: 0.5 }) })],
-    ['text strength', async () => ({ participant: await strengths({ textEncoderStrength: 0.5 }) })],
-    ['name', async () => ({ participant: await strengths({ name: '<maple2> <maple1>' }) })],
+    ['UNet strength', async () => ({ concept: await strengths({ unetStrength: 0.5 }) })],
+    ['text strength', async () => ({ concept: await strengths({ textEncoderStrength: 0.5 }) })],
+    ['name', async () => ({ concept: await strengths({ name: '<maple2> <maple1>' }) })],
     [
       'scale of a layer',
       () => {
         const [key, layer] = [...maple.concept.layers][0]!;
         const layers = new Map(maple.concept.layers).set(key, { ...layer, scale: 0.5 });
-        return { participant: { ...maple, concept: { ...maple.concept, layers } } };
+        return { concept: { ...maple, concept: { ...maple.concept, layers } } };
       },
     ],
     [
       'words',
       () => ({
-        participant: {
+        concept: {
           ...maple,
           concept: {
             ...maple.concept,
@@ -204,7 +204,7 @@ describe('every part of the recipe', () => {
           const storage = { ...layer.up.storage, range: { file, offset: 0, length: 0 } };
           return [key, { ...layer, up: { ...layer.up, storage } }] as const;
         });
-        return { participant: { ...maple, concept: { ...concept, layers: new Map(moved) } } };
+        return { concept: { ...maple, concept: { ...concept, layers: new Map(moved) } } };
       },
     ],
     [
@@ -231,20 +231,20 @@ describe('every part of the recipe', () => {
   ];
 
   it.each(others)('%s changes the name, and a file copied there is not used', async (_, change) => {
-    const { participant = maple, options = OPTIONS, own = base } = await change();
+    const { concept = maple, options = OPTIONS, own = base } = await change();
     const wanted = await lookUp(storeIn(cache));
     const notes: string[] = [];
     const other = new StatisticsStore(own, cache, undefined, { onNote: (text) => notes.push(text) });
-    const name = statisticsFileName(await other.recipeOf(participant, SCOPES, options));
+    const name = statisticsFileName(await other.recipeOf(concept, SCOPES, options));
     expect(name).not.toBe(path.basename(wanted.file!));
     copyFileSync(wanted.file!, path.join(cache, name));
-    const found = await other.concept(participant, SCOPES, options);
+    const found = await other.concept(concept, SCOPES, options);
     expect(found).toMatchObject({ fresh: true, file: path.join(cache, name) });
     expect(notes).toEqual([
       `${path.join(cache, name)}: cannot be used (collected in another way than its name says); set aside as ${name}.damaged, collected again`,
     ]);
     expect(existsSync(path.join(cache, `${name}.damaged`))).toBe(true);
-    expect((await other.concept(participant, SCOPES, options)).fresh).toBe(false);
+    expect((await other.concept(concept, SCOPES, options)).fresh).toBe(false);
   });
 
   it('counts for the base too', async () => {

@@ -16,8 +16,8 @@ import { loadConcept } from '../../../src/concepts/concept-file.ts';
 import { MismatchError } from '../../../src/errors.ts';
 import { fuse } from '../../../src/fusion/fuse.ts';
 import type { Fusion } from '../../../src/fusion/fusion.ts';
+import { prepareConcept } from '../../../src/fusion/fusion-concept.ts';
 import { DEFAULTS, type FusionOptions } from '../../../src/fusion/options.ts';
-import { prepareParticipant } from '../../../src/fusion/participant.ts';
 import type { FusionProgress } from '../../../src/fusion/report/report.ts';
 import type { CollectedUnit } from '../../../src/fusion/statistics/collector.ts';
 import { openStatistics, writeStatistics } from '../../../src/fusion/statistics/statistics-file.ts';
@@ -55,20 +55,19 @@ afterAll(() => {
 });
 beforeEach(() => folders.push(folder));
 
-const participant = async (name: string) =>
-  await prepareParticipant(base, { concept: await loadConcept(path.join(folder, `${name}.pth`)) });
+const concept = async (name: string) =>
+  await prepareConcept(base, { concept: await loadConcept(path.join(folder, `${name}.pth`)) });
 
 async function fuseStored(
   names: readonly string[],
   options: Partial<FusionOptions> = {},
 ): Promise<{ fusion: Fusion; seen: FusionProgress[] }> {
-  const participants = [];
-  for (const name of names)
-    participants.push({ concept: await loadConcept(path.join(folder, `${name}.pth`)) });
+  const concepts = [];
+  for (const name of names) concepts.push({ concept: await loadConcept(path.join(folder, `${name}.pth`)) });
   const seen: FusionProgress[] = [];
   const fusion = await fuse({
     base,
-    participants,
+    concepts,
     options: { ...OPTIONS, runs: 1, ...options },
     preserveCaptions: CAPTIONS,
     cacheFolder: path.join(folder, 'cache'),
@@ -81,8 +80,8 @@ describe('statistics in files', () => {
   it('read back as they were collected', async () => {
     const store = new StatisticsStore(base, path.join(folder, 'cache'));
     const memory = new StatisticsStore(base, null);
-    const stored = await store.concept(await participant('maple'), SCOPES, OPTIONS);
-    const kept = await memory.concept(await participant('maple'), SCOPES, OPTIONS);
+    const stored = await store.concept(await concept('maple'), SCOPES, OPTIONS);
+    const kept = await memory.concept(await concept('maple'), SCOPES, OPTIONS);
     for (const stage of ['text', 'cross', 'spatial'] as const) {
       expect([...stored.statistics[stage].inputOf]).toEqual([...kept.statistics[stage].inputOf]);
       expect(stored.statistics[stage].rows.size).toBeGreaterThan(0);
@@ -120,11 +119,10 @@ describe('statistics in files', () => {
   it('are collected anew for other strengths, steps or prompts', async () => {
     const cache = path.join(folder, 'cache');
     const store = new StatisticsStore(base, cache);
-    const maple = await participant('maple');
-    const concept = maple.concept;
+    const maple = await concept('maple');
     await store.concept(maple, SCOPES, OPTIONS);
     for (const [other, options] of [
-      [await prepareParticipant(base, { concept, unetStrength: 0.5 }), OPTIONS],
+      [await prepareConcept(base, { concept: maple.concept, unetStrength: 0.5 }), OPTIONS],
       [maple, { ...OPTIONS, steps: 2 }],
       [maple, { ...OPTIONS, promptTemplates: ['{}'] }],
     ] as const) {
@@ -135,7 +133,7 @@ describe('statistics in files', () => {
   });
 
   it('say everything that their numbers depend on: each option, and the schedule of the base', async () => {
-    const maple = await participant('maple');
+    const maple = await concept('maple');
     const of = async (options: FusionOptions, model = base): Promise<string> =>
       JSON.stringify(await new StatisticsStore(model, folder).recipeOf(maple, SCOPES, options));
     const guided: FusionOptions = { ...OPTIONS, guidanceScale: 3, contrast: 2 };
@@ -171,7 +169,7 @@ describe('statistics in files', () => {
 
   it('of another contrast or schedule are not used', async () => {
     const cache = path.join(folder, 'cache');
-    const maple = await participant('maple');
+    const maple = await concept('maple');
     const scopes = { text: 'none', cross: 'none', spatial: 'attention' } as const;
     const options: FusionOptions = { ...OPTIONS, steps: 1, runs: 1, guidanceScale: 3, contrast: 2 };
     const store = new StatisticsStore(base, cache);
@@ -187,7 +185,7 @@ describe('statistics in files', () => {
 
   it('that cover more layers serve as well', async () => {
     const store = new StatisticsStore(base, path.join(folder, 'cache'));
-    const maple = await participant('maple');
+    const maple = await concept('maple');
     await store.concept(maple, { ...SCOPES, spatial: 'linear' }, OPTIONS);
     expect((await store.concept(maple, { ...SCOPES, text: 'none' }, OPTIONS)).fresh).toBe(false);
     expect((await store.concept(maple, { ...SCOPES, text: 'linear' }, OPTIONS)).fresh).toBe(true);
@@ -196,7 +194,7 @@ describe('statistics in files', () => {
 
 describe('a collection that is cut short', () => {
   it.each([1, 2, 4])('after step %i goes on to the same bytes', async (stopAfter) => {
-    const maple = await participant('maple');
+    const maple = await concept('maple');
     const [whole, resumed] = ['whole', 'resumed'].map((name) =>
       path.join(folder, `${name}.stats.safetensors`),
     );
@@ -216,7 +214,7 @@ describe('a collection that is cut short', () => {
   });
 
   it('keeps all steps that were done when a signal comes in the middle of the next', async () => {
-    const maple = await participant('maple');
+    const maple = await concept('maple');
     const file = path.join(folder, 'middle.safetensors');
     const controller = new AbortController();
     const runtime = defaultRuntime();
@@ -255,7 +253,7 @@ describe('a collection that is cut short', () => {
   });
 
   it('begins anew where the leftover is of other options', async () => {
-    const maple = await participant('maple');
+    const maple = await concept('maple');
     const file = path.join(folder, 'maple.stats.safetensors');
     const controller = new AbortController();
     const execution = executionContext({ signal: controller.signal }, ({ stage }: CollectedUnit) => {
@@ -270,17 +268,13 @@ describe('a collection that is cut short', () => {
 
 describe('a file beside the concept', () => {
   const beside = async (options: FusionOptions = OPTIONS): Promise<string> => {
-    const maple = await participant('maple');
+    const maple = await concept('maple');
     const file = statisticsBeside(maple.concept);
     await new StatisticsStore(base, null).collectInto(file, maple, SCOPES, options);
     return file;
   };
   const find = async () =>
-    new StatisticsStore(base, path.join(folder, 'cache')).concept(
-      await participant('maple'),
-      SCOPES,
-      OPTIONS,
-    );
+    new StatisticsStore(base, path.join(folder, 'cache')).concept(await concept('maple'), SCOPES, OPTIONS);
 
   it('serves', async () => {
     const file = await beside();

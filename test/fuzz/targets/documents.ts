@@ -6,7 +6,7 @@ import { type EvaluationReport, readEvaluationReport } from '../../../src/evalua
 import { evaluationPage } from '../../../src/evaluation/report-page.ts';
 import { DEFAULTS } from '../../../src/fusion/options.ts';
 import { planFusion } from '../../../src/fusion/plan.ts';
-import { readFusionRecipe, recipeParticipants } from '../../../src/fusion/repeat.ts';
+import { readFusionRecipe, recipeConcepts } from '../../../src/fusion/repeat.ts';
 import { openSceneModel, type SceneModel } from '../../../src/sampling/model-source.ts';
 import { normalScene } from '../../../src/sampling/scene.ts';
 import { readSceneFile } from '../../../src/sampling/scene-file.ts';
@@ -61,10 +61,10 @@ const recipe: Target = {
   run: async ({ folder, random }) => {
     const read = await readFusionRecipe(folder);
     if (random.chance(0.9)) return;
-    const participants = await recipeParticipants(read, () => fixturePath(SMILEY));
+    const concepts = await recipeConcepts(read, () => fixturePath(SMILEY));
     await planFusion({
       base: await miniature(),
-      participants,
+      concepts,
       options: read.options,
       preserveCaptions: read.captions,
     });

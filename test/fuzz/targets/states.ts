@@ -4,7 +4,7 @@ import { memoryTensor } from '../../../src/formats/raw-tensor.ts';
 import { sealOf } from '../../../src/formats/seal.ts';
 import { GramSums } from '../../../src/fusion/statistics/statistics.ts';
 import { openPartial, openStatistics } from '../../../src/fusion/statistics/statistics-file.ts';
-import { RECIPE_VERSION, type StatisticsRecipe } from '../../../src/fusion/statistics/statistics-recipe.ts';
+import { RECIPE_VERSION, type StatisticsKey } from '../../../src/fusion/statistics/statistics-recipe.ts';
 import { adamwState } from '../../../src/optim/adamw.ts';
 import { TRAINING_METHODS } from '../../../src/training/methods/index.ts';
 import { resolveSettings } from '../../../src/training/methods/method.ts';
@@ -15,7 +15,7 @@ import type { Random } from '../random.ts';
 import { attempt, type SeedFile, type Target } from '../target.ts';
 import { plain, safetensors, values } from './seeds.ts';
 
-const RECIPE: StatisticsRecipe = {
+const RECIPE: StatisticsKey = {
   version: RECIPE_VERSION,
   base: ['a'.repeat(64), 'b'.repeat(64)],
   networks: 'e'.repeat(64),

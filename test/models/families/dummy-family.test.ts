@@ -84,9 +84,9 @@ describe('a family that only the test knows', () => {
 
   it('fuses concepts, and writes a model of the family', async () => {
     const files = [await writeConcept('one', 11), await writeConcept('two', 12)];
-    const participants = await Promise.all(files.map(async (file) => ({ concept: await loadConcept(file) })));
+    const concepts = await Promise.all(files.map(async (file) => ({ concept: await loadConcept(file) })));
     const options = { steps: 2, runs: 1, promptTemplates: ['a {}'] };
-    const fusion = await fuse({ base, participants, options, preserveCaptions: ['a circle'] });
+    const fusion = await fuse({ base, concepts, options, preserveCaptions: ['a circle'] });
     const trained = base.parts.layers.linear().filter(({ role }) => /attention|context/.test(role));
     expect(new Set(fusion.layers.keys())).toEqual(new Set(trained.map(({ id }) => id)));
     const deltas = new Map([...fusion.layers].map(([id, { delta }]) => [id, delta]));

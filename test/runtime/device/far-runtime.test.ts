@@ -1,7 +1,7 @@
 /** docs/architecture.md, "Adding a device": one class, and everything runs on it that the library runs. */
 import path from 'node:path';
 import { afterEach, describe, expect, it, vi } from 'vitest';
-import { prepareParticipant } from '../../../src/fusion/participant.ts';
+import { prepareConcept } from '../../../src/fusion/fusion-concept.ts';
 import {
   defaultBase,
   fuse,
@@ -20,7 +20,7 @@ afterEach(() => vi.restoreAllMocks());
 describe('another device', () => {
   it('draws the picture that the default one draws, of a concept, and nothing of it stays', async () => {
     const base = await openCheckpoint(defaultBase());
-    const { deltas } = await prepareParticipant(base, { concept: await loadConcept(smiley) });
+    const { deltas } = await prepareConcept(base, { concept: await loadConcept(smiley) });
     const draw = async (runtime?: FarRuntime) => {
       const pipeline = await Pipeline.create(base, { deltas, runtime });
       const [picture] = await pipeline.sample({ prompt: 'a circle', steps: 1, width: 16, height: 16 });
@@ -40,7 +40,7 @@ describe('another device', () => {
 
   it('fuses and trains; what is multiplied in float64 stays on the CPU', async () => {
     const base = await openCheckpoint(defaultBase());
-    const participants = [{ concept: await loadConcept(smiley) }];
+    const concepts = [{ concept: await loadConcept(smiley) }];
     const load = vi.spyOn(OnnxRuntime.prototype, 'load');
     const runtime = new FarRuntime();
     const options = {
@@ -49,7 +49,7 @@ describe('another device', () => {
       guidanceScale: 1,
       preserve: { text: 0, cross: 0, spatial: 0 },
     };
-    const fusion = await fuse({ base, participants, options, runtime });
+    const fusion = await fuse({ base, concepts, options, runtime });
     expect(fusion.layers.size).toBeGreaterThan(0);
     expect(new Set(runtime.runs)).toEqual(new Set(['once', 'every-step']));
     for (const [graph] of load.mock.calls) {

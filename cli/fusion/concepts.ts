@@ -3,8 +3,8 @@ import path from 'node:path';
 import {
   type Concept,
   type ConceptSpec,
+  type FusionConceptInput,
   loadConcept,
-  type ParticipantInput,
   readManifest,
   renameTokens,
   UsageError,
@@ -19,7 +19,7 @@ type Args = Readonly<Record<string, unknown>>;
  * @throws {UsageError} if there are none, or if strengths, names or renamed words do not go with them
  * @throws {FormatError | MismatchError} as `loadConcept`
  */
-export async function readParticipants(args: Args, optional = false): Promise<ParticipantInput[]> {
+export async function readConcepts(args: Args, optional = false): Promise<FusionConceptInput[]> {
   const specs = await readSpecs(args, optional);
   const renames = pairs('rename', texts(args, 'rename'));
   const opened: Opened[] = [];

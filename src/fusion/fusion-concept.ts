@@ -6,7 +6,7 @@ import { conceptDeltas } from '../concepts/fit.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
 import type { ModelDeltas } from '../models/lora.ts';
 
-export interface ParticipantInput {
+export interface FusionConceptInput {
   readonly concept: Concept;
   /** Multiplies the UNet's deltas; default 1. 0 leaves the concept's words in, but nothing of its weights. */
   readonly unetStrength?: number;
@@ -19,7 +19,7 @@ export interface ParticipantInput {
   readonly name?: string | null;
 }
 
-export interface Participant {
+export interface FusionConcept {
   readonly concept: Concept;
   /** What prompts call it. */
   readonly name: string;
@@ -35,7 +35,7 @@ export interface Participant {
  * @throws {FormatError} if a number is not finite
  * @throws {UsageError} if a strength is not a finite number
  */
-export async function prepareParticipant(base: Checkpoint, input: ParticipantInput): Promise<Participant> {
+export async function prepareConcept(base: Checkpoint, input: FusionConceptInput): Promise<FusionConcept> {
   const { concept, unetStrength = 1, textEncoderStrength = 1 } = input;
   const deltas = await conceptDeltas(base, concept, {
     unetStrength,
