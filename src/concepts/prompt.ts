@@ -10,7 +10,7 @@ import { excerpt } from '../formats/excerpt.ts';
 import { readFloat32 } from '../formats/raw-tensor.ts';
 import { endOfWord } from '../models/clip/bpe.ts';
 import type { ClipTokenizer } from '../models/clip/tokenizer.ts';
-import { WordMatcher } from '../models/clip/word-matcher.ts';
+import { PROMPT_WORDS, WordMatcher } from '../models/clip/word-matcher.ts';
 import { usualContextCount } from '../models/families/known-layers.ts';
 import type { Concept, ConceptToken } from './concept.ts';
 
@@ -206,7 +206,7 @@ function firstFreeNumber(tokenizer: ClipTokenizer): number {
 /** Replaces all words in one pass, the longest first, so that no replacement is replaced again. */
 function wordReplacer(tokens: readonly BoundToken[]): (prompt: string, layer: number) => string {
   const byWord = new Map(tokens.map((token) => [token.word.toLowerCase(), token]));
-  const matcher = new WordMatcher(byWord.keys(), (char) => char.toLowerCase());
+  const matcher = new WordMatcher(byWord.keys(), PROMPT_WORDS);
   return (prompt, layer) => matcher.replace(prompt, (word) => byWord.get(word)!.names[layer]!);
 }
 

@@ -14,7 +14,7 @@ import { FormatError, UsageError } from '../errors.ts';
 import { infoOf } from '../io/file-info.ts';
 import { placeOfRecord } from '../io/recorded-path.ts';
 import { type Checkpoint, openCheckpoint } from '../models/checkpoint.ts';
-import { WordMatcher } from '../models/clip/word-matcher.ts';
+import { PROMPT_WORDS, WordMatcher } from '../models/clip/word-matcher.ts';
 import { readConfig } from '../models/config-file.ts';
 import { type ModelDeltas, sumDeltas } from '../models/lora.ts';
 import { defaultBase } from '../package-root.ts';
@@ -182,8 +182,12 @@ function expanding(
   vocabulary: BoundVocabulary,
   expansions: ReadonlyMap<string, readonly string[]>,
 ): BoundVocabulary {
-  const byWord = new Map([...expansions].map(([word, words]) => [word.toLowerCase(), words.join(' ')]));
-  const matcher = new WordMatcher(byWord.keys(), (char) => char.toLowerCase());
+  // Words that stand for themselves too, so that none of the others is found inside of them.
+  const byWord = new Map([
+    ...vocabulary.tokens.map(({ word }) => [word.toLowerCase(), word] as const),
+    ...[...expansions].map(([word, words]) => [word.toLowerCase(), words.join(' ')] as const),
+  ]);
+  const matcher = new WordMatcher(byWord.keys(), PROMPT_WORDS);
   const expand = (prompt: string): string => matcher.replace(prompt, (word) => byWord.get(word)!);
   return { ...vocabulary, layerPrompts: (prompt) => vocabulary.layerPrompts(expand(prompt)) };
 }

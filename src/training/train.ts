@@ -14,6 +14,7 @@ import { safeParse } from '../formats/safe-parse.ts';
 import { makeFolder } from '../io/replace-file.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
 import { TOKEN_TABLE } from '../models/clip/text-encoder.ts';
+import { PROMPT_WORDS, WordMatcher } from '../models/clip/word-matcher.ts';
 import { vaeFactor } from '../models/vae/config.ts';
 import { type AdamWState, adamwState, adamwStep } from '../optim/adamw.ts';
 import { learningRate } from '../optim/learning-rate.ts';
@@ -393,10 +394,10 @@ function checkCaptions(
   words: readonly string[],
 ): void {
   if (words.length === 0) return;
-  const without = pictures.filter(({ caption }) => {
-    const text = withWords(caption, words).toLowerCase();
-    return settings.templates === 'none' && !words.some((word) => text.includes(word.toLowerCase()));
-  });
+  const matcher = new WordMatcher(words, PROMPT_WORDS);
+  const without = pictures.filter(
+    ({ caption }) => settings.templates === 'none' && matcher.find(withWords(caption, words)).length === 0,
+  );
   if (without.length === pictures.length) {
     throw new UsageError(
       `${settings.data}: no caption has ${words.join(' ')} or <TOK> (the first is "${pictures[0]!.caption}"); write <TOK> where the words belong`,

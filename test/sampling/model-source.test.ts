@@ -124,6 +124,17 @@ describe('what a scene draws with', () => {
     await expect(open({ base: model, embeddings: [lora] })).rejects.toThrow(/is it a LoRA/);
   });
 
+  it('tells words that begin alike apart, whichever has several vectors', async () => {
+    const files = [['foo2', 6] as const, ['foo20', 1] as const].map(async ([word, count]) => {
+      const file = path.join(folder, `${word}.safetensors`);
+      await writeSafetensors(file, [float32Tensor('emb_params', [count, 32], rows(count))]);
+      return file;
+    });
+    const { vocabulary } = await open({ base: model, embeddings: await Promise.all(files) });
+    const count = (prompt: string) => vocabulary.layerPrompts(prompt)[0]!.match(/<new\d+>/g)?.length ?? 0;
+    expect(['foo2', 'foo20', 'foo20, foo2', 'foo200'].map(count)).toEqual([6, 1, 7, 0]);
+  });
+
   it('refuses folders that hold no fusion', async () => {
     const empty = path.join(folder, 'empty');
     mkdirSync(empty);

@@ -1,5 +1,5 @@
 /**
- * Known words in text: leftmost, and there the longest. A tree of characters rather than a regular expression of
+ * Known words in text: leftmost, and there the longest; on demand whole words alone. A tree of characters rather than a regular expression of
  * alternatives, whose size and time grow with the number of words.
  */
 
@@ -17,16 +17,28 @@ export interface FoundWord {
   readonly word: string;
 }
 
+export interface MatchRules {
+  /** Of each character of words and texts before they are compared, e.g. to lower case. Default: as it is. */
+  readonly fold?: (char: string) => string;
+  /** Whether a letter or digit at a word's edge must be the end of a run of them: `foo2` is not in `foo20`. Default false. */
+  readonly whole?: boolean;
+}
+
+/** How prompts call words: in any case, and as whole words. */
+export const PROMPT_WORDS: MatchRules = { fold: (char) => char.toLowerCase(), whole: true };
+
+/** Letters of any script, marks on them, digits, and the underscore that numbers a word's tokens. */
+const inRun = /[\p{L}\p{M}\p{N}_]/u;
+
 export class WordMatcher {
   readonly #root: Branch = { next: new Map(), word: null };
   readonly #fold: (char: string) => string;
+  readonly #whole: boolean;
 
-  /**
-   * @param words none empty
-   * @param fold  of each character of words and texts before they are compared, e.g. to lower case. Default: as it is.
-   */
-  constructor(words: Iterable<string>, fold: (char: string) => string = (char) => char) {
+  /** @param words none empty */
+  constructor(words: Iterable<string>, { fold = (char) => char, whole = false }: MatchRules = {}) {
     this.#fold = fold;
+    this.#whole = whole;
     for (const word of words) {
       let branch = this.#root;
       for (const char of word) {
@@ -67,6 +79,7 @@ export class WordMatcher {
 
   #longestAt(text: string, start: number): FoundWord | null {
     let longest: FoundWord | null = null;
+    if (this.#whole && isJoined(text, start)) return null;
     let branch = this.#root;
     for (let end = start; end < text.length; ) {
       const length = charLength(text, end);
@@ -74,10 +87,23 @@ export class WordMatcher {
       if (next === undefined) break;
       branch = next;
       end += length;
-      if (branch.word !== null) longest = { start, end, word: branch.word };
+      if (branch.word !== null && !(this.#whole && isJoined(text, end))) {
+        longest = { start, end, word: branch.word };
+      }
     }
     return longest;
   }
+}
+
+/** Whether the characters on both sides of a place are of one run of letters and digits. */
+function isJoined(text: string, place: number): boolean {
+  if (place === 0 || place === text.length) return false;
+  const low = text.charCodeAt(place - 1);
+  const start = low >= 0xdc00 && low <= 0xdfff && place > 1 ? place - 2 : place - 1;
+  return (
+    inRun.test(String.fromCodePoint(text.codePointAt(start)!)) &&
+    inRun.test(String.fromCodePoint(text.codePointAt(place)!))
+  );
 }
 
 /** Code units of the character at an index. */
