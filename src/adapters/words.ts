@@ -11,7 +11,7 @@ import type { AdapterWord } from './adapter.ts';
 import { refuseUnreadable } from './read-back.ts';
 import { tokenOrderKey } from './schemes/ed-lora.ts';
 import { edLoraEmbeddingKey } from './schemes/ed-lora-names.ts';
-import { XTI_KEYS } from './schemes/textual-inversion.ts';
+import { layerWiseHeader, XTI_KEYS } from './schemes/textual-inversion.ts';
 import { unwrittenFile } from './unwritten-file.ts';
 import { isTorchName, layerWiseWords } from './word-forms.ts';
 import type { UnsupportedEntry } from './write.ts';
@@ -53,18 +53,25 @@ function isWordForm(format: string): boolean {
 }
 
 /** Which words a form cannot hold. */
-export function wordsUnsupportedBy(format: WordFormat, words: readonly AdapterWord[]): UnsupportedEntry[] {
+export function wordsUnsupportedBy(
+  file: string,
+  format: WordFormat,
+  words: readonly AdapterWord[],
+): UnsupportedEntry[] {
   return words.flatMap((entry) => {
-    const reason = refusedBy(format, entry);
+    const reason = refusedBy(file, format, entry);
     return reason === null ? [] : [{ name: entry.word, reason }];
   });
 }
 
-function refusedBy(format: WordFormat, { rows, encoder }: AdapterWord): string | null {
+function refusedBy(file: string, format: WordFormat, { rows, encoder }: AdapterWord): string | null {
   if (encoder === 'text_encoder_2' && format !== 'sdxl-embedding')
     return 'a vector of the second text encoder';
-  return rows === 'layers' && format !== 'xti' && format !== 'ed-lora' && format !== 'diffusers-embedding'
-    ? 'one vector per cross-attention layer; the form holds one per token'
+  if (rows === 'tokens' || format === 'xti' || format === 'ed-lora') return null;
+  if (format !== 'diffusers-embedding')
+    return 'one vector per cross-attention layer; the form holds one per token';
+  return isTorchName(file)
+    ? "one vector per cross-attention layer; PyTorch's files have no header that says so: write .safetensors"
     : null;
 }
 
@@ -81,7 +88,7 @@ export async function writeWords(
   metadata: Readonly<Record<string, string>> = {},
   pace: Pace = new Pace(),
 ): Promise<void> {
-  const words = given.filter((entry) => refusedBy(format, entry) === null);
+  const words = given.filter((entry) => refusedBy(file, format, entry) === null);
   if (words.length === 0) throw new UsageError(`${file}: no word is left to write`);
   const torch = isTorchName(file);
   /** @param held the words as their reader will find them */
@@ -113,6 +120,7 @@ export async function writeWords(
       return write(
         words,
         words.map(({ word, embedding }) => renamed(embedding, word)),
+        layerWiseHeader(words),
       );
     case 'kohya-embedding': {
       const { word, embedding } = single();

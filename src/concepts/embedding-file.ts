@@ -1,6 +1,6 @@
 /** Files that hold nothing but embeddings (textual inversion, XTI, those of a fusion) as words of a base. */
 
-import { readTextualInversion } from '../adapters/schemes/textual-inversion.ts';
+import { readTextualInversion, wordOfFile } from '../adapters/schemes/textual-inversion.ts';
 import { FormatError, MismatchError } from '../errors.ts';
 import { openTensorFile } from '../formats/open-tensor-file.ts';
 import { float32Tensor, readFloat32 } from '../formats/raw-tensor.ts';
@@ -10,13 +10,21 @@ import type { Concept, ConceptToken } from './concept.ts';
 export interface EmbeddingFile {
   /** The words as a concept without layers. */
   readonly concept: Concept;
-  /** Words that stand for several vectors: the word, and all tokens that it is written as in a prompt. */
+  /**
+   * What is written out in prompts: words that stand for several vectors with all their tokens, and the file's name, by
+   * which web interfaces call its only word.
+   */
   readonly expansions: ReadonlyMap<string, readonly string[]>;
+}
+
+export interface LoadEmbeddingsOptions {
+  /** Whether a fusion wrote it: its words have one vector per layer, even where its header does not say so. Default false. */
+  readonly ofFusion?: boolean;
 }
 
 /**
  * Open an embedding file. A word with one vector per cross-attention layer keeps them, one vector serves all layers,
- * and a word of several vectors becomes as many tokens: `<word>`, `<word>_1`, …
+ * and a word of several vectors becomes as many tokens: `<word>`, `<word>_1`, … The file's name calls its only word too.
  * @param layerCount L
  * @param width      D of the base
  * @throws {FormatError} if the file is damaged or of an unknown layout
@@ -26,6 +34,7 @@ export async function loadEmbeddings(
   file: string,
   layerCount: number,
   width: number,
+  { ofFusion = false }: LoadEmbeddingsOptions = {},
 ): Promise<EmbeddingFile> {
   const opened = await openTensorFile(file);
   const { path, metadata } = opened;
@@ -47,7 +56,13 @@ export async function loadEmbeddings(
         `${path}: embedding of ${word}: expected width ${width}, got ${columns}; trained on ${made}?`,
       );
     }
-    if (count === 1 || (rows === 'layers' && count === layerCount)) {
+    const perLayer = rows === 'layers' || (ofFusion && count === layerCount);
+    if (perLayer && count !== 1 && count !== layerCount) {
+      throw new MismatchError(
+        `${path}: embedding of ${word}: expected one vector for each of ${layerCount} cross-attention layers, got ${count}`,
+      );
+    }
+    if (count === 1 || perLayer) {
       tokens.push({ word, embedding });
       continue;
     }
@@ -58,6 +73,10 @@ export async function loadEmbeddings(
       tokens.push({ word: name, embedding: float32Tensor(name, [1, columns], own) });
     });
     expansions.set(word, names);
+  }
+  const alias = wordOfFile(path);
+  if (!ofFusion && words.length === 1 && alias.toLowerCase() !== words[0]!.word.toLowerCase()) {
+    expansions.set(alias, expansions.get(words[0]!.word) ?? [words[0]!.word]);
   }
   return { concept: { path, format: 'ed-lora', tokens, layers: new Map(), metadata }, expansions };
 }

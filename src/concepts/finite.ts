@@ -9,7 +9,10 @@ import type { Concept } from './concept.ts';
  * @param pace between the tensors
  * @throws {FormatError} naming the first such tensor and how many there are
  */
-export async function checkFinite(concept: Concept, pace: Pace = new Pace()): Promise<void> {
+export async function checkFinite(
+  concept: Pick<Concept, 'path' | 'tokens' | 'layers'>,
+  pace: Pace = new Pace(),
+): Promise<void> {
   const bad: string[] = [];
   const check = async (name: string, tensor: RawTensor): Promise<void> => {
     if (!holdsFinite(readFloat32(tensor))) bad.push(name);

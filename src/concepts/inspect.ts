@@ -3,9 +3,11 @@
  * runs nothing.
  */
 
+import type { AdapterWord } from '../adapters/adapter.ts';
 import { adapterConfigName } from '../adapters/schemes/peft.ts';
+import { readTextualInversion } from '../adapters/schemes/textual-inversion.ts';
 import { FormatError, MismatchError } from '../errors.ts';
-import { type DType, isFloatDType } from '../formats/dtype.ts';
+import type { DType } from '../formats/dtype.ts';
 import { hashFiles } from '../formats/file-hash.ts';
 import { openShardedOrSingle, openTensorFile } from '../formats/open-tensor-file.ts';
 import { elementCount, type RawTensor, verifyStorages } from '../formats/raw-tensor.ts';
@@ -13,13 +15,11 @@ import type { TensorFile } from '../formats/tensor-file.ts';
 import { exists, infoOf } from '../io/file-info.ts';
 import { readdirSync, statSync } from '../io/platform/disk.ts';
 import * as path from '../io/platform/paths.ts';
-import { usualContextCount } from '../models/families/known-layers.ts';
 import { familyOf } from '../models/families/recognise.ts';
 import { Pace } from '../pace.ts';
 import type { SubjectProgress } from '../progress.ts';
 import type { Component, Concept } from './concept.ts';
 import { loadConcept } from './concept-file.ts';
-import { loadEmbeddings } from './embedding-file.ts';
 import { checkFinite } from './finite.ts';
 
 export type InspectionKind =
@@ -283,7 +283,7 @@ async function conceptContent(concept: Concept, pace: Pace): Promise<Content> {
 }
 
 /** Numbers that are not finite, if any. */
-async function notesOf(concept: Concept, pace: Pace): Promise<string[]> {
+async function notesOf(concept: Pick<Concept, 'path' | 'tokens' | 'layers'>, pace: Pace): Promise<string[]> {
   try {
     await checkFinite(concept, pace);
     return [];
@@ -297,26 +297,23 @@ function wordsOf({ tokens }: Concept): Content['tokens'] {
   return tokens.map(({ word, embedding }) => ({ word, shape: embedding.shape }));
 }
 
-/** Narrower tensors are taken for anything else than embeddings of words. */
-const MIN_WIDTH = 16;
-
-/** Embeddings, if every tensor could be one and a known layout reads them; else null. */
+/** Embeddings of words, if the file holds those and nothing else; else null. */
 async function embeddingContent(file: TensorFile, pace: Pace): Promise<Content | null> {
-  const tensors = [...file.tensors.values()].filter(({ dtype }) => isFloatDType(dtype));
-  const width = tensors[0]?.shape.at(-1) ?? 0;
-  const plausible =
-    width >= MIN_WIDTH &&
-    tensors.every(({ name, shape }) => name !== '' && shape.length <= 2 && shape.at(-1) === width);
-  if (!plausible) return null;
-  const kind = { kind: 'embeddings', description: 'embeddings of words (textual inversion)' } as const;
+  let words: readonly AdapterWord[] | null = null;
   try {
-    const { concept } = await loadEmbeddings(file.path, usualContextCount(), width);
-    return { ...nothing, ...kind, tokens: wordsOf(concept), notes: await notesOf(concept, pace) };
+    words = readTextualInversion(file);
   } catch (error) {
-    if (error instanceof MismatchError) return { ...nothing, ...kind, notes: [error.message] };
-    if (error instanceof FormatError) return null;
-    throw error;
+    if (!(error instanceof FormatError)) throw error;
   }
+  if (words === null || words.length === 0) return null;
+  const second = words.some(({ encoder }) => encoder === 'text_encoder_2');
+  return {
+    ...nothing,
+    kind: 'embeddings',
+    description: `embeddings of words (textual inversion${second ? ', of two text encoders' : ''})`,
+    tokens: words.map(({ word, embedding }) => ({ word, shape: embedding.shape })),
+    notes: await notesOf({ path: file.path, tokens: words, layers: new Map() }, pace),
+  };
 }
 
 function countNumbers(tensors: readonly RawTensor[]): number {

@@ -3,6 +3,7 @@
  * names, the file means ΔW = up · down: alpha equals the rank wherever one is stored.
  */
 
+import type { AdapterWord } from '../adapters/adapter.ts';
 import { modelspecMetadata, networkMetadata, sshsHashesOf } from '../adapters/metadata.ts';
 import { readAdapter } from '../adapters/read.ts';
 import { diffusersLoraKey } from '../adapters/schemes/diffusers-names.ts';
@@ -11,7 +12,7 @@ import { edLoraEmbeddingKey, edLoraKey } from '../adapters/schemes/ed-lora-names
 import { kohyaKey, kohyaNames } from '../adapters/schemes/kohya-names.ts';
 import { adapterConfig, adapterConfigName } from '../adapters/schemes/peft.ts';
 import { peftKey } from '../adapters/schemes/peft-names.ts';
-import { readTextualInversion } from '../adapters/schemes/textual-inversion.ts';
+import { layerWiseHeader, readTextualInversion } from '../adapters/schemes/textual-inversion.ts';
 import { differenceOf, readUnwritten, unreadable, unwrittenFile } from '../adapters/unwritten-file.ts';
 import { NumericalError, ShapeError, UsageError } from '../errors.ts';
 import { encodeFloat } from '../formats/dtype.ts';
@@ -278,16 +279,17 @@ export async function writeEmbeddings(
   tokens: Iterable<ConceptToken>,
   metadata: Readonly<Record<string, string>> = {},
 ): Promise<void> {
-  const tensors = [...tokens].map(({ word, embedding }) => renamed(embedding, word));
-  const header = { format: 'pt', ...metadata };
+  const words = [...tokens].map(({ word, embedding }) => {
+    const rows: AdapterWord['rows'] = embedding.shape[0]! > 1 ? 'layers' : 'tokens';
+    return { word, rows, embedding };
+  });
+  const tensors = words.map(({ word, embedding }) => renamed(embedding, word));
+  const header = { format: 'pt', ...metadata, ...layerWiseHeader(words) };
   if (tensors.length > 0) {
     const unwritten = unwrittenFile(file, tensors, header);
-    const words = readUnwritten(file, 'embeddings', () => readTextualInversion(unwritten)) ?? [];
-    const reason = differenceOf(
-      'word',
-      tensors.map(({ name }) => name),
-      words.map(({ word }) => word),
-    );
+    const read = readUnwritten(file, 'embeddings', () => readTextualInversion(unwritten)) ?? [];
+    const named = ({ word, rows }: Pick<AdapterWord, 'word' | 'rows'>): string => `${word} (${rows})`;
+    const reason = differenceOf('word', words.map(named), read.map(named));
     if (reason !== null) throw unreadable(file, 'embeddings', reason);
   }
   await writeSafetensors(file, tensors, header);

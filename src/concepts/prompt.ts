@@ -8,7 +8,6 @@
 import { MismatchError, UsageError } from '../errors.ts';
 import { excerpt } from '../formats/excerpt.ts';
 import { readFloat32 } from '../formats/raw-tensor.ts';
-import { endOfWord } from '../models/clip/bpe.ts';
 import type { ClipTokenizer } from '../models/clip/tokenizer.ts';
 import { PROMPT_WORDS, WordMatcher } from '../models/clip/word-matcher.ts';
 import { usualContextCount } from '../models/families/known-layers.ts';
@@ -183,10 +182,7 @@ function checkWord(
       `${concept.path}: concept word ${JSON.stringify(word)}: expected a word without white space`,
     );
   }
-  if (
-    tokenizer.tokenId(word) !== undefined ||
-    tokenizer.tokenId(word.toLowerCase() + endOfWord) !== undefined
-  ) {
+  if (tokenizer.isWord(word)) {
     throw new UsageError(
       `${concept.path}: the word ${word} is already in the base's vocabulary; rename it with \`renameTokens: ${word}=<${word.replace(/[<>]/g, '')}1>\``,
     );

@@ -67,12 +67,17 @@ export async function openSceneModel(sources: ModelSources): Promise<SceneModel>
   const expansions = new Map<string, readonly string[]>();
   const addEmbeddings = ({ concept, expansions: own }: EmbeddingFile): void => {
     concepts.push(concept);
-    for (const [word, words] of own) expansions.set(word, words);
+    for (const [word, words] of own) {
+      // Names of files are no words that anybody chose: those of the vocabulary keep their meaning.
+      const isName = !concept.tokens.some((token) => token.word === word);
+      if (isName && (expansions.has(word) || base.tokenizer.isWord(word))) continue;
+      expansions.set(word, words);
+    }
   };
   if (fused?.kind === 'fusion') {
     deltas.push(await conceptDeltas(base, await loadConcept(fused.lora), { convolutions: true }));
     if (fused.embeddings !== null) {
-      const opened = await loadEmbeddings(fused.embeddings, layerCount, hiddenSize);
+      const opened = await loadEmbeddings(fused.embeddings, layerCount, hiddenSize, { ofFusion: true });
       addEmbeddings({ ...opened, concept: inWordOrder(opened.concept, fused.words) });
     }
   }
@@ -183,10 +188,14 @@ function expanding(
   expansions: ReadonlyMap<string, readonly string[]>,
 ): BoundVocabulary {
   // Words that stand for themselves too, so that none of the others is found inside of them.
-  const byWord = new Map([
-    ...vocabulary.tokens.map(({ word }) => [word.toLowerCase(), word] as const),
-    ...[...expansions].map(([word, words]) => [word.toLowerCase(), words.join(' ')] as const),
-  ]);
+  const words = new Set(vocabulary.tokens.map(({ word }) => word));
+  const byWord = new Map(
+    [
+      // Files' names before words, which take their place.
+      ...[...expansions].filter(([word]) => !words.has(word)),
+      ...[...words].map((word) => [word, expansions.get(word) ?? [word]] as const),
+    ].map(([word, names]) => [word.toLowerCase(), names.join(' ')]),
+  );
   const matcher = new WordMatcher(byWord.keys(), PROMPT_WORDS);
   const expand = (prompt: string): string => matcher.replace(prompt, (word) => byWord.get(word)!);
   return { ...vocabulary, layerPrompts: (prompt) => vocabulary.layerPrompts(expand(prompt)) };

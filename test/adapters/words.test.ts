@@ -1,8 +1,11 @@
 /** What passes for words: only names and shapes that nothing else has. */
 import { describe, expect, it } from 'vitest';
 import { loadAdapter } from '../../src/adapters/read.ts';
-import { float32Tensor } from '../../src/formats/raw-tensor.ts';
+import { LAYER_WISE_KEY } from '../../src/adapters/schemes/textual-inversion.ts';
+import { wordsUnsupportedBy, writeWords } from '../../src/adapters/words.ts';
+import { float32Tensor, memoryTensor } from '../../src/formats/raw-tensor.ts';
 import { writeSafetensors } from '../../src/formats/safetensors.ts';
+import type { TorchValue } from '../../src/formats/torch-value.ts';
 import { torchTensor, writeTorchZip } from '../../src/formats/torch-writer.ts';
 import { scratch } from '../merging/random-adapters.ts';
 
@@ -49,6 +52,58 @@ describe('words', () => {
     const file = scratch('file.safetensors');
     await writeSafetensors(file, [matrix('cat', 1, 8), matrix('dog', 1, 16)]);
     await expect(loadAdapter(file)).rejects.toThrow('no known layer');
+  });
+
+  it('are as many vectors in a row as there are rows, sixteen too', async () => {
+    const { words } = await loadAdapter(await fileOf(['<thing>'], [16, 8]));
+    expect(words.map(({ rows }) => rows)).toEqual(['tokens']);
+  });
+
+  it('have one vector per layer where our header says so, and no word beside them', async () => {
+    const file = scratch('words.safetensors');
+    const [deep, flat] = [matrix('<deep>', 16, 8), matrix('<flat>', 16, 8)];
+    const word = (embedding: typeof deep, rows: 'layers' | 'tokens') =>
+      ({ word: embedding.name, embedding, rows, encoder: 'text_encoder' }) as const;
+    const words = [word(deep, 'layers'), word(flat, 'tokens')];
+    await writeWords(file, 'diffusers-embedding', words);
+    const read = (await loadAdapter(file)).words.map(({ word: name, rows }) => [name, rows]);
+    expect(new Map(read as [string, string][])).toEqual(
+      new Map([
+        ['<deep>', 'layers'],
+        ['<flat>', 'tokens'],
+      ]),
+    );
+    const [lost, ...others] = wordsUnsupportedBy('words.pt', 'diffusers-embedding', words);
+    expect([lost?.name, others]).toEqual(['<deep>', []]);
+    await writeSafetensors(file, [deep], { [LAYER_WISE_KEY]: '{}' });
+    await expect(loadAdapter(file)).rejects.toThrow('expected a list of words');
+  });
+
+  /** A file of the original code: a token's id as a tensor, and beside it what the optimiser kept. */
+  it.each([
+    ['*', [], 'zqx'],
+    ['*', [['name', '<inside>'] as const], '<inside>'],
+    ['<sks>', [['name', '<inside>'] as const], '<sks>'],
+  ])('are read of the original code with %s and %j', async (placeholder, named, word) => {
+    const file = scratch('zqx.pt');
+    const id = memoryTensor('', 'I64', [], new Uint8Array(8));
+    const state = new Map([[0, new Map([['exp_avg', torchTensor(matrix('', 4, 8))]])]]);
+    const content: [TorchValue, TorchValue][] = [
+      ['string_to_token', new Map([[placeholder, torchTensor(id)]])],
+      ['string_to_param', new Map([[placeholder, torchTensor(matrix('', 4, 8))]])],
+      ['optimizer_state_dict', new Map<TorchValue, TorchValue>([['state', state]])],
+    ];
+    await writeTorchZip(file, new Map([...content, ...named]));
+    const { words } = await loadAdapter(file);
+    expect(words.map(({ word: own, embedding }) => [own, embedding.shape])).toEqual([[word, [4, 8]]]);
+    await writeTorchZip(file, new Map([...content, ['other', torchTensor(matrix('', 4, 8))]]));
+    await expect(loadAdapter(file)).rejects.toThrow('no known layer');
+  });
+
+  it('are called by their file where it holds one tensor and nothing else', async () => {
+    const file = scratch('my cat.pt');
+    await writeTorchZip(file, torchTensor(matrix('', 2, 8)));
+    expect((await loadAdapter(file)).words.map(({ word }) => word)).toEqual(['my_cat']);
   });
 
   it('are not what a bare list holds', async () => {

@@ -5,6 +5,7 @@ import { afterAll, describe, expect, it } from 'vitest';
 import { loadAdapter } from '../../src/adapters/read.ts';
 import { writeAdapter } from '../../src/adapters/write.ts';
 import { loadConcept } from '../../src/concepts/concept-file.ts';
+import { writeEmbeddings } from '../../src/concepts/lora-file.ts';
 import { FormatError, MismatchError, UsageError } from '../../src/errors.ts';
 import { float32Tensor, renamed } from '../../src/formats/raw-tensor.ts';
 import { writeSafetensors } from '../../src/formats/safetensors.ts';
@@ -109,16 +110,35 @@ describe('what a scene draws with', () => {
     const several = path.join(folder, 'several.safetensors');
     await writeSafetensors(several, [float32Tensor('<three>', [3, 32], rows(3))]);
     const layered = path.join(folder, 'layered.safetensors');
-    await writeSafetensors(layered, [float32Tensor('<deep>', [16, 32], rows(16))]);
+    const deep = float32Tensor('<deep>', [16, 32], rows(16));
+    await writeEmbeddings(layered, [{ word: '<deep>', embedding: deep }]);
+    const long = path.join(folder, 'long.safetensors');
+    await writeSafetensors(long, [renamed(deep, '<long>')]);
     const kohya = path.join(folder, 'kohyaword.safetensors');
     await writeSafetensors(kohya, [float32Tensor('emb_params', [2, 32], rows(2))]);
-    const { vocabulary } = await open({ base: model, embeddings: [diffusers, several, layered, kohya] });
-    const [first] = vocabulary.layerPrompts('<one>|<three>|<deep>|kohyaword');
-    expect(first!.split('|').map((part) => part.split(' ').length)).toEqual([1, 3, 1, 2]);
-    expect(vocabulary.embeddingRows().length).toBe((1 + 3 + 1 + 2) * 16 * 32);
+    const { vocabulary } = await open({
+      base: model,
+      embeddings: [diffusers, several, layered, long, kohya],
+    });
+    const [first] = vocabulary.layerPrompts('<one>|<three>|<deep>|<long>|kohyaword');
+    expect(first!.split('|').map((part) => part.split(' ').length)).toEqual([1, 3, 1, 16, 2]);
+    expect(vocabulary.embeddingRows().length).toBe((1 + 3 + 1 + 16 + 2) * 16 * 32);
+    // The file's name calls its word too, save where it is a word of its own.
+    expect(vocabulary.layerPrompts('diffusers, several')[2]).toBe(
+      vocabulary.layerPrompts('<one>, <three>')[2],
+    );
+    const ordinary = path.join(folder, 'dog.safetensors');
+    await writeSafetensors(ordinary, [float32Tensor('<zqx>', [2, 32], rows(2))]);
+    const other = (await open({ base: model, embeddings: [ordinary] })).vocabulary;
+    expect(other.layerPrompts('dog, <zqx>')[0]).toMatch(/^dog, <new0> <new16>$/);
     const wide = path.join(folder, 'wide.safetensors');
     await writeSafetensors(wide, [float32Tensor('<wide>', [1, 768], rows(1, 768))]);
     await expect(open({ base: model, embeddings: [wide] })).rejects.toThrow(/trained on SD 1.x/);
+    const short = path.join(folder, 'short.safetensors');
+    await writeEmbeddings(short, [{ word: '<short>', embedding: float32Tensor('', [10, 32], rows(10)) }]);
+    await expect(open({ base: model, embeddings: [short] })).rejects.toThrow(
+      'expected one vector for each of 16 cross-attention layers, got 10',
+    );
     const lora = path.join(folder, 'lora.safetensors');
     await writeSafetensors(lora, [float32Tensor('lora_unet_x.lora_up.weight', [1, 32], rows(1))]);
     await expect(open({ base: model, embeddings: [lora] })).rejects.toThrow(/is it a LoRA/);

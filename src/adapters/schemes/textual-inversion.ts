@@ -1,12 +1,15 @@
 /**
  * Embeddings in every form that tools write: diffusers (`<word>`), A1111 (`string_to_param.*` with a name inside), kohya
- * (`emb_params`), SDXL (`clip_l`, `clip_g`), XTI (16 keys), and bundled into LoRA files (`bundle_emb.<name>.…`).
+ * (`emb_params`), SDXL (`clip_l`, `clip_g`), XTI (16 keys), a tensor and nothing else, and bundled into LoRA files
+ * (`bundle_emb.<name>.…`). [n, D] is n vectors in a row, whatever n is, as every other tool has it: only XTI's keys and
+ * our own header (`LAYER_WISE_KEY`) say that there is one per cross-attention layer.
  */
 
 import { FormatError } from '../../errors.ts';
 import { isFloatDType } from '../../formats/dtype.ts';
 import { excerpt } from '../../formats/excerpt.ts';
 import { float32Tensor, type RawTensor, readFloat32 } from '../../formats/raw-tensor.ts';
+import { parseJson } from '../../formats/strict-json.ts';
 import type { TensorFile } from '../../formats/tensor-file.ts';
 import * as path from '../../io/platform/paths.ts';
 import type { AdapterWord } from '../adapter.ts';
@@ -17,6 +20,28 @@ export const XTI_KEYS: readonly string[] = [
   ...['IN01', 'IN02', 'IN04', 'IN05', 'IN07', 'IN08', 'MID'],
   ...['OUT03', 'OUT04', 'OUT05', 'OUT06', 'OUT07', 'OUT08', 'OUT09', 'OUT10', 'OUT11'],
 ];
+
+/** Header entry of our own files: the words that have one vector per cross-attention layer, as a JSON list. */
+export const LAYER_WISE_KEY = 'edlora.layer_wise';
+
+/** The header entry for a file of words; none where no word needs it. */
+export function layerWiseHeader(
+  words: readonly Pick<AdapterWord, 'word' | 'rows'>[],
+): Record<string, string> {
+  const own = words.filter(({ rows }) => rows === 'layers').map(({ word }) => word);
+  return own.length === 0 ? {} : { [LAYER_WISE_KEY]: JSON.stringify(own) };
+}
+
+/** @throws {FormatError} if the header's list is none */
+function statedLayerWise({ path: file, metadata }: TensorFile): ReadonlySet<string> {
+  const stated = metadata.get(LAYER_WISE_KEY);
+  if (stated === undefined) return new Set();
+  const words = parseJson(stated, `${file}: ${LAYER_WISE_KEY}`);
+  if (!Array.isArray(words)) {
+    throw new FormatError(file, `${LAYER_WISE_KEY}: expected a list of words, got ${excerpt(stated)}`);
+  }
+  return new Set(words.filter((word) => typeof word === 'string'));
+}
 
 const bundle = /^bundle_emb\.(.+)\.(string_to_param\.\*|emb_params|clip_l|clip_g)$/;
 
@@ -47,11 +72,11 @@ export function bundledWords(file: string, tensors: Iterable<RawTensor>): Adapte
  */
 export function readTextualInversion(file: TensorFile): AdapterWord[] | null {
   const names = [...file.tensors.keys()];
-  const stem = path.parse(file.path).name;
+  const stem = wordOfFile(file.path);
   const first = (name: string): RawTensor => file.tensors.get(name)!;
   const a1111 = names.filter((name) => name.startsWith('string_to_param.'));
   if (a1111.length > 0) {
-    if (names.length !== a1111.length) return null;
+    if (!names.every((name) => beside.test(name))) return null;
     const inside = nameInside(file);
     return a1111.map((name, i) => {
       const own = name.slice('string_to_param.'.length);
@@ -59,8 +84,9 @@ export function readTextualInversion(file: TensorFile): AdapterWord[] | null {
       return tokens(file.path, word, first(name), 'text_encoder');
     });
   }
-  if (names.length === 1 && names[0] === 'emb_params') {
-    return [tokens(file.path, nameInside(file) ?? stem, first('emb_params'), 'text_encoder')];
+  // A bare tensor of a PyTorch file has the empty name.
+  if (names.length === 1 && (names[0] === 'emb_params' || names[0] === '')) {
+    return [tokens(file.path, nameInside(file) ?? stem, first(names[0]), 'text_encoder')];
   }
   if (names.length > 0 && names.every((name) => name === 'clip_l' || name === 'clip_g')) {
     return names.map((name) =>
@@ -77,13 +103,20 @@ export function readTextualInversion(file: TensorFile): AdapterWord[] | null {
   };
   const widths = new Set(names.map((name) => first(name).shape.at(-1)));
   if (widths.size !== 1 || !names.every(isWord)) return null;
-  return names.map((name) => {
-    const embedding = embeddingRows(file.path, name, first(name));
-    // A concept of the P+ kind has as many rows as there are cross-attentions.
-    const rows = embedding.shape[0] === XTI_KEYS.length ? 'layers' : 'tokens';
-    return { word: name, embedding, rows, encoder: 'text_encoder' };
-  });
+  const stated = statedLayerWise(file);
+  return names.map((name) => ({
+    ...tokens(file.path, name, first(name), 'text_encoder'),
+    rows: stated.has(name) ? 'layers' : 'tokens',
+  }));
 }
+
+/** What A1111 and ComfyUI call an embedding: its file's name. White space would end the word in a prompt. */
+export function wordOfFile(file: string): string {
+  return path.parse(file).name.trim().replace(/\s+/g, '_');
+}
+
+/** What lies beside `string_to_param` in files of the original code and of trainers: ids, and an optimiser's state. */
+const beside = /^(string_to_param|string_to_token|optimizer\w*)(\.|$)/;
 
 function tokens(file: string, word: string, tensor: RawTensor, encoder: AdapterWord['encoder']): AdapterWord {
   return { word, embedding: embeddingRows(file, word, tensor), rows: 'tokens', encoder };

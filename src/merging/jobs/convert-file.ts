@@ -53,7 +53,7 @@ export async function convertFile(
     const dropped = [
       ...unusable,
       ...labelsUnsupportedBy(options, format, [adapter]),
-      ...wordsUnsupportedBy(format, adapter.words),
+      ...wordsUnsupportedBy(out, format, adapter.words),
       ...layers,
     ];
     refuseLoss(out, dropped, drop);

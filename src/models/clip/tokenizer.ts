@@ -152,6 +152,11 @@ export class ClipTokenizer {
     return this.#idOfAdded.get(word) ?? this.#state.vocabulary.ids.get(word);
   }
 
+  /** Whether a text is one token of the vocabulary, in any case. */
+  isWord(text: string): boolean {
+    return this.tokenId(text) !== undefined || this.tokenId(text.toLowerCase() + endOfWord) !== undefined;
+  }
+
   /** Token of an id, as the vocabulary spells it. @throws {UsageError} if there is no such id */
   token(id: number): string {
     const word = this.#wordOfId.get(id);
