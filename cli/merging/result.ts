@@ -2,7 +2,7 @@
 import { statSync } from 'node:fs';
 import type { JobResult } from '../../src/index.ts';
 import { visible } from '../../src/visible.ts';
-import type { Io } from '../terminal/io.ts';
+import { type Io, sayNote } from '../terminal/io.ts';
 import { bytes, nearPath, table } from '../terminal/table.ts';
 
 /** Dropped entries shown; --json has them all. */
@@ -11,7 +11,7 @@ const SHOWN = 10;
 /** Places, counts, and what was left out. */
 export function sayResult(
   io: Io,
-  { out, layers, words, dropped }: JobResult,
+  { out, layers, words, dropped, notes }: JobResult,
   remarks: readonly string[] = [],
 ): void {
   const info = statSync(out);
@@ -19,6 +19,7 @@ export function sayResult(
   const held = [`${layers} layers`, ...(words.length > 0 ? [`words ${words.map(visible).join(' ')}`] : [])];
   io.out(`${nearPath(out)}: ${held.join(', ')}${size}\n`);
   for (const remark of remarks) io.out(`${visible(remark)}\n`);
+  for (const note of notes) sayNote(io, note);
   if (dropped.length === 0) return;
   io.out(`left out (--drop):\n`);
   for (const { name, reason } of dropped.slice(0, SHOWN)) io.out(`  ${visible(name)}: ${visible(reason)}\n`);

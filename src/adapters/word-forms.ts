@@ -32,11 +32,14 @@ function repeated(row: RawTensor, count: number): RawTensor {
   return memoryTensor(row.name, row.dtype, [count, row.shape[1]!], all);
 }
 
-/** Embeddings inside a LoRA file, as A1111 loads them. */
-export function bundledTensors(words: readonly AdapterWord[]): RawTensor[] {
-  const second = new Set(words.filter(({ encoder }) => encoder === 'text_encoder_2').map(({ word }) => word));
+/**
+ * Embeddings inside a LoRA file, as A1111 loads them. Where there are several text encoders, each vector says whose it is:
+ * ComfyUI hands `string_to_param` to whichever asks.
+ * @param encoders how many text encoders the family has
+ */
+export function bundledTensors(words: readonly AdapterWord[], encoders: number): RawTensor[] {
   return words.map(({ word, embedding, encoder }) => {
-    const part = encoder === 'text_encoder_2' ? 'clip_g' : second.has(word) ? 'clip_l' : 'string_to_param.*';
+    const part = encoder === 'text_encoder_2' ? 'clip_g' : encoders > 1 ? 'clip_l' : 'string_to_param.*';
     return renamed(embedding, `bundle_emb.${word}.${part}`);
   });
 }

@@ -76,6 +76,39 @@ function refusedBy(file: string, format: WordFormat, { rows, encoder }: AdapterW
 }
 
 /**
+ * What other programs make of a file's words, where that is less than what it holds.
+ * @param format of a file of layers, or of one of words
+ */
+export function notesOnWords(format: string, words: readonly AdapterWord[]): string[] {
+  const names = [...new Set(words.map(({ word }) => word))];
+  if (names.length === 0) return [];
+  if (format === 'kohya' || format === 'lycoris' || format === 'kohya-ldm') {
+    const cut = names.filter((word) => word.includes('.')).map((word) => `${word} (${word.split('.')[0]})`);
+    return [
+      'words inside a LoRA file: A1111 reads them, ComfyUI and diffusers do not; a file of embeddings is for those',
+      ...(cut.length === 0
+        ? []
+        : [`A1111 calls a word by what stands before its first dot: ${cut.join(', ')}`]),
+    ];
+  }
+  if (format !== 'diffusers-embedding') return [];
+  const notes: string[] = [];
+  if (names.length > 1) {
+    notes.push(
+      `${names.length} words in one file: A1111 and diffusers refuse it, ComfyUI takes the first; \`word\` writes one`,
+    );
+  }
+  const layerWise = words.find(({ rows }) => rows === 'layers');
+  if (layerWise !== undefined) {
+    const count = layerWise.embedding.shape[0]!;
+    notes.push(
+      `one vector per cross-attention layer: A1111, ComfyUI and diffusers read ${count} tokens in a row, if any`,
+    );
+  }
+  return notes;
+}
+
+/**
  * Write embeddings alone: safetensors, or a torch file where the name ends in .pt, .pth or .bin.
  * @param metadata header entries beside the form's own; torch files hold none
  * @throws {UsageError} if the form holds one word and there are several

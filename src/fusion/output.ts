@@ -106,7 +106,7 @@ export async function writeFusion(
     names.push([lora, `merged LoRA (${naming} names)`]);
     if (tokens.length > 0) {
       await writeEmbeddings(path.join(staging, 'embeddings.safetensors'), tokens);
-      names.push(['embeddings.safetensors', 'embeddings of the concepts’ words']);
+      names.push(['embeddings.safetensors', 'words, one vector per layer: for edlora']);
     }
     // The charting library takes a while to load: only those who draw wait for it.
     const { fusionReportPage } = await import('./report/report-page.ts');

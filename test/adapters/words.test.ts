@@ -2,11 +2,13 @@
 import { describe, expect, it } from 'vitest';
 import { loadAdapter } from '../../src/adapters/read.ts';
 import { LAYER_WISE_KEY } from '../../src/adapters/schemes/textual-inversion.ts';
-import { wordsUnsupportedBy, writeWords } from '../../src/adapters/words.ts';
+import { notesOnWords, wordsUnsupportedBy, writeWords } from '../../src/adapters/words.ts';
+import { openTensorFile } from '../../src/formats/open-tensor-file.ts';
 import { float32Tensor, memoryTensor } from '../../src/formats/raw-tensor.ts';
 import { writeSafetensors } from '../../src/formats/safetensors.ts';
 import type { TorchValue } from '../../src/formats/torch-value.ts';
 import { torchTensor, writeTorchZip } from '../../src/formats/torch-writer.ts';
+import { convertFile } from '../../src/merging/jobs/convert-file.ts';
 import { scratch } from '../merging/random-adapters.ts';
 
 const matrix = (name: string, ...shape: number[]) =>
@@ -110,5 +112,38 @@ describe('words', () => {
     const file = scratch('list.pt');
     await writeTorchZip(file, new Map([0, 1].map((place) => [String(place), torchTensor(matrix('', 4, 8))])));
     await expect(loadAdapter(file)).rejects.toThrow('no known layer');
+  });
+});
+
+describe('words in a LoRA file', () => {
+  const toK = 'lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k';
+  it('of a family with two text encoders say whose each vector is', async () => {
+    const file = scratch('sdxl.safetensors');
+    await writeSafetensors(file, [
+      matrix(`${toK}.lora_down.weight`, 2, 2048),
+      matrix(`${toK}.lora_up.weight`, 8, 2),
+      matrix('bundle_emb.cat.clip_l', 2, 768),
+    ]);
+    const out = scratch('out.safetensors');
+    const { notes } = await convertFile({ input: file, out, format: 'kohya', dtype: 'F16' });
+    expect([...(await openTensorFile(out)).tensors.keys()]).toContain('bundle_emb.cat.clip_l');
+    expect(notes).toEqual([expect.stringContaining('ComfyUI and diffusers do not')]);
+  });
+});
+
+describe('what other programs make of words', () => {
+  const word = (name: string, rows: 'layers' | 'tokens' = 'tokens') =>
+    ({ word: name, embedding: matrix(name, 16, 8), rows, encoder: 'text_encoder' }) as const;
+  it.each([
+    ['kohya', [], []],
+    ['kohya', [word('my.cat')], ['inside a LoRA', 'my.cat (my)']],
+    ['diffusers-embedding', [word('a')], []],
+    ['diffusers-embedding', [word('a'), word('b')], ['A1111 and diffusers refuse it']],
+    ['diffusers-embedding', [word('a', 'layers')], ['16 tokens in a row']],
+    ['xti', [word('a', 'layers')], []],
+  ])('is said of %s with %j', (format, words, said) => {
+    const notes = notesOnWords(format, words);
+    expect(notes).toHaveLength(said.length);
+    for (const [i, part] of said.entries()) expect(notes[i]).toContain(part);
   });
 });

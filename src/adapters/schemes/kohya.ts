@@ -116,13 +116,14 @@ async function encoded(
   more: Readonly<Record<string, string>> = {},
 ): Promise<EncodedFile[]> {
   const { layers, architecture, words, title, metadata } = output;
-  const all = [...tensors, ...bundledTensors(words)];
+  const { kohyaVersion, textEncoders } = adapterFamily(architecture).adapters;
+  const all = [...tensors, ...bundledTensors(words, Object.keys(textEncoders).length)];
   const alphas = new Set(layers.map((layer) => (layer.rank === null ? null : layer.scale * layer.rank)));
   const alpha = alphas.size === 1 ? [...alphas][0]! : null;
   const network: Record<string, string> = {
     ...networkMetadata({ title, ranks: ranksOf(layers) }),
     ss_network_alpha: alpha === null ? 'Dynamic' : String(Math.fround(alpha)),
-    ss_base_model_version: adapterFamily(architecture).adapters.kohyaVersion,
+    ss_base_model_version: kohyaVersion,
     ...more,
   };
   const kept = Object.fromEntries(

@@ -62,5 +62,5 @@ export async function bakeFiles(options: BakeFilesOptions): Promise<JobResult> {
     threads: options.threads,
     signal: options.signal,
   });
-  return { out: path.resolve(out), layers: changes.size, words: [], dropped };
+  return { out: path.resolve(out), layers: changes.size, words: [], dropped, notes: [] };
 }

@@ -4,7 +4,13 @@ import type { Adapter } from '../../adapters/adapter.ts';
 import type { FactorDType } from '../../adapters/encode-layer.ts';
 import { loadAdapter } from '../../adapters/read.ts';
 import type { LayerFormat } from '../../adapters/schemes/index.ts';
-import { type WordFormat, wordFormats, wordsUnsupportedBy, writeWords } from '../../adapters/words.ts';
+import {
+  notesOnWords,
+  type WordFormat,
+  wordFormats,
+  wordsUnsupportedBy,
+  writeWords,
+} from '../../adapters/words.ts';
 import { checkAdapterTarget, filesOfAdapters, refuseLoss } from '../../adapters/write.ts';
 import { UsageError } from '../../errors.ts';
 import * as path from '../../io/platform/paths.ts';
@@ -62,8 +68,10 @@ export async function convertFile(
       : Object.fromEntries(lastingEntries(adapter).map((key) => [key, adapter.metadata.get(key)!]));
     await writeWords(out, format, adapter.words, metadata, new Pace(options.signal));
     const lost = new Set(dropped.map(({ name }) => name));
-    const words = adapter.words.map(({ word }) => word).filter((word) => !lost.has(word));
-    return { out: path.resolve(out), layers: 0, words, dropped, converted: [], from: adapter.scheme };
+    const held = adapter.words.filter(({ word }) => !lost.has(word));
+    const words = held.map(({ word }) => word);
+    const notes = notesOnWords(format, held);
+    return { out: path.resolve(out), layers: 0, words, dropped, notes, converted: [], from: adapter.scheme };
   }
   const scheme = format as LayerFormat;
   const base = await baseOf(location);

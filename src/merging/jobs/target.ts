@@ -2,7 +2,7 @@
 
 import type { Adapter } from '../../adapters/adapter.ts';
 import type { LayerFormat } from '../../adapters/schemes/index.ts';
-import { unsupportedLabels } from '../../adapters/words.ts';
+import { notesOnWords, unsupportedLabels } from '../../adapters/words.ts';
 import {
   type OutputAdapter,
   refuseLoss,
@@ -34,6 +34,8 @@ export interface JobResult {
   readonly words: readonly string[];
   /** What was left out because `drop` said so. */
   readonly dropped: readonly UnsupportedEntry[];
+  /** What other programs make of it, where that is not all of it. */
+  readonly notes: readonly string[];
 }
 
 /** Names of words and header entries that the target cannot hold; a header that is not wanted is not missed. */
@@ -68,5 +70,9 @@ export async function finish(
     layers: output.layers.filter(({ component, layerName }) => !lost.has(`${component}:${layerName}`)).length,
     words: output.words.map(({ word }) => word).filter((word) => !lost.has(word)),
     dropped,
+    notes: notesOnWords(
+      format,
+      output.words.filter(({ word }) => !lost.has(word)),
+    ),
   };
 }
