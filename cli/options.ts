@@ -1,7 +1,14 @@
 /** Option groups that commands share, and readers of their values. */
 
+import type { Options } from 'yargs';
 import { UsageError } from '../src/errors.ts';
-import { type ChosenPerStage, STAGES, type Stage } from '../src/index.ts';
+import {
+  type CheckpointOptions,
+  type ChosenPerStage,
+  PREDICTION_TYPES,
+  STAGES,
+  type Stage,
+} from '../src/index.ts';
 import { nearestName } from '../src/nearest-name.ts';
 
 /** Which model to work on. */
@@ -16,7 +23,26 @@ export const baseOptions = {
     requiresArg: true,
     describe: 'Diffusers folder with the tokenizer (and configs) of a single-file --base',
   },
-} as const;
+  prediction: {
+    choices: PREDICTION_TYPES,
+    requiresArg: true,
+    describe: 'What the base predicts [default: as its files say]',
+  },
+} as const satisfies Record<string, Options>;
+
+/** The options that say which base it is, in a group of a command's help. */
+export function baseOptionsIn(group: string): Record<keyof typeof baseOptions, Options> {
+  const entries = Object.entries<Options>(baseOptions).map(([name, option]) => [name, { ...option, group }]);
+  return Object.fromEntries(entries) as Record<keyof typeof baseOptions, Options>;
+}
+
+/** What is said of a base besides its place. */
+export function readBaseOptions(args: Readonly<Record<string, unknown>>): CheckpointOptions {
+  return {
+    configFolder: text(args, 'base-config'),
+    prediction: text(args, 'prediction') as CheckpointOptions['prediction'],
+  };
+}
 
 /** How results are said. */
 export const outputOptions = {

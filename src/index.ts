@@ -54,6 +54,12 @@ export type { ComponentId, Layer, LayerId, LayerRole, LayerTable } from './model
 export type { Networks, Parts } from './models/families/parts.ts';
 export type { Component, ModulePath } from './models/keys/module-path.ts';
 export type { LayerDeltas, ModelDeltas } from './models/lora.ts';
+export {
+  type ModelSchedule,
+  PREDICTION_TYPES,
+  type PredictionType,
+  type ScheduleKeys,
+} from './models/model-schedule.ts';
 export type { WeightSource } from './models/network.ts';
 export type { UnetBlockConfig, UnetConfig } from './models/unet/config.ts';
 export type { VaeConfig } from './models/vae/config.ts';
@@ -300,7 +306,7 @@ export {
 } from './sampling/scene.ts';
 export { checkScene, readSceneFile } from './sampling/scene-file.ts';
 export type { PreparedScene } from './sampling/scene-request.ts';
-export type { PredictionType, ScheduleOverrides, TimestepSpacing } from './sampling/scheduler-options.ts';
+export type { ScheduleOverrides, TimestepSpacing } from './sampling/scheduler-options.ts';
 
 // Judging: pictures by CLIP, attention, words among words.
 
@@ -317,12 +323,14 @@ export type { ComparedVariant } from './evaluation/compare-page.ts';
 export { type DensityOptions, type VocabularyDensity, vocabularyDensity } from './evaluation/density.ts';
 export {
   type Alignments,
+  checkEvaluation,
   type DrawnSample,
   type EvaluateRequest,
   type Evaluation,
   type EvaluationProgress,
   type EvaluationSampling,
   evaluate,
+  type PlannedEvaluation,
   type ScoredSample,
   type Variant,
   type VariantScores,

@@ -13,7 +13,7 @@ import {
 import { visible } from '../../src/visible.ts';
 import type { Command, CommandContext } from '../command.ts';
 import { collectOptions, readCollectOptions } from '../fusion/options.ts';
-import { baseOptions, number, outputOptions, text, texts } from '../options.ts';
+import { baseOptionsIn, number, outputOptions, readBaseOptions, text, texts } from '../options.ts';
 import { sayNote } from '../terminal/io.ts';
 import { ProgressLine } from '../terminal/progress.ts';
 import { bytes, duration, nearPath } from '../terminal/table.ts';
@@ -23,8 +23,7 @@ type Args = Readonly<Record<string, unknown>>;
 const { cache: _, ...featureOptions } = collectOptions;
 
 const options = {
-  base: { ...baseOptions.base, group: 'What to collect:' },
-  'base-config': { ...baseOptions['base-config'], group: 'What to collect:' },
+  ...baseOptionsIn('What to collect:'),
   strength: {
     type: 'string',
     requiresArg: true,
@@ -90,9 +89,7 @@ async function runCollect(args: Args, { io, signal, threads }: CommandContext): 
   const strength = text(args, 'strength') === undefined ? 1 : number('--strength', text(args, 'strength')!);
   const name = text(args, 'name') ?? null;
   const options = readCollectOptions(args, DEFAULTS);
-  const base = await openCheckpoint(text(args, 'base') ?? defaultBase(), {
-    configFolder: text(args, 'base-config'),
-  });
+  const base = await openCheckpoint(text(args, 'base') ?? defaultBase(), readBaseOptions(args));
   const concepts: FusionConceptInput[] = [];
   for (const file of files) {
     const concept = await loadConcept(file);

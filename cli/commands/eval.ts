@@ -5,6 +5,7 @@ import type { Options } from 'yargs';
 import { UsageError } from '../../src/errors.ts';
 import {
   type Concept,
+  checkEvaluation,
   compareEvaluations,
   defaultPrompts,
   type EvaluationModels,
@@ -23,7 +24,7 @@ import {
 } from '../../src/index.ts';
 import { visible } from '../../src/visible.ts';
 import type { Command, CommandContext } from '../command.ts';
-import { baseOptions, number, numbers, outputOptions, text, texts } from '../options.ts';
+import { baseOptionsIn, number, numbers, outputOptions, readBaseOptions, text, texts } from '../options.ts';
 import type { Io } from '../terminal/io.ts';
 import { ProgressLine } from '../terminal/progress.ts';
 import { duration, nearPath, table } from '../terminal/table.ts';
@@ -57,8 +58,7 @@ const options = {
   fused: option(AGAINST, 'Folders of fusions or fused checkpoints; "name=folder" names one', many),
   with: option(AGAINST, 'Further concept files, for --sum', many),
   sum: option(AGAINST, 'Strengths at which this concept and those of --with are added', many),
-  base: { ...baseOptions.base, group: MODELS },
-  'base-config': { ...baseOptions['base-config'], group: MODELS },
+  ...baseOptionsIn(MODELS),
   clip: option(MODELS, 'Folder of a whole CLIP model, text and vision [default: clip/ in the base]'),
   prompts: option(
     PICTURES,
@@ -139,9 +139,11 @@ async function runEval(args: Args, { io, signal, threads }: CommandContext): Pro
   });
   const references = await readPictureFolder(reference);
   const className = text(args, 'class');
+  const { configFolder: baseConfig, prediction } = readBaseOptions(args);
   const models = await openEvaluationModels({
     ...given('base', text(args, 'base')),
-    ...given('baseConfig', text(args, 'base-config')),
+    baseConfig,
+    prediction,
     ...given('words', text(args, 'name')),
     ...given('className', className),
     concept,
@@ -156,6 +158,8 @@ async function runEval(args: Args, { io, signal, threads }: CommandContext): Pro
   const further: Concept[] = [];
   for (const file of texts(args, 'density')) further.push(await loadWords(file, base));
   if (args['dry-run'] === true) {
+    const drawing = { sampling, samples, seed: figure('seed'), batchSize: figure('batch') };
+    await checkEvaluation({ base, variants, references, prompts, ...drawing });
     io.out(
       args.json === true ? json(plan(models, prompts, samples)) : planText(models, prompts, samples, io),
     );

@@ -5,6 +5,7 @@ import type { Options } from 'yargs';
 import {
   baseFiles,
   type Checkpoint,
+  type CheckpointOptions,
   checkFusionOptions,
   checkFusionTarget,
   conceptFiles,
@@ -27,6 +28,7 @@ import {
   UsageError,
   writeFusion,
 } from '../../src/index.ts';
+import { withDefaults } from '../../src/settings.ts';
 import { asTyped } from '../arguments.ts';
 import type { Command, CommandContext } from '../command.ts';
 import { readConcepts } from '../fusion/concepts.ts';
@@ -34,7 +36,7 @@ import { collectOptions, readCacheFolder, readCollectOptions } from '../fusion/o
 import { planData, planText, stageList } from '../fusion/plan.ts';
 import { fusionProgress } from '../fusion/progress.ts';
 import { resultData, resultText } from '../fusion/result.ts';
-import { baseOptions, number, outputOptions, perStage, stages, text } from '../options.ts';
+import { baseOptionsIn, number, outputOptions, perStage, readBaseOptions, stages, text } from '../options.ts';
 import { sayNote } from '../terminal/io.ts';
 
 type Args = Readonly<Record<string, unknown>>;
@@ -81,8 +83,7 @@ const options = {
     group: 'What to fuse:',
     describe: 'Prompt words for a LoRA without words of its own: "file.safetensors=sks dog"',
   },
-  base: { ...baseOptions.base, group: 'What to fuse:' },
-  'base-config': { ...baseOptions['base-config'], group: 'What to fuse:' },
+  ...baseOptionsIn('What to fuse:'),
   preset: {
     choices: Object.keys(PRESETS),
     requiresArg: true,
@@ -232,8 +233,11 @@ async function runFuse(args: Args, { io, signal, threads }: CommandContext): Pro
     ...(earlier === null ? [] : await recipeConcepts(earlier)),
     ...(await readConcepts(args, earlier !== null)),
   ];
-  const configFolder = text(args, 'base-config');
-  const base = await openCheckpoint(basePath, configFolder === undefined ? {} : { configFolder });
+  const recorded = text(args, 'base') === undefined ? earlier?.base.prediction : undefined;
+  const base = await openCheckpoint(
+    basePath,
+    withDefaults<CheckpointOptions>({ prediction: recorded }, readBaseOptions(args)),
+  );
   if (args['dry-run'] !== true) {
     checkFusionTarget(out, {
       naming: args.format as LoraNaming,

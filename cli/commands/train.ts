@@ -22,7 +22,7 @@ import {
 } from '../../src/index.ts';
 import { visible } from '../../src/visible.ts';
 import type { Command, CommandContext } from '../command.ts';
-import { baseOptions, outputOptions, text } from '../options.ts';
+import { baseOptionsIn, outputOptions, readBaseOptions, text } from '../options.ts';
 import { type Io, paint, sayNote } from '../terminal/io.ts';
 import { ProgressLine } from '../terminal/progress.ts';
 import { nearPath } from '../terminal/table.ts';
@@ -38,8 +38,7 @@ const options: Record<string, Options> = {
     group: 'What to train:',
     describe: 'Settings from a YAML file, or a Mix-of-Show option file; options go before it',
   },
-  base: { ...baseOptions.base, group: 'What to train:' },
-  'base-config': { ...baseOptions['base-config'], group: 'What to train:' },
+  ...baseOptionsIn('What to train:'),
   ...settingOptions(),
   out: {
     type: 'string',
@@ -118,7 +117,7 @@ async function runTrain(args: Args, { io, signal }: CommandContext): Promise<voi
   for (const note of args.quiet === true ? [] : (file?.notes ?? [])) {
     sayNote(io, note);
   }
-  const base = await openCheckpoint(basePath, baseConfig === undefined ? {} : { configFolder: baseConfig });
+  const base = await openCheckpoint(basePath, readBaseOptions(args));
   // Phases differ in speed, and a resumed run begins in the middle.
   const line = new ProgressLine(io, { unequalGroups: true });
   const show = progressOn(line);

@@ -6,9 +6,13 @@
 import { UsageError } from '../errors.ts';
 import type { Picture } from '../formats/picture.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
+import { vaeFactor } from '../models/vae/config.ts';
 import type { Progress } from '../progress.ts';
 import type { ExecutionRequest } from '../runtime/execution-context.ts';
+import { checkpointSampler } from '../sampling/checkpoint-schedule.ts';
+import { resolveRequest } from '../sampling/request.ts';
 import { Pipeline, type PipelineParts } from '../sampling/sample.ts';
+import { createSampler } from '../sampling/samplers/create.ts';
 import { withDefaults } from '../settings.ts';
 import { type BootstrapOptions, bootstrapMean, type Interval } from './bootstrap.ts';
 import type { ClipEncoder, Embeddings } from './clip-encoder.ts';
@@ -132,7 +136,7 @@ interface Draw {
  */
 export async function evaluate(request: EvaluateRequest): Promise<Evaluation> {
   const { variants, prompts, references, clip, samples = 50, seed = 0 } = request;
-  check(request, samples);
+  await checkEvaluation(request);
   const started = performance.now();
   const scoring = { pictures: 0, elapsedMs: 0 };
   const timed = async <T>(pictures: number, work: () => Promise<T>): Promise<T> => {
@@ -179,7 +183,21 @@ export async function evaluate(request: EvaluateRequest): Promise<Evaluation> {
   };
 }
 
-function check({ variants, prompts, references }: EvaluateRequest, samples: number): void {
+/** What an evaluation is checked for before any network runs. */
+export type PlannedEvaluation = Pick<
+  EvaluateRequest,
+  'base' | 'prompts' | 'samples' | 'seed' | 'sampling' | 'batchSize'
+> & {
+  readonly variants: readonly Pick<Variant, 'name' | 'words' | 'base'>[];
+  readonly references: readonly unknown[];
+};
+
+/**
+ * Whether an evaluation can be run on its bases. Runs no network.
+ * @throws as `evaluate`, and {FormatError} if a base has no autoencoder, or a schedule that the sampler cannot walk
+ */
+export async function checkEvaluation(request: PlannedEvaluation): Promise<void> {
+  const { base, variants, prompts, references, samples = 50, seed, sampling, batchSize } = request;
   const names = variants.map(({ name }) => name);
   if (names.length === 0) throw new UsageError('evaluate: expected at least one model');
   const twice = names.find((name, i) => names.indexOf(name) !== i);
@@ -188,6 +206,12 @@ function check({ variants, prompts, references }: EvaluateRequest, samples: numb
   if (references.length === 0) throw new UsageError('evaluate: expected at least one reference picture');
   if (!Number.isSafeInteger(samples) || samples < 1 || samples > MAX_SAMPLES) {
     throw new UsageError(`samples: expected a whole number of 1 … ${MAX_SAMPLES}, got ${samples}`);
+  }
+  for (const drawing of new Set(variants.map((variant) => variant.base ?? base))) {
+    const factor = vaeFactor((await drawing.parts.vae()).config);
+    const asked = { ...sampling, prompt: prompts[0]!, seed, batchSize };
+    const { sampler, steps } = resolveRequest(asked, drawing, factor, drawing.parts.layers.contextCount);
+    createSampler(checkpointSampler(drawing, sampler), steps);
   }
 }
 

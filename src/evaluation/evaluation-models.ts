@@ -7,6 +7,7 @@ import { loadEmbeddings } from '../concepts/embedding-file.ts';
 import type { BoundVocabulary } from '../concepts/prompt.ts';
 import { MismatchError, UsageError } from '../errors.ts';
 import { type Checkpoint, openCheckpoint } from '../models/checkpoint.ts';
+import type { PredictionType } from '../models/model-schedule.ts';
 import { defaultBase } from '../package-root.ts';
 import { openSceneModel, type SceneModel } from '../sampling/model-source.ts';
 import type { DescribedVariant } from './evaluation-run.ts';
@@ -16,6 +17,8 @@ export interface EvaluationSources {
   /** Default: the base of the first fusion, or the shipped miniature. */
   readonly base?: string;
   readonly baseConfig?: string;
+  /** What the base predicts, in place of what its files say. */
+  readonly prediction?: PredictionType;
   /** File of the concept that is judged. */
   readonly concept: string;
   /** What prompts call it. Default: its own words. */
@@ -121,7 +124,7 @@ interface OpenedFusion {
 }
 
 async function openFusions(
-  { base, baseConfig }: EvaluationSources,
+  { base, baseConfig, prediction }: EvaluationSources,
   fused: ReadonlyMap<string, string>,
 ): Promise<OpenedFusion[]> {
   const opened: OpenedFusion[] = [];
@@ -133,6 +136,7 @@ async function openFusions(
       loras: [],
       ...(base === undefined || isCheckpoint ? {} : { base }),
       baseConfig,
+      prediction,
     });
     opened.push({ name, folder, model, isCheckpoint });
   }
@@ -140,12 +144,12 @@ async function openFusions(
 }
 
 async function baseOf(
-  { base, baseConfig }: EvaluationSources,
+  { base, baseConfig, prediction }: EvaluationSources,
   opened: readonly OpenedFusion[],
 ): Promise<Checkpoint> {
   const fusion = opened.find(({ isCheckpoint }) => !isCheckpoint);
   if (base === undefined && fusion !== undefined) return fusion.model.base;
-  return openCheckpoint(base ?? defaultBase(), baseConfig === undefined ? {} : { configFolder: baseConfig });
+  return openCheckpoint(base ?? defaultBase(), { configFolder: baseConfig, prediction });
 }
 
 function checkWords(

@@ -62,6 +62,7 @@ export async function writeFusedCheckpoint(
       if (!present || rewritten.has(part)) continue;
       await copyTree(path.join(base.path, part), path.join(temporary, part));
     }
+    await writePrediction(fusion, temporary);
     if (existsSync(index)) await copyTree(index, path.join(temporary, 'model_index.json'));
     const { unet, textEncoders } = base.family.base;
     await writeUnet(fusion, path.join(temporary, unet.id), signal);
@@ -71,6 +72,16 @@ export async function writeFusedCheckpoint(
     }
     await writeJson(path.join(temporary, 'new_concept_cfg.json'), fusion.vocabulary.conceptConfig());
   });
+}
+
+/** What the user said that the base predicts, where whoever loads the model looks for it. */
+async function writePrediction({ base }: Fusion, folder: string): Promise<void> {
+  const { chosenPrediction, config } = base.schedule;
+  if (chosenPrediction === undefined) return;
+  const file = path.join(folder, 'scheduler', 'scheduler_config.json');
+  const text = existsSync(file) ? await readTextFile(file, MAX_CONFIG_BYTES) : JSON.stringify(config);
+  await makeFolder(path.dirname(file));
+  await writeFileAtomically(file, [setJsonField(text, 'prediction_type', chosenPrediction)]);
 }
 
 async function readJsonObject(file: string): Promise<object> {

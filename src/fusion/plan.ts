@@ -3,6 +3,7 @@ import { type BoundVocabulary, bindConcepts } from '../concepts/prompt.ts';
 import { UsageError } from '../errors.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
 import type { ExecutionRequest } from '../runtime/execution-context.ts';
+import { checkpointSchedule } from '../sampling/checkpoint-schedule.ts';
 import { withDefaults } from '../settings.ts';
 import { defaultCaptions, withEmptyPrompt } from './captions.ts';
 import { type FusionConcept, type FusionConceptInput, prepareConcept } from './fusion-concept.ts';
@@ -50,7 +51,7 @@ export interface FusionPlan {
 /**
  * Check a request and say what it would do. Reads the concepts' factors, runs no network.
  * @throws {UsageError} for impossible options, no concepts, or words used twice
- * @throws {MismatchError} for concepts that do not fit the base
+ * @throws {MismatchError} for concepts that do not fit the base; {FormatError} as `checkpointSchedule`
  */
 export async function planFusion(request: FuseRequest): Promise<FusionPlan> {
   const { base } = request;
@@ -65,6 +66,8 @@ export async function planFusion(request: FuseRequest): Promise<FusionPlan> {
     base.parts.layers.contextCount,
   );
   await latentSizeFor(base, options);
+  // Damaged, or of no kind that features can be collected with.
+  checkpointSchedule(base);
   const wanted = STAGES.some((stage) => options.stages.includes(stage) && preserves(options, stage));
   const captions = wanted ? withEmptyPrompt(request.preserveCaptions ?? (await defaultCaptions(base))) : [];
   const trained = new Set(concepts.flatMap(({ concept }) => [...concept.layers.keys()]));

@@ -5,7 +5,9 @@ import { type InputFiles, openedFiles } from '../formats/input-files.ts';
 import type { RawTensor } from '../formats/raw-tensor.ts';
 import type { TensorFile } from '../formats/tensor-file.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
+import type { PredictionType } from '../models/model-schedule.ts';
 import { packageVersion, toolVersion } from '../package-root.ts';
+import { defined } from '../settings.ts';
 import type { Fusion } from './fusion.ts';
 import type { FusionOptions } from './options.ts';
 
@@ -19,7 +21,12 @@ export interface FusionRecipe {
   readonly tool: 'edlora';
   readonly kind: 'fusion';
   readonly versions: { readonly edlora: string; readonly node: string; readonly onnxruntime: string };
-  readonly base: { readonly path: string; readonly files: readonly RecordedFile[] };
+  readonly base: {
+    readonly path: string;
+    /** What the user said that it predicts, if they did. */
+    readonly prediction?: PredictionType;
+    readonly files: readonly RecordedFile[];
+  };
   readonly concepts: readonly {
     /** Absolute path of its file or folder at the time. */
     readonly path: string;
@@ -101,7 +108,11 @@ export async function fusionRecipe(
     tool: 'edlora',
     kind: 'fusion',
     versions: toolVersions(),
-    base: { path: base.path, files: hashed(ofBase) },
+    base: {
+      path: base.path,
+      ...defined({ prediction: base.schedule.chosenPrediction }),
+      files: hashed(ofBase),
+    },
     concepts: concepts.map(({ concept, name, unetStrength, textEncoderStrength }, i) => ({
       path: concept.path,
       name,

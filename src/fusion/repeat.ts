@@ -9,6 +9,7 @@ import { MAX_CONFIG_BYTES } from '../formats/json-file.ts';
 import { safeParse } from '../formats/safe-parse.ts';
 import { readTextFile } from '../io/read-small-file.ts';
 import { openCheckpoint } from '../models/checkpoint.ts';
+import { PREDICTION_TYPES } from '../models/model-schedule.ts';
 import { withDefaults } from '../settings.ts';
 import { recordedNaming, recordedOptions } from './former-names.ts';
 import type { FusionConceptInput } from './fusion-concept.ts';
@@ -27,7 +28,11 @@ const recipeSchema = z.object({
   tool: z.literal('edlora'),
   kind: z.literal('fusion'),
   versions: z.object({ edlora: z.string(), node: z.string(), onnxruntime: z.string() }),
-  base: z.object({ path: z.string(), files: list(recipeFile) }),
+  base: z.object({
+    path: z.string(),
+    prediction: z.enum(PREDICTION_TYPES).optional(),
+    files: list(recipeFile),
+  }),
   concepts: list(
     z.object({
       path: z.string(),
@@ -117,7 +122,7 @@ export async function repeatedRequest(
   place: (file: string) => string = (file) => file,
 ): Promise<FuseRequest> {
   return {
-    base: await openCheckpoint(place(recipe.base.path)),
+    base: await openCheckpoint(place(recipe.base.path), { prediction: recipe.base.prediction }),
     concepts: await recipeConcepts(recipe, place),
     options: recipe.options,
     preserveCaptions: recipe.captions,

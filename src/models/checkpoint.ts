@@ -19,7 +19,14 @@ import type { ComponentId } from './families/layer-table.ts';
 import type { ModelPart } from './families/model-part.ts';
 import { Parts } from './families/parts.ts';
 import { familyOf, familyOfPipeline } from './families/recognise.ts';
+import {
+  type ModelSchedule,
+  type PredictionType,
+  readScheduleKeys,
+  type ScheduleKeys,
+} from './model-schedule.ts';
 import type { WeightSource } from './network.ts';
+import { singleFileSchedule } from './single-file-schedule.ts';
 
 export type { ModelPart } from './families/model-part.ts';
 
@@ -31,8 +38,8 @@ export interface Checkpoint {
   readonly tokenizer: ClipTokenizer;
   /** Its networks. */
   readonly parts: Parts;
-  /** Path of its scheduler_config.json; null if it has none (single files). */
-  readonly schedulerConfigFile: string | null;
+  /** The noise it was trained with, and what its UNet predicts. */
+  readonly schedule: ModelSchedule;
 }
 
 export interface CheckpointOptions {
@@ -41,6 +48,8 @@ export interface CheckpointOptions {
    * For a single file of SD 1.x its `tokenizer/` is enough. Ignored for diffusers folders.
    */
   readonly configFolder?: string;
+  /** What its UNet predicts, in place of what its files say. */
+  readonly prediction?: PredictionType;
   /** Families that a model may be of, see families.ts for what their order means. Default: all that are known. */
   readonly families?: readonly Family[];
 }
@@ -55,15 +64,15 @@ export async function openCheckpoint(location: string, options: CheckpointOption
   const absolute = path.resolve(location);
   const info = infoOf(absolute);
   if (info === undefined) throw new FormatError(location, 'no such file or folder; check `base`');
-  const { configFolder, families = FAMILIES } = options;
-  return info.isDirectory()
-    ? openFolder(absolute, families)
-    : openSingleFile(absolute, configFolder, families);
+  return info.isDirectory() ? openFolder(absolute, options) : openSingleFile(absolute, options);
 }
 
 const INDEX_SCHEMA = z.object({ _class_name: z.string().default('') });
 
-async function openFolder(folder: string, families: readonly Family[]): Promise<Checkpoint> {
+async function openFolder(
+  folder: string,
+  { families = FAMILIES, prediction }: CheckpointOptions,
+): Promise<Checkpoint> {
   const index = path.join(folder, 'model_index.json');
   const { unet } = DEFAULT_FAMILY.base;
   if (!exists(index) && !exists(path.join(folder, unet.id))) {
@@ -84,6 +93,8 @@ async function openFolder(folder: string, families: readonly Family[]): Promise<
     path: folder,
     layout: 'diffusers',
     configFolder: folder,
+    scheduleSigns: {},
+    prediction,
     open: async (component) => {
       const { id, parse, canonical } = component;
       const configFile = path.join(folder, id, 'config.json');
@@ -96,8 +107,7 @@ async function openFolder(folder: string, families: readonly Family[]): Promise<
 
 async function openSingleFile(
   file: string,
-  configFolder: string | undefined,
-  families: readonly Family[],
+  { configFolder, families = FAMILIES, prediction }: CheckpointOptions,
 ): Promise<Checkpoint> {
   const opened = await openTensorFile(file);
   const tensors = withoutCommonPrefix(opened.tensors, 'state_dict.');
@@ -118,6 +128,8 @@ async function openSingleFile(
     path: file,
     layout: 'single-file',
     configFolder,
+    scheduleSigns: await singleFileSchedule(opened, tensors, prediction),
+    prediction,
     open: async (component) => {
       const { id, parse, published, singleFileName } = component;
       const configFile = existing(path.join(configFolder, id, 'config.json'));
@@ -139,12 +151,15 @@ async function openSingleFile(
 interface Source extends Pick<Checkpoint, 'path' | 'layout'> {
   /** Has the tokenizers, and the scheduler's configuration if there is one. */
   readonly configFolder: string;
+  /** Keys of the schedule that the model itself says, over those of the configuration. */
+  readonly scheduleSigns: ScheduleKeys;
+  readonly prediction: PredictionType | undefined;
   readonly open: <C>(component: ComponentLayout<C>) => Promise<ModelPart<C>>;
 }
 
 async function assembled(
   family: BaseFamily,
-  { path: location, layout, configFolder, open }: Source,
+  { path: location, layout, configFolder, scheduleSigns, prediction, open }: Source,
 ): Promise<Checkpoint> {
   const { base } = family;
   const unet = await open(base.unet);
@@ -153,13 +168,22 @@ async function assembled(
   );
   const textEncoders = new Map<ComponentId, ModelPart<ClipTextConfig>>();
   for (const encoder of base.textEncoders) textEncoders.set(encoder.id, await open(encoder));
+  const scheduler = existing(path.join(configFolder, 'scheduler', 'scheduler_config.json'));
   return {
     path: location,
     layout,
     family,
     tokenizer,
     parts: new Parts({ textEncoders, unet, openVae: () => open(base.vae) }),
-    schedulerConfigFile: existing(path.join(configFolder, 'scheduler', 'scheduler_config.json')),
+    schedule: {
+      config: {
+        ...(scheduler === null ? base.scheduler : await readScheduleKeys(scheduler)),
+        ...scheduleSigns,
+        ...(prediction === undefined ? {} : { prediction_type: prediction }),
+      },
+      file: scheduler ?? location,
+      chosenPrediction: prediction,
+    },
   };
 }
 

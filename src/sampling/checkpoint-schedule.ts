@@ -1,55 +1,74 @@
 /** The noise schedule that belongs to a checkpoint. */
 import { FormatError } from '../errors.ts';
+import { excerpt } from '../formats/excerpt.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
+import type { ModelSchedule, ScheduleKeys } from '../models/model-schedule.ts';
 import { namedSamplerConfig } from './samplers/create.ts';
-import type { SchedulerClass } from './samplers/table.ts';
 import {
-  parseSchedulerConfig,
-  parseSchedulerJson,
-  readSchedulerText,
+  isSchedulerClass,
   resolveSchedulerConfig,
   type SchedulerConfig,
+  schedulerDefaults,
 } from './scheduler-config.ts';
 import type { ScheduleOverrides } from './scheduler-options.ts';
 
-/** Source: huggingface.co/stable-diffusion-v1-5/stable-diffusion-v1-5, scheduler/scheduler_config.json */
-export const SD15_SCHEDULER = {
-  _class_name: 'PNDMScheduler',
-  beta_end: 0.012,
-  beta_schedule: 'scaled_linear',
-  beta_start: 0.00085,
-  num_train_timesteps: 1000,
-  set_alpha_to_one: false,
-  skip_prk_steps: true,
-  steps_offset: 1,
-  clip_sample: false,
-} as const;
+/** What was true when the model was trained, whichever class wrote the file. */
+const NOISE = [
+  'num_train_timesteps',
+  'beta_start',
+  'beta_end',
+  'beta_schedule',
+  'trained_betas',
+  'rescale_betas_zero_snr',
+  'prediction_type',
+  // No betas at all: refused where it is on.
+  'use_flow_sigmas',
+] as const;
+/** Where the classes that are known here place timesteps. */
+const PLACES = ['timestep_spacing', 'steps_offset', 'use_karras_sigmas'] as const;
 
 /**
- * The checkpoint's scheduler config, or SD 1.5's where it has none (single files), for one class of sampler.
- * @param schedulerClass null: the class the config names
- * @throws {FormatError} if the config is damaged or asks for something unsupported
+ * The checkpoint's noise, what its UNet predicts, and DPM-Solver++ 2M over it: what training and the collection of features
+ * go by. The class that the file names, and what only that class reads, do not matter.
+ * @throws {FormatError} for a damaged configuration, or one without betas
  */
-export async function checkpointSchedule(
-  { path, schedulerConfigFile: file }: Checkpoint,
-  schedulerClass: SchedulerClass | null = null,
-): Promise<SchedulerConfig> {
-  if (file === null) return resolveSchedulerConfig(SD15_SCHEDULER, path, schedulerClass);
-  return parseSchedulerConfig(await readSchedulerText(file), file, schedulerClass);
+export function checkpointSchedule({ schedule }: Pick<Checkpoint, 'schedule'>): SchedulerConfig {
+  const { file } = schedule;
+  const config = withBetas(schedule);
+  const kept = isSchedulerClass(String(config._class_name)) ? [...NOISE, ...PLACES] : NOISE;
+  const own = Object.fromEntries(kept.flatMap((key) => (key in config ? [[key, config[key]]] : [])));
+  return resolveSchedulerConfig(own, file, 'DPMSolverMultistepScheduler');
 }
 
 /**
  * The checkpoint's schedule for a sampler by name (`dpmpp-2m`, `euler-a`, …).
  * @throws {UsageError} for an unknown name or an impossible override
- * @throws {FormatError} as `checkpointSchedule`
+ * @throws {FormatError} as `checkpointSchedule`, or for an option that is on and that the sampler lacks
  */
-export async function checkpointSampler(
-  { path, schedulerConfigFile: file }: Checkpoint,
+export function checkpointSampler(
+  { schedule }: Pick<Checkpoint, 'schedule'>,
   name: string,
   overrides: ScheduleOverrides = {},
-): Promise<SchedulerConfig> {
-  if (file === null) return namedSamplerConfig(name, SD15_SCHEDULER, path, overrides);
-  const json = parseSchedulerJson(await readSchedulerText(file), file);
-  if (typeof json !== 'object' || json === null) throw new FormatError(file, 'expected a JSON object');
-  return namedSamplerConfig(name, json as Readonly<Record<string, unknown>>, file, overrides);
+): SchedulerConfig {
+  return namedSamplerConfig(name, withBetas(schedule), schedule.file, overrides);
+}
+
+/**
+ * The configuration with the betas written out.
+ * @throws {FormatError} if neither the file nor its class says them: flow matching, and what walks sigmas of its own
+ */
+function withBetas({ config, file }: ModelSchedule): ScheduleKeys {
+  const name = String(config._class_name ?? '');
+  if (isSchedulerClass(name)) {
+    const { betaStart, betaEnd } = schedulerDefaults(name);
+    return { beta_start: betaStart, beta_end: betaEnd, ...config };
+  }
+  const betas = ['beta_start', 'beta_end', 'beta_schedule'];
+  const missing = Array.isArray(config.trained_betas) ? [] : betas.filter((key) => !(key in config));
+  if (missing.length === 0) return config;
+  throw new FormatError(
+    file,
+    `expected ${missing.join(', ')} of a ${excerpt(name) || 'scheduler without _class_name'}, got none; ` +
+      'only models trained with betas are supported',
+  );
 }

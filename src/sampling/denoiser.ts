@@ -3,8 +3,9 @@
  * the latents are x = a · original + b · noise. In the variance-preserving form (DDIM, DPM-Solver) a² + b² = 1; in the
  * variance-exploding form (Euler, Heun) a = 1 and b = sigma.
  */
+
+import type { PredictionType } from '../models/model-schedule.ts';
 import { combine } from './linear-combination.ts';
-import type { PredictionType } from './scheduler-options.ts';
 
 /** latents = signal · original + noise · noise. */
 export interface NoiseLevel {

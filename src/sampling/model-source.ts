@@ -17,6 +17,7 @@ import { type Checkpoint, openCheckpoint } from '../models/checkpoint.ts';
 import { PROMPT_WORDS, WordMatcher } from '../models/clip/word-matcher.ts';
 import { readConfig } from '../models/config-file.ts';
 import { type ModelDeltas, sumDeltas } from '../models/lora.ts';
+import { PREDICTION_TYPES, type PredictionType } from '../models/model-schedule.ts';
 import { defaultBase } from '../package-root.ts';
 import type { NormalScene } from './scene.ts';
 
@@ -32,11 +33,11 @@ export interface SceneModel {
 
 export type ModelSources = Pick<
   NormalScene,
-  'base' | 'baseConfig' | 'fused' | 'concepts' | 'loras' | 'embeddings'
+  'base' | 'baseConfig' | 'prediction' | 'fused' | 'concepts' | 'loras' | 'embeddings'
 >;
 
 const recipeSchema = z.object({
-  base: z.object({ path: z.string() }),
+  base: z.object({ path: z.string(), prediction: z.enum(PREDICTION_TYPES).optional() }),
   concepts: z.array(z.object({ name: z.string(), words: z.array(z.string()) })),
 });
 
@@ -57,8 +58,11 @@ export async function openSceneModel(sources: ModelSources): Promise<SceneModel>
   }
   const location =
     fused?.kind === 'checkpoint' ? fused.folder : (sources.base ?? fused?.base ?? defaultBase());
-  const options = sources.baseConfig === undefined ? {} : { configFolder: sources.baseConfig };
-  const base = await openCheckpoint(location, options);
+  const recorded = fused?.kind === 'fusion' && sources.base === undefined ? fused.prediction : undefined;
+  const base = await openCheckpoint(location, {
+    configFolder: sources.baseConfig,
+    prediction: sources.prediction ?? recorded,
+  });
   const layerCount = base.parts.layers.contextCount;
   const { hiddenSize } = base.parts.textEncoder.config;
 
@@ -112,6 +116,8 @@ interface FusionFolder {
   readonly embeddings: string | null;
   /** Path of the base that it was made on; null if that is not there any more. */
   readonly base: string | null;
+  /** What the user said of that base when it was fused. */
+  readonly prediction: PredictionType | undefined;
   readonly names: readonly string[];
   readonly words: readonly string[];
 }
@@ -143,6 +149,7 @@ async function openFused(folder: string): Promise<FusionFolder | FusedCheckpoint
     lora,
     embeddings: existsSync(embeddings) ? embeddings : null,
     base: existsSync(base) ? base : null,
+    prediction: recipe.base.prediction,
     names: recipe.concepts.map(({ name }) => name),
     words: recipe.concepts.flatMap(({ words }) => words),
   };

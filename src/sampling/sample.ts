@@ -119,7 +119,7 @@ export class Pipeline {
     const resolved = this.resolve(request);
     await checkRequestMemory(resolved, maskCount(resolved), this.base, this.factor);
     const { sampler: name, schedule, steps, eta, count, batchSize, seed } = resolved;
-    const config = await checkpointSampler(this.base, name, schedule);
+    const config = checkpointSampler(this.base, name, schedule);
     const run = new DenoisingRun({
       base: this.base,
       request: resolved,

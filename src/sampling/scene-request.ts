@@ -143,7 +143,7 @@ export async function prepareScene(scene: NormalScene, model: SceneModel): Promi
   };
   const resolved = resolveRequest(request, base, factor, model.vocabulary.layerCount);
   const { steps, eta, init } = resolved;
-  const config = await checkpointSampler(base, resolved.sampler, resolved.schedule);
+  const config = checkpointSampler(base, resolved.sampler, resolved.schedule);
   const sampler = createSampler(config, steps, { eta });
   if (init !== undefined) beginIndexFor(sampler, steps, init.denoise);
   const unknown = unknownWords(textsOf(request), model.vocabulary);
@@ -272,7 +272,7 @@ async function regionStrengths(
 const SPACINGS: readonly string[] = ['leading', 'linspace', 'trailing'];
 
 /** @throws {UsageError} for an unknown part */
-function parseSchedule({ schedule = 'model', prediction }: NormalScene): ScheduleOverrides {
+function parseSchedule({ schedule = 'model' }: NormalScene): ScheduleOverrides {
   const parts = schedule.split('+').map((part) => part.trim());
   const unknown = parts.find((part) => part !== 'model' && part !== 'karras' && !SPACINGS.includes(part));
   if (unknown !== undefined) {
@@ -282,6 +282,5 @@ function parseSchedule({ schedule = 'model', prediction }: NormalScene): Schedul
   return {
     ...(parts.includes('karras') ? { useKarrasSigmas: true } : {}),
     timestepSpacing: spacing as TimestepSpacing,
-    predictionType: prediction,
   };
 }

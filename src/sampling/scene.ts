@@ -8,6 +8,7 @@ import { z } from 'zod';
 import { UsageError } from '../errors.ts';
 import { excerpt, lengthExcerpt } from '../formats/excerpt.ts';
 import { safeParse } from '../formats/safe-parse.ts';
+import { PREDICTION_TYPES } from '../models/model-schedule.ts';
 import {
   MAX_BATCH,
   MAX_CORNERS,
@@ -152,7 +153,7 @@ export const sceneSchema = z.strictObject({
   sampler: name.optional(),
   /** `karras`, `leading`, `linspace`, `trailing`, or several of them joined by `+`. Default: the model's own. */
   schedule: name.optional(),
-  prediction: z.enum(['epsilon', 'v_prediction', 'sample']).optional(),
+  prediction: z.enum(PREDICTION_TYPES).optional(),
   eta: share.optional(),
   clipSkip: whole(0, 64).optional(),
   seed: whole(-MAX_SEED, MAX_SEED).optional(),

@@ -7,10 +7,8 @@
 import * as z from 'zod';
 import { FormatError } from '../errors.ts';
 import { jsonExcerpt } from '../formats/excerpt.ts';
-import { MAX_CONFIG_BYTES } from '../formats/json-file.ts';
 import { safeParse } from '../formats/safe-parse.ts';
-import { parseJson } from '../formats/strict-json.ts';
-import { readTextFile } from '../io/read-small-file.ts';
+import { PREDICTION_TYPES } from '../models/model-schedule.ts';
 import {
   SCHEDULERS,
   type SchedulerClass,
@@ -38,8 +36,14 @@ const DEFAULTS: Required<SchedulerDefaults> = {
   lowerOrderFinal: true,
 };
 
+/** What a class takes where a file does not say it. */
+export function schedulerDefaults(name: SchedulerClass): Required<SchedulerDefaults> {
+  const { defaults }: SchedulerEntry = SCHEDULERS[name];
+  return { ...DEFAULTS, ...defaults };
+}
+
 const finite = z.number();
-/** diffusers writes −∞ as a bare word, which `parseSchedulerConfig` turns into this string first. */
+/** diffusers writes −∞ as a bare word, which `parseSchedulerJson` turns into this string first. */
 const number = z.union([finite, z.literal('-Infinity').transform(() => Number.NEGATIVE_INFINITY)]);
 const flag = z.boolean();
 
@@ -51,7 +55,7 @@ const schema = z.object({
   beta_schedule: z.enum(['linear', 'scaled_linear', 'squaredcos_cap_v2']).optional(),
   trained_betas: z.array(finite.gt(0).lt(1)).min(2).max(100_000).nullish(),
   rescale_betas_zero_snr: flag.optional(),
-  prediction_type: z.enum(['epsilon', 'v_prediction', 'sample']).optional(),
+  prediction_type: z.enum(PREDICTION_TYPES).optional(),
   timestep_spacing: z.enum(['leading', 'linspace', 'trailing']).optional(),
   steps_offset: z.int().min(0).optional(),
   use_karras_sigmas: flag.nullish(),
@@ -153,8 +157,8 @@ export function resolveSchedulerConfig(
   const raw = parsed.data;
   refuseUnsupported(file, raw);
   const name = schedulerClass ?? oneOf(file, '_class_name', raw._class_name ?? '', SCHEDULER_CLASSES);
-  const { solver, defaults: own, options }: SchedulerEntry = SCHEDULERS[name];
-  const defaults = { ...DEFAULTS, ...own };
+  const { solver, options }: SchedulerEntry = SCHEDULERS[name];
+  const defaults = schedulerDefaults(name);
   const has = (option: SchedulerOption): boolean => options.includes(option);
   if (raw.rescale_betas_zero_snr === true && !has('rescale_betas_zero_snr')) {
     throw new FormatError(file, `rescale_betas_zero_snr: not supported by ${name}; use DDIM, Euler or DPM++`);
@@ -197,34 +201,4 @@ export function resolveSchedulerConfig(
     predictX0: raw.predict_x0 ?? true,
     disableCorrector: raw.disable_corrector ?? [],
   };
-}
-
-/**
- * Parse the text of a scheduler_config.json. Python's `json` writes infinities as bare words; they are read.
- * @throws {FormatError} if it is not JSON, or as `resolveSchedulerConfig`
- */
-export function parseSchedulerConfig(
-  text: string,
-  file: string,
-  schedulerClass: SchedulerClass | null = null,
-): SchedulerConfig {
-  return resolveSchedulerConfig(parseSchedulerJson(text, file), file, schedulerClass);
-}
-
-/** The contents of a scheduler_config.json as they are. @throws {FormatError} if it is not JSON */
-export function parseSchedulerJson(text: string, file: string): unknown {
-  return parseJson(text.replace(/(:\s*)(-?Infinity)(?=\s*[,}])/g, '$1"$2"'), file);
-}
-
-/** Read a scheduler_config.json. @throws {FormatError} if it cannot be read, or as `parseSchedulerConfig` */
-export async function readSchedulerConfig(
-  file: string,
-  schedulerClass: SchedulerClass | null = null,
-): Promise<SchedulerConfig> {
-  return parseSchedulerConfig(await readSchedulerText(file), file, schedulerClass);
-}
-
-/** The text of a scheduler_config.json. @throws {FormatError} if it cannot be read */
-export function readSchedulerText(file: string): Promise<string> {
-  return readTextFile(file, MAX_CONFIG_BYTES, 'a scheduler_config.json');
 }

@@ -1,7 +1,7 @@
 /** What a noise schedule and a sampler are told: the options of diffusers' scheduler classes, under one set of names. */
 
-/** What the network's output is: the noise, the velocity √ᾱ·noise − √(1−ᾱ)·original, or the original itself. */
-export type PredictionType = 'epsilon' | 'v_prediction' | 'sample';
+import type { PredictionType } from '../models/model-schedule.ts';
+
 /** Where timesteps lie: table 2 of "Common Diffusion Noise Schedules and Sample Steps are Flawed" (2305.08891). */
 export type TimestepSpacing = 'leading' | 'linspace' | 'trailing';
 export type BetaSchedule = 'linear' | 'scaled_linear' | 'squaredcos_cap_v2';
@@ -53,5 +53,4 @@ export interface SchedulerOptions {
 export interface ScheduleOverrides {
   readonly timestepSpacing?: TimestepSpacing;
   readonly useKarrasSigmas?: boolean;
-  readonly predictionType?: PredictionType;
 }

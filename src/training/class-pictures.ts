@@ -93,6 +93,7 @@ async function makerOf(
   const hashes = await hashFiles(files, signal);
   const all = createHash('sha256');
   for (const file of new Set(files)) all.update(hashes.get(file)!);
+  all.update(JSON.stringify(base.schedule.config));
   return { base: all.digest('hex'), prompt };
 }
 

@@ -192,7 +192,7 @@ class TrainingRun {
     const classItems = keepsPrior
       ? await encode(await classPicturesOf(request, settings, execution), RANDOM.classViews)
       : [];
-    const schedule = await checkpointSchedule(base);
+    const schedule = checkpointSchedule(base);
     const batches = new BatchMaker({
       items,
       classItems,

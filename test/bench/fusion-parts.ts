@@ -60,7 +60,7 @@ export const PARTS: Readonly<Record<string, (argument: string) => Promise<object
   /** The same passes as a collection makes them. */
   collect: async () => {
     const { base, concept } = await subject();
-    const config = await checkpointSchedule(base, 'DPMSolverMultistepScheduler');
+    const config = checkpointSchedule(base);
     const times: number[] = [];
     let last = Number.NaN;
     const context = float32([1, 16, 77, 768], new TorchGenerator(2).randn(16 * 77 * 768));

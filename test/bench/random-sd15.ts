@@ -11,12 +11,16 @@ import { computedTensor, type RawTensor } from '../../src/formats/raw-tensor.ts'
 import { writeSafetensors } from '../../src/formats/safetensors.ts';
 import { writeFileAtomically } from '../../src/io/replace-file.ts';
 import { buildTextEncoder } from '../../src/models/clip/text-encoder.ts';
-import { CLIP_VIT_L_TEXT, SD15_UNET, SD15_VAE } from '../../src/models/families/sd1-configs.ts';
+import {
+  CLIP_VIT_L_TEXT,
+  SD15_SCHEDULER,
+  SD15_UNET,
+  SD15_VAE,
+} from '../../src/models/families/sd1-configs.ts';
 import { buildUnet } from '../../src/models/unet/unet.ts';
 import { buildVaeDecoder } from '../../src/models/vae/decoder.ts';
 import { buildVaeEncoder } from '../../src/models/vae/encoder.ts';
 import { defaultBase } from '../../src/package-root.ts';
-import { SD15_SCHEDULER } from '../../src/sampling/checkpoint-schedule.ts';
 
 type Width = 'F32' | 'F16';
 

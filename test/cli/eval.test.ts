@@ -97,6 +97,8 @@ describe('eval', () => {
       [[...smiley, '--prompts', 'nothing'], 2, 'expected one of object, character, style, scene'],
       [[...smiley, '--clip', concepts], 3, 'no such file'],
       [[...smiley, '--fused', folder], 3, 'expected a fusion'],
+      [[...smiley, '--sampler', 'best', '--dry-run'], 2, 'sampler: expected one of'],
+      [[...smiley, '--width', '3', '--dry-run'], 2, 'width: expected a multiple of 4'],
       [[...smiley, '--fused', 'a', 'b'], 2, 'two folders are called "fused"'],
       [['--concept', file('smiley'), '--reference', folder], 3, 'expected PNG, JPEG or WebP'],
       [['--compare', prompts], 3, 'expected JSON, got text that is none'],

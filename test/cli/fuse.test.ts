@@ -1,5 +1,5 @@
 /** `edlora fuse` from arguments to files, on the shipped miniature with few steps. */
-import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -8,7 +8,7 @@ import { run } from '../../cli/run.ts';
 import { writeLora } from '../../src/concepts/lora-file.ts';
 import { DEFAULTS, PRESETS } from '../../src/fusion/options.ts';
 import type { FusionReport } from '../../src/fusion/report/report.ts';
-import { packageRoot } from '../../src/package-root.ts';
+import { defaultBase, packageRoot } from '../../src/package-root.ts';
 import { fakeIo } from '../support/fake-io.ts';
 import { goldenPath } from '../support/goldens.ts';
 
@@ -106,6 +106,13 @@ describe('fuse', () => {
     expect(result.out).toMatch(/<smiley1> <smiley2>.*-0\.5\s+12\s+32\s+96/);
     expect(result.out.split('\n').every((text) => [...text].length <= 80)).toBe(true);
     expect(readdirSync(folder)).not.toContain('planned');
+    const flow = path.join(folder, 'flow');
+    cpSync(defaultBase(), flow, { recursive: true });
+    const scheduler = path.join(flow, 'scheduler', 'scheduler_config.json');
+    writeFileSync(scheduler, '{ "_class_name": "FlowMatchEulerDiscreteScheduler" }');
+    const refused = await fuse(['--config', list, '--base', flow, '--dry-run']);
+    expect(refused).toMatchObject({ code: 3, out: '' });
+    expect(refused.err).toContain('FlowMatchEulerDiscreteScheduler');
     const json = await fuse([
       '--config',
       list,

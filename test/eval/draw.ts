@@ -9,7 +9,7 @@ import { buildUnet } from '../../src/models/unet/unet.ts';
 import { vaeFactor } from '../../src/models/vae/config.ts';
 import { buildVaeDecoder } from '../../src/models/vae/decoder.ts';
 import { defaultRuntime } from '../../src/runtime/default-runtime.ts';
-import { checkpointSchedule } from '../../src/sampling/checkpoint-schedule.ts';
+import { checkpointSampler } from '../../src/sampling/checkpoint-schedule.ts';
 import { GuidedRows } from '../../src/sampling/guided-rows.ts';
 import { runGuided } from '../../src/sampling/guided-run.ts';
 import { ddim } from '../../src/sampling/samplers/ddim.ts';
@@ -57,7 +57,7 @@ export async function draw(
   const { sampleSize: size, inChannels } = base.parts.unet.config;
   const pixels = inChannels * size * size;
   const noise = new TorchGenerator(seed).randn(prompts.length * pixels);
-  const sampler = ddim(await checkpointSchedule(base, 'DDIMScheduler'), steps);
+  const sampler = ddim(checkpointSampler(base, 'ddim'), steps);
   const added = vocabulary.embeddingRows();
   const encoder = base.family.base.tokenEncoder(base.parts, { added, deltas: model.deltas });
   const encoded = new Map<string, Float32Array>();

@@ -13,6 +13,7 @@ import { fuse } from '../../src/fusion/fuse.ts';
 import type { Fusion } from '../../src/fusion/fusion.ts';
 import { writeFusion } from '../../src/fusion/output.ts';
 import { type FuseRequest, planFusion } from '../../src/fusion/plan.ts';
+import { readFusionRecipe } from '../../src/fusion/repeat.ts';
 import { frobeniusNorm, toDense } from '../../src/linalg/low-rank.ts';
 import { type Checkpoint, openCheckpoint } from '../../src/models/checkpoint.ts';
 import { loadTokenizer } from '../../src/models/clip/tokenizer.ts';
@@ -188,8 +189,12 @@ describe('writeFusion', () => {
 
   it('writes a model whose weights are the base plus the merged LoRA, layer by layer', async () => {
     const out = path.join(folder, 'with-model');
-    await writeFusion(fusion, out, { checkpoint: true });
+    const schedule = { ...fusion.base.schedule, chosenPrediction: 'v_prediction' } as const;
+    const said = { ...fusion, base: { ...fusion.base, schedule } };
+    await writeFusion(said, out, { checkpoint: true });
     const model = await openCheckpoint(path.join(out, 'model'));
+    expect(model.schedule.config).toEqual({ ...schedule.config, prediction_type: 'v_prediction' });
+    expect((await readFusionRecipe(out)).base.prediction).toBe('v_prediction');
     for (const { component, layerName, delta } of fusion.layers.values()) {
       const before = readFloat32(base.parts.get(component).weights.get(`${layerName}.weight`)!);
       const after = readFloat32(model.parts.get(component).weights.get(`${layerName}.weight`)!);

@@ -58,11 +58,20 @@ describe('what a scene draws with', () => {
       concept.tokens.map(({ word, embedding }) => renamed(embedding, word)),
     );
     const words = concept.tokens.map(({ word }) => word).reverse();
-    const recipe = { base: { path: model }, concepts: [{ name: words.join(' '), words }] };
+    const recipe = {
+      base: { path: model, prediction: 'v_prediction' },
+      concepts: [{ name: words.join(' '), words }],
+    };
     writeFileSync(path.join(fused, 'recipe.json'), JSON.stringify(recipe));
     const opened = await open({ fused });
     const single = await open({ base: model, concepts: [edlora] });
     expect(opened.base.path).toBe(model);
+    // What the base was said to predict when it was fused; another base, or another word, comes first.
+    expect(opened.base.schedule.config.prediction_type).toBe('v_prediction');
+    const predicted = async (more: Scene) =>
+      (await open({ fused, ...more })).base.schedule.config.prediction_type ?? 'epsilon';
+    expect(await predicted({ base: model })).toBe('epsilon');
+    expect(await predicted({ prediction: 'sample' })).toBe('sample');
     expect(opened.conceptNames).toEqual([words.join(' ')]);
     expect(opened.vocabulary.tokens.map(({ word }) => word)).toEqual(words);
     expect([...opened.deltas.keys()].sort()).toEqual([...single.deltas.keys()].sort());

@@ -1,13 +1,13 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { NumericalError, ShapeError, UsageError } from '../../src/errors.ts';
+import type { PredictionType } from '../../src/models/model-schedule.ts';
 import { levelOfAlpha, predictNoise, predictOriginal } from '../../src/sampling/denoiser.ts';
 import { combine } from '../../src/sampling/linear-combination.ts';
 import { addNoise, noiseSchedule, spacedTimesteps, velocity } from '../../src/sampling/noise-schedule.ts';
 import { createSampler, namedSamplerConfig, SAMPLER_NAMES } from '../../src/sampling/samplers/create.ts';
 import { beginIndexFor, runSampler } from '../../src/sampling/samplers/sampler.ts';
 import { resolveSchedulerConfig } from '../../src/sampling/scheduler-config.ts';
-import type { PredictionType } from '../../src/sampling/scheduler-options.ts';
 
 const SD = {
   beta_start: 0.00085,
@@ -31,7 +31,11 @@ describe.each(SAMPLER_NAMES)('%s', (name) => {
   // PNDM extrapolates raw outputs: constant noise or originals stay exact, a velocity that turns does not.
   for (const predictionType of name === 'pndm' ? (['epsilon', 'sample'] as const) : PREDICTIONS) {
     it(`ends at the picture that a network with ${predictionType} always answers`, async () => {
-      const config = namedSamplerConfig(name, { ...SD, set_alpha_to_one: true }, 'test', { predictionType });
+      const config = namedSamplerConfig(
+        name,
+        { ...SD, set_alpha_to_one: true, prediction_type: predictionType },
+        'test',
+      );
       const sampler = createSampler(config, 10);
       const { alphasCumprod } = noiseSchedule(config);
       const originals: Float32Array[] = [];

@@ -2,13 +2,9 @@ import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { FormatError, UsageError } from '../../src/errors.ts';
+import { parseSchedulerJson, readScheduleKeys } from '../../src/models/model-schedule.ts';
 import { namedSamplerConfig, SAMPLER_NAMES } from '../../src/sampling/samplers/create.ts';
-import {
-  parseSchedulerConfig,
-  readSchedulerConfig,
-  resolveSchedulerConfig,
-  SCHEDULER_CLASSES,
-} from '../../src/sampling/scheduler-config.ts';
+import { resolveSchedulerConfig, SCHEDULER_CLASSES } from '../../src/sampling/scheduler-config.ts';
 import { goldenJson } from '../support/goldens.ts';
 
 const shipped = path.join(
@@ -17,9 +13,11 @@ const shipped = path.join(
 );
 const model = JSON.parse(readFileSync(shipped, 'utf8')) as Record<string, unknown>;
 
+const resolved = (text: string) => resolveSchedulerConfig(parseSchedulerJson(text, 'f.json'), 'f.json');
+
 describe('scheduler_config.json', () => {
   it('reads the shipped model: PNDM without the Runge–Kutta start', async () => {
-    const config = await readSchedulerConfig(shipped);
+    const config = resolveSchedulerConfig(await readScheduleKeys(shipped), shipped);
     expect(config).toMatchObject({
       schedulerClass: 'PNDMScheduler',
       betaSchedule: 'scaled_linear',
@@ -30,8 +28,8 @@ describe('scheduler_config.json', () => {
     });
   });
 
-  it('takes the other class’s own default spacing, and the shared keys from the file', async () => {
-    const config = await readSchedulerConfig(shipped, 'DPMSolverMultistepScheduler');
+  it('takes the other class’s own default spacing, and the shared keys from the file', () => {
+    const config = resolveSchedulerConfig(model, shipped, 'DPMSolverMultistepScheduler');
     expect(config).toMatchObject({
       timestepSpacing: 'linspace',
       solverOrder: 2,
@@ -42,7 +40,7 @@ describe('scheduler_config.json', () => {
 
   it('reads the bare -Infinity that Python writes', () => {
     const text = '{"_class_name": "DPMSolverMultistepScheduler", "lambda_min_clipped": -Infinity}';
-    expect(parseSchedulerConfig(text, 'f.json').lambdaMinClipped).toBe(Number.NEGATIVE_INFINITY);
+    expect(resolved(text).lambdaMinClipped).toBe(Number.NEGATIVE_INFINITY);
   });
 
   // Resolved defaults of every class in the goldens, as the library itself reports them.
@@ -93,12 +91,12 @@ describe('scheduler_config.json', () => {
     ['{"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "deis"}', /algorithm_type/],
     ['{"_class_name": "PNDMScheduler", "rescale_betas_zero_snr": true}', /rescale_betas_zero_snr/],
   ])('refuses %s', (text, message) => {
-    expect(() => parseSchedulerConfig(text, 'f.json')).toThrow(FormatError);
-    expect(() => parseSchedulerConfig(text, 'f.json')).toThrow(message);
+    expect(() => resolved(text)).toThrow(FormatError);
+    expect(() => resolved(text)).toThrow(message);
   });
 
   it('names a file that is not there', async () => {
-    await expect(readSchedulerConfig('/nowhere/scheduler_config.json')).rejects.toThrow(FormatError);
+    await expect(readScheduleKeys('/nowhere/scheduler_config.json')).rejects.toThrow(FormatError);
   });
 });
 

@@ -72,7 +72,7 @@ export async function refineFusion(fusion: FusionToRefine): Promise<Refinement> 
   };
   return refine({
     base,
-    schedule: await checkpointSchedule(base, 'DPMSolverMultistepScheduler'),
+    schedule: checkpointSchedule(base),
     start: within('unet', fused),
     empty: await readFused(everywhere('')),
     concepts: teachers,

@@ -249,7 +249,7 @@ export class Collector {
   }
 
   async #spatialSettings(): Promise<Omit<SpatialSettings, 'contrast'>> {
-    const config = await checkpointSchedule(this.#base, 'DPMSolverMultistepScheduler');
+    const config = checkpointSchedule(this.#base);
     return {
       sampler: dpmSolver(config, this.#options.steps),
       latentSize: await latentSizeFor(this.#base, this.#options),

@@ -161,7 +161,7 @@ export class RecipeMaker {
 
   async #common(layers: LayerScopes, own: StatisticsKey['options'], options: CollectOptions) {
     const networks = this.#base.parts.changeable().map(([, { config }]) => config);
-    const schedule = await checkpointSchedule(this.#base, 'DPMSolverMultistepScheduler');
+    const schedule = checkpointSchedule(this.#base);
     const latents = await latentSizeFor(this.#base, options);
     return {
       version: RECIPE_VERSION,

@@ -3,6 +3,7 @@
  * adapters of it are called. Whoever works with a base asks its family, and never which one it is.
  */
 import type { ClipTextConfig } from '../clip/config.ts';
+import type { ScheduleKeys } from '../model-schedule.ts';
 import type { WeightSource } from '../network.ts';
 import type { UnetConfig } from '../unet/config.ts';
 import type { VaeConfig } from '../vae/config.ts';
@@ -74,6 +75,8 @@ export interface BaseLayout {
   /** In the order in which their features stand side by side. */
   readonly textEncoders: readonly TextEncoderLayout[];
   readonly vae: ComponentLayout<VaeConfig>;
+  /** The published scheduler_config.json, for single files without one. */
+  readonly scheduler: ScheduleKeys;
   /** The one encoder of prompts. */
   readonly tokenEncoder: MakeTokenEncoder;
   /** A tensor that every single-file checkpoint of this family has. */

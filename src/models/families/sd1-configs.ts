@@ -48,3 +48,16 @@ export const SD15_VAE: VaeConfig = {
   postQuantConv: true,
   midAttention: true,
 };
+
+/** Source: huggingface.co/stable-diffusion-v1-5/stable-diffusion-v1-5, scheduler/scheduler_config.json */
+export const SD15_SCHEDULER = {
+  _class_name: 'PNDMScheduler',
+  beta_end: 0.012,
+  beta_schedule: 'scaled_linear',
+  beta_start: 0.00085,
+  num_train_timesteps: 1000,
+  set_alpha_to_one: false,
+  skip_prk_steps: true,
+  steps_offset: 1,
+  clip_sample: false,
+} as const;

@@ -10,7 +10,7 @@ import { unetSchema } from '../unet/config.ts';
 import { vaeSchema } from '../vae/config.ts';
 import { blockNames, range } from './blocks.ts';
 import type { BaseFamily } from './family.ts';
-import { CLIP_VIT_L_TEXT, SD15_UNET, SD15_VAE } from './sd1-configs.ts';
+import { CLIP_VIT_L_TEXT, SD15_SCHEDULER, SD15_UNET, SD15_VAE } from './sd1-configs.ts';
 import { sd1TokenEncoder } from './sd1-token-encoder.ts';
 
 export const sd1: BaseFamily = {
@@ -72,6 +72,7 @@ export const sd1: BaseFamily = {
       checkFits: checkVaeFits,
       layers: () => [],
     },
+    scheduler: SD15_SCHEDULER,
     tokenEncoder: sd1TokenEncoder,
     singleFileSign: 'model.diffusion_model.input_blocks.0.0.weight',
   },

@@ -45,7 +45,7 @@ beforeAll(async () => {
   const { unet } = whole.parts;
   const small = { ...unet, config: { ...unet.config, sampleSize: 8 } };
   base = { ...whole, parts: whole.parts.with({ unet: small }) };
-  schedule = await checkpointSchedule(base, 'DPMSolverMultistepScheduler');
+  schedule = checkpointSchedule(base);
   const concept = await loadConcept(goldenPath(FOLDER, 'concepts', 'maple.pth'));
   own = within('unet', await conceptDeltas(base, concept, { unetStrength: 1, textEncoderStrength: 1 }));
 });

@@ -57,7 +57,7 @@ describe('collecting over denoising runs', () => {
   it.each([0.5, 1, 3, 7.5])(
     'at guidance %d follows e_empty + g · (e_prompt − e_empty), from g = 1 on',
     async (guidanceScale) => {
-      const schedule = await checkpointSchedule(base, 'DPMSolverMultistepScheduler');
+      const schedule = checkpointSchedule(base);
       const sampler = dpmSolver(schedule, 2);
       const one = run();
       const states: SpatialState[] = [];

@@ -186,12 +186,11 @@ describe('every part of the recipe', () => {
     ],
     [
       'schedule',
-      () => {
-        const file = path.join(folder, 'scheduler_config.json');
-        const own = JSON.parse(readFileSync(base.schedulerConfigFile!, 'utf8')) as object;
-        writeFileSync(file, JSON.stringify({ ...own, beta_end: 0.02 }));
-        return withBase((checkpoint) => ({ ...checkpoint, schedulerConfigFile: file }));
-      },
+      () =>
+        withBase(({ schedule, ...checkpoint }) => ({
+          ...checkpoint,
+          schedule: { ...schedule, config: { ...schedule.config, beta_end: 0.02 } },
+        })),
     ],
     [
       'weights of the concept',

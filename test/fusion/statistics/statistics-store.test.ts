@@ -55,6 +55,12 @@ afterAll(() => {
 });
 beforeEach(() => folders.push(folder));
 
+/** The base under another schedule. */
+const scheduled = (change: object): Checkpoint => ({
+  ...base,
+  schedule: { ...base.schedule, config: { ...base.schedule.config, ...change } },
+});
+
 const concept = async (name: string) =>
   await prepareConcept(base, { concept: await loadConcept(path.join(folder, `${name}.pth`)) });
 
@@ -156,15 +162,13 @@ describe('statistics in files', () => {
     expect(await of({ ...plain, contrast: 7 })).toBe(await of(plain));
     expect(await of({ ...guided, guidanceScale: 0.5 })).toBe(await of(plain));
 
-    const schedule = JSON.parse(readFileSync(base.schedulerConfigFile!, 'utf8')) as Record<string, unknown>;
-    const schedulerConfigFile = path.join(folder, 'scheduler_config.json');
-    const withSchedule = async (change: Record<string, unknown>): Promise<string> => {
-      writeFileSync(schedulerConfigFile, JSON.stringify({ ...schedule, ...change }));
-      return of(guided, { ...base, schedulerConfigFile });
-    };
+    const withSchedule = (change: object): Promise<string> => of(guided, scheduled(change));
     expect(await withSchedule({})).toBe(known[0]);
     expect(await withSchedule({ beta_end: 0.02 })).not.toBe(known[0]);
+    expect(await withSchedule({ prediction_type: 'v_prediction' })).not.toBe(known[0]);
     expect(await withSchedule({ timestep_spacing: 'trailing' })).not.toBe(known[0]);
+    // Which class wrote the file, and what only that class reads, is nothing to features.
+    expect(await withSchedule({ _class_name: 'DDIMScheduler', clip_sample: true })).toBe(known[0]);
   });
 
   it('of another contrast or schedule are not used', async () => {
@@ -176,10 +180,7 @@ describe('statistics in files', () => {
     expect((await store.concept(maple, scopes, options)).fresh).toBe(true);
     expect((await store.concept(maple, scopes, options)).fresh).toBe(false);
     expect((await store.concept(maple, scopes, { ...options, contrast: 4 })).fresh).toBe(true);
-    const schedulerConfigFile = path.join(folder, 'scheduler_config.json');
-    const schedule = readFileSync(base.schedulerConfigFile!, 'utf8');
-    writeFileSync(schedulerConfigFile, JSON.stringify({ ...JSON.parse(schedule), beta_end: 0.02 }));
-    const other = new StatisticsStore({ ...base, schedulerConfigFile }, cache);
+    const other = new StatisticsStore(scheduled({ beta_end: 0.02 }), cache);
     expect((await other.concept(maple, scopes, options)).fresh).toBe(true);
   });
 

@@ -11,13 +11,15 @@ import { clipTextSchema } from '../../../src/models/clip/config.ts';
 import { loadTokenizer } from '../../../src/models/clip/tokenizer.ts';
 import { readConfig } from '../../../src/models/config-file.ts';
 import { openControlNet } from '../../../src/models/controlnet/open.ts';
+import { parseSchedulerJson, readScheduleKeys } from '../../../src/models/model-schedule.ts';
 import { unetLayers } from '../../../src/models/unet/changeable-layers.ts';
 import { unetSchema } from '../../../src/models/unet/config.ts';
 import { crossAttentionNames } from '../../../src/models/unet/structure.ts';
 import { vaeFactor, vaeSchema } from '../../../src/models/vae/config.ts';
+import { checkpointSchedule } from '../../../src/sampling/checkpoint-schedule.ts';
 import { noiseSchedule } from '../../../src/sampling/noise-schedule.ts';
 import { createSampler, namedSamplerConfig, SAMPLER_NAMES } from '../../../src/sampling/samplers/create.ts';
-import { parseSchedulerJson, readSchedulerConfig } from '../../../src/sampling/scheduler-config.ts';
+import { resolveSchedulerConfig } from '../../../src/sampling/scheduler-config.ts';
 import { attempt, type Seed, type SeedFile, type Target } from '../target.ts';
 import { fixture, plain, safetensors, seedFile } from './seeds.ts';
 
@@ -95,7 +97,9 @@ const scheduler: Target = {
       const model = (typeof value === 'object' && value !== null ? value : {}) as Record<string, unknown>;
       return createSampler(namedSamplerConfig(random.pick(SAMPLER_NAMES), model, file), steps);
     });
-    const config = await readSchedulerConfig(file);
+    const keys = await readScheduleKeys(file);
+    await attempt(() => checkpointSchedule({ schedule: { config: keys, file } }));
+    const config = resolveSchedulerConfig(keys, file);
     await attempt(() => noiseSchedule(config));
     createSampler(config, steps);
   },
