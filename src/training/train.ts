@@ -346,7 +346,11 @@ class TrainingRun {
       metadata: new Map(),
     } as const;
     const pipeline = await Pipeline.create(base, {
-      vocabulary: bindConcepts(base.tokenizer, tokens.length === 0 ? [] : [concept]),
+      vocabulary: bindConcepts(
+        base.tokenizer,
+        tokens.length === 0 ? [] : [concept],
+        base.parts.layers.contextCount,
+      ),
       deltas: await this.#trainables.deltas(),
       ...this.#execution,
     });
@@ -356,7 +360,9 @@ class TrainingRun {
       await onSample(picture!, step);
     } catch (error) {
       // A picture that was given up; what was trained is saved where the next step would begin.
-      if (!signal?.aborted || error !== signal.reason) throw error;
+      if (signal?.aborted && error === signal.reason) return;
+      await this.#save();
+      throw error;
     } finally {
       await pipeline.dispose();
     }

@@ -1,8 +1,6 @@
 /** Transformers of more than one block: a random miniature, as SDXL's UNet is built but small. */
 import { describe, expect, it } from 'vitest';
-import { float32Tensor } from '../../src/formats/raw-tensor.ts';
 import { isLinear } from '../../src/models/families/layer-table.ts';
-import type { WeightSource } from '../../src/models/network.ts';
 import { unetLayers } from '../../src/models/unet/changeable-layers.ts';
 import { unetSchema } from '../../src/models/unet/config.ts';
 import { attentionPlaces } from '../../src/models/unet/structure.ts';
@@ -10,6 +8,7 @@ import { buildUnet } from '../../src/models/unet/unet.ts';
 import { defaultRuntime } from '../../src/runtime/default-runtime.ts';
 import { TorchGenerator } from '../../src/tensor/random.ts';
 import { float32 } from '../../src/tensor/tensor.ts';
+import { namedWeights } from '../support/named-weights.ts';
 
 const json = {
   block_out_channels: [8, 16, 16],
@@ -23,21 +22,6 @@ const json = {
   sample_size: 8,
 };
 const config = unetSchema.parse(json);
-
-/** Weights of any name and shape, the same for the same name. */
-const weights: WeightSource = {
-  label: 'random',
-  get(name, shape) {
-    if (shape === undefined) return undefined;
-    const seed = [...name].reduce((sum, char) => (sum * 31 + char.charCodeAt(0)) % 100_003, 7);
-    const count = shape.reduce((a, b) => a * b, 1);
-    const scale = name.includes('norm') && name.endsWith('weight') ? 0 : 0.3;
-    const values = new TorchGenerator(seed)
-      .randn(count)
-      .map((value) => scale * value + (scale === 0 ? 1 : 0));
-    return float32Tensor(name, shape, values);
-  },
-};
 
 describe('a UNet whose transformers have several blocks', () => {
   const places = attentionPlaces(config);
@@ -72,7 +56,7 @@ describe('a UNet whose transformers have several blocks', () => {
     const ranks = new Map(layers.map(({ layerName }) => [layerName, 1]));
     const size = { batch: 1, latentHeight: 8, latentWidth: 8, tokens: 5 };
     const inputs = layers.filter(isLinear).map(({ layerName }) => layerName);
-    const network = buildUnet(weights, config, size, { loraRanks: ranks, probes: { inputs } });
+    const network = buildUnet(namedWeights, config, size, { loraRanks: ranks, probes: { inputs } });
     const factors = layers.flatMap(({ layerName, m, n }) => [
       [`${layerName}.lora_down`, float32([1, n])] as const,
       [`${layerName}.lora_up`, float32([m, 1])] as const,

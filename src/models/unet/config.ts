@@ -18,6 +18,8 @@ export interface UnetConfig {
   /** Down blocks in order; the up blocks mirror them. */
   readonly blocks: readonly UnetBlockConfig[];
   readonly layersPerBlock: number;
+  /** Whether there is a block between down and up. Default true; BK-SDM's small models have none. */
+  readonly middle?: boolean;
   /** Width D of the text features, 768 in SD 1.x. */
   readonly crossAttentionDim: number;
   /** Whether the transformers begin and end with linear layers rather than 1×1 convolutions. Default false. */
@@ -67,7 +69,7 @@ export const unetSchema = z
     freq_shift: z.number().min(0).max(1).default(0),
     sample_size: z.union([positive.max(4096), z.array(positive.max(4096)).length(2)]).nullish(),
     act_fn: only('silu', 'swish'),
-    mid_block_type: only('UNetMidBlock2DCrossAttn'),
+    mid_block_type: z.literal('UNetMidBlock2DCrossAttn').nullable().default('UNetMidBlock2DCrossAttn'),
     downsample_padding: only(1),
     mid_block_scale_factor: only(1),
     center_input_sample: only(false),
@@ -149,6 +151,7 @@ export const unetSchema = z
         ...(depthOf(i) === 1 ? {} : { transformerDepth: depthOf(i) }),
       })),
       layersPerBlock: json.layers_per_block,
+      ...(json.mid_block_type === null ? { middle: false } : {}),
       crossAttentionDim: json.cross_attention_dim,
       ...(json.use_linear_projection ? { linearProjection: true } : {}),
       normGroups: json.norm_num_groups,

@@ -32,7 +32,7 @@ export function blockWriter(
  * Down blocks and middle.
  * @param hidden   the first convolution's output, [B, C₀, h, w]
  * @param features one per down block, added to the block's last output (T2I-Adapter); default none
- * @returns the middle's output, and what the second half takes up again, in order
+ * @returns the middle's output (the last block's where there is none), and what the second half takes up again, in order
  */
 export function downAndMiddle(
   net: NetworkBuilder,
@@ -41,7 +41,7 @@ export function downAndMiddle(
   hidden: Value,
   features: readonly Value[] = [],
 ): { hidden: Value; skips: Value[] } {
-  const { blocks, layersPerBlock } = config;
+  const { blocks, layersPerBlock, middle = true } = config;
   const skips = [hidden];
   blocks.forEach(({ channels, crossAttention }, i) => {
     net.within(`down_blocks.${i}`, () => {
@@ -57,6 +57,7 @@ export function downAndMiddle(
       skips.push(hidden);
     });
   });
+  if (!middle) return { hidden, skips };
   net.within('mid_block', () => {
     const channels = hidden.shape[1]!;
     hidden = write.resnet(hidden, 'resnets.0', channels);

@@ -22,7 +22,7 @@ export interface TransformerPlace {
 }
 
 /** All transformers in the order of the per-layer text context. */
-export function transformerPlaces({ blocks, layersPerBlock }: UnetConfig): TransformerPlace[] {
+export function transformerPlaces({ blocks, layersPerBlock, middle = true }: UnetConfig): TransformerPlace[] {
   const places: TransformerPlace[] = [];
   const last = blocks.length - 1;
   let index = 0;
@@ -41,7 +41,7 @@ export function transformerPlaces({ blocks, layersPerBlock }: UnetConfig): Trans
     for (let j = 0; crossAttention && j < layersPerBlock; j++)
       add(`down_blocks.${level}.attentions.${j}`, level);
   });
-  add('mid_block.attentions.0', last);
+  if (middle) add('mid_block.attentions.0', last);
   blocks.toReversed().forEach(({ crossAttention }, i) => {
     for (let j = 0; crossAttention && j <= layersPerBlock; j++)
       add(`up_blocks.${i}.attentions.${j}`, last - i);
@@ -77,6 +77,7 @@ export function crossAttentionNames(config: UnetConfig): string[] {
 export function resnetPlaces({
   blocks,
   layersPerBlock,
+  middle = true,
 }: UnetConfig): { path: string; inChannels: number; channels: number }[] {
   const places: { path: string; inChannels: number; channels: number }[] = [];
   const skips = [blocks[0]!.channels];
@@ -89,7 +90,7 @@ export function resnetPlaces({
     }
     if (i < blocks.length - 1) skips.push(current);
   });
-  for (const j of [0, 1])
+  for (const j of middle ? [0, 1] : [])
     places.push({ path: `mid_block.resnets.${j}`, inChannels: current, channels: current });
   blocks.toReversed().forEach(({ channels }, i) => {
     for (let j = 0; j <= layersPerBlock; j++) {
