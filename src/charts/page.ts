@@ -85,3 +85,7 @@ export function table<Row>(rows: readonly Row[], columns: readonly TableColumn<R
 export function chartFigure(svg: string, caption = ''): Html {
   return html`<figure><div class="scroll">${markup(svg)}</div>${caption === '' ? null : html`<figcaption>${caption}</figcaption>`}</figure>`;
 }
+
+/** A map that narrow screens scroll instead of shrinking its names away. */
+export const wideFigure = (svg: string, caption: string): Html =>
+  html`<div class="wide">${chartFigure(svg, caption)}</div>`;

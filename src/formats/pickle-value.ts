@@ -42,6 +42,11 @@ export function isSet(value: PickleValue | undefined): value is PickleSet {
   return isPickleObject(value) && value.kind === 'set';
 }
 
+/** Names the type of an object for the machine's stack, which knows only its `kind`. */
+export function made<T extends PickleObject>(object: T): T {
+  return object;
+}
+
 export function tupleOf(items: readonly PickleValue[]): PickleTuple {
   return { kind: 'tuple', items };
 }

@@ -4,10 +4,11 @@
  * extension registry, out-of-band buffers) are refused. Iterative: nesting costs no call stack.
  * Opcodes: https://github.com/python/cpython/blob/main/Lib/pickletools.py
  */
-import { hexText } from '../io/bytes.ts';
 import { inOneGo, type Steps } from '../pace.ts';
 import type { ByteReader } from './byte-reader.ts';
 import { COST, extentOf, PickleCost } from './pickle-cost.ts';
+import type { PickleHost } from './pickle-host.ts';
+import { MAX_LINE_BYTES, PickleLiterals } from './pickle-literals.ts';
 import {
   describe,
   type Fail,
@@ -20,46 +21,12 @@ import {
 } from './pickle-value.ts';
 import { PythonKeys } from './python-keys.ts';
 
-/**
- * What a pickle may refer to. Each method throws the error that `fail` makes when it refuses. What it is given has been
- * charged to the pickle's account once; a method that sets dictionary keys does so through `keys`, which charges them.
- */
-export interface PickleHost {
-  /** The stand-in for an allowed `module.name`. */
-  global(name: string, fail: Fail): PickleValue;
-  /** REDUCE. */
-  call(callee: PickleValue, args: readonly PickleValue[], fail: Fail, keys: PythonKeys): PickleValue;
-  /** NEWOBJ. */
-  create(type: PickleValue, args: readonly PickleValue[], fail: Fail): PickleValue;
-  /** BUILD. */
-  setState(object: PickleValue, state: PickleValue, fail: Fail, keys: PythonKeys): void;
-  /** BINPERSID. */
-  persistent(id: PickleValue, fail: Fail): PickleValue;
-}
-
-/** A host for pickles that hold scalars and containers only. */
-export const PLAIN_DATA: PickleHost = {
-  global(name, fail) {
-    throw fail(`pickle refers to "${name}" where only plain data belongs`);
-  },
-  call: (_callee, _args, fail) => refuse(fail),
-  create: (_type, _args, fail) => refuse(fail),
-  setState: (_object, _state, fail) => refuse(fail),
-  persistent: (_id, fail) => refuse(fail),
-};
-
-function refuse(fail: Fail): never {
-  throw fail('expected plain data, got a call');
-}
-
 /** No protocol later than 5 exists. */
 const MAX_PROTOCOL = 5;
 /** A tensor takes about 45, the largest checkpoints with optimiser states some 400,000; bounds time. */
 const MAX_OPERATIONS = 1_500_000;
-const MAX_STRING_BYTES = 1 << 24;
-/** Bounds the quadratic cost of converting to a big integer. */
-const MAX_INTEGER_BYTES = 1024;
-const MAX_LINE_BYTES = 1024;
+/** Operations between two steps. */
+const STEP_OPERATIONS = 1 << 12;
 
 /**
  * Run one pickle from the reader's position to its STOP.
@@ -83,11 +50,6 @@ export function unpickleSteps(
   return new PickleMachine(reader, host, fileBytes).run();
 }
 
-/** Operations between two steps. */
-const STEP_OPERATIONS = 1 << 12;
-
-const utf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
-
 class PickleMachine {
   readonly #reader: ByteReader;
   readonly #host: PickleHost;
@@ -97,6 +59,7 @@ class PickleMachine {
   readonly #marks: number[] = [];
   readonly #memo = new Map<number, PickleValue>();
   readonly #cost: PickleCost;
+  readonly #literals: PickleLiterals;
   readonly #keys: PythonKeys;
   readonly #members = new WeakMap<PickleSet, Map<PickleValue, PickleValue>>();
 
@@ -105,6 +68,7 @@ class PickleMachine {
     this.#host = host;
     const cost = new PickleCost(reader, fileBytes);
     this.#cost = cost;
+    this.#literals = new PickleLiterals(reader, cost);
     this.#keys = new PythonKeys((bytes) => cost.charge(bytes));
     this.#fail = (message) => reader.error(message);
   }
@@ -160,6 +124,7 @@ class PickleMachine {
   /** The value of an opcode that only makes one; `undefined` for all others. */
   #made(code: number): PickleValue | undefined {
     const reader = this.#reader;
+    const literals = this.#literals;
     switch (code) {
       case 0x4e: // NONE
         return null;
@@ -174,32 +139,32 @@ class PickleMachine {
       case 0x4a: // BININT
         return reader.i32();
       case 0x8a: // LONG1
-        return this.#integer(reader.u8());
+        return literals.integer(reader.u8());
       case 0x8b: // LONG4
-        return this.#integer(reader.i32());
+        return literals.integer(reader.i32());
       case 0x49: // INT
-        return this.#textInteger(this.#line(), true);
+        return literals.integerLine();
       case 0x4c: // LONG
-        return this.#textInteger(this.#line().replace(/L$/, ''), false);
+        return literals.longLine();
       case 0x46: // FLOAT
-        return this.#textFloat(this.#line());
+        return literals.floatLine();
       case 0x47: // BINFLOAT
         return reader.f64BigEndian();
       case 0x55: // SHORT_BINSTRING, a Python 2 str
       case 0x8c: // SHORT_BINUNICODE
-        return this.#text(reader.u8());
+        return literals.text(reader.u8());
       case 0x54: // BINSTRING, a Python 2 str
       case 0x58: // BINUNICODE
-        return this.#text(reader.u32());
+        return literals.text(reader.u32());
       case 0x8d: // BINUNICODE8
-        return this.#text(Number(reader.u64()));
+        return literals.text(Number(reader.u64()));
       case 0x43: // SHORT_BINBYTES
-        return this.#blob(reader.u8());
+        return literals.blob(reader.u8());
       case 0x42: // BINBYTES
-        return this.#blob(reader.u32());
+        return literals.blob(reader.u32());
       case 0x8e: // BINBYTES8
       case 0x96: // BYTEARRAY8
-        return this.#blob(Number(reader.u64()));
+        return literals.blob(Number(reader.u64()));
       case 0x29: // EMPTY_TUPLE
         return tupleOf(this.#container([]));
       case 0x85: // TUPLE1
@@ -227,9 +192,9 @@ class PickleMachine {
       case 0x6a: // LONG_BINGET
         return this.#recall(reader.u32());
       case 0x67: // GET
-        return this.#recall(this.#memoIndex(this.#line()));
+        return this.#recall(literals.indexLine());
       case 0x63: // GLOBAL
-        return this.#host.global(`${this.#line()}.${this.#line()}`, this.#fail);
+        return this.#host.global(`${literals.line()}.${literals.line()}`, this.#fail);
       case 0x93: // STACK_GLOBAL
         return this.#stackGlobal();
       case 0x52: // REDUCE
@@ -293,7 +258,7 @@ class PickleMachine {
         this.#remember(reader.u32());
         break;
       case 0x70: // PUT
-        this.#remember(this.#memoIndex(this.#line()));
+        this.#remember(this.#literals.indexLine());
         break;
       case 0x94: // MEMOIZE
         this.#remember(this.#memo.size);
@@ -317,70 +282,6 @@ class PickleMachine {
     if (length > BigInt(this.#reader.remaining)) {
       throw this.#fail(`expected a frame of at most ${this.#reader.remaining} bytes, got ${length}`);
     }
-  }
-
-  #line(): string {
-    return this.#decode(this.#reader.line(MAX_LINE_BYTES));
-  }
-
-  #decode(bytes: Uint8Array): string {
-    try {
-      return utf8.decode(bytes);
-    } catch {
-      throw this.#fail('expected a string in UTF-8, got other bytes');
-    }
-  }
-
-  #text(length: number): string {
-    return this.#decode(this.#limited(length));
-  }
-
-  #blob(length: number): Uint8Array {
-    return this.#limited(length).slice();
-  }
-
-  #limited(length: number): Uint8Array {
-    if (length > MAX_STRING_BYTES) {
-      throw this.#fail(`expected strings of at most ${MAX_STRING_BYTES} bytes, got one of ${length}`);
-    }
-    const bytes = this.#reader.bytes(length);
-    this.#cost.chargeText(length);
-    return bytes;
-  }
-
-  /** A little-endian two's complement integer. */
-  #integer(length: number): number | bigint {
-    if (length < 0 || length > MAX_INTEGER_BYTES) {
-      throw this.#fail(
-        `expected an integer of at most ${MAX_INTEGER_BYTES} bytes, got a length of ${length}`,
-      );
-    }
-    const bytes = this.#reader.bytes(length);
-    if (length === 0) return 0;
-    const magnitude = BigInt(`0x${hexText(bytes.slice().reverse())}`);
-    return compact(BigInt.asIntN(8 * length, magnitude));
-  }
-
-  #textInteger(text: string, mayBeBoolean: boolean): number | bigint | boolean {
-    if (mayBeBoolean && (text === '00' || text === '01')) return text === '01';
-    if (!/^[+-]?\d+$/.test(text))
-      throw this.#fail(`expected an integer, got ${JSON.stringify(text.slice(0, 40))}`);
-    return compact(BigInt(text.replace('+', '')));
-  }
-
-  #textFloat(text: string): number {
-    const special = { nan: Number.NaN, inf: Infinity, '-inf': -Infinity }[text];
-    if (special !== undefined) return special;
-    if (!/^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i.test(text)) {
-      throw this.#fail(`expected a number, got ${JSON.stringify(text.slice(0, 40))}`);
-    }
-    return Number(text);
-  }
-
-  #memoIndex(text: string): number {
-    if (!/^\d{1,10}$/.test(text))
-      throw this.#fail(`expected a memo index, got ${JSON.stringify(text.slice(0, 40))}`);
-    return Number(text);
   }
 
   #remember(index: number): void {
@@ -479,10 +380,4 @@ class PickleMachine {
     const state = this.#pop();
     this.#host.setState(this.#top(), state, this.#fail, this.#keys);
   }
-}
-
-/** Integers as numbers where that is exact. */
-function compact(value: bigint): number | bigint {
-  const number = Number(value);
-  return Number.isSafeInteger(number) ? number : value;
 }

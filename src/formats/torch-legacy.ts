@@ -6,12 +6,14 @@
 import { readFileRange, type SourceFile } from '../io/file-range.ts';
 import { Pace } from '../pace.ts';
 import { ByteReader } from './byte-reader.ts';
-import { PLAIN_DATA, unpickle, unpickleSteps } from './pickle.ts';
+import { unpickle, unpickleSteps } from './pickle.ts';
+import { PLAIN_DATA } from './pickle-host.ts';
 import { describe, type PickleValue } from './pickle-value.ts';
 import type { TensorFile } from './tensor-file.ts';
 import type { ByteRange, TensorStorage } from './tensor-storage.ts';
-import { type FindStorage, type StorageRequest, torchHost } from './torch-host.ts';
+import { torchHost } from './torch-host.ts';
 import { flattenTensors } from './torch-names.ts';
+import type { FindStorage, StorageRequest } from './torch-storage.ts';
 import { plainTree } from './torch-value.ts';
 
 const MAGIC_NUMBER = 0x1950a86a20f9469cfc6cn;

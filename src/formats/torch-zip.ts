@@ -10,8 +10,9 @@ import { ByteReader } from './byte-reader.ts';
 import { unpickleSteps } from './pickle.ts';
 import type { TensorFile } from './tensor-file.ts';
 import type { TensorStorage } from './tensor-storage.ts';
-import { type FindStorage, torchHost } from './torch-host.ts';
+import { torchHost } from './torch-host.ts';
 import { flattenTensors } from './torch-names.ts';
+import type { FindStorage } from './torch-storage.ts';
 import { plainTree } from './torch-value.ts';
 import { readZipDirectory, readZipEntry, type ZipEntry, zipStorage } from './zip-archive.ts';
 

@@ -74,6 +74,7 @@ describe('pickle machine', () => {
       'cnumpy\ndtype\n(X\x09\x00\x00\x00__proto__\x89\x88tR.',
       /numpy scalar/,
     ],
+    ['a number that only JavaScript knows', 'Fconstructor\n.', /expected a number, got "constructor"/],
     ['a call of an inert class', 'cpytorch_lightning.callbacks.a\nB\n)R.', /allowed constructor/],
     ['an object of an inert class', 'cpytorch_lightning.callbacks.a\nB\n)\x81.', /makes an object/],
     ['state for a plain dict', '}}(X\x01\x00\x00\x00aK\x01ub.', /sets the state/],

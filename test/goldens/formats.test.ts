@@ -11,7 +11,7 @@ import { type DType, decodeFloat32, encodeFloat, isDecodable } from '../../src/f
 import { openTensorFile } from '../../src/formats/open-tensor-file.ts';
 import { type RawTensor, readBytes, readFloat32, readFloat64 } from '../../src/formats/raw-tensor.ts';
 import { openSafetensors, writeSafetensors } from '../../src/formats/safetensors.ts';
-import { TORCH_DTYPE_NAMES } from '../../src/formats/torch-host.ts';
+import { TORCH_DTYPE_NAMES } from '../../src/formats/torch-dtypes.ts';
 import type { TorchTensor, TorchValue } from '../../src/formats/torch-value.ts';
 import { writeTorchZip } from '../../src/formats/torch-writer.ts';
 import { goldenJson, goldenPath } from '../support/goldens.ts';

@@ -1,7 +1,8 @@
 /** A fusion's report for people: what it says, and that it stands alone. */
 import { describe, expect, it } from 'vitest';
+import { shortLayerName } from '../../../src/fusion/report/page-text.ts';
 import type { FusionReport, LayerReport } from '../../../src/fusion/report/report.ts';
-import { fusionReportPage, shortLayerName } from '../../../src/fusion/report/report-page.ts';
+import { fusionReportPage } from '../../../src/fusion/report/report-page.ts';
 import { fusionVerdict, worstCollision } from '../../../src/fusion/report/verdict.ts';
 
 const NONE = { text: null, cross: null, spatial: null };
