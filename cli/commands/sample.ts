@@ -59,9 +59,14 @@ const options = {
   negative: option(SCENE, 'What it does not show', { requiresArg: false }),
   region: option(
     SCENE,
-    '"prompt @ left,top,right,bottom : negative"; also a polygon, or a mask picture',
+    '"prompt @ left,top,right,bottom : negative"; also a polygon, or a mask picture; <lora:file:0.8> in it acts there',
     many,
   ),
+  'concepts-everywhere': {
+    ...flag,
+    group: SCENE,
+    describe: 'Concepts act in the whole picture, not only in the regions that name them',
+  },
   'prompt-rewrite': option(SCENE, 'Regions as Mix-of-Show writes them'),
   'style-mix': option(SCENE, '"layers=prompt": coarse, middle, fine, 3 or 0-5', many),
   scene: option(SCENE, 'Scene file, YAML or JSON; options go before it'),
@@ -177,7 +182,9 @@ async function readScene(args: Args): Promise<NormalScene> {
   if (picture !== undefined)
     stored = normalScene(await readPictureScene(picture), (name) => path.resolve(name));
   if (stored === null) return own;
-  const overridden = Object.entries(own).filter(([key]) => key in given);
+  const overridden = Object.entries(own).filter(
+    ([key]) => key in given || (key === 'promptLoras' && 'prompt' in given),
+  );
   return { ...stored, ...Object.fromEntries(overridden) };
 }
 
@@ -213,6 +220,7 @@ function givenScene(args: Args): Record<string, unknown> {
   put('loras', list('loras')?.map(withStrength));
   put('embeddings', list('embeddings'));
   put('regions', list('region'));
+  if (args['concepts-everywhere'] === true) put('conceptsEverywhere', true);
   const mix = list('style-mix');
   if (mix !== undefined) put('styleMix', Object.fromEntries(pairs('style-mix', mix)));
   const init = text(args, 'init');

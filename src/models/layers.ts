@@ -1,6 +1,6 @@
 /** Layers shared by all networks. Each takes the network being written, its input and the checkpoint's own layer name. */
 import { conv } from '../graph/ops/convolution.ts';
-import { add, silu } from '../graph/ops/elementwise.ts';
+import { add, mul, silu } from '../graph/ops/elementwise.ts';
 import { matmul } from '../graph/ops/matmul.ts';
 import { reshape, transpose } from '../graph/ops/movement.ts';
 import { layerNorm as layerNormOp } from '../graph/ops/normalization.ts';
@@ -8,8 +8,8 @@ import type { Value } from '../graph/value.ts';
 import type { NetworkBuilder } from './network.ts';
 
 /**
- * y = x Wᵀ + (x Aᵀ) Bᵀ + b over the last axis, W [out, in]; the middle term only where factors were asked for.
- * 1×1 convolutions over tokens are this layer too.
+ * y = x Wᵀ + (x Aᵀ ⊙ w) Bᵀ + b over the last axis, W [out, in]; the middle term only where factors were asked for, w where
+ * they count in parts of the picture. 1×1 convolutions over tokens are this layer too.
  */
 export function linear(
   net: NetworkBuilder,
@@ -23,11 +23,35 @@ export function linear(
   const lora = net.lora(name, out, n);
   if (lora !== null) {
     const reduced = matmul(net.g, x, lora.down, { transB: true });
-    y = add(net.g, y, matmul(net.g, reduced, lora.up, { transB: true }));
+    const weights = x.shape.length === 3 ? net.factorWeights(name, x.shape[1]!) : null;
+    const counted = weights === null ? reduced : mul(net.g, reduced, weights);
+    y = add(net.g, y, matmul(net.g, counted, lora.up, { transB: true }));
   }
   if (bias) y = add(net.g, y, net.weight(`${name}.bias`, [out]));
   net.probeOutput(name, () => y);
   return y;
+}
+
+/**
+ * `linear` of one row x [B, n] for a whole picture: [B, out, 1, 1], or [B, out, H, W] where its factors count in parts of it.
+ */
+export function pictureWide(
+  net: NetworkBuilder,
+  x: Value,
+  name: string,
+  { out, height, width }: { out: number; height: number; width: number },
+): Value {
+  const { g } = net;
+  const [batch, n] = x.shape as [number, number];
+  const weights = net.factorWeights(name, height * width);
+  if (weights === null) return reshape(g, linear(net, x, name, { out }), [batch, out, 1, 1]);
+  net.probeInput(name, x);
+  const { down, up } = net.lora(name, out, n)!;
+  const plain = matmul(g, x, net.weight(`${name}.weight`, [out, n]), { transB: true });
+  const reduced = reshape(g, matmul(g, x, down, { transB: true }), [batch, 1, down.shape[0]!]);
+  const change = toImage(net, matmul(g, mul(g, reduced, weights), up, { transB: true }), height, width);
+  const own = reshape(g, add(g, plain, net.weight(`${name}.bias`, [out])), [batch, out, 1, 1]);
+  return add(g, change, own);
 }
 
 /**
@@ -59,7 +83,10 @@ export function conv2d(
     const rank = lora.down.shape[0]!;
     const down = reshape(net.g, lora.down, [rank, channels, kernel, kernel]);
     const reduced = conv(net.g, x, down, null, { stride, pads });
-    y = add(net.g, y, conv(net.g, reduced, reshape(net.g, lora.up, [out, rank, 1, 1]), null));
+    const [, , height, width] = reduced.shape as [number, number, number, number];
+    const weights = net.factorWeights(name, height * width);
+    const counted = weights === null ? reduced : mul(net.g, reduced, toImage(net, weights, height, width));
+    y = add(net.g, y, conv(net.g, counted, reshape(net.g, lora.up, [out, rank, 1, 1]), null));
   }
   if (kernel === 1) net.probeOutput(name, () => toTokens(net, y));
   return y;

@@ -11,13 +11,26 @@ export type ModelDeltas = ReadonlyMap<LayerId, LowRank>;
 /** ΔW [m, n] of layers of one network, by layer name. */
 export type LayerDeltas = ReadonlyMap<string, LowRank>;
 
-/** Several sets of deltas on one base: layer by layer the exact sum, factors side by side. */
-export function sumDeltas(sets: readonly ModelDeltas[]): ModelDeltas {
-  const perLayer = new Map<LayerId, LowRank[]>();
-  for (const deltas of sets) {
-    for (const [id, delta] of deltas) perLayer.set(id, [...(perLayer.get(id) ?? []), delta]);
+/**
+ * Several sets of deltas on one base: layer by layer the exact sum, factors side by side.
+ * @param strengths of the sets; one of 0 is left out. Default 1 each
+ */
+export function sumDeltas<K extends string>(
+  sets: readonly ReadonlyMap<K, LowRank>[],
+  strengths: readonly number[] = [],
+): ReadonlyMap<K, LowRank> {
+  const perLayer = new Map<K, { deltas: LowRank[]; strengths: number[] }>();
+  for (const [i, deltas] of sets.entries()) {
+    const strength = strengths[i] ?? 1;
+    if (strength === 0) continue;
+    for (const [name, delta] of deltas) {
+      const own = perLayer.get(name) ?? { deltas: [], strengths: [] };
+      own.deltas.push(delta);
+      own.strengths.push(strength);
+      perLayer.set(name, own);
+    }
   }
-  return new Map([...perLayer].map(([id, own]) => [id, sum(own)]));
+  return new Map([...perLayer].map(([name, own]) => [name, sum(own.deltas, own.strengths)]));
 }
 
 /** The rank of each delta: what `NetworkOptions.loraRanks` wants. */

@@ -43,7 +43,15 @@ export interface NetworkOptions {
   readonly probes?: ProbeRequest;
   /** Writes group norms in place of the operator. Default: the operator. */
   readonly groupNorm?: GroupNormWriter;
+  /** How much each factor of a layer counts in each row. Default: all count whole everywhere. */
+  readonly factorWeights?: FactorWeights;
 }
+
+/**
+ * What x · downᵀ [B, N, r] of a layer is multiplied by before `up`: [1, N, r], or null where all is 1.
+ * @param rows N
+ */
+export type FactorWeights = (g: GraphBuilder, layerName: string, rows: number) => Value | null;
 
 /** A group norm of x [B, C, H, W] with weight and bias [C]. */
 export type GroupNormWriter = (
@@ -78,6 +86,7 @@ export class NetworkBuilder {
   readonly writeGroupNorm: GroupNormWriter;
   readonly #source: WeightSource;
   readonly #loraRanks: ReadonlyMap<string, number>;
+  readonly #factorWeights: FactorWeights;
   readonly #wanted: { inputs: Set<string>; outputs: Set<string>; grams: Set<string> };
   readonly #weighRows: ((g: GraphBuilder, rows: Value) => Value) | undefined;
   readonly #found = {
@@ -92,11 +101,17 @@ export class NetworkBuilder {
 
   constructor(
     source: WeightSource,
-    { loraRanks = new Map(), probes = {}, groupNorm: writer = groupNorm }: NetworkOptions = {},
+    {
+      loraRanks = new Map(),
+      probes = {},
+      groupNorm: writer = groupNorm,
+      factorWeights = () => null,
+    }: NetworkOptions = {},
   ) {
     this.writeGroupNorm = writer;
     this.#source = source;
     this.#loraRanks = loraRanks;
+    this.#factorWeights = factorWeights;
     this.#wanted = {
       inputs: new Set(probes.inputs),
       outputs: new Set(probes.outputs),
@@ -165,6 +180,11 @@ export class NetworkBuilder {
       down: this.g.input(loraDownInput(layerName), 'float32', [rank, n]),
       up: this.g.input(loraUpInput(layerName), 'float32', [m, rank]),
     };
+  }
+
+  /** How much each factor of layer `name` of the current scope counts in each of N rows, [1, N, r]; null: whole. */
+  factorWeights(name: string, rows: number): Value | null {
+    return this.#factorWeights(this.g, this.#full(name), rows);
   }
 
   /** Serve the probes of layer `name` on its input: `rows()` is X, [N, n] or [B, T, n], written only if wanted. */

@@ -5,6 +5,12 @@ import { levelSizes } from '../models/unet/structure.ts';
 import type { ExecutionContext } from '../runtime/execution-context.ts';
 import { TorchGenerator } from '../tensor/random.ts';
 import { float32, type Tensor } from '../tensor/tensor.ts';
+import {
+  type ConceptPlacement,
+  conceptMasks,
+  conceptPlacement,
+  type SourceStrengths,
+} from './concept-places.ts';
 import { GuidedRows, joined } from './guided-rows.ts';
 import { type GuidedRun, type Pass, runGuided } from './guided-run.ts';
 import { adapterFeeds, LoadedControls } from './guides.ts';
@@ -24,6 +30,8 @@ export interface RunContext {
   readonly sampler: Sampler;
   /** What context and regions say. */
   readonly sources: readonly SourceContexts[];
+  /** How much each concept of the UNet counts for each of them. */
+  readonly strengths: SourceStrengths;
   /** Pixels per latent cell. */
   readonly factor: number;
   readonly execution: ExecutionContext;
@@ -40,11 +48,13 @@ export class DenoisingRun {
   readonly #beginIndex: number;
   readonly #apart: SharedPicture | null;
   readonly #together: SharedPicture;
+  readonly #placement: ConceptPlacement;
+  readonly #masks: Feeds;
   #features: Feeds | null = null;
 
   /** @throws {UsageError} if the denoise strength leaves no step */
   constructor(context: RunContext) {
-    const { base, request, sampler, sources, factor } = context;
+    const { base, request, sampler, sources, strengths, factor } = context;
     const [height, width] = [request.height / factor, request.width / factor];
     this.#context = context;
     this.#shape = [1, base.parts.unet.config.inChannels, height, width];
@@ -57,6 +67,13 @@ export class DenoisingRun {
     const share = (isolated: boolean) => sharePicture(request.regions, tokens, levels, isolated);
     this.#apart = this.#isolatedCalls > 0 ? share(true) : null;
     this.#together = share(false);
+    const { layout, weights } = this.#together;
+    const present = sources.map((_, source) => layout.levels.some(({ rows }) => rows[source]! > 0));
+    this.#placement = conceptPlacement(strengths, present);
+    this.#masks = conceptMasks(
+      weights,
+      this.#placement.placed.map((concept) => strengths[concept]!),
+    );
   }
 
   /**
@@ -68,7 +85,7 @@ export class DenoisingRun {
     pictures: readonly number[],
     onStep: (step: { done: number; calls: number; predicted: Tensor<Float32Array> }) => void | Promise<void>,
   ): Promise<Tensor<Float32Array>[]> {
-    const { request, unet, sampler, sources, execution, signal } = this.#context;
+    const { request, unet, sampler, sources, strengths, execution, signal } = this.#context;
     const n = pictures.length;
     const size = this.#shape[1] * this.#shape[2] * this.#shape[3];
     const { seed, batchNoise } = request;
@@ -88,7 +105,8 @@ export class DenoisingRun {
     const [negative, positive = negative!] = sources[0]!;
     const conditioning = rows.conditioning(negative!, [positive]);
     const texts = {
-      ...(await unet.keysValues(sources, rows)),
+      ...(await unet.keysValues(sources, rows, strengths)),
+      ...this.#masks,
       ...conditioningFeeds(conditioning),
       ...this.#features,
     };
@@ -140,6 +158,7 @@ export class DenoisingRun {
       latentHeight: this.#shape[2],
       latentWidth: this.#shape[3],
       layout,
+      placement: this.#placement,
       adapterFeatures: request.adapters.length > 0,
       controlResiduals: request.controls.length > 0,
     });

@@ -91,7 +91,14 @@ export async function drawScene(planned: PlannedScene, options: DrawSceneOptions
   await makeFolder(folder);
   const start = performance.now();
   const clipSkip = scene.clipSkip ?? 0;
-  const pipeline = await Pipeline.create(model.base, { ...model, clipSkip, runtime, threads, signal });
+  const pipeline = await Pipeline.create(model.base, {
+    ...model,
+    placedDeltas: model.concepts.map(({ deltas }) => deltas),
+    clipSkip,
+    runtime,
+    threads,
+    signal,
+  });
   const pictures: DrawnPicture[] = [];
   const kept: Picture[] = [];
   const count = request.count ?? 1;

@@ -16,25 +16,39 @@ import { placeOfRecord } from '../io/recorded-path.ts';
 import { type Checkpoint, openCheckpoint } from '../models/checkpoint.ts';
 import { PROMPT_WORDS, WordMatcher } from '../models/clip/word-matcher.ts';
 import { readConfig } from '../models/config-file.ts';
-import { type ModelDeltas, sumDeltas } from '../models/lora.ts';
+import type { ModelDeltas } from '../models/lora.ts';
 import { PREDICTION_TYPES, type PredictionType } from '../models/model-schedule.ts';
 import { defaultBase } from '../package-root.ts';
-import type { NormalScene } from './scene.ts';
+import type { NormalScene, WeightFile } from './scene.ts';
 
 /** What a scene draws with. */
 export interface SceneModel {
   readonly base: Checkpoint;
   readonly vocabulary: BoundVocabulary;
-  /** All changes of the base, strengths inside. */
+  /** Changes of the base that act everywhere: a fusion's. */
   readonly deltas: ModelDeltas;
+  /** Files of their own, which act where a scene's prompts and regions name them. */
+  readonly concepts: readonly SceneConcept[];
   /** What prompts call the concepts, e.g. `<smiley1> <smiley2>`; empty without concepts. */
   readonly conceptNames: readonly string[];
 }
 
+/** A concept or LoRA that a scene names. */
+export interface SceneConcept {
+  /** As the scene has it. */
+  readonly path: string;
+  readonly words: readonly string[];
+  /** Changes of the base, of strength 1. */
+  readonly deltas: ModelDeltas;
+  /** Strengths where words call it, or everywhere; null for a file that only `<lora:…>` names, with strengths of its own. */
+  readonly own: Omit<WeightFile, 'path'> | null;
+}
+
 export type ModelSources = Pick<
   NormalScene,
-  'base' | 'baseConfig' | 'prediction' | 'fused' | 'concepts' | 'loras' | 'embeddings'
->;
+  'base' | 'baseConfig' | 'prediction' | 'fused' | 'concepts' | 'loras' | 'promptLoras' | 'embeddings'
+> &
+  Partial<Pick<NormalScene, 'regions'>>;
 
 const recipeSchema = z.object({
   base: z.object({ path: z.string(), prediction: z.enum(PREDICTION_TYPES).optional() }),
@@ -67,7 +81,7 @@ export async function openSceneModel(sources: ModelSources): Promise<SceneModel>
   const { hiddenSize } = base.parts.textEncoder.config;
 
   const concepts: Concept[] = [];
-  const deltas: ModelDeltas[] = [];
+  let deltas: ModelDeltas = new Map();
   const expansions = new Map<string, readonly string[]>();
   const addEmbeddings = ({ concept, expansions: own }: EmbeddingFile): void => {
     concepts.push(concept);
@@ -79,18 +93,30 @@ export async function openSceneModel(sources: ModelSources): Promise<SceneModel>
     }
   };
   if (fused?.kind === 'fusion') {
-    deltas.push(await conceptDeltas(base, await loadConcept(fused.lora), { convolutions: true }));
+    deltas = await conceptDeltas(base, await loadConcept(fused.lora), { convolutions: true });
     if (fused.embeddings !== null) {
       const opened = await loadEmbeddings(fused.embeddings, layerCount, hiddenSize, { ofFusion: true });
       addEmbeddings({ ...opened, concept: inWordOrder(opened.concept, fused.words) });
     }
   }
-  for (const { path: file, unetStrength, textEncoderStrength } of [...sources.concepts, ...sources.loras]) {
-    const concept = await loadConcept(file);
-    deltas.push(
-      await conceptDeltas(base, concept, { unetStrength, textEncoderStrength, convolutions: true }),
-    );
+  const placed: SceneConcept[] = [];
+  const open = async (file: string, own: SceneConcept['own']): Promise<void> => {
+    const concept = await loadConcept(own === null ? calledFile(file) : file);
+    placed.push({
+      path: file,
+      words: concept.tokens.map(({ word }) => word),
+      deltas: await conceptDeltas(base, concept, { convolutions: true }),
+      own,
+    });
     if (concept.tokens.length > 0) concepts.push(concept);
+  };
+  for (const { path: file, ...own } of [...sources.concepts, ...sources.loras]) await open(file, own);
+  const called = [
+    ...(sources.promptLoras ?? []),
+    ...(sources.regions ?? []).flatMap(({ loras = [] }) => loras),
+  ];
+  for (const file of new Set(called.map((entry) => entry.path))) {
+    if (!placed.some(({ path: known }) => known === file)) await open(file, null);
   }
   for (const file of sources.embeddings ?? []) {
     addEmbeddings(await loadEmbeddings(file, layerCount, hiddenSize));
@@ -105,9 +131,24 @@ export async function openSceneModel(sources: ModelSources): Promise<SceneModel>
   return {
     base,
     vocabulary: expansions.size === 0 ? vocabulary : expanding(vocabulary, expansions),
-    deltas: sumDeltas(deltas),
+    deltas,
+    concepts: placed,
     conceptNames: names,
   };
+}
+
+/** Endings that a tag may leave out, as web UIs do. */
+const ENDINGS = ['', '.safetensors', '.pth', '.pt', '.ckpt', '.bin'];
+
+/** The file that a tag calls. @throws {UsageError} if there is none */
+function calledFile(name: string): string {
+  const found = ENDINGS.map((ending) => `${name}${ending}`).find(existsSync);
+  if (found === undefined) {
+    throw new UsageError(
+      `<lora:${path.basename(name)}>: no such file, and no LoRA of that name is loaded: ${name}`,
+    );
+  }
+  return found;
 }
 
 interface FusionFolder {

@@ -42,6 +42,8 @@ export interface SharedPicture {
   readonly layout: SourceLayout;
   /** The inputs of region-attention.ts but for keys and values. */
   readonly feeds: Readonly<Record<string, Tensor>>;
+  /** By level: the weights of the sources, [source][N]. */
+  readonly weights: readonly (readonly Float32Array[])[];
 }
 
 /**
@@ -56,9 +58,9 @@ export function sharePicture(
   isolated: boolean,
 ): SharedPicture {
   const feeds: Record<string, Tensor> = {};
+  const weights = levels.map(({ height, width }) => sourceWeights(regions, height, width));
   const layouts = levels.map(({ height, width }, level): LevelLayout => {
-    const weights = sourceWeights(regions, height, width);
-    const { layout, rows, places, parts } = shareLevel(weights, height * width, isolated);
+    const { layout, rows, places, parts } = shareLevel(weights[level]!, height * width, isolated);
     feeds[levelInputs.rows(level)] = int64([rows.length], rows);
     places.forEach(({ from, weight }, overlap) => {
       feeds[levelInputs.places(level, overlap)] = int64([from.length], from);
@@ -77,7 +79,7 @@ export function sharePicture(
     }
     return layout;
   });
-  return { layout: { tokens, levels: layouts }, feeds };
+  return { layout: { tokens, levels: layouts }, feeds, weights };
 }
 
 interface LevelShares {

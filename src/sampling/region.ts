@@ -1,5 +1,6 @@
 /** Where a text rules: shapes on the picture, and what they cover at the UNet's resolutions. */
 import { UsageError } from '../errors.ts';
+import type { ConceptUse } from './concept-places.ts';
 
 /** Edges as fractions of the picture's height and width, 0 … 1. */
 export interface Box {
@@ -29,6 +30,8 @@ export interface Region {
   readonly shape: RegionShape;
   /** Counts where regions overlap: each gets its weight's part. Default 1, which is the plain average. */
   readonly weight?: number;
+  /** Concepts of the pipeline that act here. Default: those of the context. */
+  readonly concepts?: readonly ConceptUse[];
 }
 
 /** First and one past the last cell that a box covers along one axis: rounded inwards. */

@@ -9,6 +9,7 @@ import type { Checkpoint } from '../models/checkpoint.ts';
 import { checkControlNetFits } from '../models/controlnet/open.ts';
 import { nearestName } from '../nearest-name.ts';
 import { defined } from '../settings.ts';
+import type { ConceptUse } from './concept-places.ts';
 import { guidedPair } from './guidance.ts';
 import { GuidedRows } from './guided-rows.ts';
 import type { AdapterGuide, ControlGuide } from './guides.ts';
@@ -40,6 +41,8 @@ export interface SampleRequest {
   readonly layerPrompts?: ReadonlyMap<number, string>;
   /** Texts with their places. Default none. */
   readonly regions?: readonly Region[];
+  /** Concepts of the pipeline that act where the context rules. Default: all. */
+  readonly concepts?: readonly ConceptUse[];
   /** Share of the steps, from the first, in which self-attention stays inside regions, 0 … 1. Default 0. */
   readonly isolate?: number;
   /** Pixels, a multiple of the autoencoder's factor (8 for SD 1.x). Default: what the model was trained at. */

@@ -6,7 +6,7 @@ import { type BoundVocabulary, bindConcepts } from '../concepts/prompt.ts';
 import type { Picture } from '../formats/picture.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
 import type { Conditioning } from '../models/families/conditioning.ts';
-import type { ModelDeltas } from '../models/lora.ts';
+import { type ModelDeltas, sumDeltas } from '../models/lora.ts';
 import { vaeFactor } from '../models/vae/config.ts';
 import {
   type ExecutionContext,
@@ -15,6 +15,7 @@ import {
 } from '../runtime/execution-context.ts';
 import type { Tensor } from '../tensor/tensor.ts';
 import { checkpointSampler } from './checkpoint-schedule.ts';
+import { alikeSources, conceptStrengths, type SourceStrengths } from './concept-places.ts';
 import { DenoisingRun } from './denoising-run.ts';
 import { guidedPair } from './guidance.ts';
 import { LatentCodec } from './latent-codec.ts';
@@ -32,8 +33,10 @@ import { UnetDenoiser } from './unet-denoiser.ts';
 export interface PipelineParts extends ExecutionRequest {
   /** Words of concepts with their embeddings. Default: the base's own words alone. */
   readonly vocabulary?: BoundVocabulary;
-  /** Changes of the base by layer id, strengths inside. Default none. */
+  /** Changes of the base everywhere, by layer id, strengths inside. Default none. */
   readonly deltas?: ModelDeltas;
+  /** Changes that act where a request says it, in the context or in regions. Default none. */
+  readonly placedDeltas?: readonly ModelDeltas[];
   /** Layers of the text encoder to leave out at the end, as diffusers counts: 0 is all. Default 0. */
   readonly clipSkip?: number;
 }
@@ -73,7 +76,11 @@ export class Pipeline {
   readonly vocabulary: BoundVocabulary;
   /** Pixels per latent cell. */
   readonly factor: number;
-  readonly #prompts: PromptEncoder;
+  readonly #deltas: ModelDeltas;
+  readonly #concepts: readonly ModelDeltas[];
+  readonly #clipSkip: number;
+  /** Of the text encoder with its concepts' changes, by their strengths. */
+  readonly #prompts = new Map<string, PromptEncoder>();
   readonly #unet: UnetDenoiser;
   readonly #codec: LatentCodec;
   readonly #execution: ExecutionContext;
@@ -85,13 +92,15 @@ export class Pipeline {
     codec: LatentCodec,
     factor: number,
   ) {
-    const { deltas = new Map(), clipSkip = 0 } = parts;
+    const { deltas = new Map(), placedDeltas = [], clipSkip = 0 } = parts;
     const layerCount = base.parts.layers.contextCount;
     this.base = base;
     this.factor = factor;
     this.vocabulary = parts.vocabulary ?? bindConcepts(base.tokenizer, [], layerCount);
-    this.#prompts = new PromptEncoder(base, this.vocabulary, deltas, clipSkip, execution);
-    this.#unet = new UnetDenoiser(base, deltas, execution);
+    this.#deltas = deltas;
+    this.#concepts = placedDeltas;
+    this.#clipSkip = clipSkip;
+    this.#unet = new UnetDenoiser(base, deltas, execution, placedDeltas);
     this.#codec = codec;
     this.#execution = execution;
   }
@@ -120,13 +129,15 @@ export class Pipeline {
     await checkRequestMemory(resolved, maskCount(resolved), this.base, this.factor);
     const { sampler: name, schedule, steps, eta, count, batchSize, seed } = resolved;
     const config = checkpointSampler(this.base, name, schedule);
+    const strengths = conceptStrengths(resolved, this.#concepts.length);
     const run = new DenoisingRun({
       base: this.base,
       request: resolved,
       unet: this.#unet,
       codec: this.#codec,
       sampler: createSampler(config, steps, { eta }),
-      sources: await this.#encode(resolved),
+      sources: await this.#encode(resolved, strengths.textEncoder),
+      strengths: strengths.unet,
       factor: this.factor,
       execution: this.#execution,
       signal,
@@ -151,17 +162,38 @@ export class Pipeline {
     return done;
   }
 
-  /** Text features of context and regions. */
-  #encode(request: ResolvedRequest): Promise<Conditioning[][]> {
+  /** Text features of context and regions, each read with the concepts that act there. */
+  async #encode(request: ResolvedRequest, strengths: SourceStrengths): Promise<Conditioning[][]> {
     const { layerCount } = this.vocabulary;
     const everywhere = (text: string): string[] => Array<string>(layerCount).fill(text);
     const group = (positive: string[], negative: string): string[][] =>
       guidedPair(request.guidanceScale, everywhere(negative), positive);
     const context = everywhere(request.prompt).map((text, layer) => request.layerPrompts.get(layer) ?? text);
-    return this.#prompts.encode([
+    const sources = [
       group(context, request.negativePrompt),
       ...request.regions.map(({ prompt, negativePrompt = '' }) => group(everywhere(prompt), negativePrompt)),
-    ]);
+    ];
+    const encoded = new Array<Conditioning[]>(sources.length);
+    for (const group of alikeSources(strengths, sources.length)) {
+      const own = await this.#promptsWith(group.strengths).encode(
+        group.sources.map((source) => sources[source]!),
+      );
+      group.sources.forEach((source, i) => {
+        encoded[source] = own[i]!;
+      });
+    }
+    return encoded;
+  }
+
+  /** @param strengths of the concepts in the text encoder */
+  #promptsWith(strengths: readonly number[]): PromptEncoder {
+    const key = strengths.join();
+    const known = this.#prompts.get(key);
+    if (known !== undefined) return known;
+    const deltas = sumDeltas([this.#deltas, ...this.#concepts], [1, ...strengths]);
+    const encoder = new PromptEncoder(this.base, this.vocabulary, deltas, this.#clipSkip, this.#execution);
+    this.#prompts.set(key, encoder);
+    return encoder;
   }
 
   async dispose(): Promise<void> {

@@ -33,6 +33,7 @@ import {
   sceneRegion,
   sceneStrength,
 } from './scene.ts';
+import { placeConcepts } from './scene-concepts.ts';
 import type { ScheduleOverrides, TimestepSpacing } from './scheduler-options.ts';
 
 /** Pixels, 4096 × 4096: larger masks are reduced while they are decoded, smaller ones averaged exactly. */
@@ -83,9 +84,12 @@ export async function prepareScene(scene: NormalScene, model: SceneModel): Promi
     await setImmediate();
     return drawShape(place, width, height, notes);
   };
+  const placed = placeConcepts(complete, model.concepts);
+  notes.push(...placed.notes);
   const regions: Region[] = [];
-  for (const { prompt, negative, weight, ...place } of complete.regions) {
+  for (const [i, { prompt, negative, weight, loras, ...place }] of complete.regions.entries()) {
     regions.push({
+      concepts: placed.regions[i]!,
       prompt,
       negativePrompt: negative,
       weight,
@@ -119,6 +123,7 @@ export async function prepareScene(scene: NormalScene, model: SceneModel): Promi
   const request: SampleRequest = {
     prompt: complete.prompt,
     regions,
+    concepts: placed.context,
     width,
     height,
     adapters,

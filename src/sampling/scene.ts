@@ -3,7 +3,7 @@
  * only; nothing is opened here.
  */
 
-import { resolve as absolute } from 'node:path';
+import { resolve as absolute, basename, parse } from 'node:path';
 import { z } from 'zod';
 import { UsageError } from '../errors.ts';
 import { excerpt, lengthExcerpt } from '../formats/excerpt.ts';
@@ -28,6 +28,7 @@ import {
   MAX_STRENGTH,
   rangeMessage,
 } from './limits.ts';
+import { takeLoraTags } from './lora-tags.ts';
 import { parseRegion, type RegionSpec, type ShapeSpec, type StrengthSpec } from './region-text.ts';
 
 /** A number within limits; the message says both. */
@@ -93,6 +94,8 @@ const region = z
     ...place,
     /** Its part where regions overlap. Default 1. */
     weight: ranged(1 / MAX_REGION_WEIGHT, MAX_REGION_WEIGHT).optional(),
+    /** LoRAs that act here alone, as `<lora:file:0.8>` in its prompt. */
+    loras: listUpTo(weights, MAX_FILES).optional(),
   })
   .refine(onePlace.check, { error: onePlace.error });
 
@@ -129,6 +132,10 @@ export const sceneSchema = z.strictObject({
   /** ED-LoRA or LoRA files with their words. */
   concepts: listUpTo(weights, MAX_FILES).optional(),
   loras: listUpTo(weights, MAX_FILES).optional(),
+  /** LoRAs that act everywhere, as `<lora:file:0.8>` in the prompt. */
+  promptLoras: listUpTo(weights, MAX_FILES).optional(),
+  /** Concepts act in the whole picture, whichever region names them. Default false. */
+  conceptsEverywhere: z.boolean({ error: 'expected true or false' }).optional(),
   /** Textual inversion files. */
   embeddings: listUpTo(path, MAX_FILES).optional(),
   prompt: prompt.optional(),
@@ -166,8 +173,10 @@ export const sceneSchema = z.strictObject({
 });
 
 export type Scene = z.output<typeof sceneSchema>;
-export type SceneRegion = z.output<typeof region>;
-export type ScenePlace = Pick<SceneRegion, 'box' | 'polygon' | 'mask' | 'feather'>;
+type WrittenRegion = z.output<typeof region>;
+/** A region with its tags written out. */
+export type SceneRegion = Omit<WrittenRegion, 'loras'> & { readonly loras?: readonly WeightFile[] };
+export type ScenePlace = Pick<WrittenRegion, 'box' | 'polygon' | 'mask' | 'feather'>;
 export type SceneGuide = z.output<typeof guide>;
 
 /** A file of deltas and how much of it. */
@@ -178,9 +187,10 @@ export interface WeightFile {
 }
 
 /** A scene with its short forms written out and every path absolute. */
-export type NormalScene = Omit<Scene, 'concepts' | 'loras' | 'regions'> & {
+export type NormalScene = Omit<Scene, 'concepts' | 'loras' | 'promptLoras' | 'regions'> & {
   readonly concepts: readonly WeightFile[];
   readonly loras: readonly WeightFile[];
+  readonly promptLoras?: readonly WeightFile[];
   readonly regions: readonly SceneRegion[];
 };
 
@@ -199,8 +209,25 @@ export function normalScene(
   const placed = <T extends ScenePlace>(entry: T): T =>
     entry.mask === undefined ? entry : { ...entry, mask: resolve(entry.mask) };
   const { base, baseConfig, fused, embeddings, init, guides, controls } = scene;
+  const concepts = (scene.concepts ?? []).map((entry) => weightFile(entry, resolve));
+  const loras = (scene.loras ?? []).map((entry) => weightFile(entry, resolve));
+  const loaded = [...(scene.concepts ?? []), ...(scene.loras ?? [])].map(writtenPath);
+  const calledIn = (text: string): { prompt: string; loras: WeightFile[] } => {
+    const { prompt: rest, tags } = takeLoraTags(text);
+    const own = tags.map(({ name: called, ...strengths }) => {
+      const known = loaded.findIndex((file) => [file, basename(file), parse(file).name].includes(called));
+      return { path: known < 0 ? resolve(called) : [...concepts, ...loras][known]!.path, ...strengths };
+    });
+    return { prompt: rest, loras: own };
+  };
+  const context = calledIn(scene.prompt ?? '');
+  const promptLoras = [
+    ...(scene.promptLoras ?? []).map((entry) => weightFile(entry, resolve)),
+    ...context.loras,
+  ];
   return {
     ...scene,
+    ...(scene.prompt === undefined ? {} : { prompt: context.prompt }),
     ...(base === undefined ? {} : { base: resolve(base) }),
     ...(baseConfig === undefined ? {} : { baseConfig: resolve(baseConfig) }),
     ...(fused === undefined ? {} : { fused: resolve(fused) }),
@@ -225,15 +252,21 @@ export function normalScene(
             ...(Array.isArray(entry.regions) ? { regions: entry.regions.map(placed) } : {}),
           })),
         }),
-    concepts: (scene.concepts ?? []).map((entry) => weightFile(entry, resolve)),
-    loras: (scene.loras ?? []).map((entry) => weightFile(entry, resolve)),
-    regions: (scene.regions ?? []).map((entry) =>
-      placed(
-        typeof entry === 'string' ? sceneRegion(parseRegion(entry), `region "${excerpt(entry)}"`) : entry,
-      ),
-    ),
+    concepts,
+    loras,
+    promptLoras: promptLoras.length > 0 ? promptLoras : undefined,
+    regions: (scene.regions ?? []).map((entry) => {
+      const written: WrittenRegion =
+        typeof entry === 'string' ? sceneRegion(parseRegion(entry), `region "${excerpt(entry)}"`) : entry;
+      const called = calledIn(written.prompt);
+      const own = [...(written.loras ?? []).map((file) => weightFile(file, resolve)), ...called.loras];
+      return placed({ ...written, prompt: called.prompt, loras: own.length > 0 ? own : undefined });
+    }),
   };
 }
+
+const writtenPath = (entry: NonNullable<Scene['loras']>[number]): string =>
+  typeof entry === 'string' ? entry : entry.path;
 
 function weightFile(
   entry: NonNullable<Scene['concepts']>[number],
@@ -255,7 +288,7 @@ function weightFile(
 export function sceneRegion(
   { prompt: own, negative, shape, feather, weight }: RegionSpec,
   where: string,
-): SceneRegion {
+): Omit<WrittenRegion, 'loras'> {
   return checked(region, { prompt: own, negative, ...scenePlace(shape), feather, weight }, where);
 }
 

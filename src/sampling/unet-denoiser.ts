@@ -1,9 +1,11 @@
 /** The UNet of a model kept loaded for sampling: one guided prediction per call, whatever the number of texts. */
 
+import { rankOf } from '../linalg/low-rank.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
 import { type Conditioning, stackedConditioning } from '../models/families/conditioning.ts';
 import { within } from '../models/families/layer-table.ts';
-import { deltaFeeds, deltaRanks, type LayerDeltas, type ModelDeltas } from '../models/lora.ts';
+import { deltaFeeds, deltaRanks, type LayerDeltas, type ModelDeltas, sumDeltas } from '../models/lora.ts';
+import { type FactorPlaces, hasNoPlace } from '../models/unet/factor-places.ts';
 import { buildKeysValues, isKeyOrValue, keysOutput, valuesOutput } from '../models/unet/keys-values.ts';
 import { keyInput, type SourceLayout, valueInput } from '../models/unet/region-attention.ts';
 import { crossAttentionNames } from '../models/unet/structure.ts';
@@ -12,6 +14,7 @@ import { type ExecutionContext, executionContext } from '../runtime/execution-co
 import type { LoadedGraph } from '../runtime/runtime.ts';
 import { UploadedFeeds } from '../runtime/uploaded.ts';
 import { float32, type Tensor } from '../tensor/tensor.ts';
+import { alikeSources, type ConceptPlacement, type SourceStrengths } from './concept-places.ts';
 import type { GuidedRows } from './guided-rows.ts';
 
 type Feeds = Readonly<Record<string, Tensor>>;
@@ -25,6 +28,8 @@ export interface UnetSetup {
   readonly latentHeight: number;
   readonly latentWidth: number;
   readonly layout: SourceLayout;
+  /** Which concepts act everywhere, and which in parts of the picture. Default: all of them everywhere. */
+  readonly placement?: ConceptPlacement;
   readonly adapterFeatures: boolean;
   readonly controlResiduals: boolean;
 }
@@ -32,8 +37,9 @@ export interface UnetSetup {
 /** A UNet with deltas. One session is loaded at a time; it stays as long as the same setup is asked for. */
 export class UnetDenoiser {
   readonly #base: Checkpoint;
-  readonly #unetDeltas: LayerDeltas;
-  readonly #textDeltas: LayerDeltas;
+  /** What acts everywhere. */
+  readonly #own: SplitDeltas;
+  readonly #concepts: readonly SplitDeltas[];
   readonly #execution: ExecutionContext;
   #loaded: {
     key: string;
@@ -42,32 +48,44 @@ export class UnetDenoiser {
     factors: UploadedFeeds;
   } | null = null;
 
-  /** @param deltas changes of the base; those of the UNet count */
-  constructor(base: Checkpoint, deltas: ModelDeltas, execution: ExecutionContext = executionContext()) {
+  /**
+   * @param deltas   changes of the base everywhere; those of the UNet count
+   * @param concepts changes that act where a setup places them. Default none
+   */
+  constructor(
+    base: Checkpoint,
+    deltas: ModelDeltas,
+    execution: ExecutionContext = executionContext(),
+    concepts: readonly ModelDeltas[] = [],
+  ) {
     this.#base = base;
-    const all = [...within('unet', deltas)];
-    // K and V are computed apart from the UNet, so their deltas are applied there.
-    this.#textDeltas = new Map(all.filter(([name]) => isKeyOrValue(name)));
-    this.#unetDeltas = new Map(all.filter(([name]) => !isKeyOrValue(name)));
+    this.#own = splitDeltas(deltas);
+    this.#concepts = concepts.map(splitDeltas);
     this.#execution = execution;
   }
 
   /**
    * K and V of all cross-attentions for all sources, as the UNet's inputs.
-   * @param rows of a pass: each text is repeated for every picture
+   * @param rows      of a pass: each text is repeated for every picture
+   * @param strengths of the concepts for each source. Default: all whole
    */
-  async keysValues(sources: readonly SourceContexts[], rows: GuidedRows): Promise<Feeds> {
+  async keysValues(
+    sources: readonly SourceContexts[],
+    rows: GuidedRows,
+    strengths: SourceStrengths = this.#concepts.map(() => sources.map(() => 1)),
+  ): Promise<Feeds> {
     const { weights, config, layers } = this.#base.parts.unet;
     const names = crossAttentionNames(config);
-    const loraRanks = deltaRanks(this.#textDeltas);
-    const factors = deltaFeeds(this.#textDeltas, loraRanks, layers);
     const feeds: Record<string, Tensor> = {};
-    // Texts of one length share a run.
-    const lengths = new Set(sources.map((contexts) => contexts[0]!.context.shape[2]!));
-    for (const tokens of lengths) {
-      const members = sources.flatMap((contexts, source) =>
-        contexts[0]!.context.shape[2] === tokens ? [{ source, contexts }] : [],
-      );
+    const sets = [this.#own.text, ...this.#concepts.map(({ text }) => text)];
+    // Texts of one length, read by the same concepts, share a run.
+    const tokensOf = (source: number): number => sources[source]![0]!.context.shape[2]!;
+    for (const group of alikeSources(strengths, sources.length, tokensOf)) {
+      const members = group.sources.map((source) => ({ source, contexts: sources[source]! }));
+      const tokens = tokensOf(group.sources[0]!);
+      const deltas = sumDeltas(sets, [1, ...group.strengths]);
+      const loraRanks = deltaRanks(deltas);
+      const factors = deltaFeeds(deltas, loraRanks, layers);
       const texts = members.flatMap(({ contexts }) => contexts);
       const size = { batch: texts.length, tokens };
       const { graph } = buildKeysValues(weights, config, size, { loraRanks });
@@ -98,16 +116,17 @@ export class UnetDenoiser {
     if (this.#loaded?.key === key) return;
     await this.dispose();
     const { weights, config, layers } = this.#base.parts.unet;
-    const loraRanks = deltaRanks(this.#unetDeltas);
+    const { deltas, places } = this.#placed(setup.placement);
+    const loraRanks = deltaRanks(deltas);
     const size = { batch: rows, latentHeight, latentWidth, tokens: layout.tokens[0]! };
-    const options = { sources: layout, adapterFeatures, controlResiduals, loraRanks };
+    const options = { sources: layout, places, adapterFeatures, controlResiduals, loraRanks };
     const { graph } = buildUnet(weights, config, size, options);
     const { runtime } = this.#execution;
     this.#loaded = {
       key,
       session: await runtime.load(graph, 'every-step', this.#execution),
       inputs: new Set(graph.inputs.map(({ name }) => name)),
-      factors: new UploadedFeeds(runtime, deltaFeeds(this.#unetDeltas, loraRanks, layers)),
+      factors: new UploadedFeeds(runtime, deltaFeeds(deltas, loraRanks, layers)),
     };
   }
 
@@ -122,11 +141,50 @@ export class UnetDenoiser {
     return noise_pred!.data as Float32Array;
   }
 
+  /** The factors of all that acts, side by side, and the masks that they stand under. */
+  #placed(
+    { everywhere, placed }: ConceptPlacement = { everywhere: this.#concepts.map(() => 1), placed: [] },
+  ): {
+    deltas: LayerDeltas;
+    places: FactorPlaces | null;
+  } {
+    const concepts = this.#concepts.map(({ unet }) => unet);
+    const common = sumDeltas([this.#own.unet, ...concepts], [1, ...everywhere]);
+    if (placed.length === 0) return { deltas: common, places: null };
+    const masked = placed.map(
+      (concept) => new Map([...concepts[concept]!].filter(([name]) => !hasNoPlace(name))),
+    );
+    const sets = [common, ...masked];
+    const deltas = sumDeltas(sets);
+    const columns = [...deltas.keys()].map((name) => {
+      const masks = sets.flatMap((own, mask) => {
+        const delta = own.get(name);
+        return delta === undefined ? [] : Array<number>(rankOf(delta)).fill(mask);
+      });
+      return [name, masks] as const;
+    });
+    return { deltas, places: { masks: sets.length, columns: new Map(columns) } };
+  }
+
   async dispose(): Promise<void> {
     this.#loaded?.factors.dispose();
     await this.#loaded?.session.dispose();
     this.#loaded = null;
   }
+}
+
+/** K and V are computed apart from the UNet, so their deltas are applied there. */
+interface SplitDeltas {
+  readonly unet: LayerDeltas;
+  readonly text: LayerDeltas;
+}
+
+function splitDeltas(deltas: ModelDeltas): SplitDeltas {
+  const all = [...within('unet', deltas)];
+  return {
+    unet: new Map(all.filter(([name]) => !isKeyOrValue(name))),
+    text: new Map(all.filter(([name]) => isKeyOrValue(name))),
+  };
 }
 
 /** Rows [from, to) of the first axis. */

@@ -69,6 +69,7 @@ async function denoise(request: Partial<ResolvedRequest>, negative = 0, positive
     codec: codec as unknown as LatentCodec,
     sampler,
     sources,
+    strengths: [],
     factor: FACTOR,
     execution: executionContext(),
   };

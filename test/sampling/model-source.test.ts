@@ -10,8 +10,7 @@ import { FormatError, MismatchError, UsageError } from '../../src/errors.ts';
 import { float32Tensor, renamed } from '../../src/formats/raw-tensor.ts';
 import { writeSafetensors } from '../../src/formats/safetensors.ts';
 import { toDense } from '../../src/linalg/low-rank.ts';
-import { within } from '../../src/models/families/layer-table.ts';
-import { type ModelSources, openSceneModel } from '../../src/sampling/model-source.ts';
+import { type ModelSources, openSceneModel, type SceneConcept } from '../../src/sampling/model-source.ts';
 import { normalScene, type Scene } from '../../src/sampling/scene.ts';
 import { prepareScene } from '../../src/sampling/scene-request.ts';
 import { goldenPath } from '../support/goldens.ts';
@@ -34,16 +33,31 @@ describe('what a scene draws with', () => {
     expect(conceptNames).toEqual([]);
   });
 
-  it('is a concept with its words, and strengths add up exactly', async () => {
+  it('is a concept with its words and strengths', async () => {
     const one = await open({ base: model, concepts: [{ path: edlora, strength: 0.5 }] });
     expect(one.conceptNames).toEqual(['<potter1> <potter2>']);
     expect(one.vocabulary.layerPrompts('a <POTTER1>')[3]).toBe('a <new3>');
     const both = await open({ base: model, loras: [{ path: edlora, unetStrength: 0.25 }], concepts: [] });
-    const unet = { one: within('unet', one.deltas), both: within('unet', both.deltas) };
-    expect(unet.both.size).toBe(unet.one.size);
-    const [name, delta] = [...unet.one][0]!;
-    const other = unet.both.get(name)!;
-    expect(other.up.data).toEqual(delta.up.data.map((value) => value / 2));
+    expect(one.concepts).toMatchObject([
+      {
+        path: edlora,
+        words: ['<potter1>', '<potter2>'],
+        own: { unetStrength: 0.5, textEncoderStrength: 0.5 },
+      },
+    ]);
+    expect(both.concepts[0]!.own).toEqual({ unetStrength: 0.25, textEncoderStrength: 1 });
+    expect(both.concepts[0]!.deltas).toEqual(one.concepts[0]!.deltas);
+    expect(one.deltas.size).toBe(0);
+  });
+
+  it('is a file that only a region names, with or without its ending', async () => {
+    const called = edlora.replace(/\.pth$/, '');
+    const scene = { base: model, regions: [`a <lora:${called}:0.3> @ 0,0,1,1`], prompt: '' };
+    const { concepts, vocabulary } = await open(scene);
+    expect(concepts).toMatchObject([{ path: called, own: null }]);
+    expect(vocabulary.tokens).toHaveLength(2);
+    const missing = { ...scene, regions: ['a <lora:nobody> @ 0,0,1,1'] };
+    await expect(open(missing)).rejects.toThrow(/<lora:nobody>: no such file, and no LoRA of that name/);
   });
 
   it('is the folder of a fusion, its words in the order of the recipe', async () => {
@@ -74,8 +88,9 @@ describe('what a scene draws with', () => {
     expect(await predicted({ prediction: 'sample' })).toBe('sample');
     expect(opened.conceptNames).toEqual([words.join(' ')]);
     expect(opened.vocabulary.tokens.map(({ word }) => word)).toEqual(words);
-    expect([...opened.deltas.keys()].sort()).toEqual([...single.deltas.keys()].sort());
-    for (const [name, delta] of single.deltas) {
+    const [{ deltas }] = single.concepts as [SceneConcept];
+    expect([...opened.deltas.keys()].sort()).toEqual([...deltas.keys()].sort());
+    for (const [name, delta] of deltas) {
       expect(toDense(opened.deltas.get(name)!).data).toBeAllClose(toDense(delta).data, { rtol: 1e-6 });
     }
     rmSync(path.join(fused, 'recipe.json'));

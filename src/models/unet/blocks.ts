@@ -4,9 +4,9 @@
  */
 import { resizeNearest } from '../../graph/ops/convolution.ts';
 import { add, gelu, mul } from '../../graph/ops/elementwise.ts';
-import { reshape, split } from '../../graph/ops/movement.ts';
+import { split } from '../../graph/ops/movement.ts';
 import type { Value } from '../../graph/value.ts';
-import { conv2d, groupNorm, layerNorm, linear, normConv, toImage, toTokens } from '../layers.ts';
+import { conv2d, groupNorm, layerNorm, linear, normConv, pictureWide, toImage, toTokens } from '../layers.ts';
 import type { NetworkBuilder } from '../network.ts';
 import type { Attentions } from './attention.ts';
 import type { UnetConfig } from './config.ts';
@@ -22,10 +22,9 @@ export function resnet(
 ): Value {
   const { g } = net;
   const options = { out, groups: config.normGroups, epsilon: config.normEpsilon };
-  const [batch, channels] = x.shape as [number, number];
+  const [, channels, height, width] = x.shape as [number, number, number, number];
   let hidden = normConv(net, x, { norm: 'norm1', conv: 'conv1' }, options);
-  const time = linear(net, timeActivated, 'time_emb_proj', { out });
-  hidden = add(g, hidden, reshape(g, time, [batch, out, 1, 1]));
+  hidden = add(g, hidden, pictureWide(net, timeActivated, 'time_emb_proj', { out, height, width }));
   hidden = normConv(net, hidden, { norm: 'norm2', conv: 'conv2' }, options);
   const shortcut = channels === out ? x : conv2d(net, x, 'conv_shortcut', { out, kernel: 1 });
   return add(g, shortcut, hidden);

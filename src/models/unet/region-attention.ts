@@ -184,8 +184,7 @@ function separateAttention(
   const [, count, out] = x.shape as [number, number, number];
   const order = indices(g, levelInputs.partRows(level), count);
   const back = indices(g, levelInputs.partPlaces(level), count);
-  const sorted = gather(g, x, order, 1);
-  const project = (name: string): Value => linear(net, sorted, name, { out, bias: false });
+  const project = (name: string): Value => gather(g, linear(net, x, name, { out, bias: false }), order, 1);
   const [q, k, v] = [project('to_q'), project('to_k'), project('to_v')];
   let start = 0;
   const attended: Value[] = [];

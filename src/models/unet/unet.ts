@@ -13,6 +13,7 @@ import { type Attentions, contextAttentions } from './attention.ts';
 import { upsample } from './blocks.ts';
 import type { UnetConfig } from './config.ts';
 import { blockWriter, downAndMiddle } from './down-path.ts';
+import { type FactorPlaces, placedFactors } from './factor-places.ts';
 import { type SourceLayout, sharedAttentions, sharedGroupNorm } from './region-attention.ts';
 import { attentionPlaces, levelSizes } from './structure.ts';
 import { timeEmbedding } from './time-embedding.ts';
@@ -42,6 +43,8 @@ export interface UnetOptions extends NetworkOptions {
    * Default `contextAttentions`.
    */
   readonly attentions?: (contextOf: (index: number) => Value) => Attentions;
+  /** Factors that count in parts of the picture alone. Default: all count everywhere. */
+  readonly places?: FactorPlaces | null;
   /** Take one feature per down block, added to the block's output (T2I-Adapter). Default false. */
   readonly adapterFeatures?: boolean;
   /** Take one residual per skip connection and one for the middle (ControlNet). Default false. */
@@ -72,6 +75,7 @@ export function buildUnet(
     layerwiseContext = true,
     sources = null,
     attentions: attentionsOver = contextAttentions,
+    places = null,
     adapterFeatures = false,
     controlResiduals = false,
     ...options
@@ -81,6 +85,7 @@ export function buildUnet(
   const levels = levelSizes(config, latentHeight, latentWidth);
   const net = new NetworkBuilder(weights, {
     ...(sources === null ? {} : { groupNorm: sharedGroupNorm(sources, levels) }),
+    ...(places === null ? {} : { factorWeights: placedFactors(places, levels) }),
     ...options,
   });
   const { g } = net;
