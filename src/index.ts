@@ -273,6 +273,7 @@ export { readTrainingFile } from './training/training-file.ts';
 
 // Drawing pictures: from requests by a pipeline, or from scenes with models, regions and guides.
 
+export type { ConceptUse } from './sampling/concept-places.ts';
 export {
   type DrawnPicture,
   type DrawnScene,
@@ -283,7 +284,7 @@ export {
   planScene,
 } from './sampling/draw-scene.ts';
 export type { AdapterGuide, ControlGuide, RegionStrength } from './sampling/guides.ts';
-export type { SceneModel } from './sampling/model-source.ts';
+export type { SceneConcept, SceneModel } from './sampling/model-source.ts';
 export { readPictureScene } from './sampling/picture-recipe.ts';
 export type { Box, Region, RegionShape, SoftMask } from './sampling/region.ts';
 export { REQUEST_DEFAULTS, type ResolvedRequest, type SampleRequest } from './sampling/request.ts';
@@ -303,6 +304,7 @@ export {
   type Scene,
   type SceneRegion,
   type WeightFile,
+  type WrittenRegion,
 } from './sampling/scene.ts';
 export { checkScene, readSceneFile } from './sampling/scene-file.ts';
 export type { PreparedScene } from './sampling/scene-request.ts';

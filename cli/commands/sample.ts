@@ -3,6 +3,7 @@ import path from 'node:path';
 import type { Options } from 'yargs';
 import { UsageError } from '../../src/errors.ts';
 import {
+  type ConceptUse,
   checkScene,
   DEFAULT_DENOISE,
   type DrawnScene,
@@ -279,11 +280,19 @@ function planText({ scene, model, request }: PlannedScene): string {
         : polygon
           ? `polygon of ${polygon.length}`
           : nearPath(mask!);
-      return `region ${i + 1}  ${visible(own)} @ ${where}${not ? ` : ${visible(not)}` : ''}`;
+      const acting = placedFiles(model, request.regions?.[i]?.concepts);
+      return `region ${i + 1}  ${visible(own)} @ ${where}${not ? ` : ${visible(not)}` : ''}${acting}`;
     }),
     `${n} steps of ${name}, guidance ${guidance}, seed ${scene.seed}${request.isolate ? `, isolated ${request.isolate}` : ''}`,
     '',
   ].join('\n');
+}
+
+/** Which files act in a region, where more than one could. */
+function placedFiles({ concepts }: PlannedScene['model'], uses: readonly ConceptUse[] = []): string {
+  if (concepts.length === 0) return '';
+  const names = uses.map(({ concept }) => path.basename(concepts[concept]!.path));
+  return ` with ${visible(names.join(', ') || 'no concept')}`;
 }
 
 function resultText(planned: PlannedScene, drawn: DrawnScene, io: Io): string {

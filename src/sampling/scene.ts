@@ -173,7 +173,8 @@ export const sceneSchema = z.strictObject({
 });
 
 export type Scene = z.output<typeof sceneSchema>;
-type WrittenRegion = z.output<typeof region>;
+/** As scene files have it. */
+export type WrittenRegion = z.output<typeof region>;
 /** A region with its tags written out. */
 export type SceneRegion = Omit<WrittenRegion, 'loras'> & { readonly loras?: readonly WeightFile[] };
 export type ScenePlace = Pick<WrittenRegion, 'box' | 'polygon' | 'mask' | 'feather'>;
