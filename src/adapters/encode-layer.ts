@@ -6,7 +6,7 @@ import { memoryTensor, type RawTensor, readFloat64 } from '../formats/raw-tensor
 import type { LowRank } from '../linalg/low-rank.ts';
 import { type Matrix, matrix } from '../linalg/matrix.ts';
 import { adapterModuleId } from '../models/families/adapter-layers.ts';
-import type { AdapterModule, LoraLayer } from './adapter.ts';
+import type { AdapterLayer, AdapterModule, FullFactor, LoraLayer, PairFactor } from './adapter.ts';
 
 /** dtypes that merges write. */
 export type FactorDType = 'F32' | 'F16' | 'BF16';
@@ -101,6 +101,63 @@ export function balancingShift(largestUp: number, largestDown: number): number {
   return Math.abs(shift) < 4 ? 0 : shift;
 }
 
+/** The same layer with other tensors in the place of its own, magnitude and bias included; scales stay. */
+export function withTensors<L extends AdapterLayer>(layer: L, change: (tensor: RawTensor) => RawTensor): L {
+  const maybe = (tensor: RawTensor | null): RawTensor | null => (tensor === null ? null : change(tensor));
+  const pair = ({ a, b, core }: PairFactor): PairFactor => ({
+    a: change(a),
+    b: change(b),
+    core: maybe(core),
+  });
+  const factor = (own: PairFactor | FullFactor): PairFactor | FullFactor =>
+    'full' in own ? { full: change(own.full) } : pair(own);
+  const weights = (own: AdapterLayer): Partial<AdapterLayer> => {
+    switch (own.kind) {
+      case 'lora':
+        return { up: change(own.up), down: change(own.down), mid: maybe(own.mid) };
+      case 'loha':
+        return { w1: pair(own.w1), w2: pair(own.w2) };
+      case 'lokr':
+        return { w1: factor(own.w1), w2: factor(own.w2) };
+      case 'diff':
+        return { diff: change(own.diff) };
+      case 'ia3':
+      case 'weight':
+        return { weight: change(own.weight) };
+    }
+  };
+  const { doraScale, biasDiff } = layer;
+  return { ...layer, ...weights(layer), doraScale: maybe(doraScale), biasDiff: maybe(biasDiff) };
+}
+
+/** A tensor times a number, in its own dtype where that holds the products exactly, otherwise in float32. */
+function scaled(tensor: RawTensor, factor: number): RawTensor {
+  const products = readFloat64(tensor).map((value) => value * factor);
+  if (tensor.dtype === 'F16' || tensor.dtype === 'BF16') {
+    const narrow = encodeTensor(tensor.name, tensor.shape, products, tensor.dtype);
+    const back = readFloat64(narrow);
+    if (back.every((value, i) => value === products[i])) return narrow;
+  }
+  return encodeTensor(tensor.name, tensor.shape, products, tensor.dtype === 'F64' ? 'F64' : 'F32');
+}
+
+/** The same layer with scale 1 if it has no rank: files store an alpha only beside one. */
+export function foldWholeScale(layer: AdapterLayer): AdapterLayer {
+  if (layer.rank !== null || layer.scale === 1) return layer;
+  switch (layer.kind) {
+    case 'lokr':
+      return 'full' in layer.w1
+        ? { ...layer, w1: { full: scaled(layer.w1.full, layer.scale) }, scale: 1 }
+        : layer;
+    case 'diff':
+      return { ...layer, diff: scaled(layer.diff, layer.scale), scale: 1 };
+    case 'ia3':
+      return { ...layer, weight: scaled(layer.weight, layer.scale), scale: 1 };
+    default:
+      return layer;
+  }
+}
+
 /** `loraAlpha` as files store it. */
 export function loraAlphaOf(layer: Pick<LoraLayer, 'scale' | 'rank'>): number {
   return layer.scale * layer.rank;
@@ -112,18 +169,6 @@ export function loraAlphaOf(layer: Pick<LoraLayer, 'scale' | 'rank'>): number {
  */
 export function foldScale(layer: LoraLayer): LoraLayer {
   if (layer.scale === 1) return layer;
-  const { up } = layer;
-  const products = readFloat64(up).map((value) => value * layer.scale);
-  const id = adapterModuleId(layer);
-  let folded: RawTensor | null = null;
-  if (up.dtype === 'F16' || up.dtype === 'BF16') {
-    const narrow = encodeTensor(id, up.shape, products, up.dtype);
-    const back = readFloat64(narrow);
-    if (back.every((value, i) => value === products[i])) folded = narrow;
-  }
-  return {
-    ...layer,
-    up: folded ?? encodeTensor(id, up.shape, products, up.dtype === 'F64' ? 'F64' : 'F32'),
-    scale: 1,
-  };
+  const up = scaled({ ...layer.up, name: adapterModuleId(layer) }, layer.scale);
+  return { ...layer, up, scale: 1 };
 }

@@ -13,7 +13,9 @@ import {
 } from '../models/families/adapter-layers.ts';
 import type { AdapterLayer, FullFactor, LayerWeights, PairFactor } from './adapter.ts';
 import { excessOf, layerExtent, MAX_CHANGED_NUMBERS, MAX_LAYERS } from './layer-limits.ts';
-import { type AdapterName, type AdapterPart, foreignPart, partSuffix } from './schemes/names.ts';
+import type { AdapterName } from './schemes/names.ts';
+import { type AdapterPart, partSuffix, splitName } from './schemes/suffixes.ts';
+import { unknownLayer, unusableName } from './schemes/unusable-names.ts';
 
 export type Parts = ReadonlyMap<AdapterPart, RawTensor>;
 
@@ -22,20 +24,22 @@ export interface CollectOptions {
   readonly parse: (name: string) => AdapterName | null;
   /** What multiplies the product. @param loraAlpha the stored number; `null` if none is */
   readonly scale: (module: AdapterModule, rank: number, loraAlpha: number | null) => number;
+  /** What multiplies a change of which no factor is decomposed. Default 1: an alpha counts for nothing there. */
+  readonly wholeScale?: (module: AdapterModule) => number;
 }
 
 export interface CollectedLayers {
   readonly layers: Map<string, AdapterLayer>;
-  /** Names of other methods, and what they are. */
+  /** Entries that cannot be used, and what they are. */
   readonly unusable: { name: string; reason: string }[];
-  /** Names that mean nothing. */
+  /** Those of them whose names mean nothing. */
   readonly unknown: string[];
 }
 
 /**
- * Gather the layers of a file.
- * @throws {FormatError} on half pairs, doubled parts, mixed kinds, impossible shapes, rank 0, an alpha that is 0 or NaN,
- *   and on more layers, or larger ones, than a model has
+ * Gather the layers of a file. What is of no layer, or of one that no LoRA can hold, is listed with the reason.
+ * @throws {FormatError} on half pairs, doubled parts, mixed kinds, impossible shapes, rank 0, an alpha that is NaN, a
+ *   magnitude whose factors are not there, and on more layers, or larger ones, than a model has
  */
 export function collectAdapterLayers(
   file: string,
@@ -46,11 +50,13 @@ export function collectAdapterLayers(
   const unusable: { name: string; reason: string }[] = [];
   const unknown: string[] = [];
   for (const tensor of tensors) {
+    // Some programs leave empty tensors behind.
+    if (elementCount(tensor.shape) === 0 && splitName(tensor.name) === null) continue;
     const key = options.parse(tensor.name);
     if (key === null) {
-      const reason = foreignPart(tensor.name);
+      const reason = unusableName(tensor.name);
       if (reason === null) unknown.push(tensor.name);
-      else unusable.push({ name: tensor.name, reason });
+      unusable.push({ name: tensor.name, reason: reason ?? unknownLayer });
       continue;
     }
     const { component, layerName, part } = key;
@@ -72,18 +78,52 @@ export function collectAdapterLayers(
     }
     entry.parts.set(part, tensor);
   }
+  refuseLoneMagnitudes(file, unknown);
   const layers = new Map<string, AdapterLayer>();
   for (const [id, { module, parts }] of byLayer) {
-    // OFT files carry alpha as well; such a layer is unusable as a whole.
-    if ([...parts.keys()].every((part) => part === 'alpha') && unusable.length > 0) {
-      for (const { name } of parts.values())
-        unusable.push({ name, reason: 'alpha of a layer that is not usable' });
-      continue;
+    const layer = withoutWeights(parts) ?? assembleLayer(file, module, parts, options);
+    // A magnitude changes the weight even so.
+    const isNothing = typeof layer !== 'string' && layer.scale === 0 && layer.doraScale === null;
+    if (typeof layer !== 'string' && !isNothing) layers.set(id, layer);
+    else {
+      const reason = typeof layer === 'string' ? layer : 'scaled by 0: the layer changes nothing';
+      unusable.push(...[...parts.values()].map(({ name }) => ({ name, reason })));
     }
-    layers.set(id, assembleLayer(file, module, parts, options));
   }
   refuseExcess(file, layers);
   return { layers, unusable, unknown };
+}
+
+/** Why what the file has of a layer is no change of its weight; `null` if it is. */
+function withoutWeights(parts: Parts): string | null {
+  const others = [...parts.keys()].filter((part) => !SCALES.includes(part));
+  if (others.length === 0) return 'alpha without factors';
+  return others.every((part) => part === 'biasDiff')
+    ? 'a change of the bias alone, without one of the weight'
+    : null;
+}
+
+/** Parts that multiply a layer's change. */
+const SCALES: readonly AdapterPart[] = ['alpha', 'scale', 'scalar'];
+
+/**
+ * A magnitude says that its layer is DoRA. Left out from beside factors that are spelled otherwise, another change remains.
+ * @throws {FormatError} if one is of no layer in the file, known or not
+ */
+function refuseLoneMagnitudes(file: string, unknown: readonly string[]): void {
+  const parts = unknown.flatMap((name) => splitName(name) ?? []);
+  const others = new Set(parts.flatMap(({ layer, part }) => (part === 'dora' ? [] : [layer])));
+  const lone = unknown.find((name) => {
+    const split = splitName(name);
+    return split?.part === 'dora' && !others.has(split.layer);
+  });
+  if (lone !== undefined) {
+    throw new FormatError(
+      file,
+      `${lone}: expected the factors of the same layer beside a magnitude (DoRA), got none; half converted?`,
+      { tensor: lone },
+    );
+  }
 }
 
 /** @throws {FormatError} if all changes together have more numbers than a model */
@@ -106,12 +146,12 @@ export function assembleLayer(
   file: string,
   module: AdapterModule,
   parts: Parts,
-  { architecture, scale }: Pick<CollectOptions, 'architecture' | 'scale'>,
+  { architecture, scale, wholeScale = () => 1 }: Omit<CollectOptions, 'parse'>,
 ): AdapterLayer {
   const id = adapterModuleId(module);
   const fail = (message: string): FormatError => new FormatError(file, `${id}: ${message}`, { tensor: id });
   for (const [part, { dtype, shape, name }] of parts) {
-    if (!isFloatDType(dtype) && part !== 'onInput' && part !== 'alpha') {
+    if (!isFloatDType(dtype) && part !== 'onInput' && !SCALES.includes(part)) {
       throw new FormatError(file, `${name}: expected floating point numbers, got ${dtype}`, { tensor: name });
     }
     if (elementCount(shape) === 0) {
@@ -129,22 +169,21 @@ export function assembleLayer(
   const excess = excessOf(module, weights);
   if (excess !== null) throw fail(excess);
   checkVectors(weights, parts, fail);
-  const alpha = parts.get('alpha');
-  const loraAlpha = alpha === undefined ? null : readAlpha(file, alpha);
+  const number = (part: AdapterPart): number | null => {
+    const tensor = parts.get(part);
+    return tensor === undefined ? null : readNumber(file, tensor);
+  };
   const kernel = kernelOfWeights(weights) ?? flatKernel(architecture, module, weights);
   const { shape } = layerExtent(weights);
   if (kernel !== null && shape !== null && shape[1] % (kernel[0] * kernel[1]) !== 0) {
     throw fail(`expected inputs times a kernel of ${kernel.join(' × ')}, got ${shape[1]} columns`);
   }
-  const undivided =
-    weights.kind === 'diff' ||
-    weights.kind === 'ia3' ||
-    weights.kind === 'weight' ||
-    // LyCORIS: alpha counts for nothing where neither factor is decomposed.
-    (weights.kind === 'lokr' && rank === null);
+  // A whole LoKr has two factors and no rank.
+  const own =
+    rank !== null ? scale(module, rank, number('alpha')) : weights.kind === 'lokr' ? wholeScale(module) : 1;
   const info = {
     ...module,
-    scale: undivided ? 1 : scale(module, rank!, loraAlpha),
+    scale: (number('scale') ?? own) * (number('scalar') ?? 1),
     kernel,
     doraScale: magnitudeOf(parts.get('dora'), weights),
     biasDiff: parts.get('biasDiff') ?? null,
@@ -191,11 +230,7 @@ function weightsOf(parts: Parts, fail: Fail): LayerWeights {
     kindParts[kind].some((part) => parts.has(part)),
   );
   if (kinds.length === 0) {
-    throw fail(
-      parts.has('biasDiff')
-        ? 'a bias difference without a weight difference'
-        : 'alpha without factors; truncated or hand-made file?',
-    );
+    throw fail('a magnitude (DoRA) without factors; truncated or half converted?');
   }
   if (kinds.length > 1) throw fail(`parts of ${kinds.join(' and ')} in one layer`);
   const need = (part: AdapterPart): RawTensor => {
@@ -349,11 +384,12 @@ function readSwitch(tensor: RawTensor, fail: Fail): boolean {
   return readFloat64(tensor)[0] !== 0;
 }
 
-function readAlpha(file: string, tensor: RawTensor): number {
+/** @throws {FormatError} if a tensor is not one finite number */
+function readNumber(file: string, tensor: RawTensor): number {
   const fail = (got: string): FormatError =>
-    new FormatError(file, `${tensor.name}: expected one number, not 0, got ${got}`, { tensor: tensor.name });
+    new FormatError(file, `${tensor.name}: expected one number, got ${got}`, { tensor: tensor.name });
   if (elementCount(tensor.shape) !== 1) throw fail(`shape [${tensor.shape.join(', ')}]`);
   const value = readFloat64(tensor)[0]!;
-  if (!Number.isFinite(value) || value === 0) throw fail(String(value));
+  if (!Number.isFinite(value)) throw fail(String(value));
   return value;
 }

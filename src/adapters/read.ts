@@ -8,16 +8,16 @@ import { excerpt } from '../formats/excerpt.ts';
 import { openTensorFile } from '../formats/open-tensor-file.ts';
 import type { TensorFile } from '../formats/tensor-file.ts';
 import { exists, infoOf } from '../io/file-info.ts';
+import { readdirSync } from '../io/platform/disk.ts';
 import * as path from '../io/platform/paths.ts';
 import type { AdapterComponent, AdapterModule, Architecture } from '../models/families/adapter-layers.ts';
 import { componentsOf } from '../models/families/adapter-layers.ts';
 import { ADAPTER_FAMILIES, DEFAULT_FAMILY, hasAdapters, titlesOf } from '../models/families/families.ts';
-import { familyOf } from '../models/families/recognise.ts';
 import type { Adapter, AdapterLayer } from './adapter.ts';
+import { familyOfAdapter } from './family-of-file.ts';
 import { refuseUnlikelyNames } from './name-limits.ts';
 import { readersOf, SCHEME_TABLE, type SchemeTable } from './schemes/index.ts';
-import { parseKohyaStyle } from './schemes/names.ts';
-import { adapterConfigName } from './schemes/peft.ts';
+import { adapterConfigName, baseOfPeft, readAdapterConfig } from './schemes/peft.ts';
 import type { ReadContext, SchemeReader } from './schemes/scheme.ts';
 import { strayValues } from './stray-values.ts';
 
@@ -52,11 +52,14 @@ export function readAdapter(file: TensorFile, options: ReadAdapterOptions = {}):
         .join('\n  ')}`,
     );
   }
-  const architecture = architectureOf(file);
   const { table = SCHEME_TABLE, ...told } = options;
-  const { name: scheme, read } = readerOf(file, table);
-  const { layers, words, unusable, unknown } = read(file, { ...told, architecture });
-  if (unknown.length > 0) refuseUnknown(file, scheme, unknown, readersOf(table));
+  const architecture = architectureOf(file, told);
+  const reader = readerOf(file, table);
+  const { name: scheme } = reader;
+  const { layers, words, unusable, unknown } = reader.read(file, { ...told, architecture });
+  // Beside something that can be read, names that mean nothing are listed as unusable.
+  const readable = layers.size + words.length > 0 && !table.readOnly.includes(reader);
+  if (unknown.length > 0 && !readable) refuseUnknown(file, scheme, unknown, readersOf(table));
   if (layers.size === 0 && words.length === 0 && unusable.length === 0) {
     throw new FormatError(file.path, 'expected LoRA layers or embeddings, the file holds neither');
   }
@@ -137,21 +140,13 @@ function nearestScheme(names: readonly string[], readers: readonly SchemeReader[
   return best;
 }
 
-/** Which family a file is for. @throws {MismatchError} for families that are not supported */
-function architectureOf(file: TensorFile): Architecture {
-  const tensors = [...file.tensors.values()];
-  const family = familyOf(tensors);
-  if (!hasAdapters(family)) {
-    throw new MismatchError(
-      `${file.path}: expected an adapter for ${titlesOf(ADAPTER_FAMILIES)}, got one for ${family.title}`,
-    );
-  }
-  if (familyOf(tensors, { certain: true }) === family) return family.name;
-  // Names that are only likely, as block numbers of the original are: which family's table has them?
-  const owned = ADAPTER_FAMILIES.map(
-    ({ name: own }) => tensors.filter(({ name }) => parseKohyaStyle(name, own) !== null).length,
+/** Which family a file is for. @throws {MismatchError} for families that are not supported; {FormatError} as `familyOfAdapter` */
+function architectureOf(file: TensorFile, { config = {}, component }: Partial<ReadContext>): Architecture {
+  const family = familyOfAdapter(file, { base: baseOfPeft(config), component });
+  if (hasAdapters(family)) return family.name;
+  throw new MismatchError(
+    `${file.path}: expected an adapter for ${titlesOf(ADAPTER_FAMILIES)}, got one for ${family.title}`,
   );
-  return ADAPTER_FAMILIES[owned.indexOf(Math.max(...owned))]!.name;
 }
 
 const folderParts: readonly (readonly [string, AdapterComponent | null])[] = [
@@ -174,7 +169,8 @@ async function readFolder(folder: string, options: ReadAdapterOptions): Promise<
     if (weights === undefined) {
       throw new FormatError(place, `${adapterConfigName} without adapter_model.safetensors`);
     }
-    found.push(readAdapter(await openTensorFile(weights), { ...options, component }));
+    const told = { ...options, component, config: readAdapterConfig(weights, config) };
+    found.push(readAdapter(await openTensorFile(weights), told));
     configs.push(config);
   }
   if (found.length === 0) {
@@ -182,12 +178,26 @@ async function readFolder(folder: string, options: ReadAdapterOptions): Promise<
       .map((name) => path.join(folder, name))
       .find((file) => exists(file));
     if (single !== undefined) return readAdapter(await openTensorFile(single), options);
+    const named = adaptersWithin(folder);
+    if (named.length === 1) return readFolder(named[0]!, options);
+    if (named.length > 1) {
+      const names = named.map((place) => excerpt(path.basename(place))).join(', ');
+      throw new FormatError(folder, `expected one adapter, got ${names}; name the folder of one`);
+    }
     throw new FormatError(
       folder,
       `expected an adapter file, or a folder with ${adapterConfigName} or pytorch_lora_weights.safetensors`,
     );
   }
   return joined(folder, found, configs);
+}
+
+/** Folders of adapters that have names of their own: PEFT saves those one level down. */
+function adaptersWithin(folder: string): string[] {
+  return readdirSync(folder, { withFileTypes: true })
+    .filter((entry) => entry.isDirectory() && exists(path.join(folder, entry.name, adapterConfigName)))
+    .map(({ name }) => path.join(folder, name))
+    .sort();
 }
 
 /** Adapters of several networks as one. @throws {FormatError} if two change the same layer */

@@ -33,6 +33,7 @@ export function readConcept(file: TensorFile, options: LoadConceptOptions = {}):
 const FORMATS: Readonly<Record<string, ConceptFormat>> = {
   kohya: 'kohya',
   lycoris: 'kohya',
+  comfyui: 'kohya',
   diffusers: 'diffusers',
   peft: 'peft',
   'ed-lora': 'ed-lora',

@@ -4,6 +4,7 @@
  */
 
 import type { AdapterWord } from '../adapters/adapter.ts';
+import { familyOfAdapter } from '../adapters/family-of-file.ts';
 import { adapterConfigName } from '../adapters/schemes/peft.ts';
 import { readTextualInversion } from '../adapters/schemes/textual-inversion.ts';
 import { FormatError, MismatchError } from '../errors.ts';
@@ -217,6 +218,16 @@ const nothing: Omit<Content, 'kind' | 'description'> = {
   notes: [],
 };
 
+/** The family that a LoRA is for, as its header says where its names do not; by its names where the two disagree. */
+function adapterTitle(file: TensorFile): string {
+  try {
+    return familyOfAdapter(file).shortTitle;
+  } catch (error) {
+    if (!(error instanceof FormatError)) throw error;
+    return familyOf(file.tensors.values()).shortTitle;
+  }
+}
+
 async function contentOf(file: TensorFile, pace: Pace): Promise<Content> {
   const tensors = [...file.tensors.values()];
   const some = (test: (name: string) => boolean): boolean => tensors.some(({ name }) => test(name));
@@ -233,7 +244,7 @@ async function contentOf(file: TensorFile, pace: Pace): Promise<Content> {
     return await conceptContent(await loadConcept(file.path), pace);
   } catch (error) {
     if (!(error instanceof FormatError || error instanceof MismatchError)) throw error;
-    const description = family === null ? 'tensors of no known layout' : `weights for ${family}`;
+    const description = `weights for ${adapterTitle(file)}`;
     return { ...nothing, kind: 'tensors', description, notes: [error.message] };
   }
 }

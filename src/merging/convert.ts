@@ -2,12 +2,12 @@
 
 import type { Adapter, AdapterLayer } from '../adapters/adapter.ts';
 import { type BaseWeights, denseSteps, layerDeltaSteps, needsBase } from '../adapters/delta.ts';
-import { encodeLayer, encodeTensor, type FactorDType } from '../adapters/encode-layer.ts';
+import { encodeLayer, encodeTensor, type FactorDType, withTensors } from '../adapters/encode-layer.ts';
 import { type LayerFormat, schemes } from '../adapters/schemes/index.ts';
 import { isPlainLora } from '../adapters/schemes/scheme.ts';
 import type { OutputAdapter } from '../adapters/write.ts';
 import { UsageError } from '../errors.ts';
-import { type RawTensor, readFloat64 } from '../formats/raw-tensor.ts';
+import { readFloat64 } from '../formats/raw-tensor.ts';
 import * as path from '../io/platform/paths.ts';
 import type { MatmulEngine } from '../linalg/cholesky-async.ts';
 import { scale } from '../linalg/low-rank.ts';
@@ -81,7 +81,7 @@ export async function convertAdapter(
     onProgress?.({ done: layers.length + 1, total: adapter.layers.size, subject: id });
     await pace.turn();
     if (isPlainLora(layer) || (schemes[format].anyKind && layer.kind !== 'weight')) {
-      layers.push(dtype === undefined || layer.kind !== 'lora' ? layer : recoded(layer, dtype));
+      layers.push(dtype === undefined ? layer : recoded(layer, dtype));
       continue;
     }
     if (schemes[format].refuses(layer, adapter.architecture) !== null) {
@@ -132,15 +132,10 @@ async function asLora(
   };
 }
 
-/** A LoRA layer's tensors in another dtype; scale and alpha stay. */
-function recoded(layer: Extract<AdapterLayer, { kind: 'lora' }>, dtype: FactorDType): AdapterLayer {
+/** A layer's tensors, of whatever kind, in another dtype; scale and alpha stay. */
+function recoded(layer: AdapterLayer, dtype: FactorDType): AdapterLayer {
   const id = adapterModuleId(layer);
-  const recode = (tensor: RawTensor): RawTensor =>
-    tensor.dtype === dtype ? tensor : encodeTensor(id, tensor.shape, readFloat64(tensor), dtype);
-  return {
-    ...layer,
-    up: recode(layer.up),
-    down: recode(layer.down),
-    mid: layer.mid === null ? null : recode(layer.mid),
-  };
+  return withTensors(layer, (tensor) =>
+    tensor.dtype === dtype ? tensor : encodeTensor(id, tensor.shape, readFloat64(tensor), dtype),
+  );
 }

@@ -38,7 +38,6 @@ describe('words', () => {
 
   const toK = 'down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k';
   it.each([
-    [`unet.${toK}.lora_A`],
     [`${toK.replaceAll('.', '/')}/lora_up`],
     [toK.replaceAll('.', '_')],
     [`${toK.replaceAll('.', '_')}_lora_down`],
@@ -48,6 +47,10 @@ describe('words', () => {
     ['a:b'],
   ])('are not %s', async (...names) => {
     await expect(loadAdapter(await fileOf(names))).rejects.toThrow('no known layer');
+  });
+
+  it('are not one factor of a layer', async () => {
+    await expect(loadAdapter(await fileOf([`unet.${toK}.lora_A`]))).rejects.toThrow('without lora_up');
   });
 
   it('have one width', async () => {

@@ -142,7 +142,11 @@ describe('edlora inspect', () => {
   it('names a foreign architecture', async () => {
     const file = path.join(folder, 'sdxl.safetensors');
     const name = 'lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q.lora_down.weight';
-    await writeSafetensors(file, [float32Tensor(name, [1, 2], Float32Array.of(1, 2))]);
+    const tensors = [float32Tensor(name, [1, 2], Float32Array.of(1, 2))];
+    // A layer that both families have, numbered as both may number it.
+    await writeSafetensors(file, tensors);
+    expect((await inspectJson(file)).description).toBe('weights for SD 1.x');
+    await writeSafetensors(file, tensors, { ss_base_model_version: 'sdxl_base_v1-0' });
     expect((await inspectJson(file)).description).toBe('weights for SDXL');
   });
 });

@@ -272,7 +272,7 @@ describe('refusals', () => {
     ['half a pair', [up], /lora_up\.weight without lora_down\.weight/],
     ['the other half', [down], /lora_down\.weight without lora_up\.weight/],
     ['alpha alone', [alpha(1)], /alpha without factors/],
-    ['alpha 0', [up, down, alpha(0)], /expected one number, not 0, got 0/],
+    ['alpha 0', [up, down, alpha(0)], /scaled by 0: the layer changes nothing/],
     ['alpha NaN', [up, down, alpha(Number.NaN)], /got NaN/],
     ['two alphas', [up, down, tensor(`${kohyaToK}.alpha`, [2])], /got shape \[2\]/],
     ['rank 0', [tensor(up.name, [4, 0]), tensor(down.name, [0, 3])], /rank of at least 1/],

@@ -1,9 +1,9 @@
 import { describe, expect, it } from 'vitest';
-import { diffusersLoraKey, parseDiffusersLoraKey } from '../../src/adapters/schemes/diffusers-names.ts';
-import { edLoraKey, parseEdLoraKey } from '../../src/adapters/schemes/ed-lora-names.ts';
+import { diffusersLoraKey } from '../../src/adapters/schemes/diffusers-names.ts';
+import { edLoraKey } from '../../src/adapters/schemes/ed-lora-names.ts';
 import { kohyaKey, kohyaNames } from '../../src/adapters/schemes/kohya-names.ts';
-import { parseKohyaStyle } from '../../src/adapters/schemes/names.ts';
-import { parsePeftKey, peftKey } from '../../src/adapters/schemes/peft-names.ts';
+import { parseAdapterName } from '../../src/adapters/schemes/names.ts';
+import { peftKey } from '../../src/adapters/schemes/peft-names.ts';
 import { openTensorFile } from '../../src/formats/open-tensor-file.ts';
 import { isKnownLayer } from '../../src/models/families/known-layers.ts';
 import {
@@ -14,14 +14,14 @@ import {
   ldmUnetNames,
   ldmVaeNames,
 } from '../../src/models/keys/ldm.ts';
-import { type LoraPart, type ModulePath, modulePath } from '../../src/models/keys/module-path.ts';
+import { type ModulePath, modulePath } from '../../src/models/keys/module-path.ts';
 import { unetSchema } from '../../src/models/unet/config.ts';
 import { goldenJson, goldenSingleFile } from '../support/goldens.ts';
 
 interface KeyFile {
   modules: {
     module: string;
-    kohya: Record<LoraPart, string>;
+    kohya: Record<'up' | 'down' | 'alpha', string>;
     diffusers: Record<'A' | 'B', string>;
     peft: Record<'A' | 'B', string>;
     edlora: Record<'up' | 'down', string> | null;
@@ -32,6 +32,7 @@ interface KeyFile {
 
 const { modules } = goldenJson<KeyFile>('goldens-fusion/keys/sd15_lora_keys.json');
 const parts = ['up', 'down'] as const;
+const parse = (name: string) => parseAdapterName(name, { architecture: 'sd1' });
 
 describe('LoRA names of every SD 1.5 module', () => {
   const paths = modules.map(({ module }) => modulePath(module)!);
@@ -41,29 +42,32 @@ describe('LoRA names of every SD 1.5 module', () => {
     expect(isKnownLayer(module)).toBe(true);
     for (const part of ['up', 'down', 'alpha'] as const) {
       expect(kohyaKey(module, part)).toBe(entry.kohya[part]);
-      expect(parseKohyaStyle(entry.kohya[part], 'sd1')).toEqual({ ...module, part });
-      expect(parseKohyaStyle(entry.kohya[part], 'sd1', names)).toEqual({ ...module, part });
+      expect(parse(entry.kohya[part])).toEqual({ ...module, part });
+      expect(parseAdapterName(entry.kohya[part], { architecture: 'sd1', names })).toEqual({
+        ...module,
+        part,
+      });
     }
     for (const part of parts) {
       const letter = part === 'up' ? 'B' : 'A';
       expect(diffusersLoraKey(module, part)).toBe(entry.diffusers[letter]);
-      expect(parseDiffusersLoraKey(entry.diffusers[letter])).toEqual({ ...module, part });
+      expect(parse(entry.diffusers[letter])).toEqual({ ...module, part });
       expect(peftKey(module, part)).toBe(entry.peft[letter]);
-      expect(parsePeftKey(entry.peft[letter])).toEqual({ ...module, part });
+      expect(parse(entry.peft[letter])).toEqual({ ...module, part });
       if (entry.edlora !== null) {
         expect(edLoraKey(module, part)).toBe(entry.edlora[part]);
-        expect(parseEdLoraKey(`${module.component}.${entry.edlora[part]}`)).toEqual({ ...module, part });
+        expect(parse(`${module.component}.${entry.edlora[part]}`)).toEqual({ ...module, part });
       }
       expect(diffusersLoraKey(module, part, 'processor')).toBe(entry.diffusers_old?.[part] ?? null);
       if (entry.diffusers_old !== undefined) {
-        expect(parseDiffusersLoraKey(entry.diffusers_old[part])).toEqual({ ...module, part });
+        expect(parse(entry.diffusers_old[part])).toEqual({ ...module, part });
       }
       expect(diffusersLoraKey(module, part, 'lora_linear_layer')).toBe(entry.diffusers_0_18?.[part] ?? null);
       if (entry.diffusers_0_18 !== undefined) {
-        expect(parseDiffusersLoraKey(entry.diffusers_0_18[part])).toEqual({ ...module, part });
+        expect(parse(entry.diffusers_0_18[part])).toEqual({ ...module, part });
       }
       const between = diffusersLoraKey(module, part, 'lora');
-      if (between !== null) expect(parseDiffusersLoraKey(between)).toEqual({ ...module, part });
+      if (between !== null) expect(parse(between)).toEqual({ ...module, part });
     }
   });
 
@@ -76,7 +80,7 @@ describe('names that the libraries wrote', () => {
   it.each(Object.entries(outputs))('%s', (_, keys) => {
     expect(keys.length).toBeGreaterThan(0);
     for (const key of keys) {
-      const parsed = parsePeftKey(key) ?? parseKohyaStyle(key, 'sd1') ?? parseDiffusersLoraKey(key);
+      const parsed = parse(key);
       expect(parsed, key).not.toBeNull();
       expect(known.has(`${parsed!.component}.${parsed!.layerName}`), key).toBe(true);
     }

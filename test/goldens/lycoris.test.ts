@@ -1,8 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { layerDelta } from '../../src/adapters/delta.ts';
 import { assembleLayer } from '../../src/adapters/layer-parts.ts';
-import type { AdapterPart } from '../../src/adapters/schemes/names.ts';
-import { partSuffix } from '../../src/adapters/schemes/names.ts';
+import { type AdapterPart, partSuffix } from '../../src/adapters/schemes/suffixes.ts';
 import { openTensorFile } from '../../src/formats/open-tensor-file.ts';
 import { type RawTensor, readFloat64 } from '../../src/formats/raw-tensor.ts';
 import { multiply } from '../../src/linalg/products.ts';

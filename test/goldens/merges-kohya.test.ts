@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest';
 import type { AdapterLayer } from '../../src/adapters/adapter.ts';
 import { layerDelta } from '../../src/adapters/delta.ts';
 import { collectAdapterLayers } from '../../src/adapters/layer-parts.ts';
-import { parseKohyaStyle } from '../../src/adapters/schemes/names.ts';
+import { parseAdapterName } from '../../src/adapters/schemes/names.ts';
 import { openTensorFile } from '../../src/formats/open-tensor-file.ts';
 import { type RawTensor, readFloat64, renamed } from '../../src/formats/raw-tensor.ts';
 import { type LowRank, scale, toDense, truncate } from '../../src/linalg/low-rank.ts';
@@ -56,12 +56,12 @@ function layersOf(model: string): Map<string, AdapterLayer> {
     .map((tensor) => renamed(tensor, tensor.name.slice(prefix.length)));
   const { layers } = collectAdapterLayers(model, tensors, {
     architecture: 'sd1',
-    parse: (name) => parseKohyaStyle(name, 'sd1'),
+    parse: (name) => parseAdapterName(name, { architecture: 'sd1' }),
     scale: (_, rank, alpha) => (alpha ?? rank) / rank,
   });
   return new Map(
     Object.keys(index.models[model]!).map((name) => {
-      const { component, layerName } = parseKohyaStyle(`${name}.alpha`, 'sd1')!;
+      const { component, layerName } = parseAdapterName(`${name}.alpha`, { architecture: 'sd1' })!;
       return [name, layers.get(`${component}:${layerName}`)!];
     }),
   );
@@ -130,7 +130,7 @@ describe('what sd-scripts makes of a merge', () => {
   it('counts blocks alike', () => {
     const names = ['BASE', ...range('IN', 12), 'MID', ...range('OUT', 12)];
     for (const [name, place] of Object.entries(index.lbw_index)) {
-      expect(blockOf('sd1', parseKohyaStyle(`${name}.alpha`, 'sd1')!)).toBe(names[place]);
+      expect(blockOf('sd1', parseAdapterName(`${name}.alpha`, { architecture: 'sd1' })!)).toBe(names[place]);
     }
   });
 
@@ -180,7 +180,7 @@ describe('extracting as sd-scripts, without its clamp', () => {
     gaussians: (count: number) => generator.randnFloat64Steps(count),
   };
   const weightOf = (side: string, module: string): RawTensor => {
-    const { component, layerName } = parseKohyaStyle(`${module}.alpha`, 'sd1')!;
+    const { component, layerName } = parseAdapterName(`${module}.alpha`, { architecture: 'sd1' })!;
     return file.tensors.get(`extract|${side}|${component === 'unet' ? 'unet' : 'te'}.${layerName}.weight`)!;
   };
 

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { schemes } from '../../src/adapters/schemes/index.ts';
-import { parseDiffusersStyle, parseKohyaStyle } from '../../src/adapters/schemes/names.ts';
+import { parseAdapterName } from '../../src/adapters/schemes/names.ts';
 import {
   adapterModulePath,
   diffusersKohyaName,
@@ -20,8 +20,13 @@ describe('names of every SDXL module', () => {
     '%s',
     (_, { kohya, diffusers_module, weight }) => {
       const module = adapterModulePath(diffusers_module)!;
-      expect(parseKohyaStyle(`${kohya}.alpha`, 'sdxl')).toEqual({ ...module, part: 'alpha' });
-      expect(parseKohyaStyle(`${diffusersKohyaName('sdxl', module)}.alpha`, 'sdxl')).toEqual({
+      expect(parseAdapterName(`${kohya}.alpha`, { architecture: 'sdxl' })).toEqual({
+        ...module,
+        part: 'alpha',
+      });
+      expect(
+        parseAdapterName(`${diffusersKohyaName('sdxl', module)}.alpha`, { architecture: 'sdxl' }),
+      ).toEqual({
         ...module,
         part: 'alpha',
       });
@@ -31,7 +36,9 @@ describe('names of every SDXL module', () => {
         const diffusers = schemes.diffusers.key!(module, part, 'sdxl');
         expect(diffusers).toBe(`${diffusers_module}.lora_${part === 'up' ? 'B' : 'A'}.weight`);
         for (const format of ['diffusers', 'diffusers-lora'] as const) {
-          expect(parseDiffusersStyle(schemes[format].key!(module, part, 'sdxl'))).toEqual({
+          expect(
+            parseAdapterName(schemes[format].key!(module, part, 'sdxl'), { architecture: 'sdxl' }),
+          ).toEqual({
             ...module,
             part,
           });
@@ -57,7 +64,7 @@ describe('SD 1.5 in the original numbering', () => {
   it.each(sd15.map(({ module }) => module))('%s', (path) => {
     const module = adapterModulePath(path)!;
     for (const format of ['kohya', 'kohya-ldm'] as const) {
-      expect(parseKohyaStyle(schemes[format].key!(module, 'up', 'sd1'), 'sd1')).toEqual({
+      expect(parseAdapterName(schemes[format].key!(module, 'up', 'sd1'), { architecture: 'sd1' })).toEqual({
         ...module,
         part: 'up',
       });

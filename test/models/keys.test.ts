@@ -1,8 +1,7 @@
 import { describe, expect, it } from 'vitest';
-import { parseDiffusersLoraKey } from '../../src/adapters/schemes/diffusers-names.ts';
 import { kohyaNames } from '../../src/adapters/schemes/kohya-names.ts';
-import { parseKohyaStyle } from '../../src/adapters/schemes/names.ts';
-import { parsePeftKey, peftScale, peftScaling } from '../../src/adapters/schemes/peft-names.ts';
+import { parseAdapterName } from '../../src/adapters/schemes/names.ts';
+import { peftScale, peftScaling } from '../../src/adapters/schemes/peft-names.ts';
 import { FormatError } from '../../src/errors.ts';
 import { isKnownLayer } from '../../src/models/families/known-layers.ts';
 import { familyOf } from '../../src/models/families/recognise.ts';
@@ -12,15 +11,19 @@ import { ldmStructureOf, ldmUnetNames, ldmVaeNames } from '../../src/models/keys
 import { modulePath } from '../../src/models/keys/module-path.ts';
 import { goldenJson } from '../support/goldens.ts';
 
+const parse = (name: string) => parseAdapterName(name, { architecture: 'sd1' });
+
 describe('kohya names', () => {
   it('go back by the table of the base, not by replacing', () => {
     const odd = { component: 'unet', layerName: 'my_block.0.to_q' } as const;
     const names = kohyaNames('base', [odd]);
-    expect(parseKohyaStyle('lora_unet_my_block_0_to_q.lora_up.weight', 'sd1', names)).toEqual({
+    expect(
+      parseAdapterName('lora_unet_my_block_0_to_q.lora_up.weight', { architecture: 'sd1', names }),
+    ).toEqual({
       ...odd,
       part: 'up',
     });
-    expect(parseKohyaStyle('lora_unet_my_block_0_to_q.lora_up.weight', 'sd1')).toBeNull();
+    expect(parse('lora_unet_my_block_0_to_q.lora_up.weight')).toBeNull();
   });
 
   it('refuses a base in which two layers share a name', () => {
@@ -34,7 +37,7 @@ describe('kohya names', () => {
     'lora_unet_down_blocks_00_attentions_0_proj_in.alpha',
     'lora_unet_down_blocks_0_attentions_0_norm.alpha',
     'lora_vae_mid_block.alpha',
-  ])('does not know %s', (key) => expect(parseKohyaStyle(key, 'sd1')).toBeNull());
+  ])('does not know %s', (key) => expect(parse(key)).toBeNull());
 });
 
 describe('module paths', () => {
@@ -58,9 +61,9 @@ describe('module paths', () => {
 
   it('are read with an adapter name, as PEFT has them in memory', () => {
     const key = 'base_model.model.mid_block.attentions.0.proj_in.lora_A.default.weight';
-    expect(parsePeftKey(key)?.part).toBe('down');
-    expect(parseDiffusersLoraKey('unet.mid_block.attentions.0.proj_in.alpha')?.part).toBe('alpha');
-    expect(parseDiffusersLoraKey('unet.mid_block.attentions.0.proj_in.weight')).toBeNull();
+    expect(parse(key)?.part).toBe('down');
+    expect(parse('unet.mid_block.attentions.0.proj_in.alpha')?.part).toBe('alpha');
+    expect(parse('unet.mid_block.attentions.0.proj_in.weight')).toBeNull();
   });
 });
 
@@ -85,7 +88,7 @@ describe('PEFT scaling', () => {
     [{}, /^c: r: expected a number above 0/],
     [{ r: 0 }, /r: expected/],
     [{ r: 4, lora_alpha: Number.NaN }, /lora_alpha/],
-    [{ r: 4, peft_type: 'LOHA' }, /peft_type/],
+    [{ r: 4, peft_type: 'IA3' }, /peft_type/],
     [{ r: 4, use_dora: true }, /use_dora/],
     [{ r: 4, alpha_pattern: { '(a+)+$': 2 } }, /pattern/],
     [{ r: 4, rank_pattern: [1] }, /expected an object/],

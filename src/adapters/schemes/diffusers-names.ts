@@ -7,32 +7,11 @@
  *
  * with or without the component in front. Writing uses the last.
  */
-import { type LoraKey, type LoraPart, type ModulePath, modulePath } from '../../models/keys/module-path.ts';
+import type { ModulePath } from '../../models/keys/module-path.ts';
 
 export type DiffusersSpelling = 'processor' | 'lora' | 'lora_linear_layer' | 'lora_A';
 
 const letters = { up: 'B', down: 'A' } as const;
-
-/** Understand one tensor name; `null` if it is none of these. Whether the layer exists is not checked. */
-export function parseDiffusersLoraKey(key: string): LoraKey | null {
-  let match = /^(.+)\.(?:lora|lora_linear_layer)\.(up|down)\.weight$/.exec(key);
-  if (match !== null) return withPart(match[1]!, match[2] as LoraPart);
-  match = /^(.+)\.lora_([AB])(?:\.[^.]+)?\.weight$/.exec(key);
-  if (match !== null) return withPart(match[1]!, match[2] === 'A' ? 'down' : 'up');
-  match = /^(.+\.attn[12])\.processor\.to_(q|k|v|out)_lora\.(up|down)\.weight$/.exec(key);
-  if (match !== null) {
-    return withPart(`${match[1]}.to_${match[2] === 'out' ? 'out.0' : match[2]}`, match[3] as LoraPart);
-  }
-  match = /^(.+\.self_attn)\.to_(q|k|v|out)_lora\.(up|down)\.weight$/.exec(key);
-  if (match !== null) return withPart(`${match[1]}.${match[2]}_proj`, match[3] as LoraPart);
-  match = /^(.+)\.alpha$/.exec(key);
-  return match === null ? null : withPart(match[1]!, 'alpha');
-}
-
-function withPart(path: string, part: LoraPart): LoraKey | null {
-  const module = modulePath(path);
-  return module === null ? null : { ...module, part };
-}
 
 /**
  * Tensor name in one of the spellings.

@@ -5,12 +5,15 @@
 import { FormatError } from '../../errors.ts';
 import { parseJson } from '../../formats/strict-json.ts';
 import type { TensorFile } from '../../formats/tensor-file.ts';
+import { DEFAULT_FAMILY } from '../../models/families/families.ts';
 import type { LoraLayer } from '../adapter.ts';
 import { collectAdapterLayers } from '../layer-parts.ts';
 import { describe } from './describe.ts';
 import { type DiffusersSpelling, diffusersLoraKey } from './diffusers-names.ts';
+import { isEdLoraName } from './ed-lora-names.ts';
 import { factorTensors } from './factor-tensors.ts';
-import { parseDiffusersStyle } from './names.ts';
+import { isComfyStyle, isKohyaStyle, peftPrefix } from './layer-names.ts';
+import { parseAdapterName } from './names.ts';
 import { type PeftScaling, peftScale, peftScaling } from './peft-names.ts';
 import type { FactorKey, Scheme, SchemeReader } from './scheme.ts';
 
@@ -50,12 +53,13 @@ const reader: SchemeReader = {
     'unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.lora_A.weight',
     'unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.processor.to_q_lora.down.weight',
   ],
-  recognises: (file) => [...file.tensors.keys()].filter((name) => parseDiffusersStyle(name) !== null).length,
+  recognises: (file) => [...file.tensors.keys()].filter(isDottedLayer).length,
   read: (file, { architecture }) => {
     const scalings = adapterScalings(file);
+    const context = { architecture };
     const layers = collectAdapterLayers(file.path, file.tensors.values(), {
       architecture,
-      parse: parseDiffusersStyle,
+      parse: (name) => parseAdapterName(name, context),
       scale: (module, rank, alpha) => {
         const scaling = alpha === null ? scalings.get(module.component) : undefined;
         return scaling === undefined
@@ -66,6 +70,13 @@ const reader: SchemeReader = {
     return { ...layers, words: [] };
   },
 };
+
+/** Whether a name is of a layer by its dotted path, below no other program's levels. */
+function isDottedLayer(name: string): boolean {
+  if (isKohyaStyle(name) || isComfyStyle(name) || isEdLoraName(name) || name.startsWith(peftPrefix))
+    return false;
+  return parseAdapterName(name, { architecture: DEFAULT_FAMILY.name }) !== null;
+}
 
 type Key = (...args: Parameters<FactorKey>) => string | null;
 

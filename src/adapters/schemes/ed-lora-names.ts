@@ -3,12 +3,7 @@
  * diffusers path with `lora_down` and `lora_up`. In a `.pth` the first parts are dictionary levels (below `params`), in
  * a safetensors file they are joined by dots. No alpha is stored and none applies: the product counts undivided.
  */
-import {
-  type Component,
-  type LoraKey,
-  type ModulePath,
-  withTextModel,
-} from '../../models/keys/module-path.ts';
+import type { ModulePath } from '../../models/keys/module-path.ts';
 
 const embeddingPrefix = 'new_concept_embedding.';
 
@@ -24,16 +19,9 @@ export function edLoraEmbeddingKey(word: string): string {
   return embeddingPrefix + word;
 }
 
-/** Understand one tensor name (flat, without `params.`); `null` if it is none. */
-export function parseEdLoraKey(key: string): LoraKey | null {
-  const match = /^(unet|text_encoder)\.(.+)\.lora_(up|down)\.weight$/.exec(key);
-  if (match === null) return null;
-  const component = match[1] as Component;
-  return {
-    component,
-    layerName: component === 'unet' ? match[2]! : withTextModel(match[2]!),
-    part: match[3] as 'up' | 'down',
-  };
+/** Whether a name (flat, without `params.`) is spelled as Mix-of-Show spells factors. */
+export function isEdLoraName(key: string): boolean {
+  return /^(unet|text_encoder)\..+\.lora_(up|down)\.weight$/.test(key);
 }
 
 /** Name within its component's dictionary, e.g. `down_blocks.….to_q.lora_down.weight`. */

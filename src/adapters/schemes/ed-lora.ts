@@ -15,9 +15,9 @@ import type { AdapterComponent, LoraLayer } from '../adapter.ts';
 import { collectAdapterLayers } from '../layer-parts.ts';
 import { isTorchName, layerWiseWords } from '../word-forms.ts';
 import { describe } from './describe.ts';
-import { edLoraEmbeddingKey, edLoraKey, edLoraWord } from './ed-lora-names.ts';
+import { edLoraEmbeddingKey, edLoraKey, edLoraWord, isEdLoraName } from './ed-lora-names.ts';
 import { factorTensors } from './factor-tensors.ts';
-import { parseEdLoraStyle } from './names.ts';
+import { parseAdapterName } from './names.ts';
 import type { FactorKey, Scheme, SchemeReader } from './scheme.ts';
 import { embeddingRows } from './textual-inversion.ts';
 
@@ -103,7 +103,7 @@ const reader: SchemeReader = {
   name: 'ed-lora',
   examples: ['unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.lora_down.weight'],
   recognises: (file) =>
-    [...file.tensors.keys()].filter((name) => isWord(name) || parseEdLoraStyle(name) !== null).length,
+    [...file.tensors.keys()].filter((name) => isWord(name) || isEdLoraName(name.replace(params, ''))).length,
   read: (file, { architecture }) => {
     const words = orderedWords(file).map(({ word, embedding }) => ({
       word,
@@ -112,10 +112,14 @@ const reader: SchemeReader = {
       encoder: 'text_encoder' as const,
     }));
     const factors = [...file.tensors.values()].filter(({ name }) => !isWord(name));
-    return {
-      ...collectAdapterLayers(file.path, factors, { architecture, parse: parseEdLoraStyle, scale: () => 1 }),
-      words,
-    };
+    const context = { architecture };
+    const layers = collectAdapterLayers(file.path, factors, {
+      architecture,
+      parse: (name) => parseAdapterName(name.replace(params, ''), context),
+      // Mix-of-Show stores no alpha and divides by nothing; other programs that use these names do store one.
+      scale: (_, rank, alpha) => (alpha ?? rank) / rank,
+    });
+    return { ...layers, words };
   },
 };
 

@@ -3,8 +3,8 @@ import { UsageError } from '../../errors.ts';
 import { type RawTensor, renamed } from '../../formats/raw-tensor.ts';
 import { adapterModuleId } from '../../models/families/adapter-layers.ts';
 import type { AdapterLayer, Architecture, LoraLayer } from '../adapter.ts';
-import { partSuffix } from './names.ts';
 import type { FactorKey } from './scheme.ts';
+import { partSuffix } from './suffixes.ts';
 
 /** Tensors of a plain LoRA layer under the scheme's names, without alpha. */
 export function factorTensors(layer: LoraLayer, key: FactorKey, architecture: Architecture): RawTensor[] {

@@ -3,6 +3,7 @@
  * and writing take the table, so nothing else knows which there are.
  */
 import { cloneofsimo } from './cloneofsimo.ts';
+import { comfyReader } from './comfyui.ts';
 import { customDiffusionReader } from './custom-diffusion.ts';
 import { diffusers, diffusersLora, diffusersProcessor } from './diffusers.ts';
 import { edLora } from './ed-lora.ts';
@@ -14,6 +15,9 @@ import { embeddingReader } from './textual-inversion.ts';
 /** Schemes that are read and written, and kinds of files that are read alone. */
 export interface SchemeTable {
   readonly schemes: Readonly<Record<string, Scheme>>;
+  /** Adapters in other programs' own names. */
+  readonly foreignNames: readonly SchemeReader[];
+  /** Files that are something of a model, whole: every name in them must be known. */
   readonly readOnly: readonly SchemeReader[];
   /** Reads files of which no other reader knows a name: bare words say little. */
   readonly lastResort: SchemeReader;
@@ -48,11 +52,12 @@ export const schemes: Readonly<Record<LayerFormat, Scheme>> = {
 
 export const SCHEME_TABLE: SchemeTable = {
   schemes,
+  foreignNames: [comfyReader],
   readOnly: [customDiffusionReader],
   lastResort: embeddingReader,
 };
 
 /** Every reader by names once; of two that own equally many names, the earlier reads the file. */
-export function readersOf({ schemes, readOnly }: SchemeTable): SchemeReader[] {
-  return [...new Set([...Object.values(schemes).map(({ reader }) => reader), ...readOnly])];
+export function readersOf({ schemes, foreignNames, readOnly }: SchemeTable): SchemeReader[] {
+  return [...new Set([...Object.values(schemes).map(({ reader }) => reader), ...foreignNames, ...readOnly])];
 }

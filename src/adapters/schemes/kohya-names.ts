@@ -4,15 +4,10 @@
  */
 import { FormatError } from '../../errors.ts';
 import { layerTemplates } from '../../models/families/known-layers.ts';
-import { type Component, type LoraPart, type ModulePath, moduleId } from '../../models/keys/module-path.ts';
+import { type Component, type ModulePath, moduleId } from '../../models/keys/module-path.ts';
+import { partSuffix } from './suffixes.ts';
 
 const prefixes: Readonly<Record<Component, string>> = { unet: 'lora_unet_', text_encoder: 'lora_te_' };
-
-const suffixes: Readonly<Record<LoraPart, string>> = {
-  up: 'lora_up.weight',
-  down: 'lora_down.weight',
-  alpha: 'alpha',
-};
 
 /** `lora_unet_down_blocks_0_…_to_q`, without the tensor's suffix. */
 export function kohyaName({ component, layerName }: ModulePath): string {
@@ -20,8 +15,8 @@ export function kohyaName({ component, layerName }: ModulePath): string {
 }
 
 /** Full tensor name, e.g. `lora_te_text_model_encoder_layers_0_mlp_fc1.lora_up.weight`. */
-export function kohyaKey(module: ModulePath, part: LoraPart): string {
-  return `${kohyaName(module)}.${suffixes[part]}`;
+export function kohyaKey(module: ModulePath, part: 'up' | 'down' | 'alpha'): string {
+  return `${kohyaName(module)}.${partSuffix[part]}`;
 }
 
 /** kohya name to module, for the layers of an actual base. @throws {FormatError} if two layers share a name */

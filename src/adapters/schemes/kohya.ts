@@ -9,14 +9,15 @@ import type { TensorFile } from '../../formats/tensor-file.ts';
 import { adapterModuleId, diffusersKohyaName, ldmKohyaName } from '../../models/families/adapter-layers.ts';
 import { adapterFamily } from '../../models/families/families.ts';
 import type { LoraLayer } from '../adapter.ts';
-import { loraAlphaOf } from '../encode-layer.ts';
+import { foldWholeScale, loraAlphaOf } from '../encode-layer.ts';
 import { collectAdapterLayers } from '../layer-parts.ts';
 import { networkMetadata, sshsHashesOf } from '../metadata.ts';
 import { bundledTensors } from '../word-forms.ts';
 import { describe, ranksOf } from './describe.ts';
 import { factorTensors, partTensors } from './factor-tensors.ts';
 import { kohyaNames } from './kohya-names.ts';
-import { isKohyaStyle, parseKohyaStyle, partSuffix } from './names.ts';
+import { isKohyaStyle } from './layer-names.ts';
+import { parseAdapterName } from './names.ts';
 import type {
   Content,
   EncodeContext,
@@ -27,10 +28,11 @@ import type {
   Scheme,
   SchemeReader,
 } from './scheme.ts';
+import { partSuffix } from './suffixes.ts';
 import { bundledWords, isBundledEmbedding } from './textual-inversion.ts';
 
 /** Suffixes of what is more than plain LoRA. */
-const beyondLora = /\.(lora_mid\.weight|dora_scale|hada_\w+|lokr_\w+|diff|diff_b|on_input)$/;
+const beyondLora = /\.(lora_mid\.weight|dora_scale|hada_\w+|lokr_\w+|diff|diff_b|on_input|scalar)$/;
 
 const isLycoris = (name: string): boolean => beyondLora.test(name) || name.startsWith('lycoris_');
 
@@ -40,13 +42,13 @@ const owned = (file: TensorFile): number =>
 function read(file: TensorFile, { architecture, modules }: ReadContext): Content {
   const tensors = [...file.tensors.values()];
   const words = bundledWords(file.path, tensors);
-  const names = modules === undefined ? undefined : kohyaNames(file.path, modules);
+  const context = { architecture, names: modules === undefined ? undefined : kohyaNames(file.path, modules) };
   const layers = collectAdapterLayers(
     file.path,
     tensors.filter(({ name }) => !isBundledEmbedding(name)),
     {
       architecture,
-      parse: (name) => parseKohyaStyle(name, architecture, names),
+      parse: (name) => parseAdapterName(name, context),
       // Also right for rank-stabilised LyCORIS files: they store alpha · √rank.
       scale: (_, rank, alpha) => (alpha ?? rank) / rank,
     },
@@ -96,7 +98,8 @@ function alphaTensor(upKey: string, loraAlpha: number): RawTensor {
 
 const encodeLycoris: Scheme['encode'] = (output, stored, context) => {
   const key = keyBy('diffusers');
-  const tensors = stored.flatMap((layer) => {
+  const layers = stored.map(foldWholeScale);
+  const tensors = layers.flatMap((layer) => {
     const stem = key(layer, 'up', output.architecture).slice(0, -partSuffix.up.length);
     const parts = partTensors(layer).map(([suffix, tensor]) => renamed(tensor, stem + suffix));
     if (layer.kind === 'ia3') {
@@ -106,7 +109,7 @@ const encodeLycoris: Scheme['encode'] = (output, stored, context) => {
     }
     return parts;
   });
-  return encoded(output, tensors, context, { ss_network_module: 'lycoris.kohya' });
+  return encoded({ ...output, layers }, tensors, context, { ss_network_module: 'lycoris.kohya' });
 };
 
 async function encoded(

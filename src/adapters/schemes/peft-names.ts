@@ -3,9 +3,8 @@
  * An adapter belongs to one network, so names do not say which: the path's first part does.
  */
 import { FormatError } from '../../errors.ts';
-import { type LoraKey, type ModulePath, modulePath } from '../../models/keys/module-path.ts';
-
-const prefix = 'base_model.model.';
+import type { ModulePath } from '../../models/keys/module-path.ts';
+import { peftPrefix } from './layer-names.ts';
 
 /** Layers with a rank or alpha of their own at most: every layer is compared with every one of them. */
 const MAX_PATTERNS = 4000;
@@ -17,17 +16,9 @@ function valueText(value: unknown): string {
     : String(JSON.stringify(value)).slice(0, 120);
 }
 
-/** Understand one tensor name (in files, or with the adapter's name as in memory); `null` if it is none. */
-export function parsePeftKey(key: string): LoraKey | null {
-  const match = /^base_model\.model\.(.+)\.lora_([AB])(?:\.[^.]+)?\.weight$/.exec(key);
-  if (match === null) return null;
-  const module = modulePath(match[1]!);
-  return module === null ? null : { ...module, part: match[2] === 'A' ? 'down' : 'up' };
-}
-
 /** Tensor name as `save_pretrained` writes it. */
 export function peftKey({ layerName }: ModulePath, part: 'up' | 'down'): string {
-  return `${prefix}${layerName}.lora_${part === 'down' ? 'A' : 'B'}.weight`;
+  return `${peftPrefix}${layerName}.lora_${part === 'down' ? 'A' : 'B'}.weight`;
 }
 
 type Patterns = readonly (readonly [pattern: RegExp, value: number])[];
@@ -55,7 +46,13 @@ function peftPattern(key: string): RegExp | null {
  */
 const HARMLESS_STARTS: readonly unknown[] = [undefined, null, true, false, 'gaussian', 'eva', 'orthogonal'];
 
-/** The part of a LoraConfig that decides scales. */
+/** Kinds of adapters that are read, by what their configurations call them: LoRA, and LyCORIS' two products. */
+const ADAPTER_TYPES: readonly unknown[] = ['LORA', 'LOHA', 'LOKR'];
+
+/** `alpha` of LoHa's and LoKr's configurations where none is stored. Source: huggingface/peft@v0.17, tuners/loha/config.py. */
+const DEFAULT_PRODUCT_ALPHA = 8;
+
+/** The part of a configuration that decides scales. */
 export interface PeftScaling {
   readonly r: number;
   readonly loraAlpha: number;
@@ -77,12 +74,17 @@ export function peftScaling(
   config: Readonly<Record<string, unknown>>,
   { dora = false }: { readonly dora?: boolean } = {},
 ): PeftScaling {
-  if (config.peft_type !== undefined && config.peft_type !== 'LORA') {
-    throw new FormatError(file, `peft_type: expected "LORA", got ${valueText(config.peft_type)}`);
+  const { peft_type: type = 'LORA' } = config;
+  if (!ADAPTER_TYPES.includes(type)) {
+    throw new FormatError(
+      file,
+      `peft_type: expected ${ADAPTER_TYPES.map((known) => `"${known}"`).join(' or ')}, got ${valueText(type)}`,
+    );
   }
-  for (const option of [...(dora ? [] : ['use_dora']), 'fan_in_fan_out', 'use_qalora', 'lora_bias']) {
+  for (const option of [...(dora ? [] : ['use_dora']), 'fan_in_fan_out', 'use_qalora']) {
     if (config[option] === true) throw new FormatError(file, `${option}: not supported; only plain LoRA is`);
   }
+  // LoHa and LoKr have a field of another name, and no start but their own.
   const { init_lora_weights: start } = config;
   if (!HARMLESS_STARTS.includes(start)) {
     throw new FormatError(
@@ -117,7 +119,10 @@ export function peftScaling(
   };
   return {
     r: positive('r', config.r),
-    loraAlpha: positive('lora_alpha', config.lora_alpha ?? config.r),
+    loraAlpha:
+      type === 'LORA'
+        ? positive('lora_alpha', config.lora_alpha ?? config.r)
+        : positive('alpha', config.alpha ?? DEFAULT_PRODUCT_ALPHA),
     useRslora: config.use_rslora === true,
     rankPattern: patterns('rank_pattern'),
     alphaPattern: patterns('alpha_pattern'),
@@ -126,14 +131,19 @@ export function peftScaling(
 
 /**
  * What multiplies up · down for one layer.
- * @param rank the factors' own rank, which must be the configured one
+ * @param rank the factors' own rank, which must be the configured one; `null` for a LoKr whose factors are whole
  * @throws {FormatError} if it is not
  */
-export function peftScale(file: string, scaling: PeftScaling, layerName: string, rank: number): number {
+export function peftScale(
+  file: string,
+  scaling: PeftScaling,
+  layerName: string,
+  rank: number | null,
+): number {
   const of = (patterns: Patterns, otherwise: number): number =>
     patterns.find(([pattern]) => pattern.test(layerName))?.[1] ?? otherwise;
   const r = of(scaling.rankPattern, scaling.r);
-  if (r !== rank) {
+  if (rank !== null && r !== rank) {
     throw new FormatError(
       file,
       `${layerName}: expected rank ${r} by the adapter's configuration, got ${rank}`,

@@ -5,12 +5,13 @@ import { readJsonFileSync } from '../../formats/json-file.ts';
 import { exists } from '../../io/file-info.ts';
 import * as path from '../../io/platform/paths.ts';
 import { componentsOf } from '../../models/families/adapter-layers.ts';
-import type { LoraLayer } from '../adapter.ts';
+import type { AdapterComponent, LoraLayer } from '../adapter.ts';
 import { loraAlphaOf } from '../encode-layer.ts';
 import { collectAdapterLayers } from '../layer-parts.ts';
 import { describe } from './describe.ts';
 import { factorTensors } from './factor-tensors.ts';
-import { parsePeftStyle } from './names.ts';
+import { peftPrefix } from './layer-names.ts';
+import { parseAdapterName } from './names.ts';
 import { peftKey, peftScale, peftScaling } from './peft-names.ts';
 import type { FactorKey, Scheme, SchemeReader } from './scheme.ts';
 
@@ -20,7 +21,7 @@ export const adapterConfigName = 'adapter_config.json';
  * The configuration that lies beside an adapter's weights.
  * @throws {FormatError} if it is missing, no ordinary file, too large, or not an object in JSON
  */
-function readAdapterConfig(weights: string, file: string): Record<string, unknown> {
+export function readAdapterConfig(weights: string, file: string): Record<string, unknown> {
   if (!exists(file)) {
     throw new FormatError(
       weights,
@@ -34,20 +35,34 @@ function readAdapterConfig(weights: string, file: string): Record<string, unknow
   return config as Record<string, unknown>;
 }
 
+/** The network that a configuration's class of the base is; `null` if it does not say, or any network may be of that class. */
+function componentOf({ auto_mapping: mapping }: Readonly<Record<string, unknown>>): AdapterComponent | null {
+  const base = (mapping as { base_model_class?: unknown } | null | undefined)?.base_model_class;
+  return base === 'CLIPTextModelWithProjection' ? 'text_encoder_2' : null;
+}
+
+/** What the configuration beside an adapter's weights calls the base; `undefined` if there is none or it does not say. */
+export function baseOfPeft(config: Readonly<Record<string, unknown>>): string | undefined {
+  const base = config.base_model_name_or_path;
+  // A name of a model site, not a folder somewhere.
+  return typeof base === 'string' && /^[\w.-]+(\/[\w.-]+)?$/.test(base) ? base : undefined;
+}
+
 const reader: SchemeReader = {
   name: 'peft',
   examples: ['base_model.model.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.lora_A.weight'],
-  recognises: (file) =>
-    [...file.tensors.keys()].filter((name) => name.startsWith('base_model.model.')).length,
+  recognises: (file) => [...file.tensors.keys()].filter((name) => name.startsWith(peftPrefix)).length,
   read: (file, { architecture, component = null, config }) => {
     const configFile = path.join(path.dirname(file.path), adapterConfigName);
-    const scaling = peftScaling(configFile, config ?? readAdapterConfig(file.path, configFile), {
-      dora: true,
-    });
+    const own = config ?? readAdapterConfig(file.path, configFile);
+    const scaling = peftScaling(configFile, own, { dora: true });
+    const context = { architecture, component: component ?? componentOf(own) };
     const layers = collectAdapterLayers(file.path, file.tensors.values(), {
       architecture,
-      parse: (name) => parsePeftStyle(name, component),
+      parse: (name) => parseAdapterName(name, context),
       scale: ({ layerName }, rank) => peftScale(file.path, scaling, layerName, rank),
+      // PEFT divides by its rank even where a LoKr has none.
+      wholeScale: ({ layerName }) => peftScale(file.path, scaling, layerName, null),
     });
     return { ...layers, words: [] };
   },

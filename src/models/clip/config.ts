@@ -4,6 +4,8 @@ import { z } from 'zod';
 export interface ClipTextConfig {
   /** D, 768 in SD 1.x. */
   readonly hiddenSize: number;
+  /** Outputs of a projection of the pooled state, a layer of its own. Default none. */
+  readonly projectionDim?: number;
   readonly intermediateSize: number;
   readonly numLayers: number;
   readonly numHeads: number;

@@ -2,11 +2,11 @@
  * Every layer that a LoRA can train in a family's published model, and the names that files in the original (LDM/SGM)
  * block numbering give them: sd-scripts writes SDXL that way, some LyCORIS tools SD 1.x too.
  */
-import { ldmStructureOf, ldmUnetNames } from '../keys/ldm.ts';
+import { ldmStructureOf, ldmUnetNames, type NameMap } from '../keys/ldm.ts';
 import { withTextModel } from '../keys/module-path.ts';
 import { ADAPTER_FAMILIES, adapterFamily, titlesOf } from './families.ts';
 import type { AdapterComponent } from './family.ts';
-import { kernelByName, publishedLayers } from './known-layers.ts';
+import { isKnownLayer, kernelByName, publishedLayers } from './known-layers.ts';
 import { layerId } from './layer-table.ts';
 
 export type { AdapterComponent } from './family.ts';
@@ -41,15 +41,32 @@ export function modulesOf(family: Architecture): readonly AdapterModule[] {
 }
 
 const ldmPrefix = 'model.diffusion_model.';
-const ldmNames = new Map<Architecture, (paramName: string) => string | null>();
+const ldmNames = new Map<Architecture, NameMap>();
 
-function toLdm(family: Architecture, layerName: string): string | null {
+function namesOf(family: Architecture): NameMap {
   let names = ldmNames.get(family);
   if (names === undefined) {
-    names = ldmUnetNames(ldmStructureOf(adapterFamily(family).adapters.unet)).toLdm;
+    names = ldmUnetNames(ldmStructureOf(adapterFamily(family).adapters.unet));
     ldmNames.set(family, names);
   }
-  return names(layerName);
+  return names;
+}
+
+/** The UNet's layer of a path in the original numbering, `input_blocks.1.1.proj_in`; `null` if the family lacks it. */
+export function layerOfLdmPath(family: Architecture, path: string): AdapterModule | null {
+  const layerName = namesOf(family).fromLdm(ldmPrefix + path);
+  return layerName === null || !hasLayer(family, { component: 'unet', layerName })
+    ? null
+    : { component: 'unet', layerName };
+}
+
+/** Whether a family's published model has a layer, or one of another depth may. */
+export function hasLayer(family: Architecture, module: AdapterModule): boolean {
+  const own = adapterFamily(family);
+  return (
+    publishedLayers(own).get(adapterModuleId(module)) !== undefined ||
+    (own.adapters.anyDepth && componentsOf(family).includes(module.component) && isKnownLayer(module))
+  );
 }
 
 /**
@@ -60,7 +77,7 @@ export function ldmKohyaName(family: Architecture, module: AdapterModule): strin
   const prefix = adapterFamily(family).adapters.kohyaPrefixes[module.component];
   if (prefix === undefined) return null;
   if (module.component !== 'unet') return prefix + module.layerName.replaceAll('.', '_');
-  const name = toLdm(family, module.layerName);
+  const name = namesOf(family).toLdm(module.layerName);
   return name === null ? null : prefix + name.slice(ldmPrefix.length).replaceAll('.', '_');
 }
 

@@ -14,8 +14,8 @@ import type { ComponentId, Layer } from './layer-table.ts';
 export interface FamilySigns {
   /** Names of tensors that only this family has; families are asked in the order of `families.ts`. */
   readonly names: readonly RegExp[];
-  /** Names that another tool gives layers of another family too: a sign until one looks at which layers they are. */
-  readonly likelyNames?: readonly RegExp[];
+  /** What headers call a model of this family: `ss_base_model_version`, `modelspec.architecture` and their like. */
+  readonly titles?: RegExp;
   /** `_class_name` in model_index.json. */
   readonly pipelines?: RegExp;
   /** Numbers per word that keys and values of the cross-attentions read. */

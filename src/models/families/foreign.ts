@@ -12,6 +12,7 @@ const foreign = (name: string, title: string, signs: FamilySigns): Family => ({
 
 export const flux = foreign('flux', 'Flux', {
   names: [/(^|[._])(double_blocks|single_blocks|single_transformer_blocks)[._]/],
+  titles: /flux/i,
   pipelines: /Flux/,
 });
 
@@ -19,12 +20,14 @@ export const sd3 = foreign('sd3', 'SD 3', {
   names: [
     /(^|[._])joint_blocks[._]|^transformer\.transformer_blocks\.|^lora_transformer_transformer_blocks_/,
   ],
+  titles: /^sd[ _-]?(v[ _-]?)?3|stable[ _-]diffusion[ _-](v[ _-]?)?3/i,
   pipelines: /StableDiffusion3/,
   contextWidth: 4096,
 });
 
 export const sd2 = foreign('sd2', 'SD 2.x', {
   names: [/^cond_stage_model\.model\.transformer\.resblocks\./],
+  titles: /^sd[ _-]?(v[ _-]?)?2|stable[ _-]diffusion[ _-](v[ _-]?)?2/i,
   contextWidth: 1024,
   wordWidth: 1024,
 });

@@ -18,9 +18,9 @@ export type LayerRole =
   /** Keys and values of an attention to the text: what reads the text features. */
   | 'context'
   | 'feed-forward'
-  /** Into and out of a spatial transformer. */
+  /** Into and out of a spatial transformer; a text encoder's last. */
   | 'projection'
-  /** The timestep: its embedding, and what residual blocks make of it. */
+  /** The timestep: its embedding, what is added to it, and what residual blocks make of it. */
   | 'time'
   /** Convolutions of residual blocks. */
   | 'resnet'

@@ -12,36 +12,43 @@ interface Named {
 }
 
 export interface RecogniseOptions {
-  /** Leave signs out that only tell what is likely. Default false. */
-  readonly certain?: boolean;
   /** Asked in this order. Default: all that are known. */
   readonly families?: readonly Family[];
 }
 
 const contextLayer =
-  /attn2[._](processor[._])?to_[kv][._](lora_down|lora_A|lora[._]down|weight)|attn2\.processor\.to_[kv]_lora\.down/;
+  /attn2[._](processor[._])?to_[kv]([._](lora_down|lora_A|lora[._]down|lora_linear_layer[._]down|hada_w[12]_b|diff|weight)|_lora\.down)/;
 
 /**
- * The family of a model or adapter; the default family's where nothing speaks for another.
+ * The family that names or widths prove; `null` where nothing speaks for any.
  * @param tensors name and shape of every tensor; `[…, width]` is read off down factors and weights of `attn2.to_k`/`to_v`
  */
-export function familyOf(
+export function provenFamily(
   tensors: Iterable<Named>,
-  { certain = false, families = FAMILIES }: RecogniseOptions = {},
-): Family {
+  { families = FAMILIES }: RecogniseOptions = {},
+): Family | null {
   const all = [...tensors];
   // Sign by sign over the whole file.
   for (const family of families) {
-    const { names, likelyNames = [] } = family.signs;
-    const signs = certain ? names : [...names, ...likelyNames];
-    if (all.some(({ name }) => signs.some((sign) => sign.test(name)))) return family;
+    const { names } = family.signs;
+    if (all.some(({ name }) => names.some((sign) => sign.test(name)))) return family;
   }
   for (const { name, shape } of all) {
     if (shape.length < 2 || !contextLayer.test(name)) continue;
     const family = families.find(({ signs }) => signs.contextWidth === shape[1]);
     if (family !== undefined) return family;
   }
-  return DEFAULT_FAMILY;
+  return null;
+}
+
+/** The family of a model or adapter; the default family's where nothing speaks for another. */
+export function familyOf(tensors: Iterable<Named>, options: RecogniseOptions = {}): Family {
+  return provenFamily(tensors, options) ?? DEFAULT_FAMILY;
+}
+
+/** The family that a header's words for a model mean, as `sdxl_base_v1-0`; `null` if no family claims them. */
+export function familyOfTitle(title: string, families: readonly Family[] = FAMILIES): Family | null {
+  return families.find(({ signs }) => signs.titles?.test(title)) ?? null;
 }
 
 /** The family of a diffusers pipeline by its class; `null` if no family claims it. */

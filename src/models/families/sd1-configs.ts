@@ -35,6 +35,9 @@ export const CLIP_VIT_L_TEXT: ClipTextConfig = {
   eosTokenId: 2,
 };
 
+/** The same with the projection that CLIP has and no base stores; ComfyUI gives it a name, so adapters may change it. */
+export const CLIP_VIT_L_WITH_PROJECTION: ClipTextConfig = { ...CLIP_VIT_L_TEXT, projectionDim: 768 };
+
 /** Source: huggingface.co/stable-diffusion-v1-5/stable-diffusion-v1-5, vae/config.json */
 export const SD15_VAE: VaeConfig = {
   inChannels: 3,

@@ -10,7 +10,13 @@ import { unetSchema } from '../unet/config.ts';
 import { vaeSchema } from '../vae/config.ts';
 import { blockNames, range } from './blocks.ts';
 import type { BaseFamily } from './family.ts';
-import { CLIP_VIT_L_TEXT, SD15_SCHEDULER, SD15_UNET, SD15_VAE } from './sd1-configs.ts';
+import {
+  CLIP_VIT_L_TEXT,
+  CLIP_VIT_L_WITH_PROJECTION,
+  SD15_SCHEDULER,
+  SD15_UNET,
+  SD15_VAE,
+} from './sd1-configs.ts';
 import { sd1TokenEncoder } from './sd1-token-encoder.ts';
 
 export const sd1: BaseFamily = {
@@ -18,10 +24,15 @@ export const sd1: BaseFamily = {
   title: 'Stable Diffusion 1.x',
   shortTitle: 'SD 1.x',
   // What speaks for no other family is taken for this one.
-  signs: { names: [], wordWidth: 768 },
+  signs: {
+    names: [],
+    titles: /^sd[ _-]?(v[ _-]?)?1(?!\d)|^sd15|stable[ _-]diffusion[ _-](v[ _-]?)?1(?!\d)/i,
+    contextWidth: 768,
+    wordWidth: 768,
+  },
   adapters: {
     unet: SD15_UNET,
-    textEncoders: { text_encoder: CLIP_VIT_L_TEXT },
+    textEncoders: { text_encoder: CLIP_VIT_L_WITH_PROJECTION },
     kohyaPrefixes: { unet: 'lora_unet_', text_encoder: 'lora_te_' },
     kohyaNumbering: 'diffusers',
     anyDepth: true,

@@ -3,7 +3,7 @@ import type { ClipTextConfig } from '../clip/config.ts';
 import type { UnetConfig } from '../unet/config.ts';
 import { blockNames, range } from './blocks.ts';
 import type { AdapterFamily } from './family.ts';
-import { CLIP_VIT_L_TEXT } from './sd1-configs.ts';
+import { CLIP_VIT_L_TEXT, CLIP_VIT_L_WITH_PROJECTION } from './sd1-configs.ts';
 
 /** Source: huggingface.co/stabilityai/stable-diffusion-xl-base-1.0, unet/config.json */
 export const SDXL_UNET: UnetConfig = {
@@ -17,6 +17,7 @@ export const SDXL_UNET: UnetConfig = {
   layersPerBlock: 2,
   crossAttentionDim: 2048,
   linearProjection: true,
+  addedInputs: 2816,
   normGroups: 32,
   normEpsilon: 1e-5,
   flipSinToCos: true,
@@ -32,6 +33,7 @@ const OPEN_CLIP_BIGG_TEXT: ClipTextConfig = {
   numLayers: 32,
   numHeads: 20,
   hiddenAct: 'gelu',
+  projectionDim: 1280,
 };
 
 export const sdxl: AdapterFamily = {
@@ -40,18 +42,18 @@ export const sdxl: AdapterFamily = {
   shortTitle: 'SDXL',
   signs: {
     names: [
-      /^lora_te2_|^text_encoder_2\.|^conditioner\.embedders\.|(^|[._])(add_embedding|label_emb)[._]/,
-      /[._]transformer_blocks[._]([1-9]|\d\d)[._]/,
+      /^lora_te2[._]|^text_encoder_2\.|^(text_encoders\.)?clip_g\.|^conditioner\.embedders\./,
+      /(^|[._])(add_embedding|class_embedding|label_emb)[._]/,
+      /(attentions|blocks|middle_block)([._]\d+)+[._]transformer_blocks[._]([1-9]|\d\d)[._]/,
     ],
-    // LyCORIS tools number SD 1.x that way too.
-    likelyNames: [/^lora_unet_(input|output)_blocks_|^lora_unet_middle_block_/],
+    titles: /sdxl|stable[ _-]diffusion[ _-]xl|\bxl\b|pony|illustrious|noob/i,
     pipelines: /XL/,
     contextWidth: 2048,
     wordWidth: 1280,
   },
   adapters: {
     unet: SDXL_UNET,
-    textEncoders: { text_encoder: CLIP_VIT_L_TEXT, text_encoder_2: OPEN_CLIP_BIGG_TEXT },
+    textEncoders: { text_encoder: CLIP_VIT_L_WITH_PROJECTION, text_encoder_2: OPEN_CLIP_BIGG_TEXT },
     kohyaPrefixes: { unet: 'lora_unet_', text_encoder: 'lora_te1_', text_encoder_2: 'lora_te2_' },
     kohyaNumbering: 'ldm',
     anyDepth: false,

@@ -10,17 +10,12 @@ export interface ModulePath {
   readonly layerName: string;
 }
 
-/** What one tensor of a LoRA file is to its layer. */
-export type LoraPart = 'up' | 'down' | 'alpha';
-
-/** A LoRA tensor's name, understood. */
-export interface LoraKey extends ModulePath {
-  readonly part: LoraPart;
-}
-
-/** Text encoder path with the `text_model.` level that transformers 5 drops in memory and files keep. */
+/**
+ * Text encoder path with the `text_model.` level that transformers 5 drops in memory and files keep. The projection lies
+ * beside that level.
+ */
 export function withTextModel(layerName: string): string {
-  return layerName.startsWith('text_model.') ? layerName : `text_model.${layerName}`;
+  return /^text_(model\.|projection(\.|$))/.test(layerName) ? layerName : `text_model.${layerName}`;
 }
 
 /**
@@ -34,10 +29,10 @@ export function modulePath(path: string): ModulePath | null {
     const component = prefix[1] as Component;
     return { component, layerName: component === 'unet' ? prefix[2]! : withTextModel(prefix[2]!) };
   }
-  if (/^(down_blocks|mid_block|up_blocks|conv_in|conv_out|time_embedding)(\.|$)/.test(path)) {
+  if (/^(down_blocks|mid_block|up_blocks|conv_in|conv_out|(time|add|class)_embedding)(\.|$)/.test(path)) {
     return { component: 'unet', layerName: path };
   }
-  if (/^(text_model|encoder\.layers)\./.test(path)) {
+  if (/^(text_model\.|encoder\.layers\.|text_projection$)/.test(path)) {
     return { component: 'text_encoder', layerName: withTextModel(path) };
   }
   return null;

@@ -42,6 +42,10 @@ function linearLayers(config: UnetConfig): Layer[] {
   const time = 4 * config.blocks[0]!.channels;
   add('time_embedding.linear_1', [time, config.blocks[0]!.channels], 'time');
   add('time_embedding.linear_2', [time, time], 'time');
+  if (config.addedInputs !== undefined) {
+    add('add_embedding.linear_1', [time, config.addedInputs], 'time');
+    add('add_embedding.linear_2', [time, time], 'time');
+  }
   for (const { path, inChannels, channels } of resnetPlaces(config)) {
     add(`${path}.time_emb_proj`, [channels, time], 'time');
     if (inChannels !== channels) {

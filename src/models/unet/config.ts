@@ -24,6 +24,8 @@ export interface UnetConfig {
   readonly crossAttentionDim: number;
   /** Whether the transformers begin and end with linear layers rather than 1×1 convolutions. Default false. */
   readonly linearProjection?: boolean;
+  /** Numbers beside the timestep (pooled text, sizes) that two more layers read, 2816 in SDXL. Default none. */
+  readonly addedInputs?: number;
   readonly normGroups: number;
   /** Of the resnets and the last norm; the transformers' entry norm always has 1e-6. */
   readonly normEpsilon: number;
