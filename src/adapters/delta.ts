@@ -16,14 +16,15 @@
  * multiplier: at 0 its merge still leaves W₀ + ΔW.
  */
 
-import { MismatchError, NumericalError, ShapeError } from '../errors.ts';
-import { type RawTensor, readFloat64 } from '../formats/raw-tensor.ts';
+import { MismatchError, ShapeError } from '../errors.ts';
+import type { RawTensor } from '../formats/raw-tensor.ts';
 import type { LowRank } from '../linalg/low-rank.ts';
 import { identity, type Matrix, matrix, transpose } from '../linalg/matrix.ts';
 import { multiplySteps } from '../linalg/products.ts';
 import { type AdapterModule, adapterModuleId } from '../models/families/adapter-layers.ts';
 import { inOneGo, type Steps } from '../pace.ts';
 import type { AdapterLayer, FullFactor, PairFactor } from './adapter.ts';
+import { readFinite } from './finite.ts';
 import { excessOf } from './layer-limits.ts';
 
 /** A change of one layer. */
@@ -47,7 +48,7 @@ export function needsBase(layer: AdapterLayer): boolean {
  * @param base W₀ [m, n] or [m, n, kh, kw]; needed where `needsBase`, otherwise unused
  * @throws {MismatchError} if the base is needed and not there
  * @throws {ShapeError} if factors do not fit each other or the base, or make more than a layer of this name can be
- * @throws {NumericalError} if a number is not finite
+ * @throws {FormatError} if a number is not finite, naming the tensor
  */
 export function layerDelta(layer: AdapterLayer, base?: RawTensor): LayerDelta {
   return inOneGo(layerDeltaSteps(layer, base));
@@ -123,22 +124,7 @@ function isIdentity({ rows, cols, data }: Matrix): boolean {
   return true;
 }
 
-/** @throws {NumericalError} if a number is not finite */
-export function readFinite(tensor: RawTensor): Float64Array {
-  const values = readFloat64(tensor);
-  // 0 · value is 0 for finite numbers only.
-  let probe = 0;
-  for (let i = 0; i < values.length; i++) probe += 0 * values[i]!;
-  if (probe !== 0) {
-    const bad = values.find((value) => !Number.isFinite(value))!;
-    throw new NumericalError(`${tensor.name}: expected finite numbers, got ${bad}; training diverged?`, {
-      value: bad,
-    });
-  }
-  return values;
-}
-
-/** The first axis against all others. @throws {NumericalError} as `readFinite` */
+/** The first axis against all others. @throws {FormatError} as `readFinite` */
 export function asMatrix(tensor: RawTensor): Matrix {
   const rows = tensor.shape[0]!;
   const values = readFinite(tensor);

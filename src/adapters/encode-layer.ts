@@ -7,6 +7,7 @@ import type { LowRank } from '../linalg/low-rank.ts';
 import { type Matrix, matrix } from '../linalg/matrix.ts';
 import { adapterModuleId } from '../models/families/adapter-layers.ts';
 import type { AdapterLayer, AdapterModule, FullFactor, LoraLayer, PairFactor } from './adapter.ts';
+import { readFinite } from './finite.ts';
 
 /** dtypes that merges write. */
 export type FactorDType = 'F32' | 'F16' | 'BF16';
@@ -132,7 +133,7 @@ export function withTensors<L extends AdapterLayer>(layer: L, change: (tensor: R
 
 /** A tensor times a number, in its own dtype where that holds the products exactly, otherwise in float32. */
 function scaled(tensor: RawTensor, factor: number): RawTensor {
-  const products = readFloat64(tensor).map((value) => value * factor);
+  const products = readFinite(tensor).map((value) => value * factor);
   if (tensor.dtype === 'F16' || tensor.dtype === 'BF16') {
     const narrow = encodeTensor(tensor.name, tensor.shape, products, tensor.dtype);
     const back = readFloat64(narrow);
@@ -169,6 +170,6 @@ export function loraAlphaOf(layer: Pick<LoraLayer, 'scale' | 'rank'>): number {
  */
 export function foldScale(layer: LoraLayer): LoraLayer {
   if (layer.scale === 1) return layer;
-  const up = scaled({ ...layer.up, name: adapterModuleId(layer) }, layer.scale);
+  const up = scaled(layer.up, layer.scale);
   return { ...layer, up, scale: 1 };
 }

@@ -8,6 +8,7 @@ import type { TorchValue } from '../formats/torch-value.ts';
 import { torchTensor, writeTorchZip } from '../formats/torch-writer.ts';
 import { Pace } from '../pace.ts';
 import type { AdapterWord } from './adapter.ts';
+import { refuseNonFinite } from './finite.ts';
 import { refuseUnreadable } from './read-back.ts';
 import { tokenOrderKey } from './schemes/ed-lora.ts';
 import { edLoraEmbeddingKey } from './schemes/ed-lora-names.ts';
@@ -112,7 +113,7 @@ export function notesOnWords(format: string, words: readonly AdapterWord[]): str
  * Write embeddings alone: safetensors, or a torch file where the name ends in .pt, .pth or .bin.
  * @param metadata header entries beside the form's own; torch files hold none
  * @throws {UsageError} if the form holds one word and there are several
- * @throws {FormatError} if the file would not be read again as these words
+ * @throws {FormatError} if the file would not be read again as these words, or a number is not finite
  */
 export async function writeWords(
   file: string,
@@ -123,6 +124,10 @@ export async function writeWords(
 ): Promise<void> {
   const words = given.filter((entry) => refusedBy(file, format, entry) === null);
   if (words.length === 0) throw new UsageError(`${file}: no word is left to write`);
+  await refuseNonFinite(
+    words.map(({ embedding }) => embedding),
+    pace,
+  );
   const torch = isTorchName(file);
   /** @param held the words as their reader will find them */
   const write = (

@@ -2,6 +2,7 @@
 
 import { UsageError } from '../errors.ts';
 import { excerpt } from '../formats/excerpt.ts';
+import type { RawTensor } from '../formats/raw-tensor.ts';
 import { writeSafetensors } from '../formats/safetensors.ts';
 import { writeTorchZip } from '../formats/torch-writer.ts';
 import * as path from '../io/platform/paths.ts';
@@ -12,7 +13,9 @@ import { adapterModuleId } from '../models/families/adapter-layers.ts';
 import { Pace } from '../pace.ts';
 import type { Adapter, AdapterLayer, LoraLayer } from './adapter.ts';
 import { foldScale } from './encode-layer.ts';
+import { refuseNonFinite } from './finite.ts';
 import { refuseUnreadable } from './read-back.ts';
+import { partTensors } from './schemes/factor-tensors.ts';
 import { SCHEME_TABLE, type SchemeTable } from './schemes/index.ts';
 import { type EncodedFile, isPlainLora, type OutputAdapter, type Scheme } from './schemes/scheme.ts';
 import { unwrittenFile } from './unwritten-file.ts';
@@ -93,7 +96,7 @@ export function filesOfAdapters(adapters: readonly Adapter[]): string[] {
  * Write an adapter in a scheme. Call `refuseLoss` first: what the scheme does not hold is left out here.
  * @param target a file; for `peft` a folder
  * @param pace   between layers and tensors; where it ends, nothing is left behind
- * @throws {FormatError} if the file would not be read again as what it is written for
+ * @throws {FormatError} if the file would not be read again as what it is written for, or a number is not finite
  * @throws {UsageError} if the scheme holds nothing of it, a layer is given twice, is not yet plain LoRA where the scheme needs it, or a numbered scheme
  *   lacks some of its layers; {EdloraError} if the disk is full or read-only
  */
@@ -106,6 +109,7 @@ export async function writeAdapter(
 ): Promise<void> {
   const scheme = schemeOf(format, table);
   const output = heldOf(target, scheme, adapter);
+  await refuseNonFinite(carriedTensors(output), pace);
   const stored: AdapterLayer[] = [];
   for (const layer of output.layers) {
     if (scheme.anyKind) stored.push(layer);
@@ -132,6 +136,13 @@ export async function writeAdapter(
       await pace.turn();
     }
   });
+}
+
+/** What comes from files as it stands; factors that were computed are known to be finite. */
+function carriedTensors({ layers, words }: OutputAdapter): RawTensor[] {
+  const parts = layers.flatMap((layer) => partTensors(layer).map(([, tensor]) => tensor));
+  const carried = parts.filter(({ storage }) => storage.range !== null);
+  return [...carried, ...words.map(({ embedding }) => embedding)];
 }
 
 function schemeOf(format: string, { schemes }: SchemeTable): Scheme {

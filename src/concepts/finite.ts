@@ -1,6 +1,7 @@
 /** The check that all numbers of a concept are finite. */
+import { holdsFinite } from '../adapters/finite.ts';
 import { FormatError } from '../errors.ts';
-import { type RawTensor, readFloat32 } from '../formats/raw-tensor.ts';
+import type { RawTensor } from '../formats/raw-tensor.ts';
 import { Pace } from '../pace.ts';
 import type { Concept } from './concept.ts';
 
@@ -15,7 +16,7 @@ export async function checkFinite(
 ): Promise<void> {
   const bad: string[] = [];
   const check = async (name: string, tensor: RawTensor): Promise<void> => {
-    if (!holdsFinite(readFloat32(tensor))) bad.push(name);
+    if (!holdsFinite(tensor)) bad.push(name);
     await pace.turn();
   };
   for (const { word, embedding } of concept.tokens) await check(`embedding of ${word}`, embedding);
@@ -32,11 +33,4 @@ export async function checkFinite(
       { tensor },
     );
   }
-}
-
-function holdsFinite(values: Float32Array): boolean {
-  // 0 · value is 0 for finite numbers only.
-  let probe = 0;
-  for (let i = 0; i < values.length; i++) probe += 0 * values[i]!;
-  return probe === 0;
 }

@@ -34,7 +34,7 @@ export interface AdapterReport {
 /**
  * Read and measure every layer, none of them written out.
  * @param signal stops between two layers by throwing its reason
- * @throws {NumericalError} if a number is not finite; {ShapeError} on factors that do not fit
+ * @throws {FormatError} if a number is not finite, naming the tensor; {ShapeError} on factors that do not fit
  */
 export async function describeAdapter(
   adapter: Adapter,

@@ -4,8 +4,9 @@
  */
 
 import type { AdapterLayer } from '../adapters/adapter.ts';
-import { layerDeltaSteps, readFinite } from '../adapters/delta.ts';
+import { layerDeltaSteps } from '../adapters/delta.ts';
 import type { FactorDType } from '../adapters/encode-layer.ts';
+import { readFinite } from '../adapters/finite.ts';
 import type { UnsupportedEntry } from '../adapters/write.ts';
 import { MismatchError, UsageError } from '../errors.ts';
 import { type DType, dtypeWidth, isFloatDType } from '../formats/dtype.ts';

@@ -3,11 +3,11 @@
 import type { Adapter, AdapterLayer } from '../adapters/adapter.ts';
 import { type BaseWeights, denseSteps, layerDeltaSteps, needsBase } from '../adapters/delta.ts';
 import { encodeLayer, encodeTensor, type FactorDType, withTensors } from '../adapters/encode-layer.ts';
+import { readFinite } from '../adapters/finite.ts';
 import { type LayerFormat, schemes } from '../adapters/schemes/index.ts';
 import { isPlainLora } from '../adapters/schemes/scheme.ts';
 import type { OutputAdapter } from '../adapters/write.ts';
 import { UsageError } from '../errors.ts';
-import { readFloat64 } from '../formats/raw-tensor.ts';
 import * as path from '../io/platform/paths.ts';
 import type { MatmulEngine } from '../linalg/cholesky-async.ts';
 import { scale } from '../linalg/low-rank.ts';
@@ -136,6 +136,6 @@ async function asLora(
 function recoded(layer: AdapterLayer, dtype: FactorDType): AdapterLayer {
   const id = adapterModuleId(layer);
   return withTensors(layer, (tensor) =>
-    tensor.dtype === dtype ? tensor : encodeTensor(id, tensor.shape, readFloat64(tensor), dtype),
+    tensor.dtype === dtype ? tensor : encodeTensor(id, tensor.shape, readFinite(tensor), dtype),
   );
 }

@@ -2,9 +2,10 @@
 
 import type { AdapterModule, LoraLayer } from '../adapters/adapter.ts';
 import { encodeLayer, type FactorDType } from '../adapters/encode-layer.ts';
+import { readFinite } from '../adapters/finite.ts';
 import type { OutputAdapter, UnsupportedEntry } from '../adapters/write.ts';
 import { MismatchError, UsageError } from '../errors.ts';
-import { type RawTensor, readFloat64 } from '../formats/raw-tensor.ts';
+import type { RawTensor } from '../formats/raw-tensor.ts';
 import * as path from '../io/platform/paths.ts';
 import type { MatmulEngine } from '../linalg/cholesky-async.ts';
 import { matrix } from '../linalg/matrix.ts';
@@ -189,9 +190,9 @@ interface Difference {
 const PIECE = 1 << 20;
 
 function* differenceOf(after: RawTensor, before: RawTensor): Steps<Difference> {
-  const old = readFloat64(before);
+  const old = readFinite(before);
   yield;
-  const difference = readFloat64(after).slice();
+  const difference = readFinite(after).slice();
   let [largest, squares] = [0, 0];
   for (let begin = 0; begin < difference.length; begin += PIECE) {
     yield;
@@ -201,8 +202,7 @@ function* differenceOf(after: RawTensor, before: RawTensor): Steps<Difference> {
       difference[i] = value;
       squares += value * value;
       const size = Math.abs(value);
-      // NaN fails this comparison and stays.
-      if (!(size <= largest)) largest = size;
+      if (size > largest) largest = size;
     }
   }
   return { difference, largest, squares };

@@ -8,10 +8,10 @@ import {
   loraFactors,
   needsBase,
   pairMatrices,
-  readFinite,
   refuseExcess,
   refuseUnequalProducts,
 } from '../adapters/delta.ts';
+import { readFinite } from '../adapters/finite.ts';
 import type { RawTensor } from '../formats/raw-tensor.ts';
 import { innerProductSteps, type LowRank } from '../linalg/low-rank.ts';
 import { addScaled, dot } from '../linalg/products.ts';
@@ -20,7 +20,7 @@ import type { Steps } from '../pace.ts';
 /**
  * ‖ΔW‖_F² at strength 1, scales inside.
  * @param base as `layerDelta` takes it
- * @throws {ShapeError | MismatchError | NumericalError} as `layerDelta`
+ * @throws {ShapeError | MismatchError | FormatError} as `layerDelta`
  */
 export function* squaredNormSteps(layer: AdapterLayer, base?: RawTensor): Steps<number> {
   refuseExcess(layer);

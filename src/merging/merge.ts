@@ -124,7 +124,7 @@ export function layersByModule(
  * @throws {ShapeError} if the changes of a layer differ in shape, naming the layer
  * @throws {UsageError} on settings out of range, ranks that the method cannot take, strengths that are all 0, or a result
  *   that would not fit into memory
- * @throws {NumericalError} if a number is not finite
+ * @throws {FormatError} if a number is not finite, naming the tensor
  */
 export async function mergeAdapters(
   inputs: readonly MergeInput[],

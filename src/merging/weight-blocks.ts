@@ -3,8 +3,10 @@
  * second buffer. Nothing else of the weights is in memory. Unchanged neighbours are read in one stretch.
  */
 
+import { readFinite } from '../adapters/finite.ts';
 import { FormatError, NumericalError } from '../errors.ts';
 import { type DType, decodeFloat32, dtypeWidth, encodeFloat, type WritableFloat } from '../formats/dtype.ts';
+import { areFinite } from '../formats/finite.ts';
 import { byteRangeOf, elementCount, type RawTensor, readBytes } from '../formats/raw-tensor.ts';
 import type { ByteRange } from '../formats/tensor-storage.ts';
 import { checkUnchanged, type FileIdentity } from '../io/file-identity.ts';
@@ -243,34 +245,13 @@ function readerOf(
   };
 }
 
-/** Per dtype: the bits of the exponent. All of them set means infinity, or no number at all. */
-const EXPONENT: Partial<Record<DType, number>> = { F32: 0x7f800000, F16: 0x7c00, BF16: 0x7f80 };
-
-/** @throws {NumericalError} if a number is not finite */
-function refuseInfinite({ name, dtype }: BakedWeight, bytes: Uint8Array): void {
-  const mask = EXPONENT[dtype];
-  if (mask === undefined) return;
-  const wide = dtype === 'F32';
-  const { buffer, byteOffset, byteLength } = bytes;
-  let clean = 0;
-  if (byteOffset % 4 === 0) {
-    // Two halves at a time: adding its lowest bit to a full exponent carries into the sign, which is masked out before.
-    const words = new Uint32Array(buffer, byteOffset, Math.floor(byteLength / 4));
-    const both = wide ? mask : (mask << 16) | mask;
-    const lowest = wide ? 0x800000 : ((mask & -mask) << 16) | (mask & -mask);
-    let carried = 0;
-    for (let i = 0; i < words.length; i++) carried |= ((words[i]! & both) + lowest) | 0;
-    if ((carried & (wide ? 0x80000000 : 0x80008000)) === 0) clean = words.length * (wide ? 1 : 2);
-  }
-  const codes = wide ? new Uint32Array(buffer, byteOffset, byteLength / 4) : halves(bytes);
-  for (let i = clean; i < codes.length; i++) {
-    if ((codes[i]! & mask) === mask) {
-      throw new NumericalError(
-        `${name}: expected numbers that ${dtype} can hold, got an infinite one or NaN`,
-        { layer: name },
-      );
-    }
-  }
+/** @throws {FormatError} if the base holds what is no finite number; {NumericalError} if a sum is none that the dtype can hold */
+function refuseInfinite({ name, dtype, source }: BakedWeight, bytes: Uint8Array): void {
+  if (areFinite(bytes, dtype)) return;
+  readFinite(source);
+  throw new NumericalError(`${name}: expected numbers that ${dtype} can hold, got an infinite one or NaN`, {
+    layer: name,
+  });
 }
 
 /** Files kept open, and one buffer to read into that grows as needed. */
