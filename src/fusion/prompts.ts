@@ -6,7 +6,13 @@ export interface ConceptPrompts {
   readonly ids: readonly (readonly (readonly number[])[])[];
   /** The same padded to 77: what guides denoising runs. */
   readonly padded: readonly (readonly (readonly number[])[])[];
-  /** Positions of the concept's own tokens and of the end of text in one list of ids. */
+  /**
+   * Positions that K and V are fused on in one list of ids: layer tokens of words, and the end of text. Ordinary words
+   * are no concept's own, also where a name has some (`<dune1> lamp`); a name of nothing else counts as a whole.
+   *
+   * Source: TencentARC/Mix-of-Show@51270fd, gradient_fusion.py, which takes ids from the end of text upwards. Differs from
+   * it for names without a layer token, of which it takes the end of text alone.
+   */
   conceptRows(ids: readonly number[]): number[];
 }
 
@@ -20,20 +26,25 @@ export function conceptPrompts(
   templates: readonly string[],
 ): ConceptPrompts {
   const texts = templates.map((template) => template.replaceAll('{}', name));
-  const { tokenizer } = vocabulary;
+  const end = vocabulary.tokenizer.eosId;
+  const layerTokens = new Set(vocabulary.tokens.flatMap(({ ids }) => ids));
   const nameIds = vocabulary.encode(name, { pad: false }).map((ids) => ids.slice(1, -1));
+  const isNamed = nameIds.some((ids) => ids.some((id) => layerTokens.has(id)));
+  const ownRows = isNamed
+    ? (ids: readonly number[]) => [...ids.keys()].filter((row) => layerTokens.has(ids[row]!))
+    : (ids: readonly number[]) => nameIds.flatMap((wanted) => occurrences(wanted, ids));
   return {
     ids: texts.map((text) => vocabulary.encode(text, { pad: false })),
     padded: texts.map((text) => vocabulary.encode(text, { pad: true })),
-    conceptRows: (ids) => {
-      const rows = new Set([ids.indexOf(tokenizer.eosId)]);
-      for (const wanted of nameIds) {
-        for (let start = 0; start + wanted.length <= ids.length; start++) {
-          if (!wanted.every((id, k) => ids[start + k] === id)) continue;
-          for (let k = 0; k < wanted.length; k++) rows.add(start + k);
-        }
-      }
-      return [...rows].sort((a, b) => a - b);
-    },
+    conceptRows: (ids) => [...new Set([...ownRows(ids), ids.indexOf(end)])].sort((a, b) => a - b),
   };
+}
+
+/** Positions in `ids` that are part of `wanted`, wherever that stands as a whole. */
+function occurrences(wanted: readonly number[], ids: readonly number[]): number[] {
+  const rows: number[] = [];
+  for (let start = 0; start + wanted.length <= ids.length; start++) {
+    if (wanted.every((id, k) => ids[start + k] === id)) rows.push(...wanted.map((_, k) => start + k));
+  }
+  return rows;
 }

@@ -1,0 +1,84 @@
+/** Which rows of a concept's prompts K and V are fused on, by the published rule: ids from the end of text upwards. */
+import { beforeAll, describe, expect, it } from 'vitest';
+import { loadConcept } from '../../src/concepts/concept-file.ts';
+import { type BoundVocabulary, bindConcepts } from '../../src/concepts/prompt.ts';
+import { prepareConcept } from '../../src/fusion/fusion-concept.ts';
+import { DEFAULTS } from '../../src/fusion/options.ts';
+import { conceptPrompts } from '../../src/fusion/prompts.ts';
+import { StatisticsStore } from '../../src/fusion/statistics/statistics-store.ts';
+import { openCheckpoint } from '../../src/models/checkpoint.ts';
+import { loadTokenizer } from '../../src/models/clip/tokenizer.ts';
+import { goldenPath } from '../support/goldens.ts';
+
+const FOLDER = 'goldens-fusion/fusion';
+const TEMPLATES = ['photo of a {}', '{}'];
+
+let vocabulary: BoundVocabulary;
+let wordless: BoundVocabulary;
+beforeAll(async () => {
+  const tokenizer = await loadTokenizer(goldenPath(FOLDER, 'base_model'));
+  vocabulary = bindConcepts(tokenizer, [await loadConcept(goldenPath(FOLDER, 'concepts', 'maple.pth'))]);
+  wordless = bindConcepts(tokenizer, []);
+});
+
+/** Rows of every prompt, and what the published rule takes. */
+function rows(bound: BoundVocabulary, name: string, templates: readonly string[] = TEMPLATES) {
+  const { ids, conceptRows } = conceptPrompts(bound, name, templates);
+  const prompts = ids.flat();
+  const published = (list: readonly number[]) =>
+    [...list.keys()].filter((row) => list[row]! >= bound.tokenizer.eosId);
+  return { prompts, found: prompts.map(conceptRows), published: prompts.map(published) };
+}
+
+describe('rows of a concept', () => {
+  it.each([
+    ['its words', '<maple1> <maple2>'],
+    ['an ordinary word behind them', '<maple1> <maple2> lamp'],
+    ['ordinary words around and between them', 'red <maple1> old <maple2> lamp'],
+    ['one of its words', 'a <maple1> lamp'],
+    ['a word twice', '<maple1> and <MAPLE1>'],
+  ])('called by %s are its layer tokens and the end of text', (_, name) => {
+    const { prompts, found, published } = rows(vocabulary, name);
+    expect(prompts).toHaveLength(2 * 16);
+    expect(found).toEqual(published);
+    const words = name.match(/<maple\d>/gi)!.length;
+    for (const list of found) expect(list).toHaveLength(words + 1);
+  });
+
+  it('are found where a template says the words once more', () => {
+    const { found, published } = rows(vocabulary, '<maple1> lamp', ['{} beside <maple2>']);
+    expect(found).toEqual(published);
+    expect(found[0]).toHaveLength(3);
+  });
+
+  it('are those of the whole name where it has no layer token', () => {
+    const { prompts, found } = rows(wordless, 'red lamp', ['a {}', '{}']);
+    const named = wordless.tokenizer.encode('red lamp').length - 2;
+    for (const [p, list] of found.entries()) {
+      const end = prompts[p]!.length - 1;
+      expect(list).toEqual(Array.from({ length: named + 1 }, (_, k) => end - named + k));
+    }
+  });
+});
+
+/** As versions keyed them that took every token of a name. */
+const FORMER_KEYS = {
+  '<maple1> <maple2>': '468f69abba941e83b4fa0929740c824619bba4d7b5f4eb3b7f59b5a29373387e',
+  '<maple1> <maple2> lamp': 'f198903ef259b25feed257720ca4625b8a83f7dfd451c374973782d249dc991d',
+};
+
+it('kept statistics of other rows are not taken for those of these; those of the same rows stay', async () => {
+  const base = await openCheckpoint(goldenPath(FOLDER, 'base_model'));
+  const concept = await loadConcept(goldenPath(FOLDER, 'concepts', 'maple.pth'));
+  const scopes = { text: 'attention', cross: 'attention', spatial: 'attention' } as const;
+  const keyOf = async (name: string) => {
+    const key = await new StatisticsStore(base, 'cache').recipeOf(
+      await prepareConcept(base, { concept, name }),
+      scopes,
+      DEFAULTS,
+    );
+    return key.subject.tokens;
+  };
+  expect(await keyOf('<maple1> <maple2>')).toBe(FORMER_KEYS['<maple1> <maple2>']);
+  expect(await keyOf('<maple1> <maple2> lamp')).not.toBe(FORMER_KEYS['<maple1> <maple2> lamp']);
+});
