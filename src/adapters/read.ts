@@ -174,9 +174,7 @@ async function readFolder(folder: string, options: ReadAdapterOptions): Promise<
     configs.push(config);
   }
   if (found.length === 0) {
-    const single = ['pytorch_lora_weights.safetensors', 'pytorch_lora_weights.bin']
-      .map((name) => path.join(folder, name))
-      .find((file) => exists(file));
+    const single = singleFiles.map((name) => path.join(folder, name)).find((file) => exists(file));
     if (single !== undefined) return readAdapter(await openTensorFile(single), options);
     const named = adaptersWithin(folder);
     if (named.length === 1) return readFolder(named[0]!, options);
@@ -190,6 +188,17 @@ async function readFolder(folder: string, options: ReadAdapterOptions): Promise<
     );
   }
   return joined(folder, found, configs);
+}
+
+const singleFiles = ['pytorch_lora_weights.safetensors', 'pytorch_lora_weights.bin'];
+
+/** Whether a folder is an adapter: PEFT's, one of them one level down, or diffusers' with a file of LoRA weights. */
+export function isAdapterFolder(folder: string): boolean {
+  return (
+    folderParts.some(([part]) => exists(path.join(folder, part, adapterConfigName))) ||
+    singleFiles.some((name) => exists(path.join(folder, name))) ||
+    adaptersWithin(folder).length > 0
+  );
 }
 
 /** Folders of adapters that have names of their own: PEFT saves those one level down. */

@@ -5,7 +5,8 @@
 
 import type { AdapterWord } from '../adapters/adapter.ts';
 import { familyOfAdapter } from '../adapters/family-of-file.ts';
-import { adapterConfigName } from '../adapters/schemes/peft.ts';
+import { isAdapterFolder, loadAdapter } from '../adapters/read.ts';
+import { partTensors } from '../adapters/schemes/factor-tensors.ts';
 import { readTextualInversion } from '../adapters/schemes/textual-inversion.ts';
 import { FormatError, MismatchError } from '../errors.ts';
 import type { DType } from '../formats/dtype.ts';
@@ -16,11 +17,12 @@ import type { TensorFile } from '../formats/tensor-file.ts';
 import { exists, infoOf } from '../io/file-info.ts';
 import { readdirSync, statSync } from '../io/platform/disk.ts';
 import * as path from '../io/platform/paths.ts';
+import { adapterFamily } from '../models/families/families.ts';
 import { familyOf } from '../models/families/recognise.ts';
 import { Pace } from '../pace.ts';
 import type { SubjectProgress } from '../progress.ts';
 import type { Component, Concept } from './concept.ts';
-import { loadConcept } from './concept-file.ts';
+import { conceptOf, loadConcept } from './concept-file.ts';
 import { checkFinite } from './finite.ts';
 
 export type InspectionKind =
@@ -161,14 +163,15 @@ async function readingOf(file: TensorFile, pace: Pace): Promise<Reading> {
 
 async function readFolder(folder: string, pace: Pace): Promise<Reading> {
   const holds = (...parts: string[]): boolean => exists(path.join(folder, ...parts));
-  const isLora =
-    ['', 'unet', 'text_encoder'].some((part) => holds(part, adapterConfigName)) ||
-    ['safetensors', 'bin'].some((ending) => holds(`pytorch_lora_weights.${ending}`));
-  if (isLora) {
-    const concept = await loadConcept(folder);
-    const tensors = [...concept.layers.values()].flatMap(({ up, down }) => [down, up]);
-    const { metadata } = concept;
-    return { content: await conceptContent(concept, pace), format: 'folder', tensors, metadata, files: [] };
+  if (isAdapterFolder(folder)) {
+    const adapter = await loadAdapter(folder);
+    const tensors = [...adapter.layers.values()].flatMap((layer) =>
+      partTensors(layer).map(([, tensor]) => tensor),
+    );
+    const { metadata, architecture } = adapter;
+    const { shortTitle } = adapterFamily(architecture);
+    const content = await layersContent(() => conceptOf(adapter), shortTitle, pace);
+    return { content, format: 'folder', tensors, metadata, files: [] };
   }
   if (holds('model_index.json') || holds('unet')) return readModelFolder(folder);
   return { ...(await readingOf(await openShardedOrSingle(folder, ...STEMS), pace)), format: 'folder' };
@@ -240,12 +243,20 @@ async function contentOf(file: TensorFile, pace: Pace): Promise<Content> {
   if (component !== undefined) return { ...nothing, kind: 'component', description: component[0] };
   const embeddings = await embeddingContent(file, pace);
   if (embeddings !== null) return embeddings;
+  return layersContent(() => loadConcept(file.path), adapterTitle(file), pace);
+}
+
+/** A concept, or why it is none. @param family what it is for */
+async function layersContent(
+  load: () => Concept | Promise<Concept>,
+  family: string,
+  pace: Pace,
+): Promise<Content> {
   try {
-    return await conceptContent(await loadConcept(file.path), pace);
+    return await conceptContent(await load(), pace);
   } catch (error) {
     if (!(error instanceof FormatError || error instanceof MismatchError)) throw error;
-    const description = `weights for ${adapterTitle(file)}`;
-    return { ...nothing, kind: 'tensors', description, notes: [error.message] };
+    return { ...nothing, kind: 'tensors', description: `weights for ${family}`, notes: [error.message] };
   }
 }
 
