@@ -39,7 +39,7 @@ export type {
   TokenEncoder,
   TokenEncoderOptions,
 } from './models/families/conditioning.ts';
-export { adapterFamily } from './models/families/families.ts';
+export { familyNamed } from './models/families/families.ts';
 export type {
   AdapterFamily,
   AdapterLayout,
@@ -48,6 +48,7 @@ export type {
   ComponentLayout,
   Family,
   FamilySigns,
+  OwnSpelling,
   TextEncoderLayout,
 } from './models/families/family.ts';
 export type { ComponentId, Layer, LayerId, LayerRole, LayerTable } from './models/families/layer-table.ts';

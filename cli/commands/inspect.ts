@@ -96,7 +96,9 @@ function describe(io: Io, inspection: Inspection): string {
   }
   for (const [part, count] of Object.entries(parts)) lines.push([part, `${grouped(count)} numbers`]);
   for (const [component, ranks] of Object.entries(layers ?? {})) {
-    const counts = Object.entries(ranks).map(([rank, count]) => `${count} layers of rank ${rank}`);
+    const counts = Object.entries(ranks).map(([rank, count]) =>
+      /^\d+$/.test(rank) ? `${count} layers of rank ${rank}` : `${count} layers of kind ${rank}`,
+    );
     lines.push([component, counts.join(', ') || 'none']);
   }
   if (scales !== null) {

@@ -3,9 +3,9 @@ import { statSync } from 'node:fs';
 import { EdloraError } from '../../src/errors.ts';
 import {
   type AdapterReport,
-  adapterFamily,
   describeAdapter,
   type FileHashes,
+  familyNamed,
   fileHashes,
   loadAdapter,
 } from '../../src/index.ts';
@@ -18,10 +18,7 @@ export interface AdapterInspection extends AdapterReport {
   readonly hashes: FileHashes | null;
 }
 
-/**
- * `null` for what is no adapter of Stable Diffusion 1.x or SDXL, and the reason where it seems to be one that cannot be
- * used.
- */
+/** `null` for what is no adapter, and the reason where it seems to be one that cannot be used. */
 export async function inspectAdapter(
   location: string,
   hash: boolean,
@@ -44,7 +41,7 @@ export function adapterText(
   { scheme, architecture, kinds, blocks, unusable, hashes }: AdapterInspection,
 ): string {
   const lines = [
-    `scheme       ${scheme}, ${adapterFamily(architecture).title}: ${Object.entries(kinds)
+    `scheme       ${scheme}, ${familyNamed(architecture).title}: ${Object.entries(kinds)
       .map(([kind, count]) => `${count} ${kind}`)
       .join(', ')}`,
   ];

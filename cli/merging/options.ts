@@ -45,7 +45,10 @@ export const targetOptions = {
   quiet: { ...outputOptions.quiet, group: RESULT },
 } as const satisfies Record<string, Options>;
 
-export const formatOption = option(RESULT, `Naming: ${layerFormats.join(', ')}`, { default: 'kohya' });
+export const formatOption = option(
+  RESULT,
+  `Naming: ${layerFormats.join(', ')} [default: kohya; own for families that edlora does not draw]`,
+);
 export const dtypeOption = option(RESULT, `Numbers: ${factorDTypeNames.join(', ')}`);
 export const baseOption = option(
   INPUT,
@@ -60,7 +63,7 @@ export const strengthOptions = {
   'text-strength': option(INPUT, 'The same for text encoders [default: as --strength]', { array: true }),
   blocks: option(
     INPUT,
-    'Per file: 17 numbers joined by commas (BASE, IN01 … OUT11; 26 for all blocks, SDXL 12 or 20), a preset (INS, MIDD, OUTALL, …), or 1',
+    'Per file: 17 numbers joined by commas (BASE, IN01 … OUT11; 26 for all blocks, SDXL 12 or 20, Flux 61), a preset (INS, MIDD, OUTALL, …), or 1',
     { array: true },
   ),
 } as const satisfies Record<string, Options>;
@@ -84,8 +87,9 @@ export function targetOf(args: Args): TargetOptions {
   };
 }
 
-export function formatOf(args: Args): LayerFormat {
-  return choice('format', text(args, 'format')!, layerFormats);
+export function formatOf(args: Args): LayerFormat | undefined {
+  const value = text(args, 'format');
+  return value === undefined ? undefined : choice('format', value, layerFormats);
 }
 
 /** `{ dtype }` if given. */

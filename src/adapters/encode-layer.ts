@@ -67,6 +67,7 @@ export function encodeLayer(
   return {
     component: module.component,
     layerName: module.layerName,
+    own: module.own,
     kind: 'lora',
     up: encodeTensor(id, kernel === null ? [m, rank] : [m, rank, 1, 1], up.data, dtype),
     down: encodeTensor(id, kernel === null ? [rank, n] : [rank, n, ...kernel], down.data, dtype),

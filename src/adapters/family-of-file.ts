@@ -14,7 +14,7 @@ import { familyOfTitle, provenFamily } from '../models/families/recognise.ts';
 import { parseAdapterName } from './schemes/names.ts';
 
 /** Header entries that name the base: sd-scripts', ModelSpec's, and what model sites and other trainers write. */
-const FIELDS = [
+export const BASE_FIELDS = [
   'ss_base_model_version',
   'modelspec.architecture',
   'baseModel',
@@ -52,7 +52,7 @@ export function familyOfAdapter(file: TensorFile, { base = '', component = null 
 }
 
 function saidOf(file: TensorFile): Said | null {
-  const all = FIELDS.flatMap((field): Said[] => {
+  const all = BASE_FIELDS.flatMap((field): Said[] => {
     const text = file.metadata.get(field);
     const family = text === undefined ? null : familyOfTitle(text);
     return family === null ? [] : [{ field, text: text!, family }];

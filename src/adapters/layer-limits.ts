@@ -5,15 +5,22 @@
 import { elementCount, type RawTensor } from '../formats/raw-tensor.ts';
 import type { AdapterModule } from '../models/families/adapter-layers.ts';
 import { ADAPTER_FAMILIES } from '../models/families/families.ts';
-import { LARGEST_WEIGHT, largestShapeOf, type WeightShape } from '../models/families/largest-shapes.ts';
+import {
+  isUnlisted,
+  LARGEST_UNLISTED_WEIGHT,
+  LARGEST_WEIGHT,
+  largestShapeOf,
+  type WeightShape,
+} from '../models/families/largest-shapes.ts';
 import type { AdapterLayer, FullFactor, LayerWeights, PairFactor } from './adapter.ts';
 
 /** Factors of a layer at most: four times the largest rank that a weight of either model can have. */
 export const MAX_RANK = 5120;
 /** Layers of one adapter at most: SDXL has about 1,100 that can be trained. */
 export const MAX_LAYERS = 10_000;
-/** Numbers that all layers of one adapter change at most: SDXL has 3.5 · 10⁹. */
+/** Numbers that all layers of one adapter change at most: SDXL has 3.5 · 10⁹, the largest models of other families 10¹¹. */
 export const MAX_CHANGED_NUMBERS = 2 ** 32;
+export const MAX_UNLISTED_NUMBERS = 2 ** 37;
 
 /** Sizes of a layer's change. */
 export interface LayerExtent {
@@ -102,11 +109,12 @@ export function excessOf(module: AdapterModule, weights: LayerWeights): string |
   }
   if (shape === null) return null;
   const [rows, columns] = largestShapeOf(module);
-  const largest = Math.min(rows * columns, LARGEST_WEIGHT);
+  const unlisted = isUnlisted(module);
+  const largest = Math.min(rows * columns, unlisted ? LARGEST_UNLISTED_WEIGHT : LARGEST_WEIGHT);
   const [m, n] = shape;
   return m <= rows && n <= columns && m * n <= largest
     ? null
-    : `expected a change of at most [${rows}, ${columns}], ${largest} numbers, as in ${ADAPTER_FAMILIES.map(({ title }) => title).join(' and ')}, got [${m}, ${n}], ${m * n} numbers`;
+    : `expected a change of at most [${rows}, ${columns}], ${largest} numbers${unlisted ? '' : `, as in ${ADAPTER_FAMILIES.map(({ title }) => title).join(' and ')}`}, got [${m}, ${n}], ${m * n} numbers`;
 }
 
 /** Factors that a layer has once it is plain LoRA, as merging/delta.ts makes them; 0 where only the base tells it. */

@@ -11,8 +11,15 @@ import {
   adapterModuleId,
   kernelOfLayer,
 } from '../models/families/adapter-layers.ts';
+import { isUnlisted } from '../models/families/largest-shapes.ts';
 import type { AdapterLayer, FullFactor, LayerWeights, PairFactor } from './adapter.ts';
-import { excessOf, layerExtent, MAX_CHANGED_NUMBERS, MAX_LAYERS } from './layer-limits.ts';
+import {
+  excessOf,
+  layerExtent,
+  MAX_CHANGED_NUMBERS,
+  MAX_LAYERS,
+  MAX_UNLISTED_NUMBERS,
+} from './layer-limits.ts';
 import type { AdapterName } from './schemes/names.ts';
 import { type AdapterPart, partSuffix, splitName } from './schemes/suffixes.ts';
 import { unknownLayer, unusableName } from './schemes/unusable-names.ts';
@@ -98,6 +105,7 @@ export function collectAdapterLayers(
 function withoutWeights(parts: Parts): string | null {
   const others = [...parts.keys()].filter((part) => !SCALES.includes(part));
   if (others.length === 0) return 'alpha without factors';
+  if (parts.get('diff')?.shape.length === 1) return 'a change of a vector, as a normalisation layer has it';
   return others.every((part) => part === 'biasDiff')
     ? 'a change of the bias alone, without one of the weight'
     : null;
@@ -129,14 +137,16 @@ function refuseLoneMagnitudes(file: string, unknown: readonly string[]): void {
 /** @throws {FormatError} if all changes together have more numbers than a model */
 function refuseExcess(file: string, layers: ReadonlyMap<string, AdapterLayer>): void {
   let numbers = 0;
+  let most = MAX_CHANGED_NUMBERS;
   for (const layer of layers.values()) {
     const { shape } = layerExtent(layer);
     if (shape !== null) numbers += shape[0] * shape[1];
+    if (isUnlisted(layer)) most = MAX_UNLISTED_NUMBERS;
   }
-  if (numbers > MAX_CHANGED_NUMBERS) {
+  if (numbers > most) {
     throw new FormatError(
       file,
-      `expected changes of at most ${MAX_CHANGED_NUMBERS} numbers in all, got ${numbers} in ${layers.size} layers`,
+      `expected changes of at most ${most} numbers in all, got ${numbers} in ${layers.size} layers`,
     );
   }
 }

@@ -1,9 +1,9 @@
 /**
- * Files and folders to `Adapter`: any LoRA-like file of Stable Diffusion 1.x or SDXL, and files of embeddings. Headers
- * and alphas are read, nothing else.
+ * Files and folders to `Adapter`: LoRA-like files of any family, by our names of its layers or by the file's own, and files of
+ * embeddings. Headers and alphas are read, nothing else.
  */
 
-import { FormatError, MismatchError } from '../errors.ts';
+import { FormatError } from '../errors.ts';
 import { excerpt } from '../formats/excerpt.ts';
 import { openTensorFile } from '../formats/open-tensor-file.ts';
 import type { TensorFile } from '../formats/tensor-file.ts';
@@ -12,20 +12,26 @@ import { readdirSync } from '../io/platform/disk.ts';
 import * as path from '../io/platform/paths.ts';
 import type { AdapterComponent, AdapterModule, Architecture } from '../models/families/adapter-layers.ts';
 import { componentsOf } from '../models/families/adapter-layers.ts';
-import { ADAPTER_FAMILIES, DEFAULT_FAMILY, hasAdapters, titlesOf } from '../models/families/families.ts';
+import {
+  ADAPTER_FAMILIES,
+  DEFAULT_FAMILY,
+  hasAdapters,
+  UNLISTED_FAMILY,
+} from '../models/families/families.ts';
+import { readsPrompt } from '../models/families/family.ts';
 import type { Adapter, AdapterLayer } from './adapter.ts';
 import { familyOfAdapter } from './family-of-file.ts';
 import { refuseUnlikelyNames } from './name-limits.ts';
 import { readersOf, SCHEME_TABLE, type SchemeTable } from './schemes/index.ts';
+import { isNetworkFactor } from './schemes/own-layers.ts';
 import { adapterConfigName, baseOfPeft, readAdapterConfig } from './schemes/peft.ts';
-import type { ReadContext, SchemeReader } from './schemes/scheme.ts';
+import type { Content, ReadContext, SchemeReader } from './schemes/scheme.ts';
 import { strayValues } from './stray-values.ts';
 
 /**
  * Open an adapter: kohya, LyCORIS, diffusers (three spellings), PEFT folder, ED-LoRA, cloneofsimo, Custom Diffusion, or
- * embeddings. The content decides, not the name.
+ * embeddings; of a family whose layers are not listed here, by its own names. The content decides, not the name.
  * @throws {FormatError} if the file is damaged, of an unknown scheme (the nearest is named) or has names that mean nothing
- * @throws {MismatchError} if it is for SD 2.x, SD 3 or Flux
  */
 export async function loadAdapter(file: string, options: ReadAdapterOptions = {}): Promise<Adapter> {
   const info = infoOf(file);
@@ -53,10 +59,9 @@ export function readAdapter(file: TensorFile, options: ReadAdapterOptions = {}):
     );
   }
   const { table = SCHEME_TABLE, ...told } = options;
-  const architecture = architectureOf(file, told);
-  const reader = readerOf(file, table);
+  const { reader, architecture, content } = contentOf(file, told, table);
+  const { layers, words, unusable, unknown } = content;
   const { name: scheme } = reader;
-  const { layers, words, unusable, unknown } = reader.read(file, { ...told, architecture });
   // Beside something that can be read, names that mean nothing are listed as unusable.
   const readable = layers.size + words.length > 0 && !table.readOnly.includes(reader);
   if (unknown.length > 0 && !readable) refuseUnknown(file, scheme, unknown, readersOf(table));
@@ -77,14 +82,45 @@ export function readAdapter(file: TensorFile, options: ReadAdapterOptions = {}):
   };
 }
 
-/** The reader that owns most names. @throws {FormatError} if none owns any */
-function readerOf(file: TensorFile, table: SchemeTable): SchemeReader {
+interface ReadContent {
+  readonly reader: SchemeReader;
+  readonly architecture: Architecture;
+  readonly content: Content;
+}
+
+/** A file by the names of a listed family, or else by its own. @throws {FormatError} if neither says anything */
+function contentOf(file: TensorFile, told: Partial<ReadContext>, table: SchemeTable): ReadContent {
+  const { config = {}, component } = told;
+  const family = familyOfAdapter(file, { base: baseOfPeft(config), component });
+  let listed: ReadContent | null = null;
+  const reader = hasAdapters(family) ? readerOf(file, table) : null;
+  if (reader !== null) {
+    const architecture = family.name;
+    listed = { reader, architecture, content: reader.read(file, { ...told, architecture }) };
+    if (!isOfAnotherModel(listed.content)) return listed;
+  }
+  const { anyFamily } = table;
+  const architecture = hasAdapters(family) ? UNLISTED_FAMILY.name : family.name;
+  if (anyFamily.recognises(file) > 0) {
+    const content = anyFamily.read(file, { ...told, architecture });
+    if (content.layers.size > 0) return { reader: anyFamily, architecture, content };
+  }
+  return listed ?? refuseUnknown(file, null, [...file.tensors.keys()], readersOf(table));
+}
+
+/** Whether a file changes layers of a model, and of none that is listed: text encoders are many families'. */
+function isOfAnotherModel({ layers, unknown }: Content): boolean {
+  const known = [...layers.values()].some(({ component }) => !readsPrompt(component));
+  return !known && unknown.some(isNetworkFactor);
+}
+
+/** The reader that owns most names; `null` if none owns any. */
+function readerOf(file: TensorFile, table: SchemeTable): SchemeReader | null {
   const readers = readersOf(table);
   const counts = readers.map(({ recognises }) => recognises(file));
   const most = Math.max(0, ...counts);
   if (most > 0) return readers[counts.indexOf(most)]!;
-  if (table.lastResort.recognises(file) > 0) return table.lastResort;
-  return refuseUnknown(file, null, [...file.tensors.keys()], readers);
+  return table.lastResort.recognises(file) > 0 ? table.lastResort : null;
 }
 
 /** @throws {FormatError} naming them, and the scheme or the one that is nearest */
@@ -138,15 +174,6 @@ function nearestScheme(names: readonly string[], readers: readonly SchemeReader[
     }
   }
   return best;
-}
-
-/** Which family a file is for. @throws {MismatchError} for families that are not supported; {FormatError} as `familyOfAdapter` */
-function architectureOf(file: TensorFile, { config = {}, component }: Partial<ReadContext>): Architecture {
-  const family = familyOfAdapter(file, { base: baseOfPeft(config), component });
-  if (hasAdapters(family)) return family.name;
-  throw new MismatchError(
-    `${file.path}: expected an adapter for ${titlesOf(ADAPTER_FAMILIES)}, got one for ${family.title}`,
-  );
 }
 
 const folderParts: readonly (readonly [string, AdapterComponent | null])[] = [

@@ -9,7 +9,7 @@ import { FormatError, MismatchError } from '../errors.ts';
 import { excerpt } from '../formats/excerpt.ts';
 import type { TensorFile } from '../formats/tensor-file.ts';
 import * as path from '../io/platform/paths.ts';
-import { adapterFamily, BASE_FAMILIES, hasBase, titlesOf } from '../models/families/families.ts';
+import { BASE_FAMILIES, familyNamed, hasBase, titlesOf } from '../models/families/families.ts';
 import type { Concept, ConceptFormat, PlainLayer } from './concept.ts';
 
 export type LoadConceptOptions = Partial<Pick<ReadAdapterOptions, 'modules' | 'table'>>;
@@ -42,10 +42,10 @@ const FORMATS: Readonly<Record<string, ConceptFormat>> = {
 /** An adapter as a concept. @throws as `loadConcept` */
 export function conceptOf(adapter: Adapter): Concept {
   const { scheme, architecture, words, metadata } = adapter;
-  const family = adapterFamily(architecture);
+  const family = familyNamed(architecture);
   if (!hasBase(family)) {
     throw new MismatchError(
-      `${adapter.path}: expected a concept for ${titlesOf(BASE_FAMILIES)}, got one for ${family.title}`,
+      `${adapter.path}: expected a concept for ${titlesOf(BASE_FAMILIES)}, got one for ${family.title}${layerHint(adapter)}`,
     );
   }
   const format = FORMATS[scheme];
@@ -58,6 +58,13 @@ export function conceptOf(adapter: Adapter): Concept {
     layers: adapter.layers as ReadonlyMap<string, PlainLayer>,
     metadata,
   };
+}
+
+/** Names by which the family was not known, if any. */
+function layerHint({ layers }: Adapter): string {
+  const names = [...layers.values()].flatMap(({ own }) => (own === undefined ? [] : [excerpt(own.name)]));
+  const few = names.slice(0, 2).join(', ');
+  return few === '' ? '' : ` (its layers are ${few}${names.length > 2 ? ', …' : ''})`;
 }
 
 /** What `convertFile` is told to make a LoRA of a file. */

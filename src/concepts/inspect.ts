@@ -3,9 +3,10 @@
  * runs nothing.
  */
 
-import type { AdapterWord } from '../adapters/adapter.ts';
+import type { Adapter, AdapterWord } from '../adapters/adapter.ts';
 import { familyOfAdapter } from '../adapters/family-of-file.ts';
-import { isAdapterFolder, loadAdapter } from '../adapters/read.ts';
+import { refuseNonFinite } from '../adapters/finite.ts';
+import { isAdapterFolder, loadAdapter, readAdapter } from '../adapters/read.ts';
 import { partTensors } from '../adapters/schemes/factor-tensors.ts';
 import { readTextualInversion } from '../adapters/schemes/textual-inversion.ts';
 import { FormatError, MismatchError } from '../errors.ts';
@@ -17,12 +18,12 @@ import type { TensorFile } from '../formats/tensor-file.ts';
 import { exists, infoOf } from '../io/file-info.ts';
 import { readdirSync, statSync } from '../io/platform/disk.ts';
 import * as path from '../io/platform/paths.ts';
-import { adapterFamily } from '../models/families/families.ts';
+import { familyNamed, hasBase } from '../models/families/families.ts';
 import { familyOf } from '../models/families/recognise.ts';
 import { Pace } from '../pace.ts';
 import type { SubjectProgress } from '../progress.ts';
 import type { Component, Concept } from './concept.ts';
-import { conceptOf, loadConcept } from './concept-file.ts';
+import { conceptOf } from './concept-file.ts';
 import { checkFinite } from './finite.ts';
 
 export type InspectionKind =
@@ -64,7 +65,7 @@ export interface Inspection {
   /** Words with the shape of their embeddings. */
   readonly tokens: readonly { readonly word: string; readonly shape: readonly number[] }[];
   /** Adapted layers per network and rank; null if there are none. */
-  readonly layers: Readonly<Record<Component, Readonly<Record<string, number>>>> | null;
+  readonly layers: Readonly<Record<string, Readonly<Record<string, number>>>> | null;
   /** What multiplies up · down, with the number of layers; null if there are none. */
   readonly scales: Readonly<Record<string, number>> | null;
   /** Networks of a model with their number of weights. */
@@ -165,13 +166,10 @@ async function readFolder(folder: string, pace: Pace): Promise<Reading> {
   const holds = (...parts: string[]): boolean => exists(path.join(folder, ...parts));
   if (isAdapterFolder(folder)) {
     const adapter = await loadAdapter(folder);
-    const tensors = [...adapter.layers.values()].flatMap((layer) =>
-      partTensors(layer).map(([, tensor]) => tensor),
-    );
     const { metadata, architecture } = adapter;
-    const { shortTitle } = adapterFamily(architecture);
-    const content = await layersContent(() => conceptOf(adapter), shortTitle, pace);
-    return { content, format: 'folder', tensors, metadata, files: [] };
+    const { shortTitle } = familyNamed(architecture);
+    const content = await layersContent(() => adapter, shortTitle, pace);
+    return { content, format: 'folder', tensors: [...tensorsOf(adapter)], metadata, files: [] };
   }
   if (holds('model_index.json') || holds('unet')) return readModelFolder(folder);
   return { ...(await readingOf(await openShardedOrSingle(folder, ...STEMS), pace)), format: 'folder' };
@@ -243,17 +241,13 @@ async function contentOf(file: TensorFile, pace: Pace): Promise<Content> {
   if (component !== undefined) return { ...nothing, kind: 'component', description: component[0] };
   const embeddings = await embeddingContent(file, pace);
   if (embeddings !== null) return embeddings;
-  return layersContent(() => loadConcept(file.path), adapterTitle(file), pace);
+  return layersContent(() => readAdapter(file), adapterTitle(file), pace);
 }
 
-/** A concept, or why it is none. @param family what it is for */
-async function layersContent(
-  load: () => Concept | Promise<Concept>,
-  family: string,
-  pace: Pace,
-): Promise<Content> {
+/** A concept or another family's LoRA, or why it is neither. @param family what it is for */
+async function layersContent(load: () => Adapter, family: string, pace: Pace): Promise<Content> {
   try {
-    return await conceptContent(await load(), pace);
+    return await adapterOrConcept(load(), pace);
   } catch (error) {
     if (!(error instanceof FormatError || error instanceof MismatchError)) throw error;
     return { ...nothing, kind: 'tensors', description: `weights for ${family}`, notes: [error.message] };
@@ -300,14 +294,45 @@ async function conceptContent(concept: Concept, pace: Pace): Promise<Content> {
     tokens: wordsOf(concept),
     layers: { text_encoder: ranks('text_encoder'), unet: ranks('unet') },
     scales: tally(layers.map(({ scale }) => Number(scale.toPrecision(6)))),
-    notes: await notesOf(concept, pace),
+    notes: await refusalOf(() => checkFinite(concept, pace)),
   };
 }
 
-/** Numbers that are not finite, if any. */
-async function notesOf(concept: Pick<Concept, 'path' | 'tokens' | 'layers'>, pace: Pace): Promise<string[]> {
+/** A concept, where its family is drawn. */
+function adapterOrConcept(adapter: Adapter, pace: Pace): Promise<Content> {
+  return hasBase(familyNamed(adapter.architecture))
+    ? conceptContent(conceptOf(adapter), pace)
+    : adapterContent(adapter, pace);
+}
+
+/** A LoRA of a family that is not drawn. */
+async function adapterContent(adapter: Adapter, pace: Pace): Promise<Content> {
+  const layers = [...adapter.layers.values()];
+  const ranks = (wanted: string): Record<string, number> =>
+    tally(layers.flatMap(({ component, rank, kind }) => (component === wanted ? [rank ?? kind] : [])));
+  const components = new Set(layers.map(({ component }) => component));
+  return {
+    ...nothing,
+    kind: 'lora',
+    description: `LoRA for ${familyNamed(adapter.architecture).title} (${adapter.scheme} names)`,
+    tokens: adapter.words.map(({ word, embedding }) => ({ word, shape: embedding.shape })),
+    layers: Object.fromEntries([...components].map((component) => [component, ranks(component)])),
+    scales: tally(layers.map(({ scale }) => Number(scale.toPrecision(6)))),
+    notes: await refusalOf(() => refuseNonFinite(tensorsOf(adapter), pace)),
+  };
+}
+
+function* tensorsOf({ layers, words }: Adapter): Generator<RawTensor> {
+  for (const layer of layers.values()) {
+    if (layer.kind !== 'weight') for (const [, tensor] of partTensors(layer)) yield tensor;
+  }
+  for (const { embedding } of words) yield embedding;
+}
+
+/** What a check says of a file's numbers, if anything. */
+async function refusalOf(check: () => Promise<void>): Promise<string[]> {
   try {
-    await checkFinite(concept, pace);
+    await check();
     return [];
   } catch (error) {
     if (!(error instanceof FormatError)) throw error;
@@ -334,7 +359,7 @@ async function embeddingContent(file: TensorFile, pace: Pace): Promise<Content |
     kind: 'embeddings',
     description: `embeddings of words (textual inversion${second ? ', of two text encoders' : ''})`,
     tokens: words.map(({ word, embedding }) => ({ word, shape: embedding.shape })),
-    notes: await notesOf({ path: file.path, tokens: words, layers: new Map() }, pace),
+    notes: await refusalOf(() => checkFinite({ path: file.path, tokens: words!, layers: new Map() }, pace)),
   };
 }
 

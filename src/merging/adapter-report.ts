@@ -1,13 +1,18 @@
 /** An adapter by block: how many layers, which ranks and alphas, and how large its changes are. */
 import type { Adapter } from '../adapters/adapter.ts';
 import { type BaseWeights, needsBase } from '../adapters/delta.ts';
-import { componentsOf } from '../models/families/adapter-layers.ts';
+import { type AdapterModule, type Architecture, componentsOf } from '../models/families/adapter-layers.ts';
+import { familyNamed } from '../models/families/families.ts';
+import { readsPrompt } from '../models/families/family.ts';
 import { Pace } from '../pace.ts';
 import { blockOf } from './block-weights.ts';
 import { squaredNormSteps } from './layer-norm.ts';
 
 export interface BlockReport {
-  /** `text_encoder`, `text_encoder_2`, `IN01`, `MID`, `OUT11`; `other` for layers outside of blocks. */
+  /**
+   * `text_encoder`, `text_encoder_2`, `IN01`, `MID`, `OUT11`; of blocks without such names their kind, `double_blocks`; `other`
+   * for layers outside of blocks.
+   */
   readonly block: string;
   readonly layers: number;
   /** Distinct ranks, ascending. Layers without factors of their own count none. */
@@ -31,6 +36,31 @@ export interface AdapterReport {
   readonly unusable: Adapter['unusable'];
 }
 
+/** What a layer is counted under: its network, its block, or the kind of its block where the blocks have no names. */
+function placeOf(family: Architecture, layer: AdapterModule): string {
+  const block = blockOf(family, layer);
+  if (layer.own === undefined) return readsPrompt(layer.component) ? layer.component : (block ?? 'other');
+  if (block !== null) return block;
+  const pattern = layer.component === 'encoder' ? /^([^_]+)_/ : /^(.+?)_\d+(?:_|$)/;
+  return pattern.exec(layer.layerName)?.[1] ?? 'other';
+}
+
+/** Place of a name in the report. */
+function placeOrder(family: Architecture): (name: string) => number {
+  const { adapters, blockNames } = familyNamed(family);
+  if (adapters === null) {
+    const names = [...blockNames.values()].flat();
+    return (name) => (names.includes(name) ? names.indexOf(name) : name === 'other' ? 2000 : 1000);
+  }
+  return (name) => {
+    const component = componentsOf(family).indexOf(name as 'unet');
+    if (component >= 0) return component;
+    const match = /^(IN|OUT)(\d+)$/.exec(name);
+    if (match !== null) return 10 + (match[1] === 'OUT' ? 100 : 0) + Number(match[2]);
+    return name === 'MID' ? 100 : 1000;
+  };
+}
+
 /**
  * Read and measure every layer, none of them written out.
  * @param signal stops between two layers by throwing its reason
@@ -50,8 +80,7 @@ export async function describeAdapter(
   for (const layer of adapter.layers.values()) {
     await pace.turn();
     kinds[layer.kind] = (kinds[layer.kind] ?? 0) + 1;
-    const name =
-      layer.component === 'unet' ? (blockOf(adapter.architecture, layer) ?? 'other') : layer.component;
+    const name = placeOf(adapter.architecture, layer);
     const block = blocks.get(name) ?? {
       layers: 0,
       ranks: new Set(),
@@ -73,13 +102,7 @@ export async function describeAdapter(
     block.squares += await pace.run(squaredNormSteps(layer, weight));
   }
   const ascending = (values: ReadonlySet<number>): number[] => [...values].sort((a, b) => a - b);
-  const order = (name: string): number => {
-    const component = componentsOf(adapter.architecture).indexOf(name as 'unet');
-    if (component >= 0) return component;
-    const match = /^(IN|OUT)(\d+)$/.exec(name);
-    if (match !== null) return 10 + (match[1] === 'OUT' ? 100 : 0) + Number(match[2]);
-    return name === 'MID' ? 100 : 1000;
-  };
+  const order = placeOrder(adapter.architecture);
   return {
     scheme: adapter.scheme,
     architecture: adapter.architecture,

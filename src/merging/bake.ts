@@ -18,12 +18,13 @@ import * as path from '../io/platform/paths.ts';
 import { writeFileAtomically } from '../io/replace-file.ts';
 import { writeFolderAtomically } from '../io/replace-folder.ts';
 import { adapterModuleId } from '../models/families/adapter-layers.ts';
-import { adapterFamily } from '../models/families/families.ts';
+import { familyNamed } from '../models/families/families.ts';
 import { Pace } from '../pace.ts';
 import type { Progress } from '../progress.ts';
 import { type ExecutionRequest, executionContext } from '../runtime/execution-context.ts';
+import { commonArchitecture } from './common-family.ts';
 import { FactorAddition, joinFactors, type ScaledFactors } from './factor-addition.ts';
-import { commonArchitecture, layerStrength, layersByModule, type MergeInput } from './merge.ts';
+import { layerStrength, layersByModule, type MergeInput } from './merge.ts';
 import type { ModelFiles, ModelPart, ModelTensor } from './model-files.ts';
 import { type BakedWeight, weightBlocks } from './weight-blocks.ts';
 
@@ -48,7 +49,7 @@ export function planBake(
   const architecture = commonArchitecture(inputs.map(({ adapter }) => adapter));
   if (architecture !== model.architecture) {
     throw new MismatchError(
-      `${inputs[0]!.adapter.path} does not fit ${model.path}: one is for ${adapterFamily(architecture).title}, the other is not`,
+      `${inputs[0]!.adapter.path} does not fit ${model.path}: one is for ${familyNamed(architecture).title}, the other is not`,
     );
   }
   const changes = new Map<string, readonly Change[]>();

@@ -8,7 +8,7 @@
 
 import { UsageError } from '../errors.ts';
 import { type AdapterModule, type Architecture, ldmKohyaName } from '../models/families/adapter-layers.ts';
-import { adapterFamily } from '../models/families/families.ts';
+import { familyNamed, hasAdapters } from '../models/families/families.ts';
 import { nearestName } from '../nearest-name.ts';
 
 /** Factor per block name; blocks not named count 1. */
@@ -36,7 +36,12 @@ export const blockPresets: Readonly<Record<string, readonly number[]>> = {
  * @throws {UsageError} on another count, something that is no number, or an unknown preset
  */
 export function parseBlockWeights(text: string, architecture: Architecture): BlockWeights {
-  const counts = adapterFamily(architecture).adapters.blockNames;
+  const { blockNames: counts, title } = familyNamed(architecture);
+  if (counts.size === 0) {
+    throw new UsageError(
+      `block weights: expected an adapter whose blocks have names, got one for ${title}; a strength for all of it works`,
+    );
+  }
   const parts = text.split(',').map((part) => part.trim());
   if (parts.length === 1 && !/^[-+.\d]/.test(parts[0]!)) {
     const name = parts[0]!.toUpperCase();
@@ -72,8 +77,13 @@ function named(blocks: readonly string[], values: readonly number[]): BlockWeigh
   return new Map(blocks.map((block, i) => [block, values[i]!]));
 }
 
-/** Block of a layer: BASE for text encoders, `IN01`, `MID`, `OUT11`; `null` for layers outside (conv_in, time embedding). */
+/**
+ * Block of a layer: BASE for text encoders, `IN01`, `MID`, `OUT11`, as the family has them; `null` for layers outside
+ * (conv_in, time embedding) and where nobody named the blocks.
+ */
 export function blockOf(architecture: Architecture, module: AdapterModule): string | null {
+  const family = familyNamed(architecture);
+  if (!hasAdapters(family)) return family.blockOf?.(module) ?? null;
   if (module.component !== 'unet') return 'BASE';
   const name = ldmKohyaName(architecture, module);
   const match = name === null ? null : /^lora_unet_(input|middle|output)_blocks?_(\d+)_/.exec(name);

@@ -61,6 +61,7 @@ export function concatenate(
   return {
     component: module.component,
     layerName: module.layerName,
+    own: module.own,
     kind: 'lora',
     up: memoryTensor(id, dtype, kernel === null ? [m, rank] : [m, rank, 1, 1], encodeFloat(up, dtype)),
     down: memoryTensor(

@@ -4,15 +4,10 @@ import { type BaseWeights, layerDeltaSteps, needsBase } from '../adapters/delta.
 import { UsageError } from '../errors.ts';
 import { frobeniusNormSteps, innerProductSteps, subtract } from '../linalg/low-rank.ts';
 import { Pace } from '../pace.ts';
+import { commonArchitecture } from './common-family.ts';
 import { weightedSum } from './factors.ts';
 import { foreignMerge, type StoredTerm } from './foreign-merges.ts';
-import {
-  commonArchitecture,
-  layerStrength,
-  layersByModule,
-  type MergeInput,
-  refuseUnequalShapes,
-} from './merge.ts';
+import { layerStrength, layersByModule, type MergeInput, refuseUnequalShapes } from './merge.ts';
 
 export interface LintedLayer {
   readonly id: string;

@@ -1,27 +1,21 @@
 /** Several adapters as one: layer by layer, whatever their schemes, ranks, alphas and dtypes. */
 
-import type {
-  Adapter,
-  AdapterLayer,
-  AdapterModule,
-  AdapterWord,
-  Architecture,
-  LoraLayer,
-} from '../adapters/adapter.ts';
+import type { Adapter, AdapterLayer, AdapterModule, AdapterWord, LoraLayer } from '../adapters/adapter.ts';
 import { type BaseWeights, layerDeltaSteps, needsBase } from '../adapters/delta.ts';
 import { encodeLayer, type FactorDType } from '../adapters/encode-layer.ts';
 import type { OutputAdapter, UnsupportedEntry } from '../adapters/write.ts';
-import { MismatchError, ShapeError, UsageError } from '../errors.ts';
+import { ShapeError, UsageError } from '../errors.ts';
 import * as path from '../io/platform/paths.ts';
 import { sha256Of } from '../io/platform/sha256.ts';
 import type { MatmulEngine } from '../linalg/cholesky-async.ts';
 import { multiplySteps } from '../linalg/products.ts';
-import { adapterFamily } from '../models/families/families.ts';
+import { readsPrompt } from '../models/families/family.ts';
 import { Pace, type Steps } from '../pace.ts';
 import type { SubjectProgress } from '../progress.ts';
 import { withDefaults } from '../settings.ts';
 import { TorchGenerator } from '../tensor/random.ts';
 import { type BlockWeights, blockFactor } from './block-weights.ts';
+import { commonArchitecture } from './common-family.ts';
 import { concatenate } from './concatenation.ts';
 import {
   checkMergeSettings,
@@ -79,29 +73,12 @@ export function unusableOf(adapters: readonly Adapter[]): UnsupportedEntry[] {
   );
 }
 
-/**
- * The common architecture.
- * @throws {UsageError} without inputs; {MismatchError} if families are mixed
- */
-export function commonArchitecture(adapters: readonly Adapter[]): Architecture {
-  const first = adapters[0];
-  if (first === undefined) throw new UsageError('merge: expected at least one adapter, got none');
-  const titleOf = ({ architecture }: Adapter): string => adapterFamily(architecture).title;
-  const other = adapters.find(({ architecture }) => architecture !== first.architecture);
-  if (other !== undefined) {
-    throw new MismatchError(
-      `${other.path}: expected an adapter for ${titleOf(first)} as ${first.path}, got one for ${titleOf(other)}; they cannot be merged`,
-    );
-  }
-  return first.architecture;
-}
-
 /** Strength of an input in one layer, block weights inside. */
 export function layerStrength(
   { adapter, strength = 1, textEncoderStrength = strength, blockWeights }: MergeInput,
   module: AdapterModule,
 ): number {
-  const own = module.component === 'unet' ? strength : textEncoderStrength;
+  const own = readsPrompt(module.component) ? textEncoderStrength : strength;
   return blockWeights === undefined ? own : own * blockFactor(blockWeights, adapter.architecture, module);
 }
 

@@ -1,11 +1,13 @@
 /** What a file was made of, in its header: the recipe with the hash of every input, and what those were made of before. */
 
 import type { Adapter } from '../adapters/adapter.ts';
+import { BASE_FIELDS } from '../adapters/family-of-file.ts';
 import { hashFiles } from '../formats/file-hash.ts';
 import { utf8Length } from '../io/bytes.ts';
 import { statSync } from '../io/platform/disk.ts';
 import * as path from '../io/platform/paths.ts';
 import { recordedFiles } from '../io/recorded-path.ts';
+import { layoutOf } from '../models/families/families.ts';
 import { toolVersion } from '../package-root.ts';
 import { headerBytes, historyEntries, historyOf, MAX_PROVENANCE_BYTES, recipeKey } from './history.ts';
 
@@ -84,7 +86,22 @@ export function mergedMetadata(
   recipe: MergeProvenance,
   adapters: readonly Adapter[],
 ): Record<string, string> {
-  return provenance(recipe, adapters, 0);
+  const base = sharedBase(adapters);
+  return { ...base, ...provenance(recipe, adapters, utf8Length(JSON.stringify(base))) };
+}
+
+/** What all inputs say of their base alike, for families of which nothing else is known. */
+function sharedBase(adapters: readonly Adapter[]): Record<string, string> {
+  const [first, ...others] = adapters;
+  if (first === undefined || layoutOf(first.architecture) !== null) return {};
+  return Object.fromEntries(
+    [...BASE_FIELDS, 'modelspec.implementation'].flatMap((field) => {
+      const value = first.metadata.get(field);
+      return value !== undefined && others.every(({ metadata }) => metadata.get(field) === value)
+        ? [[field, value]]
+        : [];
+    }),
+  );
 }
 
 /** @param taken bytes of the header that the inputs' own entries take */

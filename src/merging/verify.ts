@@ -65,6 +65,7 @@ export interface VerifyOptions extends ExecutionRequest {
 /** Places in a result's folder where the header with the recipe may be. */
 const carriers = [
   'lora.safetensors',
+  'adapter_model.safetensors',
   'unet/adapter_model.safetensors',
   'text_encoder/adapter_model.safetensors',
   'unet/diffusion_pytorch_model.safetensors',

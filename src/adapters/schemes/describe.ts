@@ -1,6 +1,6 @@
 /** Header entries by which model browsers know a file. */
 
-import { adapterFamily } from '../../models/families/families.ts';
+import { layoutOf } from '../../models/families/families.ts';
 import type { AdapterLayer } from '../adapter.ts';
 import { modelspecMetadata } from '../metadata.ts';
 import type { OutputAdapter } from './scheme.ts';
@@ -23,5 +23,9 @@ export function describe({
     mergedFrom,
     triggerWords: words.map(({ word }) => word),
   });
-  return { ...described, ...adapterFamily(architecture).adapters.modelspec, ...metadata };
+  const layout = layoutOf(architecture);
+  if (layout !== null) return { ...described, ...layout.modelspec, ...metadata };
+  // What the inputs say of their base holds for what is made of them; nothing else is known of it.
+  const { 'modelspec.architecture': _, 'modelspec.implementation': __, ...rest } = described;
+  return { ...rest, ...metadata };
 }

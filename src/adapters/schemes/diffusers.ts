@@ -14,13 +14,14 @@ import { isEdLoraName } from './ed-lora-names.ts';
 import { factorTensors } from './factor-tensors.ts';
 import { isComfyStyle, isKohyaStyle, peftPrefix } from './layer-names.ts';
 import { parseAdapterName } from './names.ts';
+import { diffusersOwn, dottedOwn, noDots } from './own-layers.ts';
 import { type PeftScaling, peftScale, peftScaling } from './peft-names.ts';
 import type { FactorKey, Scheme, SchemeReader } from './scheme.ts';
 
 /**
  * Scaling per component from `lora_adapter_metadata`: a JSON object with keys such as `unet.lora_alpha`.
  */
-function adapterScalings(file: TensorFile): Map<string, PeftScaling> {
+export function adapterScalings(file: TensorFile): Map<string, PeftScaling> {
   const text = file.metadata.get('lora_adapter_metadata');
   if (text === undefined) return new Map();
   const config = parseJson(text, `${file.path}: lora_adapter_metadata`);
@@ -83,7 +84,12 @@ type Key = (...args: Parameters<FactorKey>) => string | null;
 /** diffusers' key with the second text encoder, which its old converter does not know, spelled as the first. */
 const keyIn =
   (unet: DiffusersSpelling, text: DiffusersSpelling): Key =>
-  ({ component, layerName }, part) => {
+  (module, part) => {
+    const { component, layerName } = module;
+    if (module.own !== undefined) {
+      const path = unet === 'lora_A' ? diffusersOwn(module) : null;
+      return path === null ? null : `${path}.lora_${part === 'up' ? 'B' : 'A'}.weight`;
+    }
     const own = component === 'unet' ? 'unet' : 'text_encoder';
     const key = diffusersLoraKey({ component: own, layerName }, part, own === 'unet' ? unet : text);
     return key === null || component !== 'text_encoder_2'
@@ -93,7 +99,14 @@ const keyIn =
 
 const spelled = (key: Key): Pick<Scheme, 'refuses' | 'key' | 'encode'> => ({
   key: (...which) => key(...which)!,
-  refuses: (layer, architecture) => (key(layer, 'up', architecture) === null ? 'no attention layer' : null),
+  refuses: (layer, architecture) =>
+    key(layer, 'up', architecture) !== null
+      ? null
+      : layer.own === undefined
+        ? 'no attention layer'
+        : dottedOwn(layer) === null
+          ? noDots
+          : 'a layer of a family that the spelling is older than',
   encode: (output, stored) => {
     const layers = stored as readonly LoraLayer[];
     const tensors = layers.flatMap((layer) =>

@@ -8,6 +8,7 @@ import { customDiffusionReader } from './custom-diffusion.ts';
 import { diffusers, diffusersLora, diffusersProcessor } from './diffusers.ts';
 import { edLora } from './ed-lora.ts';
 import { kohya, kohyaLdm, lycoris } from './kohya.ts';
+import { ownNames, ownReader } from './own-names.ts';
 import { peft } from './peft.ts';
 import type { Scheme, SchemeReader } from './scheme.ts';
 import { embeddingReader } from './textual-inversion.ts';
@@ -19,6 +20,8 @@ export interface SchemeTable {
   readonly foreignNames: readonly SchemeReader[];
   /** Files that are something of a model, whole: every name in them must be known. */
   readonly readOnly: readonly SchemeReader[];
+  /** Reads files of families whose layers are not listed. */
+  readonly anyFamily: SchemeReader;
   /** Reads files of which no other reader knows a name: bare words say little. */
   readonly lastResort: SchemeReader;
 }
@@ -33,6 +36,7 @@ export const layerFormats = [
   'peft',
   'ed-lora',
   'cloneofsimo',
+  'own',
 ] as const;
 
 /** Schemes of LoRA files that can be written. */
@@ -48,16 +52,19 @@ export const schemes: Readonly<Record<LayerFormat, Scheme>> = {
   peft,
   'ed-lora': edLora,
   cloneofsimo,
+  own: ownNames,
 };
 
 export const SCHEME_TABLE: SchemeTable = {
   schemes,
   foreignNames: [comfyReader],
   readOnly: [customDiffusionReader],
+  anyFamily: ownReader,
   lastResort: embeddingReader,
 };
 
 /** Every reader by names once; of two that own equally many names, the earlier reads the file. */
-export function readersOf({ schemes, foreignNames, readOnly }: SchemeTable): SchemeReader[] {
-  return [...new Set([...Object.values(schemes).map(({ reader }) => reader), ...foreignNames, ...readOnly])];
+export function readersOf({ schemes, foreignNames, readOnly, anyFamily }: SchemeTable): SchemeReader[] {
+  const readers = [...Object.values(schemes).map(({ reader }) => reader), ...foreignNames, ...readOnly];
+  return [...new Set(readers)].filter((reader) => reader !== anyFamily);
 }

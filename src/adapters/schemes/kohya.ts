@@ -7,8 +7,8 @@ import { UsageError } from '../../errors.ts';
 import { float32Tensor, memoryTensor, type RawTensor, renamed } from '../../formats/raw-tensor.ts';
 import type { TensorFile } from '../../formats/tensor-file.ts';
 import { adapterModuleId, diffusersKohyaName, ldmKohyaName } from '../../models/families/adapter-layers.ts';
-import { adapterFamily } from '../../models/families/families.ts';
-import type { LoraLayer } from '../adapter.ts';
+import { adapterFamily, layoutOf } from '../../models/families/families.ts';
+import type { AdapterLayer, LoraLayer } from '../adapter.ts';
 import { foldWholeScale, loraAlphaOf } from '../encode-layer.ts';
 import { collectAdapterLayers } from '../layer-parts.ts';
 import { networkMetadata, sshsHashesOf } from '../metadata.ts';
@@ -18,6 +18,7 @@ import { factorTensors, partTensors } from './factor-tensors.ts';
 import { kohyaNames } from './kohya-names.ts';
 import { isKohyaStyle } from './layer-names.ts';
 import { parseAdapterName } from './names.ts';
+import { underscoredOwn } from './own-layers.ts';
 import type {
   Content,
   EncodeContext,
@@ -73,6 +74,8 @@ const lycorisReader: SchemeReader = {
 const keyBy =
   (numbering: 'diffusers' | 'ldm'): FactorKey =>
   (module, part, architecture) => {
+    const own = underscoredOwn(module);
+    if (own !== null) return `${own}.${partSuffix[part]}`;
     const name =
       numbering === 'ldm' || adapterFamily(architecture).adapters.kohyaNumbering === 'ldm'
         ? ldmKohyaName(architecture, module)
@@ -119,14 +122,17 @@ async function encoded(
   more: Readonly<Record<string, string>> = {},
 ): Promise<EncodedFile[]> {
   const { layers, architecture, words, title, metadata } = output;
-  const { kohyaVersion, textEncoders } = adapterFamily(architecture).adapters;
-  const all = [...tensors, ...bundledTensors(words, Object.keys(textEncoders).length)];
+  const layout = layoutOf(architecture);
+  const encoders = layout === null ? 2 : Object.keys(layout.textEncoders).length;
+  const all = [...tensors, ...bundledTensors(words, encoders)];
   const alphas = new Set(layers.map((layer) => (layer.rank === null ? null : layer.scale * layer.rank)));
   const alpha = alphas.size === 1 ? [...alphas][0]! : null;
+  const { ss_v2, ss_base_model_version, ...plain } = networkMetadata({ title, ranks: ranksOf(layers) });
   const network: Record<string, string> = {
-    ...networkMetadata({ title, ranks: ranksOf(layers) }),
+    ...plain,
+    // Of other families the inputs' own headers know.
+    ...(layout === null ? {} : { ss_v2: ss_v2!, ss_base_model_version: layout.kohyaVersion }),
     ss_network_alpha: alpha === null ? 'Dynamic' : String(Math.fround(alpha)),
-    ss_base_model_version: kohyaVersion,
     ...more,
   };
   const kept = Object.fromEntries(
@@ -144,6 +150,13 @@ async function encoded(
   return [{ place: '', tensors: all, header, layers, words }];
 }
 
+/** Why a layer that is not listed has no name here. */
+function refusedOwn(layer: AdapterLayer): string | null {
+  return layer.own !== undefined && underscoredOwn(layer) === null
+    ? 'which number kohya gives this text encoder is not known'
+    : null;
+}
+
 const common = { folder: false, storesAlpha: true, words: 'tokens', secondEncoder: true } as const;
 
 export const kohya: Scheme = {
@@ -153,7 +166,7 @@ export const kohya: Scheme = {
   reader: kohyaReader,
   anyKind: false,
   loses: 'words with one vector per cross-attention layer; differences of biases',
-  refuses: () => null,
+  refuses: refusedOwn,
   key: keyBy('diffusers'),
   encode: encodePlain(keyBy('diffusers')),
 };
@@ -174,7 +187,7 @@ export const lycoris: Scheme = {
   reader: lycorisReader,
   anyKind: true,
   loses: 'words with one vector per cross-attention layer',
-  refuses: (layer) => (layer.kind === 'weight' ? 'a whole weight is no change of one' : null),
+  refuses: (layer) => (layer.kind === 'weight' ? 'a whole weight is no change of one' : refusedOwn(layer)),
   key: keyBy('diffusers'),
   encode: encodeLycoris,
 };

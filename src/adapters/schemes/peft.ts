@@ -4,7 +4,8 @@ import { FormatError } from '../../errors.ts';
 import { readJsonFileSync } from '../../formats/json-file.ts';
 import { exists } from '../../io/file-info.ts';
 import * as path from '../../io/platform/paths.ts';
-import { componentsOf } from '../../models/families/adapter-layers.ts';
+import { type AdapterModule, type Architecture, componentsOf } from '../../models/families/adapter-layers.ts';
+import { layoutOf } from '../../models/families/families.ts';
 import type { AdapterComponent, LoraLayer } from '../adapter.ts';
 import { loraAlphaOf } from '../encode-layer.ts';
 import { collectAdapterLayers } from '../layer-parts.ts';
@@ -12,6 +13,7 @@ import { describe } from './describe.ts';
 import { factorTensors } from './factor-tensors.ts';
 import { peftPrefix } from './layer-names.ts';
 import { parseAdapterName } from './names.ts';
+import { dottedOwn, noDots } from './own-layers.ts';
 import { peftKey, peftScale, peftScaling } from './peft-names.ts';
 import type { FactorKey, Scheme, SchemeReader } from './scheme.ts';
 
@@ -68,7 +70,33 @@ const reader: SchemeReader = {
   },
 };
 
-const key: FactorKey = ({ layerName }, part) => peftKey({ component: 'unet', layerName }, part);
+const key: FactorKey = (module, part) =>
+  peftKey({ component: 'unet', layerName: pathIn(module) ?? module.layerName }, part);
+
+/** The path of a layer in its network. */
+function pathIn(module: AdapterModule): string | null {
+  return module.own === undefined ? module.layerName : dottedOwn(module);
+}
+
+/** Folders of an adapter's networks, with what is in each. A network that is not listed has no other name than the adapter's. */
+function placesOf(
+  family: Architecture,
+): [component: AdapterComponent, place: string, belongs: (layer: AdapterModule) => boolean][] {
+  if (layoutOf(family) !== null) {
+    return componentsOf(family).map((component) => [
+      component,
+      `${component}/`,
+      (layer) => layer.component === component,
+    ]);
+  }
+  const encoder = (number: string) => (layer: AdapterModule) =>
+    layer.component === 'encoder' && layer.layerName.startsWith(`te${number}_`);
+  return [
+    ['network', '', ({ component }) => component === 'network'],
+    ['text_encoder', 'text_encoder/', encoder('1')],
+    ['text_encoder_2', 'text_encoder_2/', encoder('2')],
+  ];
+}
 
 /** A LoraConfig whose scales are the layers' own. */
 export function adapterConfig(
@@ -117,16 +145,21 @@ export const peft: Scheme = {
   words: 'none',
   secondEncoder: true,
   loses: 'words',
-  refuses: () => null,
+  refuses: (layer) => {
+    if (layer.component === 'encoder' && !/^te[12]_/.test(layer.layerName)) {
+      return 'a text encoder that the folder has no name for';
+    }
+    return pathIn(layer) === null ? noDots : null;
+  },
   key,
   encode: (output, stored) =>
-    componentsOf(output.architecture).flatMap((component) => {
-      const layers = (stored as readonly LoraLayer[]).filter((layer) => layer.component === component);
+    placesOf(output.architecture).flatMap(([component, place, belongs]) => {
+      const layers = (stored as readonly LoraLayer[]).filter(belongs);
       if (layers.length === 0) return [];
-      const config = adapterConfig(layers);
+      const config = adapterConfig(layers.map((layer) => ({ ...layer, layerName: pathIn(layer)! })));
       return [
         {
-          place: `${component}/adapter_model.safetensors`,
+          place: `${place}adapter_model.safetensors`,
           tensors: layers.flatMap((layer) => factorTensors(layer, key, output.architecture)),
           header: { ...describe(output), format: 'pt' },
           beside: { [adapterConfigName]: `${JSON.stringify(config, null, 2)}\n` },

@@ -99,7 +99,7 @@ export interface Scheme {
   readonly loses: string;
   /** Why a layer cannot be held; `null` if it can. */
   readonly refuses: (layer: AdapterLayer, architecture: Architecture) => string | null;
-  /** Name of a factor of a layer that is not refused; `null` for schemes that number their layers. */
+  /** Name of a factor of a layer that is not refused; `null` for schemes that number their layers, or call them as their file does. */
   readonly key: FactorKey | null;
   /**
    * The files of an adapter, every layer and word of which the scheme holds.

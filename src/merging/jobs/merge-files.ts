@@ -20,11 +20,11 @@ import {
   nameOf,
   type StrengthOptions,
 } from './inputs.ts';
-import { finish, type JobResult, labelsUnsupportedBy, type TargetOptions } from './target.ts';
+import { finish, type JobResult, labelsUnsupportedBy, type TargetOptions, usualFormat } from './target.ts';
 
 export interface MergeFilesOptions extends TargetOptions {
   readonly inputs: readonly StrengthOptions[];
-  /** Default `kohya`. */
+  /** Default `kohya`; `own` for families whose layers are not listed. */
   readonly format?: LayerFormat;
   readonly method?: MergeMethodName;
   readonly rank?: number | null;
@@ -42,10 +42,11 @@ export interface MergeFilesOptions extends TargetOptions {
 export async function mergeFiles(
   options: MergeFilesOptions,
 ): Promise<JobResult & { renamed: readonly RenamedWord[] }> {
-  const { inputs: given, out, format = 'kohya', force = false, base: location, onProgress } = options;
+  const { inputs: given, out, force = false, base: location, onProgress } = options;
   options.signal?.throwIfAborted();
   const inputs = await loadMergeInputs(given);
   const adapters = inputs.map(({ adapter }) => adapter);
+  const format = options.format ?? usualFormat(adapters);
   checkAdapterTarget(out, format, { inputs: [...filesOfAdapters(adapters), ...listed(location)], force });
   refuseLoss(out, unusableOf(adapters), options.drop ?? false);
   const base = await baseOf(location);

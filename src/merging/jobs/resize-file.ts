@@ -10,14 +10,14 @@ import { unusableOf } from '../merge.ts';
 import { describeJob, inheritedMetadata } from '../provenance.ts';
 import { type ResizedReport, resizeAdapter } from '../resize-adapter.ts';
 import { baseOf, describeSingle, filesOfInputs, listed, nameOf } from './inputs.ts';
-import { finish, type JobResult, labelsUnsupportedBy, type TargetOptions } from './target.ts';
+import { finish, type JobResult, labelsUnsupportedBy, type TargetOptions, usualFormat } from './target.ts';
 
 export interface ResizeFileOptions extends TargetOptions {
   readonly input: string;
   readonly rule: RankRule;
   readonly rank: number;
   readonly convRank?: number;
-  /** Default `kohya`. */
+  /** Default `kohya`; `own` for families whose layers are not listed. */
   readonly format?: LayerFormat;
   readonly dtype?: FactorDType;
   readonly base?: string;
@@ -29,18 +29,10 @@ export interface ResizeFileOptions extends TargetOptions {
 export async function resizeFile(
   options: ResizeFileOptions,
 ): Promise<JobResult & { resized: readonly ResizedReport[] }> {
-  const {
-    input,
-    out,
-    rule,
-    rank,
-    convRank = rank,
-    format = 'kohya',
-    dtype = 'F32',
-    base: location,
-  } = options;
+  const { input, out, rule, rank, convRank = rank, dtype = 'F32', base: location } = options;
   options.signal?.throwIfAborted();
   const adapter = await loadAdapter(input);
+  const format = options.format ?? usualFormat([adapter]);
   checkAdapterTarget(out, format, {
     inputs: [...filesOfAdapters([adapter]), ...listed(location)],
     force: options.force ?? false,

@@ -11,6 +11,7 @@ import {
   writeAdapter,
 } from '../../adapters/write.ts';
 import * as path from '../../io/platform/paths.ts';
+import { layoutOf } from '../../models/families/families.ts';
 import { Pace } from '../../pace.ts';
 import type { ExecutionRequest } from '../../runtime/execution-context.ts';
 import { lastingEntries } from '../provenance.ts';
@@ -48,6 +49,12 @@ export function labelsUnsupportedBy(
     words: adapters.flatMap(({ words }) => words),
     metadata: noMetadata ? [] : adapters.flatMap(lastingEntries),
   });
+}
+
+/** The scheme of a result that nobody chose: kohya's, which most programs read; the inputs' own where only those have names. */
+export function usualFormat(adapters: readonly Adapter[]): LayerFormat {
+  if (adapters.every(({ architecture }) => layoutOf(architecture) !== null)) return 'kohya';
+  return adapters.every(({ scheme }) => scheme === 'peft') ? 'peft' : 'own';
 }
 
 export async function finish(

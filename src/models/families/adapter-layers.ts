@@ -4,22 +4,15 @@
  */
 import { ldmStructureOf, ldmUnetNames, type NameMap } from '../keys/ldm.ts';
 import { withTextModel } from '../keys/module-path.ts';
-import { ADAPTER_FAMILIES, adapterFamily, titlesOf } from './families.ts';
-import type { AdapterComponent } from './family.ts';
+import { ADAPTER_FAMILIES, adapterFamily, layoutOf, titlesOf } from './families.ts';
+import type { AdapterComponent, AdapterModule } from './family.ts';
 import { isKnownLayer, kernelByName, publishedLayers } from './known-layers.ts';
 import { layerId } from './layer-table.ts';
 
-export type { AdapterComponent } from './family.ts';
+export type { AdapterComponent, AdapterModule } from './family.ts';
 
-/** Name of a family whose adapters are read and written. */
+/** Name of a family. */
 export type Architecture = string;
-
-/** A layer of any supported family. */
-export interface AdapterModule {
-  readonly component: AdapterComponent;
-  /** Dotted diffusers path without `.weight`; text encoder paths start with `text_model.`. */
-  readonly layerName: string;
-}
 
 /** One name per layer, for maps. */
 export function adapterModuleId({ component, layerName }: AdapterModule): string {
@@ -28,7 +21,9 @@ export function adapterModuleId({ component, layerName }: AdapterModule): string
 
 /** Components of a family, in the order in which files list them. */
 export function componentsOf(family: Architecture): readonly AdapterComponent[] {
-  const { textEncoders } = adapterFamily(family).adapters;
+  const layout = layoutOf(family);
+  if (layout === null) return ['encoder', 'network'];
+  const { textEncoders } = layout;
   return [...(Object.keys(textEncoders) as AdapterComponent[]), 'unet'];
 }
 
@@ -117,8 +112,7 @@ export function refusedByFamily(
   family: Architecture,
   component: AdapterComponent,
 ): string | null {
-  const { conceptFiles } = adapterFamily(family).adapters;
-  if (conceptFiles && componentsOf(family).includes(component)) return null;
+  if (layoutOf(family)?.conceptFiles === true && componentsOf(family).includes(component)) return null;
   return `${what} files are for ${titlesOf(ADAPTER_FAMILIES.filter(({ adapters }) => adapters.conceptFiles))}`;
 }
 
@@ -130,5 +124,6 @@ export function kernelOfLayer(
   family: Architecture,
   { component, layerName }: AdapterModule,
 ): readonly [height: number, width: number] | null {
+  if (layoutOf(family) === null) return null;
   return kernelByName(adapterFamily(family), component, layerName);
 }

@@ -1,12 +1,15 @@
 /** The table of families. Signs are looked for from the first to the last: files of one hold names of others' kind too. */
 import { UsageError } from '../../errors.ts';
-import type { AdapterFamily, BaseFamily, Family } from './family.ts';
-import { flux, others, sd2, sd3 } from './foreign.ts';
+import type { AdapterFamily, AdapterLayout, BaseFamily, Family } from './family.ts';
+import { flux, others, sd2, sd3, unlisted } from './foreign.ts';
 import { sd1 } from './sd1.ts';
 import { sdxl } from './sdxl.ts';
 
 /** What a file is taken for where no sign speaks for another family. */
 export const DEFAULT_FAMILY: BaseFamily = sd1;
+
+/** What a file is taken for whose layers are of no listed family. */
+export const UNLISTED_FAMILY: Family = unlisted;
 
 /** All families that are known. */
 export const FAMILIES: readonly Family[] = [flux, sd3, sdxl, sd2, ...others, DEFAULT_FAMILY];
@@ -19,7 +22,7 @@ export function hasBase(family: Family): family is BaseFamily {
   return family.base !== null && hasAdapters(family);
 }
 
-/** Families whose adapters are read and written, the default first. */
+/** Families whose layers are listed here, so that every spelling of them leads to every other; the default first. */
 export const ADAPTER_FAMILIES: readonly AdapterFamily[] = FAMILIES.filter(hasAdapters).toReversed();
 
 /** Families whose models draw, learn and are fused. */
@@ -33,6 +36,17 @@ export function adapterFamily(name: string): AdapterFamily {
     throw new UsageError(`family ${name}: expected one of ${names}`);
   }
   return family;
+}
+
+/** @throws {UsageError} if no family has this name */
+export function familyNamed(name: string): Family {
+  const family = [...FAMILIES, UNLISTED_FAMILY].find((family) => family.name === name);
+  return family ?? adapterFamily(name);
+}
+
+/** What adapters need to know of a family; `null` where its layers are not listed. @throws as `familyNamed` */
+export function layoutOf(name: string): AdapterLayout | null {
+  return familyNamed(name).adapters;
 }
 
 /** `Stable Diffusion 1.x or SDXL`, for messages. */

@@ -24,8 +24,36 @@ export interface FamilySigns {
   readonly wordWidth?: number;
 }
 
-/** Networks that an adapter can change, in any family. */
-export type AdapterComponent = 'unet' | 'text_encoder' | 'text_encoder_2';
+/**
+ * Networks that an adapter can change. Of families whose layers are not listed here, all that is known is which names are
+ * of the model itself (`network`) and which of what reads the prompt (`encoder`).
+ */
+export type AdapterComponent = 'unet' | 'text_encoder' | 'text_encoder_2' | 'network' | 'encoder';
+
+/** Whether a network reads the prompt. */
+export function readsPrompt(component: AdapterComponent): boolean {
+  return component !== 'unet' && component !== 'network';
+}
+
+/** What a file has of a layer whose family's layers are not listed here. */
+export interface OwnSpelling {
+  /** The layer as the file calls it, prefixes included. */
+  readonly name: string;
+  /** What the file puts behind the name, by part (schemes/suffixes.ts): `up`, `down`, `alpha`, … */
+  readonly suffixes: ReadonlyMap<string, string>;
+}
+
+/** A layer that an adapter changes. */
+export interface AdapterModule {
+  readonly component: AdapterComponent;
+  /**
+   * Dotted diffusers path without `.weight`; text encoder paths start with `text_model.`. Of layers that are not listed
+   * here: the path with `_` for dots, which all spellings share.
+   */
+  readonly layerName: string;
+  /** Of layers that are not listed here alone. */
+  readonly own?: OwnSpelling | undefined;
+}
 
 /** What adapters need to know of a family: its published configuration, and what files call its layers. */
 export interface AdapterLayout {
@@ -40,8 +68,6 @@ export interface AdapterLayout {
   readonly anyDepth: boolean;
   /** Whether Mix-of-Show's and cloneofsimo's files are of this family. */
   readonly conceptFiles: boolean;
-  /** Names of the blocks that strengths are given for, by how many numbers there are. */
-  readonly blockNames: ReadonlyMap<number, readonly string[]>;
   /** What the first text encoder's names begin with in an original single file. */
   readonly singleFileTextPrefix: string;
   /** `ss_base_model_version` of sd-scripts. */
@@ -95,7 +121,11 @@ export interface Family {
   /** `SD 1.x` */
   readonly shortTitle: string;
   readonly signs: FamilySigns;
-  /** `null`: its adapters are recognised and refused. */
+  /** Names of the blocks that strengths are given for, by how many numbers there are; empty where nobody named any. */
+  readonly blockNames: ReadonlyMap<number, readonly string[]>;
+  /** Block of a layer by the file's own name of it; `null` where the original's numbering tells it. */
+  readonly blockOf: ((module: AdapterModule) => string | null) | null;
+  /** `null`: its layers are not listed here; its adapters are worked with by the names that files have for them. */
   readonly adapters: AdapterLayout | null;
   /** `null`: its models are recognised and refused. */
   readonly base: BaseLayout | null;

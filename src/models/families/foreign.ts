@@ -1,28 +1,51 @@
-/** Families that are only recognised, so that their files are refused by name. */
-import type { Family, FamilySigns } from './family.ts';
+/**
+ * Families whose layers are not listed here: adapters of them are worked with by the names that files have, models of them
+ * are refused by name.
+ */
+import { blockNumbers } from './blocks.ts';
+import type { AdapterModule, Family, FamilySigns } from './family.ts';
 
 const foreign = (name: string, title: string, signs: FamilySigns): Family => ({
   name,
   title,
   shortTitle: title,
   signs,
+  blockNames: new Map(),
+  blockOf: null,
   adapters: null,
   base: null,
 });
 
-export const flux = foreign('flux', 'Flux', {
-  names: [/(^|[._])(double_blocks|single_blocks|single_transformer_blocks)[._]/],
-  titles: /flux/i,
-  pipelines: /Flux/,
-});
+/** Double and single blocks are Flux' and its descendants' (Chroma, HunyuanVideo, …), in the original's and diffusers' names. */
+export const flux: Family = {
+  ...foreign('flux', 'Flux or a model built like it', {
+    names: [/(^|[._])(double_blocks|single_blocks|single_transformer_blocks)[._]/],
+    titles: /flux/i,
+    pipelines: /Flux/,
+  }),
+  shortTitle: 'Flux',
+  // Source: hako-mikan/sd-webui-lora-block-weight, BLOCKIDFLUX.
+  blockNames: new Map([
+    [61, ['CLIP', 'T5', 'IN', ...blockNumbers('D', 0, 18), ...blockNumbers('S', 0, 37), 'OUT']],
+  ]),
+  blockOf: fluxBlock,
+};
+
+function fluxBlock({ component, layerName }: AdapterModule): string | null {
+  if (component === 'encoder') return /^te1_|clip_l/.test(layerName) ? 'CLIP' : 'T5';
+  const [, single, number] =
+    /^(single_)?(?:double_blocks|blocks|transformer_blocks)_(\d+)_/.exec(layerName) ?? [];
+  if (number !== undefined) return `${single === undefined ? 'D' : 'S'}${number.padStart(2, '0')}`;
+  if (/^(final_layer|proj_out|norm_out)/.test(layerName)) return 'OUT';
+  return /^((img|txt|time|vector|guidance)_in|x_embedder|context_embedder|time_text_embed)_?/.test(layerName)
+    ? 'IN'
+    : null;
+}
 
 export const sd3 = foreign('sd3', 'SD 3', {
-  names: [
-    /(^|[._])joint_blocks[._]|^transformer\.transformer_blocks\.|^lora_transformer_transformer_blocks_/,
-  ],
+  names: [/(^|[._])joint_blocks[._]/],
   titles: /^sd[ _-]?(v[ _-]?)?3|stable[ _-]diffusion[ _-](v[ _-]?)?3/i,
   pipelines: /StableDiffusion3/,
-  contextWidth: 4096,
 });
 
 export const sd2 = foreign('sd2', 'SD 2.x', {
@@ -36,3 +59,6 @@ export const sd2 = foreign('sd2', 'SD 2.x', {
 export const others: readonly Family[] = ['Kandinsky', 'PixArt', 'Sana', 'Cascade'].map((title) =>
   foreign(title.toLowerCase(), title, { names: [], pipelines: new RegExp(title) }),
 );
+
+/** Whatever else there is, and comes. */
+export const unlisted = foreign('other', 'a family that edlora does not draw', { names: [] });

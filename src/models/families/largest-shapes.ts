@@ -22,6 +22,16 @@ export const [LARGEST_ROWS, LARGEST_COLUMNS] = largest(all);
 /** Numbers that any layer's weight has at most: that first convolution's. */
 export const LARGEST_WEIGHT = all.reduce((most, { m, n }) => Math.max(most, m * n), 0);
 
+/** Rows and columns of a layer that is not listed: what no model comes near. */
+const UNLISTED_SIDE = 2 ** 18;
+/** Numbers of such a layer: those of a vocabulary of 150,000 words at width 3,584. */
+export const LARGEST_UNLISTED_WEIGHT = 2 ** 29;
+
+/** Whether a layer is of a family whose layers are not listed. */
+export function isUnlisted({ component }: Pick<AdapterModule, 'component'>): boolean {
+  return component === 'network' || component === 'encoder';
+}
+
 /** What layers of one size share: network, block, and place in the block. */
 const kinds = ({ component, layerName }: Pick<Layer, 'component' | 'layerName'>): [string, string] => {
   const network = component === 'unet' ? 'unet' : 'text';
@@ -47,6 +57,7 @@ const cache = new Map<string, WeightShape>();
 
 /** The largest shape that a layer of this name has in any family; for a name that is in none, that of any layer. */
 export function largestShapeOf(module: AdapterModule): WeightShape {
+  if (isUnlisted(module)) return [UNLISTED_SIDE, UNLISTED_SIDE];
   const id = adapterModuleId(module);
   let shape = cache.get(id);
   if (shape === undefined) {

@@ -30,6 +30,11 @@ export const sd1: BaseFamily = {
     contextWidth: 768,
     wordWidth: 768,
   },
+  blockNames: new Map([
+    [17, blockNames([1, 2, 4, 5, 7, 8], range(3, 11))],
+    [26, blockNames(range(0, 11), range(0, 11))],
+  ]),
+  blockOf: null,
   adapters: {
     unet: SD15_UNET,
     textEncoders: { text_encoder: CLIP_VIT_L_WITH_PROJECTION },
@@ -37,10 +42,6 @@ export const sd1: BaseFamily = {
     kohyaNumbering: 'diffusers',
     anyDepth: true,
     conceptFiles: true,
-    blockNames: new Map([
-      [17, blockNames([1, 2, 4, 5, 7, 8], range(3, 11))],
-      [26, blockNames(range(0, 11), range(0, 11))],
-    ]),
     singleFileTextPrefix: 'cond_stage_model.transformer.',
     kohyaVersion: 'sd_v1',
     modelspec: {

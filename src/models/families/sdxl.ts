@@ -51,6 +51,11 @@ export const sdxl: AdapterFamily = {
     contextWidth: 2048,
     wordWidth: 1280,
   },
+  blockNames: new Map([
+    [12, blockNames([4, 5, 7, 8], range(0, 5))],
+    [20, blockNames(range(0, 8), range(0, 8))],
+  ]),
+  blockOf: null,
   adapters: {
     unet: SDXL_UNET,
     textEncoders: { text_encoder: CLIP_VIT_L_WITH_PROJECTION, text_encoder_2: OPEN_CLIP_BIGG_TEXT },
@@ -58,10 +63,6 @@ export const sdxl: AdapterFamily = {
     kohyaNumbering: 'ldm',
     anyDepth: false,
     conceptFiles: false,
-    blockNames: new Map([
-      [12, blockNames([4, 5, 7, 8], range(0, 5))],
-      [20, blockNames(range(0, 8), range(0, 8))],
-    ]),
     singleFileTextPrefix: 'conditioner.embedders.0.transformer.',
     kohyaVersion: 'sdxl_base_v1-0',
     modelspec: {
