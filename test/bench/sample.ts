@@ -1,12 +1,15 @@
 /**
  * Sampling at full size: a random-weight SD 1.5 at 512 × 512. What a step costs without guidance, with it, with two and
- * four regions, and with isolation; what decoding takes. The same guided step in PyTorch where python3 with torch and
+ * four regions, with isolation, and with a concept in each of four regions; what decoding takes. The same guided step in PyTorch where python3 with torch and
  * diffusers is present (PYTHON names the interpreter). `npm run bench:sample`; several minutes.
  */
 import { spawnSync } from 'node:child_process';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { openCheckpoint } from '../../src/models/checkpoint.ts';
+import { lowRank } from '../../src/linalg/low-rank.ts';
+import { matrix } from '../../src/linalg/matrix.ts';
+import { type Checkpoint, openCheckpoint } from '../../src/models/checkpoint.ts';
+import type { ModelDeltas } from '../../src/models/lora.ts';
 import { packageRoot } from '../../src/package-root.ts';
 import { LatentCodec } from '../../src/sampling/latent-codec.ts';
 import type { Region } from '../../src/sampling/region.ts';
@@ -38,13 +41,30 @@ function tiles(columns: number, rows: number): Region[] {
   });
 }
 
-const SETTINGS: readonly (readonly [what: string, request: Partial<SampleRequest>])[] = [
+/** Each region with a concept of its own. */
+const placed = tiles(2, 2).map((region, concept) => ({ ...region, concepts: [{ concept }] }));
+
+const SETTINGS: readonly (readonly [what: string, request: Partial<SampleRequest>, concepts?: number])[] = [
   ['no guidance', { guidanceScale: 1 }],
   ['guidance', {}],
   ['guidance, 2 regions', { regions: tiles(2, 1) }],
   ['guidance, 4 regions', { regions: tiles(2, 2) }],
   ['guidance, 4 regions, isolated', { regions: tiles(2, 2), isolate: 1 }],
+  ['guidance, 4 regions with a concept of rank 4 each', { regions: placed, concepts: [] }, 4],
 ];
+
+/** Random changes of rank 4 of all attention layers. */
+function randomConcept(base: Checkpoint, seed: number): ModelDeltas {
+  const random = new TorchGenerator(seed);
+  const factor = (rows: number, cols: number) =>
+    matrix(
+      rows,
+      cols,
+      Float64Array.from(random.randn(rows * cols), (value) => value / 100),
+    );
+  const attention = [...base.parts.layers].filter(({ role }) => /attention|context/.test(role));
+  return new Map(attention.map(({ id, m, n }) => [id, lowRank(factor(m, 4), factor(4, n))]));
+}
 
 /** Peak memory of decoding one picture in this process. */
 async function decodeOnly(): Promise<void> {
@@ -60,8 +80,10 @@ async function decodeOnly(): Promise<void> {
 }
 
 /** Fastest step of one setting, the first left out. */
-async function stepTime(folder: string, request: Partial<SampleRequest>): Promise<number> {
-  const pipeline = await Pipeline.create(await openCheckpoint(folder));
+async function stepTime(folder: string, request: Partial<SampleRequest>, concepts = 0): Promise<number> {
+  const base = await openCheckpoint(folder);
+  const placedDeltas = Array.from({ length: concepts }, (_, seed) => randomConcept(base, seed));
+  const pipeline = await Pipeline.create(base, { placedDeltas });
   const times: number[] = [];
   let last = 0;
   const abort = new AbortController();
@@ -102,7 +124,9 @@ function pythonStep(folder: string): { forwardMs: number[]; versions: string } |
 async function benchmark(): Promise<void> {
   const folder = await ensureRandomModel();
   const measured = [];
-  for (const [what, request] of SETTINGS) measured.push({ what, ms: await stepTime(folder, request) });
+  for (const [what, request, concepts] of SETTINGS) {
+    measured.push({ what, ms: await stepTime(folder, request, concepts) });
+  }
   const [unguided, guided] = [measured[0]!.ms, measured[1]!.ms];
   const { stdout } = spawnSync(process.execPath, [fileURLToPath(import.meta.url), '--decode'], {
     encoding: 'utf8',

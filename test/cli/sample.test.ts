@@ -45,6 +45,41 @@ describe('sample', () => {
     expect(texts.get('parameters')).toContain('a cat\nSteps: 2, Sampler: DPM++ 2M, CFG scale: 7.5, Seed: 6');
   });
 
+  it('says which file acts in which region, draws it so, and again from the picture', async () => {
+    const out = path.join(folder, 'placed');
+    const lora = path.join(folder, 'placed.pth');
+    cpSync(edlora, lora);
+    const scene = ['--base', model, '--concepts', edlora, '--prompt', 'grass', ...SMALL];
+    const regions = ['--region', 'a <potter1> @ 0,0,0.5,1', 'a dog @ 0.5,0,1,1'];
+    const plan = await sample(...scene, ...regions, '--dry-run');
+    expect(plan.out).toContain('region 1  a <potter1> @ box 0, 0, 0.5, 1 with edlora.pth');
+    expect(plan.out).toContain('region 2  a dog @ box 0.5, 0, 1, 1 with no concept');
+    const called = ['--region', `a cat <lora:${lora}:0.5> @ 0,0,0.5,1`];
+    const drawn = await sample(
+      ...scene.filter((arg) => arg !== '--concepts' && arg !== edlora),
+      ...called,
+      '--out',
+      out,
+    );
+    expect(drawn.code, drawn.err).toBe(0);
+    const again = await sample(
+      '--from',
+      path.join(out, '0000.png'),
+      '--base',
+      model,
+      '--out',
+      out,
+      '--quiet',
+    );
+    expect(again.code, again.err).toBe(0);
+    const pictures = await Promise.all(
+      ['0000.png', '0001.png'].map((name) => readPicture(path.join(out, name))),
+    );
+    expect(pictures[1]!.data).toEqual(pictures[0]!.data);
+    const everywhere = await sample(...scene, ...regions, '--concepts-everywhere', '--dry-run');
+    expect(everywhere.out).toContain('region 2  a dog @ box 0.5, 0, 1, 1 with edlora.pth');
+  });
+
   it('takes scene files, options before them, and says JSON', async () => {
     const scene = path.join(folder, 'scene.yaml');
     cpSync(edlora, path.join(folder, 'edlora.pth'));

@@ -1,6 +1,7 @@
 /**
  * Does each subject come where its region says, and nowhere else? Two fused concepts side by side on the miniature, and
- * two plain words on the base, region by region, with and without isolation; pictures of one subject alone beside it.
+ * two plain words on the base, region by region, with and without isolation; pictures of one subject alone beside it. Then
+ * two, three and four concepts that act in their regions alone, see placed-concepts.ts.
  * `npm run eval:regions`; some minutes. `--seeds n`, `--concepts a b`, `--out folder` (writes the pictures),
  * `--figure file.svg`, `--json`.
  */
@@ -26,6 +27,7 @@ import { CONCEPTS, type Colour, type ConceptName, type Shape } from '../support/
 import { printReport } from '../support/tool-output.ts';
 import { fusedModel, plainModel } from './draw.ts';
 import { wordsOf } from './identity.ts';
+import { placedConcepts } from './placed-concepts.ts';
 
 const { values: options, positionals } = parseArgs({
   allowPositionals: true,
@@ -186,7 +188,7 @@ for (const name of names) {
   const concept = await loadConcept(file);
   concepts.push({ concept });
   const parts = {
-    ...(await conceptDeltas(base, concept)),
+    deltas: await conceptDeltas(base, concept),
     vocabulary: bindConcepts(base.tokenizer, [concept]),
   };
   const { prompt, isIn } = conceptSubject(name);
@@ -195,6 +197,7 @@ for (const name of names) {
 const subjects = names.map(conceptSubject) as unknown as Pair;
 await judge([plainSubject('red', 'circle'), plainSubject('blue', 'square')], plainModel(base), new Map());
 await judge(subjects, fusedModel(await fuse({ base, concepts })), own);
+const placed = await placedConcepts(base, SEEDS);
 if (options.figure !== undefined) {
   const chart = barChart({
     title: `Found where its region says, of ${SEEDS} pictures`,
@@ -213,4 +216,13 @@ printReport({
     `${SETTINGS.sampler}, ${SETTINGS.steps} steps, guidance ${SETTINGS.guidanceScale}; isolation over all steps, gap a tenth of the width`,
   ],
   details,
+});
+printReport({
+  title: `Concepts that act in their own region alone, ${SEEDS} seeds each`,
+  rows: placed,
+  notes: [
+    'regions of 64 × 64 with 16 free columns between them, isolated; a last square without a region is the context’s',
+    'own LoRA alone, base alone: 64 × 64, same prompt, same noise',
+    'elsewhere: the other squares of the scene, taken together',
+  ],
 });

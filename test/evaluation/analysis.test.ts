@@ -30,7 +30,7 @@ beforeAll(async () => {
   base = await openCheckpoint(defaultBase());
   clip = new ClipEncoder(await openClipModel(path.join(defaultBase(), 'clip')));
   const concept = await loadConcept(smileyFile);
-  parts = { ...(await conceptDeltas(base, concept)), vocabulary: bindConcepts(base.tokenizer, [concept]) };
+  parts = { deltas: await conceptDeltas(base, concept), vocabulary: bindConcepts(base.tokenizer, [concept]) };
 });
 afterAll(() => clip.dispose());
 

@@ -27,7 +27,7 @@ describe('evaluate', () => {
   it('draws the same prompts and seeds by each model, scores them, and pairs them', async () => {
     const concept = await loadConcept(path.join(concepts, 'edlora_smiley.pth'));
     const parts = {
-      ...(await conceptDeltas(base, concept)),
+      deltas: await conceptDeltas(base, concept),
       vocabulary: bindConcepts(base.tokenizer, [concept]),
     };
     const drawn: DrawnSample[] = [];

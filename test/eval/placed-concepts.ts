@@ -1,0 +1,135 @@
+/**
+ * Two, three and four concepts in one picture, none of them fused: each acts in its own region, and a plain shape of the context
+ * stands beside them. Every square of a scene begins with the noise of the pictures in which its subject is drawn alone.
+ */
+import path from 'node:path';
+import type { Concept } from '../../src/concepts/concept.ts';
+import { loadConcept } from '../../src/concepts/concept-file.ts';
+import { conceptDeltas } from '../../src/concepts/fit.ts';
+import { bindConcepts } from '../../src/concepts/prompt.ts';
+import type { Checkpoint } from '../../src/models/checkpoint.ts';
+import { packageRoot } from '../../src/package-root.ts';
+import type { Region } from '../../src/sampling/region.ts';
+import type { SampleRequest } from '../../src/sampling/request.ts';
+import { Pipeline, type PipelineParts } from '../../src/sampling/sample.ts';
+import { TorchGenerator } from '../../src/tensor/random.ts';
+import { CONCEPT_THRESHOLDS, conceptScore } from '../support/shapeland/concept-detector.ts';
+import { detect } from '../support/shapeland/detect.ts';
+import { crop, type Picture } from '../support/shapeland/picture.ts';
+import { CONCEPTS, type ConceptName } from '../support/shapeland/world.ts';
+import { wordsOf } from './identity.ts';
+
+const SIDE = 64;
+/** Columns between squares. */
+const GAP = 16;
+const FACTOR = 4;
+const PLAIN = 'photo of a red circle';
+const SETTINGS = { guidanceScale: 4, sampler: 'ddim', steps: 25, batchSize: 10, seed: 0 } as const;
+
+const promptOf = (name: ConceptName): string => `photo of a ${wordsOf(name)}`;
+const shows = (name: ConceptName) => (picture: Picture) =>
+  conceptScore(picture, name).score >= CONCEPT_THRESHOLDS[name];
+const isPlain = (picture: Picture): boolean => {
+  const found = detect(picture);
+  return found !== null && found.colour === 'red' && found.shape === 'circle';
+};
+
+/** Noise of a row of squares, [4, 16, w]: that of the single picture in each, fresh numbers between them. */
+function rowNoise(seed: number, squares: number): Float32Array {
+  const [cells, gap] = [SIDE / FACTOR, GAP / FACTOR];
+  const own = new TorchGenerator(seed).randn(4 * cells * cells);
+  const width = squares * cells + (squares - 1) * gap;
+  const row = new TorchGenerator(seed + 1_000_000).randn(4 * cells * width);
+  for (let line = 0; line < 4 * cells; line++) {
+    for (let square = 0; square < squares; square++) {
+      row.set(own.subarray(line * cells, (line + 1) * cells), line * width + square * (cells + gap));
+    }
+  }
+  return row;
+}
+
+/** Squares side by side: one for each concept, and the context's at the end. */
+function scene(names: readonly ConceptName[], seeds: number): SampleRequest {
+  const squares = names.length + 1;
+  const width = squares * SIDE + (squares - 1) * GAP;
+  const regions = names.map((name, i): Region => {
+    const left = i * (SIDE + GAP);
+    const box = { top: 0, bottom: 1, left: left / width, right: (left + SIDE) / width };
+    return { prompt: promptOf(name), shape: { kind: 'box', box }, concepts: [{ concept: i }] };
+  });
+  return {
+    ...SETTINGS,
+    count: seeds,
+    prompt: PLAIN,
+    concepts: [],
+    regions,
+    isolate: 1,
+    width,
+    height: SIDE,
+    initialNoise: Array.from({ length: seeds }, (_, seed) => rowNoise(seed, squares)),
+  };
+}
+
+async function pictures(base: Checkpoint, parts: PipelineParts, request: SampleRequest): Promise<Picture[]> {
+  const pipeline = await Pipeline.create(base, parts);
+  try {
+    return await pipeline.sample(request);
+  } finally {
+    await pipeline.dispose();
+  }
+}
+
+const share = (cases: readonly boolean[]): string =>
+  cases.length === 0 ? '–' : `${Math.round((100 * cases.filter(Boolean).length) / cases.length)} %`;
+
+/** One row per subject of each scene. */
+export async function placedConcepts(base: Checkpoint, seeds: number): Promise<Record<string, string>[]> {
+  const concepts: Concept[] = [];
+  const alone = new Map<ConceptName, boolean[]>();
+  for (const name of CONCEPTS) {
+    const file = path.join(packageRoot(), 'fixtures/tiny-world/concepts', `edlora_${name}.pth`);
+    const concept = await loadConcept(file);
+    concepts.push(concept);
+    const vocabulary = bindConcepts(base.tokenizer, [concept]);
+    const parts = { deltas: await conceptDeltas(base, concept), vocabulary };
+    const drawn = await pictures(base, parts, { ...SETTINGS, count: seeds, prompt: promptOf(name) });
+    alone.set(name, drawn.map(shows(name)));
+  }
+  const plain = (await pictures(base, {}, { ...SETTINGS, count: seeds, prompt: PLAIN })).map(isPlain);
+  const rows: Record<string, string>[] = [];
+  for (const count of [2, 3, 4]) {
+    const names = CONCEPTS.slice(0, count);
+    const own = concepts.slice(0, count);
+    const placedDeltas = [];
+    for (const concept of own) placedDeltas.push(await conceptDeltas(base, concept));
+    const vocabulary = bindConcepts(base.tokenizer, own);
+    const drawn = await pictures(base, { placedDeltas, vocabulary }, scene(names, seeds));
+    const square = (picture: Picture, i: number): Picture => crop(picture, i * (SIDE + GAP), 0, SIDE, SIDE);
+    const places = [...names.keys(), names.length];
+    names.forEach((name, i) => {
+      const before = alone.get(name)!;
+      const inOwn = drawn.map((picture) => shows(name)(square(picture, i)));
+      const elsewhere = drawn.flatMap((picture) =>
+        places.flatMap((at) => (at === i ? [] : [shows(name)(square(picture, at))])),
+      );
+      rows.push({
+        concepts: String(count),
+        subject: name,
+        alone: share(before),
+        'in its region': share(inOwn),
+        'of those drawn alone': share(inOwn.filter((_, seed) => before[seed])),
+        elsewhere: share(elsewhere),
+      });
+    });
+    const inContext = drawn.map((picture) => isPlain(square(picture, names.length)));
+    rows.push({
+      concepts: String(count),
+      subject: 'red circle (context)',
+      alone: share(plain),
+      'in its region': share(inContext),
+      'of those drawn alone': share(inContext.filter((_, seed) => plain[seed])),
+      elsewhere: '–',
+    });
+  }
+  return rows;
+}
