@@ -1,9 +1,8 @@
-/** The program as a process: what Ctrl-C, full disks and read-only folders leave behind. */
-import { spawn, spawnSync } from 'node:child_process';
+/** The program as a process: what full disks and read-only folders leave behind. */
+import { spawnSync } from 'node:child_process';
 import {
   chmodSync,
   copyFileSync,
-  existsSync,
   mkdirSync,
   mkdtempSync,
   readdirSync,
@@ -15,17 +14,18 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { sshsHashes } from '../../src/adapters/metadata.ts';
-import { readPicture } from '../../src/formats/picture.ts';
 import { packageRoot } from '../../src/package-root.ts';
 import { builtProgram } from '../support/built-program.ts';
+import { writeSmallBase } from '../support/small-base.ts';
 
 const root = packageRoot();
 let program: string;
 const concepts = path.join(root, 'fixtures/tiny-world/concepts');
 const smiley = path.join(concepts, 'edlora_smiley.pth');
 let folder: string;
-beforeAll(() => {
+beforeAll(async () => {
   folder = mkdtempSync(path.join(tmpdir(), 'edlora-process-'));
+  await writeSmallBase(at('base'));
   program = builtProgram();
 }, 120_000);
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
@@ -34,41 +34,6 @@ const at = (name: string): string => path.join(folder, name);
 function edlora(...argv: string[]): { status: number | null; stderr: string } {
   return spawnSync(process.execPath, [program, ...argv], { encoding: 'utf8' });
 }
-
-describe('Ctrl-C while sampling', () => {
-  it('keeps finished pictures, and nothing else', async () => {
-    const out = at('pictures');
-    const argv = [
-      'sample',
-      '--prompt',
-      'photo of a red circle',
-      '--count',
-      '500',
-      '--steps',
-      '4',
-      '--out',
-      out,
-    ];
-    const child = spawn(process.execPath, [program, ...argv]);
-    let stderr = '';
-    child.stderr.on('data', (chunk) => {
-      stderr += chunk;
-    });
-    const ended = new Promise<number | null>((resolve) => child.on('exit', resolve));
-    while (!existsSync(path.join(out, '0001.png')) && child.exitCode === null) {
-      await new Promise((resolve) => setTimeout(resolve, 20));
-    }
-    child.kill('SIGINT');
-    expect(await ended, stderr).toBe(130);
-    expect(stderr).toMatch(/stopping at the next step; once more ends at once\n/);
-    expect(stderr).toMatch(/error: interrupted; \d+ finished pictures? (is|are) kept in .*pictures\n$/);
-    const names = readdirSync(out).sort();
-    expect(names.length).toBeGreaterThanOrEqual(2);
-    expect(names.length).toBeLessThan(500);
-    expect(names).toEqual(names.map((_, i) => `${String(i).padStart(4, '0')}.png`));
-    for (const name of names) expect((await readPicture(path.join(out, name))).width).toBeGreaterThan(0);
-  });
-});
 
 describe('targets that cannot be written', () => {
   const merge = (out: string): string[] => [
@@ -122,6 +87,8 @@ describe('targets that cannot be written', () => {
     const train = (out: string): string[] => [
       ...[
         'train',
+        '--base',
+        at('base'),
         '--data',
         path.join(concepts, 'smiley'),
         '--resolution',

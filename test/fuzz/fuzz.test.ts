@@ -1,15 +1,14 @@
 /** The tool itself: the same seed gives the same inputs, and every kind of planted fault is seen, by the right input. */
 import { spawnSync } from 'node:child_process';
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { packageRoot } from '../../src/package-root.ts';
+import { built } from '../support/built-program.ts';
 import type { FuzzResult } from './runner.ts';
 
-const root = packageRoot();
-const tool = path.join(root, '.build/test/fuzz/main.js');
-const planted = path.join(root, '.build/test/fuzz/planted.js');
+let tool: string;
+let planted: string;
 let folder: string;
 let statuses: (number | null)[];
 let faults: FuzzResult['faults'];
@@ -41,9 +40,8 @@ function report(...argv: string[]): { status: number | null; result: FuzzResult;
 
 beforeAll(() => {
   folder = mkdtempSync(path.join(tmpdir(), 'edlora-fuzz-test-'));
-  const compiler = path.join(root, 'node_modules/typescript/bin/tsc');
-  spawnSync(process.execPath, [compiler, '-p', 'tsconfig.tools.json'], { cwd: root });
-  expect(existsSync(tool)).toBe(true);
+  tool = built('test/fuzz/main.js');
+  planted = path.join(path.dirname(tool), 'planted.js');
   // One input of each kind; what never ends needs not be waited for as long as elsewhere.
   const kinds = [...SHORT, ...ENDLESS];
   const first = report('--only', ...SHORT);

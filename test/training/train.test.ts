@@ -1,4 +1,4 @@
-/** Runs on the miniature: every method to a file that loads, resuming to the same numbers, and what is refused. */
+/** Runs on a small base of random weights: every method to a file that loads, resuming to the same numbers, and what is refused. */
 import {
   copyFileSync,
   cpSync,
@@ -22,7 +22,7 @@ import { fuse } from '../../src/fusion/fuse.ts';
 import { mergeFiles } from '../../src/merging/jobs/merge-files.ts';
 import { type Checkpoint, openCheckpoint } from '../../src/models/checkpoint.ts';
 import { within } from '../../src/models/families/layer-table.ts';
-import { defaultBase, packageRoot } from '../../src/package-root.ts';
+import { packageRoot } from '../../src/package-root.ts';
 import { drawScene, planScene } from '../../src/sampling/draw-scene.ts';
 import { normalScene } from '../../src/sampling/scene.ts';
 import {
@@ -34,12 +34,16 @@ import {
 import { stateFileOf, writeTrained } from '../../src/training/output.ts';
 import { previousStateFile } from '../../src/training/run-state.ts';
 import { train } from '../../src/training/train.ts';
+import { SMALL_CONTEXTS, writeSmallBase } from '../support/small-base.ts';
 
 let folder = '';
+let baseFolder = '';
 let base: Checkpoint;
 beforeAll(async () => {
   folder = mkdtempSync(path.join(tmpdir(), 'edlora-train-'));
-  base = await openCheckpoint(defaultBase());
+  baseFolder = path.join(folder, 'base');
+  await writeSmallBase(baseFolder);
+  base = await openCheckpoint(baseFolder);
 });
 afterAll(() => {
   rmSync(folder, { recursive: true });
@@ -79,10 +83,21 @@ describe('every method', () => {
     expect(changed).toBe(method !== 'textual-inversion' && method !== 'xti');
     expect(within('text_encoder', deltas).size > 0).toBe(method === 'ed-lora' || method === 'lora');
     for (const { word, embedding } of concept.tokens) {
-      expect(embedding.shape[0], word).toBe(method === 'ed-lora' || method === 'xti' ? 16 : 1);
+      expect(embedding.shape[0], word).toBe(method === 'ed-lora' || method === 'xti' ? SMALL_CONTEXTS : 1);
     }
     expect(JSON.parse(readFileSync(files.settings, 'utf8'))).toMatchObject({ method: { name: method } });
     expect(readFileSync(files.plot, 'utf8')).toMatch(/^<svg/);
+  });
+
+  /** What each is fused and merged with: a concept with words, and a LoRA without. */
+  let other: string;
+  let plain: string;
+  beforeAll(async () => {
+    other = path.join(folder, 'other.safetensors');
+    const settings = { ...settingsOf('ed-lora'), token: '<other1>+<other2>', steps: 1 };
+    await writeTrained(other, await train({ base, settings }));
+    plain = path.join(folder, 'plain.safetensors');
+    await writeTrained(plain, await train({ base, settings: { ...settingsOf('lora'), steps: 1 } }));
   });
 
   it.each([...TRAINING_METHOD_NAMES])(
@@ -95,18 +110,20 @@ describe('every method', () => {
       expect(shown.tokens).toHaveLength(hasWords ? 2 : 0);
       expect(shown.layers !== null).toBe(hasLayers);
 
-      const shipped = path.join(packageRoot(), 'fixtures/tiny-world/concepts/edlora_bullseye.pth');
       const fusion = await fuse({
         base,
-        concepts: [{ concept: await loadConcept(file) }, { concept: await loadConcept(shipped) }],
+        concepts: [{ concept: await loadConcept(file) }, { concept: await loadConcept(other) }],
         options: { stages: ['cross'], steps: 1, runs: 1 },
         preserveCaptions: ['a tree'],
       });
-      expect(fusion.layers.size).toBe(32);
+      expect(fusion.layers.size).toBe(2 * SMALL_CONTEXTS);
       expect(fusion.vocabulary.tokens).toHaveLength(hasWords ? 4 : 2);
 
+      // A merge knows no base: one vector for all layers becomes one for each of Stable Diffusion's, and stays alone.
+      const isUnlayered = method === 'textual-inversion' || method === 'custom-diffusion';
+      const partner = isUnlayered ? plain : other;
       const merged = await mergeFiles({
-        inputs: [file, shipped].map((input) => ({
+        inputs: [file, partner].map((input) => ({
           path: input,
           strength: 1,
           textEncoderStrength: null,
@@ -116,10 +133,11 @@ describe('every method', () => {
         format: 'ed-lora',
       });
       expect(merged).toMatchObject({ dropped: [] });
-      expect(merged.words).toHaveLength(hasWords ? 4 : 2);
+      expect(merged.words).toHaveLength(hasWords && !isUnlayered ? 4 : 2);
 
       const scene = normalScene(
         {
+          base: baseFolder,
           concepts: [file],
           prompt: hasWords ? '<new-face1> <new-face2>' : 'a face',
           steps: 1,
@@ -264,7 +282,7 @@ describe('a run that is interrupted', () => {
 
   it('ends when its base changes under it, with what was saved before', async () => {
     const own = path.join(folder, 'own-base');
-    cpSync(defaultBase(), own, { recursive: true });
+    cpSync(baseFolder, own, { recursive: true });
     const unet = path.join(own, 'unet/diffusion_pytorch_model.safetensors');
     const stateFile = stateFileOf(path.join(folder, 'moved'));
     const run = train({

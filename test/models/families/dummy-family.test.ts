@@ -4,8 +4,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { loadConcept } from '../../../src/concepts/concept-file.ts';
-import { type MergedLayer, writeLora } from '../../../src/concepts/lora-file.ts';
-import { float32Tensor, readFloat32 } from '../../../src/formats/raw-tensor.ts';
+import { readFloat32 } from '../../../src/formats/raw-tensor.ts';
 import { fuse } from '../../../src/fusion/fuse.ts';
 import { writeFusion } from '../../../src/fusion/output.ts';
 import { toDense } from '../../../src/linalg/low-rank.ts';
@@ -14,7 +13,7 @@ import { FAMILIES } from '../../../src/models/families/families.ts';
 import { familyOfWordWidth } from '../../../src/models/families/recognise.ts';
 import { defaultBase } from '../../../src/package-root.ts';
 import { Pipeline } from '../../../src/sampling/sample.ts';
-import { TorchGenerator } from '../../../src/tensor/random.ts';
+import { writeRandomConcept } from '../../support/random-concept.ts';
 import { dummy, WIDTH, writeDummyModel } from './dummy-family.ts';
 
 const folder = mkdtempSync(path.join(tmpdir(), 'edlora-family-'));
@@ -32,24 +31,8 @@ afterAll(() => rmSync(folder, { recursive: true }));
 const CONTEXTS = 7;
 
 async function writeConcept(name: string, seed: number): Promise<string> {
-  const random = new TorchGenerator(seed);
-  const layers = base.parts.layers
-    .linear()
-    .filter(({ role }) => /attention|context/.test(role))
-    .map(
-      ({ component, layerName, m, n, kernel }): MergedLayer => ({
-        component: component as MergedLayer['component'],
-        layerName,
-        up: random.randn(2 * m).map((value) => value / 4),
-        down: random.randn(2 * n).map((value) => value / 4),
-        rank: 2,
-        kernel: kernel === null ? null : [1, 1],
-      }),
-    );
-  const word = `<${name}>`;
-  const embedding = float32Tensor(word, [CONTEXTS, WIDTH], random.randn(CONTEXTS * WIDTH));
   const file = path.join(folder, `${name}.safetensors`);
-  await writeLora(file, layers, { naming: 'ed-lora', tokens: [{ word, embedding }] });
+  await writeRandomConcept(file, base, { words: [`<${name}>`], seed });
   return file;
 }
 

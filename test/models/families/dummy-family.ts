@@ -4,18 +4,16 @@
  */
 import { cpSync, mkdirSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
-import { float32Tensor, type RawTensor } from '../../../src/formats/raw-tensor.ts';
 import { writeSafetensors } from '../../../src/formats/safetensors.ts';
 import { type ClipTextConfig, clipTextSchema } from '../../../src/models/clip/config.ts';
 import { buildTextEncoder } from '../../../src/models/clip/text-encoder.ts';
 import type { BaseFamily } from '../../../src/models/families/family.ts';
 import { sd1 } from '../../../src/models/families/sd1.ts';
 import { sd1TokenEncoder } from '../../../src/models/families/sd1-token-encoder.ts';
-import type { WeightSource } from '../../../src/models/network.ts';
 import { type UnetConfig, unetSchema } from '../../../src/models/unet/config.ts';
 import { buildUnet } from '../../../src/models/unet/unet.ts';
 import { defaultBase } from '../../../src/package-root.ts';
-import { TorchGenerator } from '../../../src/tensor/random.ts';
+import { randomWeights } from '../../support/random-weights.ts';
 
 /** Numbers per word. */
 export const WIDTH = 24;
@@ -57,22 +55,6 @@ export const dummy: BaseFamily = {
       sd1TokenEncoder(parts, { ...options, clipSkip: 1 + (options.clipSkip ?? 0) }),
   },
 };
-
-/** Weights of any name, and a list of those that were asked for. */
-function randomWeights(): { source: WeightSource; asked: Map<string, RawTensor> } {
-  const asked = new Map<string, RawTensor>();
-  const get = (name: string, shape?: readonly number[]): RawTensor | undefined => {
-    const known = asked.get(name);
-    if (known !== undefined || shape === undefined) return known;
-    const size = shape.reduce((a, b) => a * b, 1);
-    const values = new TorchGenerator(asked.size + 1).randn(size);
-    const scaled = /norm\d?\.weight$/.test(name) ? values.fill(1) : values.map((value) => value / 4);
-    const tensor = float32Tensor(name, shape, scaled);
-    asked.set(name, tensor);
-    return tensor;
-  };
-  return { source: { label: 'random', get }, asked };
-}
 
 /** Write a model of the family: a diffusers folder. */
 export async function writeDummyModel(folder: string, vocabSize: number): Promise<void> {

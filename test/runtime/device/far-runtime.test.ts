@@ -1,9 +1,11 @@
 /** docs/architecture.md, "Adding a device": one class, and everything runs on it that the library runs. */
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import path from 'node:path';
-import { afterEach, describe, expect, it, vi } from 'vitest';
+import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
 import { prepareConcept } from '../../../src/fusion/fusion-concept.ts';
 import {
-  defaultBase,
+  type Checkpoint,
   fuse,
   loadConcept,
   openCheckpoint,
@@ -12,15 +14,26 @@ import {
   train,
 } from '../../../src/index.ts';
 import { OnnxRuntime } from '../../../src/runtime/onnxruntime/onnx-runtime.ts';
+import { writeRandomConcept } from '../../support/random-concept.ts';
+import { writeSmallBase } from '../../support/small-base.ts';
 import { FarRuntime } from './far-runtime.ts';
 
-const smiley = path.join(packageRoot(), 'fixtures/tiny-world/concepts/edlora_smiley.pth');
+let folder: string;
+let base: Checkpoint;
+let toy: string;
+beforeAll(async () => {
+  folder = mkdtempSync(path.join(tmpdir(), 'edlora-far-'));
+  await writeSmallBase(path.join(folder, 'base'));
+  base = await openCheckpoint(path.join(folder, 'base'));
+  toy = path.join(folder, 'toy.safetensors');
+  await writeRandomConcept(toy, base, { words: ['<toy>'], seed: 1 });
+});
+afterAll(() => rmSync(folder, { recursive: true }));
 afterEach(() => vi.restoreAllMocks());
 
 describe('another device', () => {
   it('draws the picture that the default one draws, of a concept, and nothing of it stays', async () => {
-    const base = await openCheckpoint(defaultBase());
-    const { deltas } = await prepareConcept(base, { concept: await loadConcept(smiley) });
+    const { deltas } = await prepareConcept(base, { concept: await loadConcept(toy) });
     const draw = async (runtime?: FarRuntime) => {
       const pipeline = await Pipeline.create(base, { deltas, runtime });
       const [picture] = await pipeline.sample({ prompt: 'a circle', steps: 1, width: 16, height: 16 });
@@ -39,8 +52,7 @@ describe('another device', () => {
   });
 
   it('fuses and trains; what is multiplied in float64 stays on the CPU', async () => {
-    const base = await openCheckpoint(defaultBase());
-    const concepts = [{ concept: await loadConcept(smiley) }];
+    const concepts = [{ concept: await loadConcept(toy) }];
     const load = vi.spyOn(OnnxRuntime.prototype, 'load');
     const runtime = new FarRuntime();
     const options = {
