@@ -31,8 +31,8 @@ const strength = fc.oneof(
   fc.double({ min: 1e-3, max: 2, noNaN: true }),
   fc.double({ min: -2, max: -1e-3, noNaN: true }),
 );
-const numbered: LayerFormat[] = ['cloneofsimo'];
-const writable = layerFormats.filter((format) => !numbered.includes(format));
+/** Neither those that number their layers, nor those that have names of files alone. */
+const writable = layerFormats.filter((format) => schemes[format].key !== null);
 
 const targetOf = (format: LayerFormat): string => scratch(format === 'peft' ? 'adapter' : 'lora.safetensors');
 
