@@ -5,7 +5,7 @@
 import { FormatError } from '../errors.ts';
 import type { ClipTextConfig } from './clip/config.ts';
 import type { WeightSource } from './network.ts';
-import type { UnetConfig } from './unet/config.ts';
+import { moreChannels, type UnetConfig } from './unet/config.ts';
 import type { VaeConfig } from './vae/config.ts';
 
 /** A field, and the weight's axis that shows it. A weight that is not there is left to whoever needs it. */
@@ -14,16 +14,20 @@ interface Claim {
   readonly value: number;
   readonly weight: string;
   readonly axis: number;
+  /** What it means that the weight has another size. */
+  readonly hint?: (size: number) => string;
 }
 
 /** @throws {FormatError} naming the first field that its weight contradicts */
 function checkClaims(file: string, weights: WeightSource, claims: readonly Claim[]): void {
-  for (const { field, value, weight, axis } of claims) {
+  for (const { field, value, weight, axis, hint } of claims) {
     const shape = weights.get(weight)?.shape;
     if (shape === undefined || shape[axis] === value) continue;
+    const size = shape[axis];
+    const why = hint === undefined || size === undefined ? '' : `; ${hint(size)}`;
     throw new FormatError(
       file,
-      `${field}: expected ${shape[axis] ?? 'no such size'}, as ${weight} [${shape.join(', ')}] has it in ${weights.label}, got ${value}`,
+      `${field}: expected ${size ?? 'no such size'}, as ${weight} [${shape.join(', ')}] has it in ${weights.label}, got ${value}${why}`,
     );
   }
 }
@@ -32,7 +36,7 @@ function checkClaims(file: string, weights: WeightSource, claims: readonly Claim
 export function checkUnetFits(file: string, config: UnetConfig, weights: WeightSource): void {
   const last = config.layersPerBlock - 1;
   checkClaims(file, weights, [
-    { field: 'in_channels', value: config.inChannels, weight: 'conv_in.weight', axis: 1 },
+    { field: 'in_channels', value: config.inChannels, weight: 'conv_in.weight', axis: 1, hint: moreChannels },
     { field: 'out_channels', value: config.outChannels, weight: 'conv_out.weight', axis: 0 },
     ...config.blocks.flatMap(({ channels, crossAttention }, i): Claim[] => {
       const block = `down_blocks.${i}`;

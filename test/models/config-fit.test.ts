@@ -60,11 +60,71 @@ describe('a configuration', () => {
     ['decoder', 'vae', { block_out_channels: [32, 65_536] }, /block_out_channels/],
     ['latent channels', 'vae', { latent_channels: 65_536 }, /latent_channels: expected/],
     ['groups', 'vae', { norm_num_groups: 7 }, /multiples of norm_num_groups/],
+    ['weights beside it', 'unet', { in_channels: 9, out_channels: 9 }, /in_channels: expected 4, as conv_in/],
+    ['latents of another size', 'vae', { latent_channels: 16 }, /latent_channels: expected 4/],
     ['infinity', 'vae', { scaling_factor: 1e308 }, /scaling_factor/],
   ])('of absurd %s is refused', async (_, part, fields, message) => {
     const opening = open(changed(part, fields));
     await expect(opening).rejects.toThrow(FormatError);
     await expect(opening).rejects.toThrow(message);
+  });
+
+  it.each<[string, object, RegExp]>([
+    ['unet', { _class_name: 'UNetMotionModel' }, /_class_name: expected "UNet2DConditionModel"/],
+    ['unet', { in_channels: 9 }, /in_channels: expected 4 as out_channels, got 9; .*\(inpainting\)/],
+    ['unet', { in_channels: 8 }, /in_channels: .* got 8; .*\(instructions on a picture\)/],
+    [
+      'unet',
+      { only_cross_attention: true },
+      /only_cross_attention: expected false, got true; not built here/,
+    ],
+    ['unet', { only_cross_attention: [false, true, false, false] }, /only_cross_attention: expected false/],
+    ['unet', { class_embed_type: 'timestep' }, /class_embed_type: expected nothing, got "timestep"/],
+    ['unet', { num_class_embeds: 1000 }, /num_class_embeds/],
+    ['unet', { addition_embed_type: 'text_time' }, /addition_embed_type/],
+    [
+      'unet',
+      { mid_block_type: 'UNetMidBlock2DSimpleCrossAttn' },
+      /mid_block_type: expected .* or null, got "UNetMid/,
+    ],
+    ['unet', { mid_block_type: 'UNetMidBlock2D' }, /mid_block_type/],
+    ['unet', { time_embedding_type: 'fourier' }, /time_embedding_type: expected "positional", got "fourier"/],
+    ['unet', { time_cond_proj_dim: 256 }, /time_cond_proj_dim/],
+    ['unet', { act_fn: 'gelu' }, /act_fn/],
+    ['unet', { conv_in_kernel: 1 }, /conv_in_kernel/],
+    ['unet', { cross_attention_dim: [32, 32, 32, 32] }, /cross_attention_dim/],
+    ['unet', { layers_per_block: [2, 2, 2, 2] }, /layers_per_block/],
+    ['unet', { down_block_types: Array(4).fill('SimpleCrossAttnDownBlock2D') }, /down_block_types/],
+    ['unet', { attention_window: 8 }, /attention_window: expected a field that is known here, got 8/],
+    ['unet', { rope: { theta: 1e4 } }, /rope: expected a field that is known here/],
+    ['vae', { _class_name: 'AutoencoderTiny' }, /_class_name: expected "AutoencoderKL"/],
+    ['vae', { act_fn: 'relu' }, /act_fn/],
+    [
+      'vae',
+      { down_block_types: ['AttnDownEncoderBlock2D'] },
+      /down_block_types: expected "DownEncoderBlock2D"/,
+    ],
+    ['vae', { shift_factor: 0.1 }, /shift_factor/],
+    ['vae', { latents_mean: [0.1] }, /latents_mean/],
+    ['vae', { patch_size: 2 }, /patch_size: expected a field that is known here/],
+    ['text_encoder', { model_type: 't5' }, /model_type: expected "clip_text_model", got "t5"/],
+  ])('of a %s with %j, which is not built here, is refused', async (part, fields, message) => {
+    const opening = open(changed(part, fields));
+    await expect(opening).rejects.toThrow(FormatError);
+    await expect(opening).rejects.toThrow(message);
+  });
+
+  it('may have fields that change nothing', async () => {
+    const unet = {
+      only_cross_attention: [false, false, false, false],
+      decay: 0.9999,
+      new_field: null,
+      _note: 'x',
+    };
+    await expect(
+      open(changed('unet', { ...unet, dual_norm: false, upcast_attention: true })),
+    ).resolves.toBeUndefined();
+    await expect(open(changed('vae', { force_upcast: true, sample_size: 512 }))).resolves.toBeUndefined();
   });
 
   it('that is no configuration is refused by name', async () => {

@@ -1,5 +1,6 @@
 /** Configuration of CLIP's text encoder, as in `text_encoder/config.json`. */
 import { z } from 'zod';
+import { only } from '../built-fields.ts';
 
 export interface ClipTextConfig {
   /** D, 768 in SD 1.x. */
@@ -21,6 +22,7 @@ const size = z.number().int().positive().max(65_536);
 
 export const clipTextSchema = z
   .object({
+    model_type: only('clip_text_model'),
     hidden_size: size.default(512),
     intermediate_size: size.default(2048),
     num_hidden_layers: size.max(1000).default(12),

@@ -22,6 +22,7 @@ const UP = { CrossAttnDownBlock2D: 'CrossAttnUpBlock2D', DownBlock2D: 'UpBlock2D
 
 export const controlNetSchema = z
   .looseObject({
+    _class_name: z.literal('ControlNetModel').optional(),
     conditioning_channels: positive.default(3),
     conditioning_embedding_out_channels: z.array(positive).min(2).max(8).default([16, 32, 96, 256]),
     controlnet_conditioning_channel_order: z.literal('rgb').default('rgb'),
@@ -31,7 +32,15 @@ export const controlNetSchema = z
   .transform((json, context): ControlNetConfig => {
     // A ControlNet has no second half; the mirrored one stands in.
     const up = json.down_block_types.map((type) => UP[type]).toReversed();
-    const unet = safeParse(unetSchema, { ...json, up_block_types: up });
+    const {
+      _class_name: _,
+      conditioning_channels: conditioningChannels,
+      conditioning_embedding_out_channels: embeddingChannels,
+      controlnet_conditioning_channel_order: _order,
+      global_pool_conditions: _pool,
+      ...own
+    } = json;
+    const unet = safeParse(unetSchema, { ...own, up_block_types: up });
     if (!unet.success) {
       const { path, message } = unet.error.issues[0]!;
       context.addIssue({ code: 'custom', path, message });
@@ -39,7 +48,7 @@ export const controlNetSchema = z
     }
     return {
       unet: unet.data,
-      conditioningChannels: json.conditioning_channels,
-      embeddingChannels: json.conditioning_embedding_out_channels,
+      conditioningChannels,
+      embeddingChannels,
     };
   });

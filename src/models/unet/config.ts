@@ -1,6 +1,7 @@
 /** Configuration of the SD 1.x UNet, as in `unet/config.json`. Anything the graph would not honour is refused. */
 import { z } from 'zod';
 import { jsonExcerpt } from '../../formats/excerpt.ts';
+import { only, onlyKnown } from '../built-fields.ts';
 
 export interface UnetBlockConfig {
   readonly channels: number;
@@ -38,63 +39,105 @@ export interface UnetConfig {
 const positive = z.number().int().positive().max(65_536);
 const perBlock = z.union([positive, z.array(positive).max(8)]);
 const DOWN = { CrossAttnDownBlock2D: true, DownBlock2D: false } as const;
+const MIDDLE = 'UNetMidBlock2DCrossAttn';
 const UP = { CrossAttnUpBlock2D: true, UpBlock2D: false } as const;
 
-/** A field that must be absent, or one of these values: the graph knows no other. */
-const only = (...values: unknown[]) =>
-  z
+/** Fields that diffusers writes and that change nothing by themselves, or nothing when pictures are drawn. */
+const WITHOUT_EFFECT: ReadonlySet<string> = new Set([
+  'dropout',
+  // Numbers are float32 here.
+  'upcast_attention',
+  // Read with embeddings that are refused above.
+  'addition_embed_type_num_heads',
+  'addition_time_embed_dim',
+  'class_embeddings_concat',
+  'projection_class_embeddings_input_dim',
+  // How averages of weights were made, in models that hold such averages.
+  'decay',
+  'inv_gamma',
+  'min_decay',
+  'optimization_step',
+  'power',
+  'update_after_step',
+  'use_ema_warmup',
+]);
+
+const fields = {
+  _class_name: only('UNet2DConditionModel'),
+  in_channels: positive.default(4),
+  out_channels: positive.default(4),
+  block_out_channels: z.array(positive).min(2).max(8),
+  down_block_types: z.array(z.enum(['CrossAttnDownBlock2D', 'DownBlock2D'])).max(8),
+  up_block_types: z.array(z.enum(['CrossAttnUpBlock2D', 'UpBlock2D'])).max(8),
+  layers_per_block: positive.max(16).default(2),
+  attention_head_dim: perBlock.default(8),
+  num_attention_heads: perBlock.nullish(),
+  cross_attention_dim: positive.default(1280),
+  transformer_layers_per_block: z.union([positive.max(64), z.array(positive.max(64)).max(8)]).nullish(),
+  reverse_transformer_layers_per_block: only(),
+  use_linear_projection: z.boolean().nullish(),
+  norm_num_groups: positive.default(32),
+  norm_eps: z.number().positive().max(1).default(1e-5),
+  flip_sin_to_cos: z.boolean().default(true),
+  freq_shift: z.number().min(0).max(1).default(0),
+  sample_size: z.union([positive.max(4096), z.array(positive.max(4096)).length(2)]).nullish(),
+  act_fn: only('silu', 'swish'),
+  mid_block_type: z
     .unknown()
     .optional()
-    .refine((value) => value === undefined || value === null || values.includes(value), {
-      error: ({ input }) =>
-        `expected ${values.map((value) => JSON.stringify(value)).join(' or ') || 'nothing'}, got ${jsonExcerpt(input)}; ` +
-        'only UNets of the SD 1.x family are supported',
-    });
+    .refine((value) => value === undefined || value === null || value === MIDDLE, {
+      error: ({ input }) => `expected "${MIDDLE}" or null, got ${jsonExcerpt(input)}; not built here`,
+    }),
+  downsample_padding: only(1),
+  mid_block_scale_factor: only(1),
+  center_input_sample: only(false),
+  only_cross_attention: only(false),
+  dual_cross_attention: only(false),
+  class_embed_type: only(),
+  num_class_embeds: only(),
+  addition_embed_type: only(),
+  encoder_hid_dim: only(),
+  encoder_hid_dim_type: only(),
+  resnet_time_scale_shift: only('default'),
+  time_embedding_type: only('positional'),
+  time_embedding_dim: only(),
+  time_embedding_act_fn: only(),
+  timestep_post_act: only(),
+  time_cond_proj_dim: only(),
+  conv_in_kernel: only(3),
+  conv_out_kernel: only(3),
+  attention_type: only('default'),
+  resnet_skip_time_act: only(false),
+  resnet_out_scale_factor: only(1),
+  cross_attention_norm: only(),
+  mid_block_only_cross_attention: only(false),
+};
+
+/** What UNets that read more than the noisy latents are for, by the number of their input channels. */
+const READERS_OF_MORE: ReadonlyMap<number, string> = new Map([
+  [5, 'depth'],
+  [7, 'a picture to enlarge'],
+  [8, 'instructions on a picture'],
+  [9, 'inpainting'],
+]);
+
+/** Why a UNet of so many input channels is not drawn with. */
+export function moreChannels(channels: number): string {
+  const purpose = READERS_OF_MORE.get(channels);
+  return `a UNet that reads more than the noisy latents${purpose === undefined ? '' : ` (${purpose})`} is not drawn with here`;
+}
 
 export const unetSchema = z
-  .object({
-    in_channels: positive.default(4),
-    out_channels: positive.default(4),
-    block_out_channels: z.array(positive).min(2).max(8),
-    down_block_types: z.array(z.enum(['CrossAttnDownBlock2D', 'DownBlock2D'])).max(8),
-    up_block_types: z.array(z.enum(['CrossAttnUpBlock2D', 'UpBlock2D'])).max(8),
-    layers_per_block: positive.max(16).default(2),
-    attention_head_dim: perBlock.default(8),
-    num_attention_heads: perBlock.nullish(),
-    cross_attention_dim: positive.default(1280),
-    transformer_layers_per_block: z.union([positive.max(64), z.array(positive.max(64)).max(8)]).nullish(),
-    reverse_transformer_layers_per_block: only(),
-    use_linear_projection: z.boolean().nullish(),
-    norm_num_groups: positive.default(32),
-    norm_eps: z.number().positive().max(1).default(1e-5),
-    flip_sin_to_cos: z.boolean().default(true),
-    freq_shift: z.number().min(0).max(1).default(0),
-    sample_size: z.union([positive.max(4096), z.array(positive.max(4096)).length(2)]).nullish(),
-    act_fn: only('silu', 'swish'),
-    mid_block_type: z.literal('UNetMidBlock2DCrossAttn').nullable().default('UNetMidBlock2DCrossAttn'),
-    downsample_padding: only(1),
-    mid_block_scale_factor: only(1),
-    center_input_sample: only(false),
-    only_cross_attention: only(false),
-    dual_cross_attention: only(false),
-    class_embed_type: only(),
-    num_class_embeds: only(),
-    addition_embed_type: only(),
-    encoder_hid_dim: only(),
-    encoder_hid_dim_type: only(),
-    resnet_time_scale_shift: only('default'),
-    time_embedding_type: only('positional'),
-    time_embedding_dim: only(),
-    time_embedding_act_fn: only(),
-    timestep_post_act: only(),
-    time_cond_proj_dim: only(),
-    conv_in_kernel: only(3),
-    conv_out_kernel: only(3),
-    attention_type: only('default'),
-    resnet_skip_time_act: only(false),
-    resnet_out_scale_factor: only(1),
-    cross_attention_norm: only(),
-    mid_block_only_cross_attention: only(false),
+  .looseObject(fields)
+  .superRefine(onlyKnown(fields, WITHOUT_EFFECT))
+  .superRefine((json, context) => {
+    if (json.in_channels !== json.out_channels) {
+      context.addIssue({
+        code: 'custom',
+        path: ['in_channels'],
+        message: `expected ${json.out_channels} as out_channels, got ${json.in_channels}; ${moreChannels(json.in_channels)}`,
+      });
+    }
   })
   .transform((json, context): UnetConfig => {
     const count = json.block_out_channels.length;
