@@ -54,6 +54,7 @@ export type {
 export type { ComponentId, Layer, LayerId, LayerRole, LayerTable } from './models/families/layer-table.ts';
 export type { Networks, Parts } from './models/families/parts.ts';
 export type { Component, ModulePath } from './models/keys/module-path.ts';
+export type { ReadNames, StoredName } from './models/keys/read-names.ts';
 export type { LayerDeltas, ModelDeltas } from './models/lora.ts';
 export {
   type ModelSchedule,

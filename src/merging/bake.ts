@@ -23,7 +23,14 @@ import { Pace } from '../pace.ts';
 import type { Progress } from '../progress.ts';
 import { type ExecutionRequest, executionContext } from '../runtime/execution-context.ts';
 import { commonArchitecture } from './common-family.ts';
-import { FactorAddition, joinFactors, type ScaledFactors } from './factor-addition.ts';
+import {
+  FactorAddition,
+  joinFactors,
+  type PlacedFactors,
+  type ScaledFactors,
+  stackFactors,
+  transposedFactors,
+} from './factor-addition.ts';
 import { layerStrength, layersByModule, type MergeInput } from './merge.ts';
 import type { ModelFiles, ModelPart, ModelTensor } from './model-files.ts';
 import { type BakedWeight, weightBlocks } from './weight-blocks.ts';
@@ -205,13 +212,12 @@ async function writePart(
   const { head, order } = await pace.run(layOutSafetensors(file, outputs, header));
   await pace.run(verifyStorages(part.tensors.map(({ tensor }) => tensor)));
   const weights = order.map((output): BakedWeight => {
-    const { tensor, module, param } = byName.get(output.name)!;
-    const id = module === null ? null : adapterModuleId(module);
+    const entry = byName.get(output.name)!;
     return {
       name: output.name,
       dtype: output.dtype,
-      source: tensor,
-      change: id === null || !changes.has(id) ? null : changeOf(id, param, changes.get(id)!, model, pace),
+      source: entry.tensor,
+      change: changeOf(entry, changes, model, pace),
     };
   });
   const onBytes = (sizeBytes: number): void => written.add(sizeBytes);
@@ -230,37 +236,61 @@ async function* withHead(
   await pace.turn();
 }
 
-/** What is added to a weight or a bias; read from the adapters when its turn comes. */
+/** What is added to a weight or a bias, `null` if nothing is; read from the adapters when its turn comes. */
 function changeOf(
-  id: string,
-  param: ModelTensor['param'],
-  changes: readonly Change[],
+  { tensor, layers }: ModelTensor,
+  changes: ReadonlyMap<string, readonly Change[]>,
   model: ModelFiles,
   pace: Pace,
 ): BakedWeight['change'] {
-  const base = model.weights.get(id)!;
-  if (param === 'bias') {
-    const own = changes.flatMap(({ layer: { biasDiff }, strength }) =>
-      biasDiff === null ? [] : [{ biasDiff, strength }],
+  const changed = layers.flatMap(({ module, param, firstRow, transposed }) => {
+    const id = adapterModuleId(module);
+    const own = changes.get(id);
+    return own === undefined ? [] : [{ id, param, firstRow, transposed, own }];
+  });
+  if (changed.length === 0) return null;
+  const m = tensor.shape[0]!;
+  if (changed[0]!.param === 'bias') {
+    const terms = changed.flatMap(({ own, firstRow }) =>
+      own.flatMap(({ layer: { biasDiff }, strength }) =>
+        biasDiff === null ? [] : [{ biasDiff, strength, firstRow }],
+      ),
     );
-    if (own.length === 0) return null;
+    if (terms.length === 0) return null;
     return {
       kind: 'bias',
-      read: () => own.map(({ biasDiff, strength }) => ({ values: readFinite(biasDiff), strength })),
+      read: () =>
+        terms.map(({ biasDiff, strength, firstRow }) => ({
+          values: placedAt(firstRow, m, readFinite(biasDiff)),
+          strength,
+        })),
     };
   }
-  const m = base.shape[0]!;
-  const n = elementCount(base.shape) / m;
   return {
     kind: 'factors',
     rows: m,
     read: async () => {
-      const terms: ScaledFactors[] = [];
-      for (const { layer, strength } of changes) {
-        const delta = await pace.run(layerDeltaSteps(layer, base));
-        terms.push({ delta, factor: delta.scale * strength });
+      const parts: PlacedFactors[] = [];
+      for (const { id, firstRow, transposed, own } of changed) {
+        const base = model.weights.get(id)!;
+        const rows = base.shape[0]!;
+        const terms: ScaledFactors[] = [];
+        for (const { layer, strength } of own) {
+          const delta = await pace.run(layerDeltaSteps(layer, base));
+          terms.push({ delta, factor: delta.scale * strength });
+        }
+        const factors = joinFactors(id, rows, elementCount(base.shape) / rows, terms);
+        parts.push({ firstRow, factors: transposed ? transposedFactors(factors) : factors });
       }
-      return joinFactors(id, m, n, terms);
+      return stackFactors(m, parts);
     },
   };
+}
+
+/** Values among zeros. */
+function placedAt(first: number, length: number, values: Float64Array): Float64Array {
+  if (values.length === length) return values;
+  const all = new Float64Array(length);
+  all.set(values, first);
+  return all;
 }

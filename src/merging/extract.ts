@@ -107,13 +107,14 @@ export async function extractAdapter(
   const unsupported: UnsupportedEntry[] = [];
   const layers: LoraLayer[] = [];
   const reports: ExtractedLayer[] = [];
-  const entries = tuned.parts.flatMap(({ tensors }) => tensors);
+  const entries = tuned.parts.flatMap(({ tensors }) =>
+    tensors.flatMap(({ name, layers }) => layers.map((layer) => ({ name, ...layer }))),
+  );
   const pace = new Pace(options.signal);
   let done = 0;
   for (const { name, tensor, module, param } of entries) {
     options.onProgress?.({ done: ++done, total: entries.length, subject: name });
     await pace.turn();
-    if (module === null || param === null) continue;
     const id = adapterModuleId(module);
     const before = (param === 'weight' ? base.weights : base.biases).get(id);
     if (before === undefined) {

@@ -56,6 +56,45 @@ export function joinFactors(
   return { m, n, rank, up, down };
 }
 
+/** (up · down)ᵀ = downᵀ · upᵀ */
+export function transposedFactors({ m, n, rank, up, down }: JoinedFactors): JoinedFactors {
+  return { m: n, n: m, rank, up: transposed(down, rank, n), down: transposed(up, m, rank) };
+}
+
+/** [rows, columns] → [columns, rows] */
+function transposed(values: Float32Array, rows: number, columns: number): Float32Array {
+  const turned = new Float32Array(values.length);
+  for (let i = 0; i < rows; i++) {
+    for (let j = 0; j < columns; j++) turned[j * rows + i] = values[i * columns + j]!;
+  }
+  return turned;
+}
+
+/** The change of some rows of a weight. */
+export interface PlacedFactors {
+  readonly firstRow: number;
+  readonly factors: JoinedFactors;
+}
+
+/** Changes of different rows as one of all `m` rows; the rows of none stay. */
+export function stackFactors(m: number, parts: readonly PlacedFactors[]): JoinedFactors {
+  const [only] = parts;
+  if (parts.length === 1 && only!.factors.m === m) return only!.factors;
+  const n = only!.factors.n;
+  const rank = parts.reduce((sum, { factors }) => sum + factors.rank, 0);
+  const up = new Float32Array(m * rank);
+  const down = new Float32Array(rank * n);
+  let at = 0;
+  for (const { firstRow, factors } of parts) {
+    for (let i = 0; i < factors.m; i++) {
+      up.set(factors.up.subarray(i * factors.rank, (i + 1) * factors.rank), (firstRow + i) * rank + at);
+    }
+    down.set(factors.down, at * n);
+    at += factors.rank;
+  }
+  return { m, n, rank, up, down };
+}
+
 /** Adds changes to weights in float32. Dispose it when done. */
 export class FactorAddition {
   /** Baking into a Stable Diffusion UNet needs about 30 shapes. */

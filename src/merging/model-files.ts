@@ -20,17 +20,27 @@ import {
   titlesOf,
 } from '../models/families/families.ts';
 import { familyOf } from '../models/families/recognise.ts';
-import { ldmStructureOf, ldmUnetNames } from '../models/keys/ldm.ts';
 import { withTextModel } from '../models/keys/module-path.ts';
+import { heldParameters, oneName, type StoredName } from '../models/keys/read-names.ts';
+
+/** A layer's weight or bias in a tensor. */
+export interface LayerParameter {
+  readonly module: AdapterModule;
+  readonly param: 'weight' | 'bias';
+  /** Its rows of the tensor; all of them, where it holds nothing else. */
+  readonly tensor: RawTensor;
+  readonly firstRow: number;
+  /** Whether its rows are the tensor's columns. */
+  readonly transposed: boolean;
+}
 
 /** A tensor of a model. */
 export interface ModelTensor {
   /** As it is written again: without the `state_dict.` of training checkpoints. */
   readonly name: string;
   readonly tensor: RawTensor;
-  /** The layer, for weights and biases of UNet and text encoders; `null` for everything else. */
-  readonly module: AdapterModule | null;
-  readonly param: 'weight' | 'bias' | null;
+  /** Of UNet and text encoders; none for everything else, three where queries, keys and values lie in one matrix. */
+  readonly layers: readonly LayerParameter[];
 }
 
 /** Weights that lie together. */
@@ -74,8 +84,8 @@ export async function openModelFiles(location: string): Promise<ModelFiles> {
   const weights = new Map<string, RawTensor>();
   const biases = new Map<string, RawTensor>();
   for (const { tensors } of all) {
-    for (const { module, param, tensor } of tensors) {
-      if (module !== null) (param === 'weight' ? weights : biases).set(adapterModuleId(module), tensor);
+    for (const { module, param, tensor } of tensors.flatMap(({ layers }) => layers)) {
+      (param === 'weight' ? weights : biases).set(adapterModuleId(module), tensor);
     }
   }
   const layout = parts === null ? 'single-file' : 'diffusers';
@@ -96,38 +106,45 @@ async function openFolder(folder: string): Promise<ModelPart[]> {
     const place = path.join(folder, component);
     if (!exists(place)) continue;
     const file = await openShardedOrSingle(place, ...stems);
-    const tensors = [...file.tensors.values()].map((tensor) => {
-      const own = component === 'unet' ? tensor.name : withTextModel(tensor.name);
-      return { name: tensor.name, tensor, ...layerOf(component, own) };
-    });
+    const read = component === 'unet' ? oneName((name) => name) : oneName(withTextModel);
+    const tensors = [...file.tensors.values()].map((tensor) => ({
+      name: tensor.name,
+      tensor,
+      layers: layersIn(component, tensor, read(tensor.name)),
+    }));
     parts.push({ component, file, tensors });
   }
   return parts;
 }
 
-function layerOf(component: AdapterComponent, paramName: string): Pick<ModelTensor, 'module' | 'param'> {
-  const match = /^(.+)\.(weight|bias)$/.exec(paramName);
-  return match === null
-    ? { module: null, param: null }
-    : { module: { component, layerName: match[1]! }, param: match[2] as 'weight' | 'bias' };
+/** @param names of the parameters in a tensor */
+function layersIn(
+  component: AdapterComponent,
+  stored: RawTensor,
+  names: readonly StoredName[],
+): LayerParameter[] {
+  return heldParameters(stored, names).flatMap(({ name, ...held }) => {
+    const match = /^(.+)\.(weight|bias)$/.exec(name);
+    if (match === null) return [];
+    const param = match[2] as LayerParameter['param'];
+    return [{ module: { component, layerName: match[1]! }, param, ...held }];
+  });
 }
 
 const statePrefix = 'state_dict.';
 
 function singlePart(file: TensorFile, architecture: Architecture): ModelPart {
-  const { unet: config, singleFileTextPrefix: textPrefix } = adapterFamily(architecture).adapters;
-  const unet = ldmUnetNames(ldmStructureOf(config));
+  const networks = Object.entries(adapterFamily(architecture).adapters.singleFile);
   const inside = [...file.tensors.values()].filter(({ name }) => name.startsWith(statePrefix));
   const all = inside.length > 0 ? inside : [...file.tensors.values()];
   const tensors = all.map((tensor): ModelTensor => {
     const name = inside.length > 0 ? tensor.name.slice(statePrefix.length) : tensor.name;
-    const own = unet.fromLdm(name);
-    if (own !== null) return { name, tensor, ...layerOf('unet', own) };
-    return name.startsWith(textPrefix)
-      ? { name, tensor, ...layerOf('text_encoder', withTextModel(name.slice(textPrefix.length))) }
-      : { name, tensor, module: null, param: null };
+    const layers = networks.flatMap(([component, read]) =>
+      layersIn(component as AdapterComponent, tensor, read(name)),
+    );
+    return { name, tensor, layers };
   });
-  if (!tensors.some(({ module }) => module?.component === 'unet')) {
+  if (!tensors.some(({ layers }) => layers.some(({ module }) => module.component === 'unet'))) {
     throw new FormatError(
       file.path,
       'expected a whole Stable Diffusion checkpoint (model.diffusion_model.…); is this a LoRA or a single component?',

@@ -4,7 +4,8 @@
  */
 
 import { z } from 'zod';
-import { FormatError, MismatchError } from '../errors.ts';
+import { FormatError, MismatchError, MissingWeightError } from '../errors.ts';
+import { excerpt } from '../formats/excerpt.ts';
 import { openShardedOrSingle, openTensorFile } from '../formats/open-tensor-file.ts';
 import type { RawTensor } from '../formats/raw-tensor.ts';
 import type { TensorFile } from '../formats/tensor-file.ts';
@@ -19,6 +20,7 @@ import type { ComponentId } from './families/layer-table.ts';
 import type { ModelPart } from './families/model-part.ts';
 import { Parts } from './families/parts.ts';
 import { familyOf, familyOfPipeline } from './families/recognise.ts';
+import { heldParameters, type ReadNames } from './keys/read-names.ts';
 import {
   type ModelSchedule,
   type PredictionType,
@@ -27,6 +29,8 @@ import {
 } from './model-schedule.ts';
 import type { WeightSource } from './network.ts';
 import { singleFileSchedule } from './single-file-schedule.ts';
+import type { UnetConfig } from './unet/config.ts';
+import type { VaeConfig } from './vae/config.ts';
 
 export type { ModelPart } from './families/model-part.ts';
 
@@ -86,22 +90,14 @@ async function openFolder(
     const named = familyOfPipeline(pipeline, families);
     if (named !== null && !hasBase(named)) throw otherFamily(folder, pipeline);
   }
-  const fileOf = ({ id, stems }: Pick<ComponentLayout<unknown>, 'id' | 'stems'>): Promise<TensorFile> =>
-    openShardedOrSingle(path.join(folder, id), ...stems);
-  const unetFile = await fileOf(unet);
+  const unetFile = await weightFileOf(folder, unet);
   return assembled(baseFamilyOf(folder, unetFile, families), {
     path: folder,
     layout: 'diffusers',
     configFolder: folder,
     scheduleSigns: {},
     prediction,
-    open: async (component) => {
-      const { id, parse, canonical } = component;
-      const configFile = path.join(folder, id, 'config.json');
-      const config = await parse(configFile);
-      const file = id === unet.id ? unetFile : await fileOf(component);
-      return partOf(component, configFile, config, file, namedSource(file, canonical));
-    },
+    open: (component) => partInFolder(folder, component, component.id === unet.id ? unetFile : undefined),
   });
 }
 
@@ -131,20 +127,48 @@ async function openSingleFile(
     scheduleSigns: await singleFileSchedule(opened, tensors, prediction),
     prediction,
     open: async (component) => {
-      const { id, parse, published, singleFileName } = component;
+      const { id, parse, published, singleFilePrefix, singleFile } = component;
+      const own = [...tensors].filter(([name]) => name.startsWith(singleFilePrefix));
+      if (own.length === 0) return partBesideFile(file, configFolder, component);
       const configFile = existing(path.join(configFolder, id, 'config.json'));
       const config = configFile === null ? published : await parse(configFile);
-      const nameOf = singleFileName(config);
-      const weights: WeightSource = {
-        label: file,
-        get: (param) => {
-          const stored = nameOf(param);
-          return stored === null ? undefined : tensors.get(stored);
-        },
-      };
-      return partOf(component, configFile ?? file, config, opened, weights);
+      return partOf(component, configFile ?? file, config, opened, own, singleFile(config));
     },
   });
+}
+
+/** A network that a single file lacks, from the folder of its configurations. @throws {FormatError} if that lacks it too */
+async function partBesideFile<C>(
+  file: string,
+  configFolder: string,
+  component: ComponentLayout<C>,
+): Promise<ModelPart<C>> {
+  const { id, singleFilePrefix } = component;
+  if (exists(path.join(configFolder, id))) return partInFolder(configFolder, component);
+  throw new FormatError(
+    file,
+    `holds no ${id} (${singleFilePrefix}…), and ${configFolder} has none; name a diffusers folder that has ${id}/ with \`configFolder\``,
+  );
+}
+
+function weightFileOf(
+  folder: string,
+  { id, stems }: Pick<ComponentLayout<unknown>, 'id' | 'stems'>,
+): Promise<TensorFile> {
+  return openShardedOrSingle(path.join(folder, id), ...stems);
+}
+
+/** A network of a diffusers folder. */
+async function partInFolder<C>(
+  folder: string,
+  component: ComponentLayout<C>,
+  opened?: TensorFile,
+): Promise<ModelPart<C>> {
+  const { id, parse, canonical } = component;
+  const configFile = path.join(folder, id, 'config.json');
+  const config = await parse(configFile);
+  const file = opened ?? (await weightFileOf(folder, component));
+  return partOf(component, configFile, config, file, file.tensors, (stored) => [canonical(stored)]);
 }
 
 /** How a base lies on disk. */
@@ -168,13 +192,14 @@ async function assembled(
   );
   const textEncoders = new Map<ComponentId, ModelPart<ClipTextConfig>>();
   for (const encoder of base.textEncoders) textEncoders.set(encoder.id, await open(encoder));
+  checkWidths(unet, [...textEncoders.values()]);
   const scheduler = existing(path.join(configFolder, 'scheduler', 'scheduler_config.json'));
   return {
     path: location,
     layout,
     family,
     tokenizer,
-    parts: new Parts({ textEncoders, unet, openVae: () => open(base.vae) }),
+    parts: new Parts({ textEncoders, unet, openVae: () => openVae(unet, () => open(base.vae)) }),
     schedule: {
       config: {
         ...(scheduler === null ? base.scheduler : await readScheduleKeys(scheduler)),
@@ -187,16 +212,87 @@ async function assembled(
   };
 }
 
-/** @throws {FormatError} naming the field of the configuration that the weights contradict */
+/** @throws {FormatError} unless the UNet reads what the text encoders give side by side */
+function checkWidths(
+  { config, file }: ModelPart<UnetConfig>,
+  encoders: readonly ModelPart<ClipTextConfig>[],
+): void {
+  const width = encoders.reduce((sum, encoder) => sum + encoder.config.hiddenSize, 0);
+  if (width === config.crossAttentionDim) return;
+  throw new FormatError(
+    file.path,
+    `cross_attention_dim: expected ${width}, the hidden_size of the text encoder, got ${config.crossAttentionDim}`,
+  );
+}
+
+/** @throws {FormatError} unless its latents are those that the UNet reads */
+async function openVae(
+  { config }: ModelPart<UnetConfig>,
+  open: () => Promise<ModelPart<VaeConfig>>,
+): Promise<ModelPart<VaeConfig>> {
+  const vae = await open();
+  const { latentChannels } = vae.config;
+  if (latentChannels === config.inChannels) return vae;
+  throw new FormatError(
+    vae.file.path,
+    `latent_channels: expected ${config.inChannels} as the UNet's in_channels, got ${latentChannels}`,
+  );
+}
+
+/**
+ * A network from its stored tensors.
+ * @throws {FormatError} naming the field of the configuration that the weights contradict, or tensors that are too many or too few
+ */
 function partOf<C>(
-  { checkFits, layers }: ComponentLayout<C>,
+  { checkFits, layers, parameters }: ComponentLayout<C>,
   configFile: string,
   config: C,
   file: TensorFile,
-  weights: WeightSource,
+  stored: Iterable<readonly [string, RawTensor]>,
+  read: ReadNames,
 ): ModelPart<C> {
+  const known = parameters?.(config);
+  const held = new Map<string, RawTensor>();
+  const strange: string[] = [];
+  for (const [name, tensor] of stored) {
+    const own = heldParameters(tensor, read(name));
+    for (const parameter of own) {
+      if (held.has(parameter.name)) {
+        throw new FormatError(
+          file.path,
+          `expected ${parameter.name} once, got it twice: ${excerpt(name)} too`,
+        );
+      }
+      held.set(parameter.name, parameter.tensor);
+    }
+    if (known !== undefined && !(own.length > 0 && own.every((parameter) => known.has(parameter.name)))) {
+      strange.push(name);
+    }
+  }
+  const weights: WeightSource = { label: file.path, get: (name) => held.get(name) };
   checkFits(configFile, config, weights);
+  if (strange.length > 0) {
+    throw new FormatError(
+      file.path,
+      `expected the weights of ${configFile}, got ${strange.length} of no layer in it: ${named(strange)}; a network that is not built here?`,
+    );
+  }
+  const missing = [...(known ?? [])].filter((name) => !held.has(name));
+  if (missing.length > 0) {
+    throw new MissingWeightError(
+      file.path,
+      `no weights for ${missing.length} parameters: ${named(missing)}`,
+      {
+        tensor: missing[0]!,
+      },
+    );
+  }
   return { config, file, weights, layers: new Map(layers(config).map((layer) => [layer.layerName, layer])) };
+}
+
+function named(names: readonly string[]): string {
+  const shown = names.slice(0, 3).map((name) => excerpt(name));
+  return shown.join(', ') + (names.length > shown.length ? ', …' : '');
 }
 
 /** @throws {MismatchError} if the tensors are of a family whose models are not supported */
@@ -212,12 +308,6 @@ function baseFamilyOf(
 
 function otherFamily(location: string, got: string): MismatchError {
   return new MismatchError(`${location}: expected a ${titlesOf(BASE_FAMILIES)} model, got ${got}`);
-}
-
-function namedSource(file: TensorFile, canonical: (name: string) => string): WeightSource {
-  const tensors = new Map<string, RawTensor>();
-  for (const [name, tensor] of file.tensors) tensors.set(canonical(name), tensor);
-  return { label: file.path, get: (name) => tensors.get(name) };
 }
 
 /** Training checkpoints keep everything under one key. */

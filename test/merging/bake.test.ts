@@ -2,10 +2,11 @@
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { describe, expect, it } from 'vitest';
+import type { AdapterModule } from '../../src/adapters/adapter.ts';
 import { writeAdapter } from '../../src/adapters/write.ts';
 import { decodeFloat32, encodeFloat } from '../../src/formats/dtype.ts';
 import { openTensorFile } from '../../src/formats/open-tensor-file.ts';
-import { memoryTensor, readBytes, readFloat32 } from '../../src/formats/raw-tensor.ts';
+import { float32Tensor, memoryTensor, readBytes, readFloat32 } from '../../src/formats/raw-tensor.ts';
 import { writeSafetensors } from '../../src/formats/safetensors.ts';
 import { bakeFiles } from '../../src/merging/jobs/bake-files.ts';
 import { TorchGenerator } from '../../src/tensor/random.ts';
@@ -52,6 +53,65 @@ describe.each(['F32', 'F16', 'BF16'] as const)('a single file of %s', (from) => 
         to === 'F32' ? 0 : rounding[to] * Math.abs(kept[i]!) + 2 ** -25,
       );
     });
+  });
+});
+
+describe('an SDXL single file', () => {
+  const prefix = 'conditioner.embedders.1.model';
+  const attention = `${prefix}.transformer.resblocks.0.attn`;
+  const D = 8;
+  const text = (name: string) => ({ component: 'text_encoder_2' as const, layerName: name });
+  const own = 'text_model.encoder.layers.0.self_attn';
+  const layer = (module: AdapterModule) => ({ module, kernel: null, m: D, n: D });
+  const context = 'down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k';
+
+  it('has queries, keys and values of its second text encoder in one matrix', async () => {
+    const generator = new TorchGenerator(3);
+    const weight = (name: string, shape: number[]) =>
+      float32Tensor(name, shape, generator.randn(shape.reduce((a, b) => a * b, 1)));
+    const fused = weight(`${attention}.in_proj_weight`, [3 * D, D]);
+    const out = weight(`${attention}.out_proj.weight`, [D, D]);
+    const stem = weight(
+      'model.diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight',
+      [6, 2048],
+    );
+    const base = scratch('sdxl.safetensors');
+    const projection = weight(`${prefix}.text_projection`, [D, 5]);
+    await writeSafetensors(base, [fused, out, stem, projection]);
+    const changed = [
+      layer(text(`${own}.q_proj`)),
+      layer(text(`${own}.v_proj`)),
+      layer(text(`${own}.out_proj`)),
+      { ...layer(text('text_projection')), m: 5 },
+      { module: { component: 'unet' as const, layerName: context }, kernel: null, m: 6, n: 2048 },
+    ];
+    const adapter = {
+      ...randomAdapter(changed, { seed: 5, rank: 2, loraAlpha: 1, dtype: 'F32' }),
+      architecture: 'sdxl' as const,
+    };
+    const lora = scratch('lora.safetensors');
+    await writeAdapter(lora, 'kohya', adapter);
+    const target = scratch('baked.safetensors');
+    const input = { path: lora, strength: 0.5, textEncoderStrength: null, blockWeights: null };
+    const { dropped } = await bakeFiles({ base, inputs: [input], out: target });
+    expect(dropped).toEqual([]);
+    const { tensors } = await openTensorFile(target);
+    const change = (name: string) => denseOf(adapter.layers.find(({ layerName }) => layerName === name)!);
+    const right = readFloat32(fused).slice();
+    change(`${own}.q_proj`).forEach((value, i) => {
+      right[i]! += 0.5 * value;
+    });
+    change(`${own}.v_proj`).forEach((value, i) => {
+      right[2 * D * D + i]! += 0.5 * value;
+    });
+    expect(readFloat32(tensors.get(fused.name)!)).toBeAllClose(right, { rtol: 1e-6 });
+    // It stands there transposed.
+    const turned = readFloat32(projection).map(
+      (value, i) => value + 0.5 * change('text_projection')[(i % 5) * D + Math.floor(i / 5)]!,
+    );
+    expect(readFloat32(tensors.get(projection.name)!)).toBeAllClose(turned, { rtol: 1e-6 });
+    const outRight = readFloat32(out).map((value, i) => value + 0.5 * change(`${own}.out_proj`)[i]!);
+    expect(readFloat32(tensors.get(out.name)!)).toBeAllClose(outRight, { rtol: 1e-6 });
   });
 });
 

@@ -3,6 +3,7 @@
  * adapters of it are called. Whoever works with a base asks its family, and never which one it is.
  */
 import type { ClipTextConfig } from '../clip/config.ts';
+import type { ReadNames } from '../keys/read-names.ts';
 import type { ScheduleKeys } from '../model-schedule.ts';
 import type { WeightSource } from '../network.ts';
 import type { UnetConfig } from '../unet/config.ts';
@@ -68,8 +69,8 @@ export interface AdapterLayout {
   readonly anyDepth: boolean;
   /** Whether Mix-of-Show's and cloneofsimo's files are of this family. */
   readonly conceptFiles: boolean;
-  /** What the first text encoder's names begin with in an original single file. */
-  readonly singleFileTextPrefix: string;
+  /** What the published model's tensors hold in an original single file, by network. */
+  readonly singleFile: Readonly<Partial<Record<AdapterComponent, ReadNames>>>;
   /** `ss_base_model_version` of sd-scripts. */
   readonly kohyaVersion: string;
   /** ModelSpec's words for a LoRA of this family. */
@@ -87,8 +88,12 @@ export interface ComponentLayout<C> {
   readonly published: C;
   /** Today's name of a parameter in diffusers' layout. */
   readonly canonical: (paramName: string) => string;
-  /** From today's names to those in an original single file. */
-  readonly singleFileName: (config: C) => (paramName: string) => string | null;
+  /** What its tensors' names begin with in an original single file: one that has none such lacks this network. */
+  readonly singleFilePrefix: string;
+  /** What those tensors hold, for a name without the `state_dict.` of training checkpoints. */
+  readonly singleFile: (config: C) => ReadNames;
+  /** All parameters that it has: a file with others, or without some, is of another network. Left out: not looked at. */
+  readonly parameters?: (config: C) => ReadonlySet<string>;
   /** @throws {FormatError} naming the field of the configuration that the weights contradict */
   readonly checkFits: (configFile: string, config: C, weights: WeightSource) => void;
   /** Its rows of the layer table. */

@@ -4,9 +4,12 @@ import { clipTextSchema } from '../clip/config.ts';
 import { readConfig } from '../config-file.ts';
 import { checkTextEncoderFits, checkUnetFits, checkVaeFits } from '../config-fit.ts';
 import { canonicalTextEncoderName, canonicalVaeName } from '../keys/diffusers.ts';
-import { ldmStructureOf, ldmTextEncoderNames, ldmUnetNames, ldmVaeNames } from '../keys/ldm.ts';
+import { ldmStructureOf, ldmUnetNames, ldmVaeNames } from '../keys/ldm.ts';
+import { withTextModel } from '../keys/module-path.ts';
+import { belowPrefix, oneName } from '../keys/read-names.ts';
 import { unetLayers } from '../unet/changeable-layers.ts';
 import { unetSchema } from '../unet/config.ts';
+import { unetParameters } from '../unet/parameter-names.ts';
 import { vaeSchema } from '../vae/config.ts';
 import { blockNames, range } from './blocks.ts';
 import type { BaseFamily } from './family.ts';
@@ -18,6 +21,8 @@ import {
   SD15_VAE,
 } from './sd1-configs.ts';
 import { sd1TokenEncoder } from './sd1-token-encoder.ts';
+
+const TEXT_PREFIX = 'cond_stage_model.transformer.';
 
 export const sd1: BaseFamily = {
   name: 'sd1',
@@ -42,7 +47,10 @@ export const sd1: BaseFamily = {
     kohyaNumbering: 'diffusers',
     anyDepth: true,
     conceptFiles: true,
-    singleFileTextPrefix: 'cond_stage_model.transformer.',
+    singleFile: {
+      unet: oneName(ldmUnetNames(ldmStructureOf(SD15_UNET)).fromLdm),
+      text_encoder: belowPrefix(TEXT_PREFIX, withTextModel),
+    },
     kohyaVersion: 'sd_v1',
     modelspec: {
       'modelspec.architecture': 'stable-diffusion-v1/lora',
@@ -56,7 +64,9 @@ export const sd1: BaseFamily = {
       parse: (file) => readConfig(file, unetSchema),
       published: SD15_UNET,
       canonical: (name) => name,
-      singleFileName: (config) => ldmUnetNames(ldmStructureOf(config)).toLdm,
+      singleFilePrefix: 'model.diffusion_model.',
+      singleFile: (config) => oneName(ldmUnetNames(ldmStructureOf(config)).fromLdm),
+      parameters: unetParameters,
       checkFits: checkUnetFits,
       layers: unetLayers,
     },
@@ -68,7 +78,8 @@ export const sd1: BaseFamily = {
         parse: (file) => readConfig(file, clipTextSchema),
         published: CLIP_VIT_L_TEXT,
         canonical: canonicalTextEncoderName,
-        singleFileName: () => ldmTextEncoderNames.toLdm,
+        singleFilePrefix: TEXT_PREFIX,
+        singleFile: () => belowPrefix(TEXT_PREFIX, withTextModel),
         checkFits: checkTextEncoderFits,
         layers: (config) => textLayers(config, 'text_encoder'),
       },
@@ -79,8 +90,9 @@ export const sd1: BaseFamily = {
       parse: (file) => readConfig(file, vaeSchema),
       published: SD15_VAE,
       canonical: canonicalVaeName,
-      singleFileName: ({ blockChannels, layersPerBlock }) =>
-        ldmVaeNames({ blocks: blockChannels.length, layersPerBlock }).toLdm,
+      singleFilePrefix: 'first_stage_model.',
+      singleFile: ({ blockChannels, layersPerBlock }) =>
+        oneName(ldmVaeNames({ blocks: blockChannels.length, layersPerBlock }).fromLdm),
       checkFits: checkVaeFits,
       layers: () => [],
     },

@@ -1,5 +1,9 @@
 /** Stable Diffusion XL: its adapters are read, written, merged and baked; its models are not drawn with. */
 import type { ClipTextConfig } from '../clip/config.ts';
+import { ldmStructureOf, ldmUnetNames } from '../keys/ldm.ts';
+import { withTextModel } from '../keys/module-path.ts';
+import { openClipNames } from '../keys/open-clip.ts';
+import { belowPrefix, oneName } from '../keys/read-names.ts';
 import type { UnetConfig } from '../unet/config.ts';
 import { blockNames, range } from './blocks.ts';
 import type { AdapterFamily } from './family.ts';
@@ -63,7 +67,11 @@ export const sdxl: AdapterFamily = {
     kohyaNumbering: 'ldm',
     anyDepth: false,
     conceptFiles: false,
-    singleFileTextPrefix: 'conditioner.embedders.0.transformer.',
+    singleFile: {
+      unet: oneName(ldmUnetNames(ldmStructureOf(SDXL_UNET)).fromLdm),
+      text_encoder: belowPrefix('conditioner.embedders.0.transformer.', withTextModel),
+      text_encoder_2: openClipNames('conditioner.embedders.1.model.'),
+    },
     kohyaVersion: 'sdxl_base_v1-0',
     modelspec: {
       'modelspec.architecture': 'stable-diffusion-xl-v1-base/lora',

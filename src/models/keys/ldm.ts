@@ -1,6 +1,6 @@
 /**
  * Names of original single-file checkpoints (`model.diffusion_model.input_blocks.1.0.in_layers.2.weight`) against
- * diffusers' ones, for the three networks of SD 1.x. Numbers follow from the block structure, so any depth works.
+ * diffusers' ones, for UNet and autoencoder. Numbers follow from the block structure, so any depth works.
  * Source: module nesting of CompVis/latent-diffusion (openaimodel.py, model.py).
  */
 import type { UnetConfig } from '../unet/config.ts';
@@ -55,6 +55,19 @@ const vaeAttention: readonly Pair[] = [
   ['to_out.0', 'proj_out'],
 ];
 
+/** The same by converters that took diffusers' names over, new and old. */
+const vaeAttentionReadToo: readonly Pair[] = [
+  ['group_norm', 'group_norm'],
+  ['to_q', 'to_q'],
+  ['to_k', 'to_k'],
+  ['to_v', 'to_v'],
+  ['to_out.0', 'to_out.0'],
+  ['to_q', 'query'],
+  ['to_k', 'key'],
+  ['to_v', 'value'],
+  ['to_out.0', 'proj_attn'],
+];
+
 function below(diffusers: string, ldm: string, pairs: readonly Pair[]): Pair[] {
   return pairs.map(([a, b]) => [`${diffusers}.${a}`, `${ldm}.${b}`]);
 }
@@ -107,7 +120,9 @@ export function ldmVaeNames({ blocks, layersPerBlock }: { blocks: number; layers
     ['quant_conv', 'quant_conv'],
     ['post_quant_conv', 'post_quant_conv'],
   ];
+  const readToo: Pair[] = [];
   for (const half of ['encoder', 'decoder']) {
+    readToo.push(...below(`${half}.mid_block.attentions.0`, `${half}.mid.attn_1`, vaeAttentionReadToo));
     pairs.push(
       [`${half}.conv_in`, `${half}.conv_in`],
       [`${half}.conv_out`, `${half}.conv_out`],
@@ -135,7 +150,7 @@ export function ldmVaeNames({ blocks, layersPerBlock }: { blocks: number; layers
       );
     }
   }
-  return nameMap('first_stage_model.', pairs);
+  return nameMap('first_stage_model.', pairs, readToo);
 }
 
 /**
@@ -145,11 +160,6 @@ export function ldmVaeNames({ blocks, layersPerBlock }: { blocks: number; layers
 export function isVaeAttentionMatrix(paramName: string): boolean {
   return /\.attentions\.\d+\.(to_q|to_k|to_v|to_out\.0)\.weight$/.test(paramName);
 }
-
-/** Names of the text encoder, the same below the prefix. */
-export const ldmTextEncoderNames: NameMap = nameMap('cond_stage_model.transformer.', [
-  ['text_model', 'text_model'],
-]);
 
 /**
  * Names in a single file that no network needs: the schedule's buffers, averaged copies of weights, training state.
@@ -165,9 +175,9 @@ export function isIgnoredInSingleFile(name: string): boolean {
 }
 
 /** Names map when a beginning of them does, up to a dot; the rest is the same on both sides. */
-function nameMap(ldmPrefix: string, pairs: readonly Pair[]): NameMap {
+function nameMap(ldmPrefix: string, pairs: readonly Pair[], readToo: readonly Pair[] = []): NameMap {
   const forward = new Map(pairs);
-  const backward = new Map(pairs.map(([diffusers, ldm]) => [ldm, diffusers]));
+  const backward = new Map([...pairs, ...readToo].map(([diffusers, ldm]) => [ldm, diffusers]));
   const translate = (name: string, names: ReadonlyMap<string, string>): string | null => {
     for (let end = name.length; end > 0; end = name.lastIndexOf('.', end - 1)) {
       const other = names.get(name.slice(0, end));
