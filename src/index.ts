@@ -93,6 +93,7 @@ export type {
   AdapterLayerInfo,
   AdapterWord,
   FullFactor,
+  Kernel,
   LayerWeights,
   LoraLayer,
   PairFactor,

@@ -45,13 +45,21 @@ export type LayerWeights =
   /** The changed weight itself (Custom Diffusion). */
   | { readonly kind: 'weight'; readonly weight: RawTensor };
 
+/** Sizes of a convolution's kernel, along as many axes as it has: [height, width], with time in front where there is time. */
+export type Kernel = readonly number[];
+
+/** How many numbers of a weight's row are of one input channel. */
+export function kernelArea(kernel: Kernel | null): number {
+  return kernel === null ? 1 : kernel.reduce((area, size) => area * size, 1);
+}
+
 export interface AdapterLayerInfo extends AdapterModule {
   /** What multiplies the product: loraAlpha / rank, √rank in its place for rank-stabilised files; 1 where none applies. */
   readonly scale: number;
   /** r of the factors; `null` for kinds without. */
   readonly rank: number | null;
   /** Of a convolution; `null` for a linear layer. */
-  readonly kernel: readonly [height: number, width: number] | null;
+  readonly kernel: Kernel | null;
   /** DoRA's magnitude: [m, 1, …] per output, [1, n, …] per input. */
   readonly doraScale: RawTensor | null;
   /** Change of the bias [m]. */

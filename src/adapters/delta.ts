@@ -23,7 +23,7 @@ import { identity, type Matrix, matrix, transpose } from '../linalg/matrix.ts';
 import { multiplySteps } from '../linalg/products.ts';
 import { type AdapterModule, adapterModuleId } from '../models/families/adapter-layers.ts';
 import { inOneGo, type Steps } from '../pace.ts';
-import type { AdapterLayer, FullFactor, PairFactor } from './adapter.ts';
+import { type AdapterLayer, type FullFactor, kernelArea, type PairFactor } from './adapter.ts';
 import { readFinite } from './finite.ts';
 import { excessOf } from './layer-limits.ts';
 
@@ -251,7 +251,7 @@ function kroneckerProduct(x: Matrix, y: Matrix): Matrix {
 
 function ia3(layer: AdapterLayer, weight: RawTensor, onInput: boolean, base: Matrix): LowRank {
   const w = readFinite(weight);
-  const area = layer.kernel === null ? 1 : layer.kernel[0] * layer.kernel[1];
+  const area = kernelArea(layer.kernel);
   const wanted = onInput ? base.cols / area : base.rows;
   if (w.length !== wanted) {
     throw new ShapeError(

@@ -6,7 +6,15 @@ import { memoryTensor, type RawTensor, readFloat64 } from '../formats/raw-tensor
 import type { LowRank } from '../linalg/low-rank.ts';
 import { type Matrix, matrix } from '../linalg/matrix.ts';
 import { adapterModuleId } from '../models/families/adapter-layers.ts';
-import type { AdapterLayer, AdapterModule, FullFactor, LoraLayer, PairFactor } from './adapter.ts';
+import {
+  type AdapterLayer,
+  type AdapterModule,
+  type FullFactor,
+  type Kernel,
+  kernelArea,
+  type LoraLayer,
+  type PairFactor,
+} from './adapter.ts';
 import { readFinite } from './finite.ts';
 
 /** dtypes that merges write. */
@@ -55,22 +63,22 @@ export function encodeTensor(
  */
 export function encodeLayer(
   module: AdapterModule,
-  kernel: readonly [number, number] | null,
+  kernel: Kernel | null,
   delta: LowRank,
   dtype: FactorDType,
   bias: Float64Array | null = null,
 ): LoraLayer {
   const id = adapterModuleId(module);
   const { rows: m, cols: rank } = delta.up;
-  const n = delta.down.cols / (kernel === null ? 1 : kernel[0] * kernel[1]);
+  const n = delta.down.cols / kernelArea(kernel);
   const [up, down] = balance(delta);
   return {
     component: module.component,
     layerName: module.layerName,
     own: module.own,
     kind: 'lora',
-    up: encodeTensor(id, kernel === null ? [m, rank] : [m, rank, 1, 1], up.data, dtype),
-    down: encodeTensor(id, kernel === null ? [rank, n] : [rank, n, ...kernel], down.data, dtype),
+    up: encodeTensor(id, [m, rank, ...(kernel ?? []).map(() => 1)], up.data, dtype),
+    down: encodeTensor(id, [rank, n, ...(kernel ?? [])], down.data, dtype),
     mid: null,
     rank,
     scale: 1,

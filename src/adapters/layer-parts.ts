@@ -12,7 +12,14 @@ import {
   kernelOfLayer,
 } from '../models/families/adapter-layers.ts';
 import { isUnlisted } from '../models/families/largest-shapes.ts';
-import type { AdapterLayer, FullFactor, LayerWeights, PairFactor } from './adapter.ts';
+import {
+  type AdapterLayer,
+  type FullFactor,
+  type Kernel,
+  kernelArea,
+  type LayerWeights,
+  type PairFactor,
+} from './adapter.ts';
 import {
   excessOf,
   layerExtent,
@@ -175,7 +182,8 @@ export function assembleLayer(
     }
   }
   const weights = weightsOf(parts, fail);
-  const rank = rankOf(weights, fail);
+  const axes = isUnlisted(module) ? UNLISTED_AXES : LISTED_AXES;
+  const rank = rankOf(weights, axes, fail);
   const excess = excessOf(module, weights);
   if (excess !== null) throw fail(excess);
   checkVectors(weights, parts, fail);
@@ -185,7 +193,7 @@ export function assembleLayer(
   };
   const kernel = kernelOfWeights(weights) ?? flatKernel(architecture, module, weights);
   const { shape } = layerExtent(weights);
-  if (kernel !== null && shape !== null && shape[1] % (kernel[0] * kernel[1]) !== 0) {
+  if (kernel !== null && shape !== null && shape[1] % kernelArea(kernel) !== 0) {
     throw fail(`expected inputs times a kernel of ${kernel.join(' × ')}, got ${shape[1]} columns`);
   }
   // A whole LoKr has two factors and no rank.
@@ -287,22 +295,29 @@ function weightsOf(parts: Parts, fail: Fail): LayerWeights {
   }
 }
 
+/** Axes of a matrix, and of a kernel over a picture; elsewhere also of one over a line, and over pictures in time. */
+const LISTED_AXES: readonly number[] = [2, 4];
+const UNLISTED_AXES: readonly number[] = [2, 3, 4, 5];
+
 const shown = ({ name, shape }: RawTensor): string => `${name} [${shape.join(', ')}]`;
 
 /** r, and the check that all factors agree on it. `null` where nothing is decomposed. */
-function rankOf(weights: LayerWeights, fail: Fail): number | null {
+function rankOf(weights: LayerWeights, axes: readonly number[], fail: Fail): number | null {
   switch (weights.kind) {
     case 'lora': {
       const { up, down, mid } = weights;
       const rank = down.shape[0];
-      if (rank === undefined || (down.shape.length !== 2 && down.shape.length !== 4)) {
+      if (rank === undefined || !axes.includes(down.shape.length)) {
         throw fail(`expected a down factor [rank, inputs, …], got ${shown(down)}`);
       }
-      const flat = up.shape.length === 2 || (up.shape.length === 4 && up.shape[2] === 1 && up.shape[3] === 1);
+      const flat = axes.includes(up.shape.length) && up.shape.slice(2).every((size) => size === 1);
       if (!flat || up.shape[1] !== (mid === null ? rank : mid.shape[0])) {
         throw fail(`expected up [outputs, ${rank}] to fit ${shown(down)}, got ${shown(up)}`);
       }
-      if (mid !== null && (mid.shape.length !== 4 || mid.shape[1] !== rank)) {
+      if (
+        mid !== null &&
+        (mid.shape.length < 3 || !axes.includes(mid.shape.length) || mid.shape[1] !== rank)
+      ) {
         throw fail(`expected lora_mid [${up.shape[1]}, ${rank}, height, width], got ${shown(mid)}`);
       }
       return rank;
@@ -318,7 +333,7 @@ function rankOf(weights: LayerWeights, fail: Fail): number | null {
     case 'lokr': {
       const { w1, w2 } = weights;
       for (const factor of [w1, w2]) {
-        if ('full' in factor) requireAxes(factor.full, fail);
+        if ('full' in factor) requireAxes(factor.full, axes, fail);
         else pairRank(factor, fail);
       }
       // LyCORIS divides by the rank of the factor that is decomposed; both have the same where both are.
@@ -326,7 +341,7 @@ function rankOf(weights: LayerWeights, fail: Fail): number | null {
       return 'full' in w1 ? null : pairRank(w1, fail);
     }
     case 'diff':
-      requireAxes(weights.diff, fail);
+      requireAxes(weights.diff, axes, fail);
       return null;
     default:
       return null;
@@ -334,8 +349,8 @@ function rankOf(weights: LayerWeights, fail: Fail): number | null {
 }
 
 /** A whole matrix, or a kernel. */
-function requireAxes(tensor: RawTensor, fail: Fail): void {
-  if (tensor.shape.length !== 2 && tensor.shape.length !== 4) {
+function requireAxes(tensor: RawTensor, axes: readonly number[], fail: Fail): void {
+  if (!axes.includes(tensor.shape.length)) {
     throw fail(`expected [outputs, inputs] or [outputs, inputs, height, width], got ${shown(tensor)}`);
   }
 }
@@ -356,9 +371,8 @@ function pairRank({ a, b, core }: PairFactor, fail: Fail): number {
 }
 
 /** The kernel where the tensors' own axes tell it. */
-function kernelOfWeights(weights: LayerWeights): readonly [number, number] | null {
-  const ofAxes = (shape: readonly number[]): readonly [number, number] | null =>
-    shape.length === 4 ? [shape[2]!, shape[3]!] : null;
+function kernelOfWeights(weights: LayerWeights): Kernel | null {
+  const ofAxes = (shape: readonly number[]): Kernel | null => (shape.length > 2 ? shape.slice(2) : null);
   switch (weights.kind) {
     case 'lora':
       return ofAxes((weights.mid ?? weights.down).shape);
@@ -380,11 +394,7 @@ function kernelOfWeights(weights: LayerWeights): readonly [number, number] | nul
 }
 
 /** Flattened factors of convolutions are told by the layer's name alone. */
-function flatKernel(
-  architecture: Architecture,
-  module: AdapterModule,
-  weights: LayerWeights,
-): readonly [number, number] | null {
+function flatKernel(architecture: Architecture, module: AdapterModule, weights: LayerWeights): Kernel | null {
   const flattened = weights.kind === 'loha' || weights.kind === 'lokr' || weights.kind === 'ia3';
   return flattened ? kernelOfLayer(architecture, module) : null;
 }

@@ -2,7 +2,13 @@
  * `cat` of plain LoRA layers, straight from the files' numbers to the written factors: bit for bit what methods/cat.ts and
  * `encodeLayer` give, without their copies in float64. Anything unusual is left to them.
  */
-import type { AdapterLayer, AdapterModule, LoraLayer } from '../adapters/adapter.ts';
+import {
+  type AdapterLayer,
+  type AdapterModule,
+  type Kernel,
+  kernelArea,
+  type LoraLayer,
+} from '../adapters/adapter.ts';
 import { balancingShift, type FactorDType, limitOf } from '../adapters/encode-layer.ts';
 import { type DType, decodeFloat32, encodeFloat, float16Values } from '../formats/dtype.ts';
 import { elementCount, memoryTensor, type RawTensor, readBytes } from '../formats/raw-tensor.ts';
@@ -26,7 +32,7 @@ interface PlainTerm {
  */
 export function concatenate(
   module: AdapterModule,
-  kernel: readonly [number, number] | null,
+  kernel: Kernel | null,
   parts: readonly { readonly layer: AdapterLayer; readonly strength: number }[],
   dtype: FactorDType,
 ): LoraLayer | null {
@@ -63,11 +69,11 @@ export function concatenate(
     layerName: module.layerName,
     own: module.own,
     kind: 'lora',
-    up: memoryTensor(id, dtype, kernel === null ? [m, rank] : [m, rank, 1, 1], encodeFloat(up, dtype)),
+    up: memoryTensor(id, dtype, [m, rank, ...(kernel ?? []).map(() => 1)], encodeFloat(up, dtype)),
     down: memoryTensor(
       id,
       dtype,
-      kernel === null ? [rank, n] : [rank, n / (kernel[0] * kernel[1]), ...kernel],
+      [rank, n / kernelArea(kernel), ...(kernel ?? [])],
       encodeFloat(down, dtype),
     ),
     mid: null,

@@ -361,6 +361,40 @@ describe('adapters of other families', () => {
     ]);
   });
 
+  it('change convolutions over lines, pictures and films', async () => {
+    const file = scratch('convolutions.safetensors');
+    const kernels = [[3], [3, 3], [1, 2, 2]];
+    const generator = new TorchGenerator(5);
+    const draw = (key: string, shape: number[]) =>
+      float32Tensor(key, shape, Float32Array.from(generator.randn(shape.reduce((a, b) => a * b, 1))));
+    await writeSafetensors(
+      file,
+      kernels.flatMap((kernel, i) => [
+        draw(`lora_unet_patch_${i}_conv.lora_up.weight`, [6, 2, ...kernel.map(() => 1)]),
+        draw(`lora_unet_patch_${i}_conv.lora_down.weight`, [2, 4, ...kernel]),
+      ]),
+    );
+    const [sum, small] = [scratch('sum.safetensors'), scratch('small.safetensors')];
+    await mergeFiles({ inputs: [part(file), part(file)], out: sum });
+    await resizeFile({ input: sum, out: small, rule: { kind: 'rank' }, rank: 2 });
+    const [before, after] = [await loadAdapter(file), await loadAdapter(small)];
+    expect([...after.layers.values()].map(({ kernel }) => kernel)).toEqual(kernels);
+    for (const [id, layer] of before.layers) {
+      const expected = denseOf(layer).map((value) => 2 * value);
+      expect(relativeError(denseOf(after.layers.get(id)!), expected)).toBeLessThan(1e-5);
+    }
+  });
+
+  it('are none of SDXL or SD 2.x because an attention has their width', async () => {
+    for (const width of [768, 1024, 2048]) {
+      const file = await fileOf(['transformer.transformer_blocks.0.attn2.to_k'], {
+        ends: LETTERS,
+        size: [8, width],
+      });
+      expect((await loadAdapter(file)).architecture).toBe('other');
+    }
+  });
+
   it('say where a number is not finite', async () => {
     const file = scratch('nan.safetensors');
     const tensors = tensorsOf(['blocks.0.q']);

@@ -11,7 +11,7 @@ import { elementCount, type RawTensor, renamed } from '../../formats/raw-tensor.
 import type { TensorFile } from '../../formats/tensor-file.ts';
 import { torchTensor } from '../../formats/torch-writer.ts';
 import { refusedByFamily } from '../../models/families/adapter-layers.ts';
-import type { AdapterComponent, LoraLayer } from '../adapter.ts';
+import { type AdapterComponent, kernelArea, type LoraLayer } from '../adapter.ts';
 import { collectAdapterLayers } from '../layer-parts.ts';
 import { isTorchName, layerWiseWords } from '../word-forms.ts';
 import { describe } from './describe.ts';
@@ -138,7 +138,7 @@ export const edLora: Scheme = {
   loses: 'convolutions larger than 1 × 1; alpha (folded into the factors); .pth: the header',
   refuses: (layer, architecture) => {
     const { kernel } = layer;
-    if (kernel !== null && kernel[0] * kernel[1] > 1) return `a ${kernel.join('×')} convolution`;
+    if (kernel !== null && kernelArea(kernel) > 1) return `a ${kernel.join('×')} convolution`;
     return refusedByFamily('ED-LoRA', architecture, layer.component);
   },
   key,

@@ -16,8 +16,9 @@ export interface RecogniseOptions {
   readonly families?: readonly Family[];
 }
 
+/** Keys and values of a UNet's attention to the text; other models call theirs alike, of other widths. */
 const contextLayer =
-  /attn2[._](processor[._])?to_[kv]([._](lora_down|lora_A|lora[._]down|lora_linear_layer[._]down|hada_w[12]_b|diff|weight)|_lora\.down)/;
+  /(?:(?:down|up|input|output)_blocks|mid(?:dle)?_block)[._].*attn2[._](processor[._])?to_[kv]([._](lora_down|lora_A|lora[._]down|lora_linear_layer[._]down|hada_w[12]_b|diff|weight)|_lora\.down)/;
 
 /**
  * The family that names or widths prove; `null` where nothing speaks for any.
