@@ -78,6 +78,8 @@ interface Misfit {
   readonly kind: string;
   /** How to make a LoRA of it, if at all. */
   readonly convert?: string;
+  /** Whether that leaves the entry out. */
+  readonly drop?: boolean;
 }
 
 /** Schemes that are none of a concept, all their entries together. */
@@ -100,7 +102,9 @@ function* misfitsOf({ layers, words, unusable, stray, scheme }: Adapter): Genera
     for (const { word } of words)
       yield { name: word, kind: 'embeddings bundled into a LoRA', convert: withWords };
   }
-  for (const { name, reason } of unusable) yield { name, kind: reason };
+  // Without a layer, nothing would be left.
+  const rest = layers.size === 0 ? {} : { convert: plain, drop: true };
+  for (const { name, reason } of unusable) yield { name, kind: reason, ...rest };
   for (const name of stray) yield { name, kind: 'no tensor' };
 }
 
@@ -132,7 +136,8 @@ function convertHint(file: string, misfits: readonly Misfit[]): string {
   const lines = misfits.map(({ convert }) => convert);
   if (lines.includes(undefined)) return '';
   const options = lines.includes(onBase) ? onBase : lines.includes(withWords) ? withWords : plain;
+  const without = misfits.some(({ drop }) => drop === true) ? ' `drop`' : '';
   const { dir, name } = path.parse(file);
   const target = path.join(dir, `${name}-lora.safetensors`);
-  return `; concepts are plain LoRA: \`convertFile\` ${file} ${target} ${options}`;
+  return `; concepts are plain LoRA: \`convertFile\` ${file} ${target} ${options}${without}`;
 }

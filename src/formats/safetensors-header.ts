@@ -47,7 +47,8 @@ export function* parseSafetensorsHeader(text: string, error: MakeError): Steps<S
   const scanner = new JsonScanner(text, 'header', error);
   const entries: HeaderEntry[] = [];
   let metadata: ReadonlyMap<string, string> = new Map();
-  if (!text.startsWith('{')) throw error('expected a header that begins with "{"');
+  // White space in front is the reference library's own leniency.
+  if (scanner.peek() !== '{') throw error('expected a header that begins with "{"');
   yield* scanner.object(MAX_TENSORS, function* (name) {
     if (name === '__metadata__') metadata = yield* scanMetadata(scanner);
     else entries.push(yield* scanEntry(scanner, name, error));

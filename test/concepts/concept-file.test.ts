@@ -314,6 +314,15 @@ describe('refusals', () => {
     expect(error.message).toMatch(message);
   });
 
+  it('say how to go on without what no LoRA can hold', async () => {
+    const norm = tensor('lora_unet_down_blocks_0_attentions_0_norm.diff', [4]);
+    const { message } = await refusal(await tensorFile([up, down, norm]));
+    expect(message).toMatch(
+      /a normalisation layer; .*`convertFile` .*-lora\.safetensors `format: kohya` `drop`/,
+    );
+    expect((await refusal(await tensorFile([up, down, alpha(0)]))).message).not.toContain('convertFile');
+  });
+
   it('list every unmatched name, up to a point', async () => {
     const names = Array.from({ length: 50 }, (_, i) => `lora_unet_nowhere_${i}.alpha`);
     const { message } = await refusal(await tensorFile(names.map((name) => tensor(name, []))));

@@ -127,6 +127,26 @@ describe('what could not be read again is not written', () => {
   });
 });
 
+describe('headers that the reference library reads', () => {
+  // Each read by safetensors 0.8.0 for Python.
+  const plain = '{"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}';
+  const also = (entry: string): string => plain.replace(/}$/, `,${entry}}`);
+  it.each([
+    ['blanks in front', ` ${plain}`],
+    ['a line in front', `\n\t${plain}`],
+    ['blanks behind', `${plain} \n`],
+    ['no metadata', `{"__metadata__":null,${plain.slice(1)}`],
+    ['empty metadata', `{"__metadata__":{},${plain.slice(1)}`],
+    ['fields of other programs', plain.replace('"dtype"', '"x":{"y":[1,null]},"dtype"')],
+    ['a name with escapes', plain.replace('"w"', '"\\u0077"')],
+    ['an empty tensor behind', also('"e":{"dtype":"F32","shape":[0],"data_offsets":[4,4]}')],
+    ['an empty tensor in front', also('"e":{"dtype":"I64","shape":[2,0],"data_offsets":[0,0]}')],
+  ])('%s', async (_, header) => {
+    const { tensors } = await openSafetensors(forge(header, new Uint8Array(4)));
+    expect([...tensors.keys()].filter((name) => name !== 'e')).toEqual(['w']);
+  });
+});
+
 describe('refusals', () => {
   const entry = (fields: string) => `{"w":{${fields}}}`;
   const good = '"dtype":"F32","shape":[2],"data_offsets":[0,8]';

@@ -36,8 +36,8 @@ export const peftPrefix = 'base_model.model.';
 
 /** The layer of a name without its suffix; `null` if the name is none, or the architecture has no such layer. */
 export function layerOfName(name: string, context: NameContext): AdapterModule | null {
-  // Compiled modules (torch.compile) keep their wrapper's name in the path.
-  const own = name.replace(/_orig_mod[._]/g, '');
+  // Wrappers keep their names in the path: torch.compile's, and data parallel's.
+  const own = name.replace(/_orig_mod[._]/g, '').replace(/(^|\.)module\./g, '$1');
   const module = own.includes('.') || !isKohyaStyle(own) ? dotted(own, context) : underscored(own, context);
   return module === null ? null : { component: module.component, layerName: module.layerName };
 }
@@ -66,7 +66,7 @@ function canonicalPrefix(name: string): string {
   if (/^(unet|te\d?)_/.test(rest)) return `lora_${rest}`;
   const text = /^text_encoder(_2)?_(.+)$/.exec(rest);
   if (text !== null) return `lora_te${text[1] === undefined ? '' : '2'}_${text[2]}`;
-  return /^text_model_/.test(rest) ? `lora_te_${rest}` : `lora_unet_${rest}`;
+  return /^(text_model|encoder_layers)_/.test(rest) ? `lora_te_${rest}` : `lora_unet_${rest}`;
 }
 
 /** What dotted paths begin with, where they say their network. */

@@ -50,6 +50,7 @@ export async function convertFile(
   const adapter = options.word === undefined ? loaded : withOneWord(loaded, options.word);
   checkAdapterTarget(out, format, { inputs: [...filesOfAdapters([adapter]), ...listed(location)], force });
   const unusable = unusableOf([adapter]);
+  refuseLoss(out, unusable, drop);
   // ED-LoRA is both: a file of layers with words, or, without any layer, one of words.
   if (isWordFormat(format) && (format !== 'ed-lora' || adapter.layers.size === 0)) {
     const layers = [...adapter.layers.keys()].map((name) => ({
