@@ -190,6 +190,7 @@ export {
 export { fuse } from './fusion/fuse.ts';
 export type { FusedLayer, Fusion } from './fusion/fusion.ts';
 export type { FusionConcept, FusionConceptInput } from './fusion/fusion-concept.ts';
+export { type GivenOption, idleOptionNotes } from './fusion/idle-options.ts';
 export {
   type ChosenPerStage,
   type CollectOptions,
@@ -286,6 +287,7 @@ export {
   type PlannedScene,
   planScene,
 } from './sampling/draw-scene.ts';
+export { isGuided } from './sampling/guidance.ts';
 export type { AdapterGuide, ControlGuide, RegionStrength } from './sampling/guides.ts';
 export type { SceneConcept, SceneModel } from './sampling/model-source.ts';
 export { readPictureScene } from './sampling/picture-recipe.ts';

@@ -12,7 +12,7 @@ import {
 } from '../../src/index.ts';
 import { visible } from '../../src/visible.ts';
 import type { Command, CommandContext } from '../command.ts';
-import { collectOptions, readCollectOptions } from '../fusion/options.ts';
+import { collectOptions, idleNotes, readCollectOptions } from '../fusion/options.ts';
 import { baseOptionsIn, number, outputOptions, readBaseOptions, text, texts } from '../options.ts';
 import { sayNote } from '../terminal/io.ts';
 import { ProgressLine } from '../terminal/progress.ts';
@@ -89,6 +89,7 @@ async function runCollect(args: Args, { io, signal, threads }: CommandContext): 
   const strength = text(args, 'strength') === undefined ? 1 : number('--strength', text(args, 'strength')!);
   const name = text(args, 'name') ?? null;
   const options = readCollectOptions(args, DEFAULTS);
+  for (const note of idleNotes(args, { ...DEFAULTS, ...options })) sayNote(io, note);
   const base = await openCheckpoint(text(args, 'base') ?? defaultBase(), readBaseOptions(args));
   const concepts: FusionConceptInput[] = [];
   for (const file of files) {

@@ -32,7 +32,7 @@ import { withDefaults } from '../../src/settings.ts';
 import { asTyped } from '../arguments.ts';
 import type { Command, CommandContext } from '../command.ts';
 import { readConcepts } from '../fusion/concepts.ts';
-import { collectOptions, readCacheFolder, readCollectOptions } from '../fusion/options.ts';
+import { collectOptions, idleNotes, readCacheFolder, readCollectOptions } from '../fusion/options.ts';
 import { planData, planText, stageList } from '../fusion/plan.ts';
 import { fusionProgress } from '../fusion/progress.ts';
 import { resultData, resultText } from '../fusion/result.ts';
@@ -257,14 +257,16 @@ async function runFuse(args: Args, { io, signal, threads }: CommandContext): Pro
     cacheFolder: readCacheFolder(args),
     ...preserved,
   };
+  const idle = idleNotes(args, options);
+  for (const note of idle) sayNote(io, note);
   if (args['dry-run'] === true) {
     const plan = await planFusion(request);
-    const data = (): string => `${JSON.stringify(planData(plan, base.path, out), null, 2)}\n`;
+    const data = (): string => `${JSON.stringify(planData(plan, base.path, out, idle), null, 2)}\n`;
     io.out(args.json === true ? data() : planText(plan, base.path, out, io.columns));
     return;
   }
   const progress = args.quiet === true ? null : fusionProgress(io, options.steps);
-  const said: string[] = [];
+  const said = idle.map(asTyped);
   let fusion: Fusion;
   try {
     fusion = await fuse({

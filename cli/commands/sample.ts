@@ -19,6 +19,7 @@ import {
 } from '../../src/index.ts';
 import { defined } from '../../src/settings.ts';
 import { visible } from '../../src/visible.ts';
+import { asTyped } from '../arguments.ts';
 import type { Command, CommandContext } from '../command.ts';
 import { baseOptions, number, outputOptions, pairs, text, texts } from '../options.ts';
 import { type Io, sayNote } from '../terminal/io.ts';
@@ -139,11 +140,12 @@ export const sampleCommand: Command = {
 async function runSample(args: Args, { io, signal, threads }: CommandContext): Promise<void> {
   const previewEvery = args.preview === undefined ? 0 : number('--preview', text(args, 'preview')!);
   const planned = await planScene(await readScene(args));
+  const notes = planned.notes.map(asTyped);
   if (args.quiet !== true) {
-    for (const note of planned.notes) sayNote(io, note);
+    for (const note of notes) sayNote(io, note);
   }
   if (args['dry-run'] === true) {
-    io.out(args.json === true ? json({ scene: planned.scene, notes: planned.notes }) : planText(planned));
+    io.out(args.json === true ? json({ scene: planned.scene, notes }) : planText(planned));
     return;
   }
   const line = new ProgressLine(io);
@@ -160,7 +162,7 @@ async function runSample(args: Args, { io, signal, threads }: CommandContext): P
       line.update({ activity: `picture ${picture} of ${total}`, done, total: stepCount }, 'drawing');
     },
   }).finally(() => line.finish());
-  io.out(args.json === true ? json({ ...drawn, notes: planned.notes }) : resultText(planned, drawn, io));
+  io.out(args.json === true ? json({ ...drawn, notes }) : resultText(planned, drawn, io));
 }
 
 const json = (value: unknown): string => `${JSON.stringify(value, null, 2)}\n`;

@@ -1,6 +1,14 @@
 /** Options of `fuse` and `collect` that say which features are collected, and where they are kept. */
 import type { Options } from 'yargs';
-import { type CollectOptions, cacheFolder, DEFAULTS, UsageError } from '../../src/index.ts';
+import {
+  type CollectOptions,
+  cacheFolder,
+  DEFAULTS,
+  type FusionOptions,
+  type GivenOption,
+  idleOptionNotes,
+  UsageError,
+} from '../../src/index.ts';
 import { number, text, texts } from '../options.ts';
 
 type Args = Readonly<Record<string, unknown>>;
@@ -63,6 +71,25 @@ export const collectOptions = {
       'Folder where statistics are kept for the next fusion; --no-cache: nowhere [default: EDLORA_CACHE, or the platform’s cache folder]',
   },
 } as const satisfies Record<string, Options>;
+
+/** The library's names of options. */
+const GIVEN: Readonly<Record<string, GivenOption>> = {
+  contrast: 'contrast',
+  guidance: 'guidanceScale',
+  iterations: 'iterations',
+  preserve: 'preserve',
+  'preserve-captions': 'preserveCaptions',
+  'rank-share': 'rankShare',
+  ridge: 'ridge',
+  runs: 'runs',
+  steps: 'steps',
+};
+
+/** What was given on the command line and changes nothing, one note each. */
+export function idleNotes(args: Args, options: FusionOptions): string[] {
+  const given = Object.entries(GIVEN).flatMap(([name, option]) => (args[name] === undefined ? [] : [option]));
+  return idleOptionNotes(options, given);
+}
 
 /** Features over defaults. @throws {UsageError} for what is no number, or no size */
 export function readCollectOptions(args: Args, defaults: CollectOptions): CollectOptions {

@@ -4,10 +4,12 @@ import {
   type Concept,
   type FusionOptions,
   type FusionPlan,
+  isGuided,
   STAGES,
   type Stage,
   stageOf,
 } from '../../src/index.ts';
+import { asTyped } from '../arguments.ts';
 import { nearPath, table } from '../terminal/table.ts';
 
 /** `text=0.01,cross=0.1,spatial=0.01` */
@@ -30,6 +32,7 @@ export function planData(
   { concepts, options, captions, layers }: FusionPlan,
   base: string,
   out: string,
+  notes: readonly string[],
 ): object {
   return {
     base,
@@ -47,6 +50,7 @@ export function planData(
     options,
     captions,
     layers,
+    notes: notes.map(asTyped),
   };
 }
 
@@ -73,7 +77,8 @@ export function planText(plan: FusionPlan, base: string, out: string, columns: n
     columns,
   );
   const counts = STAGES.map((stage) => `${stage} ${layers[stage].length}`).join(', ');
-  const { runs, steps, seed, statistics } = options;
+  const { runs, steps, seed, statistics, guidanceScale, contrast } = options;
+  const guided = isGuided(guidanceScale) ? `guidance ${guidanceScale}, contrast ${contrast}` : 'no guidance';
   return [
     `Would fuse ${concepts.length} concepts on ${nearPath(base)}; nothing is written.`,
     '',
@@ -82,7 +87,8 @@ export function planText(plan: FusionPlan, base: string, out: string, columns: n
     `method ${options.method}${options.rank === null ? '' : `, rank ${options.rank}`}`,
     `ridge ${stageList(options.ridge)}`,
     `preserve ${stageList(options.preserve)} over ${captions.length} captions`,
-    `${runs} denoising run${runs === 1 ? '' : 's'} of ${steps} steps a concept, seed ${seed}, ${statistics} statistics`,
+    `${runs} denoising run${runs === 1 ? '' : 's'} of ${steps} steps a concept, ${guided}, seed ${seed}`,
+    `${statistics} statistics`,
     `results would go to ${nearPath(path.resolve(out))}`,
     '',
   ].join('\n');

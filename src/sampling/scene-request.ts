@@ -8,6 +8,7 @@ import { openControlNet } from '../models/controlnet/open.ts';
 import { vaeFactor } from '../models/vae/config.ts';
 import { defined } from '../settings.ts';
 import { checkpointSampler } from './checkpoint-schedule.ts';
+import { isGuided } from './guidance.ts';
 import type { AdapterGuide, ControlGuide, RegionStrength } from './guides.ts';
 import { parseStyleMix } from './layer-groups.ts';
 import type { SceneModel } from './model-source.ts';
@@ -18,6 +19,7 @@ import {
   checkPictureSize,
   checkRequestMemory,
   REQUEST_DEFAULTS,
+  type ResolvedRequest,
   resolveRequest,
   type SampleRequest,
   textsOf,
@@ -151,6 +153,7 @@ export async function prepareScene(scene: NormalScene, model: SceneModel): Promi
   const config = checkpointSampler(base, resolved.sampler, resolved.schedule);
   const sampler = createSampler(config, steps, { eta });
   if (init !== undefined) beginIndexFor(sampler, steps, init.denoise);
+  notes.push(...idleNotes(resolved));
   const unknown = unknownWords(textsOf(request), model.vocabulary);
   for (const { word, nearest } of unknown.slice(0, MAX_NOTED_WORDS)) {
     notes.push(
@@ -177,6 +180,26 @@ export async function prepareScene(scene: NormalScene, model: SceneModel): Promi
       batch: resolved.batchSize,
     },
   };
+}
+
+/** What a request asks for that changes nothing beside the rest of it. */
+function idleNotes({
+  guidanceScale,
+  guidanceRescale,
+  negativePrompt,
+  regions,
+  eta,
+  sampler,
+}: ResolvedRequest): string[] {
+  const notes: string[] = [];
+  const unguided = !isGuided(guidanceScale);
+  const negatives = [negativePrompt, ...regions.map((region) => region.negativePrompt ?? '')];
+  if (unguided && negatives.some((text) => text !== '')) {
+    notes.push('`negative` has no effect without guidance above 1');
+  }
+  if (unguided && guidanceRescale > 0) notes.push('`guidanceRescale` has no effect without guidance above 1');
+  if (eta > 0 && sampler !== 'ddim') notes.push('`eta` has no effect: only the sampler ddim reads it');
+  return notes;
 }
 
 /** Places of a scene that become masks of the picture's size. */

@@ -106,6 +106,10 @@ describe('fuse', () => {
     expect(result.out).toMatch(/<smiley1> <smiley2>.*-0\.5\s+12\s+32\s+96/);
     expect(result.out.split('\n').every((text) => [...text].length <= 80)).toBe(true);
     expect(readdirSync(folder)).not.toContain('planned');
+    expect(result.out).toContain(
+      '2 denoising runs of 20 steps a concept, guidance 4, contrast 2.5, seed 0\n',
+    );
+    expect(result.err).toBe('');
     const flow = path.join(folder, 'flow');
     cpSync(defaultBase(), flow, { recursive: true });
     const scheduler = path.join(flow, 'scheduler', 'scheduler_config.json');
@@ -120,11 +124,24 @@ describe('fuse', () => {
       '--json',
       '--preset',
       'mix-of-show',
+      '--contrast',
+      '3',
+      '--rank-share',
+      '0.9',
       '--out',
       out,
     ]);
-    const plan = JSON.parse(json.out) as { options: { preserve: object }; concepts: object[] };
+    expect(json.err.match(/note: /g)).toHaveLength(2);
+    const plan = JSON.parse(json.out) as {
+      options: { preserve: object };
+      concepts: object[];
+      notes: string[];
+    };
     expect(plan.concepts).toHaveLength(4);
+    expect(plan.notes).toEqual([
+      '--contrast has no effect without guidance above 1: there is no empty prompt to weigh against',
+      '--rank-share has no effect without --rank auto',
+    ]);
     expect(plan.options.preserve).toEqual({ text: 0, cross: 0, spatial: 0 });
   });
 

@@ -100,10 +100,14 @@ height: 64
 steps: 9
 `,
     );
-    const plan = await sample('--scene', scene, '--dry-run', '--json', '--steps', '2');
+    const idle = ['--guidance', '1', '--negative', 'dark', '--eta', '0.5', '--guidance-rescale', '0.2'];
+    const plan = await sample('--scene', scene, '--dry-run', '--json', '--steps', '2', ...idle);
     expect(plan.code, plan.err).toBe(0);
     const planned = JSON.parse(plan.out) as { scene: { steps: number; regions: object[] }; notes: string[] };
     expect(planned.scene.steps).toBe(2);
+    expect(planned.notes).toContain('--negative has no effect without guidance above 1');
+    expect(planned.notes).toContain('--guidance-rescale has no effect without guidance above 1');
+    expect(planned.notes).toContain('--eta has no effect: only the sampler ddim reads it');
     expect(planned.notes.join('\n')).toMatch(/mask resized from 8 × 8 to 64 × 64/);
     expect(planned.notes.join('\n')).toMatch(/<potter3>: no such word.*did you mean <potter[12]>/);
     const drawn = await sample('--scene', scene, '--steps', '2', '--out', path.join(folder, 's'), '--json');
