@@ -14,13 +14,10 @@ import { familyOfTitle, provenFamily } from '../models/families/recognise.ts';
 import { parseAdapterName } from './schemes/names.ts';
 
 /** Header entries that name the base: sd-scripts', ModelSpec's, and what model sites and other trainers write. */
-export const BASE_FIELDS = [
-  'ss_base_model_version',
-  'modelspec.architecture',
-  'baseModel',
-  'base_model',
-  'base_model_version',
-] as const;
+export const BASE_FIELDS = ['ss_base_model_version', 'modelspec.architecture', 'baseModel'] as const;
+
+/** Entries with a base's own name, which may be any: they count where nothing else tells, and contradict nothing. */
+export const NAME_FIELDS = ['base_model', 'base_model_version', 'ss_sd_model_name'] as const;
 
 /** What a header says of the base. */
 interface Said {
@@ -42,7 +39,14 @@ export function familyOfAdapter(file: TensorFile, { base = '', component = null 
   const tensors = [...file.tensors.values()];
   const said = saidOf(file);
   const proven = provenFamily(tensors);
-  if (said === null) return proven ?? familyOfTitle(base) ?? bestOwner(file, DEFAULT_FAMILY, component);
+  if (said === null) {
+    if (proven !== null) return proven;
+    const told = familyOfTitle(base);
+    if (told !== null && !hasAdapters(told)) return told;
+    const names = NAME_FIELDS.map((field) => familyOfTitle(file.metadata.get(field) ?? ''));
+    const named = [told, ...names].find((family) => family !== null && hasAdapters(family));
+    return bestOwner(file, (named as AdapterFamily | undefined) ?? DEFAULT_FAMILY, component);
+  }
   if (proven !== null && proven !== said.family) throw contradiction(file, said, proven);
   if (proven === null && hasAdapters(said.family)) {
     const other = bestOwner(file, said.family, component);

@@ -29,7 +29,7 @@ import {
 } from './layer-limits.ts';
 import type { AdapterName } from './schemes/names.ts';
 import { type AdapterPart, partSuffix, splitName } from './schemes/suffixes.ts';
-import { unknownLayer, unusableName } from './schemes/unusable-names.ts';
+import { unknownName, unusableName } from './schemes/unusable-names.ts';
 
 export type Parts = ReadonlyMap<AdapterPart, RawTensor>;
 
@@ -70,7 +70,7 @@ export function collectAdapterLayers(
     if (key === null) {
       const reason = unusableName(tensor.name);
       if (reason === null) unknown.push(tensor.name);
-      unusable.push({ name: tensor.name, reason: reason ?? unknownLayer });
+      unusable.push({ name: tensor.name, reason: reason ?? unknownName(tensor.name) });
       continue;
     }
     const { component, layerName, part } = key;

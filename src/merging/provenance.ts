@@ -1,7 +1,7 @@
 /** What a file was made of, in its header: the recipe with the hash of every input, and what those were made of before. */
 
 import type { Adapter } from '../adapters/adapter.ts';
-import { BASE_FIELDS } from '../adapters/family-of-file.ts';
+import { BASE_FIELDS, NAME_FIELDS } from '../adapters/family-of-file.ts';
 import { hashFiles } from '../formats/file-hash.ts';
 import { utf8Length } from '../io/bytes.ts';
 import { statSync } from '../io/platform/disk.ts';
@@ -95,7 +95,7 @@ function sharedBase(adapters: readonly Adapter[]): Record<string, string> {
   const [first, ...others] = adapters;
   if (first === undefined || layoutOf(first.architecture) !== null) return {};
   return Object.fromEntries(
-    [...BASE_FIELDS, 'modelspec.implementation'].flatMap((field) => {
+    [...BASE_FIELDS, ...NAME_FIELDS, 'modelspec.implementation'].flatMap((field) => {
       const value = first.metadata.get(field);
       return value !== undefined && others.every(({ metadata }) => metadata.get(field) === value)
         ? [[field, value]]

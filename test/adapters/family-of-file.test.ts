@@ -35,14 +35,16 @@ describe('the header decides where names do not', () => {
     ['baseModel', 'Pony', 'sdxl'],
     ['baseModel', 'SD 1.5', 'sd1'],
     ['baseModel', 'something of tomorrow', 'sd1'],
+    ['ss_sd_model_name', 'sd_xl_base_1.0.safetensors', 'sdxl'],
+    ['base_model', 'ponyRealism_v2', 'sdxl'],
   ])('%s: %s', (field, value, family) => {
     for (const layer of [shared, text, 'lora_unet_input_blocks_1_0_in_layers_2']) {
       expect(familyOf(factors(layer, [1, 4]), { [field]: value })).toBe(family);
     }
   });
 
-  it('says that it is for a family that is not read', () => {
-    expect(() => familyOf(factors(text, [1, 4]), { ss_base_model_version: 'sd_v2' })).toThrow('SD 2.x');
+  it('of a family whose layers are not listed, too', () => {
+    expect(familyOf(factors(text, [1, 4]), { ss_base_model_version: 'sd_v2' })).toBe('sd2');
   });
 });
 
@@ -70,6 +72,13 @@ describe('without a header', () => {
     const [id] = read({ auto_mapping: mapping }).layers.keys();
     expect(id).toBe('text_encoder_2:text_model.encoder.layers.0.mlp.fc1');
   });
+});
+
+it('a name of a base contradicts nothing', () => {
+  const layer = 'lora_unet_down_blocks_3_resnets_0_conv1';
+  expect(familyOf(factors(layer, [1, 4]), { ss_sd_model_name: 'ponyRealism_sd15.safetensors' })).toBe('sd1');
+  const field = { ss_base_model_version: 'sd_v1', base_model: 'ponyRealism' };
+  expect(familyOf(factors(text, [1, 4]), field)).toBe('sd1');
 });
 
 describe('contradictions are errors', () => {

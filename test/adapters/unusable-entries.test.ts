@@ -65,6 +65,7 @@ describe('beside a layer', () => {
     [`${module}.oft_blocks`, 'OFT'],
     ['lora_unet_of_tomorrow.lora_up.weight', 'no known layer'],
     ['anything', 'no known layer'],
+    ['base_model.model.conv_in.weight', 'a whole weight'],
   ])('%s: %s', (name, reason) => {
     const { layers, unusable } = read(...pair(), ones(name, 4));
     expect(layers.size).toBe(1);

@@ -1,4 +1,5 @@
 /** Entries that are known and that no LoRA can hold: what they are, by name. They are left out only if the user says so. */
+import { splitName } from './suffixes.ts';
 
 const kinds: readonly (readonly [RegExp, string])[] = [
   [/\.(oft_blocks|oft_diag|boft_blocks|rescale|constraint)$/, 'OFT/BOFT: a rotation of the weight'],
@@ -21,5 +22,9 @@ export function unusableName(name: string): string | null {
   return kinds.find(([pattern]) => pattern.test(name))?.[1] ?? null;
 }
 
-/** What is said of an entry whose layer there is not. */
-export const unknownLayer = 'no known layer of this model';
+/** What is said of an entry of which nothing is known. */
+export function unknownName(name: string): string {
+  return splitName(name) === null && /\.weight$/.test(name)
+    ? 'a whole weight, not a change of one'
+    : 'no known layer of this model';
+}

@@ -50,7 +50,7 @@ export const sdxl: AdapterFamily = {
       /(^|[._])(add_embedding|class_embedding|label_emb)[._]/,
       /(attentions|blocks|middle_block)([._]\d+)+[._]transformer_blocks[._]([1-9]|\d\d)[._]/,
     ],
-    titles: /sdxl|stable[ _-]diffusion[ _-]xl|\bxl\b|pony|illustrious|noob/i,
+    titles: /sd[ _-]?xl|stable[ _-]diffusion[ _-]xl|\bxl\b|pony|illustrious|noob/i,
     pipelines: /XL/,
     contextWidth: 2048,
     wordWidth: 1280,
