@@ -4,6 +4,9 @@ import path from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { FormatError } from '../../src/errors.ts';
 import { openCheckpoint } from '../../src/models/checkpoint.ts';
+import { clipTextSchema } from '../../src/models/clip/config.ts';
+import { unetSchema } from '../../src/models/unet/config.ts';
+import { vaeSchema } from '../../src/models/vae/config.ts';
 import { scratchFolder } from '../formats/scratch-folder.ts';
 import { goldenPath } from '../support/goldens.ts';
 
@@ -19,6 +22,12 @@ function changed(part: string, fields: object): string {
   writeFileSync(file, JSON.stringify({ ...JSON.parse(readFileSync(file, 'utf8')), ...fields }));
   return folder;
 }
+
+const SCHEMAS = { unet: unetSchema, vae: vaeSchema, text_encoder: clipTextSchema };
+
+/** The model's own configuration. */
+const plain = (part: string): object =>
+  JSON.parse(readFileSync(path.join(model, part, 'config.json'), 'utf8')) as object;
 
 async function open(folder: string): Promise<void> {
   await (await openCheckpoint(folder)).parts.vae();
@@ -69,7 +78,7 @@ describe('a configuration', () => {
     await expect(opening).rejects.toThrow(message);
   });
 
-  it.each<[string, object, RegExp]>([
+  it.each<[keyof typeof SCHEMAS, object, RegExp]>([
     ['unet', { _class_name: 'UNetMotionModel' }, /_class_name: expected "UNet2DConditionModel"/],
     ['unet', { in_channels: 9 }, /in_channels: expected 4 as out_channels, got 9; .*\(inpainting\)/],
     ['unet', { in_channels: 8 }, /in_channels: .* got 8; .*\(instructions on a picture\)/],
@@ -108,23 +117,30 @@ describe('a configuration', () => {
     ['vae', { latents_mean: [0.1] }, /latents_mean/],
     ['vae', { patch_size: 2 }, /patch_size: expected a field that is known here/],
     ['text_encoder', { model_type: 't5' }, /model_type: expected "clip_text_model", got "t5"/],
-  ])('of a %s with %j, which is not built here, is refused', async (part, fields, message) => {
-    const opening = open(changed(part, fields));
-    await expect(opening).rejects.toThrow(FormatError);
-    await expect(opening).rejects.toThrow(message);
+  ])('of a %s with %j, which is not built here, is refused', (part, fields, message) => {
+    const parsed = SCHEMAS[part].safeParse({ ...plain(part), ...fields });
+    const { path: at, message: text } = parsed.error!.issues[0]!;
+    expect(`${at.join('.')}: ${text}`).toMatch(message);
   });
 
-  it('may have fields that change nothing', async () => {
+  it('that is not built here is refused on opening, by its file', async () => {
+    const folder = changed('unet', { in_channels: 9 });
+    await expect(open(folder)).rejects.toThrow(FormatError);
+    await expect(open(folder)).rejects.toThrow(`${path.join(folder, 'unet', 'config.json')}: in_channels: `);
+  });
+
+  it('may have fields that change nothing', () => {
     const unet = {
       only_cross_attention: [false, false, false, false],
       decay: 0.9999,
       new_field: null,
+      dual_norm: false,
+      upcast_attention: true,
       _note: 'x',
     };
-    await expect(
-      open(changed('unet', { ...unet, dual_norm: false, upcast_attention: true })),
-    ).resolves.toBeUndefined();
-    await expect(open(changed('vae', { force_upcast: true, sample_size: 512 }))).resolves.toBeUndefined();
+    expect(unetSchema.parse({ ...plain('unet'), ...unet })).toEqual(unetSchema.parse(plain('unet')));
+    const vae = { force_upcast: true, sample_size: 512 };
+    expect(vaeSchema.parse({ ...plain('vae'), ...vae })).toEqual(vaeSchema.parse(plain('vae')));
   });
 
   it('that is no configuration is refused by name', async () => {

@@ -1,12 +1,14 @@
 /** What a single file's signs say of its noise, and who hears it. */
-import { readFileSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { type CheckpointOptions, openCheckpoint } from '../../src/models/checkpoint.ts';
+import { openCheckpoint } from '../../src/models/checkpoint.ts';
+import type { PredictionType, ScheduleKeys } from '../../src/models/model-schedule.ts';
+import { singleFileSchedule } from '../../src/models/single-file-schedule.ts';
 import { checkpointSampler, checkpointSchedule } from '../../src/sampling/checkpoint-schedule.ts';
 import { scratchFolder } from '../formats/scratch-folder.ts';
 import { goldenPath } from '../support/goldens.ts';
-import { type SingleFileChanges, writeSingleFile } from '../support/single-files.ts';
+import { writeSingleFile } from '../support/single-files.ts';
 
 const scratch = scratchFolder();
 const configFolder = goldenPath('goldens/tiny-random/model');
@@ -16,16 +18,23 @@ const sibling = readFileSync(
 );
 let count = 0;
 
-interface Signs extends SingleFileChanges {
+interface Signs {
+  readonly keys?: readonly string[];
+  readonly metadata?: Readonly<Record<string, string>>;
   /** Files beside it, by their ends. */
   readonly beside?: Readonly<Record<string, string>>;
 }
 
-async function opened({ beside = {}, ...changes }: Signs, options: CheckpointOptions = {}) {
+/** What the signs of a file say; the file itself is not looked into. */
+function signsOf(
+  { keys = [], metadata = {}, beside = {} }: Signs,
+  chosen?: PredictionType,
+): Promise<ScheduleKeys> {
   const stem = scratch(String(count++), 'base.v1');
-  await writeSingleFile(`${stem}.safetensors`, changes);
+  mkdirSync(path.dirname(stem));
   for (const [end, text] of Object.entries(beside)) writeFileSync(stem + end, text);
-  return openCheckpoint(`${stem}.safetensors`, { configFolder, ...options });
+  const file = { path: `${stem}.safetensors`, metadata: new Map(Object.entries(metadata)) };
+  return singleFileSchedule(file, new Set(keys), chosen);
 }
 
 const params = (text: string): string => `model:\n  params:\n    ${text}\n`;
@@ -35,44 +44,37 @@ const scaling = (name: string): string =>
   );
 
 describe('a single file', () => {
-  it.each<[string, Signs, string]>([
-    ['without a sign', {}, 'epsilon'],
+  it.each<[string, Signs, string | undefined]>([
+    ['without a sign', {}, undefined],
     ['with the key v_pred', { keys: ['v_pred'] }, 'v_prediction'],
-    [
-      'with the key of a training checkpoint',
-      { rename: (name) => `state_dict.${name}`, keys: ['state_dict.v_pred'] },
-      'v_prediction',
-    ],
     ['with the key ztsnr', { keys: ['ztsnr'] }, 'v_prediction'],
     ['with ModelSpec’s field', { metadata: { 'modelspec.prediction_type': 'v' } }, 'v_prediction'],
     ['with a .yaml beside it', { beside: { '.yaml': sibling } }, 'v_prediction'],
     ['with a .yml beside it', { beside: { '.yml': sibling } }, 'v_prediction'],
     ['with the class of generative-models', { beside: { '.yaml': scaling('VScaling') } }, 'v_prediction'],
     ['with its other class', { beside: { '.yaml': scaling('EpsScaling') } }, 'epsilon'],
-    ['with another file’s .yaml', { beside: { 'b.yaml': sibling } }, 'epsilon'],
-    ['with a .yaml of something else', { beside: { '.yaml': 'prompt: a cat' } }, 'epsilon'],
+    ['with another file’s .yaml', { beside: { 'b.yaml': sibling } }, undefined],
+    ['with a .yaml of something else', { beside: { '.yaml': 'prompt: a cat' } }, undefined],
     [
       'with a .yaml that does not say it',
       { beside: { '.yaml': params('linear_start: 0.00085') } },
-      'epsilon',
+      undefined,
     ],
   ])('%s', async (_, signs, prediction) => {
-    const base = await opened(signs);
-    // What training and features go by, and what is drawn by.
-    expect(checkpointSchedule(base).predictionType).toBe(prediction);
-    expect(checkpointSampler(base, 'euler').predictionType).toBe(prediction);
-    expect(checkpointSchedule(base).rescaleBetasZeroSnr).toBe(signs.keys?.includes('ztsnr') === true);
+    const { prediction_type: said, rescale_betas_zero_snr: rescaled } = await signsOf(signs);
+    expect(said).toBe(prediction);
+    expect(rescaled).toBe(signs.keys?.includes('ztsnr') === true ? true : undefined);
   });
 
   it('has the betas of its .yaml', async () => {
     const text = params(
       '{ linear_start: 0.001, linear_end: 0.02, timesteps: 500, beta_schedule: sqrt_linear }',
     );
-    expect(checkpointSchedule(await opened({ beside: { '.yaml': text } }))).toMatchObject({
-      betaStart: 0.001,
-      betaEnd: 0.02,
-      numTrainTimesteps: 500,
-      betaSchedule: 'linear',
+    expect(await signsOf({ beside: { '.yaml': text } })).toEqual({
+      beta_start: 0.001,
+      beta_end: 0.02,
+      num_train_timesteps: 500,
+      beta_schedule: 'linear',
     });
   });
 
@@ -93,10 +95,8 @@ describe('a single file', () => {
       /expected epsilon, v or x0, got "flow"/,
     ],
   ])('with %s is refused until the user decides', async (_, signs, message) => {
-    await expect(opened(signs)).rejects.toThrow(message);
-    const base = await opened(signs, { prediction: 'v_prediction' });
-    expect(checkpointSchedule(base).predictionType).toBe('v_prediction');
-    expect(base.schedule.chosenPrediction).toBe('v_prediction');
+    await expect(signsOf(signs)).rejects.toThrow(message);
+    await expect(signsOf(signs, 'v_prediction')).resolves.toBeDefined();
   });
 
   it.each<[string, RegExp]>([
@@ -104,7 +104,21 @@ describe('a single file', () => {
     [params('linear_start: fast'), /base\.v1\.yaml: model\.params\.linear_start/],
     ['model: {', /base\.v1\.yaml:1: neither JSON nor YAML/],
   ])('with the .yaml %j is refused', async (text, message) => {
-    await expect(opened({ beside: { '.yaml': text } })).rejects.toThrow(message);
+    await expect(signsOf({ beside: { '.yaml': text } })).rejects.toThrow(message);
+  });
+
+  it('tells training and samplers, before the configuration that is used with it', async () => {
+    const changes = { rename: (name: string) => `state_dict.${name}`, keys: ['state_dict.ztsnr'] };
+    const file = await writeSingleFile(scratch('whole', 'base.safetensors'), changes);
+    const base = await openCheckpoint(file, { configFolder });
+    expect(checkpointSchedule(base)).toMatchObject({
+      predictionType: 'v_prediction',
+      rescaleBetasZeroSnr: true,
+    });
+    expect(checkpointSampler(base, 'euler').predictionType).toBe('v_prediction');
+    const said = await openCheckpoint(file, { configFolder, prediction: 'epsilon' });
+    expect(checkpointSchedule(said).predictionType).toBe('epsilon');
+    expect(said.schedule.chosenPrediction).toBe('epsilon');
   });
 });
 
