@@ -143,7 +143,8 @@ export function withTensors<L extends AdapterLayer>(layer: L, change: (tensor: R
 /** A tensor times a number, in its own dtype where that holds the products exactly, otherwise in float32. */
 function scaled(tensor: RawTensor, factor: number): RawTensor {
   const products = readFinite(tensor).map((value) => value * factor);
-  if (tensor.dtype === 'F16' || tensor.dtype === 'BF16') {
+  const narrowable = tensor.dtype === 'F16' || tensor.dtype === 'BF16';
+  if (narrowable && largestMagnitude(products) < limitOf(tensor.dtype)) {
     const narrow = encodeTensor(tensor.name, tensor.shape, products, tensor.dtype);
     const back = readFloat64(narrow);
     if (back.every((value, i) => value === products[i])) return narrow;
@@ -174,11 +175,34 @@ export function loraAlphaOf(layer: Pick<LoraLayer, 'scale' | 'rank'>): number {
 }
 
 /**
- * The same layer with scale 1, for files that store no alpha: the scale goes into `up`, in its own dtype where that
- * holds the products exactly (powers of two), otherwise in float32.
+ * The same change with another scale: the rest goes into `up`, in its own dtype where that holds the products exactly
+ * (powers of two), otherwise in float32.
+ * @param scale default 1, for files that store no alpha
  */
-export function foldScale(layer: LoraLayer): LoraLayer {
-  if (layer.scale === 1) return layer;
-  const up = scaled(layer.up, layer.scale);
-  return { ...layer, up, scale: 1 };
+export function foldScale(layer: LoraLayer, scale = 1): LoraLayer {
+  if (layer.scale === scale) return layer;
+  return { ...layer, up: scaled(layer.up, layer.scale / scale), scale };
+}
+
+/**
+ * The same changes with one alpha for all of them, that of most: diffusers (0.35 and 0.42 alike) takes one alpha for a file
+ * in kohya's names, whatever stands beside each layer.
+ * @param layers those without a rank have no alpha, and stay
+ */
+export function withOneAlpha(layers: readonly AdapterLayer[]): AdapterLayer[] {
+  const ranked = layers.filter((layer) => layer.kind === 'lora');
+  if (ranked.length === 0) return [...layers];
+  const loraAlpha = mostCommon(ranked.map(loraAlphaOf));
+  return layers.map((layer) => {
+    // Compared as files hold it: scale · rank of equal alphas may differ in its last bits.
+    if (layer.kind !== 'lora' || Math.fround(loraAlphaOf(layer)) === Math.fround(loraAlpha)) return layer;
+    return foldScale(layer, loraAlpha / layer.rank);
+  });
+}
+
+/** Of equally frequent values the first. @param values at least one */
+export function mostCommon(values: readonly number[]): number {
+  const counts = new Map<number, number>();
+  for (const value of values) counts.set(value, (counts.get(value) ?? 0) + 1);
+  return [...counts].reduce((best, entry) => (entry[1] > best[1] ? entry : best))[0];
 }

@@ -12,7 +12,7 @@ import { checkFileTarget, checkFolderTarget, type TargetRules } from '../io/targ
 import { adapterModuleId } from '../models/families/adapter-layers.ts';
 import { Pace } from '../pace.ts';
 import type { Adapter, AdapterLayer, LoraLayer } from './adapter.ts';
-import { foldScale } from './encode-layer.ts';
+import { foldScale, withOneAlpha } from './encode-layer.ts';
 import { refuseNonFinite } from './finite.ts';
 import { refuseUnreadable } from './read-back.ts';
 import { partTensors } from './schemes/factor-tensors.ts';
@@ -110,15 +110,13 @@ export async function writeAdapter(
   const scheme = schemeOf(format, table);
   const output = heldOf(target, scheme, adapter);
   await refuseNonFinite(carriedTensors(output), pace);
-  const stored: AdapterLayer[] = [];
+  const held: AdapterLayer[] = [];
   for (const layer of output.layers) {
-    if (scheme.anyKind) stored.push(layer);
-    else {
-      const plain = plainLora(target, layer);
-      stored.push(scheme.storesAlpha ? plain : foldScale(plain));
-    }
+    const own = scheme.anyKind ? layer : plainLora(target, layer);
+    held.push(scheme.alpha === 'none' ? foldScale(own as LoraLayer) : own);
     await pace.turn();
   }
+  const stored = scheme.alpha === 'one' ? withOneAlpha(held) : held;
   const files = await scheme.encode(output, stored, { target, pace });
   for (const { place, tensors, header, ...intended } of files) {
     const file = path.join(target, place);

@@ -208,7 +208,7 @@ async function writePeft(
     const file = path.join(folder, component, 'adapter_model.safetensors');
     const tensors = own.flatMap((layer) => pair(layer, (part) => peftKey(layer, part)));
     // Alpha is the rank in every layer, so that PEFT's scale is 1.
-    const config = adapterConfig(own.map(({ layerName, rank }) => ({ layerName, rank, scale: 1 })));
+    const config = adapterConfig(own.map((layer) => ({ ...layer, scale: 1 })));
     const unwritten = unwrittenFile(file, tensors, described);
     const { layers: found } = readUnwritten(file, 'peft', () =>
       readAdapter(unwritten, { component, config }),

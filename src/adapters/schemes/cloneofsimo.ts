@@ -228,7 +228,7 @@ export const cloneofsimo: Scheme = {
   title: 'cloneofsimo/lora: numbered layers',
   reader,
   folder: false,
-  storesAlpha: false,
+  alpha: 'none',
   anyKind: false,
   words: 'tokens',
   secondEncoder: false,

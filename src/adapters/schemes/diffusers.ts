@@ -15,14 +15,18 @@ import { factorTensors } from './factor-tensors.ts';
 import { isComfyStyle, isKohyaStyle, peftPrefix } from './layer-names.ts';
 import { parseAdapterName } from './names.ts';
 import { diffusersOwn, dottedOwn, noDots } from './own-layers.ts';
+import { adapterConfig } from './peft.ts';
 import { type PeftScaling, peftScale, peftScaling } from './peft-names.ts';
 import type { FactorKey, Scheme, SchemeReader } from './scheme.ts';
+
+/** Header entry of diffusers since 0.34: a LoraConfig for each network. */
+const metadataKey = 'lora_adapter_metadata';
 
 /**
  * Scaling per component from `lora_adapter_metadata`: a JSON object with keys such as `unet.lora_alpha`.
  */
 export function adapterScalings(file: TensorFile): Map<string, PeftScaling> {
-  const text = file.metadata.get('lora_adapter_metadata');
+  const text = file.metadata.get(metadataKey);
   if (text === undefined) return new Map();
   const config = parseJson(text, `${file.path}: lora_adapter_metadata`);
   if (typeof config !== 'object' || config === null) {
@@ -112,16 +116,37 @@ const spelled = (key: Key): Pick<Scheme, 'refuses' | 'key' | 'encode'> => ({
     const tensors = layers.flatMap((layer) =>
       factorTensors(layer, (...which) => key(...which)!, output.architecture),
     );
-    return [
-      { place: '', tensors, header: { ...describe(output), format: 'pt' }, layers, words: output.words },
-    ];
+    const header = {
+      ...describe(output),
+      ...adapterMetadata(layers, (layer) => key(layer, 'up', output.architecture)!),
+      format: 'pt',
+    };
+    return [{ place: '', tensors, header, layers, words: output.words }];
   },
 });
+
+/**
+ * What diffusers has to be told where ranks differ: without it, it divides one alpha for all layers by each layer's rank.
+ * @param layers of scale 1
+ * @param nameOf begins with the network's name
+ */
+function adapterMetadata(
+  layers: readonly LoraLayer[],
+  nameOf: (layer: LoraLayer) => string,
+): Record<string, string> {
+  if (new Set(layers.map(({ rank }) => rank)).size <= 1) return {};
+  const networkOf = (layer: LoraLayer): string => nameOf(layer).split('.', 1)[0]!;
+  const entries = [...new Set(layers.map(networkOf))].flatMap((network) => {
+    const own = layers.filter((layer) => networkOf(layer) === network);
+    return Object.entries(adapterConfig(own)).map(([name, value]) => [`${network}.${name}`, value] as const);
+  });
+  return { [metadataKey]: JSON.stringify(Object.fromEntries(entries)) };
+}
 
 const common = {
   reader,
   folder: false,
-  storesAlpha: false,
+  alpha: 'none',
   anyKind: false,
   words: 'none',
   secondEncoder: true,

@@ -131,7 +131,7 @@ export const edLora: Scheme = {
   title: 'ED-LoRA (Mix-of-Show): .pth, or the same names in safetensors',
   reader,
   folder: false,
-  storesAlpha: false,
+  alpha: 'none',
   anyKind: false,
   words: 'layers',
   secondEncoder: false,

@@ -91,7 +91,7 @@ const encodePlain =
       ...factorTensors(layer, key, output.architecture),
       alphaTensor(key(layer, 'up', output.architecture), loraAlphaOf(layer)),
     ]);
-    return encoded(output, tensors, context);
+    return encoded({ ...output, layers: stored }, tensors, context);
   };
 
 /** Always float32: bfloat16 would round ranks above 256. */
@@ -125,14 +125,16 @@ async function encoded(
   const layout = layoutOf(architecture);
   const encoders = layout === null ? 2 : Object.keys(layout.textEncoders).length;
   const all = [...tensors, ...bundledTensors(words, encoders)];
-  const alphas = new Set(layers.map((layer) => (layer.rank === null ? null : layer.scale * layer.rank)));
+  const alphas = new Set(
+    layers.map((layer) => (layer.rank === null ? null : Math.fround(layer.scale * layer.rank))),
+  );
   const alpha = alphas.size === 1 ? [...alphas][0]! : null;
   const { ss_v2, ss_base_model_version, ...plain } = networkMetadata({ title, ranks: ranksOf(layers) });
   const network: Record<string, string> = {
     ...plain,
     // Of other families the inputs' own headers know.
     ...(layout === null ? {} : { ss_v2: ss_v2!, ss_base_model_version: layout.kohyaVersion }),
-    ss_network_alpha: alpha === null ? 'Dynamic' : String(Math.fround(alpha)),
+    ss_network_alpha: alpha === null ? 'Dynamic' : String(alpha),
     ...more,
   };
   const kept = Object.fromEntries(
@@ -157,7 +159,7 @@ function refusedOwn(layer: AdapterLayer): string | null {
     : null;
 }
 
-const common = { folder: false, storesAlpha: true, words: 'tokens', secondEncoder: true } as const;
+const common = { folder: false, alpha: 'one', words: 'tokens', secondEncoder: true } as const;
 
 export const kohya: Scheme = {
   ...common,

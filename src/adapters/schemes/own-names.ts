@@ -121,7 +121,7 @@ export const ownNames: Scheme = {
   title: 'the file’s own names, for families that edlora does not draw (Flux, SD 3, video models, …)',
   reader: ownReader,
   folder: false,
-  storesAlpha: true,
+  alpha: 'each',
   anyKind: true,
   words: 'tokens',
   secondEncoder: true,

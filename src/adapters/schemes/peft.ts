@@ -7,7 +7,7 @@ import * as path from '../../io/platform/paths.ts';
 import { type AdapterModule, type Architecture, componentsOf } from '../../models/families/adapter-layers.ts';
 import { layoutOf } from '../../models/families/families.ts';
 import type { AdapterComponent, LoraLayer } from '../adapter.ts';
-import { loraAlphaOf } from '../encode-layer.ts';
+import { loraAlphaOf, mostCommon } from '../encode-layer.ts';
 import { collectAdapterLayers } from '../layer-parts.ts';
 import { describe } from './describe.ts';
 import { factorTensors } from './factor-tensors.ts';
@@ -73,9 +73,14 @@ const reader: SchemeReader = {
 const key: FactorKey = (module, part) =>
   peftKey({ component: 'unet', layerName: pathIn(module) ?? module.layerName }, part);
 
-/** The path of a layer in its network. */
-function pathIn(module: AdapterModule): string | null {
-  return module.own === undefined ? module.layerName : dottedOwn(module);
+/**
+ * A layer as its network calls it: transformers 5 has taken a level from the names of the first text encoder. `null` where the
+ * file did not say.
+ */
+export function pathIn(module: AdapterModule): string | null {
+  if (module.own !== undefined) return dottedOwn(module);
+  const { component, layerName } = module;
+  return component === 'text_encoder' ? layerName.replace(/^text_model\./, '') : layerName;
 }
 
 /** Folders of an adapter's networks, with what is in each. A network that is not listed has no other name than the adapter's. */
@@ -98,9 +103,12 @@ function placesOf(
   ];
 }
 
-/** A LoraConfig whose scales are the layers' own. */
+/**
+ * A LoraConfig whose scales are the layers' own. PEFT takes a name in it as the end of a layer's name, so that it fits with
+ * and without the level above.
+ */
 export function adapterConfig(
-  layers: readonly Pick<LoraLayer, 'layerName' | 'rank' | 'scale'>[],
+  layers: readonly (AdapterModule & Pick<LoraLayer, 'rank' | 'scale'>)[],
 ): Record<string, unknown> {
   const r = mostCommon(layers.map(({ rank }) => rank));
   const loraAlpha = mostCommon(layers.map(loraAlphaOf));
@@ -109,7 +117,7 @@ export function adapterConfig(
     of: (layer: (typeof layers)[number]) => number,
   ): Record<string, number> =>
     Object.fromEntries(
-      layers.filter((layer) => of(layer) !== usual).map((layer) => [layer.layerName, of(layer)]),
+      layers.filter((layer) => of(layer) !== usual).map((layer) => [pathIn(layer)!, of(layer)]),
     );
   return {
     peft_type: 'LORA',
@@ -120,7 +128,7 @@ export function adapterConfig(
     lora_alpha: loraAlpha,
     rank_pattern: exceptions(r, ({ rank }) => rank),
     alpha_pattern: exceptions(loraAlpha, loraAlphaOf),
-    target_modules: layers.map(({ layerName }) => layerName),
+    target_modules: layers.map((layer) => pathIn(layer)!),
     lora_dropout: 0,
     bias: 'none',
     use_rslora: false,
@@ -129,18 +137,14 @@ export function adapterConfig(
   };
 }
 
-function mostCommon(values: readonly number[]): number {
-  const counts = new Map<number, number>();
-  for (const value of values) counts.set(value, (counts.get(value) ?? 0) + 1);
-  return [...counts].reduce((best, entry) => (entry[1] > best[1] ? entry : best))[0];
-}
+const escaped = (name: string): string => name.replaceAll('.', '\\.');
 
 export const peft: Scheme = {
   name: 'peft',
   title: 'PEFT: a folder with an adapter per network',
   reader,
   folder: true,
-  storesAlpha: true,
+  alpha: 'each',
   anyKind: false,
   words: 'none',
   secondEncoder: true,
@@ -156,7 +160,9 @@ export const peft: Scheme = {
     placesOf(output.architecture).flatMap(([component, place, belongs]) => {
       const layers = (stored as readonly LoraLayer[]).filter(belongs);
       if (layers.length === 0) return [];
-      const config = adapterConfig(layers.map((layer) => ({ ...layer, layerName: pathIn(layer)! })));
+      const paths = layers.map((layer) => escaped(pathIn(layer)!));
+      // As an expression it fits whole names only: a network that calls them otherwise is refused, not left unchanged.
+      const config = { ...adapterConfig(layers), target_modules: paths.join('|') };
       return [
         {
           place: `${place}adapter_model.safetensors`,

@@ -87,8 +87,11 @@ export interface Scheme {
   readonly reader: SchemeReader;
   /** Whether the target is a folder. */
   readonly folder: boolean;
-  /** Whether alpha is stored; where not, it is folded into the factors. */
-  readonly storesAlpha: boolean;
+  /**
+   * What is stored of alphas: `each` layer's; `one` for all layers, since some readers take one for all; `none`. The rest is
+   * folded into the factors.
+   */
+  readonly alpha: 'each' | 'one' | 'none';
   /** Whether layers other than plain LoRA stay what they are. */
   readonly anyKind: boolean;
   /** Which words fit: none, one vector per token, or one per cross-attention layer too. */
@@ -103,7 +106,7 @@ export interface Scheme {
   readonly key: FactorKey | null;
   /**
    * The files of an adapter, every layer and word of which the scheme holds.
-   * @param stored its layers: plain LoRA, with scale 1 unless `storesAlpha`; as they are where `anyKind`
+   * @param stored its layers: plain LoRA, with scale 1 where `alpha` is `none`; as they are where `anyKind`
    */
   readonly encode: (
     output: OutputAdapter,
