@@ -2,7 +2,9 @@
 import { describe, expect, it } from 'vitest';
 import { loadAdapter, readAdapter } from '../../src/adapters/read.ts';
 import { unwrittenFile } from '../../src/adapters/unwritten-file.ts';
+import { writeAdapter } from '../../src/adapters/write.ts';
 import { float32Tensor, readFloat64 } from '../../src/formats/raw-tensor.ts';
+import { convertAdapter } from '../../src/merging/convert.ts';
 import { convertFile } from '../../src/merging/jobs/convert-file.ts';
 import { denseOf, scratch } from '../merging/random-adapters.ts';
 import { casePath } from '../support/cases.ts';
@@ -115,6 +117,18 @@ describe('a trained scalar', () => {
     expect(layer!.scale).toBe(0.125);
   });
 
+  it.each([
+    ['diff', { diff: [2, 3] }],
+    ['lokr', { lokr_w1: [1, 1], lokr_w2: [2, 3] }],
+  ])('multiplies numbers that are stored without a rank: %s', async (kind, parts) => {
+    const tensors = Object.entries(parts).map(([part, shape]) => ones(`${module}.${part}`, ...shape));
+    const adapter = read(...tensors, float32Tensor(`${module}.scalar`, [1], Float32Array.of(0.25)));
+    const out = scratch('lora.safetensors');
+    await writeAdapter(out, 'lycoris', (await convertAdapter(adapter, 'lycoris')).output);
+    const [written] = (await loadAdapter(out)).layers.values();
+    expect([written!.kind, written!.scale, new Set(denseOf(written!))]).toEqual([kind, 1, new Set([0.25])]);
+  });
+
   it.each(['kohya', 'lycoris', 'diffusers', 'peft'] as const)(
     'is written into what %s stores',
     async (format) => {
@@ -127,8 +141,6 @@ describe('a trained scalar', () => {
       const tensors = [...whole, ...pair(other), float32Tensor(`${other}.scalar`, [1], Float32Array.of(0.5))];
       const adapter = readAdapter(unwrittenFile('any.safetensors', tensors));
       const out = scratch(format === 'peft' ? 'adapter' : 'lora.safetensors');
-      const { convertAdapter } = await import('../../src/merging/convert.ts');
-      const { writeAdapter } = await import('../../src/adapters/write.ts');
       await writeAdapter(out, format, (await convertAdapter(adapter, format, { rank: 2 })).output);
       const written = (await loadAdapter(out)).layers;
       for (const [id, layer] of adapter.layers) {

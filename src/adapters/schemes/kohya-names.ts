@@ -36,34 +36,32 @@ export function kohyaNames(file: string, modules: Iterable<ModulePath>): Map<str
   return names;
 }
 
-interface Pattern {
-  readonly parts: readonly string[];
-  readonly pattern: RegExp;
+/** A block's number, where a template has `#`. */
+const numbers = /(?<=(?:blocks|attentions|resnets|layers)_)(?:0|[1-9]\d{0,3})(?=_|$)/g;
+
+/** The known layers' templates, by their underscored form. */
+function templatesOf(component: Component): ReadonlyMap<string, string> {
+  return new Map([...layerTemplates(component)].map((template) => [template.replaceAll('.', '_'), template]));
 }
 
-/** The known layers as patterns over kohya names; a number is where a template has `#`, so no two can match. */
-function patternsOf(component: Component): Pattern[] {
-  return [...layerTemplates(component)].map((template) => ({
-    parts: template.split('#'),
-    pattern: new RegExp(`^${template.replaceAll('.', '_').replaceAll('#', '(0|[1-9]\\d{0,3})')}$`),
-  }));
-}
-
-const patterns: Readonly<Record<Component, readonly Pattern[]>> = {
-  unet: patternsOf('unet'),
-  text_encoder: patternsOf('text_encoder'),
+const templates: Readonly<Record<Component, ReadonlyMap<string, string>>> = {
+  unet: templatesOf('unet'),
+  text_encoder: templatesOf('text_encoder'),
 };
 
 /** Module of a kohya name by the structure of blocks alone, at any depth; `null` if there is no such layer. */
 export function moduleOfKohyaName(name: string): ModulePath | null {
   // Files made by diffusers' converter say lora_te1_ for the only text encoder.
-  const match = /^lora_(unet|te1?)_(.+)$/.exec(name);
+  const match = /^lora_(unet|te1?)_([^#]+)$/.exec(name);
   if (match === null) return null;
   const component: Component = match[1] === 'unet' ? 'unet' : 'text_encoder';
-  for (const { parts, pattern } of patterns[component]) {
-    const indices = pattern.exec(match[2]!)?.slice(1);
-    if (indices === undefined) continue;
-    return { component, layerName: parts.map((part, i) => part + (indices[i] ?? '')).join('') };
-  }
-  return null;
+  const indices: string[] = [];
+  const underscored = match[2]!.replace(numbers, (index) => {
+    indices.push(index);
+    return '#';
+  });
+  const template = templates[component].get(underscored);
+  return template === undefined
+    ? null
+    : { component, layerName: template.replace(/#/g, () => indices.shift()!) };
 }
