@@ -59,6 +59,22 @@ export function asTyped(message: string): string {
   });
 }
 
+/** A message of the library without advice that needs options which a command lacks. @param options of the command */
+export function usefulIn(options: ReadonlySet<string>, message: string): string {
+  const [first, ...advice] = message.split('; ');
+  return [first, ...advice.filter((clause) => isUseful(clause, options))].join('; ');
+}
+
+/** Whether the options that a clause names are the command's, or another command's that it names too. */
+function isUseful(clause: string, options: ReadonlySet<string>): boolean {
+  const names = [...clause.matchAll(/`(\w+)(?:: [^`]*)?`/g)].map(([, name]) => name!);
+  if (names.some((name) => COMMAND_OF[name] !== undefined)) return true;
+  return names.every((name) => {
+    const option = optionFor(name);
+    return option === null || options.has(option.slice(2));
+  });
+}
+
 function optionFor(name: string): string | null {
   const other = OPTION_OF[name];
   if (other !== undefined) return `--${other}`;

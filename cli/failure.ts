@@ -2,7 +2,7 @@
 import { EdloraError, FormatError, InterruptedError, MismatchError, UsageError } from '../src/errors.ts';
 import { systemErrorInWords } from '../src/index.ts';
 import { visible } from '../src/visible.ts';
-import { asTyped } from './arguments.ts';
+import { asTyped, usefulIn } from './arguments.ts';
 import { type Io, paint } from './terminal/io.ts';
 
 /** 0 done, 1 failed, 2 usage, 3 bad or unsafe input file; 130, 143, 129 ended by Ctrl-C, SIGTERM, SIGHUP. */
@@ -34,6 +34,8 @@ export interface FailureContext {
   readonly signal: AbortSignal;
   /** Whether to say where it happened. */
   readonly verbose: boolean;
+  /** Options of the command. */
+  readonly options?: ReadonlySet<string> | undefined;
   /** What an interrupted command leaves; see `Command.keeps`. */
   readonly keeps?: string | undefined;
 }
@@ -47,7 +49,7 @@ export function sayFailure(error: unknown, context: FailureContext): ExitCode {
 }
 
 /** What went wrong, in one line. */
-function messageOf(error: unknown, { signal, verbose, keeps }: FailureContext): string {
+function messageOf(error: unknown, { signal, verbose, keeps, options }: FailureContext): string {
   if (isAnswerTo(signal, error) && !(error instanceof InterruptedError)) {
     return `interrupted; ${keeps ?? 'what was finished is kept, and no half-written file was left'}`;
   }
@@ -57,7 +59,8 @@ function messageOf(error: unknown, { signal, verbose, keeps }: FailureContext): 
     .trim()
     .split(/\s*\n\s*/);
   const message = lines.join(', ').replaceAll(':, ', ': ');
-  if (error instanceof EdloraError) return asTyped(message);
+  if (error instanceof EdloraError)
+    return asTyped(options === undefined ? message : usefulIn(options, message));
   return verbose ? message : `${message} (a defect in edlora; --verbose shows where)`;
 }
 

@@ -32,11 +32,13 @@ export async function run(
 ): Promise<ExitCode> {
   const io = guarded(given);
   let keeps: string | undefined;
+  let options: ReadonlySet<string> | undefined;
   try {
     const line = program === 'edlora' ? argv : [program, ...argv];
     refuseRetired(line);
     const commands = await commandsFor(line);
     const parser = createParser(commands, { io, signal }, (command, args) => {
+      options = new Set([...Object.keys(globalOptions), ...Object.keys(command.options)]);
       keeps = typeof command.keeps === 'function' ? command.keeps(args) : command.keeps;
       const onlyPrints = command.prints === true || args['dry-run'] === true || args['print-schema'] === true;
       onCommand?.(!onlyPrints);
@@ -53,7 +55,7 @@ export async function run(
     if (help !== '') io.out(`${program === 'fuse' ? help.replaceAll('edlora fuse', 'fuse') : help}\n`);
     return 0;
   } catch (error) {
-    return sayFailure(error, { io, signal, keeps, verbose: argv.includes('--verbose') });
+    return sayFailure(error, { io, signal, keeps, options, verbose: argv.includes('--verbose') });
   }
 }
 

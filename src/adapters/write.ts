@@ -154,12 +154,14 @@ function schemeOf(format: string, { schemes }: SchemeTable): Scheme {
 /** What of an adapter a scheme holds. @throws {UsageError} if that is nothing, or a layer is given twice */
 function heldOf(target: string, scheme: Scheme, adapter: OutputAdapter): OutputAdapter {
   const ids = new Set<string>();
-  const layers = adapter.layers.filter((layer) => {
+  const held = adapter.layers.filter((layer) => {
     const id = adapterModuleId(layer);
     if (ids.has(id)) throw new UsageError(`${target}: layer ${id} given twice`);
     ids.add(id);
     return scheme.refuses(layer, adapter.architecture) === null;
   });
+  // Only schemes of any kind have a place for differences of biases.
+  const layers = scheme.anyKind ? held : held.map((layer) => ({ ...layer, biasDiff: null }));
   const words = adapter.words.filter(
     ({ rows, encoder }) =>
       (scheme.words === 'layers' || (scheme.words === 'tokens' && rows === 'tokens')) &&

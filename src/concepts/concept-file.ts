@@ -3,7 +3,8 @@
  * Diffusion 1.x, and words with one vector, or one per cross-attention layer. Everything else is refused by name.
  */
 
-import type { Adapter, AdapterLayer } from '../adapters/adapter.ts';
+import { type Adapter, type AdapterLayer, kernelArea } from '../adapters/adapter.ts';
+import { factorRank, layerExtent } from '../adapters/layer-limits.ts';
 import { loadAdapter, type ReadAdapterOptions, readAdapter } from '../adapters/read.ts';
 import { FormatError, MismatchError } from '../errors.ts';
 import { excerpt } from '../formats/excerpt.ts';
@@ -67,26 +68,31 @@ function layerHint({ layers }: Adapter): string {
   return few === '' ? '' : ` (its layers are ${few}${names.length > 2 ? ', …' : ''})`;
 }
 
-/** What `convertFile` is told to make a LoRA of a file. */
-const plain = '`format: kohya`';
-const withWords = '`format: ed-lora`';
-const onBase = '`format: kohya` `base: <model>`';
+/** What `convertFile` must be told to make a LoRA of an entry. */
+interface Conversion {
+  /** The model that it was trained on. */
+  readonly base?: boolean;
+  /** A rank, since its own is the full one. */
+  readonly rank?: boolean;
+  /** ED-LoRA's names, which hold words. */
+  readonly words?: boolean;
+  /** That the entry, or a part of it, is left out. */
+  readonly drop?: boolean;
+}
 
 /** An entry that no concept has. */
 interface Misfit {
   readonly name: string;
   readonly kind: string;
   /** How to make a LoRA of it, if at all. */
-  readonly convert?: string;
-  /** Whether that leaves the entry out. */
-  readonly drop?: boolean;
+  readonly convert?: Conversion | undefined;
 }
 
 /** Schemes that are none of a concept, all their entries together. */
 function schemeMisfits({ scheme, layers, words }: Adapter): Misfit[] {
-  const [kind, convert] =
+  const [kind, convert]: [string, Conversion?] =
     scheme === 'cloneofsimo'
-      ? ["cloneofsimo's positional names", plain]
+      ? ["cloneofsimo's positional names", {}]
       : scheme === 'embedding'
         ? ['a textual inversion embedding']
         : ['full weights'];
@@ -99,24 +105,31 @@ function* misfitsOf({ layers, words, unusable, stray, scheme }: Adapter): Genera
     if (misfit !== null) yield { name, ...misfit };
   }
   if (scheme !== 'ed-lora') {
+    // ED-LoRA's files hold the words, and no kernels.
+    const drop = [...layers.values()].some(({ kernel }) => kernelArea(kernel) > 1);
     for (const { word } of words)
-      yield { name: word, kind: 'embeddings bundled into a LoRA', convert: withWords };
+      yield { name: word, kind: 'embeddings bundled into a LoRA', convert: { words: true, drop } };
   }
   // Without a layer, nothing would be left.
-  const rest = layers.size === 0 ? {} : { convert: plain, drop: true };
+  const rest = layers.size === 0 ? {} : { convert: { drop: true } };
   for (const { name, reason } of unusable) yield { name, kind: reason, ...rest };
   for (const name of stray) yield { name, kind: 'no tensor' };
 }
 
 function layerMisfit(layer: AdapterLayer): Omit<Misfit, 'name'> | null {
-  if (layer.doraScale !== null) return { kind: 'DoRA', convert: onBase };
-  if (layer.kind === 'loha') return { kind: 'LyCORIS LoHa', convert: plain };
-  if (layer.kind === 'lokr') return { kind: 'LyCORIS LoKr', convert: plain };
-  if (layer.kind === 'ia3') return { kind: 'LyCORIS (IA)³', convert: onBase };
-  if (layer.kind === 'diff') return { kind: 'full differences', convert: plain };
+  const { shape } = layerExtent(layer);
+  const own: Conversion = {
+    rank: shape === null || factorRank(layer) >= Math.min(...shape),
+    drop: layer.biasDiff !== null,
+  };
+  if (layer.doraScale !== null) return { kind: 'DoRA', convert: { ...own, base: true } };
+  if (layer.kind === 'loha') return { kind: 'LyCORIS LoHa', convert: own };
+  if (layer.kind === 'lokr') return { kind: 'LyCORIS LoKr', convert: own };
+  if (layer.kind === 'ia3') return { kind: 'LyCORIS (IA)³', convert: { ...own, base: true } };
+  if (layer.kind === 'diff') return { kind: 'full differences', convert: own };
   if (layer.kind === 'weight') return { kind: 'full weights' };
-  if (layer.mid !== null) return { kind: 'LyCORIS LoCon with a Tucker core', convert: plain };
-  if (layer.biasDiff !== null) return { kind: 'differences of biases', convert: plain };
+  if (layer.mid !== null) return { kind: 'LyCORIS LoCon with a Tucker core', convert: own };
+  if (layer.biasDiff !== null) return { kind: 'differences of biases', convert: { drop: true } };
   return null;
 }
 
@@ -133,11 +146,15 @@ function misfitError(file: string, misfits: readonly Misfit[]): FormatError {
 
 /** The call that makes a LoRA of a file, if every kind in it has one. */
 function convertHint(file: string, misfits: readonly Misfit[]): string {
-  const lines = misfits.map(({ convert }) => convert);
-  if (lines.includes(undefined)) return '';
-  const options = lines.includes(onBase) ? onBase : lines.includes(withWords) ? withWords : plain;
-  const without = misfits.some(({ drop }) => drop === true) ? ' `drop`' : '';
+  const needs = misfits.flatMap(({ convert }) => convert ?? []);
+  if (needs.length < misfits.length) return '';
+  const options = [
+    needs.some(({ words }) => words) ? '`format: ed-lora`' : '`format: kohya`',
+    ...(needs.some(({ base }) => base) ? ['`base: <model>`'] : []),
+    ...(needs.some(({ rank }) => rank) ? ['`rank: 16`'] : []),
+    ...(needs.some(({ drop }) => drop) ? ['`drop`'] : []),
+  ].join(' ');
   const { dir, name } = path.parse(file);
   const target = path.join(dir, `${name}-lora.safetensors`);
-  return `; concepts are plain LoRA: \`convertFile\` ${file} ${target} ${options}${without}`;
+  return `; concepts are plain LoRA: \`convertFile\` ${file} ${target} ${options}`;
 }

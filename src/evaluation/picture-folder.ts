@@ -25,7 +25,7 @@ export async function readPictureFolder(folder: string): Promise<NamedPicture[]>
     throw new FormatError(folder, 'expected a folder of pictures', { cause });
   }
   const files = names
-    .filter((name) => /\.(png|jpe?g|webp)$/i.test(name) && !/_mask\.\w+$/i.test(name))
+    .filter((name) => /\.(png|jpe?g|jfif|webp)$/i.test(name) && !/_mask\.\w+$/i.test(name))
     .sort();
   if (files.length === 0) throw new FormatError(folder, 'expected PNG, JPEG or WebP pictures, got none');
   const pictures: NamedPicture[] = [];

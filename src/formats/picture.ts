@@ -130,6 +130,13 @@ export function readAlphaChannel(file: string): Promise<GrayPicture | null> {
   });
 }
 
+/** Look at all of a picture, at a small size. @throws {FormatError} if it ends early, or cannot be decoded */
+export function checkDecodes(file: string): Promise<void> {
+  return decodePicture(file, async (image) => {
+    await image.resize(8, 8, { fit: 'fill' }).raw().toBuffer();
+  });
+}
+
 /** Width and height of a picture as it is read, upright, from its header. @throws {FormatError} if it cannot be read */
 export function pictureSize(file: string): Promise<{ width: number; height: number }> {
   return decodePicture(file, async (image) => {

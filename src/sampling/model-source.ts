@@ -31,6 +31,8 @@ export interface SceneModel {
   readonly concepts: readonly SceneConcept[];
   /** What prompts call the concepts, e.g. `<smiley1> <smiley2>`; empty without concepts. */
   readonly conceptNames: readonly string[];
+  /** Files that a scene loads for their words, with the words. */
+  readonly wordFiles: readonly { readonly path: string; readonly words: readonly string[] }[];
 }
 
 /** A concept or LoRA that a scene names. */
@@ -82,6 +84,7 @@ export async function openSceneModel(sources: ModelSources): Promise<SceneModel>
 
   const concepts: Concept[] = [];
   let deltas: ModelDeltas = new Map();
+  let ofFusion: Concept | null = null;
   const expansions = new Map<string, readonly string[]>();
   const addEmbeddings = ({ concept, expansions: own }: EmbeddingFile): void => {
     concepts.push(concept);
@@ -96,7 +99,8 @@ export async function openSceneModel(sources: ModelSources): Promise<SceneModel>
     deltas = await conceptDeltas(base, await loadConcept(fused.lora), { convolutions: true });
     if (fused.embeddings !== null) {
       const opened = await loadEmbeddings(fused.embeddings, layerCount, hiddenSize, { ofFusion: true });
-      addEmbeddings({ ...opened, concept: inWordOrder(opened.concept, fused.words) });
+      ofFusion = inWordOrder(opened.concept, fused.words);
+      addEmbeddings({ ...opened, concept: ofFusion });
     }
   }
   const placed: SceneConcept[] = [];
@@ -134,6 +138,9 @@ export async function openSceneModel(sources: ModelSources): Promise<SceneModel>
     deltas,
     concepts: placed,
     conceptNames: names,
+    wordFiles: concepts
+      .filter((concept) => concept !== ofFusion)
+      .map(({ path: file, tokens }) => ({ path: file, words: tokens.map(({ word }) => word) })),
   };
 }
 

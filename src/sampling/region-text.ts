@@ -41,7 +41,7 @@ const FORM = 'prompt @ left,top,right,bottom : negative prompt';
  */
 export function parseRegion(text: string): RegionSpec {
   const where = `region "${excerpt(text)}"`;
-  const at = text.lastIndexOf('@');
+  const at = placeSign(text);
   if (at < 0) throw new UsageError(`${where}: expected "${FORM}", got no @`);
   const prompt = text.slice(0, at).trim();
   if (prompt === '') throw new UsageError(`${where}: expected a prompt before @`);
@@ -66,6 +66,20 @@ export function parseRegion(text: string): RegionSpec {
     feather: settings.get('feather') ?? 0,
     weight: settings.get('weight') ?? 1,
   };
+}
+
+/** An @ with numbers behind it. */
+const NUMBERED = new RegExp(`@\\s*${NUMBER}\\s*,`, 'g');
+
+/** The @ of the place: the last one before the negative prompt; prompts of either kind may have others. -1 without. */
+function placeSign(text: string): number {
+  const first = text.indexOf('@');
+  if (first < 0) return -1;
+  const colon = /\s:(?:\s|$)/.exec(text.slice(first));
+  const at = colon === null ? text.lastIndexOf('@') : text.lastIndexOf('@', first + colon.index);
+  // A prompt with a colon of its own.
+  const numbered = [...text.matchAll(NUMBERED)].map(({ index }) => index);
+  return numbered.length > 0 && !numbered.includes(at) ? numbered.at(-1)! : at;
 }
 
 /** The setting at the end; the first word is the place in any case. */

@@ -1,4 +1,5 @@
 /** From a scene and its model to a request: pictures opened, shapes drawn, defaults that need the model filled in. */
+import path from 'node:path';
 import { setImmediate } from 'node:timers/promises';
 import { UsageError } from '../errors.ts';
 import { excerpt } from '../formats/excerpt.ts';
@@ -154,6 +155,7 @@ export async function prepareScene(scene: NormalScene, model: SceneModel): Promi
   const sampler = createSampler(config, steps, { eta });
   if (init !== undefined) beginIndexFor(sampler, steps, init.denoise);
   notes.push(...idleNotes(resolved));
+  notes.push(...uncalledFiles(textsOf(request), model, notes));
   const unknown = unknownWords(textsOf(request), model.vocabulary);
   for (const { word, nearest } of unknown.slice(0, MAX_NOTED_WORDS)) {
     notes.push(
@@ -200,6 +202,24 @@ function idleNotes({
   if (unguided && guidanceRescale > 0) notes.push('`guidanceRescale` has no effect without guidance above 1');
   if (eta > 0 && sampler !== 'ddim') notes.push('`eta` has no effect: only the sampler ddim reads it');
   return notes;
+}
+
+/** Files that were loaded for words which no prompt has, save those that notes speak of already. */
+function uncalledFiles(texts: readonly string[], model: SceneModel, said: readonly string[]): string[] {
+  const { vocabulary, wordFiles } = model;
+  const bound = texts.map((text) => vocabulary.layerPrompts(text)[0] ?? '');
+  return wordFiles.flatMap(({ path: file, words }) => {
+    const name = path.basename(file);
+    const tokens = vocabulary.tokens.filter(({ word }) => words.includes(word));
+    const called = tokens.some(({ names }) => bound.some((text) => text.includes(names[0]!)));
+    if (called || said.some((note) => note.startsWith(`${name}:`))) return [];
+    return [
+      `${name}: loaded, and no prompt has ${words
+        .slice(0, 4)
+        .map((word) => excerpt(word))
+        .join(' or ')}`,
+    ];
+  });
 }
 
 /** Places of a scene that become masks of the picture's size. */

@@ -41,7 +41,7 @@ export async function classPictures(
   const recordOf = (index: number): string => JSON.stringify({ ...drawnBy, seed: seed + index });
   const wanted = new Set(Array.from({ length: classImages }, (_, index) => recordOf(index)));
   const found = new Map<string, string | null>();
-  for (const name of readdirSync(folder).filter((entry) => /\.(png|jpe?g|webp)$/i.test(entry))) {
+  for (const name of readdirSync(folder).filter((entry) => /\.(png|jpe?g|jfif|webp)$/i.test(entry))) {
     const record = await recordIn(path.join(folder, name));
     if (record === null ? unrecorded : wanted.has(record)) found.set(name, record);
   }

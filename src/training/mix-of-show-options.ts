@@ -288,7 +288,7 @@ async function pictures(file: string): Promise<Partial<TrainingInput>> {
 
 function countPictures(folder: string): number {
   if (!infoOf(folder)?.isDirectory()) return 1;
-  return readdirSync(folder).filter((name) => /\.(png|jpe?g|webp)$/i.test(name) && !/_mask\./.test(name))
+  return readdirSync(folder).filter((name) => /\.(png|jpe?g|jfif|webp)$/i.test(name) && !/_mask\./.test(name))
     .length;
 }
 

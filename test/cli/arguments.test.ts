@@ -2,7 +2,7 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { ARGUMENTS, asTyped, COMMAND_OF, OPTION_OF } from '../../cli/arguments.ts';
+import { ARGUMENTS, asTyped, COMMAND_OF, OPTION_OF, usefulIn } from '../../cli/arguments.ts';
 import { loadAllCommands } from '../../cli/commands/index.ts';
 import { sayFailure } from '../../cli/failure.ts';
 import { UsageError } from '../../src/errors.ts';
@@ -61,5 +61,17 @@ describe('messages of the library', () => {
     expect(io.written.err).toBe(
       'error: a: exists; --force or --sample-every 2, not `other` or --rename <a>=<b>\n',
     );
+  });
+
+  it('advise no option that the command lacks', () => {
+    const message =
+      'a: the word <a> is also in b; rename one with `renameTokens: <a>=<b>`; or `convertFile` a `format: kohya`';
+    const without = message.replace('; rename one with `renameTokens: <a>=<b>`', '');
+    expect(usefulIn(new Set(['base']), message)).toBe(without);
+    expect(usefulIn(new Set(['rename']), message)).toBe(message);
+    const io = fakeIo();
+    const context = { io, signal: new AbortController().signal, verbose: false, options: new Set(['force']) };
+    sayFailure(new UsageError('a: exists; `force`; `rank: 2`'), context);
+    expect(io.written.err).toBe('error: a: exists; --force\n');
   });
 });

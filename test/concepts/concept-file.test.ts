@@ -11,6 +11,7 @@ import { memoryTensor, readFloat32, renamed } from '../../src/formats/raw-tensor
 import { writeSafetensors } from '../../src/formats/safetensors.ts';
 import { torchTensor, writeTorchZip } from '../../src/formats/torch-writer.ts';
 import { multiply } from '../../src/linalg/products.ts';
+import { convertFile } from '../../src/merging/jobs/convert-file.ts';
 import { goldenJson, goldenPath } from '../support/goldens.ts';
 import { scratch, tensor, tensorFile } from './support.ts';
 
@@ -286,12 +287,12 @@ describe('refusals', () => {
     [
       'LoHa',
       ['w1_a', 'w1_b', 'w2_a', 'w2_b'].map((part) => tensor(`${kohyaToK}.hada_${part}`, [2, 2])),
-      /\(LyCORIS LoHa; .*: `convertFile` \S+ \S+-lora\.safetensors `format: kohya`\)/,
+      /\(LyCORIS LoHa; .*: `convertFile` \S+ \S+-lora\.safetensors `format: kohya` `rank: 16`\)/,
     ],
     [
       'DoRA',
       [up, down, tensor(`${kohyaToK}.dora_scale`, [4, 1])],
-      /\(DoRA; .* `format: kohya` `base: <model>`\)/,
+      /\(DoRA; .* `format: kohya` `base: <model>` `rank: 16`\)/,
     ],
     ['a checkpoint', [tensor('model.diffusion_model.out.2.bias', [4])], /a whole checkpoint/],
     [
@@ -329,6 +330,22 @@ describe('refusals', () => {
     expect(message).toContain('50 entries are of no known layer');
     expect(message).toContain('and 30 more');
     expect(message.split('\n')).toHaveLength(22);
+  });
+
+  it.each([
+    ['lokr of the full rank', ['lokr_w1', 'lokr_w2'], ' `rank: 16`'],
+    ['a LoHa', ['hada_w1_a', 'hada_w1_b', 'hada_w2_a', 'hada_w2_b'], ''],
+    ['a LoHa with a bias', ['hada_w1_a', 'hada_w1_b', 'hada_w2_a', 'hada_w2_b', 'diff_b'], ' `drop`'],
+  ])('advise a conversion of %s that works', async (_, parts, more) => {
+    const layer = 'lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q';
+    const shapes: Record<string, number[]> = { lokr_w1: [2, 2], lokr_w2: [4, 4], diff_b: [8] };
+    const shapeOf = (part: string): number[] => shapes[part] ?? (part.endsWith('_a') ? [8, 1] : [1, 8]);
+    const file = await tensorFile(parts.map((part) => tensor(`${layer}.${part}`, shapeOf(part))));
+    const { message } = await refusal(file);
+    expect(message).toMatch(new RegExp(`-lora\\.safetensors \`format: kohya\`${more}\\):`));
+    const out = path.join(path.dirname(file), 'out.safetensors');
+    const job = { input: file, out, format: 'kohya', rank: more.includes('rank') ? 16 : null } as const;
+    expect((await convertFile({ ...job, drop: more.includes('drop') })).layers).toBe(1);
   });
 
   it('name other architectures', async () => {

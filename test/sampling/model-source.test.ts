@@ -202,6 +202,11 @@ describe('a scene without prompt', () => {
   it('notes words that nobody knows, with the nearest one', async () => {
     const scene = normalScene({ base: model, concepts: [edlora], prompt: 'a <poter1>' }, (file) => file);
     const { notes } = await prepareScene(scene, await openSceneModel(scene));
-    expect(notes).toEqual(['<poter1>: no such word in this model, read as letters; did you mean <potter1>?']);
+    expect(notes).toEqual([
+      'edlora.pth: loaded, and no prompt has <potter1> or <potter2>',
+      '<poter1>: no such word in this model, read as letters; did you mean <potter1>?',
+    ]);
+    const called = { ...scene, prompt: 'a <potter1>' };
+    expect((await prepareScene(called, await openSceneModel(called))).notes).toEqual([]);
   });
 });

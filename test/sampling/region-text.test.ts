@@ -63,6 +63,15 @@ describe('regions as text', () => {
     expect(performance.now() - start).toBeLessThan(5000);
   });
 
+  it.each([
+    ['a dog @ 0,0,1,1 : blurry, @watermark', 'a dog', 'blurry, @watermark'],
+    ['a dog @home @ 0,0,1,1 weight=2 : me@home', 'a dog @home', 'me@home'],
+    ['a dog @ 0,0,1,1', 'a dog', ''],
+    ['a @b : c @ 0,0,1,1', 'a @b : c', ''],
+  ])('takes the @ of the place in %s', (text, prompt, negative) => {
+    expect(parseRegion(text)).toMatchObject({ prompt, negative, shape: { kind: 'box' } });
+  });
+
   it('does so for Mix-of-Show’s boxes, and cuts what it repeats', () => {
     const start = performance.now();
     for (const place of [`[${'1'.repeat(80_000)}x`, `[1, 1, 1, 1${' '.repeat(80_000)}x`]) {

@@ -1,5 +1,5 @@
 /** Folders of pictures, their views and captions, and the order of batches. */
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, renameSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import fc from 'fast-check';
@@ -60,6 +60,22 @@ describe('folders', () => {
     expect(refused).toContain('2 of 3 pictures cannot be used');
     expect(refused).toContain('a.txt: expected text in UTF-8, got byte 0x00 at 1');
     expect(refused).toContain('b.txt: expected one caption, got 2 lines');
+  });
+
+  it('names all pictures that end early, and those in formats that are not read', async () => {
+    await Promise.all(['a.png', 'b.jpg', 'c.jpg', 'd.jpg'].map((name) => picture(name, 64, 64)));
+    renameSync(path.join(folder, 'd.jpg'), path.join(folder, 'd.jfif'));
+    for (const name of ['a', 'b', 'c', 'd']) text(`${name}.txt`, 'a <TOK>');
+    expect(await readTrainingFolder(folder, OPTIONS)).toHaveLength(4);
+    for (const name of ['a.png', 'b.jpg']) {
+      const file = path.join(folder, name);
+      const { length } = readFileSync(file);
+      truncateSync(file, length - (name === 'a.png' ? 40 : 100));
+    }
+    text('e.bmp', 'BM');
+    const refused = await readTrainingFolder(folder, OPTIONS).catch((error: Error) => error.message);
+    expect(refused).toContain('3 of 5 pictures cannot be used');
+    for (const name of ['a.png', 'b.jpg', 'e.bmp']) expect(refused).toContain(name);
   });
 
   it('takes photos of a turned camera upright, with masks that fit them so', async () => {

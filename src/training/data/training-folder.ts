@@ -6,12 +6,14 @@ import { existsSync, readdirSync } from 'node:fs';
 import path from 'node:path';
 import { EdloraError, FormatError, UsageError } from '../../errors.ts';
 import type { GrayPicture } from '../../formats/picture.ts';
-import { pictureSize, readAlphaChannel, readGrayPicture } from '../../formats/picture.ts';
+import { checkDecodes, pictureSize, readAlphaChannel, readGrayPicture } from '../../formats/picture.ts';
 import { parseJson } from '../../formats/strict-json.ts';
 import { infoOf } from '../../io/file-info.ts';
 import { readTextFile } from '../../io/read-small-file.ts';
 
-const PICTURE = /\.(png|jpe?g|webp)$/i;
+const PICTURE = /\.(png|jpe?g|jfif|webp)$/i;
+/** Pictures in formats that are not read: they are named, not passed over. */
+const OTHER_PICTURE = /\.(bmp|gif|tiff?|avif|hei[cf]|jxl|jp2|psd)$/i;
 const MASK = /_mask\.[a-z]+$/i;
 const MAX_CAPTION_BYTES = 1 << 20;
 /** Masks are kept until the pictures are encoded, a byte a pixel. */
@@ -48,10 +50,12 @@ export async function readTrainingFolder(folder: string, options: FolderOptions)
   if (!infoOf(folder)?.isDirectory()) {
     throw new UsageError(`${folder}: expected a folder with pictures; check \`data\``);
   }
-  const names = readdirSync(folder)
-    .filter((name) => PICTURE.test(name) && !MASK.test(name))
+  const all = readdirSync(folder)
+    .filter((name) => !MASK.test(name))
     .sort();
-  if (names.length === 0) {
+  const names = all.filter((name) => PICTURE.test(name));
+  const others = all.filter((name) => OTHER_PICTURE.test(name));
+  if (names.length + others.length === 0) {
     throw new UsageError(`${folder}: expected pictures (.png, .jpg, .webp), found none`);
   }
   if (options.captionFolder !== '' && !infoOf(options.captionFolder)?.isDirectory()) {
@@ -62,12 +66,15 @@ export async function readTrainingFolder(folder: string, options: FolderOptions)
       ? await listedCaptions(options.captionFolder || folder)
       : new Map<string, string>();
   const pictures: TrainingPicture[] = [];
-  const problems: string[] = [];
+  const problems = others.map(
+    (name) => `${path.join(folder, name)}: expected PNG, JPEG or WebP; convert it, or move it away`,
+  );
   let maskPixels = 0;
   for (const name of names) {
     const file = path.join(folder, name);
     try {
       const { width, height } = await pictureSize(file);
+      await checkDecodes(file);
       const caption = (await captionOf(file, listed, options)) ?? options.prompt;
       if (caption === '') throw new FormatError(file, 'no caption; expected one in a .txt file, or `prompt`');
       const mask = await maskOf(file, width, height, options.masks);
@@ -89,7 +96,7 @@ export async function readTrainingFolder(folder: string, options: FolderOptions)
     const more = problems.length > shown.length ? `\n  and ${problems.length - shown.length} more` : '';
     throw new FormatError(
       folder,
-      `${problems.length} of ${names.length} pictures cannot be used:\n  ${shown.join('\n  ')}${more}`,
+      `${problems.length} of ${names.length + others.length} pictures cannot be used:\n  ${shown.join('\n  ')}${more}`,
     );
   }
   return pictures;
@@ -185,7 +192,9 @@ async function maskOf(
   const folder = masks === 'auto' ? dir : masks;
   const candidates = masks === 'auto' ? [`${name}_mask`] : [name, `${name}_mask`];
   const found = candidates
-    .flatMap((stem) => ['.png', '.jpg', '.jpeg', '.webp'].map((end) => path.join(folder, stem + end)))
+    .flatMap((stem) =>
+      ['.png', '.jpg', '.jpeg', '.jfif', '.webp'].map((end) => path.join(folder, stem + end)),
+    )
     .find(existsSync);
   if (found === undefined && masks !== 'auto') {
     throw new FormatError(file, `no mask in ${masks}; expected ${name}.png`);
