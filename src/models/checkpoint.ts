@@ -257,7 +257,8 @@ function partOf<C>(
   for (const [name, tensor] of stored) {
     const own = heldParameters(tensor, read(name));
     for (const parameter of own) {
-      if (held.has(parameter.name)) {
+      // Buffers may stand there twice; no network reads them.
+      if (held.has(parameter.name) && /\.(weight|bias)$/.test(parameter.name)) {
         throw new FormatError(
           file.path,
           `expected ${parameter.name} once, got it twice: ${excerpt(name)} too`,

@@ -35,7 +35,7 @@ const PLACES = ['timestep_spacing', 'steps_offset', 'use_karras_sigmas'] as cons
 export function checkpointSchedule({ schedule }: Pick<Checkpoint, 'schedule'>): SchedulerConfig {
   const { file } = schedule;
   const config = withBetas(schedule);
-  const kept = isSchedulerClass(String(config._class_name)) ? [...NOISE, ...PLACES] : NOISE;
+  const kept = isSchedulerClass(classIn(config)) ? [...NOISE, ...PLACES] : NOISE;
   const own = Object.fromEntries(kept.flatMap((key) => (key in config ? [[key, config[key]]] : [])));
   return resolveSchedulerConfig(own, file, 'DPMSolverMultistepScheduler');
 }
@@ -53,12 +53,17 @@ export function checkpointSampler(
   return namedSamplerConfig(name, withBetas(schedule), schedule.file, overrides);
 }
 
+/** Its scheduler class; empty where it names none. */
+function classIn({ _class_name: name }: ScheduleKeys): string {
+  return typeof name === 'string' ? name : '';
+}
+
 /**
  * The configuration with the betas written out.
  * @throws {FormatError} if neither the file nor its class says them: flow matching, and what walks sigmas of its own
  */
 function withBetas({ config, file }: ModelSchedule): ScheduleKeys {
-  const name = String(config._class_name ?? '');
+  const name = classIn(config);
   if (isSchedulerClass(name)) {
     const { betaStart, betaEnd } = schedulerDefaults(name);
     return { beta_start: betaStart, beta_end: betaEnd, ...config };

@@ -165,6 +165,8 @@ class TrainingRun {
   static async prepare(request: TrainingRequest): Promise<TrainingRun> {
     const { base, onProgress } = request;
     const { method, settings } = trainingSettings(request.settings);
+    const schedule = checkpointSchedule(base);
+    const prediction = predictionOf(base, schedule.predictionType);
     const execution = executionContext({ ...request, threads: settings.threads });
     if (request.stateFile !== undefined) await makeFolder(path.dirname(path.resolve(request.stateFile)));
     const pictures = await readTrainingFolder(settings.data, settings);
@@ -192,7 +194,6 @@ class TrainingRun {
     const classItems = keepsPrior
       ? await encode(await classPicturesOf(request, settings, execution), RANDOM.classViews)
       : [];
-    const schedule = checkpointSchedule(base);
     const batches = new BatchMaker({
       items,
       classItems,
@@ -200,7 +201,7 @@ class TrainingRun {
       trainables,
       window: base.parts.textEncoder.config.maxPositions,
       schedule: noiseSchedule(schedule),
-      prediction: predictionOf(base, schedule.predictionType),
+      prediction,
     });
     const counts = { pictures: pictures.length, views: items.length };
     const run = new TrainingRun(request, method, settings, trainables, batches, counts, execution);

@@ -30,8 +30,9 @@ async function fuse(argv: readonly string[], settings = {}, program = 'edlora') 
 describe('fuse', () => {
   it('ends with a table of what was kept and where the files are, within 80 columns', async () => {
     const out = path.join(folder, 'two');
+    const prediction = ['--prediction', 'v_prediction'];
     const result = await fuse(
-      ['--concepts', concept('smiley'), concept('bullseye'), '--steps', '1', '--out', out],
+      ['--concepts', concept('smiley'), concept('bullseye'), '--steps', '1', '--out', out, ...prediction],
       {},
       'fuse',
     );
@@ -239,9 +240,11 @@ describe('fuse', () => {
 
   it('keeps the recipe of what it did', async () => {
     const recipe = JSON.parse(readFileSync(path.join(folder, 'two', 'recipe.json'), 'utf8')) as {
+      base: { prediction: string };
       options: { steps: number };
       concepts: { words: string[] }[];
     };
+    expect(recipe.base.prediction).toBe('v_prediction');
     expect(recipe.options.steps).toBe(1);
     expect(recipe.concepts.flatMap(({ words }) => words)).toEqual([
       '<smiley1>',

@@ -30,6 +30,15 @@ describe('help', () => {
     }
   });
 
+  it('has what a base predicts wherever a base can be a single file', async () => {
+    const options = (await loadAllCommands()).flatMap(({ usage, options }) =>
+      'base-config' in options ? [[usage.split(' ')[0]!, options.prediction?.choices] as const] : [],
+    );
+    expect(options.map(([name]) => name).sort()).toEqual(['collect', 'eval', 'fuse', 'sample', 'train']);
+    for (const [name, choices] of options)
+      expect(choices, name).toEqual(['epsilon', 'v_prediction', 'sample']);
+  });
+
   it('speaks of the program that was called', async () => {
     const io = fakeIo();
     expect(await run(['--help'], io, { program: 'fuse' })).toBe(0);

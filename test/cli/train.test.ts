@@ -40,6 +40,19 @@ describe('train', () => {
     );
   });
 
+  it('refuses a base of another prediction before it reads a picture', async () => {
+    const { code, err } = await train(
+      ...small,
+      ...words,
+      '--prediction',
+      'sample',
+      '--out',
+      path.join(folder, 'x0.pth'),
+    );
+    expect(code).toBe(2);
+    expect(err).toMatch(/^error: .*: expected a base that predicts noise or v, got sample\n$/);
+  });
+
   it('prints a line of JSON per step', async () => {
     const out = path.join(folder, 'json.safetensors');
     const { code, out: said } = await train(...small, '--method', 'xti', ...words, '--out', out, '--json');

@@ -98,6 +98,11 @@ describe('a configuration', () => {
     ],
     ['unet', { mid_block_type: 'UNetMidBlock2D' }, /mid_block_type/],
     ['unet', { time_embedding_type: 'fourier' }, /time_embedding_type: expected "positional", got "fourier"/],
+    [
+      'unet',
+      { out_channels: 8 },
+      /out_channels: expected 4 as in_channels, got 8; a UNet that predicts more/,
+    ],
     ['unet', { time_cond_proj_dim: 256 }, /time_cond_proj_dim/],
     ['unet', { act_fn: 'gelu' }, /act_fn/],
     ['unet', { conv_in_kernel: 1 }, /conv_in_kernel/],

@@ -71,6 +71,7 @@ describe('a single file', () => {
       'with its older ones',
       attention({ norm: 'group_norm', q: 'query', k: 'key', v: 'value', proj_out: 'proj_attn' }),
     ],
+    ['with a buffer twice', (name) => (name === 'betas' ? `${TEXT}embeddings.position_ids` : name)],
     ['with the text encoder without its level', (name) => name.replace(`${TEXT}text_model.`, TEXT)],
   ])('%s has the same weights', async (_, rename) => {
     await expectSame(await open({ rename }));

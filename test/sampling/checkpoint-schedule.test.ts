@@ -102,6 +102,7 @@ it.each<[string, Record<string, unknown>, RegExp]>([
     /expected beta_start, beta_end, beta_schedule of a FlowMatchEulerDiscreteScheduler, got none/,
   ],
   ['no class and no betas', {}, /of a scheduler without _class_name/],
+  ['a class that is no text', { _class_name: { a: 1 } }, /of a scheduler without _class_name/],
   ['flow sigmas', { ...deis, use_flow_sigmas: true }, /use_flow_sigmas: set, but not supported/],
   ['a curve that nobody knows', { ...deis, beta_schedule: 'sigmoid' }, /beta_schedule/],
   ['another prediction', { ...deis, prediction_type: 'flow_prediction' }, /prediction_type/],

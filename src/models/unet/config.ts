@@ -131,7 +131,14 @@ export const unetSchema = z
   .looseObject(fields)
   .superRefine(onlyKnown(fields, WITHOUT_EFFECT))
   .superRefine((json, context) => {
-    if (json.in_channels !== json.out_channels) {
+    if (json.in_channels < json.out_channels) {
+      context.addIssue({
+        code: 'custom',
+        path: ['out_channels'],
+        message: `expected ${json.in_channels} as in_channels, got ${json.out_channels}; a UNet that predicts more than the noise is not drawn with here`,
+      });
+    }
+    if (json.in_channels > json.out_channels) {
       context.addIssue({
         code: 'custom',
         path: ['in_channels'],

@@ -239,6 +239,7 @@ const folder: Target = {
         'cond_stage_model.transformer.text_model.embeddings.token_embedding.weight',
         'first_stage_model.encoder.conv_in.weight',
       ),
+      seedFile('single.yaml', 'text', 'model: { params: { parameterization: v, linear_start: 0.00085 } }'),
       ...[json('unet/config.json'), ...tokenizerFiles],
     ];
     return [model, single];
