@@ -14,7 +14,10 @@ import {
   multiplyTransposedSteps,
 } from './products.ts';
 
-/** The upper triangle of a symmetric [size, size], row by row: (0,0) … (0,n−1), (1,1) …; size (size + 1) / 2 numbers. */
+/**
+ * The upper triangle of a symmetric [size, size], row by row: (0,0) … (0,n−1), (1,1) …; size (size + 1) / 2 numbers. Those
+ * in float32 are rounded, as earlier versions stored them.
+ */
 export interface PackedSymmetric {
   readonly size: number;
   readonly packed: Float32Array | Float64Array;
@@ -58,11 +61,11 @@ export function packedSymmetric(size: number, packed: Float32Array | Float64Arra
   return { size, packed };
 }
 
-/** The upper triangle of symmetric A [n, n], rounded to float32. @throws {ShapeError} if A is not square. */
-export function packFloat32(a: Matrix): PackedSymmetric {
+/** The upper triangle of symmetric A [n, n]. @throws {ShapeError} if A is not square. */
+export function packFloat64(a: Matrix): PackedSymmetric & { readonly packed: Float64Array } {
   assertSquare('packing', a);
   const n = a.rows;
-  const packed = new Float32Array(packedLength(n));
+  const packed = new Float64Array(packedLength(n));
   let at = 0;
   for (let i = 0; i < n; i++) {
     packed.set(a.data.subarray(i * n + i, (i + 1) * n), at);
@@ -285,22 +288,14 @@ export class GramAccumulator {
     return result;
   }
 
-  /** The sum so far, half the numbers, rounded to float32. */
-  toPackedFloat32(): PackedSymmetric {
-    return { size: this.size, packed: this.#packedInto(new Float32Array(packedLength(this.size))) };
-  }
-
-  /** The sum so far, half the numbers, exactly. */
-  toPackedFloat64(): { readonly size: number; readonly packed: Float64Array } {
-    return { size: this.size, packed: this.#packedInto(new Float64Array(packedLength(this.size))) };
-  }
-
-  #packedInto<T extends Float32Array | Float64Array>(packed: T): T {
+  /** The sum so far, half the numbers. */
+  toPacked(): PackedSymmetric & { readonly packed: Float64Array } {
     const n = this.size;
+    const packed = new Float64Array(packedLength(n));
     let at = 0;
     for (let i = 0; i < n; i++) {
       for (let j = i; j < n; j++) packed[at++] = this.#sum[j * n + i]!;
     }
-    return packed;
+    return { size: n, packed };
   }
 }

@@ -6,6 +6,7 @@ import { MismatchError, MissingWeightError, ShapeError } from '../errors.ts';
 import type { RawTensor } from '../formats/raw-tensor.ts';
 import { GraphBuilder } from '../graph/builder.ts';
 import type { Graph } from '../graph/graph.ts';
+import { cast } from '../graph/ops/elementwise.ts';
 import { matmul } from '../graph/ops/matmul.ts';
 import { reshape } from '../graph/ops/movement.ts';
 import { groupNorm } from '../graph/ops/normalization.ts';
@@ -28,11 +29,16 @@ export interface ProbeRequest {
   readonly inputs?: Iterable<string>;
   /** Layers whose output rows [N, m], bias included, are returned. */
   readonly outputs?: Iterable<string>;
-  /** Layers whose XᵀX [n, n] is computed inside the graph. Layers that share an input share one matrix. */
-  readonly grams?: Iterable<string>;
   /**
-   * What X is before its Gram matrix is taken, given rows [N, n], batch after batch; default: as it is. A padding mask,
-   * for example, multiplies rows by 0 or 1.
+   * Layers of whose input all that sums need is returned: XᵀX [n, n], computed inside the graph in float64, as sums of
+   * float32 would lose the smaller eigenvalues; or X itself. Layers that share an input share one output.
+   */
+  readonly features?: Iterable<string>;
+  /** Whether X [N, n] is returned in place of XᵀX. Default: never. */
+  readonly keepRows?: (rows: number, width: number) => boolean;
+  /**
+   * What X is before that, given rows [N, n], batch after batch; default: as it is. A padding mask, for example,
+   * multiplies rows by 0 or 1.
    */
   readonly weighRows?: (g: GraphBuilder, rows: Value) => Value;
 }
@@ -66,9 +72,19 @@ export type GroupNormWriter = (
 export interface Probes {
   readonly inputs: ReadonlyMap<string, string>;
   readonly outputs: ReadonlyMap<string, string>;
-  readonly grams: ReadonlyMap<string, string>;
-  /** Rows N behind each layer's Gram matrix in one run. */
-  readonly gramRows: ReadonlyMap<string, number>;
+  readonly features: ReadonlyMap<string, FeatureProbe>;
+}
+
+/** What a run returns of an input. */
+export interface FeatureProbe {
+  /** The first layer that reads the input; layers with one input have one probe. */
+  readonly input: string;
+  /** Name of the graph's output. */
+  readonly output: string;
+  /** `gram`: XᵀX [n, n], float64; `rows`: X [N, n], float32. */
+  readonly form: 'gram' | 'rows';
+  /** N of one run. */
+  readonly rows: number;
 }
 
 export interface Network {
@@ -87,15 +103,14 @@ export class NetworkBuilder {
   readonly #source: WeightSource;
   readonly #loraRanks: ReadonlyMap<string, number>;
   readonly #factorWeights: FactorWeights;
-  readonly #wanted: { inputs: Set<string>; outputs: Set<string>; grams: Set<string> };
-  readonly #weighRows: ((g: GraphBuilder, rows: Value) => Value) | undefined;
+  readonly #wanted: { inputs: Set<string>; outputs: Set<string>; features: Set<string> };
+  readonly #probes: Pick<ProbeRequest, 'keepRows' | 'weighRows'>;
   readonly #found = {
     inputs: new Map<string, string>(),
     outputs: new Map<string, string>(),
-    grams: new Map<string, string>(),
-    gramRows: new Map<string, number>(),
+    features: new Map<string, FeatureProbe>(),
   };
-  readonly #gramOf = new Map<Value, { output: string; rows: number }>();
+  readonly #featuresOf = new Map<Value, FeatureProbe>();
   readonly #adapted = new Set<string>();
   #path = '';
 
@@ -115,9 +130,9 @@ export class NetworkBuilder {
     this.#wanted = {
       inputs: new Set(probes.inputs),
       outputs: new Set(probes.outputs),
-      grams: new Set(probes.grams),
+      features: new Set(probes.features),
     };
-    this.#weighRows = probes.weighRows;
+    this.#probes = probes;
   }
 
   /** Dotted path of the scope being written, e.g. `down_blocks.0.resnets.1`. */
@@ -191,17 +206,13 @@ export class NetworkBuilder {
   probeInput(name: string, x: Value, rows: () => Value = () => x): void {
     const layerName = this.#full(name);
     if (this.#wanted.inputs.has(layerName)) this.#emit('inputs', layerName, this.#flat(rows()));
-    if (!this.#wanted.grams.has(layerName)) return;
-    let gram = this.#gramOf.get(x);
-    if (gram === undefined) {
-      const flat = this.#flat(rows());
-      const weighed = this.#weighRows?.(this.g, flat) ?? flat;
-      gram = { output: `gram:${layerName}`, rows: weighed.shape[0]! };
-      this.g.output(gram.output, matmul(this.g, weighed, weighed, { transA: true }));
-      this.#gramOf.set(x, gram);
+    if (!this.#wanted.features.has(layerName)) return;
+    let probe = this.#featuresOf.get(x);
+    if (probe === undefined) {
+      probe = this.#featureProbe(layerName, this.#flat(rows()));
+      this.#featuresOf.set(x, probe);
     }
-    this.#found.grams.set(layerName, gram.output);
-    this.#found.gramRows.set(layerName, gram.rows);
+    this.#found.features.set(layerName, probe);
   }
 
   /** Serve the probes of layer `name` on its output rows. */
@@ -214,7 +225,7 @@ export class NetworkBuilder {
   finish(): Network {
     const missing = [
       ...[...this.#loraRanks.keys()].filter((name) => !this.#adapted.has(name)),
-      ...(['inputs', 'outputs', 'grams'] as const).flatMap((kind) =>
+      ...(['inputs', 'outputs', 'features'] as const).flatMap((kind) =>
         [...this.#wanted[kind]].filter((name) => !this.#found[kind].has(name)),
       ),
     ];
@@ -232,6 +243,21 @@ export class NetworkBuilder {
     const output = `${kind}:${layerName}`;
     this.g.output(output, value);
     this.#found[kind].set(layerName, output);
+  }
+
+  #featureProbe(input: string, flat: Value): FeatureProbe {
+    const { keepRows, weighRows } = this.#probes;
+    const weighed = weighRows?.(this.g, flat) ?? flat;
+    const [rows, width] = weighed.shape as [number, number];
+    const form = keepRows?.(rows, width) ? 'rows' : 'gram';
+    const output = `${form}:${input}`;
+    if (form === 'rows') {
+      this.g.output(output, weighed);
+    } else {
+      const wide = cast(this.g, weighed, 'float64');
+      this.g.output(output, matmul(this.g, wide, wide, { transA: true }));
+    }
+    return { input, output, form, rows };
   }
 
   #flat(rows: Value): Value {

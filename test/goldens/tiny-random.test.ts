@@ -3,6 +3,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { openTensorFile } from '../../src/formats/open-tensor-file.ts';
 import { memoryTensor, type RawTensor, readFloat32 } from '../../src/formats/raw-tensor.ts';
 import type { TensorFile } from '../../src/formats/tensor-file.ts';
+import { GramAccumulator } from '../../src/linalg/gram.ts';
 import { type Checkpoint, openCheckpoint } from '../../src/models/checkpoint.ts';
 import { buildTextEncoder, pooledPosition, TokenEmbeddings } from '../../src/models/clip/text-encoder.ts';
 import type { Network, WeightSource } from '../../src/models/network.ts';
@@ -223,15 +224,18 @@ describe('probes', () => {
     const out = await runUnet(
       folder.parts.unet,
       { sample: run1.tensor('sample'), timestep: run1.values('timestep'), context: run1.tensor('ctx4') },
-      { probes: { inputs: layers, outputs: layers, grams: layers } },
+      { probes: { inputs: layers, outputs: layers, features: layers } },
     );
     for (const layer of layers) {
-      const { inputs, outputs, grams } = out.network.probes;
+      const { inputs, outputs, features } = out.network.probes;
       const golden = `unet.${layer}`;
-      expect(out[grams.get(layer)!]!.data as Float32Array, layer).toBeAllClose(
-        taps.values(`${golden}/gram`),
-        { rtol: 1e-5 },
-      );
+      const gram = out[features.get(layer)!.output]!.data as Float64Array;
+      expect(gram, layer).toBeAllClose(taps.values(`${golden}/gram`), { rtol: 1e-5 });
+      // Of the rows in float64: what float32 rounds off are whole eigenvalues.
+      const x = out[inputs.get(layer)!]!;
+      const sum = new GramAccumulator(x.shape[1]!);
+      sum.addRows(x.data as Float32Array);
+      expect(gram, layer).toBeAllClose(sum.toMatrix().data, { rtol: 1e-13 });
       for (const [kind, probe] of [
         ['input', inputs],
         ['output', outputs],
@@ -255,14 +259,14 @@ describe('probes', () => {
       weights,
       config,
       { batch, tokens },
-      { probes: { grams: layers, inputs: layers } },
+      { probes: { features: layers, inputs: layers } },
     );
     const rows = Array.from({ length: batch }, (_, b) => [
       ...ids.data.subarray(b * tokens, (b + 1) * tokens),
     ]);
     const out = await run(network, { token_embeddings: new TokenEmbeddings(weights, config).lookUp(rows) });
     for (const layer of layers) {
-      const gram = out[network.probes.grams.get(layer)!]!.data as Float32Array;
+      const gram = out[network.probes.features.get(layer)!.output]!.data as Float64Array;
       expect(gram, layer).toBeAllClose(taps.values(`text_encoder.${layer}/gram`), { rtol: 1e-5 });
       const expected = taps.values(`text_encoder.${layer}/input`);
       const actual = out[network.probes.inputs.get(layer)!]!.data as Float32Array;
@@ -270,10 +274,35 @@ describe('probes', () => {
     }
   });
 
+  it('return the rows in place of a Gram matrix where that is wanted', async () => {
+    const run1 = await Golden.open('unet_layerwise.safetensors');
+    const layers = [...folder.parts.unet.layers.keys()].filter((name) => name.endsWith('attn1.to_q'));
+    const keepRows = (rows: number, width: number) => rows < width;
+    const out = await runUnet(
+      folder.parts.unet,
+      { sample: run1.tensor('sample'), timestep: run1.values('timestep'), context: run1.tensor('ctx4') },
+      { probes: { inputs: layers, features: layers, keepRows } },
+    );
+    const { inputs, features } = out.network.probes;
+    const forms = new Set<string>();
+    for (const layer of layers) {
+      const { form, output, rows, input } = features.get(layer)!;
+      const x = out[inputs.get(layer)!]!;
+      expect([input, rows, form]).toEqual([
+        layer,
+        x.shape[0]!,
+        keepRows(rows, x.shape[1]!) ? 'rows' : 'gram',
+      ]);
+      if (form === 'rows') expect(out[output]!.data).toEqual(x.data);
+      forms.add(form);
+    }
+    expect(forms.size).toBe(2);
+  });
+
   it('of layers that do not exist are refused by name', () => {
     const { config, weights } = folder.parts.unet;
     const size = { batch: 1, latentHeight: 8, latentWidth: 8, tokens: 4 };
-    expect(() => buildUnet(weights, config, size, { probes: { grams: ['nowhere.to_q'] } })).toThrow(
+    expect(() => buildUnet(weights, config, size, { probes: { features: ['nowhere.to_q'] } })).toThrow(
       'nowhere.to_q',
     );
     expect(() => buildUnet(weights, config, size, { loraRanks: new Map([['conv_norm_out', 4]]) })).toThrow(

@@ -23,21 +23,24 @@ import {
   type CholeskyFactor,
   choleskySteps,
   conditionLowerBound,
+  diagonalOf,
   solveRowsSteps as solveCholeskyRows,
 } from '../../linalg/cholesky.ts';
 import { choleskyAsync, type MatmulEngine, solveRowsAsync } from '../../linalg/cholesky-async.ts';
 import { eighSteps } from '../../linalg/eigh.ts';
-import { multiplyByGramSteps } from '../../linalg/gram.ts';
+import { type GramTerm, multiplyByGramSteps } from '../../linalg/gram.ts';
 import { type LowRank, lowRank, sum, zeroDelta } from '../../linalg/low-rank.ts';
 import { assertFinite, type Matrix, matrix, splitRows, stackRows } from '../../linalg/matrix.ts';
 import { multiplySteps, multiplyTransposedSteps } from '../../linalg/products.ts';
-import { GramProducts } from '../../linalg/products-async.ts';
+import { GramProducts, multiplyTransposedWith } from '../../linalg/products-async.ts';
 import { inOneGo, Pace, type Steps } from '../../pace.ts';
-import { type AbsoluteWeights, absoluteWeights, normalMatrix } from './normal-matrix.ts';
+import { type AbsoluteWeights, absoluteWeights, normalMatrix, normalMatrixWith } from './normal-matrix.ts';
 import { checkLayer, type InputProblem, type LayerProblem } from './problem.ts';
 
 /** With ridge 0, eigenvalues of M below this share of the largest count as zero. */
 export const MINIMUM_NORM_CUTOFF = 1e-10;
+/** The same where Gram matrices were rounded to float32: some roundings of their largest numbers. */
+const ROUNDED_CUTOFF = 2 ** -22;
 
 /** The normal equations of one input, factorised. Holds one n × n array, or one N × N array on the side of the samples. */
 export interface NormalSystem extends AbsoluteWeights {
@@ -60,16 +63,20 @@ type SolveRows = (b: Matrix) => Steps<Matrix>;
 /** A symmetric matrix K to factorise, and how its inverse gives the right factors. */
 interface Equations extends AbsoluteWeights {
   readonly side: NormalSystem['side'];
-  readonly symmetric: Matrix;
+  /** K, computed anew. */
+  readonly symmetric: () => Steps<Matrix>;
+  /** The same, large products by the engine. */
+  readonly symmetricWith: (engine: MatmulEngine, pace: Pace) => Promise<Matrix>;
   readonly rightFactors: (downs: readonly (Matrix | null)[], solve: SolveRows) => Steps<Matrix>;
 }
 
 /**
  * Build and factorise the normal equations. Ridge > 0: Cholesky. Ridge 0: eigenvalues, so that directions without energy
- * get no change (the minimum-norm optimum), at several times the cost.
+ * get no change (the minimum-norm optimum), at several times the cost; the same where a ridge is lost in the rounding of
+ * the matrix.
  *
  * @throws {ShapeError|UsageError} see `checkInput`
- * @throws {NumericalError} naming the input, if features are all zero, not finite, or the matrix is not positive definite
+ * @throws {NumericalError} naming the input, if features are all zero or not finite
  */
 export function factoriseInput(input: InputProblem): NormalSystem {
   return inOneGo(factoriseInputSteps(input));
@@ -77,14 +84,19 @@ export function factoriseInput(input: InputProblem): NormalSystem {
 
 /** `factoriseInput` in steps. */
 export function* factoriseInputSteps(input: InputProblem): Steps<NormalSystem> {
-  const equations = yield* equationsOf(input);
+  const equations = equationsOf(input);
+  const symmetric = yield* equations.symmetric();
   try {
-    const { symmetric } = equations;
-    const factorised =
-      input.ridge === 0 ? yield* minimumNorm(symmetric) : triangular(yield* choleskySteps(symmetric));
-    return system(input, equations, factorised);
+    if (input.ridge === 0) return system(input, equations, yield* minimumNorm(symmetric, input));
+    const diagonal = diagonalOf(symmetric);
+    try {
+      return system(input, equations, triangular(yield* choleskySteps(symmetric)));
+    } catch (cause) {
+      if (!isIndefinite(cause)) throw cause;
+      return system(input, equations, yield* minimumNorm(unspoilt(symmetric, diagonal), input));
+    }
   } catch (cause) {
-    throw explained(input.inputName, cause, hintFor(input));
+    throw explained(input.inputName, cause);
   }
 }
 
@@ -103,17 +115,24 @@ export async function factoriseInputWith(
   fromRows: number = ENGINE_FROM_ROWS,
   pace: Pace = new Pace(),
 ): Promise<NormalSystem> {
-  if (input.ridge === 0) return pace.run(factoriseInputSteps(input));
-  const equations = await pace.run(equationsOf(input));
-  const { symmetric } = equations;
+  const equations = equationsOf(input);
+  const symmetric = await equations.symmetricWith(engine, pace);
   let factor: CholeskyFactor;
   try {
-    factor =
-      symmetric.rows < fromRows
-        ? await pace.run(choleskySteps(symmetric))
-        : await choleskyAsync(symmetric, engine);
+    if (input.ridge === 0) return system(input, equations, await pace.run(minimumNorm(symmetric, input)));
+    const diagonal = diagonalOf(symmetric);
+    try {
+      factor =
+        symmetric.rows < fromRows
+          ? await pace.run(choleskySteps(symmetric))
+          : await choleskyAsync(symmetric, engine);
+    } catch (cause) {
+      if (!isIndefinite(cause)) throw cause;
+      const again = unspoilt(symmetric, diagonal);
+      return system(input, equations, await pace.run(minimumNorm(again, input)));
+    }
   } catch (cause) {
-    throw explained(input.inputName, cause, hintFor(input));
+    throw explained(input.inputName, cause);
   }
   const solved = system(input, equations, triangular(factor));
   if (solved.side === 'samples') return solved;
@@ -159,13 +178,13 @@ async function targetsOf(
   return parts.map((products) => stackRows(inputSize, products));
 }
 
-function* equationsOf(input: InputProblem): Steps<Equations> {
+function equationsOf(input: InputProblem): Equations {
   const weights = absoluteWeights(input);
   const rows = rowsOf(input, weights);
   const count = rows?.reduce((total, part) => total + part.rows, 0) ?? Number.POSITIVE_INFINITY;
   return rows !== null && count < input.inputSize
-    ? yield* sampleSide(input, weights, rows)
-    : yield* featureSide(input, weights);
+    ? sampleSide(input, weights, rows)
+    : featureSide(input, weights);
 }
 
 /**
@@ -192,11 +211,12 @@ function rowsOf({ grams, preserve }: InputProblem, { beta }: AbsoluteWeights): M
   return rows;
 }
 
-function* featureSide(input: InputProblem, weights: AbsoluteWeights): Steps<Equations> {
+function featureSide(input: InputProblem, weights: AbsoluteWeights): Equations {
   return {
     ...weights,
     side: 'features',
-    symmetric: yield* normalMatrix(input, weights),
+    symmetric: () => normalMatrix(input, weights),
+    symmetricWith: (engine, pace) => normalMatrixWith(engine, input, weights, pace),
     *rightFactors(downs, solve) {
       const products: Matrix[] = [];
       for (const [i, down] of downs.entries()) {
@@ -207,15 +227,13 @@ function* featureSide(input: InputProblem, weights: AbsoluteWeights): Steps<Equa
   };
 }
 
-function* sampleSide(
-  input: InputProblem,
-  weights: AbsoluteWeights,
-  rows: readonly Matrix[],
-): Steps<Equations> {
+function sampleSide(input: InputProblem, weights: AbsoluteWeights, rows: readonly Matrix[]): Equations {
   const x = stackRows(input.inputSize, rows);
   const count = x.rows;
-  const symmetric = yield* multiplyTransposedSteps(x, x);
-  for (let i = 0; i < count; i++) symmetric.data[i * count + i]! += weights.lambda;
+  const ridged = (products: Matrix): Matrix => {
+    for (let i = 0; i < count; i++) products.data[i * count + i]! += weights.lambda;
+    return products;
+  };
   const rightFactors: Equations['rightFactors'] = function* (downs, solve) {
     const targets = matrix(
       downs.reduce((total, down) => total + (down?.rows ?? 0), 0),
@@ -236,7 +254,15 @@ function* sampleSide(
     }
     return yield* multiplySteps(yield* solve(targets), x);
   };
-  return { ...weights, side: 'samples', symmetric, rightFactors };
+  return {
+    ...weights,
+    side: 'samples',
+    *symmetric() {
+      return ridged(yield* multiplyTransposedSteps(x, x));
+    },
+    symmetricWith: async (engine) => ridged(await multiplyTransposedWith(engine, x, x)),
+    rightFactors,
+  };
 }
 
 interface Factorised {
@@ -267,11 +293,14 @@ function triangular(factor: CholeskyFactor): Factorised {
   };
 }
 
-function* minimumNorm(symmetric: Matrix): Steps<Factorised> {
+/** Change only in directions whose eigenvalue stands out of the rounding. */
+function* minimumNorm(symmetric: Matrix, { grams, preserve }: InputProblem): Steps<Factorised> {
   const n = symmetric.rows;
   const { values, vectors } = yield* eighSteps(symmetric);
   const largest = values[n - 1]!;
-  const first = values.findIndex((value) => value > MINIMUM_NORM_CUTOFF * largest);
+  const rounded = [...grams, ...(preserve === null ? [] : [preserve.gram])].some(isRounded);
+  const cutoff = rounded ? ROUNDED_CUTOFF : MINIMUM_NORM_CUTOFF;
+  const first = values.findIndex((value) => value > cutoff * largest);
   const rank = n - first;
   const kept = matrix(rank, n, vectors.data.slice(first * n));
   const solve: SolveRows = function* (b) {
@@ -282,15 +311,25 @@ function* minimumNorm(symmetric: Matrix): Steps<Factorised> {
   return { rank, condition: largest / values[first]!, solve };
 }
 
-function hintFor({ ridge }: InputProblem): string {
-  return ridge === 0
-    ? 'raise the ridge above 0'
-    : 'raise the ridge, or set it to 0 for the minimum-norm change';
+const isRounded = (gram: GramTerm): boolean => 'packed' in gram && gram.packed instanceof Float32Array;
+
+/** Whether a factorisation stopped at a pivot that should have been positive, and not at NaN. */
+const isIndefinite = (cause: unknown): boolean =>
+  cause instanceof NumericalError && Number.isFinite(cause.value);
+
+/** A matrix whose lower triangle a factorisation has overwritten, from the upper one. */
+function unspoilt(a: Matrix, diagonal: Float64Array): Matrix {
+  const n = a.rows;
+  for (let i = 0; i < n; i++) {
+    a.data[i * n + i] = diagonal[i]!;
+    for (let j = 0; j < i; j++) a.data[i * n + j] = a.data[j * n + i]!;
+  }
+  return a;
 }
 
-function explained(inputName: string, cause: unknown, hint: string): unknown {
+function explained(inputName: string, cause: unknown): unknown {
   if (!(cause instanceof NumericalError)) return cause;
-  return new NumericalError(`normal equations: ${cause.message}; ${hint}`, {
+  return new NumericalError(`normal equations: ${cause.message}; look for damaged weights or features`, {
     layer: inputName,
     cause,
     value: cause.value,
@@ -346,7 +385,7 @@ function solution({ layerName, outputSize, deltas, input }: LayerProblem, right:
     assertFinite('fused up factor', solution.up.data);
     assertFinite('fused down factor', solution.down.data);
   } catch (cause) {
-    throw explained(layerName, cause, 'look for damaged weights or features, or raise the ridge');
+    throw explained(layerName, cause);
   }
   return solution;
 }

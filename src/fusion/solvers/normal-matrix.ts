@@ -1,8 +1,10 @@
 /** The matrix of the objective's quadratic part, M = Σ_j G_j + β′ G_reg + λ I, and its weights in absolute terms. */
 import { NumericalError } from '../../errors.ts';
-import { addGramSteps, gramTrace } from '../../linalg/gram.ts';
+import type { MatmulEngine } from '../../linalg/cholesky-async.ts';
+import { addGramSteps, type GramTerm, gramTrace } from '../../linalg/gram.ts';
 import { type Matrix, matrix } from '../../linalg/matrix.ts';
-import type { Steps } from '../../pace.ts';
+import { gramOfRowsWith } from '../../linalg/products-async.ts';
+import type { Pace, Steps } from '../../pace.ts';
 import { checkInput, type InputProblem } from './problem.ts';
 
 /** λ and β′ of an input, in the units of its Gram matrices. */
@@ -44,11 +46,38 @@ export function absoluteWeights(input: InputProblem): AbsoluteWeights {
 }
 
 /** M [n, n], dense. */
-export function* normalMatrix(input: InputProblem, { lambda, beta }: AbsoluteWeights): Steps<Matrix> {
-  const { inputSize: n, grams, preserve } = input;
-  const normal = matrix(n, n);
-  for (const gram of grams) yield* addGramSteps(normal, gram, 1);
-  if (preserve !== null && beta > 0) yield* addGramSteps(normal, preserve.gram, beta);
+export function* normalMatrix(input: InputProblem, weights: AbsoluteWeights): Steps<Matrix> {
+  const normal = matrix(input.inputSize, input.inputSize);
+  for (const [gram, weight] of summands(input, weights)) yield* addGramSteps(normal, gram, weight);
+  return ridged(normal, weights);
+}
+
+/** The same, with the Gram matrices of rows computed by `engine` where they are large. */
+export async function normalMatrixWith(
+  engine: MatmulEngine,
+  input: InputProblem,
+  weights: AbsoluteWeights,
+  pace: Pace,
+): Promise<Matrix> {
+  const normal = matrix(input.inputSize, input.inputSize);
+  for (const [gram, weight] of summands(input, weights)) {
+    const summed = 'features' in gram ? await gramOfRowsWith(engine, gram) : gram;
+    await pace.run(addGramSteps(normal, summed, weight));
+  }
+  return ridged(normal, weights);
+}
+
+function summands(
+  { grams, preserve }: InputProblem,
+  { beta }: AbsoluteWeights,
+): (readonly [gram: GramTerm, weight: number])[] {
+  const concepts = grams.map((gram) => [gram, 1] as const);
+  return preserve !== null && beta > 0 ? [...concepts, [preserve.gram, beta]] : concepts;
+}
+
+/** M ← M + λ I, in place. */
+function ridged(normal: Matrix, { lambda }: AbsoluteWeights): Matrix {
+  const n = normal.rows;
   for (let i = 0; i < n; i++) normal.data[i * n + i]! += lambda;
   return normal;
 }

@@ -21,7 +21,7 @@ import {
 } from '../../models/families/conditioning.ts';
 import { within } from '../../models/families/layer-table.ts';
 import { deltaFeeds, deltaRanks, type ModelDeltas } from '../../models/lora.ts';
-import type { Probes } from '../../models/network.ts';
+import type { FeatureProbe, Probes } from '../../models/network.ts';
 import { buildUnet } from '../../models/unet/unet.ts';
 import { type ExecutionContext, executionContext } from '../../runtime/execution-context.ts';
 import { UploadedFeeds } from '../../runtime/uploaded.ts';
@@ -29,24 +29,16 @@ import { GuidedRows } from '../../sampling/guided-rows.ts';
 import { type Pass, runGuided } from '../../sampling/guided-run.ts';
 import type { Sampler } from '../../sampling/samplers/sampler.ts';
 import { float32, type Tensor } from '../../tensor/tensor.ts';
-import {
-  GramSums,
-  NO_STATISTICS,
-  RowSums,
-  type StageStatistics,
-  type SumState,
-  statisticsOf,
-} from './statistics.ts';
+import { areFewRows, FeatureSums, type SumState } from './feature-sums.ts';
+import { NO_STATISTICS, type StageStatistics } from './statistics.ts';
 
-const PREFIX = 'gram:';
-
-/** Layer → its input, which is called by the first layer that reads it. */
-function inputsOf({ grams }: Probes): ReadonlyMap<string, string> {
-  return new Map([...grams].map(([layerName, output]) => [layerName, output.slice(PREFIX.length)]));
+/** Layer → its input. */
+function inputsOf({ features }: Probes): ReadonlyMap<string, string> {
+  return new Map([...features].map(([layerName, { input }]) => [layerName, input]));
 }
 
-const gramOutput = (outputs: Readonly<Record<string, Tensor>>, input: string): Float32Array =>
-  outputs[`${PREFIX}${input}`]!.data as Float32Array;
+/** Distinct inputs, in the order of their first layers. */
+const distinct = ({ features }: Probes): ReadonlySet<FeatureProbe> => new Set(features.values());
 
 /**
  * Inputs of text encoder layers over all tokens of all prompts. Prompts may differ in length: they run padded, which
@@ -67,6 +59,7 @@ export async function collectText(
   prompts.forEach((ids, b) => {
     weights.data.fill(1, b * tokens, b * tokens + ids.length);
   });
+  const rowCount = prompts.reduce((sum, ids) => sum + ids.length, 0);
   let rowWeights: Value | null = null;
   const { textEncoder } = parts;
   const embeddings = new TokenEmbeddings(textEncoder.weights, textEncoder.config, added);
@@ -77,7 +70,8 @@ export async function collectText(
     {
       deltas: within(parts.textEncoderId, deltas),
       probes: {
-        grams: layers,
+        features: layers,
+        keepRows: (_, width) => areFewRows(rowCount, width),
         weighRows: (g, rows) => {
           rowWeights ??= g.input('row_weights', 'float32', weights.shape);
           return mul(g, rows, rowWeights);
@@ -87,9 +81,19 @@ export async function collectText(
     },
     execution,
   );
-  const sums = new GramSums(inputsOf(probes));
-  const rowCount = prompts.reduce((sum, ids) => sum + ids.length, 0);
-  for (const input of sums.inputs) sums.add(input, gramOutput(outputs, input), rowCount);
+  const sums = new FeatureSums(inputsOf(probes));
+  for (const { input, output, form } of distinct(probes)) {
+    const { data, shape } = outputs[output]!;
+    if (form === 'gram') {
+      sums.addGram(input, data as Float64Array, rowCount);
+      continue;
+    }
+    const width = shape[1]!;
+    prompts.forEach((ids, b) => {
+      const start = b * tokens * width;
+      sums.addRows(input, (data as Float32Array).subarray(start, start + ids.length * width), width);
+    });
+  }
   return sums.finish();
 }
 
@@ -117,7 +121,7 @@ export async function collectCross(
   rowsOf: (ids: readonly number[]) => readonly number[],
   crossLayers: readonly string[],
 ): Promise<StageStatistics> {
-  let all: RowSums | null = null;
+  const sums = new FeatureSums(keysAndValues(crossLayers));
   for (const perLayer of prompts) {
     if (perLayer.length !== crossLayers.length) {
       throw new ShapeError(
@@ -126,16 +130,14 @@ export async function collectCross(
     }
     const { states } = await encoder.encode(perLayer);
     const [, tokens, width] = states.shape as [number, number, number];
-    const sums: RowSums = all ?? new RowSums(keysAndValues(crossLayers), width);
-    all = sums;
     perLayer.forEach((ids, layer) => {
       for (const row of rowsOf(ids)) {
         const start = (layer * tokens + row) * width;
-        sums.add(crossLayers[layer]!, states.data.subarray(start, start + width));
+        sums.addRows(crossLayers[layer]!, states.data.subarray(start, start + width), width);
       }
     });
   }
-  return all?.finish() ?? NO_STATISTICS;
+  return sums.finish();
 }
 
 /** Generic captions as K and V see them: all rows of all captions, the same for every cross-attention. */
@@ -145,14 +147,20 @@ export async function collectCrossPrior(
   crossLayers: readonly string[],
 ): Promise<StageStatistics> {
   const { states } = await encoder.encode(captions);
-  const sum = new GramAccumulator(states.shape[2]!);
-  sum.addRows(states.data);
+  const [, , width] = states.shape as [number, number, number];
   const input = 'encoder_hidden_states';
-  return statisticsOf(
+  const sums = new FeatureSums(
     new Map([...keysAndValues(crossLayers).keys()].map((layerName) => [layerName, input])),
-    new Map([[input, sum.rows]]),
-    new Map([[input, sum.toPackedFloat32()]]),
   );
+  const rows = states.data.length / width;
+  if (areFewRows(rows, width)) {
+    sums.addRows(input, states.data, width);
+  } else {
+    const sum = new GramAccumulator(width);
+    sum.addRows(states.data);
+    sums.addGram(input, sum.toMatrix().data, rows);
+  }
+  return sums.finish();
 }
 
 /** What one denoising run needs. */
@@ -223,19 +231,21 @@ export async function collectSpatial(
   const network = buildUnet(weights, config, size, {
     loraRanks,
     probes: {
-      grams: layers,
+      features: layers,
+      keepRows: (count, width) => areFewRows(count * sampler.timesteps.length * runs.length, width),
       ...(contrasted ? { weighRows: (g, values) => contrastRows(g, values, contrast) } : {}),
     },
   });
   const session = await execution.runtime.load(network.graph, 'every-step', execution);
   const factors = new UploadedFeeds(execution.runtime, deltaFeeds(own, loraRanks, known));
-  const inputOf = inputsOf(network.probes);
-  const sums = new GramSums(inputOf);
+  const sums = new FeatureSums(inputsOf(network.probes));
   if (resume !== null) sums.restore(resume.sums);
   const predict = async (pass: Pass, texts: Feeds): Promise<Float32Array> => {
     const outputs = await session.run({ ...pass.feeds, ...texts, ...factors.feeds });
-    for (const input of sums.inputs) {
-      sums.add(input, gramOutput(outputs, input), network.probes.gramRows.get(input)!);
+    for (const { input, output, form, rows: count } of distinct(network.probes)) {
+      const { data, shape } = outputs[output]!;
+      if (form === 'gram') sums.addGram(input, data as Float64Array, count);
+      else sums.addRows(input, data as Float32Array, shape[1]!);
     }
     return outputs.noise_pred!.data as Float32Array;
   };

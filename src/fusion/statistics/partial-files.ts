@@ -10,7 +10,7 @@ import { FormatError } from '../../errors.ts';
 import { OWNER_PATTERN, ownerIsAlive, ownerMark } from '../../io/platform/process-owner.ts';
 import { moveUnlessTaken, setAside } from '../../io/set-aside.ts';
 import type { SpatialState } from './collect.ts';
-import { openPartial, type StatisticsKey, writePartial } from './statistics-file.ts';
+import { openPartial, type StatisticsKey, VersionError, writePartial } from './statistics-file.ts';
 
 const END = '.partial.safetensors';
 /** Process, thread, number of the collection in it. A collection that ended by itself leaves its file without them. */
@@ -176,7 +176,8 @@ async function usable(
     if (state !== null) return state;
   } catch (error) {
     if (!(error instanceof FormatError)) throw error;
-    why = `damaged (${error.message.replace(`${error.file}: `, '')})`;
+    const reason = error.message.replace(`${error.file}: `, '');
+    why = error instanceof VersionError ? reason : `damaged (${reason})`;
   }
   const shown = stem + END;
   if (foreign) {

@@ -1,7 +1,7 @@
 /**
  * Statistics as a file: safetensors with one tensor per input, `stage|input`: the upper triangle of a Gram matrix
- * [n (n + 1) / 2], or rows [N, n]; float32. What was collected, and how, stands in the header. The same form in float64,
- * with the predictions of the run under way, holds a collection that is not finished.
+ * [n (n + 1) / 2] in float64 (earlier versions: float32), or rows [N, n] in float32. What was collected, and how, stands
+ * in the header. The same form, with the predictions of the run under way, holds a collection that is not finished.
  */
 
 import { z } from 'zod';
@@ -20,7 +20,8 @@ import { sealOf } from '../../formats/seal.ts';
 import { packedLength } from '../../linalg/gram.ts';
 import { STAGES, type Stage } from '../stage.ts';
 import type { SpatialState } from './collect.ts';
-import { type StageStatistics, type Statistics, type SumState, storedForm, termFrom } from './statistics.ts';
+import type { SumState } from './feature-sums.ts';
+import { type StageStatistics, type Statistics, storedForm, termFrom } from './statistics.ts';
 import {
   canonicalRecipe,
   MAX_ENTRIES,
@@ -32,7 +33,9 @@ import {
 export type { StatisticsKey } from './statistics-recipe.ts';
 
 const KEY = 'edlora.statistics';
-const PARTIAL_KEY = 'edlora.partial_statistics';
+const PARTIAL_KEY = 'edlora.unfinished_statistics';
+/** Where an earlier version stood, whose sums came in float32. */
+const FORMER_PARTIAL_KEY = 'edlora.partial_statistics';
 
 const count = z.number().int().nonnegative();
 const positive = z.number().int().positive();
@@ -65,6 +68,8 @@ const partialSchema = z.object({
   runsDone: count,
   predictions: count,
   rows: table(count),
+  /** Width n of inputs whose rows are kept. */
+  asRows: table(positive),
 });
 
 /** Statistics from a file, with what the header says of them. */
@@ -99,7 +104,7 @@ export async function writeStatistics(
       const { shape, values } = storedForm(held);
       if ('features' in held) asRows.push(input);
       sizes[input] = 'features' in held ? held.features.cols : 'packed' in held ? held.size : held.rows;
-      tensors.push(floats(`${stage}|${input}`, 'F32', shape, values));
+      tensors.push(floats(`${stage}|${input}`, shape, values));
     }
     stages[stage] = { inputOf: Object.fromEntries(inputOf), rows: Object.fromEntries(rows), sizes, asRows };
   }
@@ -141,14 +146,18 @@ function openedStage(
     const size = widths.get(input);
     const features = asFeatures.has(input) ? count : null;
     const length = size === undefined ? 0 : features === null ? packedLength(size) : features * size;
+    const dtypes = features === null ? ['F64', 'F32'] : ['F32'];
     if (
       size === undefined ||
       tensor === undefined ||
-      tensor.dtype !== 'F32' ||
+      !dtypes.includes(tensor.dtype) ||
       elementCount(tensor.shape) !== length
     ) {
       const got = tensor === undefined ? 'none' : `${tensor.dtype} [${tensor.shape.join(', ')}]`;
-      throw new FormatError(file, `expected ${length} numbers of F32 for ${stage} ${input}, got ${got}`);
+      throw new FormatError(
+        file,
+        `expected ${length} numbers of ${dtypes.join(' or ')} for ${stage} ${input}, got ${got}`,
+      );
     }
     terms.set(input, { tensor, size, features });
   }
@@ -163,7 +172,8 @@ function openedStage(
     term: (input) => {
       const found = terms.get(input);
       if (found === undefined) throw new FormatError(file, `expected statistics of ${stage} ${input}`);
-      return termFrom(readFloat32(found.tensor), found.size, found.features);
+      const values = found.tensor.dtype === 'F64' ? readFloat64(found.tensor) : readFloat32(found.tensor);
+      return termFrom(values, found.size, found.features);
     },
   };
 }
@@ -174,14 +184,18 @@ export async function writePartial(
   recipe: StatisticsKey,
   { runsDone, predictions, sums }: SpatialState,
 ): Promise<void> {
-  const tensors = [...sums].map(([input, { packed }]) =>
-    floats(`sum|${input}`, 'F64', [packed.length], packed),
-  );
+  const asRows: Record<string, number> = {};
+  const tensors = [...sums].map(([input, sum]) => {
+    if ('packed' in sum) return floats(`sum|${input}`, [sum.packed.length], sum.packed);
+    asRows[input] = sum.features.length / sum.rows;
+    return floats(`rows|${input}`, [sum.rows, asRows[input]], sum.features);
+  });
   predictions.forEach((values, i) => {
-    tensors.push(floats(`prediction|${i}`, 'F32', [values.length], values));
+    tensors.push(floats(`prediction|${i}`, [values.length], values));
   });
   const rows = Object.fromEntries([...sums].map(([input, sum]) => [input, sum.rows]));
-  await writeSealed(file, PARTIAL_KEY, { recipe, runsDone, predictions: predictions.length, rows }, tensors);
+  const header = { recipe, runsDone, predictions: predictions.length, rows, asRows };
+  await writeSealed(file, PARTIAL_KEY, header, tensors);
 }
 
 /**
@@ -191,6 +205,9 @@ export async function writePartial(
 export async function openPartial(file: string, recipe: StatisticsKey): Promise<SpatialState | null> {
   const held = await holdSafetensors(file);
   try {
+    if (held.opened.metadata.has(FORMER_PARTIAL_KEY)) {
+      throw new VersionError(file, 'expected sums in float64, got those of an earlier version in float32');
+    }
     const header = openSealed(file, held, PARTIAL_KEY, partialSchema, 'unfinished statistics');
     if (canonicalRecipe(header.recipe) !== canonicalRecipe(recipe)) return null;
     const { steps } = recipe.options;
@@ -206,6 +223,17 @@ export async function openPartial(file: string, recipe: StatisticsKey): Promise<
     };
     const sums = new Map<string, SumState>(
       Object.entries(header.rows).map(([input, rows]) => {
+        if (Object.hasOwn(header.asRows, input)) {
+          const features = readFloat32(tensor(`rows|${input}`, 'F32'));
+          const width = header.asRows[input]!;
+          if (rows === 0 || features.length !== rows * width) {
+            throw new FormatError(
+              file,
+              `rows|${input}: expected [${rows}, ${width}], got ${features.length} numbers`,
+            );
+          }
+          return [input, { features, rows }];
+        }
         const packed = readFloat64(tensor(`sum|${input}`, 'F64'));
         const size = Math.round((Math.sqrt(1 + 8 * packed.length) - 1) / 2);
         if (packedLength(size) !== packed.length) {
@@ -223,13 +251,9 @@ export async function openPartial(file: string, recipe: StatisticsKey): Promise<
   }
 }
 
-function floats(
-  name: string,
-  dtype: 'F32' | 'F64',
-  shape: readonly number[],
-  values: Float32Array | Float64Array,
-): RawTensor {
+function floats(name: string, shape: readonly number[], values: Float32Array | Float64Array): RawTensor {
   const { buffer, byteOffset, byteLength } = values;
+  const dtype = values instanceof Float64Array ? 'F64' : 'F32';
   return memoryTensor(name, dtype, shape, new Uint8Array(buffer, byteOffset, byteLength));
 }
 

@@ -3,7 +3,7 @@ import { describe, expect, it } from 'vitest';
 import { NumericalError, ShapeError, UsageError } from '../../../src/errors.ts';
 import { factoriseInput, leastSquares, solveLayer } from '../../../src/fusion/solvers/least-squares.ts';
 import type { LayerProblem } from '../../../src/fusion/solvers/problem.ts';
-import { packFloat32 } from '../../../src/linalg/gram.ts';
+import { packedSymmetric, packFloat64 } from '../../../src/linalg/gram.ts';
 import {
   applyToRows,
   featureNormSquared,
@@ -207,7 +207,8 @@ describe('properties of fusion', () => {
 
   it('takes packed float32 Gram matrices as well', () => {
     const { layer } = randomProblem({ ...wellPosed, ranks: [2, 3], ridge: 1e-2 });
-    const packed = withInput(layer, { grams: layer.input.grams.map((gram) => packFloat32(gram as Matrix)) });
+    const rounded = (gram: Matrix) => packedSymmetric(gram.rows, Float32Array.from(packFloat64(gram).packed));
+    const packed = withInput(layer, { grams: layer.input.grams.map((gram) => rounded(gram as Matrix)) });
     // float32 rounding of the Gram matrices, times a condition number of about ten
     expect(toDense(leastSquares(packed)).data).toBeAllClose(toDense(leastSquares(layer)).data, {
       rtol: 1e-5,
@@ -241,12 +242,9 @@ describe('what cannot be solved', () => {
   const { layer } = randomProblem({ ...wellPosed, rows: 2, ranks: [2, 3], ridge: 1e-2 });
   const named = (change: Partial<LayerProblem['input']>) => withInput(layer, change);
 
-  it('a singular system names the layer and a hint', () => {
-    const singular = named({ ridge: 1e-300 });
-    expect(() => leastSquares(singular)).toThrow(NumericalError);
-    expect(() => leastSquares(singular)).toThrow(
-      /^block\.to_q: .*not positive definite at pivot \d+.*raise the ridge/,
-    );
+  it('a ridge that is lost in the rounding of a singular system is as good as none', () => {
+    const least = toDense(leastSquares(named({ ridge: 0 }))).data;
+    expect(toDense(leastSquares(named({ ridge: 1e-300 }))).data).toBeAllClose(least, { rtol: 1e-10 });
   });
 
   it('zero and non-finite features, deltas and preservation are refused, never NaN', () => {

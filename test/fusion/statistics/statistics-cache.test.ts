@@ -20,10 +20,12 @@ import path from 'node:path';
 import { afterAll, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest';
 import { loadConcept } from '../../../src/concepts/concept-file.ts';
 import { EdloraError } from '../../../src/errors.ts';
+import { writeSafetensors } from '../../../src/formats/safetensors.ts';
 import { type FusionConcept, prepareConcept } from '../../../src/fusion/fusion-concept.ts';
 import { type CollectOptions, DEFAULTS } from '../../../src/fusion/options.ts';
 import type { SpatialState } from '../../../src/fusion/statistics/collect.ts';
 import * as collector from '../../../src/fusion/statistics/collector.ts';
+import type { SumState } from '../../../src/fusion/statistics/feature-sums.ts';
 import { type StageStatistics, statisticsOf } from '../../../src/fusion/statistics/statistics.ts';
 import {
   openPartial,
@@ -94,7 +96,10 @@ function made(own: Checkpoint, layers: collector.StageLayers, value: number) {
 const STATE: SpatialState = {
   runsDone: 1,
   predictions: [Float32Array.of(1, 2)],
-  sums: new Map([['x', { packed: Float64Array.of(1, 2, 3), rows: 5 }]]),
+  sums: new Map<string, SumState>([
+    ['x', { packed: Float64Array.of(1, 2, 3), rows: 5 }],
+    ['y', { features: Float32Array.of(1, 2, 3, 4, 5, 6), rows: 2 }],
+  ]),
 };
 
 /** Says in its numbers which seed it had; keeps one state on the way. */
@@ -441,6 +446,16 @@ describe('two collections of one recipe', () => {
     expect(await resumed(notes)).toBeNull();
     expect(notes[1]).toMatch(/of a collection with other options: set aside as/);
     expect(await openPartial(`${plain}.damaged-2`, other)).toEqual(STATE);
+  });
+
+  it('do not go on with sums of an earlier version in float32', async () => {
+    const plain = path.join(folder, 'maple.partial.safetensors');
+    await writeSafetensors(plain, [], { 'edlora.partial_statistics': '{}' });
+    const notes: string[] = [];
+    expect(await resumed(notes)).toBeNull();
+    expect(notes[0]).toMatch(
+      /unfinished collection, expected sums in float64, got those of an earlier version/,
+    );
   });
 });
 

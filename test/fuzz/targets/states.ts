@@ -2,7 +2,7 @@
 import { inspect } from '../../../src/concepts/inspect.ts';
 import { memoryTensor } from '../../../src/formats/raw-tensor.ts';
 import { sealOf } from '../../../src/formats/seal.ts';
-import { GramSums } from '../../../src/fusion/statistics/statistics.ts';
+import { FeatureSums } from '../../../src/fusion/statistics/feature-sums.ts';
 import { openPartial, openStatistics } from '../../../src/fusion/statistics/statistics-file.ts';
 import { RECIPE_VERSION, type StatisticsKey } from '../../../src/fusion/statistics/statistics-recipe.ts';
 import { adamwState } from '../../../src/optim/adamw.ts';
@@ -118,30 +118,33 @@ const partial: Target = {
   name: 'partial-statistics',
   batch: 400,
   words: [
-    'edlora.partial_statistics',
+    'edlora.unfinished_statistics',
     'sum|a',
     'prediction|0',
     'prediction|1',
     'runsDone',
     'predictions',
     'rows',
+    'asRows',
+    'rows|b',
   ],
   seeds: async () => {
     const sum = values(10);
     const packed = Buffer.from(Float64Array.from(sum).buffer);
     const tensors: PlainTensor[] = [
       { name: 'sum|a', dtype: 'F64', shape: [10], data: packed },
+      plain('rows|b', 12),
       ...[plain('prediction|0', 8), plain('prediction|1', 8)],
     ];
-    const content = { recipe: RECIPE, runsDone: 1, predictions: 2, rows: { a: 7 } };
+    const content = { recipe: RECIPE, runsDone: 1, predictions: 2, rows: { a: 7, b: 3 }, asRows: { b: 4 } };
     const header = JSON.stringify({ ...content, sha256: hashOf(content, tensors) });
-    return [[safetensors('a.partial', tensors, { 'edlora.partial_statistics': header })]];
+    return [[safetensors('a.partial', tensors, { 'edlora.unfinished_statistics': header })]];
   },
-  repair: rehashed('edlora.partial_statistics'),
+  repair: rehashed('edlora.unfinished_statistics'),
   run: async ({ file }) => {
     const state = await openPartial(file, RECIPE);
     if (state === null) return;
-    const sums = new GramSums(new Map([['layer', 'a']]));
+    const sums = new FeatureSums(new Map([['layer', 'a']]));
     await attempt(() => sums.restore(state.sums));
     sums.finish();
   },
