@@ -70,6 +70,8 @@ async function runLint(args: Args, { io, signal }: CommandContext): Promise<void
     ),
   );
   io.out('error: ‖theirs − true sum‖ / ‖true sum‖; gain: how much of the true sum they have, 1 is right\n');
+  for (const { name, reason } of reports[0]?.unsupported ?? [])
+    io.out(`not in the sums: ${visible(name)}: ${visible(reason)}\n`);
   for (const { tool: name, refusal } of reports)
     if (refusal !== null) io.out(`${visible(name)} refuses: ${visible(refusal)}\n`);
 }

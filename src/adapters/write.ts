@@ -168,7 +168,9 @@ function heldOf(target: string, scheme: Scheme, adapter: OutputAdapter): OutputA
       (encoder === 'text_encoder' || scheme.secondEncoder),
   );
   if (layers.length === 0 && words.length === 0) {
-    throw new UsageError(`${target}: nothing is left to write: ${scheme.name} holds none of it`);
+    const none =
+      adapter.layers.length + adapter.words.length === 0 ? '' : `: ${scheme.name} holds none of it`;
+    throw new UsageError(`${target}: nothing is left to write${none}`);
   }
   return { ...adapter, layers, words };
 }

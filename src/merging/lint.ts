@@ -1,13 +1,14 @@
 /** How far another tool's merge of the same files is from the true sum. */
 
 import { type BaseWeights, layerDeltaSteps, needsBase } from '../adapters/delta.ts';
+import type { UnsupportedEntry } from '../adapters/write.ts';
 import { UsageError } from '../errors.ts';
 import { frobeniusNormSteps, innerProductSteps, subtract } from '../linalg/low-rank.ts';
 import { Pace } from '../pace.ts';
 import { commonArchitecture } from './common-family.ts';
 import { weightedSum } from './factors.ts';
 import { foreignMerge, type StoredTerm } from './foreign-merges.ts';
-import { layerStrength, layersByModule, type MergeInput, refuseUnequalShapes } from './merge.ts';
+import { layerStrength, layersByModule, type MergeInput, refuseUnequalShapes, unusableOf } from './merge.ts';
 
 export interface LintedLayer {
   readonly id: string;
@@ -30,6 +31,8 @@ export interface LintReport {
   readonly gain: number;
   /** Why the tool refuses these inputs; `null` if it takes them. */
   readonly refusal: string | null;
+  /** Entries of the inputs that no LoRA can hold: they are in neither sum. */
+  readonly unsupported: readonly UnsupportedEntry[];
 }
 
 export interface LintOptions {
@@ -54,7 +57,8 @@ export async function lintMerge(
   const pace = new Pace(signal);
   const layers: LintedLayer[] = [];
   const { title, defect, source } = foreign;
-  const about = { tool, title, defect, source };
+  const unsupported = unusableOf(inputs.map(({ adapter }) => adapter));
+  const about = { tool, title, defect, source, unsupported };
   let [errors, norms, products] = [0, 0, 0];
   for (const [id, parts] of layersByModule(inputs)) {
     await pace.turn();

@@ -144,3 +144,28 @@ describe('names of other programs', () => {
       expect(scale).toBe(name === 'n_dora_diffusers_default' ? 1 : 0.5);
   });
 });
+
+it('spellings may stand side by side, words bundled beside any of them', () => {
+  const pair = (layer: string, [up, down]: readonly [string, string]) => [
+    float32Tensor(layer + up, [4, 1], new Float32Array(4)),
+    float32Tensor(layer + down, [1, 4], new Float32Array(4)),
+  ];
+  const letters = ['.lora_B.weight', '.lora_A.weight'] as const;
+  const kohya = ['.lora_up.weight', '.lora_down.weight'] as const;
+  const word = float32Tensor('bundle_emb.cat.string_to_param.*', [1, 8], new Float32Array(8));
+  for (const first of [
+    pair('diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_v', letters),
+    pair('unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_v', letters),
+    pair('lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_v', kohya),
+  ]) {
+    const text = pair('lora_te_text_model_encoder_layers_0_mlp_fc1', kohya);
+    const { layers, words, unusable } = readAdapter(
+      unwrittenFile('any.safetensors', [...first, ...text, word]),
+    );
+    expect([...layers.keys()]).toEqual([
+      `unet:${attention.replace('to_k', 'to_v')}`,
+      'text_encoder:text_model.encoder.layers.0.mlp.fc1',
+    ]);
+    expect([words.map((entry) => entry.word), unusable]).toEqual([['cat'], []]);
+  }
+});

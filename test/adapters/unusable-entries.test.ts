@@ -5,7 +5,9 @@ import { unwrittenFile } from '../../src/adapters/unwritten-file.ts';
 import { writeAdapter } from '../../src/adapters/write.ts';
 import { float32Tensor, readFloat64 } from '../../src/formats/raw-tensor.ts';
 import { convertAdapter } from '../../src/merging/convert.ts';
+import { foreignMergeNames } from '../../src/merging/foreign-merges.ts';
 import { convertFile } from '../../src/merging/jobs/convert-file.ts';
+import { lintFiles } from '../../src/merging/jobs/lint-files.ts';
 import { denseOf, scratch } from '../merging/random-adapters.ts';
 import { casePath } from '../support/cases.ts';
 import { relativeError } from '../support/close.ts';
@@ -43,6 +45,16 @@ describe.each(FILES)('%s', (name, count, reason) => {
       expect(relativeError(denseOf(written.layers.get(id)!), denseOf(layer))).toBeLessThan(1e-6);
     }
   });
+});
+
+it('lint says what is in neither sum', async () => {
+  const one = { strength: 1, textEncoderStrength: null, blockWeights: null };
+  const path = casePath('adapters', 'n_norm_diff.safetensors');
+  const [report] = await lintFiles({ inputs: [{ path, ...one }], tools: [foreignMergeNames[0]!] });
+  expect(report!.unsupported.map(({ reason }) => reason)).toEqual([
+    'a normalisation layer',
+    'a normalisation layer',
+  ]);
 });
 
 const module = 'lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_k';

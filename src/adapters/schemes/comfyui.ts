@@ -2,8 +2,8 @@
  * LoRA files in ComfyUI's own names, as its "save LoRA" nodes write them: `diffusion_model.<original path>` and
  * `text_encoders.clip_l.transformer.<path>`, with any program's suffixes. ΔW = alpha / rank · up · down; 1 without an alpha.
  */
-import { collectAdapterLayers } from '../layer-parts.ts';
 import { isComfyStyle } from './layer-names.ts';
+import { layersAndWords } from './layers-and-words.ts';
 import { parseAdapterName } from './names.ts';
 import type { SchemeReader } from './scheme.ts';
 import { splitName } from './suffixes.ts';
@@ -15,11 +15,10 @@ export const comfyReader: SchemeReader = {
     [...file.tensors.keys()].filter((name) => isComfyStyle(name) && splitName(name) !== null).length,
   read: (file, { architecture }) => {
     const context = { architecture };
-    const layers = collectAdapterLayers(file.path, file.tensors.values(), {
+    return layersAndWords(file, {
       architecture,
       parse: (name) => parseAdapterName(name, context),
       scale: (_, rank, alpha) => (alpha ?? rank) / rank,
     });
-    return { ...layers, words: [] };
   },
 };

@@ -7,12 +7,12 @@ import { parseJson } from '../../formats/strict-json.ts';
 import type { TensorFile } from '../../formats/tensor-file.ts';
 import { DEFAULT_FAMILY } from '../../models/families/families.ts';
 import type { LoraLayer } from '../adapter.ts';
-import { collectAdapterLayers } from '../layer-parts.ts';
 import { describe } from './describe.ts';
 import { type DiffusersSpelling, diffusersLoraKey } from './diffusers-names.ts';
 import { isEdLoraName } from './ed-lora-names.ts';
 import { factorTensors } from './factor-tensors.ts';
 import { isComfyStyle, isKohyaStyle, peftPrefix } from './layer-names.ts';
+import { layersAndWords } from './layers-and-words.ts';
 import { parseAdapterName } from './names.ts';
 import { diffusersOwn, dottedOwn, noDots } from './own-layers.ts';
 import { adapterConfig } from './peft.ts';
@@ -62,7 +62,7 @@ const reader: SchemeReader = {
   read: (file, { architecture }) => {
     const scalings = adapterScalings(file);
     const context = { architecture };
-    const layers = collectAdapterLayers(file.path, file.tensors.values(), {
+    return layersAndWords(file, {
       architecture,
       parse: (name) => parseAdapterName(name, context),
       scale: (module, rank, alpha) => {
@@ -72,7 +72,6 @@ const reader: SchemeReader = {
           : peftScale(file.path, scaling, module.layerName, rank);
       },
     });
-    return { ...layers, words: [] };
   },
 };
 

@@ -10,13 +10,13 @@ import { adapterModuleId, diffusersKohyaName, ldmKohyaName } from '../../models/
 import { adapterFamily, layoutOf } from '../../models/families/families.ts';
 import type { AdapterLayer, LoraLayer } from '../adapter.ts';
 import { foldWholeScale, loraAlphaOf } from '../encode-layer.ts';
-import { collectAdapterLayers } from '../layer-parts.ts';
 import { networkMetadata, sshsHashesOf } from '../metadata.ts';
 import { bundledTensors } from '../word-forms.ts';
 import { describe, ranksOf } from './describe.ts';
 import { factorTensors, partTensors } from './factor-tensors.ts';
 import { kohyaNames } from './kohya-names.ts';
 import { isKohyaStyle } from './layer-names.ts';
+import { layersAndWords } from './layers-and-words.ts';
 import { parseAdapterName } from './names.ts';
 import { underscoredOwn } from './own-layers.ts';
 import type {
@@ -30,7 +30,7 @@ import type {
   SchemeReader,
 } from './scheme.ts';
 import { partSuffix } from './suffixes.ts';
-import { bundledWords, isBundledEmbedding } from './textual-inversion.ts';
+import { isBundledEmbedding } from './textual-inversion.ts';
 
 /** Suffixes of what is more than plain LoRA. */
 const beyondLora = /\.(lora_mid\.weight|dora_scale|hada_\w+|lokr_\w+|diff|diff_b|on_input|scalar)$/;
@@ -41,20 +41,13 @@ const owned = (file: TensorFile): number =>
   [...file.tensors.keys()].filter((name) => isKohyaStyle(name) || isBundledEmbedding(name)).length;
 
 function read(file: TensorFile, { architecture, modules }: ReadContext): Content {
-  const tensors = [...file.tensors.values()];
-  const words = bundledWords(file.path, tensors);
   const context = { architecture, names: modules === undefined ? undefined : kohyaNames(file.path, modules) };
-  const layers = collectAdapterLayers(
-    file.path,
-    tensors.filter(({ name }) => !isBundledEmbedding(name)),
-    {
-      architecture,
-      parse: (name) => parseAdapterName(name, context),
-      // Also right for rank-stabilised LyCORIS files: they store alpha · √rank.
-      scale: (_, rank, alpha) => (alpha ?? rank) / rank,
-    },
-  );
-  return { ...layers, words };
+  return layersAndWords(file, {
+    architecture,
+    parse: (name) => parseAdapterName(name, context),
+    // Also right for rank-stabilised LyCORIS files: they store alpha · √rank.
+    scale: (_, rank, alpha) => (alpha ?? rank) / rank,
+  });
 }
 
 const kohyaReader: SchemeReader = {
