@@ -258,13 +258,13 @@ async function runFuse(args: Args, { io, signal, threads }: CommandContext): Pro
     ...preserved,
   };
   const idle = idleNotes(args, options);
-  for (const note of idle) sayNote(io, note);
   if (args['dry-run'] === true) {
     const plan = await planFusion(request);
     const data = (): string => `${JSON.stringify(planData(plan, base.path, out, idle), null, 2)}\n`;
-    io.out(args.json === true ? data() : planText(plan, base.path, out, io.columns));
+    io.out(args.json === true ? data() : planText(plan, base.path, out, io.columns, idle));
     return;
   }
+  for (const note of idle) sayNote(io, note);
   const progress = args.quiet === true ? null : fusionProgress(io, options.steps);
   const said = idle.map(asTyped);
   let fusion: Fusion;

@@ -55,7 +55,13 @@ export function planData(
 }
 
 /** The plan for people. */
-export function planText(plan: FusionPlan, base: string, out: string, columns: number): string {
+export function planText(
+  plan: FusionPlan,
+  base: string,
+  out: string,
+  columns: number,
+  notes: readonly string[],
+): string {
   const { options, captions, layers, concepts } = plan;
   const rows = table(
     concepts,
@@ -90,6 +96,7 @@ export function planText(plan: FusionPlan, base: string, out: string, columns: n
     `${runs} denoising run${runs === 1 ? '' : 's'} of ${steps} steps a concept, ${guided}, seed ${seed}`,
     `${statistics} statistics`,
     `results would go to ${nearPath(path.resolve(out))}`,
+    ...notes.map((note) => `note: ${asTyped(note)}`),
     '',
   ].join('\n');
 }

@@ -1,7 +1,7 @@
 /** Options that somebody gave and that change nothing beside the others: said rather than passed over. */
 import { isGuided } from '../sampling/guidance.ts';
 import type { FusionOptions } from './options.ts';
-import { methodFor, preserves } from './plan.ts';
+import { isDenoised, methodFor, preserves } from './plan.ts';
 import { fusionMethod, type MethodParameter } from './solvers/method.ts';
 
 /** What can be given: an option, or the captions beside them. */
@@ -17,9 +17,7 @@ const isRead = (options: FusionOptions, parameter: MethodParameter): boolean =>
   options.stages.some((stage) =>
     fusionMethod(methodFor(options.method, stage)).parameters.includes(parameter),
   );
-/** Denoising runs belong to the spatial stage, and to distillation. */
-const isUndenoised = ({ stages, refine }: FusionOptions): boolean =>
-  !stages.includes('spatial') && refine === 0;
+const isUndenoised = (options: FusionOptions): boolean => !isDenoised(options);
 
 const RULES: readonly IdleRule[] = [
   {

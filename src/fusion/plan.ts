@@ -4,6 +4,7 @@ import { UsageError } from '../errors.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
 import type { ExecutionRequest } from '../runtime/execution-context.ts';
 import { checkpointSchedule } from '../sampling/checkpoint-schedule.ts';
+import { createSampler } from '../sampling/samplers/create.ts';
 import { withDefaults } from '../settings.ts';
 import { defaultCaptions, withEmptyPrompt } from './captions.ts';
 import { type FusionConcept, type FusionConceptInput, prepareConcept } from './fusion-concept.ts';
@@ -66,8 +67,8 @@ export async function planFusion(request: FuseRequest): Promise<FusionPlan> {
     base.parts.layers.contextCount,
   );
   await latentSizeFor(base, options);
-  // Damaged, or of no kind that features can be collected with.
-  checkpointSchedule(base);
+  // Its schedule is damaged, of no kind that features can be collected with, or shorter than the steps.
+  createSampler(checkpointSchedule(base), isDenoised(options) ? options.steps : 1);
   const wanted = STAGES.some((stage) => options.stages.includes(stage) && preserves(options, stage));
   const captions = wanted ? withEmptyPrompt(request.preserveCaptions ?? (await defaultCaptions(base))) : [];
   const trained = new Set(concepts.flatMap(({ concept }) => [...concept.layers.keys()]));
@@ -78,6 +79,11 @@ export async function planFusion(request: FuseRequest): Promise<FusionPlan> {
       .map(({ layerName }) => layerName);
   const layers = { text: layersOf('text'), cross: layersOf('cross'), spatial: layersOf('spatial') };
   return { concepts, options, captions, vocabulary, layers };
+}
+
+/** Whether anything is denoised: features of the spatial stage, or pictures for distillation. */
+export function isDenoised({ stages, refine }: FusionOptions): boolean {
+  return stages.includes('spatial') || refine > 0;
 }
 
 /** Whether a stage needs features of the base: to be preserved, or as captions of a constrained solve. */

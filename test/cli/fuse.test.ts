@@ -62,8 +62,8 @@ describe('fuse', () => {
   it('prints one JSON document', async () => {
     const out = path.join(folder, 'json');
     const argv = ['--concepts', concept('smiley'), '--stages', 'cross', '--out', out, '--json', '--quiet'];
-    const result = await fuse(argv);
-    expect(result.err).toBe('');
+    const result = await fuse([...argv, '--rank-share', '0.9']);
+    expect(result.err).toBe('note: --rank-share has no effect without --rank auto\n');
     const document = JSON.parse(result.out) as {
       report: { concepts: object[] };
       files: object[];
@@ -132,7 +132,6 @@ describe('fuse', () => {
       '--out',
       out,
     ]);
-    expect(json.err.match(/note: /g)).toHaveLength(2);
     const plan = JSON.parse(json.out) as {
       options: { preserve: object };
       concepts: object[];
@@ -144,6 +143,22 @@ describe('fuse', () => {
       '--rank-share has no effect without --rank auto',
     ]);
     expect(plan.options.preserve).toEqual({ text: 0, cross: 0, spatial: 0 });
+    const idle = await fuse([
+      '--config',
+      list,
+      '--dry-run',
+      '--guidance',
+      '1',
+      '--iterations',
+      '9',
+      '--contrast',
+      '3',
+    ]);
+    expect(idle.out).toContain('a concept, no guidance, seed 0\n');
+    expect(idle.out.match(/^note: --(\w+) has no effect/gm)).toEqual([
+      'note: --contrast has no effect',
+      'note: --iterations has no effect',
+    ]);
   });
 
   it('renames words, so that one file can take part twice', async () => {

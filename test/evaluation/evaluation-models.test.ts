@@ -59,9 +59,13 @@ describe('models of an evaluation', () => {
     const base = defaultBase();
     const models = await openEvaluationModels({
       base,
+      prediction: 'v_prediction',
       concept: file('smiley'),
       fused: new Map([['f', fused]]),
     });
+    for (const opened of [models.base, models.variants[1]!.base!]) {
+      expect(opened.schedule.config.prediction_type).toBe('v_prediction');
+    }
     expect(models.variants[1]!.base!.path).toBe(path.resolve(base));
     expect(models.variants).toHaveLength(2);
   });

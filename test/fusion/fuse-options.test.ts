@@ -169,6 +169,19 @@ describe('features', () => {
     await expect(odd).rejects.toThrow(UsageError);
     await expect(odd).rejects.toThrow(/size: expected multiples of \d+ for this base, got 100x64/);
   });
+
+  it('has no more steps than the base was trained with, where anything is denoised', async () => {
+    const config = { ...base.schedule.config, num_train_timesteps: 10 };
+    const plan = (options: Partial<FusionOptions>) =>
+      planFusion({
+        base: { ...base, schedule: { ...base.schedule, config } },
+        concepts: [concept],
+        options,
+      });
+    const concept = { concept: await loadConcept(goldenPath(FOLDER, 'concepts', 'maple.pth')) };
+    await expect(plan({ steps: 20 })).rejects.toThrow(/steps: expected a whole number from 1 to 10, got 20/);
+    await expect(plan({ steps: 20, stages: ['text', 'cross'] })).resolves.toBeDefined();
+  });
 });
 
 describe('refine', () => {
