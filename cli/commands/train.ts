@@ -185,6 +185,7 @@ function resultText(
     `mean loss of the last ${tail.length} steps: ${mean.toPrecision(4)}`,
     '',
     `${nearPath(files.concept)}   the concept`,
+    ...(files.embeddings === null ? [] : [`${nearPath(files.embeddings)}   embeddings of its words`]),
     `${nearPath(files.settings)}   settings and losses`,
     `${nearPath(files.plot)}   the losses drawn`,
     '',

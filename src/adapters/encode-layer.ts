@@ -20,13 +20,15 @@ import { readFinite } from './finite.ts';
 /** dtypes that merges write. */
 export type FactorDType = 'F32' | 'F16' | 'BF16';
 
+type Numbers = Float64Array | Float32Array;
+
 /** From here on numbers round to infinity. */
 export function limitOf(dtype: WritableFloat): number {
   return dtype === 'F16' ? 65520 : dtype === 'F64' ? Number.POSITIVE_INFINITY : 3.4028235677973366e38;
 }
 
 /** The largest |value|; NaN if any is. */
-export function largestMagnitude(values: Float64Array | Float32Array): number {
+export function largestMagnitude(values: Numbers): number {
   let most = 0;
   for (let i = 0; i < values.length; i++) most = Math.max(most, Math.abs(values[i]!));
   return most;
@@ -39,7 +41,7 @@ export function largestMagnitude(values: Float64Array | Float32Array): number {
 export function encodeTensor(
   name: string,
   shape: readonly number[],
-  values: Float64Array | Float32Array,
+  values: Numbers,
   dtype: WritableFloat,
 ): RawTensor {
   const limit = limitOf(dtype);
@@ -58,7 +60,7 @@ export function encodeTensor(
 }
 
 /**
- * A change as a LoRA layer of scale 1.
+ * A change as a LoRA layer of scale 1, its factors balanced.
  * @param kernel axes of the down factor's inputs for a convolution; `null` for a linear layer
  */
 export function encodeLayer(
@@ -68,17 +70,39 @@ export function encodeLayer(
   dtype: FactorDType,
   bias: Float64Array | null = null,
 ): LoraLayer {
-  const id = adapterModuleId(module);
-  const { rows: m, cols: rank } = delta.up;
-  const n = delta.down.cols / kernelArea(kernel);
   const [up, down] = balance(delta);
+  const factors = { m: up.rows, rank: up.cols, up: up.data, down: down.data };
+  return encodeFactors(module, kernel, factors, dtype, bias);
+}
+
+/** up [m, rank] and down [rank, n · kernel], row-major. */
+interface FactorNumbers {
+  readonly m: number;
+  readonly rank: number;
+  readonly up: Numbers;
+  readonly down: Numbers;
+}
+
+/**
+ * Factors as a LoRA layer of scale 1, as they are.
+ * @param kernel axes of the down factor's inputs for a convolution; `null` for a linear layer
+ */
+export function encodeFactors(
+  module: AdapterModule,
+  kernel: Kernel | null,
+  { m, rank, up, down }: FactorNumbers,
+  dtype: FactorDType,
+  bias: Float64Array | null = null,
+): LoraLayer {
+  const id = adapterModuleId(module);
+  const n = down.length / (rank * kernelArea(kernel));
   return {
     component: module.component,
     layerName: module.layerName,
     own: module.own,
     kind: 'lora',
-    up: encodeTensor(id, [m, rank, ...(kernel ?? []).map(() => 1)], up.data, dtype),
-    down: encodeTensor(id, [rank, n, ...(kernel ?? [])], down.data, dtype),
+    up: encodeTensor(id, [m, rank, ...(kernel ?? []).map(() => 1)], up, dtype),
+    down: encodeTensor(id, [rank, n, ...(kernel ?? [])], down, dtype),
     mid: null,
     rank,
     scale: 1,

@@ -41,9 +41,15 @@ export function refuseUnreadable(
   const signature = (word: AdapterWord): string =>
     [
       named ? `${word.word} (` : '(',
-      `${word.encoder}, [${word.embedding.shape.join(', ')}], one vector per ${word.rows === 'layers' ? 'layer' : 'token'})`,
+      `${word.encoder}, [${word.embedding.shape.join(', ')}], ${countOf(word)})`,
     ].join('');
   fail(differenceOf('word', words.map(signature), found.words.map(signature)));
+}
+
+/** What the vectors are of; one alone serves every layer, and is one token. */
+function countOf({ embedding, rows }: AdapterWord): string {
+  if (embedding.shape[0] === 1) return 'one vector';
+  return `one vector per ${rows === 'layers' ? 'layer' : 'token'}`;
 }
 
 function layerDifference(written: AdapterLayer, read: AdapterLayer): string | null {

@@ -101,6 +101,7 @@ export async function writeFusion(
       title: fusion.concepts.map(({ name }) => name).join(' + '),
       mergedFrom: fusion.concepts.map(({ concept }) => path.parse(concept.path).name),
       tokens,
+      signal,
       metadata: { 'edlora.recipe': JSON.stringify(shared) },
     });
     names.push([lora, `merged LoRA (${naming} names)`]);

@@ -1,13 +1,14 @@
 /** Writing what was trained: the concept's file, and beside it its settings with the losses, and a plot of them. */
 import { existsSync } from 'node:fs';
 import path from 'node:path';
-import { type LoraNaming, writeLora } from '../concepts/lora-file.ts';
+import { type LoraNaming, namingHoldsWords, writeEmbeddings, writeLora } from '../concepts/lora-file.ts';
 import { UsageError } from '../errors.ts';
 import { FACTOR_DTYPES } from '../formats/dtype.ts';
 import { recordedPath } from '../io/recorded-path.ts';
 import { writeFileAtomically } from '../io/replace-file.ts';
 import { checkFileTarget, checkFolderTarget, type TargetRules } from '../io/targets.ts';
 import { toolVersion } from '../package-root.ts';
+import { TRAINING_METHODS } from './methods/index.ts';
 import type { ResolvedSettings } from './methods/method.ts';
 import { previousStateFile, type StepLog } from './run-state.ts';
 import type { TrainedConcept } from './train.ts';
@@ -15,6 +16,8 @@ import type { TrainedConcept } from './train.ts';
 export interface TrainedFiles {
   /** Absolute paths. */
   readonly concept: string;
+  /** The words' embeddings, where the concept's file holds none; `null` where it does, or there are no words. */
+  readonly embeddings: string | null;
   readonly settings: string;
   readonly plot: string;
 }
@@ -26,10 +29,22 @@ const stemOf = (out: string): string => path.resolve(out).replace(/\.(safetensor
 
 /**
  * How the file will be written; do this before the work.
- * @throws {UsageError} for a name that no format has, and for a `.pth` that is not Mix-of-Show's
+ * @throws {UsageError} for a name that no format has, for a `.pth` that is not Mix-of-Show's, and for a format that cannot
+ *   hold what is trained
  */
-export function namingOf(out: string, { format, token }: ResolvedSettings): LoraNaming {
+export function namingOf(out: string, settings: ResolvedSettings): LoraNaming {
+  const { format, token, convRank, method } = settings;
   const naming = format === 'auto' ? (token !== '' || out.endsWith('.pth') ? 'ed-lora' : 'kohya') : format;
+  if (naming === 'ed-lora' && convRank > 0) {
+    throw new UsageError(
+      `convRank: files in ED-LoRA's names hold no convolutions larger than 1 × 1; choose kohya, diffusers or peft as \`format\``,
+    );
+  }
+  if (!namingHoldsWords(naming) && !trainsLayers(settings)) {
+    throw new UsageError(
+      `format: ${method} changes words alone here, and files in ${naming} names hold none; use ed-lora as \`format\``,
+    );
+  }
   if (naming === 'peft') return naming;
   if (!/\.(safetensors|pth)$/.test(out)) {
     throw new UsageError(`${out}: expected a name that ends in .safetensors or .pth`);
@@ -38,6 +53,12 @@ export function namingOf(out: string, { format, token }: ResolvedSettings): Lora
     throw new UsageError(`${out}: .pth is Mix-of-Show's form; use .safetensors for ${naming}`);
   }
   return naming;
+}
+
+/** Whether there will be a layer to write. */
+function trainsLayers({ method, lrUnet, lrText }: ResolvedSettings): boolean {
+  const { unet, text } = TRAINING_METHODS[method];
+  return (unet !== 'none' && lrUnet !== 0) || (text && lrText !== 0);
 }
 
 /**
@@ -53,13 +74,14 @@ export function checkTrainedTarget(
   { inputs, force, resume }: TargetRules & { readonly resume: boolean },
 ): void {
   const rules = { inputs, force: force || resume };
-  if (namingOf(out, settings) === 'peft') checkFolderTarget(out, rules);
+  const naming = namingOf(out, settings);
+  if (naming === 'peft') checkFolderTarget(out, rules);
   else checkFileTarget(out, rules);
-  const { concept: _, ...beside } = resultFiles(out);
+  const { concept: _, ...beside } = resultFiles(out, naming, settings.token !== '');
   const { steps, sampleEvery } = settings;
   const pictures = sampleEvery > 0 ? Math.floor(steps / sampleEvery) : 0;
   for (let i = 1; i <= pictures; i++) checkFileTarget(samplePicture(out, i * sampleEvery), rules);
-  for (const file of Object.values(beside)) checkFileTarget(file, rules);
+  for (const file of Object.values(beside)) if (file !== null) checkFileTarget(file, rules);
   const state = stateFileOf(out);
   if (!rules.force && existsSync(state)) {
     throw new UsageError(
@@ -74,8 +96,9 @@ export function checkTrainedTarget(
 export const samplePicture = (out: string, step: number): string =>
   `${stemOf(out)}.step-${String(step).padStart(5, '0')}.png`;
 
-const resultFiles = (out: string): TrainedFiles => ({
+const resultFiles = (out: string, naming: LoraNaming, words: boolean): TrainedFiles => ({
   concept: path.resolve(out),
+  embeddings: words && !namingHoldsWords(naming) ? `${stemOf(out)}.embeddings.safetensors` : null,
   settings: `${stemOf(out)}.train.json`,
   plot: `${stemOf(out)}.loss.svg`,
 });
@@ -83,12 +106,15 @@ const resultFiles = (out: string): TrainedFiles => ({
 /**
  * Write the results; each file appears complete or not at all.
  *
- * `out`: the concept; `<out>.train.json`: settings, method and losses; `<out>.loss.svg`.
+ * `out`: the concept; `<out>.embeddings.safetensors`: its words, where it cannot hold them; `<out>.train.json`: settings, method
+ * and losses; `<out>.loss.svg`.
  * @throws {EdloraError} when the disk is full: files that stood there stay
  */
 export async function writeTrained(out: string, trained: TrainedConcept): Promise<TrainedFiles> {
   const { method, settings, tokens, layers, log } = trained;
   const naming = namingOf(out, settings);
+  const files = resultFiles(out, naming, tokens.length > 0);
+  if (files.embeddings !== null) await writeEmbeddings(files.embeddings, tokens);
   await writeLora(path.resolve(out), layers, {
     naming,
     tokens,
@@ -98,7 +124,6 @@ export async function writeTrained(out: string, trained: TrainedConcept): Promis
       'edlora.settings': JSON.stringify(publicSettings(settings)),
     },
   });
-  const files = resultFiles(out);
   const record = {
     tool: `edlora ${toolVersion()}`,
     method: { name: method.name, source: method.source },

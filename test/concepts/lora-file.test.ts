@@ -70,14 +70,17 @@ describe('writeLora', () => {
     '%s: what is read back means the same',
     async (naming) => {
       await fc.assert(
-        fc.asyncProperty(layerSet, async (layers) => {
+        fc.asyncProperty(layerSet, async (all) => {
+          const isEdLora = naming === 'ed-lora' || naming === 'edlora-torch';
+          const layers = all.filter(({ kernel }) => !isEdLora || kernel?.[0] !== 3);
+          fc.pre(layers.length > 0);
           const file = target(naming);
           await writeLora(file, layers, { naming: naming === 'edlora-torch' ? 'ed-lora' : naming });
           const concept = await loadConcept(file);
           expect(new Set(concept.layers.keys())).toEqual(new Set(layers.map(moduleId)));
           for (const layer of layers) {
             const read = concept.layers.get(moduleId(layer))!;
-            expect(read.scale).toBe(1);
+            if (naming !== 'kohya') expect(read.scale).toBe(1);
             expect(read.rank).toBe(layer.rank);
             expect(read.up.shape).toHaveLength(layer.kernel === null ? 2 : 4);
             expect(read.down.shape.slice(2)).toEqual(layer.kernel ?? []);

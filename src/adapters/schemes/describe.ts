@@ -13,6 +13,7 @@ export function describe({
   title,
   mergedFrom,
   words,
+  triggerWords = words.map(({ word }) => word),
   layers,
   architecture,
   metadata,
@@ -21,7 +22,7 @@ export function describe({
     title,
     ranks: ranksOf(layers),
     mergedFrom,
-    triggerWords: words.map(({ word }) => word),
+    triggerWords,
   });
   const layout = layoutOf(architecture);
   if (layout !== null) return { ...described, ...layout.modelspec, ...metadata };

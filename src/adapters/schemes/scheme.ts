@@ -54,6 +54,8 @@ export interface OutputAdapter {
   /** Shown by model browsers. */
   readonly title: string;
   readonly mergedFrom?: readonly string[];
+  /** Words that call it, for the header, where they are others than `words`: embeddings may lie in a file of their own. */
+  readonly triggerWords?: readonly string[];
   /** Further header entries: recipe, the inputs' own metadata. */
   readonly metadata?: Readonly<Record<string, string>>;
 }

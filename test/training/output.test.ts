@@ -1,0 +1,101 @@
+/** What is written of a training: words are never lost, and what a format cannot hold is refused before the first step. */
+import path from 'node:path';
+import { describe, expect, it } from 'vitest';
+import { loadAdapter } from '../../src/adapters/read.ts';
+import { loadConcept } from '../../src/concepts/concept-file.ts';
+import { UsageError } from '../../src/errors.ts';
+import { float32Tensor } from '../../src/formats/raw-tensor.ts';
+import { TRAINING_METHODS } from '../../src/training/methods/index.ts';
+import { resolveSettings } from '../../src/training/methods/method.ts';
+import { type TrainingInput, trainingSchema } from '../../src/training/options.ts';
+import { checkTrainedTarget, writeTrained } from '../../src/training/output.ts';
+import type { TrainedConcept } from '../../src/training/train.ts';
+import { scratchFolder } from '../formats/scratch-folder.ts';
+
+const scratch = scratchFolder();
+
+function settingsOf(given: Partial<TrainingInput>) {
+  const settings = trainingSchema.parse({ data: 'pictures', ...given });
+  return resolveSettings(TRAINING_METHODS[settings.method], settings);
+}
+
+const check = (name: string, given: Partial<TrainingInput>): void =>
+  checkTrainedTarget(scratch(name), settingsOf(given), { inputs: [], force: false, resume: false });
+
+const trained = (given: Partial<TrainingInput>): TrainedConcept => {
+  const settings = settingsOf(given);
+  const rows = Float32Array.from({ length: 8 }, (_, i) => Math.sin(i));
+  return {
+    method: TRAINING_METHODS[settings.method],
+    settings,
+    tokens: [
+      { word: '<a>', embedding: float32Tensor('<a>', [1, 8], rows) },
+      {
+        word: '<b>',
+        embedding: float32Tensor(
+          '<b>',
+          [1, 8],
+          rows.map((value) => 2 * value),
+        ),
+      },
+    ],
+    layers: [
+      {
+        component: 'unet',
+        layerName: 'mid_block.attentions.0.transformer_blocks.0.attn2.to_k',
+        up: rows,
+        down: rows,
+        rank: 2,
+        kernel: null,
+      },
+    ],
+    log: [{ step: 1, loss: 1, embeddingNorm: 1 } as TrainedConcept['log'][number]],
+    pictures: 1,
+    views: 1,
+  };
+};
+
+describe('formats that hold no words', () => {
+  it.each(['kohya', 'diffusers', 'peft'] as const)('%s: the words lie beside', async (format) => {
+    const out = scratch(format === 'peft' ? `${format}-lora` : `${format}.safetensors`);
+    const files = await writeTrained(out, trained({ method: 'lora', token: '<a>+<b>', format }));
+    expect(path.basename(files.embeddings!)).toBe(
+      `${path.basename(out).replace('.safetensors', '')}.embeddings.safetensors`,
+    );
+    const { words } = await loadAdapter(files.embeddings!);
+    expect(words.map(({ word }) => word).sort()).toEqual(['<a>', '<b>']);
+    const { layers, metadata, words: none } = await loadAdapter(files.concept);
+    expect([layers.size, none.length]).toEqual([1, 0]);
+    expect(metadata.get('modelspec.trigger_phrase')).toBe('<a> <b>');
+  });
+
+  it.each([
+    { method: 'textual-inversion', token: '<a>' },
+    { method: 'xti', token: '<a>' },
+    { method: 'lora', token: '<a>', lrUnet: 0, lrText: 0 },
+  ] as const)('refuse $method where it trains nothing else', (given) => {
+    for (const format of ['kohya', 'diffusers', 'peft'] as const) {
+      expect(() => check('words.safetensors', { ...given, format })).toThrow(/words alone/);
+    }
+    check('words.safetensors', given);
+    check('words.safetensors', { ...given, format: 'ed-lora' });
+  });
+});
+
+it('a file of ED-LoRA holds its words, as they are', async () => {
+  const files = await writeTrained(scratch('own.safetensors'), trained({ method: 'lora', token: '<a>+<b>' }));
+  expect(files.embeddings).toBeNull();
+  const { tokens } = await loadConcept(files.concept);
+  expect(tokens.map(({ word, embedding }) => [word, embedding.shape])).toEqual([
+    ['<a>', [1, 8]],
+    ['<b>', [1, 8]],
+  ]);
+});
+
+it('convolutions that ED-LoRA has no place for are refused before any work', () => {
+  const given = { method: 'lora', convRank: 4 } as const;
+  expect(() => check('c.safetensors', { ...given, token: '<a>' })).toThrow(UsageError);
+  expect(() => check('c.safetensors', { ...given, token: '<a>' })).toThrow(/convRank: .*1 × 1/);
+  check('c.safetensors', { ...given, token: '<a>', format: 'kohya' });
+  check('c.safetensors', given);
+});
