@@ -1,7 +1,7 @@
 /** What commands over adapters say at the end. */
 import { statSync } from 'node:fs';
 import type { JobResult } from '../../src/index.ts';
-import { visible } from '../../src/visible.ts';
+import { visible, visibleLines } from '../../src/visible.ts';
 import { type Io, sayNote } from '../terminal/io.ts';
 import { bytes, nearPath, table } from '../terminal/table.ts';
 
@@ -18,7 +18,7 @@ export function sayResult(
   const size = info.isDirectory() ? '' : `, ${bytes(info.size)}`;
   const held = [`${layers} layers`, ...(words.length > 0 ? [`words ${words.map(visible).join(' ')}`] : [])];
   io.out(`${nearPath(out)}: ${held.join(', ')}${size}\n`);
-  for (const remark of remarks) io.out(`${visible(remark)}\n`);
+  for (const remark of remarks) io.out(`${visibleLines(remark)}\n`);
   for (const note of notes) sayNote(io, note);
   if (dropped.length === 0) return;
   io.out(`left out (--drop):\n`);

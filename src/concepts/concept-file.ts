@@ -10,7 +10,13 @@ import { FormatError, MismatchError } from '../errors.ts';
 import { excerpt } from '../formats/excerpt.ts';
 import type { TensorFile } from '../formats/tensor-file.ts';
 import * as path from '../io/platform/paths.ts';
-import { BASE_FAMILIES, familyNamed, hasBase, titlesOf } from '../models/families/families.ts';
+import {
+  BASE_FAMILIES,
+  familyNamed,
+  hasBase,
+  titlesOf,
+  UNLISTED_FAMILY,
+} from '../models/families/families.ts';
 import type { Concept, ConceptFormat, PlainLayer } from './concept.ts';
 
 export type LoadConceptOptions = Partial<Pick<ReadAdapterOptions, 'modules' | 'table'>>;
@@ -62,7 +68,8 @@ export function conceptOf(adapter: Adapter): Concept {
 }
 
 /** Names by which the family was not known, if any. */
-function layerHint({ layers }: Adapter): string {
+function layerHint({ layers, architecture }: Adapter): string {
+  if (architecture !== UNLISTED_FAMILY.name) return '';
   const names = [...layers.values()].flatMap(({ own }) => (own === undefined ? [] : [excerpt(own.name)]));
   const few = names.slice(0, 2).join(', ');
   return few === '' ? '' : ` (its layers are ${few}${names.length > 2 ? ', …' : ''})`;

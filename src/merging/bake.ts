@@ -56,7 +56,7 @@ export function planBake(
   const architecture = commonArchitecture(inputs.map(({ adapter }) => adapter));
   if (architecture !== model.architecture) {
     throw new MismatchError(
-      `${inputs[0]!.adapter.path} does not fit ${model.path}: one is for ${familyNamed(architecture).title}, the other is not`,
+      `${inputs[0]!.adapter.path} does not fit ${model.path}: expected an adapter for ${familyNamed(model.architecture).title}, got one for ${familyNamed(architecture).title}`,
     );
   }
   const changes = new Map<string, readonly Change[]>();

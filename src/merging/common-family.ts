@@ -6,6 +6,7 @@ import type { Adapter, Architecture } from '../adapters/adapter.ts';
 import { layerExtent } from '../adapters/layer-limits.ts';
 import { MismatchError, UsageError } from '../errors.ts';
 import { familyNamed, layoutOf, UNLISTED_FAMILY } from '../models/families/families.ts';
+import { readsPrompt } from '../models/families/family.ts';
 
 /**
  * The common architecture.
@@ -52,8 +53,11 @@ function disagreement(first: Adapter, other: Adapter): string | null {
   const shared = [...sizes.keys()].filter((name) => others.has(name));
   if (shared.length === 0) {
     const proven = first.architecture === other.architecture && first.architecture !== UNLISTED_FAMILY.name;
-    // The one may change double blocks, the other single ones.
-    return proven
+    const inDiffusers = [sizes, others].map((own) =>
+      [...own.keys()].some((name) => diffusersBlock.test(name)),
+    );
+    // The one may change double blocks, the other single ones; but diffusers has other layers for the same weights.
+    return proven && inDiffusers[0] === inDiffusers[1]
       ? null
       : `got no layer of the same name (${nameIn(sizes)} and ${nameIn(others)}, for example)`;
   }
@@ -63,12 +67,16 @@ function disagreement(first: Adapter, other: Adapter): string | null {
   return `got other sizes (${name}: ${[...sizes.get(name!)!][0]} and ${[...others.get(name!)!][0]})`;
 }
 
+const diffusersBlock = /(^|_)transformer_blocks_#/;
+
 const nameIn = (sizes: ReadonlyMap<string, unknown>): string => [...sizes.keys()][0] ?? 'none';
 
-/** Sizes of the changes by kind of layer: its name with the numbers left open. */
+/** Sizes of the changes by kind of layer: its name with the numbers left open. Text encoders are many families'. */
 function sizesOf({ layers }: Adapter): Map<string, Set<string>> {
   const sizes = new Map<string, Set<string>>();
-  for (const layer of layers.values()) {
+  const all = [...layers.values()];
+  const model = all.filter(({ component }) => !readsPrompt(component));
+  for (const layer of model.length > 0 ? model : all) {
     const { shape } = layerExtent(layer);
     if (shape === null) continue;
     const name = layer.layerName.replace(/(?<![^_])\d+(?![^_])/g, '#');

@@ -110,13 +110,13 @@ const FILES: readonly (readonly [what: string, layers: readonly string[], sketch
       'Z-Image',
       ['diffusion_model.layers.0.attention.to_q', 'diffusion_model.layers.0.feed_forward.w1'],
       { ends: LETTERS },
-      'other',
+      'lumina',
     ],
     [
       'a video model',
       ['blocks.0.self_attn.q', 'blocks.0.ffn.0'],
       { ends: ['.lora_B.default.weight', '.lora_A.default.weight'] },
-      'other',
+      'wan',
     ],
     [
       'a model nobody has made',
@@ -449,6 +449,28 @@ describe('inputs of one merge', () => {
       () => fileOf(['lora_unet_joint_blocks_0_x_block_mlp_fc1']),
       /got one for SD 3/,
     ],
+    [
+      'Flux and Qwen-Image, whose attentions are called alike',
+      () =>
+        fileOf([
+          'transformer.single_transformer_blocks.0.attn.to_q',
+          'transformer.transformer_blocks.0.attn.to_q',
+        ]),
+      () => fileOf(['transformer_blocks.0.attn.to_q', 'transformer_blocks.59.attn.to_q']),
+      /expected an adapter for Flux.*, got one for Qwen-Image/,
+    ],
+    [
+      "Flux in the original's layers and in diffusers'",
+      () => fileOf(kohyaFlux),
+      () => fileOf(['transformer.single_transformer_blocks.0.attn.to_q']),
+      /no layer of the same name/,
+    ],
+    [
+      'two that share a text encoder alone',
+      () => fileOf(['spiral.0.arm', 'text_encoder.text_model.encoder.layers.0.self_attn.q_proj']),
+      () => fileOf(['spiral.0.leg', 'text_encoder.text_model.encoder.layers.0.self_attn.q_proj']),
+      /no layer of the same name/,
+    ],
     ['no name in common', () => fileOf(qwen), () => fileOf(['spiral.0.arm']), /no layer of the same name/],
     [
       'no name in common with a family that has signs',
@@ -522,7 +544,7 @@ describe('what needs a network', () => {
       /expected a concept for Stable Diffusion 1\.x, got one for Flux/,
     );
     await expect(bakeFiles({ base: model, inputs: [part(file)], out: scratch('baked') })).rejects.toThrow(
-      /one is for Flux/,
+      /does not fit .*: expected an adapter for Stable Diffusion 1\.x, got one for Flux/,
     );
   });
 });

@@ -1,7 +1,7 @@
 /** The table of families. Signs are looked for from the first to the last: files of one hold names of others' kind too. */
 import { UsageError } from '../../errors.ts';
 import type { AdapterFamily, AdapterLayout, BaseFamily, Family } from './family.ts';
-import { flux, others, sd2, sd3, unlisted } from './foreign.ts';
+import { flux, lumina, others, qwenImage, sd2, sd3, unlisted, wan } from './foreign.ts';
 import { sd1 } from './sd1.ts';
 import { sdxl } from './sdxl.ts';
 
@@ -12,7 +12,17 @@ export const DEFAULT_FAMILY: BaseFamily = sd1;
 export const UNLISTED_FAMILY: Family = unlisted;
 
 /** All families that are known. */
-export const FAMILIES: readonly Family[] = [flux, sd3, sdxl, sd2, ...others, DEFAULT_FAMILY];
+export const FAMILIES: readonly Family[] = [
+  flux,
+  sd3,
+  qwenImage,
+  lumina,
+  wan,
+  sdxl,
+  sd2,
+  ...others,
+  DEFAULT_FAMILY,
+];
 
 export function hasAdapters(family: Family): family is AdapterFamily {
   return family.adapters !== null;

@@ -16,14 +16,19 @@ const foreign = (name: string, title: string, signs: FamilySigns): Family => ({
   base: null,
 });
 
+/** A family whose blocks later models have taken over. */
+const kin = (name: string, title: string, signs: FamilySigns): Family => ({
+  ...foreign(name, `${title} or a model built like it`, signs),
+  shortTitle: title,
+});
+
 /** Double and single blocks are Flux' and its descendants' (Chroma, HunyuanVideo, …), in the original's and diffusers' names. */
 export const flux: Family = {
-  ...foreign('flux', 'Flux or a model built like it', {
+  ...kin('flux', 'Flux', {
     names: [/(^|[._])(double_blocks|single_blocks|single_transformer_blocks)[._]/],
     titles: /flux/i,
     pipelines: /Flux/,
   }),
-  shortTitle: 'Flux',
   // Source: hako-mikan/sd-webui-lora-block-weight, BLOCKIDFLUX.
   blockNames: new Map([
     [61, ['CLIP', 'T5', 'IN', ...blockNumbers('D', 0, 18), ...blockNumbers('S', 0, 37), 'OUT']],
@@ -53,6 +58,30 @@ export const sd2 = foreign('sd2', 'SD 2.x', {
   titles: /^sd[ _-]?(v[ _-]?)?2|stable[ _-]diffusion[ _-](v[ _-]?)?2/i,
   contextWidth: 1024,
   wordWidth: 1024,
+});
+
+/** Blocks of two streams, which other families call otherwise; attention as in Flux and SD 3, in more blocks than those have. */
+export const qwenImage = kin('qwen-image', 'Qwen-Image', {
+  names: [
+    /(^|[._])transformer_blocks[._]\d+[._](img|txt)_(mlp|mod)[._]/,
+    /(^|[._])transformer_blocks[._](3[89]|[45]\d)[._]attn[._](to|add)_/,
+  ],
+  titles: /qwen/i,
+  pipelines: /QwenImage/,
+});
+
+export const lumina = kin('lumina', 'Lumina 2 (Z-Image is one)', {
+  names: [
+    /(^|[._])((noise|context)_refiner|layers)[._]\d+[._](attention[._](qkv|to_[qkv]|to_out|out)|feed_forward[._]w\d)[._]/,
+  ],
+  titles: /lumina|z[ _-]?image/i,
+  pipelines: /Lumina|ZImage/,
+});
+
+export const wan = kin('wan', 'Wan', {
+  names: [/(^|[._])blocks[._]\d+[._](self|cross)_attn[._][qkvo](_img)?[._]/],
+  titles: /\bwan[ _-]?(v?\d|video)/i,
+  pipelines: /^Wan/,
 });
 
 /** Told by their pipelines alone. */
