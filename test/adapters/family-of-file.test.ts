@@ -1,5 +1,6 @@
 /** Which family an adapter is of, where its names alone do not say. */
 import { describe, expect, it } from 'vitest';
+import { familyOfAdapter } from '../../src/adapters/family-of-file.ts';
 import { loadAdapter, readAdapter } from '../../src/adapters/read.ts';
 import { unwrittenFile } from '../../src/adapters/unwritten-file.ts';
 import { FormatError } from '../../src/errors.ts';
@@ -19,6 +20,11 @@ const factors = (layer: string, down: Shape, up: Shape = [4, 1]) => [
 ];
 const familyOf = (tensors: ReturnType<typeof factors>, header: Record<string, string> = {}): string =>
   readAdapter(unwrittenFile('any.safetensors', tensors, header)).architecture;
+
+const zeros = (shape: Shape) => new Float32Array(shape.reduce((a, b) => a * b, 1));
+/** By its names, half pairs and all. */
+const familyOfFile = (tensors: ReturnType<typeof factors>): string =>
+  familyOfAdapter(unwrittenFile('any.safetensors', tensors)).name;
 
 const shared = 'lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q';
 const wide = 'lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k';
@@ -49,6 +55,23 @@ describe('the header decides where names do not', () => {
 });
 
 describe('without a header', () => {
+  it('the width of the text context, in any kind of layer', () => {
+    const name = 'lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_v';
+    const first = (suffix: string, shape: Shape) =>
+      familyOfFile([float32Tensor(`${name}${suffix}`, shape, zeros(shape))]);
+    for (const [width, family] of [
+      [768, 'sd1'],
+      [2048, 'sdxl'],
+    ] as const) {
+      expect(first('.lora_down.weight', [2, width])).toBe(family);
+      expect(first('_lora.down.weight', [2, width])).toBe(family);
+      expect(first('.lora_linear_layer.down.weight', [2, width])).toBe(family);
+      expect(first('.lora_A', [2, width])).toBe(family);
+      expect(first('.hada_w1_b', [2, width])).toBe(family);
+      expect(first('.diff', [4, width])).toBe(family);
+    }
+  });
+
   it('sizes that one family alone has', () => {
     const conv = 'lora_unet_output_blocks_4_0_in_layers_2';
     expect(familyOf(factors(conv, [1, 1280, 3, 3], [640, 1, 1, 1]))).toBe('sdxl');

@@ -145,6 +145,18 @@ describe('names of other programs', () => {
   });
 });
 
+it('PEFT’s level may lie below the network’s', () => {
+  const tensors = ['lora_A', 'lora_B'].map((part, i) =>
+    float32Tensor(
+      `unet.base_model.model.${attention}.${part}.weight`,
+      i === 0 ? [1, 4] : [4, 1],
+      new Float32Array(4),
+    ),
+  );
+  const { scheme, layers } = readAdapter(unwrittenFile('any.safetensors', tensors));
+  expect([scheme, [...layers.keys()]]).toEqual(['diffusers', [`unet:${attention}`]]);
+});
+
 it('spellings may stand side by side, words bundled beside any of them', () => {
   const pair = (layer: string, [up, down]: readonly [string, string]) => [
     float32Tensor(layer + up, [4, 1], new Float32Array(4)),

@@ -73,6 +73,8 @@ describe('beside a layer', () => {
     [`${module}.set_weight`, 'a whole weight'],
     ['lora_unet_mid_block_attentions_0_norm.w_norm', 'a normalisation layer'],
     ['lora_te_text_model_final_layer_norm.diff', 'a normalisation layer'],
+    ['diffusion_model.input_blocks.1.0.in_layers.0.diff', 'a normalisation layer'],
+    ['lora_unet_out_0.diff_b', 'a normalisation layer'],
     ['lora_te_text_model_embeddings_token_embedding.lora_down.weight', 'token embeddings'],
     ['base_model.model.conv_in.modules_to_save.weight', 'modules_to_save'],
     ['base_model.model.text_model.embeddings.token_embedding.trainable_tokens_delta', 'trained tokens'],

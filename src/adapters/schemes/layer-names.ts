@@ -81,7 +81,8 @@ const networks: readonly (readonly [RegExp, AdapterComponent])[] = [
 function dotted(name: string, { architecture, component = null }: NameContext): AdapterModule | null {
   const original = /^(?:model\.)?diffusion_model\.(.+)$/.exec(name);
   if (original !== null) return layerOfLdmPath(architecture, original[1]!);
-  const path = name.startsWith(peftPrefix) ? name.slice(peftPrefix.length) : name;
+  // diffusers files that were put together of PEFT's have its level below the network's.
+  const path = name.replace(/^((?:unet|text_encoder(?:_2)?)\.)?base_model\.model\./, '$1');
   for (const [pattern, network] of networks) {
     const match = pattern.exec(path);
     if (match !== null) return known(network, match[1]!);

@@ -8,6 +8,8 @@ const kinds: readonly (readonly [RegExp, string])[] = [
     /\.(w_norm|b_norm)$|(^|[._])(layer_|group_|final_layer_)?norm(\d|_out)?\.[\w.]+$/,
     'a normalisation layer',
   ],
+  // The original's, which are numbered like layers.
+  [/(^|[._])((in|out)_layers|(?<!to[._])out)[._]0\.\w+$/, 'a normalisation layer'],
   [/\.(bias_(indices|values|size))$/, 'a sparse bias of LyCORIS'],
   [/\.set_weight$/, 'a whole weight in place of the base’s'],
   [/\.modules_to_save\.|\.original_module\./, 'a module that was trained as a whole (modules_to_save)'],
