@@ -28,6 +28,8 @@ export class Pace {
    */
   async turn(): Promise<void> {
     if (performance.now() - turned >= TURN_MS) {
+      // The first ends the turn in which something else was done until now, and timers come after it.
+      await nextTurn();
       await nextTurn();
       turned = performance.now();
     }

@@ -7,6 +7,7 @@ import { writeFileAtomically } from '../io/replace-file.ts';
 import { stagedInto } from '../io/staging.ts';
 import { checkFileTarget, checkFolderTarget, checkResultsFolder } from '../io/targets.ts';
 import { rankOf } from '../linalg/low-rank.ts';
+import { Pace } from '../pace.ts';
 import { writeFusedCheckpoint } from './checkpoint-output.ts';
 import type { Fusion } from './fusion.ts';
 import { baseFiles, conceptFiles, fusionRecipe } from './recipe.ts';
@@ -110,7 +111,8 @@ export async function writeFusion(
       names.push(['embeddings.safetensors', 'words, one vector per layer: for edlora']);
     }
     // The charting library takes a while to load: only those who draw wait for it.
-    const { fusionReportPage } = await import('./report/report-page.ts');
+    const { fusionReportPageSteps } = await import('./report/report-page.ts');
+    const page = await new Pace(signal).run(fusionReportPageSteps(report, shared));
     for (const [name, text, what] of [
       [
         'recipe.json',
@@ -118,7 +120,7 @@ export async function writeFusion(
         'options, inputs and their hashes',
       ],
       ['report.json', `${JSON.stringify(report, null, 2)}\n`, 'what was kept, layer by layer'],
-      ['report.html', fusionReportPage(report, shared), 'the same for reading'],
+      ['report.html', page, 'the same for reading'],
     ] as const) {
       await writeFileAtomically(path.join(staging, name), [text]);
       names.push([name, what]);
