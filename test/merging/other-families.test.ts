@@ -297,6 +297,26 @@ describe('adapters of other families', () => {
     }
   });
 
+  it('say their ranks in diffusers’ header where they differ', async () => {
+    const layers = ['to_q', 'to_k', 'to_v'].map((own) => `transformer.transformer_blocks.0.attn.${own}`);
+    const files = [
+      await fileOf(layers, { ends: LETTERS }),
+      await fileOf(layers.slice(1, 2), { ends: LETTERS, rank: 3 }),
+    ];
+    for (const format of ['own', 'diffusers'] as const) {
+      const out = scratch('sum.safetensors');
+      await mergeFiles({ inputs: files.map((file) => part(file)), out, format });
+      const told = JSON.parse((await openTensorFile(out)).metadata.get('lora_adapter_metadata')!) as object;
+      expect(told).toMatchObject({
+        'transformer.r': 2,
+        'transformer.lora_alpha': 2,
+        'transformer.rank_pattern': { 'transformer_blocks.0.attn.to_k': 5 },
+        'transformer.alpha_pattern': { 'transformer_blocks.0.attn.to_k': 5 },
+      });
+      expect([...(await loadAdapter(out)).layers.values()].map(({ scale }) => scale)).toEqual([1, 1, 1]);
+    }
+  });
+
   it('take their scale from diffusers’ header', async () => {
     const header = {
       lora_adapter_metadata: JSON.stringify({

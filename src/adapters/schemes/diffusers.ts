@@ -129,7 +129,7 @@ const spelled = (key: Key): Pick<Scheme, 'refuses' | 'key' | 'encode'> => ({
  * @param layers of scale 1
  * @param nameOf begins with the network's name
  */
-function adapterMetadata(
+export function adapterMetadata(
   layers: readonly LoraLayer[],
   nameOf: (layer: LoraLayer) => string,
 ): Record<string, string> {

@@ -20,13 +20,13 @@ import { collectAdapterLayers } from '../layer-parts.ts';
 import { sshsHashesOf } from '../metadata.ts';
 import { bundledTensors } from '../word-forms.ts';
 import { describe } from './describe.ts';
-import { adapterScalings } from './diffusers.ts';
+import { adapterMetadata, adapterScalings } from './diffusers.ts';
 import { partTensors } from './factor-tensors.ts';
 import { peftPrefix } from './layer-names.ts';
 import { dottedOwn, ownKey, ownLayer, splitOwnName, storesAlpha } from './own-layers.ts';
 import { adapterConfigName, readAdapterConfig } from './peft.ts';
 import { peftScale, peftScaling } from './peft-names.ts';
-import type { Content, ReadContext, Scheme, SchemeReader } from './scheme.ts';
+import { type Content, isPlainLora, type ReadContext, type Scheme, type SchemeReader } from './scheme.ts';
 import { type AdapterPart, partSuffix } from './suffixes.ts';
 import { bundledWords, isBundledEmbedding } from './textual-inversion.ts';
 
@@ -116,6 +116,16 @@ function asVector(tensor: RawTensor): RawTensor {
   return { ...tensor, shape, strides: rowMajorStrides(shape) };
 }
 
+/** diffusers' header for files in its own names, whose ranks may differ. */
+function ranksForDiffusers(layers: readonly AdapterLayer[]): Record<string, string> {
+  const own = layers
+    .filter(isPlainLora)
+    .filter(
+      (layer) => /^(transformer|text_encoder(_\d)?)\./.test(layer.own!.name) && !storesAlpha(layer.own!),
+    );
+  return own.length < layers.length ? {} : adapterMetadata(own, (layer) => layer.own!.name);
+}
+
 export const ownNames: Scheme = {
   name: 'own',
   title: 'the file’s own names, for families that edlora does not draw (Flux, SD 3, video models, …)',
@@ -138,7 +148,12 @@ export const ownNames: Scheme = {
     const factors = layers.flatMap((layer) => tensorsOf(layer, layer.own!));
     const tensors = [...factors, ...bundledTensors(output.words, 2)];
     const { modelHash } = await sshsHashesOf(tensors, {}, pace);
-    const header = { ...describe(output), format: 'pt', 'modelspec.hash_sha256': `0x${modelHash}` };
+    const header = {
+      ...describe(output),
+      ...ranksForDiffusers(layers),
+      format: 'pt',
+      'modelspec.hash_sha256': `0x${modelHash}`,
+    };
     return [{ place: '', tensors, header, layers, words: output.words }];
   },
 };
