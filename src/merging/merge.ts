@@ -3,6 +3,7 @@
 import type { Adapter, AdapterLayer, AdapterModule, AdapterWord, LoraLayer } from '../adapters/adapter.ts';
 import { type BaseWeights, layerDeltaSteps, needsBase } from '../adapters/delta.ts';
 import { encodeLayer, type FactorDType } from '../adapters/encode-layer.ts';
+import { spelledAlike } from '../adapters/schemes/own-layers.ts';
 import type { OutputAdapter, UnsupportedEntry } from '../adapters/write.ts';
 import { ShapeError, UsageError } from '../errors.ts';
 import * as path from '../io/platform/paths.ts';
@@ -134,6 +135,7 @@ export async function mergeAdapters(
     dtype,
   );
   const pace = new Pace(signal);
+  const alike = spelledAlike(inputs[0]!.adapter.layers.values());
   const layers: LoraLayer[] = [];
   let done = 0;
   for (const [id, parts] of byLayer) {
@@ -143,7 +145,7 @@ export async function mergeAdapters(
       .map(({ layer, input }) => ({ layer, strength: layerStrength(input, layer) }))
       .filter(({ strength }) => strength !== 0);
     if (active.length === 0) continue;
-    const module = active[0]!.layer;
+    const module = alike(active[0]!.layer);
     const kernel = active.map(({ layer }) => layer.kernel).find((own) => own !== null) ?? null;
     const direct = name === 'cat' ? concatenate(module, kernel, active, dtype) : null;
     if (direct !== null) {

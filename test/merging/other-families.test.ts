@@ -225,6 +225,34 @@ describe('adapters of other families', () => {
     }
   });
 
+  it('are all called as the first file calls its layers, where its dots are known', async () => {
+    const ids = ['x.0.a', 'x.0.b'];
+    const spellings = {
+      comfy: await fileOf([`diffusion_model.${ids[0]}`], { ends: LETTERS }),
+      bare: await fileOf(ids, { seed: 2, alpha: 1 }),
+      kohya: await fileOf(
+        ids.map((own) => `lora_unet_${own.replaceAll('.', '_')}`),
+        { seed: 3, alpha: 1 },
+      ),
+    };
+    const merged = async (...files: string[]): Promise<string[]> => {
+      const out = scratch('sum.safetensors');
+      await mergeFiles({ inputs: files.map((file) => part(file)), out });
+      return (await namesOf(out)).filter((name) => !name.endsWith('alpha'));
+    };
+    expect(await merged(spellings.comfy, spellings.bare)).toEqual(
+      ids.flatMap((own) => [`diffusion_model.${own}.lora_A.weight`, `diffusion_model.${own}.lora_B.weight`]),
+    );
+    const short = await fileOf(['lora_unet_x_0_a'], { alpha: 1 });
+    expect(await merged(short, spellings.bare)).toEqual(
+      ['a', 'b'].flatMap((own) => [
+        `lora_unet_x_0_${own}.lora_down.weight`,
+        `lora_unet_x_0_${own}.lora_up.weight`,
+      ]),
+    );
+    expect(await merged(spellings.comfy, spellings.kohya)).toContain('lora_unet_x_0_b.lora_up.weight');
+  });
+
   it('keep the suffixes of every layer where one file mixes them', async () => {
     const file = scratch('mixed.safetensors');
     await writeSafetensors(file, [

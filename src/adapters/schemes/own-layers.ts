@@ -3,6 +3,7 @@
  * (kohya's, LyCORIS', diffusers', PEFT's, ComfyUI's, or none) and a path, with dots or with `_` in their place. Paths are what
  * all spellings share, so with `_` for every dot they are one layer's one name.
  */
+import { adapterModuleId } from '../../models/families/adapter-layers.ts';
 import type { AdapterComponent, AdapterModule, OwnSpelling } from '../../models/families/family.ts';
 import { type AdapterPart, partSuffix, splitName } from './suffixes.ts';
 
@@ -116,4 +117,35 @@ export function ownKey(own: OwnSpelling, part: AdapterPart): string {
 /** Whether a file says alpha layer by layer; where not, its readers take up · down as it is. */
 export function storesAlpha(own: OwnSpelling): boolean {
   return own.suffixes.has('alpha') || suffixIn(own, 'up').includes('lora_up');
+}
+
+/**
+ * Names for layers that one file lacks, as that file would call them: its prefix, its dots, its suffixes. Layers that it has, and
+ * those whose dots are not known where it has dots, stay as they are.
+ */
+export function spelledAlike(layers: Iterable<AdapterModule>): <T extends AdapterModule>(module: T) => T {
+  const samples = new Map<string, OwnSpelling>();
+  const known = new Set<string>();
+  for (const layer of layers) {
+    const { own } = layer;
+    if (own === undefined) continue;
+    known.add(adapterModuleId(layer));
+    const kind = networkOf(layer);
+    if (samples.get(kind)?.suffixes.has('up') !== true) samples.set(kind, own);
+  }
+  return (module) => {
+    const sample = samples.get(networkOf(module));
+    if (module.own === undefined || sample === undefined || known.has(adapterModuleId(module))) return module;
+    const path = sample.name.includes('.')
+      ? dottedOwn(module)
+      : pathOf(withoutPeft(module.own.name)).path.replaceAll('.', '_');
+    if (path === null) return module;
+    const prefix = sample.name.slice(0, sample.name.length - pathOf(withoutPeft(sample.name)).path.length);
+    return { ...module, own: { name: prefix + path, suffixes: sample.suffixes } };
+  };
+}
+
+/** The model, or one of its text encoders. */
+function networkOf({ component, layerName }: AdapterModule): string {
+  return component === 'encoder' ? layerName.split('_', 1)[0]! : component;
 }
