@@ -246,6 +246,7 @@ export { cacheFolder, type LayerScope } from './fusion/statistics/statistics-sto
 
 // Training a concept from pictures.
 
+export { idleSettingNotes } from './training/idle-settings.ts';
 export { TRAINING_METHODS } from './training/methods/index.ts';
 export type { MethodDefaults, ResolvedSettings, TrainingMethod } from './training/methods/method.ts';
 export type { TrainingFile } from './training/mix-of-show-options.ts';

@@ -4,6 +4,7 @@ import { UsageError } from '../../src/errors.ts';
 import {
   checkTrainedTarget,
   defaultBase,
+  idleSettingNotes,
   openCheckpoint,
   readTrainingFile,
   samplePicture,
@@ -97,7 +98,7 @@ async function runTrain(args: Args, { io, signal }: CommandContext): Promise<voi
   const input = { ...file?.settings, ...settingsFrom(args) };
   if (input.data === undefined)
     throw new UsageError('train: expected --data with a folder of pictures, or --config');
-  const { settings } = trainingSettings(input as TrainingInput);
+  const { method, settings } = trainingSettings(input as TrainingInput);
   const out = text(args, 'out')!;
   const baseConfig = text(args, 'base-config');
   const basePath = text(args, 'base') ?? file?.base ?? defaultBase();
@@ -114,7 +115,8 @@ async function runTrain(args: Args, { io, signal }: CommandContext): Promise<voi
     resume: args.resume === true,
   });
   const quiet = args.quiet === true || args.json === true;
-  for (const note of args.quiet === true ? [] : (file?.notes ?? [])) {
+  const notes = [...(file?.notes ?? []), ...idleSettingNotes(method, settings, Object.keys(input))];
+  for (const note of args.quiet === true ? [] : notes) {
     sayNote(io, note);
   }
   const base = await openCheckpoint(basePath, readBaseOptions(args));
