@@ -8,9 +8,10 @@ import { GraphBuilder } from '../graph/builder.ts';
 import type { Graph } from '../graph/graph.ts';
 import { cast } from '../graph/ops/elementwise.ts';
 import { matmul } from '../graph/ops/matmul.ts';
-import { reshape } from '../graph/ops/movement.ts';
+import { concat, reshape, slice } from '../graph/ops/movement.ts';
 import { groupNorm } from '../graph/ops/normalization.ts';
 import type { Value } from '../graph/value.ts';
+import { gramStrips } from '../linalg/gram.ts';
 
 /** The weights of one component (UNet, text encoder, VAE) by diffusers' parameter names. */
 export interface WeightSource {
@@ -30,8 +31,8 @@ export interface ProbeRequest {
   /** Layers whose output rows [N, m], bias included, are returned. */
   readonly outputs?: Iterable<string>;
   /**
-   * Layers of whose input all that sums need is returned: XᵀX [n, n], computed inside the graph in float64, as sums of
-   * float32 would lose the smaller eigenvalues; or X itself. Layers that share an input share one output.
+   * Layers of whose input all that sums need is returned: XᵀX, computed inside the graph in float64, as float32 would lose
+   * the smaller eigenvalues; or X itself. Layers that share an input share one output.
    */
   readonly features?: Iterable<string>;
   /** Whether X [N, n] is returned in place of XᵀX. Default: never. */
@@ -81,10 +82,12 @@ export interface FeatureProbe {
   readonly input: string;
   /** Name of the graph's output. */
   readonly output: string;
-  /** `gram`: XᵀX [n, n], float64; `rows`: X [N, n], float32. */
+  /** `gram`: strips of XᵀX (`gramStrips`) one after the other, float64; `rows`: X [N, n], float32. */
   readonly form: 'gram' | 'rows';
   /** N of one run. */
   readonly rows: number;
+  /** n. */
+  readonly width: number;
 }
 
 export interface Network {
@@ -254,10 +257,21 @@ export class NetworkBuilder {
     if (form === 'rows') {
       this.g.output(output, weighed);
     } else {
-      const wide = cast(this.g, weighed, 'float64');
-      this.g.output(output, matmul(this.g, wide, wide, { transA: true }));
+      this.g.output(output, this.#gram(weighed, width));
     }
-    return { input, output, form, rows };
+    return { input, output, form, rows, width };
+  }
+
+  /** XᵀX in float64, the strips of its lower triangle one after the other. */
+  #gram(x: Value, width: number): Value {
+    const wide = cast(this.g, x, 'float64');
+    const columns = (from: number, to: number): Value =>
+      to - from === width ? wide : slice(this.g, wide, 1, from, to);
+    const strips = gramStrips(width).map(({ start, end }) => {
+      const product = matmul(this.g, columns(start, end), columns(0, end), { transA: true });
+      return reshape(this.g, product, [(end - start) * end]);
+    });
+    return strips.length === 1 ? strips[0]! : concat(this.g, strips, 0);
   }
 
   #flat(rows: Value): Value {

@@ -214,6 +214,13 @@ describe('structure', () => {
   });
 });
 
+/** A Gram matrix as it is summed. */
+function fromStrips(values: Float64Array, width: number): Float64Array {
+  const sum = new GramAccumulator(width);
+  sum.addStrips(values, 1);
+  return sum.toMatrix().data;
+}
+
 describe('probes', () => {
   it('return inputs, outputs and Gram matrices of UNet layers', async () => {
     const taps = await Golden.open('taps.safetensors');
@@ -229,7 +236,8 @@ describe('probes', () => {
     for (const layer of layers) {
       const { inputs, outputs, features } = out.network.probes;
       const golden = `unet.${layer}`;
-      const gram = out[features.get(layer)!.output]!.data as Float64Array;
+      const { output, width } = features.get(layer)!;
+      const gram = fromStrips(out[output]!.data as Float64Array, width);
       expect(gram, layer).toBeAllClose(taps.values(`${golden}/gram`), { rtol: 1e-5 });
       // Of the rows in float64: what float32 rounds off are whole eigenvalues.
       const x = out[inputs.get(layer)!]!;
@@ -266,7 +274,8 @@ describe('probes', () => {
     ]);
     const out = await run(network, { token_embeddings: new TokenEmbeddings(weights, config).lookUp(rows) });
     for (const layer of layers) {
-      const gram = out[network.probes.features.get(layer)!.output]!.data as Float64Array;
+      const { output, width } = network.probes.features.get(layer)!;
+      const gram = fromStrips(out[output]!.data as Float64Array, width);
       expect(gram, layer).toBeAllClose(taps.values(`text_encoder.${layer}/gram`), { rtol: 1e-5 });
       const expected = taps.values(`text_encoder.${layer}/input`);
       const actual = out[network.probes.inputs.get(layer)!]!.data as Float32Array;

@@ -4,6 +4,7 @@ import { ShapeError } from '../../src/errors.ts';
 import {
   addGramTo,
   GramAccumulator,
+  gramStrips,
   gramTrace,
   multiplyByGram,
   packedSymmetric,
@@ -53,6 +54,24 @@ describe('GramAccumulator', () => {
     expect(gram.rows).toBe(6);
     expect([...gram.toMatrix().data]).toEqual([2.5, 2, 2, 6]);
     expect([...gram.toPacked().packed]).toEqual([2.5, 2, 6]);
+  });
+
+  it.each([3, 255, 258])('adds the strips of a matrix of %d rows', (n) => {
+    const dense = matrix(n, n);
+    for (let i = 0; i < n; i++)
+      for (let j = 0; j < n; j++) dense.data[i * n + j] = Math.max(i, j) + 1 / (1 + i + j);
+    const strips = gramStrips(n).flatMap(({ start, end }) =>
+      Array.from({ length: end - start }, (_, k) => {
+        const from = (start + k) * n;
+        return [...dense.data.subarray(from, from + end)];
+      }).flat(),
+    );
+    const gram = new GramAccumulator(n);
+    for (let times = 0; times < 2; times++) gram.addStrips(Float64Array.from(strips), 5);
+    expect(gram.rows).toBe(10);
+    expect(gram.toMatrix().data).toEqual(dense.data.map((value) => 2 * value));
+    expect(strips.length < 0.7 * n * n).toBe(n >= 256);
+    expect(() => gram.addStrips(new Float64Array(strips.length - 1), 5)).toThrow(ShapeError);
   });
 
   it('refuses what does not fit', () => {

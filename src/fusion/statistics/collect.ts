@@ -82,13 +82,12 @@ export async function collectText(
     execution,
   );
   const sums = new FeatureSums(inputsOf(probes));
-  for (const { input, output, form } of distinct(probes)) {
-    const { data, shape } = outputs[output]!;
+  for (const { input, output, form, width } of distinct(probes)) {
+    const { data } = outputs[output]!;
     if (form === 'gram') {
-      sums.addGram(input, data as Float64Array, rowCount);
+      sums.addStrips(input, data as Float64Array, width, rowCount);
       continue;
     }
-    const width = shape[1]!;
     prompts.forEach((ids, b) => {
       const start = b * tokens * width;
       sums.addRows(input, (data as Float32Array).subarray(start, start + ids.length * width), width);
@@ -242,10 +241,10 @@ export async function collectSpatial(
   if (resume !== null) sums.restore(resume.sums);
   const predict = async (pass: Pass, texts: Feeds): Promise<Float32Array> => {
     const outputs = await session.run({ ...pass.feeds, ...texts, ...factors.feeds });
-    for (const { input, output, form, rows: count } of distinct(network.probes)) {
-      const { data, shape } = outputs[output]!;
-      if (form === 'gram') sums.addGram(input, data as Float64Array, count);
-      else sums.addRows(input, data as Float32Array, shape[1]!);
+    for (const { input, output, form, rows: count, width } of distinct(network.probes)) {
+      const { data } = outputs[output]!;
+      if (form === 'gram') sums.addStrips(input, data as Float64Array, width, count);
+      else sums.addRows(input, data as Float32Array, width);
     }
     return outputs.noise_pred!.data as Float32Array;
   };

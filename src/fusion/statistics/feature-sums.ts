@@ -29,11 +29,19 @@ export class FeatureSums {
 
   /** Add a Gram matrix [n, n] of `rows` feature rows, computed elsewhere. @throws {ShapeError} if rows are kept of this input */
   addGram(input: string, gram: Float64Array, rows: number): void {
-    const size = Math.round(Math.sqrt(gram.length));
+    this.#sumOf(input, Math.round(Math.sqrt(gram.length))).addGram(gram, rows);
+  }
+
+  /** The same in strips (`gramStrips`), as networks compute it. @throws as `addGram` */
+  addStrips(input: string, values: Float64Array, width: number, rows: number): void {
+    this.#sumOf(input, width).addStrips(values, rows);
+  }
+
+  #sumOf(input: string, size: number): GramAccumulator {
     const sum = this.#sums.get(input) ?? new GramAccumulator(size);
     if (!(sum instanceof GramAccumulator)) throw mixed(input);
-    sum.addGram(gram, rows);
     this.#sums.set(input, sum);
+    return sum;
   }
 
   /** Keep rows X [N, n]; copied. @throws {ShapeError} if Gram matrices are summed of this input */

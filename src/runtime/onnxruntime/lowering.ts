@@ -81,6 +81,13 @@ export const STANDARD_RULES: LoweringTable = {
   },
   FusedMatMul: (e, node) => {
     const { transA, transB, alpha } = node.attributes;
+    const isPlain = alpha === 1 && node.inputs.every((value) => value!.shape.length === 2);
+    if (isPlain && (transA || transB) && node.outputs[0]!.dtype === 'float64') {
+      // Reads its operands as they are: a transposed one, written out, costs time and memory.
+      const attributes = { transA: transA ? 1 : 0, transB: transB ? 1 : 0 };
+      e.emit('Gemm', names(node.inputs), { attributes, outputs: firstOutput(node) });
+      return;
+    }
     const operand = (index: number, trans: boolean): string => {
       const value = node.inputs[index]!;
       if (!trans) return value.name;
