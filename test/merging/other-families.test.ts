@@ -343,6 +343,10 @@ describe('adapters of other families', () => {
       });
       expect([...(await loadAdapter(out)).layers.values()].map(({ scale }) => scale)).toEqual([1, 1, 1]);
     }
+    const comfy = await fileOf(['diffusion_model.x.0.a', 'diffusion_model.x.0.b'], { ends: LETTERS });
+    const out = scratch('sum.safetensors');
+    await mergeFiles({ inputs: [part(comfy), part(await fileOf(['x.0.a']))], out, format: 'diffusers' });
+    expect((await openTensorFile(out)).metadata.has('lora_adapter_metadata')).toBe(false);
   });
 
   it('take their scale from diffusers’ header', async () => {

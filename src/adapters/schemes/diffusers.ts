@@ -135,6 +135,8 @@ export function adapterMetadata(
 ): Record<string, string> {
   if (new Set(layers.map(({ rank }) => rank)).size <= 1) return {};
   const networkOf = (layer: LoraLayer): string => nameOf(layer).split('.', 1)[0]!;
+  // Of files in other programs' names diffusers makes its own before it asks.
+  if (!layers.every((layer) => /^(unet|transformer|text_encoder(_\d)?)$/.test(networkOf(layer)))) return {};
   const entries = [...new Set(layers.map(networkOf))].flatMap((network) => {
     const own = layers.filter((layer) => networkOf(layer) === network);
     return Object.entries(adapterConfig(own)).map(([name, value]) => [`${network}.${name}`, value] as const);

@@ -118,11 +118,7 @@ function asVector(tensor: RawTensor): RawTensor {
 
 /** diffusers' header for files in its own names, whose ranks may differ. */
 function ranksForDiffusers(layers: readonly AdapterLayer[]): Record<string, string> {
-  const own = layers
-    .filter(isPlainLora)
-    .filter(
-      (layer) => /^(transformer|text_encoder(_\d)?)\./.test(layer.own!.name) && !storesAlpha(layer.own!),
-    );
+  const own = layers.filter(isPlainLora).filter((layer) => !storesAlpha(layer.own!));
   return own.length < layers.length ? {} : adapterMetadata(own, (layer) => layer.own!.name);
 }
 
