@@ -97,30 +97,41 @@ describe.each(INTEROP_LISTS)('%s', (title) => {
 
   const groups = Object.keys(groupsOf(list, [4, 4, 3, 3]));
   const most = Math.max(...list.layers.map((row) => row.length - 1));
-  const rounds = Math.max(groups.length, most);
-  it.each(Array.from({ length: rounds }, (_, i) => [groups[i % groups.length]!, i % most] as const))(
-    'is read whole in a file of %s and names %i',
-    (group, which) => {
-      const rows = list.layers.flatMap(([shape, ...names]) => {
-        const parts = groupsOf(list, shape)[group];
-        return parts === undefined ? [] : [{ name: names[which % names.length]!, parts }];
-      });
-      const tensors = rows.flatMap(({ name, parts }) =>
-        Object.entries(parts).map(([suffix, shape]) => tensor(name + suffix, shape)),
-      );
-      const adapter = readAdapter(unwrittenFile('any.safetensors', tensors));
-      expect([adapter.architecture, adapter.layers.size, adapter.unusable]).toEqual([
-        family,
-        rows.length,
-        [],
-      ]);
-      // Every number is 0.5, alphas and A1111's scales too; a whole product has neither.
-      const halved = groups.indexOf(group) < list.suffixes.lora.length || ['dora', 'scale'].includes(group);
-      expect([...new Set([...adapter.layers.values()].map(({ scale }) => scale))]).toEqual([
-        halved ? 0.5 : 1,
-      ]);
+  /** One row of each kind: what differs in a number alone is read alike. */
+  const kinds = [
+    ...new Map(list.layers.map((row) => [row[1]!.replaceAll(/\d+/g, '#'), row])).values(),
+  ] as typeof list.layers;
+
+  const readWhole = (rows: typeof list.layers, group: string, which: number): void => {
+    const layers = rows.flatMap(([shape, ...names]) => {
+      const parts = groupsOf(list, shape)[group];
+      return parts === undefined ? [] : [{ name: names[which % names.length]!, parts }];
+    });
+    const tensors = layers.flatMap(({ name, parts }) =>
+      Object.entries(parts).map(([suffix, shape]) => tensor(name + suffix, shape)),
+    );
+    const adapter = readAdapter(unwrittenFile('any.safetensors', tensors));
+    expect([adapter.architecture, adapter.layers.size, adapter.unusable]).toEqual([
+      family,
+      layers.length,
+      [],
+    ]);
+    // Every number is 0.5, alphas and A1111's scales too; a whole product has neither.
+    const halved = groups.indexOf(group) < list.suffixes.lora.length || ['dora', 'scale'].includes(group);
+    const scales = new Set([...adapter.layers.values()].map(({ scale }) => scale));
+    expect([...scales]).toEqual([halved ? 0.5 : 1]);
+  };
+
+  it.each(Array.from({ length: most }, (_, which) => which))(
+    'is read whole, by name %i of each row',
+    (which) => {
+      readWhole(list.layers, groups[0]!, which);
     },
   );
+
+  it.each(groups)('is read in files of %s', (group) => {
+    for (let which = 0; which < most; which++) readWhole(kinds, group, which);
+  });
 });
 
 it('ComfyUI accepts names of the UNet without their first level', () => {
