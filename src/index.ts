@@ -180,7 +180,7 @@ export { type VerifyOptions, type VerifyReport, verifyFile } from './merging/ver
 
 // Fusing: features are collected, layers solved, results written.
 
-export { readCaptions } from './fusion/captions.ts';
+export { defaultCaptions, readCaptions, withEmptyPrompt } from './fusion/captions.ts';
 export {
   type CollectedFile,
   type CollectProgress,
@@ -209,6 +209,21 @@ export {
   writeFusion,
 } from './fusion/output.ts';
 export { type FuseRequest, type FusionPlan, planFusion } from './fusion/plan.ts';
+export {
+  PORT_DEFAULTS,
+  type Port,
+  type PortedLayer,
+  type PortOptions,
+  type PortRequest,
+  portable,
+} from './fusion/port/port.ts';
+export { openPortSource, type PortSource, type PortSourceOptions } from './fusion/port/port-source.ts';
+export {
+  checkPortTarget,
+  portableWords,
+  type WritePortOptions,
+  writePort,
+} from './fusion/port/write-port.ts';
 export { baseFiles, conceptFiles, type FusionRecipe, type RecordedFile } from './fusion/recipe.ts';
 export { readFusionRecipe, recipeConcepts, repeatedRequest } from './fusion/repeat.ts';
 export type {
@@ -246,7 +261,6 @@ export { cacheFolder, type LayerScope } from './fusion/statistics/statistics-sto
 
 // Training a concept from pictures.
 
-export { idleSettingNotes } from './training/idle-settings.ts';
 export { TRAINING_METHODS } from './training/methods/index.ts';
 export type { MethodDefaults, ResolvedSettings, TrainingMethod } from './training/methods/method.ts';
 export type { TrainingFile } from './training/mix-of-show-options.ts';

@@ -1,5 +1,5 @@
 /** `edlora fuse`: separately trained concepts into one merged LoRA. */
-import { statSync } from 'node:fs';
+import { existsSync, statSync } from 'node:fs';
 import path from 'node:path';
 import type { Options } from 'yargs';
 import {
@@ -8,9 +8,11 @@ import {
   type CheckpointOptions,
   checkFusionOptions,
   checkFusionTarget,
+  checkPortTarget,
   conceptFiles,
   DEFAULTS,
   defaultBase,
+  defaultCaptions,
   FUSION_METHODS,
   type Fusion,
   type FusionConceptInput,
@@ -21,12 +23,16 @@ import {
   PRESETS,
   type Preset,
   planFusion,
+  portable,
+  portableWords,
   readCaptions,
   readFusionRecipe,
   recipeConcepts,
   STAGES,
   UsageError,
+  withEmptyPrompt,
   writeFusion,
+  writePort,
 } from '../../src/index.ts';
 import { withDefaults } from '../../src/settings.ts';
 import { asTyped } from '../arguments.ts';
@@ -172,6 +178,12 @@ const options = {
     group: 'Results:',
     describe: 'Also write model/, a diffusers folder with the fused weights',
   },
+  portable: {
+    type: 'boolean',
+    default: false,
+    group: 'Results:',
+    describe: 'Also write portable/: one embedding per word, for other programs, as edlora port does',
+  },
   force: {
     type: 'boolean',
     default: false,
@@ -238,13 +250,28 @@ async function runFuse(args: Args, { io, signal, threads }: CommandContext): Pro
     basePath,
     withDefaults<CheckpointOptions>({ prediction: recorded }, readBaseOptions(args)),
   );
+  const words = concepts.flatMap(({ concept }) => concept.tokens.map(({ word }) => word));
+  const ported = args.portable === true && words.length > 0;
+  if (args.portable === true && !ported) {
+    sayNote(
+      io,
+      '--portable: no concept has words of its own; a plain LoRA is what other programs read already',
+    );
+  }
+  const portFolder = path.join(out, 'portable');
   if (args['dry-run'] !== true) {
+    if (ported) checkPortTarget(portFolder, [...portableWords(words, base.tokenizer).values()], { force });
+    else if (existsSync(portFolder)) {
+      throw new UsageError(
+        `${portFolder}: of an earlier fusion; this one writes none, so it would stand beside results that it does not belong to: move it away, choose another --out, or give --portable`,
+      );
+    }
     checkFusionTarget(out, {
       naming: args.format as LoraNaming,
       checkpoint,
       force,
       inputs: inputFiles(args, base, concepts),
-      words: concepts.some(({ concept }) => concept.tokens.length > 0),
+      words: words.length > 0,
     });
   }
   const preserved = captions === undefined ? {} : { preserveCaptions: captions };
@@ -282,6 +309,32 @@ async function runFuse(args: Args, { io, signal, threads }: CommandContext): Pro
   }
   const naming = args.format as LoraNaming;
   const written = await writeFusion(fusion, out, { naming, checkpoint, force, signal });
+  if (ported) {
+    const { concepts: fused, captions: preservedCaptions } = fusion;
+    const named = fused.filter(({ concept }) => concept.tokens.length > 0);
+    const port = await portable({
+      base,
+      deltas: new Map([...fusion.layers].map(([id, { delta }]) => [id, delta])),
+      concepts: named.map(({ concept }) => concept),
+      names: named.map(({ name }) => name),
+      captions:
+        preservedCaptions.length > 0 ? preservedCaptions : withEmptyPrompt(await defaultCaptions(base)),
+      signal,
+      threads,
+    });
+    const { files } = await writePort(
+      base,
+      port,
+      named.map(({ name }) => name),
+      portFolder,
+      { force, signal },
+    );
+    written.files.push({
+      path: path.resolve(portFolder),
+      sizeBytes: files.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0),
+      what: 'for other programs: one embedding per word',
+    });
+  }
   const data = (): string => `${JSON.stringify(resultData(fusion, written, said), null, 2)}\n`;
   io.out(args.json === true ? data() : resultText(fusion, written, io));
 }

@@ -3,6 +3,7 @@ import type { Command } from '../command.ts';
 
 const loaders: ReadonlyMap<string, () => Promise<Command>> = new Map([
   ['fuse', async () => (await import('./fuse.ts')).fuseCommand],
+  ['port', async () => (await import('./port.ts')).portCommand],
   ['collect', async () => (await import('./collect.ts')).collectCommand],
   ['train', async () => (await import('./train.ts')).trainCommand],
   ['sample', async () => (await import('./sample.ts')).sampleCommand],

@@ -4,7 +4,6 @@ import { UsageError } from '../../src/errors.ts';
 import {
   checkTrainedTarget,
   defaultBase,
-  idleSettingNotes,
   openCheckpoint,
   readTrainingFile,
   samplePicture,
@@ -98,7 +97,7 @@ async function runTrain(args: Args, { io, signal }: CommandContext): Promise<voi
   const input = { ...file?.settings, ...settingsFrom(args) };
   if (input.data === undefined)
     throw new UsageError('train: expected --data with a folder of pictures, or --config');
-  const { method, settings } = trainingSettings(input as TrainingInput);
+  const { settings } = trainingSettings(input as TrainingInput);
   const out = text(args, 'out')!;
   const baseConfig = text(args, 'base-config');
   const basePath = text(args, 'base') ?? file?.base ?? defaultBase();
@@ -115,8 +114,7 @@ async function runTrain(args: Args, { io, signal }: CommandContext): Promise<voi
     resume: args.resume === true,
   });
   const quiet = args.quiet === true || args.json === true;
-  const notes = [...(file?.notes ?? []), ...idleSettingNotes(method, settings, Object.keys(input))];
-  for (const note of args.quiet === true ? [] : notes) {
+  for (const note of args.quiet === true ? [] : (file?.notes ?? [])) {
     sayNote(io, note);
   }
   const base = await openCheckpoint(basePath, readBaseOptions(args));

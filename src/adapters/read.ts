@@ -24,7 +24,7 @@ import { familyOfAdapter } from './family-of-file.ts';
 import { refuseUnlikelyNames } from './name-limits.ts';
 import { readersOf, SCHEME_TABLE, type SchemeTable } from './schemes/index.ts';
 import { isNetworkFactor } from './schemes/own-layers.ts';
-import { adapterConfigName, baseOfPeft, readAdapterConfig, toldByFolder } from './schemes/peft.ts';
+import { adapterConfigName, baseOfPeft, readAdapterConfig } from './schemes/peft.ts';
 import type { Content, ReadContext, SchemeReader } from './schemes/scheme.ts';
 import { strayValues } from './stray-values.ts';
 
@@ -89,8 +89,7 @@ interface ReadContent {
 }
 
 /** A file by the names of a listed family, or else by its own. @throws {FormatError} if neither says anything */
-function contentOf(file: TensorFile, given: Partial<ReadContext>, table: SchemeTable): ReadContent {
-  const told = toldByFolder(file, given);
+function contentOf(file: TensorFile, told: Partial<ReadContext>, table: SchemeTable): ReadContent {
   const { config = {}, component } = told;
   const family = familyOfAdapter(file, { base: baseOfPeft(config), component });
   let listed: ReadContent | null = null;

@@ -29,6 +29,8 @@ export interface SceneModel {
   readonly deltas: ModelDeltas;
   /** Files of their own, which act where a scene's prompts and regions name them. */
   readonly concepts: readonly SceneConcept[];
+  /** Whose words the vocabulary has, those of the base's tokenizer aside. */
+  readonly worded: readonly Concept[];
   /** What prompts call the concepts, e.g. `<smiley1> <smiley2>`; empty without concepts. */
   readonly conceptNames: readonly string[];
   /** Files that a scene loads for their words, with the words. */
@@ -137,6 +139,7 @@ export async function openSceneModel(sources: ModelSources): Promise<SceneModel>
     vocabulary: expansions.size === 0 ? vocabulary : expanding(vocabulary, expansions),
     deltas,
     concepts: placed,
+    worded: concepts,
     conceptNames: names,
     wordFiles: concepts
       .filter((concept) => concept !== ofFusion)

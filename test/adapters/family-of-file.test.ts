@@ -104,27 +104,6 @@ it('a name of a base contradicts nothing', () => {
   expect(familyOf(factors(text, [1, 4]), field)).toBe('sd1');
 });
 
-describe('a PEFT adapter of the second text encoder, whose names are those of the first', () => {
-  const path = 'base_model.model.text_model.encoder.layers.0.mlp.fc1';
-  const tensors = (outputs: number) => [
-    float32Tensor(`${path}.lora_A.weight`, [1, 4], new Float32Array(4)),
-    float32Tensor(`${path}.lora_B.weight`, [outputs, 1], new Float32Array(outputs)),
-  ];
-  const read = (folder: string, outputs: number) => {
-    const { architecture, layers } = readAdapter(
-      unwrittenFile(`/nowhere/${folder}/adapter_model.safetensors`, tensors(outputs)),
-      { config: { r: 1 } },
-    );
-    return [architecture, [...layers.values()].map(({ component }) => component).join()];
-  };
-  it('is told by its folder', () => expect(read('text_encoder_2', 4)).toEqual(['sdxl', 'text_encoder_2']));
-  it('is told by its sizes', () => expect(read('any', 5120)).toEqual(['sdxl', 'text_encoder_2']));
-  it('is the first one otherwise', () => {
-    expect(read('any', 3072)).toEqual(['sd1', 'text_encoder']);
-    expect(read('text_encoder', 4)).toEqual(['sd1', 'text_encoder']);
-  });
-});
-
 describe('contradictions are errors', () => {
   it.each<[string, ReturnType<typeof factors>, Record<string, string>]>([
     [

@@ -2,7 +2,6 @@
 
 import { FormatError } from '../../errors.ts';
 import { readJsonFileSync } from '../../formats/json-file.ts';
-import type { TensorFile } from '../../formats/tensor-file.ts';
 import { exists } from '../../io/file-info.ts';
 import * as path from '../../io/platform/paths.ts';
 import { type AdapterModule, type Architecture, componentsOf } from '../../models/families/adapter-layers.ts';
@@ -16,8 +15,7 @@ import { peftPrefix } from './layer-names.ts';
 import { parseAdapterName } from './names.ts';
 import { dottedOwn, noDots } from './own-layers.ts';
 import { peftKey, peftScale, peftScaling } from './peft-names.ts';
-import { networkOfPeft } from './peft-network.ts';
-import type { FactorKey, ReadContext, Scheme, SchemeReader } from './scheme.ts';
+import type { FactorKey, Scheme, SchemeReader } from './scheme.ts';
 
 export const adapterConfigName = 'adapter_config.json';
 
@@ -39,19 +37,10 @@ export function readAdapterConfig(weights: string, file: string): Record<string,
   return config as Record<string, unknown>;
 }
 
-const configBeside = (weights: string): string => path.join(path.dirname(weights), adapterConfigName);
-
-/**
- * What a PEFT file's folder tells: its configuration, and the network it is of. Other files, and what is told already, as they
- * are.
- * @throws {FormatError} as `readAdapterConfig`
- */
-export function toldByFolder(file: TensorFile, told: Partial<ReadContext>): Partial<ReadContext> {
-  if (![...file.tensors.keys()].some((name) => name.startsWith(peftPrefix))) return told;
-  const beside = configBeside(file.path);
-  const config = told.config ?? (exists(beside) ? readAdapterConfig(file.path, beside) : {});
-  const component = told.component ?? networkOfPeft(file, config);
-  return { ...told, component, ...(Object.keys(config).length === 0 ? {} : { config }) };
+/** The network that a configuration's class of the base is; `null` if it does not say, or any network may be of that class. */
+function componentOf({ auto_mapping: mapping }: Readonly<Record<string, unknown>>): AdapterComponent | null {
+  const base = (mapping as { base_model_class?: unknown } | null | undefined)?.base_model_class;
+  return base === 'CLIPTextModelWithProjection' ? 'text_encoder_2' : null;
 }
 
 /** What the configuration beside an adapter's weights calls the base; `undefined` if there is none or it does not say. */
@@ -66,10 +55,10 @@ const reader: SchemeReader = {
   examples: ['base_model.model.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.lora_A.weight'],
   recognises: (file) => [...file.tensors.keys()].filter((name) => name.startsWith(peftPrefix)).length,
   read: (file, { architecture, component = null, config }) => {
-    const configFile = configBeside(file.path);
+    const configFile = path.join(path.dirname(file.path), adapterConfigName);
     const own = config ?? readAdapterConfig(file.path, configFile);
     const scaling = peftScaling(configFile, own, { dora: true });
-    const context = { architecture, component };
+    const context = { architecture, component: component ?? componentOf(own) };
     const layers = collectAdapterLayers(file.path, file.tensors.values(), {
       architecture,
       parse: (name) => parseAdapterName(name, context),

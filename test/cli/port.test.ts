@@ -1,0 +1,78 @@
+/** `edlora port`: from a concept file to files of other programs, on the miniature with random weights. */
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { run } from '../../cli/run.ts';
+import { loadAdapter } from '../../src/adapters/read.ts';
+import { portableWords } from '../../src/fusion/port/write-port.ts';
+import { openCheckpoint } from '../../src/models/checkpoint.ts';
+import { fakeIo } from '../support/fake-io.ts';
+import { goldenPath } from '../support/goldens.ts';
+
+const model = goldenPath('goldens/tiny-random/model');
+const edlora = goldenPath('goldens/tiny-random/edlora.pth');
+let folder: string;
+beforeAll(() => {
+  folder = mkdtempSync(path.join(tmpdir(), 'edlora-cli-port-'));
+});
+afterAll(() => rmSync(folder, { recursive: true }));
+
+async function edloraRun(...argv: string[]) {
+  const io = fakeIo();
+  const code = await run(argv, io);
+  return { code, ...io.written };
+}
+
+describe('port', () => {
+  it('writes a LoRA, a file per word, and how to call them; sample draws with them', async () => {
+    const out = path.join(folder, 'portable');
+    const plan = await edloraRun('port', edlora, '--base', model, '--out', out, '--dry-run');
+    expect(plan.out).toContain('words: <potter1> → potter1, <potter2> → potter2');
+    const argv = ['port', edlora, '--base', model, '--out', out, '--port-rank', '2', '--quiet'];
+    const { code, err, out: said } = await edloraRun(...argv);
+    expect(code, err).toBe(0);
+    expect(said).toMatch(/keys +-?\d+ % +-?\d+ % +-?\d+ %/);
+    expect(readdirSync(out).sort()).toEqual([
+      'README.md',
+      'lora-with-words.safetensors',
+      'lora.safetensors',
+      'potter1.safetensors',
+      'potter2.safetensors',
+    ]);
+    expect(readFileSync(path.join(out, 'README.md'), 'utf8')).toContain('**potter1 potter2**');
+    const lora = await loadAdapter(path.join(out, 'lora.safetensors'));
+    expect(lora.words).toEqual([]);
+    const layer = lora.layers.get('unet:mid_block.attentions.0.transformer_blocks.0.attn2.to_v');
+    expect(layer!.rank).toBe(2);
+    const both = await loadAdapter(path.join(out, 'lora-with-words.safetensors'));
+    expect(both.words.map(({ word, rows }) => [word, rows])).toEqual([
+      ['potter1', 'tokens'],
+      ['potter2', 'tokens'],
+    ]);
+    const words = ['potter1', 'potter2'].map((word) => path.join(out, `${word}.safetensors`));
+    const scene = ['--base', model, '--loras', path.join(out, 'lora.safetensors'), '--embeddings', ...words];
+    const pictures = await edloraRun('sample', ...scene, '--prompt', 'a potter1 potter2', '--dry-run');
+    expect(pictures).toMatchObject({ code: 0, err: '' });
+    const again = await edloraRun(...argv);
+    expect(again).toMatchObject({ code: 2 });
+    expect(again.err).toContain('exists and is not empty');
+  }, 60_000);
+
+  it('has nothing to do for a LoRA without words', async () => {
+    const lora = path.join(folder, 'plain.safetensors');
+    expect((await edloraRun('convert', edlora, lora, '--format', 'kohya', '--drop')).code).toBe(0);
+    const { code, err } = await edloraRun('port', lora, '--base', model, '--out', path.join(folder, 'none'));
+    expect(code).toBe(2);
+    expect(err).toContain('has no words of its own, so there is nothing to port');
+  });
+
+  it('calls words without brackets, unless the base knows such a word', async () => {
+    const { tokenizer } = await openCheckpoint(model);
+    const known = [...'abcdefghijklmnopqrstuvwxyz'].find(
+      (letter) => tokenizer.tokenId(`${letter}</w>`) !== undefined,
+    )!;
+    const called = portableWords([`<${known}>`, '<my.cat>', 'mycat', '<<>>'], tokenizer);
+    expect([...called.values()]).toEqual([`${known}1`, 'mycat', 'mycat1', 'word']);
+  });
+});
