@@ -1,12 +1,16 @@
 /** Configurations that ask for a model of another size than the weights beside them, or of an absurd one. */
-import { cpSync, readFileSync, writeFileSync } from 'node:fs';
+import { cpSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { FormatError } from '../../src/errors.ts';
+import { openTensorFile } from '../../src/formats/open-tensor-file.ts';
+import { float32Tensor } from '../../src/formats/raw-tensor.ts';
+import { writeSafetensors } from '../../src/formats/safetensors.ts';
 import { openCheckpoint } from '../../src/models/checkpoint.ts';
 import { clipTextSchema } from '../../src/models/clip/config.ts';
 import { unetSchema } from '../../src/models/unet/config.ts';
 import { vaeSchema } from '../../src/models/vae/config.ts';
+import { defaultBase } from '../../src/package-root.ts';
 import { scratchFolder } from '../formats/scratch-folder.ts';
 import { goldenPath } from '../support/goldens.ts';
 
@@ -146,6 +150,23 @@ describe('a configuration', () => {
     expect(unetSchema.parse({ ...plain('unet'), ...unet })).toEqual(unetSchema.parse(plain('unet')));
     const vae = { force_upcast: true, sample_size: 512 };
     expect(vaeSchema.parse({ ...plain('vae'), ...vae })).toEqual(vaeSchema.parse(plain('vae')));
+  });
+
+  it('of a network that does not fit the UNet is refused, whatever its own weights say', async () => {
+    const other = changed('vae', { latent_channels: 8 });
+    const file = path.join(other, 'vae', 'diffusion_pytorch_model.safetensors');
+    const { tensors } = await openTensorFile(file);
+    const wide = float32Tensor('decoder.conv_in.weight', [32, 8, 3, 3], new Float32Array(32 * 72));
+    const rest = [...tensors.values()].filter(({ name }) => name !== wide.name);
+    await writeSafetensors(`${file}.new`, [...rest, wide]);
+    renameSync(`${file}.new`, file);
+    await expect(open(other)).rejects.toThrow(/latent_channels: expected 4 as the UNet's in_channels, got 8/);
+
+    const text = changed('unet', {});
+    cpSync(path.join(defaultBase(), 'text_encoder'), path.join(text, 'text_encoder'), { recursive: true });
+    const opening = open(text);
+    await expect(opening).rejects.toThrow(FormatError);
+    await expect(opening).rejects.toThrow(/cross_attention_dim: expected 64, the hidden_size .* got 32/);
   });
 
   it('that is no configuration is refused by name', async () => {
