@@ -2,11 +2,7 @@
 import { beforeAll, describe, expect, it } from 'vitest';
 import { loadConcept } from '../../src/concepts/concept-file.ts';
 import { type BoundVocabulary, bindConcepts } from '../../src/concepts/prompt.ts';
-import { prepareConcept } from '../../src/fusion/fusion-concept.ts';
-import { DEFAULTS } from '../../src/fusion/options.ts';
 import { conceptPrompts } from '../../src/fusion/prompts.ts';
-import { StatisticsStore } from '../../src/fusion/statistics/statistics-store.ts';
-import { openCheckpoint } from '../../src/models/checkpoint.ts';
 import { loadTokenizer } from '../../src/models/clip/tokenizer.ts';
 import { goldenPath } from '../support/goldens.ts';
 
@@ -59,26 +55,4 @@ describe('rows of a concept', () => {
       expect(list).toEqual(Array.from({ length: named + 1 }, (_, k) => end - named + k));
     }
   });
-});
-
-/** As versions keyed them that took every token of a name. */
-const FORMER_KEYS = {
-  '<maple1> <maple2>': '468f69abba941e83b4fa0929740c824619bba4d7b5f4eb3b7f59b5a29373387e',
-  '<maple1> <maple2> lamp': 'f198903ef259b25feed257720ca4625b8a83f7dfd451c374973782d249dc991d',
-};
-
-it('kept statistics of other rows are not taken for those of these; those of the same rows stay', async () => {
-  const base = await openCheckpoint(goldenPath(FOLDER, 'base_model'));
-  const concept = await loadConcept(goldenPath(FOLDER, 'concepts', 'maple.pth'));
-  const scopes = { text: 'attention', cross: 'attention', spatial: 'attention' } as const;
-  const keyOf = async (name: string) => {
-    const key = await new StatisticsStore(base, 'cache').recipeOf(
-      await prepareConcept(base, { concept, name }),
-      scopes,
-      DEFAULTS,
-    );
-    return key.subject.tokens;
-  };
-  expect(await keyOf('<maple1> <maple2>')).toBe(FORMER_KEYS['<maple1> <maple2>']);
-  expect(await keyOf('<maple1> <maple2> lamp')).not.toBe(FORMER_KEYS['<maple1> <maple2> lamp']);
 });

@@ -167,7 +167,8 @@ export class RecipeMaker {
       version: RECIPE_VERSION,
       base: await this.#hashesOf(baseFiles(this.#base)),
       networks: digestOf([...networks.toReversed(), latents.height, latents.width]),
-      schedule: digestOf(schedule),
+      // What only PNDM reads counts for nothing here, but statistics of earlier versions are known by it.
+      schedule: digestOf({ ...schedule, skipPrkSteps: this.#base.schedule.config.skip_prk_steps === true }),
       layers,
       options: own,
     } as const;
