@@ -144,7 +144,10 @@ function withHint(message: string, commands: readonly Command[]): string {
   const unknown = /^Unknown arguments?: (.+)$/.exec(message)?.[1]?.split(', ')[0];
   if (unknown === undefined) return message;
   if (/\.(pth|pt|safetensors|ckpt|bin)$/.test(unknown)) {
-    return `"${unknown}" stands alone; files of concepts come after --concepts`;
+    const [only] = commands;
+    return commands.length > 1 || only === undefined || 'concepts' in only.options
+      ? `"${unknown}" stands alone; files of concepts come after --concepts`
+      : `"${unknown}" is one too many; expected edlora ${only.usage}`;
   }
   const known = [
     ...Object.keys(globalOptions),

@@ -131,6 +131,16 @@ export {
 export { type BaseWeights, type LayerDelta, layerDelta, scaledDelta } from './adapters/delta.ts';
 export type { FactorDType } from './adapters/encode-layer.ts';
 export type { CollectedLayers } from './adapters/layer-parts.ts';
+export {
+  type FileLayers,
+  formatFor,
+  type Program,
+  type ProgramInput,
+  type ProgramName,
+  programNames,
+  programs,
+  unreadBy,
+} from './adapters/programs.ts';
 export { type LayerFormat, layerFormats, type SchemeTable, schemes } from './adapters/schemes/index.ts';
 export type {
   Content,

@@ -1,6 +1,7 @@
 /** `edlora convert`: one LoRA or embedding file in another scheme. */
 import type { Options } from 'yargs';
-import { convertFile, layerFormats, schemes, wordFormats } from '../../src/index.ts';
+import { UsageError } from '../../src/errors.ts';
+import { convertFile, layerFormats, programNames, programs, schemes, wordFormats } from '../../src/index.ts';
 import type { Command, CommandContext } from '../command.ts';
 import {
   type Args,
@@ -23,7 +24,8 @@ const formats = [...new Set([...layerFormats, ...wordFormats])];
 const { out: _out, ...result } = targetOptions;
 
 const options = {
-  format: option('Result:', `Scheme: ${formats.join(', ')}`, { demandOption: true }),
+  format: option('Result:', `Scheme: ${formats.join(', ')}`),
+  for: option('Result:', `In place of a scheme, the program that shall read it: ${programNames.join(', ')}`),
   rank: option(
     'Result:',
     'Largest rank of layers that are no LoRA yet (LoHa, LoKr, differences) [default: exact]',
@@ -46,21 +48,32 @@ export const convertCommand: Command = {
   },
   examples: [
     [
-      `edlora convert ${smiley} smiley.safetensors --format kohya --drop`,
-      'For A1111 and ComfyUI; layer-wise words do not fit',
+      `edlora convert ${smiley} smiley.safetensors --for comfyui --drop`,
+      'In names that ComfyUI reads; layer-wise words do not fit',
     ],
     [`edlora convert ${smiley} smiley --format peft --drop`, 'A PEFT folder'],
     [`edlora convert ${smiley} smiley.bin --format xti --drop`, 'The words alone, in the 16-key form of XTI'],
   ],
-  epilogue: ['Schemes:', ...layerFormats.map((name) => `  ${name.padEnd(20)} ${schemes[name].title}`)].join(
-    '\n',
-  ),
+  epilogue: [
+    'Schemes:',
+    ...layerFormats.map((name) => `  ${name.padEnd(20)} ${schemes[name].title}`),
+    'Programs:',
+    ...programNames.map((name) => `  ${name.padEnd(20)} ${programs[name].title}`),
+  ].join('\n'),
   run: runConvert,
 };
 
 async function runConvert(args: Args, { io, signal, threads }: CommandContext): Promise<void> {
   const rank = figure(args, 'rank');
   const word = text(args, 'word');
+  const [format, program] = [text(args, 'format'), text(args, 'for')];
+  if ((format === undefined) === (program === undefined)) {
+    throw new UsageError('convert: expected either --format with a scheme or --for with a program');
+  }
+  const wanted =
+    format === undefined
+      ? { program: choice('for', program!, programNames) }
+      : { format: choice('format', format, formats) };
   const line = args.quiet === true ? null : new ProgressLine(io);
   const done = await convertFile({
     ...targetOf(args),
@@ -69,7 +82,7 @@ async function runConvert(args: Args, { io, signal, threads }: CommandContext): 
     ...dtypeOf(args),
     ...baseOf(args),
     input: text(args, 'in')!,
-    format: choice('format', text(args, 'format')!, formats),
+    ...wanted,
     rank,
     word,
     onProgress: ({ done: count, total, subject }) => {

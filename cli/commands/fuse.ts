@@ -272,6 +272,7 @@ async function runFuse(args: Args, { io, signal, threads }: CommandContext): Pro
       force,
       inputs: inputFiles(args, base, concepts),
       words: words.length > 0,
+      layers: concepts.some(({ concept }) => concept.layers.size > 0),
     });
   }
   const preserved = captions === undefined ? {} : { preserveCaptions: captions };

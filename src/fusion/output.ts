@@ -1,7 +1,13 @@
 /** Writing a fusion: the merged LoRA, the words' embeddings, recipe and report, and on demand a whole model. */
 import { existsSync, readdirSync, statSync } from 'node:fs';
 import path from 'node:path';
-import { type LoraNaming, type MergedLayer, writeEmbeddings, writeLora } from '../concepts/lora-file.ts';
+import {
+  type LoraNaming,
+  type MergedLayer,
+  namingHoldsWords,
+  writeEmbeddings,
+  writeLora,
+} from '../concepts/lora-file.ts';
 import { UsageError } from '../errors.ts';
 import { writeFileAtomically } from '../io/replace-file.ts';
 import { stagedInto } from '../io/staging.ts';
@@ -39,6 +45,8 @@ export interface FusionTarget extends Required<Omit<WriteFusionOptions, 'signal'
   readonly inputs: readonly string[];
   /** Whether its concepts have words of their own. */
   readonly words: boolean;
+  /** Whether they change layers. */
+  readonly layers: boolean;
 }
 
 /**
@@ -47,7 +55,12 @@ export interface FusionTarget extends Required<Omit<WriteFusionOptions, 'signal'
  *   if a result of an earlier fusion would stay beside those of this one, or is a folder with files of the user's
  */
 export function checkFusionTarget(folder: string, target: FusionTarget): void {
-  const { inputs, force, naming, checkpoint, words } = target;
+  const { inputs, force, naming, checkpoint, words, layers } = target;
+  if (!layers && !namingHoldsWords(naming)) {
+    throw new UsageError(
+      `format: no layer changes here, and files in ${naming} names hold no words; use ed-lora as \`format\``,
+    );
+  }
   checkResultsFolder(folder, force);
   const written = new Set([
     naming === 'peft' ? 'lora' : 'lora.safetensors',
@@ -89,7 +102,14 @@ export async function writeFusion(
     ...baseFiles(fusion.base),
     ...fusion.concepts.flatMap(({ concept }) => conceptFiles(concept)),
   ];
-  checkFusionTarget(folder, { naming, checkpoint, force, inputs, words: tokens.length > 0 });
+  checkFusionTarget(folder, {
+    naming,
+    checkpoint,
+    force,
+    inputs,
+    words: tokens.length > 0,
+    layers: fusion.layers.size > 0,
+  });
   const target = path.resolve(folder);
   const recipe = await fusionRecipe(fusion, naming);
   const shared = sharedRecipe(recipe, target);

@@ -79,6 +79,10 @@ describe('mistakes', () => {
     [['fuse', '--concepts', 'a.pth', '--ridge', '-1'], /ridge text: expected a number ≥ 0 or auto, got -1/],
     [['fuse', '--concepts', 'a.pth', '--steps', '0'], /steps: expected a whole number/],
     [['fuse', '--concepts', 'a.pth', '--rename', 'a'], /--rename: expected old=new, got "a"/],
+    [
+      ['convert', 'a.pth', 'b.safetensors', 'c.safetensors'],
+      /"c\.safetensors" is one too many; expected edlora convert <in> <out>/,
+    ],
     [['fuse', 'a.pth', 'b.pth'], /"a\.pth" stands alone; files of concepts come after --concepts/],
     [['inspect'], /Not enough non-option arguments/],
   ])('%j exit 2 with one line', async (argv, message) => {

@@ -2,6 +2,7 @@
 
 import type { Adapter } from '../../adapters/adapter.ts';
 import type { FactorDType } from '../../adapters/encode-layer.ts';
+import { formatFor, type ProgramName, unreadBy } from '../../adapters/programs.ts';
 import { loadAdapter } from '../../adapters/read.ts';
 import type { LayerFormat } from '../../adapters/schemes/index.ts';
 import {
@@ -25,7 +26,10 @@ import { finish, type JobResult, labelsUnsupportedBy, type TargetOptions } from 
 
 export interface ConvertFileOptions extends TargetOptions {
   readonly input: string;
-  readonly format: LayerFormat | WordFormat;
+  /** Default: what `program` reads. */
+  readonly format?: LayerFormat | WordFormat;
+  /** What the file is for: picks the scheme, and the notes say what that program does not read. */
+  readonly program?: ProgramName;
   /** See `convertAdapter`. */
   readonly rank?: number | null;
   readonly dtype?: FactorDType;
@@ -40,14 +44,24 @@ export function isWordFormat(format: string): format is WordFormat {
   return (wordFormats as readonly string[]).includes(format);
 }
 
+/** The scheme that is asked for. @throws {UsageError} unless by one of the two */
+function formatOf({ format, program }: ConvertFileOptions, adapter: Adapter): LayerFormat | WordFormat {
+  if ((format === undefined) === (program === undefined)) {
+    throw new UsageError('expected either `format` or `program`');
+  }
+  if (format !== undefined) return format;
+  return formatFor(program!, { ...adapter, layers: adapter.layers.values() });
+}
+
 /** Convert one file. @throws as `convertAdapter`, `refuseLoss` and the writers */
 export async function convertFile(
   options: ConvertFileOptions,
 ): Promise<JobResult & { converted: readonly ConvertedLayer[]; from: Adapter['scheme'] }> {
-  const { input, out, format, rank = null, dtype, base: location, force = false, drop = false } = options;
+  const { input, out, program, rank = null, dtype, base: location, force = false, drop = false } = options;
   options.signal?.throwIfAborted();
   const loaded = await loadAdapter(input);
   const adapter = options.word === undefined ? loaded : withOneWord(loaded, options.word);
+  const format = formatOf(options, adapter);
   checkAdapterTarget(out, format, { inputs: [...filesOfAdapters([adapter]), ...listed(location)], force });
   const unusable = unusableOf([adapter]);
   refuseLoss(out, unusable, drop);
@@ -105,7 +119,8 @@ export async function convertFile(
     );
     return inheritedMetadata(recipe, adapter);
   });
-  return { ...result, converted, from: adapter.scheme };
+  const unread = program === undefined ? [] : unreadBy(program, output);
+  return { ...result, notes: [...result.notes, ...unread], converted, from: adapter.scheme };
 }
 
 /** @throws {UsageError} if the file has no such word */

@@ -1,6 +1,7 @@
 /** What every job over files is told about its result, what it says of it, and how it is written. */
 
 import type { Adapter } from '../../adapters/adapter.ts';
+import { notesOnLayers } from '../../adapters/programs.ts';
 import type { LayerFormat } from '../../adapters/schemes/index.ts';
 import { notesOnWords, unsupportedLabels } from '../../adapters/words.ts';
 import {
@@ -11,6 +12,7 @@ import {
   writeAdapter,
 } from '../../adapters/write.ts';
 import * as path from '../../io/platform/paths.ts';
+import { adapterModuleId } from '../../models/families/adapter-layers.ts';
 import { layoutOf } from '../../models/families/families.ts';
 import { Pace } from '../../pace.ts';
 import type { ExecutionRequest } from '../../runtime/execution-context.ts';
@@ -72,14 +74,15 @@ export async function finish(
   const described = noMetadata ? bare : { ...titled, metadata: await metadata() };
   await writeAdapter(out, format, described, new Pace(target.signal));
   const lost = new Set(dropped.map(({ name }) => name));
+  const held = {
+    layers: output.layers.filter((layer) => !lost.has(adapterModuleId(layer))),
+    words: output.words.filter(({ word }) => !lost.has(word)),
+  };
   return {
     out: path.resolve(out),
-    layers: output.layers.filter(({ component, layerName }) => !lost.has(`${component}:${layerName}`)).length,
-    words: output.words.map(({ word }) => word).filter((word) => !lost.has(word)),
+    layers: held.layers.length,
+    words: held.words.map(({ word }) => word),
     dropped,
-    notes: notesOnWords(
-      format,
-      output.words.filter(({ word }) => !lost.has(word)),
-    ),
+    notes: [...notesOnWords(format, held.words), ...notesOnLayers(format, held.layers)],
   };
 }
