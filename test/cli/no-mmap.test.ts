@@ -8,13 +8,19 @@ import { readPicture } from '../../src/formats/picture.ts';
 import { packageRoot } from '../../src/package-root.ts';
 import * as mapping from '../../src/runtime/onnxruntime/weight-mapping.ts';
 import { fakeIo } from '../support/fake-io.ts';
+import { smallFusion } from '../support/small-fusion.ts';
 
 vi.mock('../../src/runtime/onnxruntime/weight-mapping.ts', { spy: true });
 
 const concepts = path.join(packageRoot(), 'fixtures/tiny-world/concepts');
 const smiley = path.join(concepts, 'edlora_smiley.pth');
 let folder: string;
-beforeAll(() => {
+let base: string;
+let toy: string;
+beforeAll(async () => {
+  const small = await smallFusion();
+  base = small.base.path;
+  toy = small.concepts.maple;
   folder = mkdtempSync(path.join(tmpdir(), 'edlora-no-mmap-'));
   for (const name of ['mapped', 'read']) mkdirSync(path.join(folder, name));
   writeFileSync(path.join(folder, 'prompts.txt'), 'photo of a <TOK>\n');
@@ -43,13 +49,25 @@ const QUICK = ['--steps', '1', '--runs', '1'];
 
 it('fuse', () =>
   bothWays(
-    (out) => ['fuse', '--concepts', smiley, ...QUICK, '--stages', 'spatial', '--no-cache', '--out', out],
+    (out) => [
+      'fuse',
+      '--base',
+      base,
+      '--concepts',
+      toy,
+      ...QUICK,
+      '--stages',
+      'spatial',
+      '--no-cache',
+      '--out',
+      out,
+    ],
     (out) => readFileSync(path.join(out, 'lora.safetensors')),
   ));
 
 it('collect', () =>
   bothWays(
-    (out) => ['collect', smiley, ...QUICK, '--out', `${out}.safetensors`],
+    (out) => ['collect', toy, '--base', base, ...QUICK, '--out', `${out}.safetensors`],
     (out) => readFileSync(`${out}.safetensors`),
   ));
 
@@ -57,10 +75,12 @@ it('sample', () =>
   bothWays(
     (out) => [
       'sample',
+      '--base',
+      base,
       '--concepts',
-      smiley,
+      toy,
       '--prompt',
-      'a <smiley1> <smiley2>',
+      'a <maple1> <maple2>',
       '--steps',
       '1',
       '--out',
@@ -72,7 +92,7 @@ it('sample', () =>
 it('train', () =>
   bothWays(
     (out) => [
-      ...['train', '--data', path.join(concepts, 'smiley'), '--steps', '1', '--batch', '1'],
+      ...['train', '--base', base, '--data', path.join(concepts, 'smiley'), '--steps', '1', '--batch', '1'],
       ...['--resolution', '32', '--token', '<a>+<b>', '--init', '<rand-0.013>+circle'],
       ...['--out', `${out}.safetensors`],
     ],

@@ -1,20 +1,9 @@
 /** Concept files made up for one test. */
-import { mkdtempSync, rmSync } from 'node:fs';
-import os from 'node:os';
-import path from 'node:path';
-import { afterAll } from 'vitest';
 import { float32Tensor, type RawTensor } from '../../src/formats/raw-tensor.ts';
 import { writeSafetensors } from '../../src/formats/safetensors.ts';
+import { scratch } from '../support/scratch.ts';
 
-const folder = mkdtempSync(path.join(os.tmpdir(), 'edlora-concepts-'));
-afterAll(() => rmSync(folder, { recursive: true, force: true }));
-
-let count = 0;
-
-/** A fresh path in a folder that goes away with the test file. */
-export function scratch(name: string): string {
-  return path.join(mkdtempSync(path.join(folder, `${count++}-`)), name);
-}
+export { scratch };
 
 /** A float32 tensor that counts 1, 2, 3 … unless `data` is given. */
 export function tensor(name: string, shape: readonly number[], data?: readonly number[]): RawTensor {

@@ -1,4 +1,4 @@
-/** What the options of a fusion do to its result, on the miniature with random weights. */
+/** What the options of a fusion do to its result, on a small base of random weights. */
 import { beforeAll, describe, expect, it } from 'vitest';
 import { loadConcept } from '../../src/concepts/concept-file.ts';
 import { UsageError } from '../../src/errors.ts';
@@ -7,22 +7,23 @@ import type { Fusion } from '../../src/fusion/fusion.ts';
 import type { FusionOptions } from '../../src/fusion/options.ts';
 import { planFusion } from '../../src/fusion/plan.ts';
 import { frobeniusNorm, type LowRank, rankOf, scale, subtract, sum } from '../../src/linalg/low-rank.ts';
-import { type Checkpoint, openCheckpoint } from '../../src/models/checkpoint.ts';
-import { goldenPath } from '../support/goldens.ts';
+import type { Checkpoint } from '../../src/models/checkpoint.ts';
+import { type SmallFusion, smallFusion } from '../support/small-fusion.ts';
 
-const FOLDER = 'goldens-fusion/fusion';
 const PER_STAGE = (value: number) => ({ text: value, cross: value, spatial: value });
 
 let base: Checkpoint;
+let files: SmallFusion['concepts'];
 beforeAll(async () => {
-  base = await openCheckpoint(goldenPath(FOLDER, 'base_model'));
+  ({ base, concepts: files } = await smallFusion());
 });
 
-async function fused(options: Partial<FusionOptions>, names = ['maple', 'river']): Promise<Fusion> {
+async function fused(
+  options: Partial<FusionOptions>,
+  names: readonly ('maple' | 'river')[] = ['maple', 'river'],
+): Promise<Fusion> {
   const concepts = [];
-  for (const name of names) {
-    concepts.push({ concept: await loadConcept(goldenPath(FOLDER, 'concepts', `${name}.pth`)) });
-  }
+  for (const name of names) concepts.push({ concept: await loadConcept(files[name]) });
   return fuse({
     base,
     concepts,
@@ -159,11 +160,11 @@ describe('features', () => {
   });
 
   it('are collected at any size the base can draw, square or not', async () => {
-    const { report } = await fused({ ...spatial, size: { width: 128, height: 64 } }, ['maple']);
+    const { report } = await fused({ ...spatial, size: { width: 64, height: 32 } }, ['maple']);
     expect(report.layers.length).toBeGreaterThan(0);
     const odd = planFusion({
       base,
-      concepts: [{ concept: await loadConcept(goldenPath(FOLDER, 'concepts', 'maple.pth')) }],
+      concepts: [{ concept: await loadConcept(files.maple) }],
       options: { size: { width: 100, height: 64 } },
     });
     await expect(odd).rejects.toThrow(UsageError);
@@ -178,7 +179,7 @@ describe('features', () => {
         concepts: [concept],
         options,
       });
-    const concept = { concept: await loadConcept(goldenPath(FOLDER, 'concepts', 'maple.pth')) };
+    const concept = { concept: await loadConcept(files.maple) };
     await expect(plan({ steps: 20 })).rejects.toThrow(/steps: expected a whole number from 1 to 10, got 20/);
     await expect(plan({ steps: 20, stages: ['text', 'cross'] })).resolves.toBeDefined();
   });
@@ -189,7 +190,7 @@ describe('refine', () => {
     const seen: string[] = [];
     const request = {
       base,
-      concepts: [{ concept: await loadConcept(goldenPath(FOLDER, 'concepts', 'maple.pth')) }],
+      concepts: [{ concept: await loadConcept(files.maple) }],
       preserveCaptions: ['a tree'],
     };
     const [plain, refined] = [

@@ -1,8 +1,4 @@
 /** Random adapters of small size, for properties over schemes, ranks, alphas and dtypes. */
-import { mkdtempSync, rmSync } from 'node:fs';
-import os from 'node:os';
-import path from 'node:path';
-import { afterAll } from 'vitest';
 import type { AdapterLayer, AdapterModule } from '../../src/adapters/adapter.ts';
 import { layerDelta } from '../../src/adapters/delta.ts';
 import type { FactorDType } from '../../src/adapters/encode-layer.ts';
@@ -10,15 +6,9 @@ import type { OutputAdapter } from '../../src/adapters/write.ts';
 import { encodeFloat } from '../../src/formats/dtype.ts';
 import { memoryTensor, type RawTensor } from '../../src/formats/raw-tensor.ts';
 import { TorchGenerator } from '../../src/tensor/random.ts';
+import { scratch } from '../support/scratch.ts';
 
-const folder = mkdtempSync(path.join(os.tmpdir(), 'edlora-merging-'));
-afterAll(() => rmSync(folder, { recursive: true, force: true }));
-let count = 0;
-
-/** A fresh path in a folder that goes away with the test file. */
-export function scratch(name: string): string {
-  return path.join(mkdtempSync(path.join(folder, `${count++}-`)), name);
-}
+export { scratch };
 
 export interface RandomLayer {
   readonly module: AdapterModule;

@@ -21,7 +21,7 @@ const unetJson = {
   attention_head_dim: 4,
   cross_attention_dim: 64,
   norm_num_groups: 8,
-  sample_size: 16,
+  sample_size: 8,
 };
 
 /** Write it as a diffusers folder. */

@@ -27,27 +27,25 @@ import {
   statisticsBeside,
 } from '../../../src/fusion/statistics/statistics-store.ts';
 import { toDenseGram } from '../../../src/linalg/gram.ts';
-import { type Checkpoint, openCheckpoint } from '../../../src/models/checkpoint.ts';
+import type { Checkpoint } from '../../../src/models/checkpoint.ts';
 import { defaultRuntime } from '../../../src/runtime/default-runtime.ts';
 import { executionContext } from '../../../src/runtime/execution-context.ts';
 import type { Runtime } from '../../../src/runtime/runtime.ts';
-import { goldenPath } from '../../support/goldens.ts';
+import { type SmallFusion, smallFusion } from '../../support/small-fusion.ts';
 
-const FOLDER = 'goldens-fusion/fusion';
 const SCOPES = { text: 'attention', cross: 'attention', spatial: 'attention' } as const;
 const OPTIONS: FusionOptions = { ...DEFAULTS, steps: 3, runs: 2 };
 const CAPTIONS = ['a tree'];
 
 let base: Checkpoint;
+let files: SmallFusion['concepts'];
 let folder: string;
 beforeAll(async () => {
-  base = await openCheckpoint(goldenPath(FOLDER, 'base_model'));
+  ({ base, concepts: files } = await smallFusion());
 });
 beforeEach(() => {
   folder = mkdtempSync(path.join(tmpdir(), 'edlora-statistics-'));
-  for (const name of ['maple', 'river']) {
-    copyFileSync(goldenPath(FOLDER, 'concepts', `${name}.pth`), path.join(folder, `${name}.pth`));
-  }
+  for (const file of Object.values(files)) copyFileSync(file, path.join(folder, path.basename(file)));
 });
 const folders: string[] = [];
 afterAll(() => {
@@ -62,14 +60,15 @@ const scheduled = (change: object): Checkpoint => ({
 });
 
 const concept = async (name: string) =>
-  await prepareConcept(base, { concept: await loadConcept(path.join(folder, `${name}.pth`)) });
+  await prepareConcept(base, { concept: await loadConcept(path.join(folder, `${name}.safetensors`)) });
 
 async function fuseStored(
   names: readonly string[],
   options: Partial<FusionOptions> = {},
 ): Promise<{ fusion: Fusion; seen: FusionProgress[] }> {
   const concepts = [];
-  for (const name of names) concepts.push({ concept: await loadConcept(path.join(folder, `${name}.pth`)) });
+  for (const name of names)
+    concepts.push({ concept: await loadConcept(path.join(folder, `${name}.safetensors`)) });
   const seen: FusionProgress[] = [];
   const fusion = await fuse({
     base,
@@ -290,7 +289,7 @@ describe('a file beside the concept', () => {
 
   it('is refused when the concept has changed since', async () => {
     const file = await beside();
-    copyFileSync(path.join(folder, 'river.pth'), path.join(folder, 'maple.pth'));
+    copyFileSync(files.river, path.join(folder, 'maple.safetensors'));
     await expect(find()).rejects.toThrow(MismatchError);
     await expect(find()).rejects.toThrow(`${file}: stale: collected from other weights than`);
   });
@@ -299,7 +298,7 @@ describe('a file beside the concept', () => {
     const file = await beside();
     const { recipe, statistics } = await openStatistics(file);
     await writeStatistics(file, { ...recipe, base: ['0', '1'] }, statistics);
-    await expect(find()).rejects.toThrow(/collected on another base than .*base_model; collect again/);
+    await expect(find()).rejects.toThrow(/collected on another base than .*base; collect again/);
   });
 
   it('is refused when it is damaged, or something else', async () => {
@@ -308,7 +307,7 @@ describe('a file beside the concept', () => {
     bytes[bytes.length - 5]! ^= 1;
     writeFileSync(file, bytes);
     await expect(find()).rejects.toThrow(/maple\.stats\.safetensors.*the file is damaged; delete it/);
-    copyFileSync(goldenPath(FOLDER, 'base_model/text_encoder/model.safetensors'), file);
+    copyFileSync(path.join(base.path, 'text_encoder/model.safetensors'), file);
     await expect(find()).rejects.toThrow(/expected statistics, got a safetensors file of another kind/);
   });
 });
