@@ -1,10 +1,12 @@
 /** Files that hold nothing but embeddings (textual inversion, XTI, those of a fusion) as words of a base. */
 
+import { refuseNonFinite } from '../adapters/finite.ts';
 import { readTextualInversion, wordOfFile } from '../adapters/schemes/textual-inversion.ts';
 import { FormatError, MismatchError } from '../errors.ts';
 import { openTensorFile } from '../formats/open-tensor-file.ts';
 import { float32Tensor, readFloat32 } from '../formats/raw-tensor.ts';
 import { familyOfWordWidth } from '../models/families/recognise.ts';
+import { Pace } from '../pace.ts';
 import type { Concept, ConceptToken } from './concept.ts';
 
 export interface EmbeddingFile {
@@ -27,7 +29,7 @@ export interface LoadEmbeddingsOptions {
  * and a word of several vectors becomes as many tokens: `<word>`, `<word>_1`, … The file's name calls its only word too.
  * @param layerCount L
  * @param width      D of the base
- * @throws {FormatError} if the file is damaged or of an unknown layout
+ * @throws {FormatError} if the file is damaged or of an unknown layout, or a number in it is not finite
  * @throws {MismatchError} if its embeddings are for another architecture
  */
 export async function loadEmbeddings(
@@ -43,6 +45,10 @@ export async function loadEmbeddings(
     const [first] = opened.tensors.keys();
     throw new FormatError(path, `expected embeddings by word, got "${first ?? 'nothing'}"; is it a LoRA?`);
   }
+  await refuseNonFinite(
+    words.map(({ embedding }) => embedding),
+    new Pace(),
+  );
   const tokens: ConceptToken[] = [];
   const expansions = new Map<string, readonly string[]>();
   for (const { word, embedding, rows, encoder } of words) {
