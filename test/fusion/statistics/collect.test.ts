@@ -1,11 +1,16 @@
-/** What a guided collection predicts with: both prompts side by side, and beyond the prompted one. */
+/** What a guided collection predicts with, both prompts side by side; and what a collection keeps of features. */
 import { beforeAll, describe, expect, it } from 'vitest';
 import {
+  collectCrossPrior,
   collectSpatial,
+  collectText,
   type DenoisingRun,
   type SpatialState,
 } from '../../../src/fusion/statistics/collect.ts';
+import type { StageStatistics } from '../../../src/fusion/statistics/statistics.ts';
+import { type FeatureRows, toDenseGram } from '../../../src/linalg/gram.ts';
 import { type Checkpoint, openCheckpoint } from '../../../src/models/checkpoint.ts';
+import type { PromptIds, TokenEncoder } from '../../../src/models/families/conditioning.ts';
 import { buildUnet } from '../../../src/models/unet/unet.ts';
 import { defaultRuntime } from '../../../src/runtime/default-runtime.ts';
 import { checkpointSchedule } from '../../../src/sampling/checkpoint-schedule.ts';
@@ -77,4 +82,53 @@ describe('collecting over denoising runs', () => {
       expect(predicted!).toBeAllClose(expected, { rtol: 1e-4, atol: 1e-4 });
     },
   );
+});
+
+/** The same features in either form: once as rows, and `times` as often as a Gram matrix. */
+function expectSame(few: StageStatistics, many: StageStatistics, times: number): void {
+  expect([...many.inputOf]).toEqual([...few.inputOf]);
+  for (const [input, rows] of few.rows) {
+    expect(many.rows.get(input)).toBe(times * rows);
+    const [kept, summed] = [few.term(input), many.term(input)];
+    expect(['features' in kept, 'features' in summed], input).toEqual([true, false]);
+    expect((kept as FeatureRows).features.rows).toBe(rows);
+    const expected = toDenseGram(kept).data.map((value) => times * value);
+    expect(toDenseGram(summed).data, input).toBeAllClose(expected, { rtol: 1e-6 });
+  }
+}
+
+describe('few rows are kept as they are', () => {
+  it('of prompts, their padding left out', async () => {
+    const prompts = ['a photo', 'tree'].map((text) => base.tokenizer.encode(text));
+    expect(prompts[0]!.length).not.toBe(prompts[1]!.length);
+    const layers = [...base.parts.textEncoder.layers.keys()].filter((name) => name.endsWith('q_proj'));
+    const of = (times: number) =>
+      collectText(base, new Float32Array(), Array(times).fill(prompts).flat(), new Map(), layers);
+    expectSame(await of(1), await of(8), 8);
+  });
+
+  it('of captions as K and V see them', async () => {
+    const states = random(4, [2, 77, 96]);
+    const encoder = {
+      encode: async (ids: readonly PromptIds[]) => ({
+        states: float32([ids.length, 77, 96], states.data.slice(0, ids.length * 77 * 96)),
+      }),
+    } as unknown as TokenEncoder;
+    states.data.copyWithin(77 * 96, 0, 77 * 96);
+    const of = (count: number) => collectCrossPrior(encoder, Array(count).fill([]), ['attn2']);
+    expectSame(await of(1), await of(2), 2);
+  });
+
+  it('of denoising runs, over all of their steps', async () => {
+    const schedule = checkpointSchedule(base);
+    const layer = 'down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q';
+    const of = (runs: number) =>
+      collectSpatial(base, new Map(), [layer], Array<DenoisingRun>(runs).fill(run()), {
+        sampler: dpmSolver(schedule, 2),
+        latentSize: { height: SIDE, width: SIDE },
+        guidanceScale: 1,
+        contrast: null,
+      });
+    expectSame(await of(1), await of(2), 2);
+  });
 });
