@@ -31,7 +31,10 @@ export function refuseUnreadable(
   table: SchemeTable = SCHEME_TABLE,
 ): void {
   const { layers, words, named = true, component, config } = intended;
-  const found = readUnwritten(target, scheme, () => readAdapter(file, { component, config, table }));
+  const unlisted = layers.some(({ own }) => own !== undefined);
+  const found = readUnwritten(target, scheme, () =>
+    readAdapter(file, { component, config, table, unlisted }),
+  );
   const fail = (reason: string | null): void => {
     if (reason !== null) throw unreadable(target, scheme, reason);
   };

@@ -16,6 +16,7 @@ import {
   ADAPTER_FAMILIES,
   DEFAULT_FAMILY,
   hasAdapters,
+  layoutOf,
   UNLISTED_FAMILY,
 } from '../models/families/families.ts';
 import { readsPrompt } from '../models/families/family.ts';
@@ -90,10 +91,10 @@ interface ReadContent {
 
 /** A file by the names of a listed family, or else by its own. @throws {FormatError} if neither says anything */
 function contentOf(file: TensorFile, told: Partial<ReadContext>, table: SchemeTable): ReadContent {
-  const { config = {}, component } = told;
+  const { config = {}, component, unlisted = false } = told;
   const family = familyOfAdapter(file, { base: baseOfPeft(config), component });
   let listed: ReadContent | null = null;
-  const reader = hasAdapters(family) ? readerOf(file, table) : null;
+  const reader = hasAdapters(family) && !unlisted ? readerOf(file, table) : null;
   if (reader !== null) {
     const architecture = family.name;
     listed = { reader, architecture, content: reader.read(file, { ...told, architecture }) };
@@ -179,12 +180,13 @@ function nearestScheme(names: readonly string[], readers: readonly SchemeReader[
 const folderParts: readonly (readonly [string, AdapterComponent | null])[] = [
   ['', null],
   ['unet', 'unet'],
+  ['transformer', null],
   ['text_encoder', 'text_encoder'],
   ['text_encoder_2', 'text_encoder_2'],
 ];
 
 async function readFolder(folder: string, options: ReadAdapterOptions): Promise<Adapter> {
-  const found: Adapter[] = [];
+  const parts: ((unlisted?: boolean) => Adapter)[] = [];
   const configs: string[] = [];
   for (const [part, component] of folderParts) {
     const place = path.join(folder, part);
@@ -197,8 +199,18 @@ async function readFolder(folder: string, options: ReadAdapterOptions): Promise<
       throw new FormatError(place, `${adapterConfigName} without adapter_model.safetensors`);
     }
     const told = { ...options, component, config: readAdapterConfig(weights, config) };
-    found.push(readAdapter(await openTensorFile(weights), told));
+    const file = await openTensorFile(weights);
+    const read = (unlisted?: boolean): Adapter => readAdapter(file, { ...told, unlisted });
+    parts.push(read);
     configs.push(config);
+  }
+  const found = parts.map((read) => read());
+  // Text encoders are many families': beside a network that is not listed they go by their own names too.
+  const isListed = ({ architecture }: Adapter): boolean => layoutOf(architecture) !== null;
+  if (found.some((adapter) => !isListed(adapter))) {
+    found.forEach((adapter, i) => {
+      if (isListed(adapter)) found[i] = parts[i]!(true);
+    });
   }
   if (found.length === 0) {
     const single = singleFiles.map((name) => path.join(folder, name)).find((file) => exists(file));

@@ -325,6 +325,26 @@ describe('adapters of other families', () => {
     }
   });
 
+  it('go into PEFT’s folders with their text encoders', async () => {
+    const layers = [
+      'transformer.blocks.0.attn.to_q',
+      'text_encoder.text_model.encoder.layers.0.self_attn.q_proj',
+      'text_encoder_2.encoder.block.0.layer.0.SelfAttention.q',
+    ];
+    const file = await fileOf(layers, { ends: LETTERS });
+    const out = scratch('peft');
+    await convertFile({ input: file, out, format: 'peft' });
+    const [before, after] = [await loadAdapter(file), await loadAdapter(out)];
+    expect([...after.layers.keys()].sort()).toEqual([...before.layers.keys()].sort());
+    expect([...after.layers.keys()].filter((id) => id.startsWith('encoder:te'))).toHaveLength(2);
+    const single = scratch('single.safetensors');
+    await convertFile({ input: out, out: single, format: 'own' });
+    expect(await namesOf(single)).toEqual(await namesOf(file));
+    const again = scratch('again.safetensors');
+    await convertFile({ input: out, out: again, format: 'kohya' });
+    expect(await namesOf(again)).toContain('lora_te2_encoder_block_0_layer_0_SelfAttention_q.lora_up.weight');
+  });
+
   it('say their ranks in diffusers’ header where they differ', async () => {
     const layers = ['to_q', 'to_k', 'to_v'].map((own) => `transformer.transformer_blocks.0.attn.${own}`);
     const files = [

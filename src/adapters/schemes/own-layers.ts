@@ -5,6 +5,7 @@
  */
 import { adapterModuleId } from '../../models/families/adapter-layers.ts';
 import type { AdapterComponent, AdapterModule, OwnSpelling } from '../../models/families/family.ts';
+import { peftPrefix } from './layer-names.ts';
 import { type AdapterPart, partSuffix, splitName } from './suffixes.ts';
 
 type Place = Pick<AdapterModule, 'component' | 'layerName'>;
@@ -23,13 +24,6 @@ const prefixes: readonly (readonly [pattern: RegExp, encoder: ((match: string) =
   [/^(?:transformer|unet|prior)\./, null],
 ];
 
-const peftPrefix = 'base_model.model.';
-
-/** A name without PEFT's level, which stands before every path. */
-function withoutPeft(name: string): string {
-  return name.startsWith(peftPrefix) ? name.slice(peftPrefix.length) : name;
-}
-
 /** Where a name's path begins, and which encoder's it is, if any. */
 function pathOf(name: string): { path: string; encoder: string | null } {
   for (const [pattern, encoder] of prefixes) {
@@ -40,17 +34,24 @@ function pathOf(name: string): { path: string; encoder: string | null } {
   return { path: name, encoder: null };
 }
 
-/**
- * The layer that a name is of.
- * @param network of a PEFT adapter, where its folder tells it
- */
-export function ownLayer(name: string, network: AdapterComponent | null = null): Place {
-  const { path, encoder } = pathOf(withoutPeft(name));
-  const told = network === 'text_encoder' ? 'te1' : network === 'text_encoder_2' ? 'te2' : encoder;
+/** The layer that a name is of. */
+export function ownLayer(name: string): Place {
+  const { path, encoder } = pathOf(name);
   const layerName = path.replaceAll('.', '_');
-  return told === null
+  return encoder === null
     ? { component: 'network', layerName }
-    : { component: 'encoder', layerName: `${told}_${layerName}` };
+    : { component: 'encoder', layerName: `${encoder}_${layerName}` };
+}
+
+/**
+ * A name of PEFT's, whose files have a network each and do not say which, as diffusers would call it; others as they are.
+ * @param network where the adapter's folder tells it
+ */
+export function withNetwork(name: string, network: AdapterComponent | null): string {
+  if (!name.startsWith(peftPrefix)) return name;
+  const path = name.slice(peftPrefix.length);
+  if (pathOf(path).path !== path) return path;
+  return `${network?.startsWith('text_encoder') ? network : 'transformer'}.${path}`;
 }
 
 /** A tensor's name as layer, part, and what stands behind the layer's name; `null` for a part that is none. */
@@ -73,7 +74,7 @@ export function isNetworkFactor(name: string): boolean {
 /** kohya's name of a layer, `_` for dots; `null` where no prefix of kohya's says its network. */
 export function underscoredOwn({ own }: AdapterModule): string | null {
   if (own === undefined) return null;
-  const name = withoutPeft(own.name);
+  const { name } = own;
   if (!name.includes('.')) return name;
   const { path, encoder } = pathOf(name);
   const rest = path.replaceAll('.', '_');
@@ -84,17 +85,12 @@ export function underscoredOwn({ own }: AdapterModule): string | null {
 /** The path of a layer with its dots, without network; `null` where the file has `_` for them. */
 export function dottedOwn({ own }: AdapterModule): string | null {
   if (own === undefined || !own.name.includes('.')) return null;
-  return pathOf(withoutPeft(own.name)).path;
+  return pathOf(own.name).path;
 }
 
-/** The same behind the network that the file says; PEFT's files say none. */
-export function diffusersOwn(module: AdapterModule): string | null {
-  const dotted = dottedOwn(module);
-  if (dotted === null) return null;
-  const { name } = module.own!;
-  return name.startsWith(peftPrefix) && dotted === withoutPeft(name)
-    ? `transformer.${dotted}`
-    : withoutPeft(name);
+/** The same behind the network that the file says. */
+export function diffusersOwn({ own }: AdapterModule): string | null {
+  return own?.name.includes('.') ? own.name : null;
 }
 
 /** Why a scheme of dotted paths cannot hold a layer. */
@@ -138,9 +134,9 @@ export function spelledAlike(layers: Iterable<AdapterModule>): <T extends Adapte
     if (module.own === undefined || sample === undefined || known.has(adapterModuleId(module))) return module;
     const path = sample.name.includes('.')
       ? dottedOwn(module)
-      : pathOf(withoutPeft(module.own.name)).path.replaceAll('.', '_');
+      : pathOf(module.own.name).path.replaceAll('.', '_');
     if (path === null) return module;
-    const prefix = sample.name.slice(0, sample.name.length - pathOf(withoutPeft(sample.name)).path.length);
+    const prefix = sample.name.slice(0, sample.name.length - pathOf(sample.name).path.length);
     return { ...module, own: { name: prefix + path, suffixes: sample.suffixes } };
   };
 }

@@ -23,7 +23,7 @@ import { describe } from './describe.ts';
 import { adapterMetadata, adapterScalings } from './diffusers.ts';
 import { partTensors } from './factor-tensors.ts';
 import { peftPrefix } from './layer-names.ts';
-import { dottedOwn, ownKey, ownLayer, splitOwnName, storesAlpha } from './own-layers.ts';
+import { dottedOwn, ownKey, ownLayer, splitOwnName, storesAlpha, withNetwork } from './own-layers.ts';
 import { adapterConfigName, readAdapterConfig } from './peft.ts';
 import { peftScale, peftScaling } from './peft-names.ts';
 import { type Content, isPlainLora, type ReadContext, type Scheme, type SchemeReader } from './scheme.ts';
@@ -41,8 +41,9 @@ function read(file: TensorFile, context: ReadContext): Content {
   const parse = (name: string) => {
     const split = splitOwnName(name);
     if (split === null) return null;
-    const { layer, part, suffix } = split;
-    const place = ownLayer(layer, component);
+    const { part, suffix } = split;
+    const layer = withNetwork(split.layer, component);
+    const place = ownLayer(layer);
     const id = adapterModuleId(place);
     const spelling = spellings.get(id) ?? { name: layer, suffixes: new Map() };
     spellings.set(id, spelling);

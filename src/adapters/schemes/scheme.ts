@@ -24,6 +24,8 @@ export interface ReadContext {
   readonly component?: AdapterComponent | null;
   /** PEFT: the adapter's configuration. Default: the file beside the weights. */
   readonly config?: Readonly<Record<string, unknown>>;
+  /** Whether the file is part of an adapter whose family is not listed: names are then the file's own. Default: as they tell. */
+  readonly unlisted?: boolean;
   /** The layers of the base. Needed only for kohya files of bases whose layers are of no known family. */
   readonly modules?: Iterable<ModulePath>;
 }
