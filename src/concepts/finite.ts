@@ -15,21 +15,21 @@ export async function checkFinite(
   pace: Pace = new Pace(),
 ): Promise<void> {
   const bad: string[] = [];
-  const check = async (name: string, tensor: RawTensor): Promise<void> => {
-    if (!holdsFinite(tensor)) bad.push(name);
+  const check = async (tensor: RawTensor): Promise<void> => {
+    if (!holdsFinite(tensor)) bad.push(tensor.name);
     await pace.turn();
   };
-  for (const { word, embedding } of concept.tokens) await check(`embedding of ${word}`, embedding);
-  for (const [key, { up, down }] of concept.layers) {
-    await check(`${key} (up)`, up);
-    await check(`${key} (down)`, down);
+  for (const { embedding } of concept.tokens) await check(embedding);
+  for (const { up, down } of concept.layers.values()) {
+    await check(up);
+    await check(down);
   }
   if (bad.length > 0) {
     const tensor = bad[0]!;
-    const more = bad.length > 1 ? `, and ${bad.length - 1} more tensors do` : '';
+    const more = bad.length > 1 ? `, in ${bad.length - 1} more tensors too` : '';
     throw new FormatError(
       concept.path,
-      `${tensor}: expected finite numbers, holds NaN or infinity${more}; training diverged?`,
+      `${tensor}: expected finite numbers, got NaN or infinity${more}; training diverged?`,
       { tensor },
     );
   }
