@@ -218,10 +218,13 @@ export function unreadBy(name: ProgramName, { architecture, layers, words }: Pro
 /** What other programs make of a file's layers, where that is another change than the file says. */
 export function notesOnLayers(format: string, layers: readonly AdapterLayer[]): string[] {
   const notes: string[] = [];
-  const dora = layers.filter(isDoraOverOutputs);
-  if (dora.length > 0) {
+  const magnitudes = layers.filter(({ doraScale }) => doraScale !== null);
+  if (magnitudes.length > 0) {
+    const others = magnitudes.some(isDoraOverOutputs)
+      ? '; over outputs, ComfyUI and A1111 compute another change'
+      : '';
     notes.push(
-      `DoRA over outputs in ${dora.length} ${dora.length === 1 ? 'layer' : 'layers'}: ComfyUI and A1111 compute another change; converted to kohya with \`base\` and a \`rank\`, it becomes a LoRA that all read alike`,
+      `DoRA in ${magnitudes.length} ${magnitudes.length === 1 ? 'layer' : 'layers'}: diffusers leaves the magnitudes out${others}; converted to kohya with \`base\` and a \`rank\`, it becomes a LoRA that all read alike`,
     );
   }
   const full = layers.some(
