@@ -1,99 +1,89 @@
-/** A copy of the working tree to plant faults in, and the tests that may notice them. */
-import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
-import {
-  copyFileSync,
-  mkdirSync,
-  mkdtempSync,
-  readFileSync,
-  realpathSync,
-  rmSync,
-  symlinkSync,
-} from 'node:fs';
+/** A copy of the working tree to plant faults in, with a vitest that stays in it. */
+import { type ChildProcess, execFileSync, fork } from 'node:child_process';
+import { copyFileSync, mkdirSync, mkdtempSync, realpathSync, rmSync, symlinkSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
+import type { Answer, Question } from './warm-vitest.ts';
 
-export interface Outcome {
-  readonly result: 'passed' | 'failed' | 'out of time' | 'no tests';
-  /** The first test that failed. */
-  readonly by: string | null;
-}
+const WARM = path.join(import.meta.dirname, 'warm-vitest.js');
 
 export class Checkout {
   readonly folder: string;
-  readonly #tests: readonly string[];
-  #running: ChildProcess | null = null;
+  /** Everything that git knows or would take, from the root. */
+  readonly files: readonly string[];
+  #warm: Promise<ChildProcess> | null = null;
+  #process: ChildProcess | null = null;
 
   /** @param root of a git checkout with its node_modules; files that git ignores are left out */
   constructor(root: string) {
     this.folder = mkdtempSync(path.join(tmpdir(), 'edlora-mutants-'));
     const listed = execFileSync('git', ['ls-files', '-z', '-co', '--exclude-standard'], { cwd: root });
-    const files = listed
+    this.files = listed
       .toString()
       .split('\0')
       .filter((name) => name !== '' && name !== 'node_modules');
-    for (const name of files) {
+    for (const name of this.files) {
       mkdirSync(path.dirname(path.join(this.folder, name)), { recursive: true });
       copyFileSync(path.join(root, name), path.join(this.folder, name));
     }
     symlinkSync(realpathSync(path.join(root, 'node_modules')), path.join(this.folder, 'node_modules'), 'dir');
-    this.#tests = files.filter((name) => name.endsWith('.test.ts'));
   }
 
-  /** Test files that import a source themselves. */
-  nearest(source: string): string[] {
-    return this.#tests.filter((test) => {
-      const text = readFileSync(path.join(this.folder, test), 'utf8');
-      return [...text.matchAll(/from '(\.[^']+)'/g)].some(
-        ([, target]) => path.join(path.dirname(test), target!) === path.normalize(source),
-      );
+  /**
+   * Ask tests.
+   * @param seconds they have, from when vitest is ready
+   * @returns null if they did not end in that time
+   */
+  async ask(question: Question, seconds: number): Promise<Answer | null> {
+    this.#warm ??= this.#start();
+    const child = await this.#warm;
+    return new Promise((resolve, reject) => {
+      const done = (settle: () => void): void => {
+        clearTimeout(timer);
+        child.removeAllListeners();
+        settle();
+      };
+      const timer = setTimeout(() => {
+        this.#stop();
+        done(() => resolve(null));
+      }, 1000 * seconds);
+      child.once('message', (answer: Answer) => done(() => resolve(answer)));
+      child.once('exit', (code) => {
+        this.#warm = null;
+        done(() => reject(new Error(`vitest ended with ${code}`)));
+      });
+      child.send(question);
     });
   }
 
-  /** Run given test files; `null`: all that import the source, however far. Stops at the first failure. */
-  run(source: string, tests: readonly string[] | null, seconds: number): Promise<Outcome> {
-    const which = tests === null ? ['related', source, '--run'] : ['run', ...tests];
-    const vitest = path.join(this.folder, 'node_modules/vitest/vitest.mjs');
-    const child = spawn(
-      process.execPath,
-      [vitest, ...which, '--bail', '1', '--reporter', 'default', '--passWithNoTests'],
-      {
-        cwd: this.folder,
-        detached: true,
-        env: { ...process.env, NO_COLOR: '1', CI: '1' },
-        stdio: ['ignore', 'pipe', 'pipe'],
-      },
-    );
-    this.#running = child;
-    let output = '';
-    const keep = (chunk: Buffer): void => {
-      output += chunk;
-    };
-    child.stdout.on('data', keep);
-    child.stderr.on('data', keep);
-    let late = false;
-    const timer = setTimeout(() => {
-      late = true;
-      this.#stop();
-    }, 1000 * seconds);
+  #start(): Promise<ChildProcess> {
+    const child = fork(WARM, {
+      cwd: this.folder,
+      detached: true,
+      stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
+    });
+    this.#process = child;
     return new Promise((resolve, reject) => {
-      child.on('error', reject);
-      child.on('close', (code) => {
-        clearTimeout(timer);
-        this.#running = null;
-        const by = /FAIL {2}?(.*)/.exec(output)?.[1]?.trim() ?? null;
-        if (late) resolve({ result: 'out of time', by: null });
-        else if (code !== 0) resolve({ result: 'failed', by });
-        else resolve({ result: output.includes('No test files found') ? 'no tests' : 'passed', by: null });
+      child.once('exit', (code) => reject(new Error(`vitest ended with ${code}`)));
+      child.once('message', () => {
+        child.removeAllListeners();
+        resolve(child);
       });
     });
   }
 
   /** Its workers are of the same group. */
   #stop(): void {
-    if (this.#running?.pid !== undefined) process.kill(-this.#running.pid, 'SIGKILL');
+    this.#warm = null;
+    if (this.#process?.pid === undefined || this.#process.exitCode !== null) return;
+    try {
+      process.kill(-this.#process.pid, 'SIGKILL');
+    } catch {
+      // It is gone already.
+    }
   }
 
-  /** Ends a run under way, too. */
+  /** Ends what is under way, too. */
   remove(): void {
     this.#stop();
     rmSync(this.folder, { recursive: true, force: true });
