@@ -158,7 +158,7 @@ describe('writeFusion', () => {
   let fusion: Fusion;
   beforeAll(async () => {
     fusion = await fuse(await request(['maple', 'stone']));
-  });
+  }, 60_000);
 
   it.each(['kohya', 'diffusers', 'peft', 'ed-lora'] as const)(
     'writes %s names that read back as the same change',
