@@ -19,7 +19,7 @@ import {
 } from '../models/families/families.ts';
 import type { Concept, ConceptFormat, PlainLayer } from './concept.ts';
 
-export type LoadConceptOptions = Partial<Pick<ReadAdapterOptions, 'modules' | 'table'>>;
+export type LoadConceptOptions = Pick<ReadAdapterOptions, 'table'>;
 
 /**
  * Open a concept: an ED-LoRA file (`.pth` or safetensors), a LoRA file (kohya's, diffusers' or PEFT's names), a PEFT

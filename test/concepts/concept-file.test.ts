@@ -204,15 +204,6 @@ describe('LoRA files', () => {
     const { up, down } = scaledDelta(concept.layers.get('unet:mid_block.resnets.0.conv1')!);
     expect([up.rows, up.cols, down.rows, down.cols]).toEqual([4, 2, 2, 45]);
   });
-
-  it('find layers that only the base has', async () => {
-    const odd = { component: 'unet', layerName: 'extra_block.0.to_q' } as const;
-    const name = 'lora_unet_extra_block_0_to_q';
-    const file = await tensorFile(pair(`${name}.lora_up.weight`, `${name}.lora_down.weight`));
-    expect((await refusal(file)).message).toContain(`its layers are ${name}`);
-    const concept = await loadConcept(file, { modules: [odd] });
-    expect([...concept.layers.keys()]).toEqual(['unet:extra_block.0.to_q']);
-  });
 });
 
 describe('PEFT adapters', () => {

@@ -1,8 +1,6 @@
 import { describe, expect, it } from 'vitest';
-import { kohyaNames } from '../../src/adapters/schemes/kohya-names.ts';
 import { parseAdapterName } from '../../src/adapters/schemes/names.ts';
 import { peftScale, peftScaling } from '../../src/adapters/schemes/peft-names.ts';
-import { FormatError } from '../../src/errors.ts';
 import { isKnownLayer } from '../../src/models/families/known-layers.ts';
 import { familyOf } from '../../src/models/families/recognise.ts';
 import { SD15_UNET } from '../../src/models/families/sd1-configs.ts';
@@ -14,23 +12,6 @@ import { goldenJson } from '../support/goldens.ts';
 const parse = (name: string) => parseAdapterName(name, { architecture: 'sd1' });
 
 describe('kohya names', () => {
-  it('go back by the table of the base, not by replacing', () => {
-    const odd = { component: 'unet', layerName: 'my_block.0.to_q' } as const;
-    const names = kohyaNames('base', [odd]);
-    expect(
-      parseAdapterName('lora_unet_my_block_0_to_q.lora_up.weight', { architecture: 'sd1', names }),
-    ).toEqual({
-      ...odd,
-      part: 'up',
-    });
-    expect(parse('lora_unet_my_block_0_to_q.lora_up.weight')).toBeNull();
-  });
-
-  it('refuses a base in which two layers share a name', () => {
-    const pair = ['a.b_c', 'a_b.c'].map((layerName) => ({ component: 'unet' as const, layerName }));
-    expect(() => kohyaNames('base', pair)).toThrow(FormatError);
-  });
-
   it.each([
     'lora_unet_down_blocks_0_attentions_0_proj_in',
     'lora_unet_down_blocks_0_attentions_0_proj_in.hada_w3_a',

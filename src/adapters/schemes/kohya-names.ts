@@ -2,39 +2,8 @@
  * Names of kohya's sd-scripts, which most LoRA files use: `lora_unet_` or `lora_te_`, then the diffusers path with
  * dots as underscores. Paths hold underscores of their own, so the way back goes by a table, never by replacing.
  */
-import { FormatError } from '../../errors.ts';
 import { layerTemplates } from '../../models/families/known-layers.ts';
-import { type Component, type ModulePath, moduleId } from '../../models/keys/module-path.ts';
-import { partSuffix } from './suffixes.ts';
-
-const prefixes: Readonly<Record<Component, string>> = { unet: 'lora_unet_', text_encoder: 'lora_te_' };
-
-/** `lora_unet_down_blocks_0_…_to_q`, without the tensor's suffix. */
-export function kohyaName({ component, layerName }: ModulePath): string {
-  return prefixes[component] + layerName.replaceAll('.', '_');
-}
-
-/** Full tensor name, e.g. `lora_te_text_model_encoder_layers_0_mlp_fc1.lora_up.weight`. */
-export function kohyaKey(module: ModulePath, part: 'up' | 'down' | 'alpha'): string {
-  return `${kohyaName(module)}.${partSuffix[part]}`;
-}
-
-/** kohya name to module, for the layers of an actual base. @throws {FormatError} if two layers share a name */
-export function kohyaNames(file: string, modules: Iterable<ModulePath>): Map<string, ModulePath> {
-  const names = new Map<string, ModulePath>();
-  for (const module of modules) {
-    const name = kohyaName(module);
-    const other = names.get(name);
-    if (other !== undefined) {
-      throw new FormatError(
-        file,
-        `layers ${moduleId(other)} and ${moduleId(module)} are both "${name}" in kohya's names`,
-      );
-    }
-    names.set(name, module);
-  }
-  return names;
-}
+import type { Component, ModulePath } from '../../models/keys/module-path.ts';
 
 /** A block's number, where a template has `#`. */
 const numbers = /(?<=(?:blocks|attentions|resnets|layers)_)(?:0|[1-9]\d{0,3})(?=_|$)/g;

@@ -14,7 +14,6 @@ import { networkMetadata, sshsHashesOf } from '../metadata.ts';
 import { bundledTensors } from '../word-forms.ts';
 import { describe, ranksOf } from './describe.ts';
 import { factorTensors, partTensors } from './factor-tensors.ts';
-import { kohyaNames } from './kohya-names.ts';
 import { isKohyaStyle } from './layer-names.ts';
 import { layersAndWords } from './layers-and-words.ts';
 import { parseAdapterName } from './names.ts';
@@ -40,8 +39,8 @@ const isLycoris = (name: string): boolean => beyondLora.test(name) || name.start
 const owned = (file: TensorFile): number =>
   [...file.tensors.keys()].filter((name) => isKohyaStyle(name) || isBundledEmbedding(name)).length;
 
-function read(file: TensorFile, { architecture, modules }: ReadContext): Content {
-  const context = { architecture, names: modules === undefined ? undefined : kohyaNames(file.path, modules) };
+function read(file: TensorFile, { architecture }: ReadContext): Content {
+  const context = { architecture };
   return layersAndWords(file, {
     architecture,
     parse: (name) => parseAdapterName(name, context),

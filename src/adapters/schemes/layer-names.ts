@@ -18,8 +18,6 @@ export interface NameContext {
   readonly architecture: Architecture;
   /** Network of a PEFT adapter, where its folder or configuration tells it. */
   readonly component?: AdapterComponent | null;
-  /** `kohyaNames` of a base of its own; without it the architecture decides. */
-  readonly names?: ReadonlyMap<string, AdapterModule> | undefined;
 }
 
 /** Names that kohya's and LyCORIS' files use, of whatever architecture. */
@@ -42,7 +40,7 @@ export function layerOfName(name: string, context: NameContext): AdapterModule |
   return module === null ? null : { component: module.component, layerName: module.layerName };
 }
 
-function underscored(name: string, { architecture, names }: NameContext): AdapterModule | null {
+function underscored(name: string, { architecture }: NameContext): AdapterModule | null {
   const { kohyaPrefixes, anyDepth } = adapterFamily(architecture).adapters;
   const canonical = canonicalPrefix(name)
     // Some tools number the only text encoder, some do not number the first, some leave a level out.
@@ -51,11 +49,7 @@ function underscored(name: string, { architecture, names }: NameContext): Adapte
     .replace(/^lora_prior_te_text_projection$/, 'lora_te2_text_projection')
     // ComfyUI's second name for what SDXL adds to the timestep.
     .replace(/^lora_unet_class_embedding_/, 'lora_unet_add_embedding_');
-  return (
-    names?.get(canonical) ??
-    kohyaTable(architecture).get(canonical) ??
-    (anyDepth ? moduleOfKohyaName(canonical) : null)
-  );
+  return kohyaTable(architecture).get(canonical) ?? (anyDepth ? moduleOfKohyaName(canonical) : null);
 }
 
 /** LyCORIS' own prefix as kohya's: `lycoris_unet_…`, `lycoris_te_…`, or the bare path of a UNet or text encoder. */

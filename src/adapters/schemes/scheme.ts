@@ -5,7 +5,6 @@
 import type { RawTensor } from '../../formats/raw-tensor.ts';
 import type { TensorFile } from '../../formats/tensor-file.ts';
 import type { TorchValue } from '../../formats/torch-value.ts';
-import type { ModulePath } from '../../models/keys/module-path.ts';
 import type { Pace } from '../../pace.ts';
 import type {
   AdapterComponent,
@@ -26,8 +25,6 @@ export interface ReadContext {
   readonly config?: Readonly<Record<string, unknown>>;
   /** Whether the file is part of an adapter whose family is not listed: names are then the file's own. Default: as they tell. */
   readonly unlisted?: boolean;
-  /** The layers of the base. Needed only for kohya files of bases whose layers are of no known family. */
-  readonly modules?: Iterable<ModulePath>;
 }
 
 /** What a file in a scheme says. */
