@@ -69,6 +69,24 @@ describe('a LoRA of mixed ranks and alphas', () => {
     },
   );
 
+  it('has the names of transformers 5 in PEFT folders, whole names only', async () => {
+    const out = scratch('peft');
+    await convertFile({ input: mixed, out, format: 'peft' });
+    const place = path.join(out, 'text_encoder');
+    const { tensors } = await openTensorFile(path.join(place, 'adapter_model.safetensors'));
+    const names = [...tensors.keys()].map(
+      (name) => /^base_model\.model\.(.+)\.lora_[AB]\.weight$/.exec(name)![1]!,
+    );
+    const config = JSON.parse(readFileSync(path.join(place, 'adapter_config.json'), 'utf8'));
+    // As PEFT matches an expression.
+    const targets = new RegExp(`^(?:${config.target_modules})$`);
+    for (const name of names) {
+      expect(name).toMatch(/^encoder\.layers\./);
+      expect(name).toMatch(targets);
+      expect(`text_model.${name}`).not.toMatch(targets);
+    }
+  });
+
   it('merges to one alpha for all layers, of unchanged sums', async () => {
     const [a, b] = ['merge_a', 'merge_b'].map((name) => casePath('adapters', `${name}.safetensors`));
     const out = scratch('merged.safetensors');

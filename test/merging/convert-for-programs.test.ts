@@ -6,6 +6,7 @@ import { loadAdapter } from '../../src/adapters/read.ts';
 import { writeAdapter } from '../../src/adapters/write.ts';
 import { UsageError } from '../../src/errors.ts';
 import { float32Tensor } from '../../src/formats/raw-tensor.ts';
+import { convertAdapter } from '../../src/merging/convert.ts';
 import { convertFile } from '../../src/merging/jobs/convert-file.ts';
 import { casePath } from '../support/cases.ts';
 import { attentionLayers, randomAdapter, scratch } from './random-adapters.ts';
@@ -118,6 +119,11 @@ describe('what is not read', () => {
     expect(kept.notes.join()).toMatch(
       /DoRA in 1 layer: .*over outputs, ComfyUI and A1111 compute another change/,
     );
+    const base = {
+      base: () => float32Tensor('w', [up.shape[0]!, 10], new Float32Array(up.shape[0]! * 10).fill(0.3)),
+    };
+    const { output } = await convertAdapter(await loadAdapter(magnitudes), 'kohya', { ...base, rank: 100 });
+    expect(output.layers.map(({ kind, doraScale }) => [kind, doraScale])).toEqual([['lora', null]]);
     const resolved = convertFile({ input: magnitudes, out: scratch('lora.safetensors'), program: 'comfyui' });
     await expect(resolved).rejects.toThrow(/name the base model with `base`/);
   });
