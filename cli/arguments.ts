@@ -9,6 +9,7 @@ export const OPTION_OF: Readonly<Record<string, string>> = {
   cacheFolder: 'cache',
   configFolder: 'base-config',
   guidanceScale: 'guidance',
+  program: 'for',
   renameTokens: 'rename',
   search: 'inputs',
   strengths: 'sum',

@@ -75,7 +75,7 @@ export const portCommand: Command = {
   examples: [
     [
       'edlora port fixtures/tiny-world/concepts/edlora_smiley.pth --out portable',
-      'A shipped concept: a LoRA, one embedding file per word, and a page that says how to call them',
+      'A shipped concept: a LoRA, embedding files, and a page on how to call them',
     ],
     ['edlora port fused --out fused/portable', 'A fusion'],
   ],

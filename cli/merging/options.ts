@@ -47,7 +47,7 @@ export const targetOptions = {
 
 export const formatOption = option(
   RESULT,
-  `Naming: ${layerFormats.join(', ')} [default: kohya; own for families that edlora does not draw]`,
+  `Naming: ${layerFormats.join(', ')} [default: kohya; own for families not drawn here]`,
 );
 export const dtypeOption = option(RESULT, `Numbers: ${factorDTypeNames.join(', ')}`);
 export const baseOption = option(

@@ -234,7 +234,9 @@ export function notesOnLayers(format: string, layers: readonly AdapterLayer[]): 
     ({ kernel, layerName }) => kernelArea(kernel) > 1 && layerName.includes('.resnets.'),
   );
   if (full && resnets && (format === 'kohya' || format === 'kohya-ldm' || format === 'lycoris')) {
-    notes.push('convolutions of SDXL in these names stop diffusers 0.42; in `diffusers` names it loads them');
+    notes.push(
+      'convolutions of SDXL in these names stop diffusers 0.42; it loads them with `format: diffusers`',
+    );
   }
   return notes;
 }

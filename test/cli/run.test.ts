@@ -34,7 +34,14 @@ describe('help', () => {
     const options = (await loadAllCommands()).flatMap(({ usage, options }) =>
       'base-config' in options ? [[usage.split(' ')[0]!, options.prediction?.choices] as const] : [],
     );
-    expect(options.map(([name]) => name).sort()).toEqual(['collect', 'eval', 'fuse', 'sample', 'train']);
+    expect(options.map(([name]) => name).sort()).toEqual([
+      'collect',
+      'eval',
+      'fuse',
+      'port',
+      'sample',
+      'train',
+    ]);
     for (const [name, choices] of options)
       expect(choices, name).toEqual(['epsilon', 'v_prediction', 'sample']);
   });
