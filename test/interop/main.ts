@@ -1,6 +1,7 @@
 /**
  * `npm run test:interop`: files in every scheme that diffusers and PEFT read, loaded by them. Every layer's weight must be ours to
- * 1e-5 of its change, and no name may be left over. Kinds other than plain LoRA are not diffusers': it leaves DoRA's magnitudes out.
+ * 1e-5 of its change, and no name may be left over. Kinds other than plain LoRA are not diffusers': it leaves DoRA's magnitudes out. Then a ported
+ * concept is drawn by diffusers' own pipeline: the picture must be that of the sampler here to 1 of 255.
  *
  *     EDLORA_PYTHON=/path/to/python npm run test:interop
  *
@@ -23,6 +24,7 @@ import type { Layer } from '../../src/models/families/layer-table.ts';
 import { inOneGo } from '../../src/pace.ts';
 import { defaultBase, packageRoot } from '../../src/package-root.ts';
 import { TorchGenerator } from '../../src/tensor/random.ts';
+import { portableDifference } from './portable.ts';
 
 const TOLERANCE = 1e-5;
 
@@ -140,8 +142,13 @@ try {
     if (fault !== null) faults++;
     process.stdout.write(`${format}, ${kind}: ${fault ?? `${written[i]!.length} layers right`}\n`);
   }
+  const difference = await portableDifference(python, folder);
+  if (!(difference <= 1)) faults++;
+  process.stdout.write(
+    `a ported concept in diffusers' pipeline: pixels differ by ${difference} of 255 at most\n`,
+  );
 } finally {
   rmSync(folder, { recursive: true, force: true });
 }
-process.stdout.write(`${cases.length} files, ${faults} faults\n`);
+process.stdout.write(`${cases.length} files and a ported concept, ${faults} faults\n`);
 process.exitCode = faults === 0 ? 0 : 1;
