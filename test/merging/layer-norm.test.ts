@@ -30,6 +30,24 @@ describe('the norm of a layer', () => {
     }
   });
 
+  it('over a base counts its scale as its change does', () => {
+    const layer: AdapterLayer = {
+      component: 'unet',
+      layerName: 'mid_block.attentions.0.proj_in',
+      kind: 'ia3',
+      weight: float32Tensor('w', [2], Float32Array.of(1, 2)),
+      onInput: false,
+      rank: null,
+      scale: 3,
+      kernel: null,
+      doraScale: null,
+      biasDiff: null,
+    };
+    const base = float32Tensor('base', [2, 1], Float32Array.of(1, 1));
+    // 3² · (1² + 2²)
+    expect(inOneGo(squaredNormSteps(layer, base))).toBeCloseTo(45, 9);
+  });
+
   it('of a Kronecker product of full size takes no memory for it', async () => {
     const values = (count: number) => Float32Array.from({ length: count }, (_, i) => Math.sin(i) / 10);
     const module = {
