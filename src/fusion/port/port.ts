@@ -16,16 +16,21 @@ import { type Concept, conceptName } from '../../concepts/concept.ts';
 import { bindConcepts } from '../../concepts/prompt.ts';
 import { UsageError } from '../../errors.ts';
 import { readFloat64 } from '../../formats/raw-tensor.ts';
-import { choleskySteps, solveLowerRowsSteps, solveUpperRowsSteps } from '../../linalg/cholesky.ts';
+import {
+  type CholeskyFactor,
+  choleskySteps,
+  solveLowerRowsSteps,
+  solveUpperRowsSteps,
+} from '../../linalg/cholesky.ts';
 import { choleskyAsync, type MatmulEngine } from '../../linalg/cholesky-async.ts';
 import { type LowRank, lowRank, toDense } from '../../linalg/low-rank.ts';
-import { type Matrix, matrix, transpose } from '../../linalg/matrix.ts';
+import { type Matrix, matrix, splitRows, transpose } from '../../linalg/matrix.ts';
 import { svdSteps } from '../../linalg/svd.ts';
 import type { Checkpoint } from '../../models/checkpoint.ts';
 import type { PromptIds, TokenEncoder } from '../../models/families/conditioning.ts';
-import type { LayerId } from '../../models/families/layer-table.ts';
+import type { Layer, LayerId } from '../../models/families/layer-table.ts';
 import type { ModelDeltas } from '../../models/lora.ts';
-import { Pace } from '../../pace.ts';
+import { Pace, type Steps } from '../../pace.ts';
 import type { Progress } from '../../progress.ts';
 import { type ExecutionRequest, executionContext } from '../../runtime/execution-context.ts';
 import { GraphMatmulEngine } from '../../runtime/matmul-engine.ts';
@@ -126,11 +131,11 @@ export async function portable(request: PortRequest): Promise<Port> {
     const layerCount = parts.layers.contextCount;
     const native = bindConcepts(tokenizer, worded, layerCount);
     const bound = bindConcepts(tokenizer, shared, layerCount);
-    const encoder = (added: Float32Array, own: ModelDeltas): TokenEncoder =>
+    const reader = (added: Float32Array, own: ModelDeltas): TokenEncoder =>
       family.base.tokenEncoder(parts, { added, deltas: own, execution });
-    const readNative = encoder(native.embeddingRows(), deltas);
-    const readShared = encoder(bound.embeddingRows(), deltas);
-    const readBase = encoder(new Float32Array(0), new Map());
+    const readNative = reader(native.embeddingRows(), deltas);
+    const readShared = reader(bound.embeddingRows(), deltas);
+    const readBase = reader(new Float32Array(0), new Map());
     const names = request.names ?? worded.map(conceptName);
     const prompts = names.flatMap((name) =>
       options.templates.map((template) => template.replaceAll('{}', name)),
@@ -141,8 +146,17 @@ export async function portable(request: PortRequest): Promise<Port> {
     const idsOf = (texts: readonly string[], vocabulary: typeof native, layer: number): PromptIds[] =>
       texts.map((text) => vocabulary.encode(text, { pad: true })[layer]!);
 
-    const x = await rowsOf(readShared, idsOf(known, bound, 0));
-    const xUnseen = await rowsOf(readShared, idsOf(unseen, bound, 0));
+    /** Rows of the templates that are known, and of those that are held out; one batch, so that one graph serves all. */
+    const bothRows = async (
+      encoder: TokenEncoder,
+      vocabulary: typeof native,
+      layer: number,
+    ): Promise<[known: Matrix, unseen: Matrix]> => {
+      const rows = await rowsOf(encoder, idsOf([...known, ...unseen], vocabulary, layer));
+      const each = rows.rows / prompts.length;
+      return splitRows(rows, [each * known.length, each * unseen.length]) as [Matrix, Matrix];
+    };
+    const [x, xUnseen] = await bothRows(readShared, bound, 0);
     const captionIds = captions.map((text) => tokenizer.encodePadded(text).ids);
     const xCaptions = await rowsOf(readShared, captionIds);
     const fCaptions = await rowsOf(readBase, captionIds);
@@ -166,42 +180,32 @@ export async function portable(request: PortRequest): Promise<Port> {
     const layers: PortedLayer[] = [];
     const targets = [...parts.layers].filter(({ role }) => role === 'context');
     for (let index = 0; index < layerCount; index++) {
-      const f = await rowsOf(readNative, idsOf(known, native, index));
-      const fUnseen = await rowsOf(readNative, idsOf(unseen, native, index));
+      const [f, fUnseen] = await bothRows(readNative, native, index);
       const cross = await multiply(transpose(f), x);
       for (const layer of targets.filter(({ contextIndex }) => contextIndex === index)) {
-        const weight = weightOf(base, layer.layerName, layer.m, layer.n);
+        const weight = weightOf(base, layer);
         const own = deltas.get(layer.id);
         const ownDense = own === undefined ? matrix(layer.m, layer.n) : toDense(own);
         // B = W (C − G) + ΔW C + β W Σ (f_c − x_c) x_cᵀ
         const gap = combined(combined(cross, 1, gram, -1), 1, captionGap, beta);
         const right = combined(await multiply(weight, gap), 1, await multiply(ownDense, cross), 1);
-        const whitened = await pace.run(solveLowerRowsSteps(factor, right));
-        const { u, singularValues, v } = await pace.run(svdSteps(whitened));
-        const rank = Math.min(options.rank, singularValues.length);
-        const up = matrix(layer.m, rank);
-        const down = matrix(rank, layer.n);
-        for (let k = 0; k < rank; k++) {
-          for (let i = 0; i < layer.m; i++)
-            up.data[i * rank + k] = u.data[i * u.cols + k]! * singularValues[k]!;
-          for (let j = 0; j < layer.n; j++) down.data[k * layer.n + j] = v.data[j * v.cols + k]!;
-        }
-        const answer = lowRank(up, await pace.run(solveUpperRowsSteps(factor, down)));
+        const answer = await pace.run(bestOfRank(factor, right, options.rank));
         answers.set(layer.id, answer);
-        // What the answer has to add to W x, row by row: Wᵀ and ΔWᵀ from the right.
+        // What has to be added to W x, row by row: W and ΔW from the right.
         const wanted = combined(
           await multiply(combined(fUnseen, 1, xUnseen, -1), transpose(weight)),
           1,
           await multiply(fUnseen, transpose(ownDense)),
           1,
         );
-        const without = energy(wanted);
-        const missed = async (change: Matrix): Promise<number> =>
-          energy(combined(wanted, 1, await multiply(xUnseen, transpose(change)), -1)) / without;
+        const kept = async (change: Matrix): Promise<number> => {
+          const given = await multiply(xUnseen, transpose(change));
+          return 1 - energy(combined(wanted, 1, given, -1)) / energy(wanted);
+        };
         layers.push({
           id: layer.id,
-          kept: 1 - (await missed(toDense(answer))),
-          keptByOwn: 1 - (await missed(ownDense)),
+          kept: await kept(toDense(answer)),
+          keptByOwn: await kept(ownDense),
         });
         await pace.turn();
       }
@@ -261,9 +265,24 @@ async function gapOf(f: Matrix, x: Matrix, gram: Matrix, multiply: MatmulEngine)
   return combined(await multiply(transpose(f), x), 1, gram, -1);
 }
 
-function weightOf(base: Checkpoint, layerName: string, m: number, n: number): Matrix {
-  const name = `${layerName}.weight`;
-  return matrix(m, n, readFloat64(base.parts.unet.weights.get(name, [m, n])!));
+function weightOf(base: Checkpoint, { layerName, m, n }: Layer): Matrix {
+  return matrix(m, n, readFloat64(base.parts.unet.weights.get(`${layerName}.weight`, [m, n])!));
+}
+
+/**
+ * Of all Δ of a rank the one nearest to B M⁻¹ in the norm of the features, ‖(Δ − B M⁻¹) L‖.
+ * @param factor L of M
+ * @param right  B [m, n]
+ */
+function* bestOfRank(factor: CholeskyFactor, right: Matrix, most: number): Steps<LowRank> {
+  const { u, singularValues, v } = yield* svdSteps(yield* solveLowerRowsSteps(factor, right));
+  const rank = Math.min(most, singularValues.length);
+  const [up, down] = [matrix(right.rows, rank), matrix(rank, right.cols)];
+  for (let k = 0; k < rank; k++) {
+    for (let i = 0; i < up.rows; i++) up.data[i * rank + k] = u.data[i * u.cols + k]! * singularValues[k]!;
+    for (let j = 0; j < down.cols; j++) down.data[k * down.cols + j] = v.data[j * v.cols + k]!;
+  }
+  return lowRank(up, yield* solveUpperRowsSteps(factor, down));
 }
 
 /** a A + b B */
