@@ -1,6 +1,6 @@
 /**
- * Two, three and four concepts in one picture, none of them fused: each acts in its own region, and a plain shape of the context
- * stands beside them. Every square of a scene begins with the noise of the pictures in which its subject is drawn alone.
+ * Two, three and four concepts in one picture, none of them fused: each acts in its own region, and a plain shape stands beside
+ * them, in a region without a concept or where the context rules. Every square of a scene begins with the noise of the pictures in which its subject is drawn alone.
  */
 import path from 'node:path';
 import type { Concept } from '../../src/concepts/concept.ts';
@@ -48,19 +48,24 @@ function rowNoise(seed: number, squares: number): Float32Array {
   return row;
 }
 
-/** Squares side by side: one for each concept, and the context's at the end. */
-function scene(names: readonly ConceptName[], seeds: number): SampleRequest {
+/** Who draws the plain shape in the last square: a region of its own, or the context. */
+type PlainPlace = 'region' | 'context';
+
+/** Squares side by side: one for each concept, and the plain shape's at the end. */
+function scene(names: readonly ConceptName[], seeds: number, plain: PlainPlace): SampleRequest {
   const squares = names.length + 1;
   const width = squares * SIDE + (squares - 1) * GAP;
-  const regions = names.map((name, i): Region => {
+  const region = (prompt: string, i: number, concepts: readonly number[]): Region => {
     const left = i * (SIDE + GAP);
     const box = { top: 0, bottom: 1, left: left / width, right: (left + SIDE) / width };
-    return { prompt: promptOf(name), shape: { kind: 'box', box }, concepts: [{ concept: i }] };
-  });
+    return { prompt, shape: { kind: 'box', box }, concepts: concepts.map((concept) => ({ concept })) };
+  };
+  const regions = names.map((name, i) => region(promptOf(name), i, [i]));
+  if (plain === 'region') regions.push(region(PLAIN, names.length, []));
   return {
     ...SETTINGS,
     count: seeds,
-    prompt: PLAIN,
+    prompt: plain === 'context' ? PLAIN : '',
     concepts: [],
     regions,
     isolate: 1,
@@ -82,6 +87,13 @@ async function pictures(base: Checkpoint, parts: PipelineParts, request: SampleR
 const share = (cases: readonly boolean[]): string =>
   cases.length === 0 ? '–' : `${Math.round((100 * cases.filter(Boolean).length) / cases.length)} %`;
 
+const SCENES: readonly (readonly [concepts: number, plain: PlainPlace])[] = [
+  [2, 'region'],
+  [3, 'region'],
+  [4, 'region'],
+  [2, 'context'],
+];
+
 /** One row per subject of each scene. */
 export async function placedConcepts(base: Checkpoint, seeds: number): Promise<Record<string, string>[]> {
   const concepts: Concept[] = [];
@@ -97,13 +109,13 @@ export async function placedConcepts(base: Checkpoint, seeds: number): Promise<R
   }
   const plain = (await pictures(base, {}, { ...SETTINGS, count: seeds, prompt: PLAIN })).map(isPlain);
   const rows: Record<string, string>[] = [];
-  for (const count of [2, 3, 4]) {
+  for (const [count, place] of SCENES) {
     const names = CONCEPTS.slice(0, count);
     const own = concepts.slice(0, count);
     const placedDeltas = [];
     for (const concept of own) placedDeltas.push(await conceptDeltas(base, concept));
     const vocabulary = bindConcepts(base.tokenizer, own);
-    const drawn = await pictures(base, { placedDeltas, vocabulary }, scene(names, seeds));
+    const drawn = await pictures(base, { placedDeltas, vocabulary }, scene(names, seeds, place));
     const square = (picture: Picture, i: number): Picture => crop(picture, i * (SIDE + GAP), 0, SIDE, SIDE);
     const places = [...names.keys(), names.length];
     names.forEach((name, i) => {
@@ -114,6 +126,7 @@ export async function placedConcepts(base: Checkpoint, seeds: number): Promise<R
       );
       rows.push({
         concepts: String(count),
+        'plain shape in': place,
         subject: name,
         alone: share(before),
         'in its region': share(inOwn),
@@ -124,7 +137,8 @@ export async function placedConcepts(base: Checkpoint, seeds: number): Promise<R
     const inContext = drawn.map((picture) => isPlain(square(picture, names.length)));
     rows.push({
       concepts: String(count),
-      subject: 'red circle (context)',
+      'plain shape in': place,
+      subject: 'red circle',
       alone: share(plain),
       'in its region': share(inContext),
       'of those drawn alone': share(inContext.filter((_, seed) => plain[seed])),

@@ -2,7 +2,7 @@
  * Does each subject come where its region says, and nowhere else? Two fused concepts side by side on the miniature, and
  * two plain words on the base, region by region, with and without isolation; pictures of one subject alone beside it. Then
  * two, three and four concepts that act in their regions alone, see placed-concepts.ts.
- * `npm run eval:regions`; some minutes. `--seeds n`, `--concepts a b`, `--out folder` (writes the pictures),
+ * `npm run eval:regions`; some minutes. `--seeds n`, `--placed` (the last part alone), `--concepts a b`, `--out folder` (writes the pictures),
  * `--figure file.svg`, `--json`.
  */
 import { mkdirSync, writeFileSync } from 'node:fs';
@@ -34,6 +34,7 @@ const { values: options, positionals } = parseArgs({
   options: {
     seeds: { type: 'string', default: '20' },
     concepts: { type: 'boolean', default: false },
+    placed: { type: 'boolean', default: false },
     out: { type: 'string' },
     figure: { type: 'string' },
     json: { type: 'boolean', default: false },
@@ -181,6 +182,10 @@ async function judge(pair: Pair, parts: PipelineParts, own: ReadonlyMap<string, 
 }
 
 const base = await openCheckpoint(defaultBase());
+if (options.placed) {
+  await reportPlaced();
+  process.exit(0);
+}
 const concepts = [];
 const own = new Map<string, boolean[]>();
 for (const name of names) {
@@ -197,7 +202,6 @@ for (const name of names) {
 const subjects = names.map(conceptSubject) as unknown as Pair;
 await judge([plainSubject('red', 'circle'), plainSubject('blue', 'square')], plainModel(base), new Map());
 await judge(subjects, fusedModel(await fuse({ base, concepts })), own);
-const placed = await placedConcepts(base, SEEDS);
 if (options.figure !== undefined) {
   const chart = barChart({
     title: `Found where its region says, of ${SEEDS} pictures`,
@@ -217,12 +221,16 @@ printReport({
   ],
   details,
 });
-printReport({
-  title: `Concepts that act in their own region alone, ${SEEDS} seeds each`,
-  rows: placed,
-  notes: [
-    'regions of 64 × 64 with 16 free columns between them, isolated; a last square without a region is the context’s',
-    'own LoRA alone, base alone: 64 × 64, same prompt, same noise',
-    'elsewhere: the other squares of the scene, taken together',
-  ],
-});
+await reportPlaced();
+
+async function reportPlaced(): Promise<void> {
+  printReport({
+    title: `Concepts that act in their own region alone, ${SEEDS} seeds each`,
+    rows: await placedConcepts(base, SEEDS),
+    notes: [
+      'squares of 64 × 64 with 16 free columns between them, isolated',
+      'alone: own LoRA, or the base, 64 × 64, same prompt, same noise',
+      'elsewhere: the other squares of the scene, taken together',
+    ],
+  });
+}
