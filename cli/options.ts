@@ -50,6 +50,15 @@ export const outputOptions = {
   quiet: { type: 'boolean', default: false, describe: 'No progress on standard error' },
 } as const;
 
+/** An option with a value, in a group of a command's help. */
+export const option = (group: string, describe: string, more: Options = {}): Options => ({
+  type: 'string',
+  requiresArg: true,
+  group,
+  describe,
+  ...more,
+});
+
 /** Options of every command. */
 export const globalOptions = {
   verbose: { type: 'boolean', default: false, describe: 'Show the stack of an error' },

@@ -6,14 +6,13 @@ import type { Command, CommandContext } from '../command.ts';
 import {
   type Args,
   dtypeOf,
-  option,
   strengthOptions,
   strengthsOf,
   targetOf,
   targetOptions,
 } from '../merging/options.ts';
 import { printJson, sayResult } from '../merging/result.ts';
-import { text, texts } from '../options.ts';
+import { option, text, texts } from '../options.ts';
 import { ProgressLine } from '../terminal/progress.ts';
 
 const options = {

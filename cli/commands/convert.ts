@@ -11,12 +11,11 @@ import {
   dtypeOf,
   dtypeOption,
   figure,
-  option,
   targetOf,
   targetOptions,
 } from '../merging/options.ts';
 import { cutSummary, printJson, sayResult, worstLayers } from '../merging/result.ts';
-import { text } from '../options.ts';
+import { option, text } from '../options.ts';
 import { ProgressLine } from '../terminal/progress.ts';
 
 const formats = [...new Set([...layerFormats, ...wordFormats])];

@@ -24,7 +24,16 @@ import {
 } from '../../src/index.ts';
 import { visible } from '../../src/visible.ts';
 import type { Command, CommandContext } from '../command.ts';
-import { baseOptionsIn, number, numbers, outputOptions, readBaseOptions, text, texts } from '../options.ts';
+import {
+  baseOptionsIn,
+  number,
+  numbers,
+  option,
+  outputOptions,
+  readBaseOptions,
+  text,
+  texts,
+} from '../options.ts';
 import type { Io } from '../terminal/io.ts';
 import { ProgressLine } from '../terminal/progress.ts';
 import { duration, nearPath, table } from '../terminal/table.ts';
@@ -34,13 +43,6 @@ type Args = Readonly<Record<string, unknown>>;
 /** What the sampler does without being told. */
 const { steps, guidanceScale, sampler } = REQUEST_DEFAULTS;
 
-const option = (group: string, describe: string, more: Options = {}): Options => ({
-  type: 'string',
-  requiresArg: true,
-  group,
-  describe,
-  ...more,
-});
 const JUDGED = 'What to judge:';
 const AGAINST = 'Against what:';
 const MODELS = 'Models:';

@@ -10,12 +10,11 @@ import {
   figure,
   formatOf,
   formatOption,
-  option,
   targetOf,
   targetOptions,
 } from '../merging/options.ts';
 import { cutSummary, printJson, sayResult, worstLayers } from '../merging/result.ts';
-import { text } from '../options.ts';
+import { option, text } from '../options.ts';
 import { ProgressLine } from '../terminal/progress.ts';
 
 const LAYERS = 'Layers:';

@@ -3,17 +3,9 @@ import type { Options } from 'yargs';
 import { foreignMergeNames, type LintReport, lintFiles } from '../../src/index.ts';
 import { visible } from '../../src/visible.ts';
 import type { Command, CommandContext } from '../command.ts';
-import {
-  type Args,
-  baseOption,
-  choice,
-  figure,
-  option,
-  strengthOptions,
-  strengthsOf,
-} from '../merging/options.ts';
+import { type Args, baseOption, choice, figure, strengthOptions, strengthsOf } from '../merging/options.ts';
 import { errorText, printJson } from '../merging/result.ts';
-import { outputOptions, text, texts } from '../options.ts';
+import { option, outputOptions, text, texts } from '../options.ts';
 import { table } from '../terminal/table.ts';
 
 const options = {

@@ -13,14 +13,13 @@ import {
   figure,
   formatOf,
   formatOption,
-  option,
   strengthOptions,
   strengthsOf,
   targetOf,
   targetOptions,
 } from '../merging/options.ts';
 import { printJson, sayResult } from '../merging/result.ts';
-import { text, texts } from '../options.ts';
+import { option, text, texts } from '../options.ts';
 import { ProgressLine } from '../terminal/progress.ts';
 
 const METHOD = 'Method:';

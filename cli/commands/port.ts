@@ -17,7 +17,7 @@ import {
 } from '../../src/index.ts';
 import { visible } from '../../src/visible.ts';
 import type { Command, CommandContext } from '../command.ts';
-import { baseOptionsIn, number, outputOptions, readBaseOptions, text } from '../options.ts';
+import { baseOptionsIn, number, option, outputOptions, readBaseOptions, text } from '../options.ts';
 import type { Io } from '../terminal/io.ts';
 import { ProgressLine } from '../terminal/progress.ts';
 import { bytes, nearPath, percent, table } from '../terminal/table.ts';
@@ -26,13 +26,6 @@ type Args = Readonly<Record<string, unknown>>;
 
 const WHAT = 'What to port:';
 const RESULTS = 'Results:';
-const option = (group: string, describe: string, more: Options = {}): Options => ({
-  type: 'string',
-  requiresArg: true,
-  group,
-  describe,
-  ...more,
-});
 
 const options = {
   ...baseOptionsIn(WHAT),

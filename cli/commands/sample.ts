@@ -21,7 +21,7 @@ import { defined } from '../../src/settings.ts';
 import { visible } from '../../src/visible.ts';
 import { asTyped } from '../arguments.ts';
 import type { Command, CommandContext } from '../command.ts';
-import { baseOptions, number, outputOptions, pairs, text, texts } from '../options.ts';
+import { baseOptions, number, option, outputOptions, pairs, text, texts } from '../options.ts';
 import { type Io, sayNote } from '../terminal/io.ts';
 import { ProgressLine } from '../terminal/progress.ts';
 import { duration, nearPath, table } from '../terminal/table.ts';
@@ -30,13 +30,6 @@ type Args = Readonly<Record<string, unknown>>;
 
 const { steps, guidanceScale, sampler, seed, count } = REQUEST_DEFAULTS;
 
-const option = (group: string, describe: string, more: Options = {}): Options => ({
-  type: 'string',
-  requiresArg: true,
-  group,
-  describe,
-  ...more,
-});
 const MODEL = 'What to draw with:';
 const SCENE = 'What to draw:';
 const HOW = 'How:';

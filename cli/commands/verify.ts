@@ -4,9 +4,9 @@ import { EdloraError } from '../../src/errors.ts';
 import { cacheFolder, type VerifyReport, verifyFile } from '../../src/index.ts';
 import { visible } from '../../src/visible.ts';
 import type { Command, CommandContext } from '../command.ts';
-import { type Args, option } from '../merging/options.ts';
+import type { Args } from '../merging/options.ts';
 import { printJson } from '../merging/result.ts';
-import { outputOptions, texts } from '../options.ts';
+import { option, outputOptions, texts } from '../options.ts';
 import { type Io, sayNote } from '../terminal/io.ts';
 import { nearPath, table } from '../terminal/table.ts';
 

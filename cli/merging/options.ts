@@ -11,21 +11,12 @@ import {
   type TargetOptions,
 } from '../../src/index.ts';
 import { nearestName } from '../../src/nearest-name.ts';
-import { number, numbers, outputOptions, text, texts } from '../options.ts';
+import { number, numbers, option, outputOptions, text, texts } from '../options.ts';
 
 export type Args = Readonly<Record<string, unknown>>;
 
 const RESULT = 'Result:';
 const INPUT = 'Inputs:';
-
-/** One value, as text. */
-export const option = (group: string, describe: string, more: Options = {}): Options => ({
-  type: 'string',
-  requiresArg: true,
-  group,
-  describe,
-  ...more,
-});
 
 /** A switch. */
 export const flag = (group: string, describe: string, value = false): Options => ({

@@ -5,10 +5,9 @@
 
 import { type Adapter, type AdapterLayer, kernelArea } from '../adapters/adapter.ts';
 import { factorRank, layerExtent } from '../adapters/layer-limits.ts';
-import { loadAdapter, type ReadAdapterOptions, readAdapter } from '../adapters/read.ts';
+import { loadAdapter, type ReadAdapterOptions } from '../adapters/read.ts';
 import { FormatError, MismatchError } from '../errors.ts';
 import { excerpt } from '../formats/excerpt.ts';
-import type { TensorFile } from '../formats/tensor-file.ts';
 import * as path from '../io/platform/paths.ts';
 import {
   BASE_FAMILIES,
@@ -30,11 +29,6 @@ export type LoadConceptOptions = Pick<ReadAdapterOptions, 'table'>;
  */
 export async function loadConcept(file: string, options: LoadConceptOptions = {}): Promise<Concept> {
   return conceptOf(await loadAdapter(file, options));
-}
-
-/** An opened file as a concept. @throws as `loadConcept` */
-export function readConcept(file: TensorFile, options: LoadConceptOptions = {}): Concept {
-  return conceptOf(readAdapter(file, options));
 }
 
 const FORMATS: Readonly<Record<string, ConceptFormat>> = {
