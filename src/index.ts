@@ -349,7 +349,6 @@ export {
   attentionMaps,
 } from './evaluation/attention-maps.ts';
 export { type BootstrapOptions, bootstrapMean, type Interval } from './evaluation/bootstrap.ts';
-export { ClipEncoder, type ClipEncoderOptions, type Embeddings } from './evaluation/clip-encoder.ts';
 export { type Comparison, compareEvaluations } from './evaluation/compare.ts';
 export type { ComparedVariant } from './evaluation/compare-page.ts';
 export { type DensityOptions, type VocabularyDensity, vocabularyDensity } from './evaluation/density.ts';
@@ -390,6 +389,7 @@ export {
   type StyleMixRequest,
   styleMix,
 } from './evaluation/style-mix.ts';
+export { ClipEncoder, type ClipEncoderOptions, type Embeddings } from './models/clip/clip-encoder.ts';
 
 // Files and numbers underneath: tensors, pictures, matrices, and what happens when the system refuses.
 

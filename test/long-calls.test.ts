@@ -3,7 +3,6 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
-import { ClipEncoder } from '../src/evaluation/clip-encoder.ts';
 import {
   bakeFiles,
   type Checkpoint,
@@ -36,6 +35,7 @@ import {
   train,
   verifyFile,
 } from '../src/index.ts';
+import { ClipEncoder } from '../src/models/clip/clip-encoder.ts';
 import { defaultRuntime } from '../src/runtime/default-runtime.ts';
 
 const concepts = path.join(packageRoot(), 'fixtures/tiny-world/concepts');

@@ -6,6 +6,7 @@
 import { UsageError } from '../errors.ts';
 import type { Picture } from '../formats/picture.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
+import type { ClipEncoder, Embeddings } from '../models/clip/clip-encoder.ts';
 import { vaeFactor } from '../models/vae/config.ts';
 import type { Progress } from '../progress.ts';
 import type { ExecutionRequest } from '../runtime/execution-context.ts';
@@ -15,7 +16,6 @@ import { Pipeline, type PipelineParts } from '../sampling/sample.ts';
 import { createSampler } from '../sampling/samplers/create.ts';
 import { withDefaults } from '../settings.ts';
 import { type BootstrapOptions, bootstrapMean, type Interval } from './bootstrap.ts';
-import type { ClipEncoder, Embeddings } from './clip-encoder.ts';
 import { withoutConcept, withWords } from './prompt-sets.ts';
 import { imageAlignment, mean, similarities, textAlignment } from './similarity.ts';
 

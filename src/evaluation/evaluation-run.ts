@@ -3,12 +3,12 @@ import path from 'node:path';
 import type { Concept } from '../concepts/concept.ts';
 import { readFloat32 } from '../formats/raw-tensor.ts';
 import { recordedPath } from '../io/recorded-path.ts';
+import { ClipEncoder } from '../models/clip/clip-encoder.ts';
 import type { ClipModel } from '../models/clip/clip-model.ts';
 import { vaeFactor } from '../models/vae/config.ts';
 import { toolVersion } from '../package-root.ts';
 import { REQUEST_DEFAULTS } from '../sampling/request.ts';
 import { attentionMaps } from './attention-maps.ts';
-import { ClipEncoder } from './clip-encoder.ts';
 import { vocabularyDensity } from './density.ts';
 import { type DrawnSample, type EvaluateRequest, evaluate, type Variant } from './evaluate.ts';
 import {

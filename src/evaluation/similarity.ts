@@ -1,6 +1,6 @@
 /** Similarities of embeddings, and the two CLIP alignments made of them. */
 import { ShapeError } from '../errors.ts';
-import type { Embeddings } from './clip-encoder.ts';
+import type { Embeddings } from '../models/clip/clip-encoder.ts';
 
 /** Dot products of all rows of `a` with all rows of `b`, [a, b]: cosines, as rows have length 1. */
 export function similarities(a: Embeddings, b: Embeddings): Float64Array {

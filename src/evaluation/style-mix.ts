@@ -6,13 +6,13 @@
 import { UsageError } from '../errors.ts';
 import type { Picture } from '../formats/picture.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
+import type { ClipEncoder } from '../models/clip/clip-encoder.ts';
 import type { UnetConfig } from '../models/unet/config.ts';
 import { attentionPlaces } from '../models/unet/structure.ts';
 import type { Progress } from '../progress.ts';
 import type { ExecutionRequest } from '../runtime/execution-context.ts';
 import { Pipeline, type PipelineParts } from '../sampling/sample.ts';
 import { withDefaults } from '../settings.ts';
-import type { ClipEncoder } from './clip-encoder.ts';
 import type { EvaluationSampling } from './evaluate.ts';
 import { mean, similarities } from './similarity.ts';
 

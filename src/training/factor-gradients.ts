@@ -1,8 +1,9 @@
 /** Factors of trained layers on their way into a graph, and their gradients on the way out. */
+
+import { gradientOutput } from '../graph/gradient-outputs.ts';
 import { type ComponentId, type LayerId, within } from '../models/families/layer-table.ts';
 import { loraDownInput, loraUpInput } from '../models/network.ts';
 import type { Tensor } from '../tensor/tensor.ts';
-import { gradientOutput } from './gradient-outputs.ts';
 
 /** Factors of layers of a base, down [r, n] and up [m, r], by id. */
 export type ModelFactors = ReadonlyMap<LayerId, { readonly down: Tensor; readonly up: Tensor }>;

@@ -1,6 +1,7 @@
 /** Writing what was trained: the concept's file, and beside it its settings with the losses, and a plot of them. */
 import { existsSync } from 'node:fs';
 import path from 'node:path';
+import { lossPlot } from '../charts/loss-plot.ts';
 import { type LoraNaming, namingHoldsWords, writeEmbeddings, writeLora } from '../concepts/lora-file.ts';
 import { UsageError } from '../errors.ts';
 import { FACTOR_DTYPES } from '../formats/dtype.ts';
@@ -10,7 +11,7 @@ import { checkFileTarget, checkFolderTarget, type TargetRules } from '../io/targ
 import { toolVersion } from '../package-root.ts';
 import { TRAINING_METHODS } from './methods/index.ts';
 import type { ResolvedSettings } from './methods/method.ts';
-import { previousStateFile, type StepLog } from './run-state.ts';
+import { previousStateFile } from './run-state.ts';
 import type { TrainedConcept } from './train.ts';
 
 export interface TrainedFiles {
@@ -157,31 +158,3 @@ function recordedSettings(settings: ResolvedSettings, folder: string): ResolvedS
 }
 
 const isFolder = (masks: string): boolean => masks !== 'auto' && masks !== 'none';
-
-/** Points of a plot at most; more are averaged. */
-const PLOT_POINTS = 200;
-
-/** Loss by step: single steps where few, means of neighbours where many, and a running mean. */
-export async function lossPlot(log: readonly StepLog[]): Promise<string> {
-  // The charting library costs half a second: not at the start of every command.
-  const { lineChart } = await import('../charts/line-chart.ts');
-  const bin = Math.max(1, Math.ceil(log.length / PLOT_POINTS));
-  const points = Array.from({ length: Math.ceil(log.length / bin) }, (_, i) => {
-    const own = log.slice(i * bin, (i + 1) * bin);
-    return { x: own.at(-1)!.step, y: own.reduce((sum, { loss }) => sum + loss, 0) / own.length };
-  });
-  let mean = points[0]?.y ?? 0;
-  const smooth = points.map(({ x, y }) => {
-    mean = 0.9 * mean + 0.1 * y;
-    return { x, y: mean };
-  });
-  return lineChart({
-    title: 'Loss',
-    series: [
-      { name: bin === 1 ? 'loss' : `mean of ${bin} steps`, points },
-      { name: 'running mean', points: smooth },
-    ],
-    xLabel: 'step',
-    yLabel: 'loss',
-  });
-}

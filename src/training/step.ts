@@ -3,6 +3,7 @@
  * graphs are loaded once per picture size and run with whatever the trained tensors are at the time.
  */
 
+import { gradientOutput } from '../graph/gradient-outputs.ts';
 import type { Checkpoint, ModelPart } from '../models/checkpoint.ts';
 import type { TokenEmbeddings } from '../models/clip/text-encoder.ts';
 import { type ComponentId, type LayerId, outside, within } from '../models/families/layer-table.ts';
@@ -20,7 +21,6 @@ import {
   factorGradients,
   type ModelFactors,
 } from './factor-gradients.ts';
-import { gradientOutput } from './gradient-outputs.ts';
 import type { Ids } from './prompt-prefix.ts';
 import { TextStep } from './text-step.ts';
 import { buildUnetStep, type UnetGraphOptions } from './unet-graph.ts';

@@ -5,13 +5,13 @@
  */
 import { gradients } from '../graph/autodiff.ts';
 import { GraphBuilder } from '../graph/builder.ts';
+import { writeGradients } from '../graph/gradient-outputs.ts';
 import type { Graph } from '../graph/graph.ts';
 import { pruned } from '../graph/prune.ts';
 import type { ModelPart } from '../models/checkpoint.ts';
 import type { ClipTextConfig } from '../models/clip/config.ts';
 import { buildTextEncoder, type TextEncoderSize } from '../models/clip/text-encoder.ts';
 import { loraDownInput, loraUpInput } from '../models/network.ts';
-import { writeGradients } from './gradient-outputs.ts';
 
 /** Features of prompts: inputs and output of `buildTextEncoder`. */
 export function buildTextFeatures(

@@ -2,6 +2,8 @@
  * The text encoder's half of a training step: features of a batch's prompts, and their gradient back to embeddings and
  * factors. Equal prompts are encoded once, prompts that training does not change once per run.
  */
+
+import { gradientOutput } from '../graph/gradient-outputs.ts';
 import type { Graph } from '../graph/graph.ts';
 import type { ModelPart } from '../models/checkpoint.ts';
 import type { ClipTextConfig } from '../models/clip/config.ts';
@@ -12,7 +14,6 @@ import { LoadedGraphs } from '../runtime/loaded-graphs.ts';
 import type { LoadedGraph } from '../runtime/runtime.ts';
 import { float32, type Tensor } from '../tensor/tensor.ts';
 import { type FactorFeeds, type FactorGradients, factorGradients } from './factor-gradients.ts';
-import { gradientOutput } from './gradient-outputs.ts';
 import { commonPrefix, type Ids } from './prompt-prefix.ts';
 import { buildTextFeatures, buildTextGradients } from './text-graph.ts';
 

@@ -28,10 +28,10 @@ import {
 import { checkpointSchedule } from '../sampling/checkpoint-schedule.ts';
 import { noiseSchedule } from '../sampling/noise-schedule.ts';
 import { Pipeline } from '../sampling/sample.ts';
+import { numberedGenerator } from '../tensor/numbered-generator.ts';
 import { BatchMaker } from './batch.ts';
 import { classPictures } from './class-pictures.ts';
 import { meanRowNorm } from './concept-embeddings.ts';
-import { numberedGenerator } from './data/batch-order.ts';
 import { withWords } from './data/captions.ts';
 import { encodePictures, type TrainingItem } from './data/latent-cache.ts';
 import { readTrainingFolder, type TrainingPicture } from './data/training-folder.ts';

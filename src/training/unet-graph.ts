@@ -1,6 +1,7 @@
 /** The UNet's half of a training step as one graph: prediction, loss, and the gradients that were asked for. */
 import { gradients } from '../graph/autodiff.ts';
 import { GraphBuilder } from '../graph/builder.ts';
+import { writeGradients } from '../graph/gradient-outputs.ts';
 import type { Graph, GraphNode } from '../graph/graph.ts';
 import { add, mul, sub } from '../graph/ops/elementwise.ts';
 import { reduceSum } from '../graph/ops/reduction.ts';
@@ -12,7 +13,6 @@ import type { UnetConfig } from '../models/unet/config.ts';
 import { buildUnet, type UnetSize } from '../models/unet/unet.ts';
 import { float32 } from '../tensor/tensor.ts';
 import { type AttentionMaps, attentionTerm, trainingAttentions } from './attention-regularization.ts';
-import { writeGradients } from './gradient-outputs.ts';
 
 export interface UnetGraphOptions {
   /** Layers that are trained, with the rank of their factors. */

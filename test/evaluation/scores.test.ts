@@ -2,8 +2,8 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { UsageError } from '../../src/errors.ts';
 import { bootstrapMean, quantile } from '../../src/evaluation/bootstrap.ts';
-import { type Embeddings, normalised } from '../../src/evaluation/clip-encoder.ts';
 import { imageAlignment, mean, similarities, textAlignment } from '../../src/evaluation/similarity.ts';
+import { type Embeddings, normalised } from '../../src/models/clip/clip-encoder.ts';
 import { TorchGenerator } from '../../src/tensor/random.ts';
 
 function random(count: number, width: number, seed: number): Embeddings {

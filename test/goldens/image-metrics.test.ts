@@ -1,10 +1,10 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { ClipEncoder, type Embeddings, normalised } from '../../src/evaluation/clip-encoder.ts';
 import { similarities } from '../../src/evaluation/similarity.ts';
 import type { Picture } from '../../src/formats/picture.ts';
 import { readBytes, readFloat32 } from '../../src/formats/raw-tensor.ts';
 import { openSafetensors } from '../../src/formats/safetensors.ts';
 import type { TensorFile } from '../../src/formats/tensor-file.ts';
+import { ClipEncoder, type Embeddings, normalised } from '../../src/models/clip/clip-encoder.ts';
 import { openClipModel } from '../../src/models/clip/clip-model.ts';
 import { loadTokenizer } from '../../src/models/clip/tokenizer.ts';
 import { fitPicture, writePixelValues } from '../../src/models/clip/vision-preprocessor.ts';

@@ -1,6 +1,7 @@
 /** The loss of a refinement and its gradients as one graph. */
 import { gradients } from '../../graph/autodiff.ts';
 import { GraphBuilder } from '../../graph/builder.ts';
+import { writeGradients } from '../../graph/gradient-outputs.ts';
 import type { Graph } from '../../graph/graph.ts';
 import { mul, sub } from '../../graph/ops/elementwise.ts';
 import { reduceSum } from '../../graph/ops/reduction.ts';
@@ -11,7 +12,6 @@ import type { UnetConfig } from '../../models/unet/config.ts';
 import { buildUnet, type UnetSize } from '../../models/unet/unet.ts';
 import type { GuidedRows } from '../../sampling/guided-rows.ts';
 import { float32 } from '../../tensor/tensor.ts';
-import { writeGradients } from '../../training/gradient-outputs.ts';
 import { blockOf } from '../../training/unet-graph.ts';
 
 export interface RefineGraphOptions {

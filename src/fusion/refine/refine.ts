@@ -15,6 +15,7 @@
  * The factors keep their ranks: the result is a LoRA as before.
  */
 import { NumericalError, ShapeError, UsageError } from '../../errors.ts';
+import { gradientOutput } from '../../graph/gradient-outputs.ts';
 import { type LowRank, lowRank, rankOf, truncateSteps } from '../../linalg/low-rank.ts';
 import { matrix } from '../../linalg/matrix.ts';
 import type { Checkpoint } from '../../models/checkpoint.ts';
@@ -32,7 +33,6 @@ import type { SchedulerConfig } from '../../sampling/scheduler-config.ts';
 import { withDefaults } from '../../settings.ts';
 import { TorchGenerator } from '../../tensor/random.ts';
 import { float32, type Tensor } from '../../tensor/tensor.ts';
-import { gradientOutput } from '../../training/gradient-outputs.ts';
 import { buildRefineStep } from './refine-graph.ts';
 import { checkRefineOptions, REFINE_DEFAULTS, type RefineOptions } from './refine-options.ts';
 import { type GuidedModel, type RefinePrompt, type RefineState, Rollouts } from './refine-states.ts';

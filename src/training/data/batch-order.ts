@@ -2,15 +2,9 @@
  * Which items form the k-th batch: every item once an epoch, in random order, batches of one size only. A pure function
  * of seed and k, so that a resumed run goes on with the same batches.
  */
-import { TorchGenerator } from '../../tensor/random.ts';
+import { numberedGenerator } from '../../tensor/numbered-generator.ts';
+import type { TorchGenerator } from '../../tensor/random.ts';
 import type { TrainingItem } from './latent-cache.ts';
-
-/** A generator of its own for each purpose and number, e.g. for each step. */
-export function numberedGenerator(seed: number, purpose: number, number: number): TorchGenerator {
-  // Odd multipliers keep neighbouring numbers and purposes apart.
-  const mixed = BigInt(seed) * 0x9e3779b97f4a7c15n + BigInt(purpose) * 0xd1b54a32d192ed03n + BigInt(number);
-  return new TorchGenerator(BigInt.asUintN(63, mixed * 0xbf58476d1ce4e5b9n));
-}
 
 export class BatchOrder<T extends Pick<TrainingItem, 'latentHeight' | 'latentWidth'>> {
   readonly #groups: readonly (readonly T[])[];

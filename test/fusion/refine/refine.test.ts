@@ -12,6 +12,7 @@ import {
 import { buildRefineStep } from '../../../src/fusion/refine/refine-graph.ts';
 import type { RefineOptions } from '../../../src/fusion/refine/refine-options.ts';
 import { type RefinePrompt, type RefineState, Rollouts } from '../../../src/fusion/refine/refine-states.ts';
+import { gradientOutput } from '../../../src/graph/gradient-outputs.ts';
 import { frobeniusNorm, rankOf, scale, subtract } from '../../../src/linalg/low-rank.ts';
 import type { Checkpoint } from '../../../src/models/checkpoint.ts';
 import { type Conditioning, conditioningFeeds } from '../../../src/models/families/conditioning.ts';
@@ -29,7 +30,6 @@ import { dpmSolver } from '../../../src/sampling/samplers/dpm-solver.ts';
 import type { SchedulerConfig } from '../../../src/sampling/scheduler-config.ts';
 import { TorchGenerator } from '../../../src/tensor/random.ts';
 import { float32, sizeOf, type Tensor } from '../../../src/tensor/tensor.ts';
-import { gradientOutput } from '../../../src/training/gradient-outputs.ts';
 import { smallFusion } from '../../support/small-fusion.ts';
 
 /** As short as a run can be that still has two rounds. */

@@ -1,8 +1,9 @@
 /** Gradients as outputs of a graph, in the order that lets the runtime free activations soonest. */
-import type { GraphBuilder } from '../graph/builder.ts';
-import { reshape } from '../graph/ops/movement.ts';
-import type { Value } from '../graph/value.ts';
+
 import { sizeOf } from '../tensor/tensor.ts';
+import type { GraphBuilder } from './builder.ts';
+import { reshape } from './ops/movement.ts';
+import type { Value } from './value.ts';
 
 /** Output that holds the gradient of an input, flat. */
 export const gradientOutput = (input: string): string => `d:${input}`;

@@ -1,19 +1,19 @@
 /** Pictures and texts to normalised CLIP embeddings, in batches of one session. */
-import { ShapeError } from '../errors.ts';
-import type { Picture } from '../formats/picture.ts';
-import type { ClipModel } from '../models/clip/clip-model.ts';
-import { encodeText } from '../models/clip/encode-text.ts';
-import { buildTextProjection } from '../models/clip/projection.ts';
-import { pooledPosition, TokenEmbeddings } from '../models/clip/text-encoder.ts';
-import { buildVisionEncoder } from '../models/clip/vision-encoder.ts';
-import { writePixelValues } from '../models/clip/vision-preprocessor.ts';
+import { ShapeError } from '../../errors.ts';
+import type { Picture } from '../../formats/picture.ts';
 import {
   type ExecutionContext,
   type ExecutionRequest,
   executionContext,
-} from '../runtime/execution-context.ts';
-import type { LoadedGraph } from '../runtime/runtime.ts';
-import { float32 } from '../tensor/tensor.ts';
+} from '../../runtime/execution-context.ts';
+import type { LoadedGraph } from '../../runtime/runtime.ts';
+import { float32 } from '../../tensor/tensor.ts';
+import type { ClipModel } from './clip-model.ts';
+import { encodeText } from './encode-text.ts';
+import { buildTextProjection } from './projection.ts';
+import { pooledPosition, TokenEmbeddings } from './text-encoder.ts';
+import { buildVisionEncoder } from './vision-encoder.ts';
+import { writePixelValues } from './vision-preprocessor.ts';
 
 /** Rows of one width; each has length 1 unless it says otherwise. */
 export interface Embeddings {
