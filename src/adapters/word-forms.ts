@@ -1,7 +1,7 @@
 /** Embeddings in the forms that files of layers want: one vector per token, one per cross-attention layer, bundled. */
 import { memoryTensor, type RawTensor, readBytes, renamed, sliceRows } from '../formats/raw-tensor.ts';
 import type { AdapterWord } from './adapter.ts';
-import { XTI_KEYS } from './schemes/textual-inversion.ts';
+import { ENCODER_KEYS, XTI_KEYS } from './schemes/textual-inversion.ts';
 
 /** A word of n tokens as n words: `<w>`, `<w>_1`, …, as diffusers numbers them. One row each, [1, D]. */
 export function spreadTokens(words: readonly AdapterWord[]): AdapterWord[] {
@@ -39,7 +39,7 @@ function repeated(row: RawTensor, count: number): RawTensor {
  */
 export function bundledTensors(words: readonly AdapterWord[], encoders: number): RawTensor[] {
   return words.map(({ word, embedding, encoder }) => {
-    const part = encoder === 'text_encoder_2' ? 'clip_g' : encoders > 1 ? 'clip_l' : 'string_to_param.*';
+    const part = encoders > 1 || encoder === 'text_encoder_2' ? ENCODER_KEYS[encoder] : 'string_to_param.*';
     return renamed(embedding, `bundle_emb.${word}.${part}`);
   });
 }

@@ -12,9 +12,9 @@ import { refuseNonFinite } from './finite.ts';
 import { refuseUnreadable } from './read-back.ts';
 import { tokenOrderKey } from './schemes/ed-lora.ts';
 import { edLoraEmbeddingKey } from './schemes/ed-lora-names.ts';
-import { layerWiseHeader, XTI_KEYS } from './schemes/textual-inversion.ts';
+import { ENCODER_KEYS, layerWiseHeader, XTI_KEYS } from './schemes/textual-inversion.ts';
 import { unwrittenFile } from './unwritten-file.ts';
-import { isTorchName, layerWiseWords } from './word-forms.ts';
+import { bundledTensors, isTorchName, layerWiseWords } from './word-forms.ts';
 import type { UnsupportedEntry } from './write.ts';
 
 export const wordFormats = [
@@ -22,12 +22,19 @@ export const wordFormats = [
   'a1111',
   'kohya-embedding',
   'sdxl-embedding',
+  'bundle',
   'xti',
   'ed-lora',
 ] as const;
 
 /** Forms of files that hold embeddings alone. */
 export type WordFormat = (typeof wordFormats)[number];
+
+/** The form in which words are embeddings that most programs read: of one text encoder, or of several. */
+export function formOfWords(words: readonly AdapterWord[]): WordFormat {
+  if (words.every(({ encoder }) => encoder === 'text_encoder')) return 'diffusers-embedding';
+  return new Set(words.map(({ word }) => word)).size > 1 ? 'bundle' : 'sdxl-embedding';
+}
 
 /** What besides whole words a form cannot hold: their names, the header's entries. */
 export function unsupportedLabels(
@@ -53,6 +60,12 @@ function isWordForm(format: string): boolean {
   return (wordFormats as readonly string[]).includes(format);
 }
 
+/** Forms with a place for vectors of the second text encoder. */
+const SEVERAL_ENCODERS: ReadonlySet<WordFormat> = new Set(['sdxl-embedding', 'bundle', 'ed-lora']);
+
+/** Forms whose header says which words have one vector per cross-attention layer. */
+const SAID_IN_HEADER: ReadonlySet<WordFormat> = new Set(['diffusers-embedding', 'sdxl-embedding', 'bundle']);
+
 /** Which words a form cannot hold. */
 export function wordsUnsupportedBy(
   file: string,
@@ -66,10 +79,10 @@ export function wordsUnsupportedBy(
 }
 
 function refusedBy(file: string, format: WordFormat, { rows, encoder }: AdapterWord): string | null {
-  if (encoder === 'text_encoder_2' && format !== 'sdxl-embedding')
+  if (encoder === 'text_encoder_2' && !SEVERAL_ENCODERS.has(format))
     return 'a vector of the second text encoder';
   if (rows === 'tokens' || format === 'xti' || format === 'ed-lora') return null;
-  if (format !== 'diffusers-embedding')
+  if (!SAID_IN_HEADER.has(format))
     return 'one vector per cross-attention layer; the form holds one per token';
   return isTorchName(file)
     ? "one vector per cross-attention layer; PyTorch's files have no header that says so: write .safetensors"
@@ -92,7 +105,7 @@ export function notesOnWords(format: string, words: readonly AdapterWord[]): str
         : [`A1111 calls a word by what stands before its first dot: ${cut.join(', ')}`]),
     ];
   }
-  if (format !== 'diffusers-embedding') return [];
+  if (!(SAID_IN_HEADER as ReadonlySet<string>).has(format)) return [];
   const notes: string[] = [];
   if (names.length > 1) {
     notes.push(
@@ -139,7 +152,7 @@ export async function writeWords(
     refuseUnreadable(file, format, unwrittenFile(file, tensors, header), {
       layers: [],
       words: held,
-      named: format !== 'xti' && format !== 'sdxl-embedding' && !(torch && format === 'kohya-embedding'),
+      named: format !== 'xti' && !(torch && (format === 'kohya-embedding' || format === 'sdxl-embedding')),
     });
     return torch
       ? writeTorchZip(file, new Map(tensors.map((tensor) => [tensor.name, torchTensor(tensor)])), pace)
@@ -191,12 +204,12 @@ export async function writeWords(
       single();
       return write(
         words,
-        words.map(({ embedding, encoder }) =>
-          renamed(embedding, encoder === 'text_encoder' ? 'clip_l' : 'clip_g'),
-        ),
-        { name: words[0]!.word },
+        words.map(({ embedding, encoder }) => renamed(embedding, ENCODER_KEYS[encoder])),
+        { name: words[0]!.word, ...layerWiseHeader(words) },
       );
     }
+    case 'bundle':
+      return write(words, bundledTensors(words, 2), layerWiseHeader(words));
     case 'xti': {
       const all = layerWiseWords(words);
       return write(all, xtiTensors(file, all));

@@ -17,6 +17,7 @@ import {
   UNLISTED_FAMILY,
 } from '../models/families/families.ts';
 import type { Concept, ConceptFormat, PlainLayer } from './concept.ts';
+import { tokensOf } from './concept-words.ts';
 
 export type LoadConceptOptions = Pick<ReadAdapterOptions, 'table'>;
 
@@ -55,7 +56,7 @@ export function conceptOf(adapter: Adapter): Concept {
   return {
     path: adapter.path,
     format,
-    tokens: words.map(({ word, embedding }) => ({ word, embedding })),
+    tokens: tokensOf(words),
     layers: adapter.layers as ReadonlyMap<string, PlainLayer>,
     metadata,
   };

@@ -4,6 +4,7 @@
  */
 import type { LoraLayer } from '../adapters/adapter.ts';
 import type { RawTensor } from '../formats/raw-tensor.ts';
+import type { ComponentId } from '../models/families/layer-table.ts';
 import type { Component } from '../models/keys/module-path.ts';
 
 export type { Component } from '../models/keys/module-path.ts';
@@ -11,8 +12,11 @@ export type { Component } from '../models/keys/module-path.ts';
 /** One word of a concept, e.g. `<smiley1>`. */
 export interface ConceptToken {
   readonly word: string;
-  /** [L, D], one row per cross-attention layer (down, middle, up); [1, D] where one vector serves all layers. */
-  readonly embedding: RawTensor;
+  /**
+   * By text encoder: [L, D], one row per cross-attention layer (down, middle, up); [1, D] where one vector serves all layers.
+   * Of a base with several, each has one of its own width.
+   */
+  readonly embeddings: ReadonlyMap<ComponentId, RawTensor>;
 }
 
 /** A layer's factors as stored, of plain LoRA: ΔW = scale · up · down. Factors of convolutions carry the kernel's axes. */

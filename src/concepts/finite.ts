@@ -19,7 +19,9 @@ export async function checkFinite(
     if (!holdsFinite(tensor)) bad.push(tensor.name);
     await pace.turn();
   };
-  for (const { embedding } of concept.tokens) await check(embedding);
+  for (const { embeddings } of concept.tokens) {
+    for (const embedding of embeddings.values()) await check(embedding);
+  }
   for (const { up, down } of concept.layers.values()) {
     await check(up);
     await check(down);

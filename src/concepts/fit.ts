@@ -8,6 +8,7 @@ import { familyOfWordWidth } from '../models/families/recognise.ts';
 import type { ModelDeltas } from '../models/lora.ts';
 import { Pace } from '../pace.ts';
 import type { Concept, PlainLayer } from './concept.ts';
+import { checkHalves } from './encoder-halves.ts';
 import { checkFinite } from './finite.ts';
 
 export interface ConceptStrengths {
@@ -81,17 +82,22 @@ function misfitError(base: Checkpoint, concept: Concept, problems: readonly stri
   );
 }
 
-function checkEmbeddings(base: Checkpoint, concept: Concept): void {
-  const width = base.parts.textEncoder.config.hiddenSize;
-  const layers = base.parts.layers.contextCount;
-  for (const { word, embedding } of concept.tokens) {
-    const [rows, columns] = embedding.shape as [number, number];
-    if (columns !== width || (rows !== 1 && rows !== layers)) {
+/**
+ * Every word has one vector, or one per cross-attention, of each text encoder's width.
+ * @throws {MismatchError} naming concept, base, and the word with what it has
+ */
+function checkEmbeddings({ parts, path: base }: Checkpoint, concept: Concept): void {
+  const layers = parts.layers.contextCount;
+  const misfit = (word: string, text: string): MismatchError =>
+    new MismatchError(`${concept.path} does not fit ${base}: embedding of ${word}: ${text}`);
+  for (const { word, embeddings } of concept.tokens) {
+    checkHalves(parts, embeddings.keys(), (text) => misfit(word, text));
+    for (const [encoder, { shape }] of embeddings) {
+      const width = parts.textEncoders.get(encoder)!.config.hiddenSize;
+      const [rows, columns] = shape as [number, number];
+      if (columns === width && (rows === 1 || rows === layers)) continue;
       const made = familyOfWordWidth(columns)?.shortTitle ?? 'another base';
-      throw new MismatchError(
-        `${concept.path} does not fit ${base.path}: embedding of ${word}: expected [${layers}, ${width}], ` +
-          `got [${rows}, ${columns}]; trained on ${made}?`,
-      );
+      throw misfit(word, `expected [${layers}, ${width}], got [${rows}, ${columns}]; trained on ${made}?`);
     }
   }
 }

@@ -24,6 +24,7 @@ import { Pace } from '../pace.ts';
 import type { SubjectProgress } from '../progress.ts';
 import type { Component, Concept } from './concept.ts';
 import { conceptOf } from './concept-file.ts';
+import { tokensOf } from './concept-words.ts';
 import { checkFinite } from './finite.ts';
 
 export type InspectionKind =
@@ -341,7 +342,9 @@ async function refusalOf(check: () => Promise<void>): Promise<string[]> {
 }
 
 function wordsOf({ tokens }: Concept): Content['tokens'] {
-  return tokens.map(({ word, embedding }) => ({ word, shape: embedding.shape }));
+  return tokens.flatMap(({ word, embeddings }) =>
+    [...embeddings.values()].map(({ shape }) => ({ word, shape })),
+  );
 }
 
 /** Embeddings of words, if the file holds those and nothing else; else null. */
@@ -359,7 +362,9 @@ async function embeddingContent(file: TensorFile, pace: Pace): Promise<Content |
     kind: 'embeddings',
     description: `embeddings of words (textual inversion${second ? ', of two text encoders' : ''})`,
     tokens: words.map(({ word, embedding }) => ({ word, shape: embedding.shape })),
-    notes: await refusalOf(() => checkFinite({ path: file.path, tokens: words!, layers: new Map() }, pace)),
+    notes: await refusalOf(() =>
+      checkFinite({ path: file.path, tokens: tokensOf(words!), layers: new Map() }, pace),
+    ),
   };
 }
 

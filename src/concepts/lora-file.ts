@@ -1,8 +1,8 @@
 /** What was fused or trained, as an adapter to write: factors as they were computed, words with their embeddings. */
 
-import type { AdapterWord, LoraLayer } from '../adapters/adapter.ts';
+import type { LoraLayer } from '../adapters/adapter.ts';
 import { encodeFactors, type FactorDType } from '../adapters/encode-layer.ts';
-import { writeWords } from '../adapters/words.ts';
+import { formOfWords, writeWords } from '../adapters/words.ts';
 import { refuseLoss, unsupportedBy, writeAdapter } from '../adapters/write.ts';
 import { ShapeError } from '../errors.ts';
 import * as path from '../io/platform/paths.ts';
@@ -10,6 +10,7 @@ import { DEFAULT_FAMILY } from '../models/families/families.ts';
 import { type ModulePath, moduleId } from '../models/keys/module-path.ts';
 import { Pace } from '../pace.ts';
 import type { ConceptToken } from './concept.ts';
+import { wordsOf } from './concept-words.ts';
 
 /** Schemes that fusions and trainings are written in. */
 export const loraNamings = ['kohya', 'diffusers', 'peft', 'ed-lora'] as const;
@@ -70,7 +71,8 @@ export async function writeLora(
   const output = {
     architecture: DEFAULT_FAMILY.name,
     layers: encoded,
-    words: namingHoldsWords(naming) ? wordsOf(tokens) : [],
+    // A single vector of a concept serves every layer, as it is.
+    words: namingHoldsWords(naming) ? wordsOf(tokens, true) : [],
     triggerWords: tokens.map(({ word }) => word),
     title: options.title ?? path.basename(target).replace(/\.(safetensors|pth)$/, ''),
     mergedFrom,
@@ -100,16 +102,6 @@ function encodeMerged(layer: MergedLayer, dtype: FactorDType): LoraLayer {
   return encodeFactors(layer, kernel, { m, rank, up, down }, dtype);
 }
 
-/** A single vector of a concept serves every layer, as it is. */
-function wordsOf(tokens: Iterable<ConceptToken>): AdapterWord[] {
-  return [...tokens].map(({ word, embedding }) => ({
-    word,
-    embedding,
-    rows: 'layers',
-    encoder: 'text_encoder',
-  }));
-}
-
 /**
  * Write embeddings alone: one tensor [L, D] per word, under the word.
  * @throws {UsageError} if there is none, or two words are the same
@@ -120,8 +112,6 @@ export async function writeEmbeddings(
   tokens: Iterable<ConceptToken>,
   metadata: Readonly<Record<string, string>> = {},
 ): Promise<void> {
-  const words = wordsOf(tokens).map((word): AdapterWord => {
-    return { ...word, rows: word.embedding.shape[0]! > 1 ? 'layers' : 'tokens' };
-  });
-  await writeWords(file, 'diffusers-embedding', words, metadata);
+  const words = wordsOf(tokens);
+  await writeWords(file, formOfWords(words), words, metadata);
 }

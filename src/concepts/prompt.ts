@@ -7,10 +7,11 @@
  */
 import { MismatchError, UsageError } from '../errors.ts';
 import { excerpt } from '../formats/excerpt.ts';
-import { readFloat32 } from '../formats/raw-tensor.ts';
+import { type RawTensor, readFloat32 } from '../formats/raw-tensor.ts';
 import type { ClipTokenizer } from '../models/clip/tokenizer.ts';
 import { PROMPT_WORDS, WordMatcher } from '../models/clip/word-matcher.ts';
 import { usualContextCount } from '../models/families/known-layers.ts';
+import type { ComponentId } from '../models/families/layer-table.ts';
 import type { Concept, ConceptToken } from './concept.ts';
 
 /** Longer names fit into no file name, and prompts are searched for them at every character. */
@@ -38,8 +39,8 @@ export interface BoundVocabulary {
   layerPrompts(prompt: string): string[];
   /** Ids of the prompt for each layer, L rows; padded (or cut) to 77, or as long as they are. */
   encode(prompt: string, options: { readonly pad: boolean }): number[][];
-  /** Rows to append to the token embedding table, [count, D], word by word and layer by layer. */
-  embeddingRows(): Float32Array;
+  /** Rows to append to a text encoder's token embedding table, [count, D], word by word and layer by layer. */
+  embeddingRows(encoder: ComponentId): Float32Array;
   conceptConfig(): ConceptConfig;
 }
 
@@ -57,14 +58,13 @@ export function bindConcepts(
   concepts: readonly Concept[],
   layerCount = Math.max(
     0,
-    ...concepts.flatMap(({ tokens }) => tokens.map(rowsOf).filter((rows) => rows > 1)),
+    ...concepts.flatMap(({ tokens }) => tokens.flatMap(rowsOf).filter((rows) => rows > 1)),
   ) || usualContextCount(),
   installed: ConceptConfig = {},
 ): BoundVocabulary {
   const present = installedTokens(tokenizer, installed, layerCount);
   const owners = new Map<string, Concept>();
   const embeddings: ConceptToken[] = [];
-  let width: number | undefined;
   for (const concept of concepts) {
     for (const token of concept.tokens) {
       checkWord(tokenizer, owners, concept, token.word);
@@ -73,18 +73,7 @@ export function bindConcepts(
           `${concept.path}: the word ${token.word} is already one of the fused checkpoint`,
         );
       }
-      const [rows, columns] = [rowsOf(token), token.embedding.shape[1]!];
-      if (rows !== 1 && rows !== layerCount) {
-        throw new MismatchError(
-          `${concept.path}: embedding of ${token.word}: expected ${layerCount} layers, got ${rows}`,
-        );
-      }
-      width ??= columns;
-      if (columns !== width) {
-        throw new MismatchError(
-          `${concept.path}: embedding of ${token.word}: expected width ${width} as in ${embeddings[0]!.word}, got ${columns}; made for another base?`,
-        );
-      }
+      checkVectors(concept, token, layerCount, embeddings[0] ?? token);
       owners.set(token.word.toLowerCase(), concept);
       embeddings.push(token);
     }
@@ -112,17 +101,9 @@ export function bindConcepts(
         pad ? extended.encodePadded(text).ids : extended.encode(text),
       );
     },
-    embeddingRows() {
-      const columns = width ?? 0;
-      const rows = new Float32Array(embeddings.length * layerCount * columns);
-      embeddings.forEach((token, i) => {
-        const values = readFloat32(token.embedding);
-        for (let layer = 0; layer < layerCount; layer++) {
-          const from = rowsOf(token) === 1 ? 0 : layer * columns;
-          rows.set(values.subarray(from, from + columns), (i * layerCount + layer) * columns);
-        }
-      });
-      return rows;
+    embeddingRows(encoder) {
+      const own = embeddings.flatMap((token) => token.embeddings.get(encoder) ?? []);
+      return layerRows(own, layerCount);
     },
     conceptConfig: () =>
       Object.fromEntries(
@@ -156,8 +137,49 @@ function installedTokens(
   });
 }
 
-function rowsOf({ embedding }: ConceptToken): number {
-  return embedding.shape[0]!;
+function rowsOf({ embeddings }: ConceptToken): number[] {
+  return [...embeddings.values()].map(({ shape }) => shape[0]!);
+}
+
+/** @throws {MismatchError} unless a word has a vector, or L, for the text encoders of the first word, of its widths */
+function checkVectors(
+  { path }: Concept,
+  { word, embeddings }: ConceptToken,
+  layerCount: number,
+  first: ConceptToken,
+): void {
+  const halves = (token: ConceptToken): string => [...token.embeddings.keys()].sort().join(' and ');
+  if (halves({ word, embeddings }) !== halves(first)) {
+    throw new MismatchError(
+      `${path}: embedding of ${word}: expected vectors of ${halves(first)} as ${first.word} has, got those of ${halves({ word, embeddings })}; made for another base?`,
+    );
+  }
+  for (const [encoder, { shape }] of embeddings) {
+    const [rows, columns] = shape as [number, number];
+    if (rows !== 1 && rows !== layerCount) {
+      throw new MismatchError(`${path}: embedding of ${word}: expected ${layerCount} layers, got ${rows}`);
+    }
+    const width = first.embeddings.get(encoder)!.shape[1]!;
+    if (columns !== width) {
+      throw new MismatchError(
+        `${path}: embedding of ${word}: expected width ${width} as in ${first.word}, got ${columns}; made for another base?`,
+      );
+    }
+  }
+}
+
+/** Words of [L, D] or [1, D] as rows of each layer, [words · L, D]. */
+function layerRows(words: readonly RawTensor[], layerCount: number): Float32Array {
+  const width = words[0]?.shape[1] ?? 0;
+  const rows = new Float32Array(words.length * layerCount * width);
+  words.forEach((embedding, i) => {
+    const values = readFloat32(embedding);
+    for (let layer = 0; layer < layerCount; layer++) {
+      const from = embedding.shape[0] === 1 ? 0 : layer * width;
+      rows.set(values.subarray(from, from + width), (i * layerCount + layer) * width);
+    }
+  });
+  return rows;
 }
 
 function checkWord(

@@ -6,6 +6,7 @@ import { MismatchError, UsageError } from '../errors.ts';
 import { readFloat32, sliceRows } from '../formats/raw-tensor.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
 import { TOKEN_TABLE } from '../models/clip/text-encoder.ts';
+import type { ComponentId } from '../models/families/layer-table.ts';
 import { quantile } from './bootstrap.ts';
 
 /** Rows of the vocabulary read at once. */
@@ -22,6 +23,8 @@ export interface DensityOptions {
 }
 
 export interface VocabularyDensity {
+  /** The text encoder whose vocabulary it is: of several the first. */
+  readonly encoder: ComponentId;
   readonly bandwidth: number;
   /** Vocabulary size n and width D. */
   readonly words: number;
@@ -41,7 +44,8 @@ export interface VocabularyDensity {
  * @throws {UsageError} for a bandwidth that is not positive; {MissingWeightError | MismatchError} if there is no table
  */
 export function vocabularyDensity(base: Checkpoint, options: DensityOptions = {}): VocabularyDensity {
-  const raw = base.parts.textEncoder.weights.get(TOKEN_TABLE);
+  const [encoder, part] = [...base.parts.textEncoders][0]!;
+  const raw = part.weights.get(TOKEN_TABLE);
   if (raw === undefined || raw.shape.length !== 2) {
     throw new MismatchError(`${base.path}: expected a token embedding table [words, D], got none`);
   }
@@ -57,6 +61,7 @@ export function vocabularyDensity(base: Checkpoint, options: DensityOptions = {}
   }
   const offset = -(width / 2) * Math.log(2 * Math.PI * bandwidth ** 2);
   return {
+    encoder,
     bandwidth,
     words,
     width,

@@ -106,9 +106,7 @@ export async function loadWords(file: string, base: Checkpoint): Promise<Concept
     if (concept.tokens.length > 0) return concept;
     throw new MismatchError(`${file}: expected learned words, got a LoRA without embeddings`);
   } catch (reason) {
-    const layers = base.parts.layers.contextCount;
-    const { hiddenSize } = base.parts.textEncoder.config;
-    const opened = await loadEmbeddings(file, layers, hiddenSize).catch(() => null);
+    const opened = await loadEmbeddings(file, base).catch(() => null);
     if (opened === null) throw reason;
     return opened.concept;
   }

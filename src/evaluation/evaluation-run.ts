@@ -136,7 +136,7 @@ function weighed({ density: concepts = [], base }: EvaluationRunRequest): Densit
     embeddings: tokens.map(({ concept, token }) => ({
       concept: path.parse(concept.path).name,
       word: token.word,
-      logDensity: [...density.logDensity(readFloat32(token.embedding))],
+      logDensity: [...density.logDensity(readFloat32(token.embeddings.get(density.encoder)!))],
     })),
   };
 }

@@ -108,7 +108,7 @@ async function writeTextEncoder(
   const { parts, path: base } = fusion.base;
   await makeFolder(folder);
   const config = await readTextFile(path.join(base, id, 'config.json'), MAX_CONFIG_BYTES);
-  const rows = fusion.vocabulary.embeddingRows();
+  const rows = fusion.vocabulary.embeddingRows(id);
   const tensors = withDeltas(fusion, id, parts.get(id).file, canonical, signal).map((tensor) =>
     canonical(tensor.name) === TOKEN_TABLE ? withRows(tensor, rows) : tensor,
   );

@@ -76,7 +76,7 @@ export function conceptFiles(concept: Concept): string[] {
 }
 
 const tensorsOf = ({ tokens, layers }: Concept): RawTensor[] => [
-  ...tokens.map(({ embedding }) => embedding),
+  ...tokens.flatMap(({ embeddings }) => [...embeddings.values()]),
   ...[...layers.values()].flatMap(({ up, down }) => [up, down]),
 ];
 

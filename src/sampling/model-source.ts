@@ -82,7 +82,6 @@ export async function openSceneModel(sources: ModelSources): Promise<SceneModel>
     prediction: sources.prediction ?? recorded,
   });
   const layerCount = base.parts.layers.contextCount;
-  const { hiddenSize } = base.parts.textEncoder.config;
 
   const concepts: Concept[] = [];
   let deltas: ModelDeltas = new Map();
@@ -100,7 +99,7 @@ export async function openSceneModel(sources: ModelSources): Promise<SceneModel>
   if (fused?.kind === 'fusion') {
     deltas = await conceptDeltas(base, await loadConcept(fused.lora), { convolutions: true });
     if (fused.embeddings !== null) {
-      const opened = await loadEmbeddings(fused.embeddings, layerCount, hiddenSize, { ofFusion: true });
+      const opened = await loadEmbeddings(fused.embeddings, base, { ofFusion: true });
       ofFusion = inWordOrder(opened.concept, fused.words);
       addEmbeddings({ ...opened, concept: ofFusion });
     }
@@ -125,7 +124,7 @@ export async function openSceneModel(sources: ModelSources): Promise<SceneModel>
     if (!placed.some(({ path: known }) => known === file)) await open(file, null);
   }
   for (const file of sources.embeddings ?? []) {
-    addEmbeddings(await loadEmbeddings(file, layerCount, hiddenSize));
+    addEmbeddings(await loadEmbeddings(file, base));
   }
   const installed = await installedConcepts(base);
   const vocabulary = bindConcepts(base.tokenizer, concepts, layerCount, installed);

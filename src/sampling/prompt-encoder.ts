@@ -47,7 +47,7 @@ export class PromptEncoder {
   ) {
     this.#base = base;
     this.#vocabulary = vocabulary;
-    const added = vocabulary.embeddingRows();
+    const added = vocabulary.embeddingRows;
     this.#encoder = base.family.base.tokenEncoder(base.parts, { added, deltas, clipSkip, execution });
   }
 

@@ -8,7 +8,7 @@ import { matrix } from '../linalg/matrix.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
 import { endOfWord } from '../models/clip/bpe.ts';
 import { TokenEmbeddings } from '../models/clip/text-encoder.ts';
-import { type LayerId, layerId } from '../models/families/layer-table.ts';
+import { type ComponentId, type LayerId, layerId } from '../models/families/layer-table.ts';
 import type { ModelDeltas } from '../models/lora.ts';
 import { Pace } from '../pace.ts';
 import type { TorchGenerator } from '../tensor/random.ts';
@@ -57,6 +57,7 @@ export class Trainables {
   readonly layers: readonly LayerFactors[];
   /** Rows of embeddings per word. */
   readonly rowsPerWord: number;
+  readonly #encoder: ComponentId;
 
   /**
    * @throws {UsageError} for words that exist already, and for starts that are not one token
@@ -71,6 +72,7 @@ export class Trainables {
     this.plan = plan;
     this.rowsPerWord = method.layerwise ? base.parts.layers.contextCount : 1;
     const { weights, config } = base.parts.textEncoder;
+    this.#encoder = base.parts.textEncoderId;
     const words = [...plan.words, ...plan.pictureWords];
     for (const word of words) checkWord(base, word);
     this.rows = new Float32Array(words.length * this.rowsPerWord * config.hiddenSize);
@@ -166,14 +168,11 @@ export class Trainables {
 
   #concept(words: readonly string[]): Concept {
     const size = this.rowsPerWord * this.embeddings.width;
-    const tokens = words.map((word, i) => ({
-      word,
-      embedding: float32Tensor(
-        word,
-        [this.rowsPerWord, this.embeddings.width],
-        this.rows.slice(i * size, (i + 1) * size),
-      ),
-    }));
+    const tokens = words.map((word, i) => {
+      const own = this.rows.slice(i * size, (i + 1) * size);
+      const embedding = float32Tensor(word, [this.rowsPerWord, this.embeddings.width], own);
+      return { word, embeddings: new Map([[this.#encoder, embedding]]) };
+    });
     return { path: 'training', format: 'ed-lora', tokens, layers: new Map(), metadata: new Map() };
   }
 }

@@ -20,6 +20,7 @@ import {
   randomLycoris,
   scratch,
 } from '../merging/random-adapters.ts';
+import { tokenOf } from '../support/tokens.ts';
 
 const numbers = (count: number): Float32Array => Float32Array.from({ length: count }, (_, i) => Math.sin(i));
 const spec = { seed: 5, rank: 2, loraAlpha: 3, dtype: 'F32' } as const;
@@ -205,7 +206,7 @@ describe('what is refused rather than written', () => {
   it('words that a form would take for something else', async () => {
     const words = [{ ...word('clip_l', 2) }];
     await expect(
-      writeEmbeddings(scratch('e.safetensors'), [{ word: 'a.weight', embedding: words[0]!.embedding }]),
+      writeEmbeddings(scratch('e.safetensors'), [tokenOf('a.weight', words[0]!.embedding)]),
     ).rejects.toThrow(FormatError);
     const input = scratch('w.safetensors');
     await writeSafetensors(input, [float32Tensor('emb_params', [2, 8], numbers(16))], { name: 'x.weight' });

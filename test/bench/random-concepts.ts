@@ -8,6 +8,7 @@ import { CLIP_VIT_L_TEXT, SD15_UNET } from '../../src/models/families/sd1-config
 import { unetLayers } from '../../src/models/unet/changeable-layers.ts';
 import { crossAttentionNames } from '../../src/models/unet/structure.ts';
 import { TorchGenerator } from '../../src/tensor/random.ts';
+import { tokenOf } from '../support/tokens.ts';
 import { benchCache } from './random-sd15.ts';
 
 const RANK = 4;
@@ -46,7 +47,7 @@ async function writeConcept(file: string, index: number): Promise<void> {
   const tokens = [1, 2].map((k) => {
     const word = `<concept${index + 1}${'ab'[k - 1]}>`;
     const rows = crossAttentionNames(SD15_UNET).length;
-    return { word, embedding: float32Tensor(word, [rows, 768], random(rows * 768)) };
+    return tokenOf(word, float32Tensor(word, [rows, 768], random(rows * 768)));
   });
   await writeLora(file, layers, { naming: 'ed-lora', tokens });
 }

@@ -13,6 +13,7 @@ import { torchTensor, writeTorchZip } from '../../src/formats/torch-writer.ts';
 import { multiply } from '../../src/linalg/products.ts';
 import { convertFile } from '../../src/merging/jobs/convert-file.ts';
 import { goldenJson, goldenPath } from '../support/goldens.ts';
+import { vectorsOf } from '../support/tokens.ts';
 import { scratch, tensor, tensorFile } from './support.ts';
 
 const world = path.join(import.meta.dirname, '../../fixtures/tiny-world/concepts');
@@ -98,11 +99,11 @@ describe('ED-LoRA files', () => {
         tensor('new_concept_embedding.<b>', [3]),
       ]),
     );
-    expect(concept.tokens.map(({ embedding }) => embedding.shape)).toEqual([
+    expect(concept.tokens.map((token) => vectorsOf(token).shape)).toEqual([
       [1, 3],
       [1, 3],
     ]);
-    expect(readFloat32(concept.tokens[1]!.embedding)).toEqual(Float32Array.of(1, 2, 3));
+    expect(readFloat32(vectorsOf(concept.tokens[1]!))).toEqual(Float32Array.of(1, 2, 3));
   });
 
   it.each([

@@ -12,6 +12,7 @@ import { readBytes, readFloat32 } from '../../src/formats/raw-tensor.ts';
 import { multiply } from '../../src/linalg/products.ts';
 import { moduleId } from '../../src/models/keys/module-path.ts';
 import { goldenJson, goldenPath } from '../support/goldens.ts';
+import { tokenOf, vectorsOf } from '../support/tokens.ts';
 import { scratch, tensor } from './support.ts';
 
 /** Layers of every kind: linear, 1×1 and 3×3 convolution, text encoder. */
@@ -100,7 +101,7 @@ describe('writeLora', () => {
 
   it('describes itself as kohya and ModelSpec ask, with the hashes of its tensors', async () => {
     const file = target('kohya');
-    const tokens = [{ word: '<a1>', embedding: tensor('e', [2, 3]) }];
+    const tokens = [tokenOf('<a1>', tensor('e', [2, 3]))];
     await writeLora(file, layers, {
       title: 'two',
       mergedFrom: ['a', 'b'],
@@ -146,17 +147,14 @@ describe('writeLora', () => {
   });
 
   it('stores words and embeddings in the ED-LoRA forms', async () => {
-    const tokens = [
-      { word: '<b>', embedding: tensor('x', [2, 3]) },
-      { word: '<a>', embedding: tensor('y', [2, 3]) },
-    ];
+    const tokens = [tokenOf('<b>', tensor('x', [2, 3])), tokenOf('<a>', tensor('y', [2, 3]))];
     for (const naming of ['ed-lora', 'edlora-torch']) {
       const file = target(naming);
       await writeLora(file, layers, { naming: 'ed-lora', tokens });
       const concept = await loadConcept(file);
       expect(concept.format).toBe('ed-lora');
       expect(new Set(concept.tokens.map(({ word }) => word))).toEqual(new Set(['<a>', '<b>']));
-      expect(concept.tokens.map(({ embedding }) => embedding.shape)).toEqual([
+      expect(concept.tokens.map((token) => vectorsOf(token).shape)).toEqual([
         [2, 3],
         [2, 3],
       ]);
@@ -169,7 +167,7 @@ describe('writeLora', () => {
   });
 
   it('keeps the order of words in safetensors too', async () => {
-    const tokens = ['<z1>', '<a2>'].map((word) => ({ word, embedding: tensor('x', [2, 3]) }));
+    const tokens = ['<z1>', '<a2>'].map((word) => tokenOf(word, tensor('x', [2, 3])));
     const file = target('ed-lora');
     await writeLora(file, layers, { naming: 'ed-lora', tokens });
     expect((await loadConcept(file)).tokens.map(({ word }) => word)).toEqual(['<z1>', '<a2>']);

@@ -5,6 +5,7 @@ import { bindConcepts, renameTokens } from '../../src/concepts/prompt.ts';
 import { MismatchError, UsageError } from '../../src/errors.ts';
 import { loadTokenizer } from '../../src/models/clip/tokenizer.ts';
 import { goldenPath } from '../support/goldens.ts';
+import { tokenOf } from '../support/tokens.ts';
 import { tensor } from './support.ts';
 
 const tokenizer = await loadTokenizer(goldenPath('goldens/tokenizer/tiny'));
@@ -13,7 +14,7 @@ function concept(file: string, words: Record<string, [layers: number, width: num
   return {
     path: file,
     format: 'ed-lora',
-    tokens: Object.entries(words).map(([word, shape]) => ({ word, embedding: tensor(word, shape) })),
+    tokens: Object.entries(words).map(([word, shape]) => tokenOf(word, tensor(word, shape))),
     layers: new Map(),
     metadata: new Map(),
   };
@@ -36,14 +37,14 @@ describe('bindConcepts', () => {
   it('uses a single row in every layer', () => {
     const bound = bindConcepts(tokenizer, [concept('a', { '<a>': [1, 2] }), concept('b', { '<b>': [3, 2] })]);
     expect(bound.layerCount).toBe(3);
-    expect([...bound.embeddingRows()]).toEqual([1, 2, 1, 2, 1, 2, 1, 2, 3, 4, 5, 6]);
+    expect([...bound.embeddingRows('text_encoder')]).toEqual([1, 2, 1, 2, 1, 2, 1, 2, 3, 4, 5, 6]);
   });
 
   it('binds nothing for plain LoRA files', () => {
     const bound = bindConcepts(tokenizer, [concept('a', {})]);
     expect(new Set(bound.layerPrompts('a photo'))).toEqual(new Set(['a photo']));
     expect(bound.layerCount).toBe(16);
-    expect(bound.embeddingRows()).toHaveLength(0);
+    expect(bound.embeddingRows('text_encoder')).toHaveLength(0);
     expect(bound.conceptConfig()).toEqual({});
   });
 
@@ -93,6 +94,6 @@ describe('a loaded file', () => {
   it('binds', async () => {
     const loaded = await loadConcept(goldenPath('goldens/tiny-random/edlora.pth'));
     const bound = bindConcepts(tokenizer, [loaded]);
-    expect(bound.embeddingRows().length % (bound.tokens.length * bound.layerCount)).toBe(0);
+    expect(bound.embeddingRows('text_encoder').length % (bound.tokens.length * bound.layerCount)).toBe(0);
   });
 });

@@ -58,7 +58,7 @@ export async function draw(
   const pixels = inChannels * size * size;
   const noise = new TorchGenerator(seed).randn(prompts.length * pixels);
   const sampler = ddim(checkpointSampler(base, 'ddim'), steps);
-  const added = vocabulary.embeddingRows();
+  const added = vocabulary.embeddingRows;
   const encoder = base.family.base.tokenEncoder(base.parts, { added, deltas: model.deltas });
   const encoded = new Map<string, Float32Array>();
   const encode = async (prompt: string): Promise<Float32Array> => {

@@ -20,6 +20,7 @@ import { defaultRuntime } from '../../src/runtime/default-runtime.ts';
 import { Pipeline, type PipelineParts } from '../../src/sampling/sample.ts';
 import { TorchGenerator } from '../../src/tensor/random.ts';
 import { float32 } from '../../src/tensor/tensor.ts';
+import { vectorsOf } from '../support/tokens.ts';
 
 const smileyFile = path.join(packageRoot(), 'fixtures/tiny-world/concepts/edlora_smiley.pth');
 const sampling = { steps: 3, guidanceScale: 4 };
@@ -123,7 +124,8 @@ describe('density of embeddings', () => {
     const concept = await loadConcept(smileyFile);
     const density = vocabularyDensity(base);
     const { low, high } = density.vocabulary;
-    for (const { embedding } of concept.tokens) {
+    for (const token of concept.tokens) {
+      const embedding = vectorsOf(token);
       const values = density.logDensity(readFloat32(embedding));
       expect(values).toHaveLength(embedding.shape[0]!);
       expect(values.every((value) => Number.isFinite(value) && value < high)).toBe(true);

@@ -20,6 +20,7 @@ import { loadTokenizer } from '../../src/models/clip/tokenizer.ts';
 import type { LayerId } from '../../src/models/families/layer-table.ts';
 import { relativeError } from '../support/close.ts';
 import { goldenPath } from '../support/goldens.ts';
+import { vectorsOf } from '../support/tokens.ts';
 
 const FOLDER = 'goldens-fusion/fusion';
 const file = (name: string): string => goldenPath(FOLDER, 'concepts', `${name}.pth`);
@@ -180,8 +181,9 @@ describe('writeFusion', () => {
       }
       const embeddings = await openTensorFile(files[1]!.path);
       for (const { concept } of fusion.concepts) {
-        for (const { word, embedding } of concept.tokens) {
-          expect(readFloat32(embeddings.tensors.get(word)!)).toEqual(readFloat32(embedding));
+        for (const token of concept.tokens) {
+          const { word } = token;
+          expect(readFloat32(embeddings.tensors.get(word)!)).toEqual(readFloat32(vectorsOf(token)));
         }
       }
     },
@@ -208,11 +210,12 @@ describe('writeFusion', () => {
     const table = model.parts.textEncoder.weights.get('text_model.embeddings.token_embedding.weight')!;
     const width = table.shape[1]!;
     for (const { concept } of fusion.concepts) {
-      for (const { word, embedding } of concept.tokens) {
+      for (const token of concept.tokens) {
+        const { word } = token;
         const { concept_token_ids: ids, concept_token_names: names } = config[word]!;
         expect(names.map((name) => tokenizer.tokenId(name))).toEqual(ids);
         const rows = readFloat32(table).subarray(ids[0]! * width, (ids.at(-1)! + 1) * width);
-        expect([...rows]).toEqual([...readFloat32(embedding)]);
+        expect([...rows]).toEqual([...readFloat32(vectorsOf(token))]);
       }
     }
     expect(existsSync(path.join(out, 'model', 'vae', 'config.json'))).toBe(true);

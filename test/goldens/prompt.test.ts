@@ -32,7 +32,7 @@ describe('prompt binding, goldens', () => {
     expect(bound.encode(golden.negative_prompt, { pad: true })[0]).toEqual([
       ...readFloat64(tensors.get('negative_ids')!),
     ]);
-    expect([...bound.embeddingRows()]).toEqual([
+    expect([...bound.embeddingRows('text_encoder')]).toEqual([
       ...readFloat32(tensors.get('merged/text_encoder/token_embedding_tail')!),
     ]);
   });
@@ -48,7 +48,7 @@ describe('prompt binding, goldens', () => {
       goldenPath(`goldens-fusion/fusion/run_${count}/latents_and_embeddings.safetensors`),
     );
     const table = readFloat32(tensors.get('token_embedding_after_step3')!);
-    const rows = bound.embeddingRows();
+    const rows = bound.embeddingRows('text_encoder');
     expect([...rows]).toEqual([...table.subarray(table.length - rows.length)]);
     const list = goldenJson<{ concept_name: string }[]>(`goldens-fusion/fusion/concept_list_${count}.json`);
     expect(specs.map(({ conceptName }) => conceptName)).toEqual(list.map((entry) => entry.concept_name));

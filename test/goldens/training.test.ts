@@ -30,6 +30,7 @@ import {
 import { type StepBatch, type StepPlan, type StepResult, TrainingStep } from '../../src/training/step.ts';
 import { relativeError } from '../support/close.ts';
 import { goldenJson, goldenPath } from '../support/goldens.ts';
+import { tokenOf, vectorsOf } from '../support/tokens.ts';
 
 const FOLDER = 'goldens-fusion/training';
 /** README of the goldens: gradients 1e-4 relative per tensor (L2); losses are sums of the same size. */
@@ -128,10 +129,9 @@ function asFactors(feeds: ReturnType<typeof factorsOf>['feeds']): ModelFactors {
 /** Words with one row of zeros per layer; the rows themselves are given to `TokenEmbeddings`. */
 function vocabularyOf(words: readonly string[], layers: number): BoundVocabulary {
   const width = base.parts.textEncoder.config.hiddenSize;
-  const tokens = words.map((word) => ({
-    word,
-    embedding: float32Tensor(word, [layers, width], new Float32Array(layers * width)),
-  }));
+  const tokens = words.map((word) =>
+    tokenOf(word, float32Tensor(word, [layers, width], new Float32Array(layers * width))),
+  );
   const concept: Concept = {
     path: 'words',
     format: 'ed-lora',
@@ -236,7 +236,7 @@ function edLora(plan: Partial<StepPlan> = {}) {
   const words = maple.tokens.map(({ word }) => word);
   const layers = crossAttentionNames(base.parts.unet.config).length;
   const { feeds, ranks } = factorsOf(maple);
-  const rows = Float32Array.from(maple.tokens.flatMap(({ embedding }) => [...readFloat32(embedding)]));
+  const rows = Float32Array.from(maple.tokens.flatMap((token) => [...readFloat32(vectorsOf(token))]));
   // One set of loaded graphs per plan; what is trained is given to every run.
   const key = JSON.stringify(plan);
   const made = loaded.get(key) ?? {

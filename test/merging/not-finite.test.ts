@@ -14,6 +14,7 @@ import { convertFile } from '../../src/merging/jobs/convert-file.ts';
 import { lintFiles } from '../../src/merging/jobs/lint-files.ts';
 import { mergeFiles } from '../../src/merging/jobs/merge-files.ts';
 import { resizeFile } from '../../src/merging/jobs/resize-file.ts';
+import { openCheckpoint } from '../../src/models/checkpoint.ts';
 import { scratch } from './random-adapters.ts';
 
 const base = fileURLToPath(new URL('../../fixtures/tiny-world/model', import.meta.url));
@@ -103,7 +104,7 @@ describe('an embedding', () => {
 
   it('alone, of a prompt', async () => {
     const file = await written([tensor('cat', [1, 64], 'F16', Number.NaN)]);
-    await refused(loadEmbeddings(file, 16, 64), 'cat');
+    await refused(loadEmbeddings(file, await openCheckpoint(base)), 'cat');
   });
 
   it.each(['diffusers-embedding', 'a1111', 'kohya-embedding', 'ed-lora', 'xti'] as const)(

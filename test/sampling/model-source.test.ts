@@ -14,6 +14,7 @@ import { type ModelSources, openSceneModel, type SceneConcept } from '../../src/
 import { normalScene, type Scene } from '../../src/sampling/scene.ts';
 import { prepareScene } from '../../src/sampling/scene-request.ts';
 import { goldenPath } from '../support/goldens.ts';
+import { tokenOf, vectorsOf } from '../support/tokens.ts';
 
 const folder = mkdtempSync(path.join(tmpdir(), 'edlora-model-'));
 afterAll(() => rmSync(folder, { recursive: true }));
@@ -69,7 +70,7 @@ describe('what a scene draws with', () => {
     await writeAdapter(path.join(fused, 'lora.safetensors'), 'kohya', output);
     await writeSafetensors(
       path.join(fused, 'embeddings.safetensors'),
-      concept.tokens.map(({ word, embedding }) => renamed(embedding, word)),
+      concept.tokens.map((token) => renamed(vectorsOf(token), token.word)),
     );
     const words = concept.tokens.map(({ word }) => word).reverse();
     const recipe = {
@@ -118,7 +119,7 @@ describe('what a scene draws with', () => {
     expect(opened.vocabulary.layerPrompts('a <potter1> <potter2>')).toEqual(
       known.vocabulary.layerPrompts('a <potter1> <potter2>'),
     );
-    expect(opened.vocabulary.embeddingRows().length).toBe(0);
+    expect(opened.vocabulary.embeddingRows('text_encoder').length).toBe(0);
     expect(opened.conceptNames).toEqual(['<potter1> <potter2>']);
     await expect(open({ fused, base: model })).rejects.toThrow(/whole checkpoint; leave out `base`/);
     writeFileSync(
@@ -135,7 +136,7 @@ describe('what a scene draws with', () => {
     await writeSafetensors(several, [float32Tensor('<three>', [3, 32], rows(3))]);
     const layered = path.join(folder, 'layered.safetensors');
     const deep = float32Tensor('<deep>', [16, 32], rows(16));
-    await writeEmbeddings(layered, [{ word: '<deep>', embedding: deep }]);
+    await writeEmbeddings(layered, [tokenOf('<deep>', deep)]);
     const long = path.join(folder, 'long.safetensors');
     await writeSafetensors(long, [renamed(deep, '<long>')]);
     const kohya = path.join(folder, 'kohyaword.safetensors');
@@ -146,7 +147,7 @@ describe('what a scene draws with', () => {
     });
     const [first] = vocabulary.layerPrompts('<one>|<three>|<deep>|<long>|kohyaword');
     expect(first!.split('|').map((part) => part.split(' ').length)).toEqual([1, 3, 1, 16, 2]);
-    expect(vocabulary.embeddingRows().length).toBe((1 + 3 + 1 + 16 + 2) * 16 * 32);
+    expect(vocabulary.embeddingRows('text_encoder').length).toBe((1 + 3 + 1 + 16 + 2) * 16 * 32);
     // The file's name calls its word too, save where it is a word of its own.
     expect(vocabulary.layerPrompts('diffusers, several')[2]).toBe(
       vocabulary.layerPrompts('<one>, <three>')[2],
@@ -159,7 +160,7 @@ describe('what a scene draws with', () => {
     await writeSafetensors(wide, [float32Tensor('<wide>', [1, 768], rows(1, 768))]);
     await expect(open({ base: model, embeddings: [wide] })).rejects.toThrow(/trained on SD 1.x/);
     const short = path.join(folder, 'short.safetensors');
-    await writeEmbeddings(short, [{ word: '<short>', embedding: float32Tensor('', [10, 32], rows(10)) }]);
+    await writeEmbeddings(short, [tokenOf('<short>', float32Tensor('', [10, 32], rows(10)))]);
     await expect(open({ base: model, embeddings: [short] })).rejects.toThrow(
       'expected one vector for each of 16 cross-attention layers, got 10',
     );

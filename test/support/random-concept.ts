@@ -26,10 +26,12 @@ export async function writeRandomConcept(
         kernel: kernel === null ? null : [1, 1],
       }),
     );
-  const shape = [base.parts.layers.contextCount, base.parts.textEncoder.config.hiddenSize];
+  const rows = base.parts.layers.contextCount;
+  const vectors = ({ config: { hiddenSize } }: { config: { hiddenSize: number } }, word: string) =>
+    float32Tensor(word, [rows, hiddenSize], random.randn(rows * hiddenSize));
   const tokens = words.map((word) => ({
     word,
-    embedding: float32Tensor(word, shape, random.randn(shape[0]! * shape[1]!)),
+    embeddings: new Map([...base.parts.textEncoders].map(([id, part]) => [id, vectors(part, word)])),
   }));
   await writeLora(file, layers, { naming: 'ed-lora', tokens });
 }

@@ -11,6 +11,7 @@ import { stateFileOf, writeTrained } from '../../src/training/output.ts';
 import { train } from '../../src/training/train.ts';
 import { scratchFolder } from '../formats/scratch-folder.ts';
 import { writeRandomUnet } from '../support/random-unet.ts';
+import { vectorsOf } from '../support/tokens.ts';
 
 const scratch = scratchFolder();
 const cases = path.join(packageRoot(), 'fixtures/cases/training/sched');
@@ -51,7 +52,7 @@ it.each([
     await train({ base, settings: { ...SETTINGS, method: 'ed-lora', steps: 1 } }),
   );
   const concept = await loadConcept(file);
-  expect(concept.tokens[0]!.embedding.shape[0]).toBe(contexts);
+  expect(vectorsOf(concept.tokens[0]!).shape[0]).toBe(contexts);
   const options = { steps: 1, runs: 1, guidanceScale: 1, stages: ['cross'] } as const;
   const fusion = await fuse({ base, concepts: [{ concept }], options, preserveCaptions: [] });
   expect(fusion.layers.size).toBe(2 * contexts);

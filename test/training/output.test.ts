@@ -11,6 +11,7 @@ import { type TrainingInput, trainingSchema } from '../../src/training/options.t
 import { checkTrainedTarget, writeTrained } from '../../src/training/output.ts';
 import type { TrainedConcept } from '../../src/training/train.ts';
 import { scratchFolder } from '../formats/scratch-folder.ts';
+import { tokenOf, vectorsOf } from '../support/tokens.ts';
 
 const scratch = scratchFolder();
 
@@ -29,15 +30,15 @@ const trained = (given: Partial<TrainingInput>): TrainedConcept => {
     method: TRAINING_METHODS[settings.method],
     settings,
     tokens: [
-      { word: '<a>', embedding: float32Tensor('<a>', [1, 8], rows) },
-      {
-        word: '<b>',
-        embedding: float32Tensor(
+      tokenOf('<a>', float32Tensor('<a>', [1, 8], rows)),
+      tokenOf(
+        '<b>',
+        float32Tensor(
           '<b>',
           [1, 8],
           rows.map((value) => 2 * value),
         ),
-      },
+      ),
     ],
     layers: [
       {
@@ -86,7 +87,7 @@ it('a file of ED-LoRA holds its words, as they are', async () => {
   const files = await writeTrained(scratch('own.safetensors'), trained({ method: 'lora', token: '<a>+<b>' }));
   expect(files.embeddings).toBeNull();
   const { tokens } = await loadConcept(files.concept);
-  expect(tokens.map(({ word, embedding }) => [word, embedding.shape])).toEqual([
+  expect(tokens.map((token) => [token.word, vectorsOf(token).shape])).toEqual([
     ['<a>', [1, 8]],
     ['<b>', [1, 8]],
   ]);

@@ -35,6 +35,7 @@ import { stateFileOf, writeTrained } from '../../src/training/output.ts';
 import { previousStateFile } from '../../src/training/run-state.ts';
 import { train } from '../../src/training/train.ts';
 import { SMALL_CONTEXTS, writeSmallBase } from '../support/small-base.ts';
+import { vectorsOf } from '../support/tokens.ts';
 
 let folder = '';
 let baseFolder = '';
@@ -82,8 +83,11 @@ describe('every method', () => {
     const changed = [...within('unet', deltas).values()].some(({ up }) => up.data.some((x) => x !== 0));
     expect(changed).toBe(method !== 'textual-inversion' && method !== 'xti');
     expect(within('text_encoder', deltas).size > 0).toBe(method === 'ed-lora' || method === 'lora');
-    for (const { word, embedding } of concept.tokens) {
-      expect(embedding.shape[0], word).toBe(method === 'ed-lora' || method === 'xti' ? SMALL_CONTEXTS : 1);
+    for (const token of concept.tokens) {
+      const { word } = token;
+      expect(vectorsOf(token).shape[0], word).toBe(
+        method === 'ed-lora' || method === 'xti' ? SMALL_CONTEXTS : 1,
+      );
     }
     expect(JSON.parse(readFileSync(files.settings, 'utf8'))).toMatchObject({ method: { name: method } });
     expect(readFileSync(files.plot, 'utf8')).toMatch(/^<svg/);
@@ -239,8 +243,8 @@ describe('a run that is interrupted', () => {
       expect(up).toEqual(whole.layers[i]!.up);
       expect(down).toEqual(whole.layers[i]!.down);
     });
-    second.tokens.forEach(({ embedding }, i) => {
-      expect(readFloat32(embedding)).toEqual(readFloat32(whole.tokens[i]!.embedding));
+    second.tokens.forEach((token, i) => {
+      expect(readFloat32(vectorsOf(token))).toEqual(readFloat32(vectorsOf(whole.tokens[i]!)));
     });
     await expect(
       train({ base, settings: { ...settings, lrUnet: 1 }, stateFile, resume: true }),

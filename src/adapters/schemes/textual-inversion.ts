@@ -21,6 +21,9 @@ export const XTI_KEYS: readonly string[] = [
   ...['OUT03', 'OUT04', 'OUT05', 'OUT06', 'OUT07', 'OUT08', 'OUT09', 'OUT10', 'OUT11'],
 ];
 
+/** What files of words with vectors of several text encoders call each encoder. */
+export const ENCODER_KEYS = { text_encoder: 'clip_l', text_encoder_2: 'clip_g' } as const;
+
 /** Header entry of our own files: the words that have one vector per cross-attention layer, as a JSON list. */
 export const LAYER_WISE_KEY = 'edlora.layer_wise';
 
@@ -62,7 +65,7 @@ export function bundledWords(file: string, tensors: Iterable<RawTensor>): Adapte
   return [...tensors].flatMap((tensor) => {
     const match = bundle.exec(tensor.name);
     if (match === null) return [];
-    return [tokens(file, match[1]!, tensor, match[2] === 'clip_g' ? 'text_encoder_2' : 'text_encoder')];
+    return [tokens(file, match[1]!, tensor, encoderOf(match[2]!) ?? 'text_encoder')];
   });
 }
 
@@ -88,10 +91,15 @@ export function readTextualInversion(file: TensorFile): AdapterWord[] | null {
   if (names.length === 1 && (names[0] === 'emb_params' || names[0] === '')) {
     return [tokens(file.path, nameInside(file) ?? stem, first(names[0]), 'text_encoder')];
   }
-  if (names.length > 0 && names.every((name) => name === 'clip_l' || name === 'clip_g')) {
-    return names.map((name) =>
-      tokens(file.path, stem, first(name), name === 'clip_l' ? 'text_encoder' : 'text_encoder_2'),
+  if (names.length > 0 && names.every((name) => encoderOf(name) !== null)) {
+    const word = nameInside(file) ?? stem;
+    return withStatedRows(
+      file,
+      names.map((name) => tokens(file.path, word, first(name), encoderOf(name)!)),
     );
+  }
+  if (names.length > 0 && names.every(isBundledEmbedding)) {
+    return withStatedRows(file, bundledWords(file.path, file.tensors.values()));
   }
   if (names.length === XTI_KEYS.length && XTI_KEYS.every((key) => file.tensors.has(key))) {
     return layerWise(file, stem);
@@ -103,11 +111,21 @@ export function readTextualInversion(file: TensorFile): AdapterWord[] | null {
   };
   const widths = new Set(names.map((name) => first(name).shape.at(-1)));
   if (widths.size !== 1 || !names.every(isWord)) return null;
+  return withStatedRows(
+    file,
+    names.map((name) => tokens(file.path, name, first(name), 'text_encoder')),
+  );
+}
+
+/** Words of which the header says that they have one vector per cross-attention layer. */
+function withStatedRows(file: TensorFile, words: readonly AdapterWord[]): AdapterWord[] {
   const stated = statedLayerWise(file);
-  return names.map((name) => ({
-    ...tokens(file.path, name, first(name), 'text_encoder'),
-    rows: stated.has(name) ? 'layers' : 'tokens',
-  }));
+  return words.map((own) => ({ ...own, rows: stated.has(own.word) ? 'layers' : 'tokens' }));
+}
+
+function encoderOf(key: string): AdapterWord['encoder'] | null {
+  if (key === ENCODER_KEYS.text_encoder) return 'text_encoder';
+  return key === ENCODER_KEYS.text_encoder_2 ? 'text_encoder_2' : null;
 }
 
 /** What A1111 and ComfyUI call an embedding: its file's name. White space would end the word in a prompt. */

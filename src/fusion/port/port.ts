@@ -27,7 +27,7 @@ import { type LowRank, lowRank, toDense } from '../../linalg/low-rank.ts';
 import { type Matrix, matrix, splitRows, transpose } from '../../linalg/matrix.ts';
 import { svdSteps } from '../../linalg/svd.ts';
 import type { Checkpoint } from '../../models/checkpoint.ts';
-import type { PromptIds, TokenEncoder } from '../../models/families/conditioning.ts';
+import type { PromptIds, TokenEncoder, TokenEncoderOptions } from '../../models/families/conditioning.ts';
 import type { Layer, LayerId } from '../../models/families/layer-table.ts';
 import type { ModelDeltas } from '../../models/lora.ts';
 import { Pace, type Steps } from '../../pace.ts';
@@ -131,11 +131,11 @@ export async function portable(request: PortRequest): Promise<Port> {
     const layerCount = parts.layers.contextCount;
     const native = bindConcepts(tokenizer, worded, layerCount);
     const bound = bindConcepts(tokenizer, shared, layerCount);
-    const reader = (added: Float32Array, own: ModelDeltas): TokenEncoder =>
+    const reader = (added: TokenEncoderOptions['added'], own: ModelDeltas): TokenEncoder =>
       family.base.tokenEncoder(parts, { added, deltas: own, execution });
-    const readNative = reader(native.embeddingRows(), deltas);
-    const readShared = reader(bound.embeddingRows(), deltas);
-    const readBase = reader(new Float32Array(0), new Map());
+    const readNative = reader(native.embeddingRows, deltas);
+    const readShared = reader(bound.embeddingRows, deltas);
+    const readBase = reader(undefined, new Map());
     const names = request.names ?? worded.map(conceptName);
     const prompts = names.flatMap((name) =>
       options.templates.map((template) => template.replaceAll('{}', name)),

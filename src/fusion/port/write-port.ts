@@ -5,9 +5,9 @@ import type { AdapterWord } from '../../adapters/adapter.ts';
 import { encodeLayer } from '../../adapters/encode-layer.ts';
 import type { LayerFormat } from '../../adapters/schemes/index.ts';
 import type { OutputAdapter } from '../../adapters/schemes/scheme.ts';
-import { writeWords } from '../../adapters/words.ts';
+import { formOfWords, writeWords } from '../../adapters/words.ts';
 import { writeAdapter } from '../../adapters/write.ts';
-import { renamed } from '../../formats/raw-tensor.ts';
+import { wordsOf } from '../../concepts/concept-words.ts';
 import { writeFileAtomically } from '../../io/replace-file.ts';
 import { stagedInto } from '../../io/staging.ts';
 import { checkFileTarget, checkFolderTarget, checkResultsFolder } from '../../io/targets.ts';
@@ -98,10 +98,7 @@ export async function writePort(
   );
   checkPortTarget(folder, [...called.values()], options);
   const target = path.resolve(folder);
-  const words = tokens.map(({ word, embedding }): AdapterWord => {
-    const name = called.get(word)!;
-    return { word: name, embedding: renamed(embedding, name), rows: 'tokens', encoder: 'text_encoder' };
-  });
+  const words = wordsOf(tokens).map((own) => ({ ...own, word: called.get(own.word)! }));
   const prompts = names.map((name) => renamedIn(name, called));
   const output: OutputAdapter = {
     architecture: base.family.name,
@@ -122,9 +119,10 @@ export async function writePort(
     what.set(lora, `LoRA (${format} names)`);
     await writeAdapter(path.join(staging, WITH_WORDS), 'kohya', { ...output, words }, pace);
     what.set(WITH_WORDS, 'the same with its words inside: for A1111');
-    for (const word of words) {
-      const file = `${word.word}.safetensors`;
-      await writeWords(path.join(staging, file), 'diffusers-embedding', [word], {}, pace);
+    for (const word of called.values()) {
+      const file = `${word}.safetensors`;
+      const own = words.filter((entry) => entry.word === word);
+      await writeWords(path.join(staging, file), formOfWords(own), own, {}, pace);
       what.set(file, 'embedding of the word, one vector');
     }
     await writeFileAtomically(path.join(staging, README), [usage(lora, prompts, [...called.values()])]);

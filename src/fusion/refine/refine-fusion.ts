@@ -36,7 +36,7 @@ export interface FusionToRefine {
 export async function refineFusion(fusion: FusionToRefine): Promise<Refinement> {
   const { base, vocabulary, concepts, captions, options, deltas: fused } = fusion;
   const { parts, family, tokenizer } = base;
-  const added = vocabulary.embeddingRows();
+  const added = vocabulary.embeddingRows;
   const reading = (deltas: ModelDeltas) => {
     const encoder = family.base.tokenEncoder(parts, { added, deltas, execution: fusion.execution });
     return (perLayer: readonly PromptIds[]) => conditioningOf(encoder, perLayer);

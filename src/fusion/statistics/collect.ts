@@ -18,6 +18,7 @@ import {
   conditioningFeeds,
   type PromptIds,
   type TokenEncoder,
+  type TokenEncoderOptions,
 } from '../../models/families/conditioning.ts';
 import { within } from '../../models/families/layer-table.ts';
 import { deltaFeeds, deltaRanks, type ModelDeltas } from '../../models/lora.ts';
@@ -46,7 +47,7 @@ const distinct = ({ features }: Probes): ReadonlySet<FeatureProbe> => new Set(fe
  */
 export async function collectText(
   { parts, tokenizer }: Checkpoint,
-  added: Float32Array,
+  added: TokenEncoderOptions['added'],
   prompts: readonly PromptIds[],
   deltas: ModelDeltas,
   layers: readonly string[],
@@ -62,7 +63,11 @@ export async function collectText(
   const rowCount = prompts.reduce((sum, ids) => sum + ids.length, 0);
   let rowWeights: Value | null = null;
   const { textEncoder } = parts;
-  const embeddings = new TokenEmbeddings(textEncoder.weights, textEncoder.config, added);
+  const embeddings = new TokenEmbeddings(
+    textEncoder.weights,
+    textEncoder.config,
+    added?.(parts.textEncoderId),
+  );
   const { outputs, probes } = await encodeText(
     textEncoder,
     embeddings,

@@ -90,8 +90,6 @@ export async function latentSizeFor(
 export class Collector {
   readonly #base: Checkpoint;
   readonly #vocabulary: BoundVocabulary;
-  /** Rows of the tokens behind the base's vocabulary. */
-  readonly #added: Float32Array;
   readonly #layers: StageLayers;
   readonly #options: CollectOptions;
   readonly #execution: CollectContext;
@@ -105,7 +103,6 @@ export class Collector {
   ) {
     this.#base = base;
     this.#vocabulary = vocabulary;
-    this.#added = vocabulary.embeddingRows();
     this.#layers = layers;
     this.#options = options;
     this.#execution = execution;
@@ -117,7 +114,7 @@ export class Collector {
     const prompts = this.#prompts(name).ids.flat();
     const found = await collectText(
       this.#base,
-      this.#added,
+      this.#vocabulary.embeddingRows,
       prompts,
       deltas,
       this.#layers.text,
@@ -186,7 +183,7 @@ export class Collector {
     const ids = captions.map((caption) => this.#base.tokenizer.encode(caption));
     const found = await collectText(
       this.#base,
-      this.#added,
+      this.#vocabulary.embeddingRows,
       ids,
       new Map(),
       this.#layers.text,
@@ -260,7 +257,11 @@ export class Collector {
   /** Reads prompts in the model with these deltas. Default: the base itself. */
   #encoder(deltas: ModelDeltas = new Map()): TokenEncoder {
     const { family, parts } = this.#base;
-    return family.base.tokenEncoder(parts, { added: this.#added, deltas, execution: this.#execution });
+    return family.base.tokenEncoder(parts, {
+      added: this.#vocabulary.embeddingRows,
+      deltas,
+      execution: this.#execution,
+    });
   }
 
   /** A caption as the base model reads it, the same for every cross-attention. */

@@ -3,6 +3,7 @@ import type { ExecutionContext } from '../../runtime/execution-context.ts';
 import type { Tensor } from '../../tensor/tensor.ts';
 import { float32 } from '../../tensor/tensor.ts';
 import type { ModelDeltas } from '../lora.ts';
+import type { ComponentId } from './layer-table.ts';
 import type { Parts } from './parts.ts';
 
 /** Token ids of a prompt as the encoder takes them: begin and end included. */
@@ -27,8 +28,8 @@ export interface EncodedPrompts {
 }
 
 export interface TokenEncoderOptions {
-  /** Rows of tokens behind the vocabulary, [count, D]. Default none. */
-  readonly added?: Float32Array;
+  /** Rows of tokens behind the vocabulary of a text encoder, [count, D]. Default none. */
+  readonly added?: (component: ComponentId) => Float32Array;
   /** Changes of the base; those of the text encoders count. Default none. */
   readonly deltas?: ModelDeltas;
   /** Layers to leave out at the end of each text encoder. Default 0. */

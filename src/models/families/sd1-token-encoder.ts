@@ -9,7 +9,7 @@ export const sd1TokenEncoder: MakeTokenEncoder = (
   { added, deltas = new Map(), clipSkip = 0, execution } = {},
 ) => {
   const { textEncoder: encoder, textEncoderId } = parts;
-  const embeddings = new TokenEmbeddings(encoder.weights, encoder.config, added);
+  const embeddings = new TokenEmbeddings(encoder.weights, encoder.config, added?.(textEncoderId));
   const own = within(textEncoderId, deltas);
   return {
     encode: async (batch) => {

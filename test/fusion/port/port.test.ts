@@ -9,10 +9,12 @@ import { PORT_DEFAULTS, type Port, portable } from '../../../src/fusion/port/por
 import { toDense } from '../../../src/linalg/low-rank.ts';
 import { matrix } from '../../../src/linalg/matrix.ts';
 import { type Checkpoint, openCheckpoint } from '../../../src/models/checkpoint.ts';
+import type { TokenEncoderOptions } from '../../../src/models/families/conditioning.ts';
 import type { LayerId } from '../../../src/models/families/layer-table.ts';
 import type { ModelDeltas } from '../../../src/models/lora.ts';
 import { TorchGenerator } from '../../../src/tensor/random.ts';
 import { goldenPath } from '../../support/goldens.ts';
+import { vectorsOf } from '../../support/tokens.ts';
 
 const TEMPLATES = ['photo of a {}', '{}', 'a {} on a table', 'two of them, {} and a dog'];
 const CAPTIONS = ['photo of a dog', ''];
@@ -34,16 +36,17 @@ beforeAll(async () => {
 describe('a portable concept', () => {
   it('has one embedding per word, the mean of its layers’', () => {
     const [word] = full.concepts[0]!.tokens;
-    const { embedding } = concept.tokens[0]!;
+    const embedding = vectorsOf(concept.tokens[0]!);
     const [rows, width] = embedding.shape as [number, number];
-    expect(word).toMatchObject({ word: '<potter1>', embedding: { shape: [1, width] } });
+    expect(word!.word).toBe('<potter1>');
+    expect(vectorsOf(word!).shape).toEqual([1, width]);
     const values = readFloat32(embedding);
     const mean = Float32Array.from({ length: width }, (_, j) => {
       let sum = 0;
       for (let i = 0; i < rows; i++) sum += values[i * width + j]!;
       return sum / rows;
     });
-    expect(readFloat32(word!.embedding)).toBeAllClose(mean, { rtol: 1e-6 });
+    expect(readFloat32(vectorsOf(word!))).toBeAllClose(mean, { rtol: 1e-6 });
   });
 
   it('changes keys and values of every cross-attention, and nothing else', () => {
@@ -61,7 +64,11 @@ describe('a portable concept', () => {
     const shared = bindConcepts(tokenizer, full.concepts, parts.layers.contextCount);
     const native = bindConcepts(tokenizer, [concept], parts.layers.contextCount);
     const texts = TEMPLATES.slice(0, 3).map((text) => text.replaceAll('{}', '<potter1> <potter2>'));
-    const read = async (added: Float32Array, own: ModelDeltas, ids: readonly (readonly number[])[]) => {
+    const read = async (
+      added: TokenEncoderOptions['added'],
+      own: ModelDeltas,
+      ids: readonly (readonly number[])[],
+    ) => {
       const { states } = await family.base.tokenEncoder(parts, { added, deltas: own }).encode(ids);
       return Float64Array.from(states.data);
     };
@@ -70,10 +77,10 @@ describe('a portable concept', () => {
     const captions = CAPTIONS.map((text) => tokenizer.encodePadded(text).ids);
     const { contextIndex } = parts.layers.get(ID)!;
     return {
-      x: await read(shared.embeddingRows(), deltas, ids(shared, 0)),
-      f: await read(native.embeddingRows(), deltas, ids(native, contextIndex!)),
-      xCaptions: await read(shared.embeddingRows(), deltas, captions),
-      fCaptions: await read(new Float32Array(0), new Map(), captions),
+      x: await read(shared.embeddingRows, deltas, ids(shared, 0)),
+      f: await read(native.embeddingRows, deltas, ids(native, contextIndex!)),
+      xCaptions: await read(shared.embeddingRows, deltas, captions),
+      fCaptions: await read(undefined, new Map(), captions),
     };
   }
   const energy = (rows: Float64Array): number => rows.reduce((sum, value) => sum + value * value, 0);

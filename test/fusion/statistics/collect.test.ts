@@ -103,7 +103,7 @@ describe('few rows are kept as they are', () => {
     expect(prompts[0]!.length).not.toBe(prompts[1]!.length);
     const layers = [...base.parts.textEncoder.layers.keys()].filter((name) => name.endsWith('q_proj'));
     const of = (times: number) =>
-      collectText(base, new Float32Array(), Array(times).fill(prompts).flat(), new Map(), layers);
+      collectText(base, undefined, Array(times).fill(prompts).flat(), new Map(), layers);
     expectSame(await of(1), await of(8), 8);
   });
 

@@ -53,9 +53,9 @@ async function exercise({ file, folder, out, random }: Input): Promise<void> {
     await attempt(() => checkFinite(concept));
     await attempt(() => conceptDeltas(model, concept, { convolutions: true }));
     await attempt(() => bindConcepts(model.tokenizer, [concept]).encode('a <a> <b> c', { pad: true }));
-    await attempt(() => bindConcepts(model.tokenizer, [concept]).embeddingRows());
+    await attempt(() => bindConcepts(model.tokenizer, [concept]).embeddingRows('text_encoder'));
   }
-  if (random.chance(0.2)) await attempt(() => loadEmbeddings(location, 16, 64));
+  if (random.chance(0.2)) await attempt(async () => loadEmbeddings(location, await miniature()));
   if (random.chance(0.1)) await attempt(() => verifyFile(location, { rebuild: false }));
   const adapter = await loadAdapter(location);
   await attempt(() => describeAdapter(adapter));
