@@ -4,6 +4,8 @@ export interface Progress {
   /** What is done of `total`, in units of the call: layers, steps, pictures, bytes. */
   readonly done: number;
   readonly total: number;
+  /** Part of the work that is done, 0–1, where units are known to cost differently. */
+  readonly share?: number;
 }
 
 export interface SubjectProgress extends Progress {

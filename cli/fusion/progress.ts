@@ -8,7 +8,7 @@ export function fusionProgress(
   io: Io,
   steps: number,
 ): { show: (progress: FusionProgress) => void; finish: () => void } {
-  const line = new ProgressLine(io, { unequalGroups: true });
+  const line = new ProgressLine(io);
   const verbs = {
     collect: 'collecting',
     preserve: 'preserving',
@@ -19,14 +19,14 @@ export function fusionProgress(
   let running = '';
   let step = 0;
   return {
-    show: ({ stage, action, subject, done, total }) => {
+    show: ({ stage, action, subject, ...done }) => {
       const group = `${stage} ${action}`;
       step = running === `${group} ${subject}` ? (step % steps) + 1 : 1;
       running = `${group} ${subject}`;
       const denoising = stage === 'spatial' && action !== 'solve' && action !== 'refine';
       const stepCount = denoising ? `, step ${step} of ${steps}` : '';
       const activity = `${stage}: ${verbs[action]} ${subject || 'the empty prompt'}${stepCount}`;
-      line.update({ activity, done, total }, group);
+      line.update({ activity, ...done }, group);
     },
     finish: () => line.finish(),
   };

@@ -10,12 +10,13 @@ import type { ModelDeltas } from '../models/lora.ts';
 import { Pace } from '../pace.ts';
 import { type ExecutionContext, executionContext, withProgress } from '../runtime/execution-context.ts';
 import { GraphMatmulEngine } from '../runtime/matmul-engine.ts';
+import { type FusionAction, fusionTasks, WorkDone } from './expected-work.ts';
 import type { FusedLayer, Fusion } from './fusion.ts';
 import { type FuseRequest, type FusionPlan, methodFor, planFusion, preserves } from './plan.ts';
 import { addBase, addConcept, toolVersions } from './recipe.ts';
 import type { RefineProgress } from './refine/refine.ts';
-import { fusionRefineUnits, refineFusion } from './refine/refine-fusion.ts';
-import { type FusionProgress, Reporter } from './report/report.ts';
+import { refineFusion } from './refine/refine-fusion.ts';
+import { Reporter } from './report/report.ts';
 import { measureStage, type SolvedLayer, type StageProblem, solveStage } from './solve-stage.ts';
 import { fusionMethod } from './solvers/method.ts';
 import { type Choices, chooseParameters, heldOutOptions } from './solvers/parameter-choice.ts';
@@ -40,7 +41,7 @@ export async function fuse(request: FuseRequest): Promise<Fusion> {
   // The recipe needs them; what is missing is missing before the work.
   toolVersions();
   const plan = await planFusion(request);
-  const run = new FusionRun(request, plan);
+  const run = new FusionRun(request, plan, new WorkDone(await fusionTasks(request.base, plan)));
   try {
     for (const stage of STAGES) {
       run.inputs.check();
@@ -90,10 +91,9 @@ class FusionRun {
   #own: { collected: readonly Statistics[]; prior: Statistics | null } | null = null;
   #heldOut: readonly Statistics[] | null = null;
   readonly #solved = new Map<Stage, SolvedStage>();
-  #done = 0;
-  #total: number;
+  readonly #work: WorkDone;
 
-  constructor(request: FuseRequest, plan: FusionPlan) {
+  constructor(request: FuseRequest, plan: FusionPlan, work: WorkDone) {
     this.#request = request;
     this.#plan = plan;
     this.#execution = executionContext(request);
@@ -112,7 +112,7 @@ class FusionRun {
         onNote,
       },
     );
-    this.#total = this.#workUnits();
+    this.#work = work;
   }
 
   /** Collect and solve one stage. */
@@ -232,14 +232,14 @@ class FusionRun {
       const origins: string[] = [];
       for (const concept of concepts) {
         const found = await this.#store.concept(concept, scopes, options, this.#collecting('collect'));
-        if (!found.fresh) this.#skipUnits(options.steps * options.runs);
+        if (!found.fresh) this.#skip('collect', options.steps * options.runs);
         collected.push(found.statistics);
         origins.push(originOf(found));
       }
       let prior: Statistics | null = null;
       if (captions.length > 0) {
         const found = await this.#store.prior(captions, scopes, options, this.#collecting('preserve'));
-        if (!found.fresh) this.#skipUnits(options.steps * priorCaptions(captions, options).length);
+        if (!found.fresh) this.#skip('preserve', options.steps * priorCaptions(captions, options).length);
         prior = found.statistics;
       }
       this.#own = { collected, prior };
@@ -299,7 +299,7 @@ class FusionRun {
       const collected: Statistics[] = [];
       for (const concept of concepts) {
         const found = await this.#store.concept(concept, this.#scopes(), held, this.#collecting('hold out'));
-        if (!found.fresh) this.#skipUnits(held.steps * held.runs);
+        if (!found.fresh) this.#skip('hold out', held.steps * held.runs);
         collected.push(found.statistics);
       }
       this.#heldOut = collected;
@@ -313,40 +313,22 @@ class FusionRun {
     return { text: scopeOf(layers.text), cross: scopeOf(layers.cross), spatial: scopeOf(layers.spatial) };
   }
 
-  #collecting(action: FusionProgress['action']): CollectContext {
+  #collecting(action: FusionAction): CollectContext {
     return withProgress(this.#execution, ({ stage, subject }) => this.#advance(stage, action, subject));
   }
 
-  #advance(stage: Stage, action: FusionProgress['action'], subject: string): void {
+  #advance(stage: Stage, action: FusionAction, subject: string): void {
     this.#request.signal?.throwIfAborted();
-    this.#done++;
-    this.#request.onProgress?.({ stage, action, subject, done: this.#done, total: this.#total });
+    const done = this.#work.advance(stage, action);
+    this.#request.onProgress?.({ stage, action, subject, ...done });
   }
 
   /** Work that statistics on disk save: the steps of one subject, and its prompts. */
-  #skipUnits(steps: number): void {
+  #skip(action: FusionAction, steps: number): void {
     const { layers } = this.#plan;
-    const prompts = (['text', 'cross'] as const).filter((stage) => layers[stage].length > 0).length;
-    this.#total -= prompts + (layers.spatial.length > 0 ? steps : 0);
-  }
-
-  #workUnits(): number {
-    const { layers, options, concepts, captions } = this.#plan;
-    const held = STAGES.some((stage) => [options.ridge[stage], options.preserve[stage]].includes('auto'))
-      ? heldOutOptions(options)
-      : null;
-    const heldSteps = held === null ? 0 : held.steps * held.runs;
-    const own = options.statistics === 'own';
-    const refining = fusionRefineUnits(options, concepts.length, captions.length);
-    return STAGES.filter((stage) => layers[stage].length > 0).reduce((sum, stage) => {
-      const spatial = stage === 'spatial';
-      const collecting = concepts.length * (spatial ? options.steps * options.runs : 1);
-      const holding = concepts.length * (spatial ? heldSteps : held === null ? 0 : 1);
-      const preserving = spatial ? options.steps * priorCaptions(captions, options).length : 1;
-      // Own statistics of the base are collected for all stages, or for none.
-      const wanted = own ? captions.length > 0 : preserves(options, stage);
-      return sum + collecting + holding + (wanted ? preserving : 0) + layers[stage].length;
-    }, refining);
+    for (const stage of STAGES) {
+      if (layers[stage].length > 0) this.#work.skip(stage, action, stage === 'spatial' ? steps : 1);
+    }
   }
 }
 

@@ -87,4 +87,42 @@ describe('progress', () => {
     expect(drawn.at(-1)).toBe('');
     expect(drawn.every((text) => [...text].length < 60)).toBe(true);
   });
+
+  it('knows how long the rest takes from the first units on, where units are weighed', () => {
+    const io = fakeIo();
+    const line = new ProgressLine(io);
+    const texts = 10;
+    const steps = 20;
+    // A text costs one, a step a thousand; the first step waits ten seconds for its network.
+    const all = texts + 1000 * steps;
+    for (let done = 1; done <= texts + steps; done++) {
+      const stepsDone = Math.max(0, done - texts);
+      vi.advanceTimersByTime(done <= texts ? 500 : done === texts + 1 ? 20_000 : 10_000);
+      const share = (Math.min(done, texts) + 1000 * stepsDone) / all;
+      const group = done <= texts ? 'text' : 'steps';
+      line.update({ activity: `${group} ${done}`, done, total: texts + steps, share }, group);
+    }
+    const lines = io.written.err.trimEnd().split('\n');
+    expect(lines.filter((text) => text.includes('to go'))).toEqual(['about 3 min 00 s to go']);
+    const told = lines.indexOf('about 3 min 00 s to go');
+    expect(lines[told - 1]).toBe('steps 11 (11/30)');
+    expect(lines[told + 1]).toBe('steps 12 (12/30, 3 min 00 s left)');
+    expect(lines.slice(0, told).every((text) => !text.includes('left'))).toBe(true);
+  });
+
+  it('says once for each phase that differs how long it takes, and nothing where that is short', () => {
+    const io = fakeIo();
+    const line = new ProgressLine(io, { unequalGroups: true });
+    for (const [group, each] of [
+      ['encoding', 100],
+      ['training', 3000],
+    ] as const) {
+      for (let done = 1; done <= 50; done++) {
+        vi.advanceTimersByTime(each);
+        line.update({ activity: `${group} ${done}`, done, total: 50 }, group);
+      }
+    }
+    const said = io.written.err.split('\n').filter((text) => text.includes('to go'));
+    expect(said).toEqual(['training: about 2 min 18 s to go']);
+  });
 });

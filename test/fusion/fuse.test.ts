@@ -14,6 +14,7 @@ import type { Fusion } from '../../src/fusion/fusion.ts';
 import { writeFusion } from '../../src/fusion/output.ts';
 import { type FuseRequest, planFusion } from '../../src/fusion/plan.ts';
 import { readFusionRecipe } from '../../src/fusion/repeat.ts';
+import type { FusionProgress } from '../../src/fusion/report/report.ts';
 import { frobeniusNorm, toDense } from '../../src/linalg/low-rank.ts';
 import { type Checkpoint, openCheckpoint } from '../../src/models/checkpoint.ts';
 import { loadTokenizer } from '../../src/models/clip/tokenizer.ts';
@@ -87,13 +88,28 @@ describe('fuse', () => {
   });
 
   it('reports progress up to its own total, and stops when told to', async () => {
-    const seen: [number, number][] = [];
-    await fuse({
-      ...(await request(['maple', 'river'])),
-      onProgress: ({ done, total }) => seen.push([done, total]),
-    });
-    expect(seen.map(([done]) => done)).toEqual(seen.map((_, i) => i + 1));
-    expect(new Set(seen.map(([, total]) => total))).toEqual(new Set([seen.length]));
+    const both = await request(['maple', 'river']);
+    const cacheFolder = path.join(folder, 'cache');
+    const run = async (): Promise<FusionProgress[]> => {
+      const seen: FusionProgress[] = [];
+      await fuse({ ...both, cacheFolder, onProgress: (progress) => seen.push(progress) });
+      return seen;
+    };
+    const [fresh, stored] = [await run(), await run()];
+    expect(fresh.map(({ done }) => done)).toEqual(fresh.map((_, i) => i + 1));
+    expect(new Set(fresh.map(({ total }) => total))).toEqual(new Set([fresh.length]));
+    // A denoising step is most of the work, and what is kept on disk is none.
+    const shareOf = (stage: string): number => {
+      const at = fresh.findIndex((each) => each.stage === stage && each.action === 'collect');
+      return fresh[at]!.share - (fresh[at - 1]?.share ?? 0);
+    };
+    expect(shareOf('spatial')).toBeGreaterThan(5 * shareOf('text'));
+    expect(stored.map(({ action }) => action)).toEqual(stored.map(() => 'solve'));
+    for (const seen of [fresh, stored]) {
+      const shares = seen.map(({ share }) => share);
+      expect(shares).toEqual(shares.toSorted((a, b) => a - b));
+      expect(seen.at(-1)).toMatchObject({ done: seen.at(-1)!.total, share: expect.closeTo(1, 12) });
+    }
     const controller = new AbortController();
     const stopped = fuse({
       ...(await request(['maple'])),

@@ -119,6 +119,8 @@ export interface FusionProgress {
   /** Work units done and in all, over the whole fusion; a unit is one run of a network or one layer solved. */
   readonly done: number;
   readonly total: number;
+  /** Part of the work that is done, 0–1: a denoising step weighs as much as many layers. */
+  readonly share: number;
 }
 
 /** Squared norms over the layers of a stage. */
