@@ -312,6 +312,7 @@ export {
   type PlannedScene,
   planScene,
 } from './sampling/draw-scene.ts';
+export type { GivenStates, StatesInPlace } from './sampling/given-states.ts';
 export { isGuided } from './sampling/guidance.ts';
 export type { AdapterGuide, ControlGuide, RegionStrength } from './sampling/guides.ts';
 export type { SceneConcept, SceneModel } from './sampling/model-source.ts';

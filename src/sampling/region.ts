@@ -1,6 +1,7 @@
 /** Where a text rules: shapes on the picture, and what they cover at the UNet's resolutions. */
 import { UsageError } from '../errors.ts';
 import type { ConceptUse } from './concept-places.ts';
+import type { StatesInPlace } from './given-states.ts';
 
 /** Edges as fractions of the picture's height and width, 0 … 1. */
 export interface Box {
@@ -23,7 +24,7 @@ export type RegionShape =
   | { readonly kind: 'mask'; readonly mask: SoftMask };
 
 /** A text with its place. */
-export interface Region {
+export interface Region extends StatesInPlace {
   readonly prompt: string;
   /** Default: empty, as in Mix-of-Show. */
   readonly negativePrompt?: string;

@@ -10,6 +10,7 @@ import { checkControlNetFits } from '../models/controlnet/open.ts';
 import { nearestName } from '../nearest-name.ts';
 import { defined } from '../settings.ts';
 import type { ConceptUse } from './concept-places.ts';
+import { checkStates, type StatesInPlace } from './given-states.ts';
 import { guidedPair } from './guidance.ts';
 import { GuidedRows } from './guided-rows.ts';
 import type { AdapterGuide, ControlGuide } from './guides.ts';
@@ -32,7 +33,7 @@ import { checkMemory, windowedTokens } from './memory-need.ts';
 import { checkRegion, type Region } from './region.ts';
 import type { ScheduleOverrides } from './scheduler-options.ts';
 
-export interface SampleRequest {
+export interface SampleRequest extends StatesInPlace {
   /** The context: what rules where no region covers. Weights `(word:1.2)` and any length. */
   readonly prompt: string;
   /** Default empty. */
@@ -161,6 +162,15 @@ export function resolveRequest(
       );
     }
   });
+  const { crossAttentionDim } = base.parts.unet.config;
+  for (const [where, { promptStates, negativeStates }] of [
+    ['prompt', resolved] as const,
+    ...regions.map((region, i) => [`region ${i + 1}`, region] as const),
+  ]) {
+    for (const states of [promptStates, negativeStates]) {
+      if (states !== undefined) checkStates(where, states, base.parts.maxPositions, crossAttentionDim);
+    }
+  }
   if (isolate > 0 && regions.length === 0)
     throw new UsageError('isolate: there are no regions to keep apart');
   for (const index of resolved.layerPrompts.keys()) {

@@ -17,6 +17,7 @@ import type { Tensor } from '../tensor/tensor.ts';
 import { checkpointSampler } from './checkpoint-schedule.ts';
 import { alikeSources, conceptStrengths, type SourceStrengths } from './concept-places.ts';
 import { DenoisingRun } from './denoising-run.ts';
+import { withStates } from './given-states.ts';
 import { guidedPair } from './guidance.ts';
 import { LatentCodec } from './latent-codec.ts';
 import { PromptEncoder } from './prompt-encoder.ts';
@@ -166,13 +167,17 @@ export class Pipeline {
   async #encode(request: ResolvedRequest, strengths: SourceStrengths): Promise<Conditioning[][]> {
     const { layerCount } = this.vocabulary;
     const everywhere = (text: string): string[] => Array<string>(layerCount).fill(text);
-    const group = (positive: string[], negative: string): string[][] =>
-      guidedPair(request.guidanceScale, everywhere(negative), positive);
-    const context = everywhere(request.prompt).map((text, layer) => request.layerPrompts.get(layer) ?? text);
-    const sources = [
-      group(context, request.negativePrompt),
-      ...request.regions.map(({ prompt, negativePrompt = '' }) => group(everywhere(prompt), negativePrompt)),
-    ];
+    const { guidanceScale, layerPrompts } = request;
+    const places = [request, ...request.regions];
+    const sources = places.map(({ prompt, negativePrompt = '', promptStates, negativeStates }, place) => {
+      const own = everywhere(promptStates === undefined ? prompt : '');
+      const positive = place === 0 ? own.map((text, layer) => layerPrompts.get(layer) ?? text) : own;
+      return guidedPair(
+        guidanceScale,
+        everywhere(negativeStates === undefined ? negativePrompt : ''),
+        positive,
+      );
+    });
     const encoded = new Array<Conditioning[]>(sources.length);
     for (const group of alikeSources(strengths, sources.length)) {
       const own = await this.#promptsWith(group.strengths).encode(
@@ -182,7 +187,16 @@ export class Pipeline {
         encoded[source] = own[i]!;
       });
     }
-    return encoded;
+    const none: ReadonlyMap<number, string> = new Map();
+    return encoded.map((pair, place) => {
+      const { promptStates, negativeStates } = places[place]!;
+      const given = guidedPair(
+        guidanceScale,
+        { states: negativeStates, except: none },
+        { states: promptStates, except: place === 0 ? layerPrompts : none },
+      );
+      return pair.map((own, i) => withStates(own, given[i]!.states, given[i]!.except));
+    });
   }
 
   /** @param strengths of the concepts in the text encoder */
