@@ -50,7 +50,7 @@ export class BatchMaker {
 
   /** @param number counts batches from 0, accumulated ones too */
   make(number: number, random: TorchGenerator): StepBatch {
-    const { settings, schedule, prediction, trainables } = this.#sources;
+    const { settings, schedule, prediction } = this.#sources;
     const own =
       settings.captionsPerBatch > 0
         ? batchSharingCaptions(this.#sources.items, settings.batch, settings.captionsPerBatch, random)
@@ -79,11 +79,7 @@ export class BatchMaker {
         : plainWeights(own.length, channels, cells),
       ...(others.length === 0 ? [] : [plainWeights(others.length, channels, cells, settings.priorWeight)]),
     ];
-    const ids = trainables.vocabulary.tokens.slice(0, 2).map((token) => new Set(token.ids));
-    const words = prompts.map((layers): [number, number] | null => {
-      const places = ids.map((known) => layers[0]!.findIndex((id) => known.has(id)));
-      return places.length === 2 && places.every((place) => place >= 0) ? (places as [number, number]) : null;
-    });
+    const words = prompts.map((layers) => this.#wordPlaces(layers[0]!));
     return {
       latentHeight,
       latentWidth,
@@ -115,6 +111,19 @@ export class BatchMaker {
         .filter((layers) => layers.some((ids) => ids.join() !== layers[0]!.join()))
         .map((layers) => commonPrefix(layers, null)),
     );
+  }
+
+  /** Where a prompt has both words of a concept: words come in pairs, one pair a concept. */
+  #wordPlaces(ids: readonly number[]): readonly [number, number] | null {
+    const { tokens } = this.#sources.trainables.vocabulary;
+    for (let pair = 0; pair + 1 < tokens.length; pair += 2) {
+      const [adjective, subject] = [0, 1].map((word) => {
+        const known = tokens[pair + word]!.ids;
+        return ids.findIndex((id) => known.includes(id));
+      }) as [number, number];
+      if (adjective >= 0 && subject >= 0) return [adjective, subject];
+    }
+    return null;
   }
 
   #prompt(item: TrainingItem, number: number, random: TorchGenerator): string {

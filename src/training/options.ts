@@ -157,7 +157,9 @@ export const trainingSchema = z
     minSnrGamma: amount
       .default(0)
       .describe('Timesteps with less noise count less, by min(SNR, this) / SNR; 0: all alike, 5 is common'),
-    attentionWeight: amount.default(0).describe('Attention regularisation; needs two words and masks'),
+    attentionWeight: amount
+      .default(0)
+      .describe('Attention regularisation; needs two words for each concept, and masks'),
     fullIdentity: z
       .boolean()
       .default(true)

@@ -22,6 +22,7 @@ import { CONCEPT_THRESHOLDS, conceptScore } from '../support/shapeland/concept-d
 import { detect } from '../support/shapeland/detect.ts';
 import { CONCEPTS, type ConceptName } from '../support/shapeland/world.ts';
 import { otherPairs, wordsOf } from './identity.ts';
+import { trainedJointly } from './joint-training.ts';
 
 /** Pictures per prompt and concept. */
 export const SEEDS = 4;
@@ -36,6 +37,8 @@ export type Way =
   | { readonly kind: 'single' }
   | { readonly kind: 'sum'; readonly strength: number }
   | { readonly kind: 'average' }
+  /** Trained together for so many steps a concept. */
+  | { readonly kind: 'joint'; readonly steps: number }
   | { readonly kind: 'fuse'; readonly options: Partial<FusionOptions> };
 
 export interface Job {
@@ -62,12 +65,18 @@ export interface JobResult {
   readonly pictures: number;
 }
 
-/** Single concepts first, then every way for two, three and four of them. */
-export function allJobs(): Job[] {
+/**
+ * Single concepts first, then every way for two, three and four of them.
+ * @param jointSteps for how many steps a concept they are also trained together; 0: they are not
+ */
+export function allJobs(jointSteps: number): Job[] {
   const singles = CONCEPTS.map(
     (concept): Job => ({ label: 'single', concepts: [concept], way: { kind: 'single' } }),
   );
+  const joint: [string, Way][] =
+    jointSteps === 0 ? [] : [['joint training', { kind: 'joint', steps: jointSteps }]];
   const ways: [string, Way][] = [
+    ...joint,
     ...SUM_STRENGTHS.map((strength): [string, Way] => [`sum ${strength}`, { kind: 'sum', strength }]),
     ['average', { kind: 'average' }],
     ['lbfgs, as published', { kind: 'fuse', options: { ...PRESETS['mix-of-show'], method: 'lbfgs' } }],
@@ -114,9 +123,7 @@ export class FusionBench {
 
   async run({ concepts, way }: Job): Promise<JobResult> {
     const loaded: Concept[] = [];
-    for (const name of concepts) {
-      loaded.push(await loadConcept(path.join(folder, `edlora_${name}.pth`)));
-    }
+    for (const file of await filesOf(concepts, way)) loaded.push(await loadConcept(file));
     // One thread a process: the miniature's products are too small to share.
     const parts = { ...(await this.#model(loaded, way)), threads: 1 };
     const results: ConceptResult[] = [];
@@ -156,6 +163,7 @@ export class FusionBench {
   async #model(concepts: readonly Concept[], way: Way): Promise<PipelineParts> {
     switch (way.kind) {
       case 'single':
+      case 'joint':
         return summedParts(this.#base, concepts);
       case 'sum':
         return summedParts(this.#base, concepts, way.strength);
@@ -192,6 +200,12 @@ export class FusionBench {
 }
 
 const folder = path.join(packageRoot(), 'fixtures/tiny-world/concepts');
+
+/** The files that a way begins with. */
+async function filesOf(concepts: readonly ConceptName[], way: Way): Promise<string[]> {
+  if (way.kind === 'joint') return [await trainedJointly(concepts, way.steps)];
+  return concepts.map((name) => path.join(folder, `edlora_${name}.pth`));
+}
 
 function fusedParts({ layers, vocabulary }: Fusion): PipelineParts {
   return { vocabulary, deltas: new Map([...layers].map(([id, { delta }]) => [id, delta])) };

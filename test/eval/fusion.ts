@@ -1,7 +1,8 @@
 /**
  * What fusion gains and costs on the miniature, against every simpler way: identity rate by the detector, CLIP image
  * and text alignment, other prompts. `npm run eval:fusion`; `-- --json`; `-- --figure file.svg` writes the figure;
- * `-- --only normal` draws single concepts and the ways whose names hold that text.
+ * `-- --only normal` draws single concepts and the ways whose names hold that text; `-- --joint 800` trains the concepts
+ * together as well, for so many steps each, where that was not done yet (some ten minutes a concept and row).
  * One process per core draws; about a quarter of an hour on two.
  */
 import { type ChildProcess, fork } from 'node:child_process';
@@ -41,7 +42,9 @@ if (process.argv.includes('--worker')) {
 async function main(): Promise<void> {
   const started = performance.now();
   const only = argument('--only') ?? '';
-  const jobs = allJobs().filter(({ label, way }) => way.kind === 'single' || label.includes(only));
+  const jobs = allJobs(Number(argument('--joint') ?? 0)).filter(
+    ({ label, way }) => way.kind === 'single' || label.includes(only),
+  );
   const results = new Map<Job, JobResult>();
   const waiting = [...jobs];
   const workers = Array.from({ length: Math.min(availableParallelism(), jobs.length) }, () =>

@@ -1,11 +1,13 @@
 /**
  * Does every pair of the shipped concepts survive together, and do all four? Identity rates against each concept alone,
  * other prompts against the base. `npm run eval:pairs`, about five minutes on two cores; `-- --refine 200` with that many
- * steps of refinement; `-- --only smiley,bullseye` fuses those alone.
+ * steps of refinement; `-- --only smiley,bullseye` fuses those alone; `-- --joint 800` trains each set together, for so many
+ * steps a concept, instead of fusing it.
  */
 import path from 'node:path';
 import { parseArgs } from 'node:util';
 import { loadConcept } from '../../src/concepts/concept-file.ts';
+import { conceptDeltas } from '../../src/concepts/fit.ts';
 import { bindConcepts } from '../../src/concepts/prompt.ts';
 import { fuse } from '../../src/fusion/fuse.ts';
 import { type FusionConceptInput, prepareConcept } from '../../src/fusion/fusion-concept.ts';
@@ -13,17 +15,27 @@ import { openCheckpoint } from '../../src/models/checkpoint.ts';
 import { defaultBase, packageRoot } from '../../src/package-root.ts';
 import { CONCEPTS, type ConceptName } from '../support/shapeland/world.ts';
 import { printReport } from '../support/tool-output.ts';
-import { fusedModel, plainModel } from './draw.ts';
+import { type DrawingModel, fusedModel, plainModel } from './draw.ts';
 import { identityRate, otherPromptsRate } from './identity.ts';
+import { trainedJointly } from './joint-training.ts';
 
-const SAMPLES = 24;
 /** What a fusion is to reach: of the concepts' own rates, and of other prompts. */
 const GOALS = { 2: { identity: 0.9, other: 0.9 }, 4: { identity: 0.7, other: 0.85 } } as const;
 
 const { values } = parseArgs({
-  options: { refine: { type: 'string', default: '0' }, only: { type: 'string' }, json: { type: 'boolean' } },
+  options: {
+    refine: { type: 'string', default: '0' },
+    joint: { type: 'string', default: '0' },
+    samples: { type: 'string', default: '24' },
+    only: { type: 'string' },
+    json: { type: 'boolean' },
+  },
 });
-const REFINE = Number(values.refine);
+const [REFINE, JOINT, SAMPLES] = [values.refine, values.joint, values.samples].map(Number) as [
+  number,
+  number,
+  number,
+];
 
 const base = await openCheckpoint(defaultBase());
 const concepts = new Map<ConceptName, FusionConceptInput>();
@@ -47,12 +59,7 @@ const mean = (rates: readonly number[]): number => rates.reduce((a, b) => a + b,
 const rows: Record<string, string>[] = [];
 const details = [];
 for (const names of sets) {
-  const fusion = await fuse({
-    base,
-    concepts: names.map((name) => concepts.get(name)!),
-    options: { refine: REFINE },
-  });
-  const model = fusedModel(fusion);
+  const model = await together(names);
   const rates: number[] = [];
   for (const name of names) rates.push((await identityRate(model, name, SAMPLES)).rate);
   const other = await otherPromptsRate(model, SAMPLES);
@@ -70,13 +77,31 @@ for (const names of sets) {
     goal: `${percent(goal.identity)}, ${percent(goal.other)}: ${reached ? 'reached' : 'missed'}`,
   });
 }
+
+/** The model of all of them: fused, or trained together. */
+async function together(names: readonly ConceptName[]): Promise<DrawingModel> {
+  if (JOINT > 0) {
+    const concept = await loadConcept(await trainedJointly(names, JOINT));
+    const deltas = await conceptDeltas(base, concept);
+    return { base, deltas, vocabulary: bindConcepts(base.tokenizer, [concept]) };
+  }
+  const inputs = names.map((name) => concepts.get(name)!);
+  return fusedModel(await fuse({ base, concepts: inputs, options: { refine: REFINE } }));
+}
+
+const way =
+  JOINT > 0
+    ? `trained together for ${JOINT} steps a concept`
+    : REFINE > 0
+      ? `refined by ${REFINE} steps`
+      : 'defaults of fuse';
 printReport({
-  title: `Concepts together, ${SAMPLES} samples each (DDIM 25 steps, guidance 4, ${REFINE === 0 ? 'defaults of fuse' : `refined by ${REFINE} steps`})`,
+  title: `Concepts together, ${SAMPLES} samples each (DDIM 25 steps, guidance 4, ${way})`,
   rows,
   notes: [
     'alone and fused: share of samples in which the detector finds each concept; "of alone": of the means',
     `other prompts: "photo of a COLOUR SHAPE" with both words right; the base has ${percent(otherAlone)}`,
-    'one picture of 24 is 4 %',
+    `one picture of ${SAMPLES} is ${percent(1 / SAMPLES)}`,
   ],
   details,
 });

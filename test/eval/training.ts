@@ -26,12 +26,13 @@ import { bindConcepts } from '../../src/concepts/prompt.ts';
 import { openCheckpoint } from '../../src/models/checkpoint.ts';
 import { defaultBase, packageRoot } from '../../src/package-root.ts';
 import { TRAINING_METHODS } from '../../src/training/methods/index.ts';
-import type { TrainingInput, TrainingMethodName } from '../../src/training/options.ts';
+import type { TrainingMethodName } from '../../src/training/options.ts';
 import { writeTrained } from '../../src/training/output.ts';
 import { train } from '../../src/training/train.ts';
 import type { ConceptName } from '../support/shapeland/world.ts';
 import { printReport } from '../support/tool-output.ts';
 import { identityRate, wordsOf } from './identity.ts';
+import { classOf, SETTINGS } from './training-settings.ts';
 
 const { values } = parseArgs({
   options: {
@@ -61,22 +62,6 @@ const stepsOf = (by: Job['by']): number => Number(isEdlora(by) ? values.steps : 
 const folder = path.join(packageRoot(), 'fixtures/tiny-world/concepts');
 const out = path.resolve(values.out);
 
-/**
- * What the shipped files were trained with, but for their number of steps, which is not recorded; the miniature wants
- * higher rates than SD 1.5.
- */
-const SETTINGS = {
-  batch: 8,
-  captionsPerBatch: Number(values['captions-per-batch']),
-  lrEmbedding: 5e-3,
-  lrText: 3e-5,
-  lrUnet: 2.5e-3,
-  noiseOffset: 0.01,
-  shifts: 7,
-  latents: 'mean',
-  normStop: 0,
-} as const satisfies Partial<TrainingInput>;
-
 /** A run of training: by one of our methods, or an ED-LoRA by PyTorch. */
 interface Job {
   readonly name: ConceptName;
@@ -87,7 +72,6 @@ interface Job {
 const fileOf = ({ name, by, seed }: Job): string =>
   path.join(out, `${name}-${by}-${seed}.${by === 'pytorch' ? 'pth' : 'safetensors'}`);
 const dataOf = (name: ConceptName): string => path.join(folder, name);
-const classOf = (name: ConceptName): string => (name === 'checker' ? 'square' : 'circle');
 
 async function trainHere({ name, by, seed }: Job): Promise<void> {
   const method = by as TrainingMethodName;
@@ -95,6 +79,7 @@ async function trainHere({ name, by, seed }: Job): Promise<void> {
     base: await openCheckpoint(defaultBase()),
     settings: {
       ...SETTINGS,
+      captionsPerBatch: Number(values['captions-per-batch']),
       method,
       data: dataOf(name),
       token: wordsOf(name).replace(' ', '+'),

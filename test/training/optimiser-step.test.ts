@@ -188,3 +188,44 @@ describe('the noise of a batch', () => {
     );
   });
 });
+
+describe('the words that attention is held by', () => {
+  it('are the pair that the prompt has, of several concepts trained together', () => {
+    const cells = 4;
+    const item = (caption: string): TrainingItem => ({
+      picture: 0,
+      caption,
+      latentHeight: 2,
+      latentWidth: 2,
+      mean: new Float32Array(cells),
+      deviation: new Float32Array(cells),
+      mask: null,
+    });
+    const idsOf: Record<string, number[]> = {
+      first: [9, 1, 5, 2],
+      second: [3, 4, 9],
+      half: [9, 2, 3],
+    };
+    const trainables = {
+      vocabulary: {
+        tokens: [[1], [2, 5], [3], [4]].map((ids) => ({ ids })),
+        tokenizer: { encodeWindows: (text: string) => idsOf[text] ?? [0] },
+        layerPrompts: (text: string) => [text],
+      },
+      plan: { words: [], pictureWords: [] },
+    } as unknown as Trainables;
+    const placesOf = (caption: string) =>
+      new BatchMaker({
+        items: [item(caption)],
+        classItems: [],
+        settings: trainingSettings({ ...PLAIN, method: 'lora', token: '', init: '', batch: 1 }).settings,
+        trainables,
+        window: 1,
+        schedule: noiseSchedule(resolveSchedulerConfig(SD15_SCHEDULER, 'test', 'DDPMScheduler')),
+        prediction: 'epsilon',
+      }).make(0, new TorchGenerator(8)).attention!.words;
+    expect(placesOf('first')).toEqual([[1, 2]]);
+    expect(placesOf('second')).toEqual([[0, 1]]);
+    expect(placesOf('half')).toEqual([null]);
+  });
+});

@@ -399,7 +399,7 @@ describe('refuses', () => {
     [
       'one word under attention regularisation',
       { token: '<a>', init: 'circle', attentionWeight: 1 },
-      /exactly two words/,
+      /pairs of words/,
     ],
     ['a setting of another method', { vectors: 2 }, /vectors: ED-LoRA/],
     ['class pictures without a prior', { classPrompt: 'x' }, /no prior preservation/],

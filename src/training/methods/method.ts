@@ -72,7 +72,10 @@ export function resolveSettings(method: TrainingMethod, settings: TrainingSettin
       'classPrompt',
       'keeps a prior: say what the class is, e.g. "photo of a dog", or set priorWeight 0',
     );
-  if (settings.attentionWeight > 0 && settings.token.split('+').length !== 2)
-    refuse('attentionWeight', 'needs exactly two words to hold to the mask, an adjective and a subject');
+  if (settings.attentionWeight > 0 && settings.token.split('+').length % 2 !== 0)
+    refuse(
+      'attentionWeight',
+      'holds pairs of words to the mask, an adjective and a subject for each concept',
+    );
   return resolved;
 }
