@@ -16,12 +16,20 @@ export function spreadTokens(words: readonly AdapterWord[]): AdapterWord[] {
   });
 }
 
-/** Every word with one row per cross-attention layer, [L, D]; a single vector serves all layers. */
+/**
+ * Every word with one row per cross-attention layer, [L, D]; a single vector serves all layers. Programs that know one text
+ * encoder want sixteen rows; a word of several stays a single one, which is read so.
+ */
 export function layerWiseWords(words: readonly AdapterWord[]): AdapterWord[] {
-  return spreadTokens(words).map((word) =>
-    word.rows === 'layers'
-      ? word
-      : { ...word, rows: 'layers', embedding: repeated(word.embedding, XTI_KEYS.length) },
+  const single = words.every(({ encoder }) => encoder === 'text_encoder');
+  return spreadTokens(words).map((own) =>
+    own.rows === 'layers'
+      ? own
+      : {
+          ...own,
+          rows: 'layers',
+          embedding: single ? repeated(own.embedding, XTI_KEYS.length) : own.embedding,
+        },
   );
 }
 

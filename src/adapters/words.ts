@@ -10,7 +10,7 @@ import { Pace } from '../pace.ts';
 import type { AdapterWord } from './adapter.ts';
 import { refuseNonFinite } from './finite.ts';
 import { refuseUnreadable } from './read-back.ts';
-import { tokenOrderKey } from './schemes/ed-lora.ts';
+import { embeddingLevels, namesOf, tokenOrderKey } from './schemes/ed-lora.ts';
 import { edLoraEmbeddingKey } from './schemes/ed-lora-names.ts';
 import { ENCODER_KEYS, layerWiseHeader, XTI_KEYS } from './schemes/textual-inversion.ts';
 import { unwrittenFile } from './unwritten-file.ts';
@@ -216,18 +216,16 @@ export async function writeWords(
     }
     case 'ed-lora': {
       const all = layerWiseWords(words);
-      const tensors = all.map(({ word, embedding }) => renamed(embedding, edLoraEmbeddingKey(word)));
-      if (!torch)
-        return write(all, tensors, { [tokenOrderKey]: JSON.stringify(all.map(({ word }) => word)) });
+      const tensors = all.map((word) => renamed(word.embedding, edLoraEmbeddingKey(word)));
+      if (!torch) return write(all, tensors, { [tokenOrderKey]: JSON.stringify(namesOf(all)) });
       refuseUnreadable(file, format, unwrittenFile(file, tensors), { layers: [], words: all });
-      const embeddings = new Map(all.map(({ word, embedding }) => [word, torchTensor(embedding)]));
       return writeTorchZip(
         file,
         new Map([
           [
             'params',
             new Map<TorchValue, TorchValue>([
-              ['new_concept_embedding', embeddings],
+              ...embeddingLevels(all),
               ['text_encoder', new Map()],
               ['unet', new Map()],
             ]),

@@ -7,6 +7,7 @@ import { refuseLoss, unsupportedBy, writeAdapter } from '../adapters/write.ts';
 import { ShapeError } from '../errors.ts';
 import * as path from '../io/platform/paths.ts';
 import { DEFAULT_FAMILY } from '../models/families/families.ts';
+import type { Family } from '../models/families/family.ts';
 import { type ModulePath, moduleId } from '../models/keys/module-path.ts';
 import { Pace } from '../pace.ts';
 import type { ConceptToken } from './concept.ts';
@@ -34,6 +35,8 @@ export interface MergedLayer extends ModulePath {
 export interface WriteLoraOptions {
   /** Default `kohya`. */
   readonly naming?: LoraNaming;
+  /** Of the base. Default: the family that files without a sign are of. */
+  readonly family?: Family;
   /** Of the factors. Default F32. */
   readonly dtype?: FactorDType;
   /** Title in the header. Default: the file's name without its extension. */
@@ -61,7 +64,15 @@ export async function writeLora(
   layers: Iterable<MergedLayer>,
   options: WriteLoraOptions = {},
 ): Promise<void> {
-  const { naming = 'kohya', dtype = 'F32', tokens = [], mergedFrom, metadata, signal } = options;
+  const {
+    naming = 'kohya',
+    family = DEFAULT_FAMILY,
+    dtype = 'F32',
+    tokens = [],
+    mergedFrom,
+    metadata,
+    signal,
+  } = options;
   const pace = new Pace(signal);
   const encoded: LoraLayer[] = [];
   for (const layer of layers) {
@@ -69,7 +80,7 @@ export async function writeLora(
     await pace.turn();
   }
   const output = {
-    architecture: DEFAULT_FAMILY.name,
+    architecture: family.name,
     layers: encoded,
     // A single vector of a concept serves every layer, as it is.
     words: namingHoldsWords(naming) ? wordsOf(tokens, true) : [],

@@ -13,6 +13,7 @@ import { writeFileAtomically } from '../io/replace-file.ts';
 import { stagedInto } from '../io/staging.ts';
 import { checkFileTarget, checkFolderTarget, checkResultsFolder } from '../io/targets.ts';
 import { rankOf } from '../linalg/low-rank.ts';
+import { familyOfAdapters } from '../models/families/families.ts';
 import { Pace } from '../pace.ts';
 import { writeFusedCheckpoint } from './checkpoint-output.ts';
 import type { Fusion } from './fusion.ts';
@@ -119,6 +120,7 @@ export async function writeFusion(
     const lora = naming === 'peft' ? 'lora' : 'lora.safetensors';
     await writeLora(path.join(staging, lora), mergedLayers(fusion), {
       naming,
+      family: familyOfAdapters(fusion.base.family),
       title: fusion.concepts.map(({ name }) => name).join(' + '),
       mergedFrom: fusion.concepts.map(({ concept }) => path.parse(concept.path).name),
       tokens,

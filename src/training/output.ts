@@ -8,6 +8,7 @@ import { FACTOR_DTYPES } from '../formats/dtype.ts';
 import { recordedPath } from '../io/recorded-path.ts';
 import { writeFileAtomically } from '../io/replace-file.ts';
 import { checkFileTarget, checkFolderTarget, type TargetRules } from '../io/targets.ts';
+import { familyOfAdapters } from '../models/families/families.ts';
 import { toolVersion } from '../package-root.ts';
 import { TRAINING_METHODS } from './methods/index.ts';
 import type { ResolvedSettings } from './methods/method.ts';
@@ -112,12 +113,13 @@ const resultFiles = (out: string, naming: LoraNaming, words: boolean): TrainedFi
  * @throws {EdloraError} when the disk is full: files that stood there stay
  */
 export async function writeTrained(out: string, trained: TrainedConcept): Promise<TrainedFiles> {
-  const { method, settings, tokens, layers, log } = trained;
+  const { family, method, settings, tokens, layers, log } = trained;
   const naming = namingOf(out, settings);
   const files = resultFiles(out, naming, tokens.length > 0);
   if (files.embeddings !== null) await writeEmbeddings(files.embeddings, tokens);
   await writeLora(path.resolve(out), layers, {
     naming,
+    family: familyOfAdapters(family),
     tokens,
     dtype: FACTOR_DTYPES[settings.dtype],
     metadata: {

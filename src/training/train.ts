@@ -15,6 +15,7 @@ import { makeFolder } from '../io/replace-file.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
 import { TOKEN_TABLE } from '../models/clip/text-encoder.ts';
 import { PROMPT_WORDS, WordMatcher } from '../models/clip/word-matcher.ts';
+import type { Family } from '../models/families/family.ts';
 import { vaeFactor } from '../models/vae/config.ts';
 import { type AdamWState, adamwState, adamwStep } from '../optim/adamw.ts';
 import { learningRate } from '../optim/learning-rate.ts';
@@ -65,6 +66,8 @@ export interface TrainingRequest extends Omit<ExecutionRequest, 'threads'> {
 }
 
 export interface TrainedConcept {
+  /** Of the base. */
+  readonly family: Family;
   readonly method: TrainingMethod;
   readonly settings: ResolvedSettings;
   readonly tokens: readonly ConceptToken[];
@@ -228,6 +231,7 @@ class TrainingRun {
       if (sampleEvery > 0 && log.step % sampleEvery === 0) await this.#sample(log.step);
     }
     return {
+      family: this.#request.base.family,
       method: this.#method,
       settings: this.#settings,
       tokens: this.#trainables.tokens(),

@@ -96,6 +96,7 @@ function factorsOf(concept: Concept) {
   const feeds = {
     unet: {} as Record<string, Tensor<Float32Array>>,
     text_encoder: {} as Record<string, Tensor<Float32Array>>,
+    text_encoder_2: {} as Record<string, Tensor<Float32Array>>,
   };
   const ranks = new Map<LayerId, number>();
   for (const { component, layerName, up, down, rank } of concept.layers.values()) {

@@ -5,6 +5,7 @@ import { loadAdapter } from '../../src/adapters/read.ts';
 import { loadConcept } from '../../src/concepts/concept-file.ts';
 import { UsageError } from '../../src/errors.ts';
 import { float32Tensor } from '../../src/formats/raw-tensor.ts';
+import { DEFAULT_FAMILY } from '../../src/models/families/families.ts';
 import { TRAINING_METHODS } from '../../src/training/methods/index.ts';
 import { resolveSettings } from '../../src/training/methods/method.ts';
 import { type TrainingInput, trainingSchema } from '../../src/training/options.ts';
@@ -27,6 +28,7 @@ const trained = (given: Partial<TrainingInput>): TrainedConcept => {
   const settings = settingsOf(given);
   const rows = Float32Array.from({ length: 8 }, (_, i) => Math.sin(i));
   return {
+    family: DEFAULT_FAMILY,
     method: TRAINING_METHODS[settings.method],
     settings,
     tokens: [

@@ -234,7 +234,7 @@ export const cloneofsimo: Scheme = {
   secondEncoder: false,
   loses: 'layers other than attention and the first feed-forward; alpha (folded into the factors)',
   refuses: (layer, architecture) => {
-    const refused = refusedByFamily('positional', architecture, layer.component);
+    const refused = refusedByFamily('cloneofsimo', architecture, layer.component);
     if (refused !== null) return refused;
     const component = layer.component as 'unet' | 'text_encoder';
     const known = positionalLayers(component).some(({ layerName }) => layerName === layer.layerName);

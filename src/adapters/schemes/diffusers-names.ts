@@ -27,7 +27,7 @@ export function diffusersLoraKey(
   if (spelling === 'lora_A') return `${path}.lora_${letters[part]}.weight`;
   if (spelling === 'lora') return component === 'unet' ? `${path}.lora.${part}.weight` : null;
   if (spelling === 'lora_linear_layer') {
-    return component === 'text_encoder' ? `${path}.lora_linear_layer.${part}.weight` : null;
+    return component !== 'unet' ? `${path}.lora_linear_layer.${part}.weight` : null;
   }
   const unet = /^(.+\.attn[12])\.to_(q|k|v|out)(?:\.0)?$/.exec(path);
   if (unet !== null) return `${unet[1]}.processor.to_${unet[2]}_lora.${part}.weight`;

@@ -6,6 +6,7 @@ import { FormatError } from '../../errors.ts';
 import { parseJson } from '../../formats/strict-json.ts';
 import type { TensorFile } from '../../formats/tensor-file.ts';
 import { DEFAULT_FAMILY } from '../../models/families/families.ts';
+import type { Component } from '../../models/keys/module-path.ts';
 import type { LoraLayer } from '../adapter.ts';
 import { describe } from './describe.ts';
 import { type DiffusersSpelling, diffusersLoraKey } from './diffusers-names.ts';
@@ -84,7 +85,7 @@ function isDottedLayer(name: string): boolean {
 
 type Key = (...args: Parameters<FactorKey>) => string | null;
 
-/** diffusers' key with the second text encoder, which its old converter does not know, spelled as the first. */
+/** diffusers' key; the second text encoder, which its old converter does not know, is spelled as the first. */
 const keyIn =
   (unet: DiffusersSpelling, text: DiffusersSpelling): Key =>
   (module, part) => {
@@ -93,11 +94,8 @@ const keyIn =
       const path = unet === 'lora_A' ? diffusersOwn(module) : null;
       return path === null ? null : `${path}.lora_${part === 'up' ? 'B' : 'A'}.weight`;
     }
-    const own = component === 'unet' ? 'unet' : 'text_encoder';
-    const key = diffusersLoraKey({ component: own, layerName }, part, own === 'unet' ? unet : text);
-    return key === null || component !== 'text_encoder_2'
-      ? key
-      : key.replace(/^text_encoder\./, 'text_encoder_2.');
+    const own = component as Component;
+    return diffusersLoraKey({ component: own, layerName }, part, own === 'unet' ? unet : text);
   };
 
 const spelled = (key: Key): Pick<Scheme, 'refuses' | 'key' | 'encode'> => ({

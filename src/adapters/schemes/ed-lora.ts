@@ -1,6 +1,7 @@
 /**
  * ED-LoRA files: Mix-of-Show's `.pth`, `{'params': {'new_concept_embedding', 'text_encoder', 'unet'}}`, with or
- * without the `params` level, and the same flattened into safetensors. Factors apply as up · down: no alpha is stored
+ * without the `params` level, and the same flattened into safetensors; with `new_concept_embedding_2` and `text_encoder_2`
+ * where the base has a second text encoder, which Mix-of-Show does not know. Factors apply as up · down: no alpha is stored
  * and nothing is divided by the rank.
  * Source: TencentARC/Mix-of-Show@51270fd, mixofshow/pipelines/trainer_edlora.py (delta_state_dict).
  */
@@ -9,13 +10,20 @@ import { isFloatDType } from '../../formats/dtype.ts';
 import { excerpt } from '../../formats/excerpt.ts';
 import { elementCount, type RawTensor, renamed } from '../../formats/raw-tensor.ts';
 import type { TensorFile } from '../../formats/tensor-file.ts';
+import type { TorchValue } from '../../formats/torch-value.ts';
 import { torchTensor } from '../../formats/torch-writer.ts';
-import { refusedByFamily } from '../../models/families/adapter-layers.ts';
-import { type AdapterComponent, kernelArea, type LoraLayer } from '../adapter.ts';
+import { componentsOf, refusedByFamily } from '../../models/families/adapter-layers.ts';
+import { type AdapterComponent, type AdapterWord, kernelArea, type LoraLayer } from '../adapter.ts';
 import { collectAdapterLayers } from '../layer-parts.ts';
 import { isTorchName, layerWiseWords } from '../word-forms.ts';
 import { describe } from './describe.ts';
-import { edLoraEmbeddingKey, edLoraKey, edLoraWord, isEdLoraName } from './ed-lora-names.ts';
+import {
+  EMBEDDING_LEVELS,
+  edLoraEmbeddingKey,
+  edLoraKey,
+  edLoraWord,
+  isEdLoraName,
+} from './ed-lora-names.ts';
 import { factorTensors } from './factor-tensors.ts';
 import { parseAdapterName } from './names.ts';
 import type { FactorKey, Scheme, SchemeReader } from './scheme.ts';
@@ -29,39 +37,43 @@ const params = /^params\./;
  */
 export const tokenOrderKey = 'edlora.tokens';
 
-/** A word, and one vector or one per cross-attention layer. */
-export interface EdLoraWord {
-  readonly word: string;
-  /** [L, D] or [1, D]. */
-  readonly embedding: RawTensor;
-}
+/** A word with what one text encoder reads of it. */
+export type EdLoraWord = Pick<AdapterWord, 'word' | 'embedding' | 'encoder'>;
 
 /**
- * The words of a file and their embeddings, in the order that the file means.
+ * The words of a file and their embeddings [L, D] or [1, D], in the order that the file means.
  * @throws {FormatError} on embeddings that are no [L, D] of one size
  */
 export function orderedWords(file: TensorFile): readonly EdLoraWord[] {
-  const tokens: EdLoraWord[] = [];
+  const words: EdLoraWord[] = [];
   for (const tensor of file.tensors.values()) {
-    const word = edLoraWord(tensor.name.replace(params, ''));
-    if (word !== null) tokens.push({ word, embedding: checkEmbedding(file.path, word, tensor, tokens[0]) });
+    const own = edLoraWord(tensor.name.replace(params, ''));
+    if (own === null) continue;
+    const first = words.find(({ encoder }) => encoder === own.encoder);
+    words.push({ ...own, embedding: checkEmbedding(file.path, own.word, tensor, first) });
   }
-  return inStoredOrder(file, tokens);
+  return inStoredOrder(file, words);
 }
 
-/** Tokens as the header lists them; as they stand in the file where it does not. */
-function inStoredOrder(file: TensorFile, tokens: readonly EdLoraWord[]): readonly EdLoraWord[] {
+/** Words as the header lists them; as they stand in the file where it does not. */
+function inStoredOrder(file: TensorFile, all: readonly EdLoraWord[]): readonly EdLoraWord[] {
   const stored = file.metadata.get(tokenOrderKey);
-  if (stored === undefined) return tokens;
-  let words: unknown;
+  if (stored === undefined) return all;
+  let order: unknown;
   try {
-    words = JSON.parse(stored);
+    order = JSON.parse(stored);
   } catch (cause) {
     throw new FormatError(file.path, `${tokenOrderKey}: not valid JSON`, { cause });
   }
-  const byWord = new Map<unknown, EdLoraWord>(tokens.map((token) => [token.word, token]));
-  const ordered = Array.isArray(words) ? words.flatMap((word: unknown) => byWord.get(word) ?? []) : [];
-  if (!Array.isArray(words) || words.length !== tokens.length || new Set(ordered).size !== tokens.length) {
+  const byWord = new Map<unknown, EdLoraWord[]>();
+  for (const own of all) byWord.set(own.word, [...(byWord.get(own.word) ?? []), own]);
+  const ordered = Array.isArray(order) ? order.flatMap((word: unknown) => byWord.get(word) ?? []) : [];
+  if (
+    !Array.isArray(order) ||
+    order.length !== byWord.size ||
+    ordered.length !== all.length ||
+    new Set(ordered).size !== all.length
+  ) {
     throw new FormatError(
       file.path,
       `${tokenOrderKey}: expected each of the file's words once, got ${excerpt(stored)}`,
@@ -70,7 +82,7 @@ function inStoredOrder(file: TensorFile, tokens: readonly EdLoraWord[]): readonl
   return ordered;
 }
 
-/** An embedding as [L, D], equal in size to the first one's. A single row may be stored as [D]. */
+/** An embedding as [L, D], equal in size to that of the encoder's first word. A single row may be stored as [D]. */
 function checkEmbedding(
   file: string,
   word: string,
@@ -105,11 +117,9 @@ const reader: SchemeReader = {
   recognises: (file) =>
     [...file.tensors.keys()].filter((name) => isWord(name) || isEdLoraName(name.replace(params, ''))).length,
   read: (file, { architecture }) => {
-    const words = orderedWords(file).map(({ word, embedding }) => ({
-      word,
-      embedding,
-      rows: embedding.shape[0]! > 1 ? ('layers' as const) : ('tokens' as const),
-      encoder: 'text_encoder' as const,
+    const words = orderedWords(file).map((own) => ({
+      ...own,
+      rows: own.embedding.shape[0]! > 1 ? ('layers' as const) : ('tokens' as const),
     }));
     const factors = [...file.tensors.values()].filter(({ name }) => !isWord(name));
     const context = { architecture };
@@ -123,6 +133,22 @@ const reader: SchemeReader = {
   },
 };
 
+/** Each word once, in their order. */
+export function namesOf(words: readonly AdapterWord[]): string[] {
+  return [...new Set(words.map(({ word }) => word))];
+}
+
+/** The dictionaries of embeddings in a `.pth`: the first always, the second where a word has vectors of it. */
+export function embeddingLevels(words: readonly AdapterWord[]): [string, Map<string, TorchValue>][] {
+  const levels = Object.entries(EMBEDDING_LEVELS).map(
+    ([encoder, level]): [string, Map<string, TorchValue>] => {
+      const own = words.filter((word) => word.encoder === encoder);
+      return [level, new Map(own.map(({ word, embedding }) => [word, torchTensor(embedding)]))];
+    },
+  );
+  return levels.filter(([level, { size }]) => level === EMBEDDING_LEVELS.text_encoder || size > 0);
+}
+
 const key: FactorKey = ({ component, layerName }, part) =>
   `${component}.${edLoraKey({ component: 'unet', layerName }, part)}`;
 
@@ -134,23 +160,20 @@ export const edLora: Scheme = {
   alpha: 'none',
   anyKind: false,
   words: 'layers',
-  secondEncoder: false,
+  secondEncoder: true,
   loses: 'convolutions larger than 1 × 1; alpha (folded into the factors); .pth: the header',
   refuses: (layer, architecture) => {
     const { kernel } = layer;
     if (kernel !== null && kernelArea(kernel) > 1) return `a ${kernel.join('×')} convolution`;
-    return refusedByFamily('ED-LoRA', architecture, layer.component);
+    return refusedByFamily('ed-lora', architecture, layer.component);
   },
   key,
   encode: (output, stored, { target }) => {
     const layers = stored as readonly LoraLayer[];
     const words = layerWiseWords(output.words);
     const factors = layers.flatMap((layer) => factorTensors(layer, key, output.architecture));
-    const tensors = [
-      ...words.map(({ word, embedding }) => renamed(embedding, edLoraEmbeddingKey(word))),
-      ...factors,
-    ];
-    const order = { [tokenOrderKey]: JSON.stringify(words.map(({ word }) => word)) };
+    const tensors = [...words.map((word) => renamed(word.embedding, edLoraEmbeddingKey(word))), ...factors];
+    const order = { [tokenOrderKey]: JSON.stringify(namesOf(words)) };
     if (!isTorchName(target)) {
       return [{ place: '', tensors, header: { ...describe(output), format: 'pt', ...order }, layers, words }];
     }
@@ -161,8 +184,11 @@ export const edLora: Scheme = {
           .map((tensor) => [tensor.name.slice(component.length + 1), torchTensor(tensor)]),
       );
     const inner = new Map([
-      ['new_concept_embedding', new Map(words.map(({ word, embedding }) => [word, torchTensor(embedding)]))],
+      ...embeddingLevels(words),
       ['text_encoder', dictionary('text_encoder')],
+      ...(componentsOf(output.architecture).includes('text_encoder_2')
+        ? ([['text_encoder_2', dictionary('text_encoder_2')]] as const)
+        : []),
       ['unet', dictionary('unet')],
     ]);
     return [{ place: '', tensors, header: {}, torch: new Map([['params', inner]]), layers, words }];

@@ -3,17 +3,17 @@
  * dots as underscores. Paths hold underscores of their own, so the way back goes by a table, never by replacing.
  */
 import { layerTemplates } from '../../models/families/known-layers.ts';
-import type { Component, ModulePath } from '../../models/keys/module-path.ts';
+import type { ModulePath } from '../../models/keys/module-path.ts';
 
 /** A block's number, where a template has `#`. */
 const numbers = /(?<=(?:blocks|attentions|resnets|layers)_)(?:0|[1-9]\d{0,3})(?=_|$)/g;
 
 /** The known layers' templates, by their underscored form. */
-function templatesOf(component: Component): ReadonlyMap<string, string> {
+function templatesOf(component: 'unet' | 'text_encoder'): ReadonlyMap<string, string> {
   return new Map([...layerTemplates(component)].map((template) => [template.replaceAll('.', '_'), template]));
 }
 
-const templates: Readonly<Record<Component, ReadonlyMap<string, string>>> = {
+const templates: Readonly<Record<'unet' | 'text_encoder', ReadonlyMap<string, string>>> = {
   unet: templatesOf('unet'),
   text_encoder: templatesOf('text_encoder'),
 };
@@ -23,7 +23,7 @@ export function moduleOfKohyaName(name: string): ModulePath | null {
   // Files made by diffusers' converter say lora_te1_ for the only text encoder.
   const match = /^lora_(unet|te1?)_([^#]+)$/.exec(name);
   if (match === null) return null;
-  const component: Component = match[1] === 'unet' ? 'unet' : 'text_encoder';
+  const component = match[1] === 'unet' ? 'unet' : 'text_encoder';
   const indices: string[] = [];
   const underscored = match[2]!.replace(numbers, (index) => {
     indices.push(index);

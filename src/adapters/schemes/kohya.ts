@@ -36,8 +36,11 @@ const beyondLora = /\.(lora_mid\.weight|dora_scale|hada_\w+|lokr_\w+|diff|diff_b
 
 const isLycoris = (name: string): boolean => beyondLora.test(name) || name.startsWith('lycoris_');
 
-const owned = (file: TensorFile): number =>
-  [...file.tensors.keys()].filter((name) => isKohyaStyle(name) || isBundledEmbedding(name)).length;
+/** Words count beside layers; alone they are a file of embeddings. */
+const owned = ({ tensors }: TensorFile): number => {
+  const layers = [...tensors.keys()].filter(isKohyaStyle).length;
+  return layers === 0 ? 0 : layers + [...tensors.keys()].filter(isBundledEmbedding).length;
+};
 
 function read(file: TensorFile, { architecture }: ReadContext): Content {
   const context = { architecture };

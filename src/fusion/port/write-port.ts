@@ -13,6 +13,7 @@ import { stagedInto } from '../../io/staging.ts';
 import { checkFileTarget, checkFolderTarget, checkResultsFolder } from '../../io/targets.ts';
 import type { Checkpoint } from '../../models/checkpoint.ts';
 import type { ClipTokenizer } from '../../models/clip/tokenizer.ts';
+import { familyOfAdapters } from '../../models/families/families.ts';
 import { Pace } from '../../pace.ts';
 import { toolVersion } from '../../package-root.ts';
 import { visible } from '../../visible.ts';
@@ -101,7 +102,7 @@ export async function writePort(
   const words = wordsOf(tokens).map((own) => ({ ...own, word: called.get(own.word)! }));
   const prompts = names.map((name) => renamedIn(name, called));
   const output: OutputAdapter = {
-    architecture: base.family.name,
+    architecture: familyOfAdapters(base.family).name,
     layers: [...port.deltas].map(([id, delta]) => {
       const { component, layerName, kernel } = base.parts.layers.get(id)!;
       const module = { component: component as AdapterWord['encoder'] | 'unet', layerName };

@@ -106,14 +106,18 @@ export function adapterModulePath(path: string): AdapterModule | null {
   return { component, layerName: component === 'unet' ? match[2]! : withTextModel(match[2]!) };
 }
 
-/** Why Mix-of-Show's and cloneofsimo's files cannot hold a layer: they are of some families alone. `null` if they can. */
+const CONCEPT_FILES = { 'ed-lora': 'ED-LoRA', cloneofsimo: 'positional' } as const;
+
+/** Why Mix-of-Show's or cloneofsimo's files cannot hold a layer: they are of some families alone. `null` if they can. */
 export function refusedByFamily(
-  what: string,
+  scheme: keyof typeof CONCEPT_FILES,
   family: Architecture,
   component: AdapterComponent,
 ): string | null {
-  if (layoutOf(family)?.conceptFiles === true && componentsOf(family).includes(component)) return null;
-  return `${what} files are for ${titlesOf(ADAPTER_FAMILIES.filter(({ adapters }) => adapters.conceptFiles))}`;
+  if (layoutOf(family)?.conceptFiles.includes(scheme) && componentsOf(family).includes(component))
+    return null;
+  const known = ADAPTER_FAMILIES.filter(({ adapters }) => adapters.conceptFiles.includes(scheme));
+  return `${CONCEPT_FILES[scheme]} files are for ${titlesOf(known)}`;
 }
 
 /**

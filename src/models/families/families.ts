@@ -59,6 +59,11 @@ export function layoutOf(name: string): AdapterLayout | null {
   return familyNamed(name).adapters;
 }
 
+/** What adapters of a base say that they are of: a family that is not in the table has none of its own. */
+export function familyOfAdapters(base: Family): Family {
+  return FAMILIES.includes(base) ? base : DEFAULT_FAMILY;
+}
+
 /** `Stable Diffusion 1.x or SDXL`, for messages. */
 export function titlesOf(families: readonly Family[]): string {
   return families.map(({ title }) => title).join(' or ');

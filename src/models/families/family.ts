@@ -67,8 +67,8 @@ export interface AdapterLayout {
   readonly kohyaNumbering: 'diffusers' | 'ldm';
   /** Whether bases of another depth than the published one are about, so that names count that it lacks. */
   readonly anyDepth: boolean;
-  /** Whether Mix-of-Show's and cloneofsimo's files are of this family. */
-  readonly conceptFiles: boolean;
+  /** Which schemes hold layers of this family, of those that do not hold every family's. */
+  readonly conceptFiles: readonly ('ed-lora' | 'cloneofsimo')[];
   /** What the published model's tensors hold in an original single file, by network. */
   readonly singleFile: Readonly<Partial<Record<AdapterComponent, ReadNames>>>;
   /** `ss_base_model_version` of sd-scripts. */

@@ -46,7 +46,7 @@ export const sd1: BaseFamily = {
     kohyaPrefixes: { unet: 'lora_unet_', text_encoder: 'lora_te_' },
     kohyaNumbering: 'diffusers',
     anyDepth: true,
-    conceptFiles: true,
+    conceptFiles: ['ed-lora', 'cloneofsimo'],
     singleFile: {
       unet: oneName(ldmUnetNames(ldmStructureOf(SD15_UNET)).fromLdm),
       text_encoder: belowPrefix(TEXT_PREFIX, withTextModel),

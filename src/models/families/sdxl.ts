@@ -46,7 +46,7 @@ export const sdxl: AdapterFamily = {
   shortTitle: 'SDXL',
   signs: {
     names: [
-      /^lora_te2[._]|^text_encoder_2\.|^(text_encoders\.)?clip_g\.|^conditioner\.embedders\./,
+      /^lora_te2[._]|^(params\.)?(text_encoder|new_concept_embedding)_2\.|^(text_encoders\.)?clip_g\.|^conditioner\.embedders\./,
       /(^|[._])(add_embedding|class_embedding|label_emb)[._]/,
       /(attentions|blocks|middle_block)([._]\d+)+[._]transformer_blocks[._]([1-9]|\d\d)[._]/,
     ],
@@ -66,7 +66,7 @@ export const sdxl: AdapterFamily = {
     kohyaPrefixes: { unet: 'lora_unet_', text_encoder: 'lora_te1_', text_encoder_2: 'lora_te2_' },
     kohyaNumbering: 'ldm',
     anyDepth: false,
-    conceptFiles: false,
+    conceptFiles: ['ed-lora'],
     singleFile: {
       unet: oneName(ldmUnetNames(ldmStructureOf(SDXL_UNET)).fromLdm),
       text_encoder: belowPrefix('conditioner.embedders.0.transformer.', withTextModel),

@@ -1,7 +1,7 @@
 /** Dotted module paths in diffusers' names, which every other scheme is translated to and from. */
 
 /** Which network a layer belongs to, named as in a diffusers folder. */
-export type Component = 'unet' | 'text_encoder';
+export type Component = 'unet' | 'text_encoder' | 'text_encoder_2';
 
 /** One linear or convolution layer. */
 export interface ModulePath {
