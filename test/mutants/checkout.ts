@@ -13,9 +13,14 @@ export class Checkout {
   readonly files: readonly string[];
   #warm: Promise<ChildProcess> | null = null;
   #process: ChildProcess | null = null;
+  readonly #words: readonly string[];
 
-  /** @param root of a git checkout with its node_modules; files that git ignores are left out */
-  constructor(root: string) {
+  /**
+   * @param root of a git checkout with its node_modules; files that git ignores are left out
+   * @param words for its vitest
+   */
+  constructor(root: string, words: readonly string[] = []) {
+    this.#words = words;
     this.folder = mkdtempSync(path.join(tmpdir(), 'edlora-mutants-'));
     const listed = execFileSync('git', ['ls-files', '-z', '-co', '--exclude-standard'], { cwd: root });
     this.files = listed
@@ -57,7 +62,7 @@ export class Checkout {
   }
 
   #start(): Promise<ChildProcess> {
-    const child = fork(WARM, {
+    const child = fork(WARM, this.#words, {
       cwd: this.folder,
       detached: true,
       stdio: ['ignore', 'ignore', 'inherit', 'ipc'],

@@ -1,7 +1,8 @@
 /**
- * Plants small faults in src, one at a time, in a copy of the working tree, and asks the tests that reach the faulty file by
- * imports: those that import it, those behind one file, then all others, each time the quick ones first, up to a bound of
+ * Plants small faults in src, one at a time, in a copy of the working tree, and asks the tests that enter the faulty line:
+ * those that import the file, those behind one file, then all others, each time the quick ones first, up to a bound of
  * time. Faults that none of them notices are listed: each is a test that is missing, or a change that changes nothing.
+ * What a test file enters is kept from a run with `--learn`; one that is not known enters whatever it reaches by imports.
  *
  *     npm run test:mutants -- --room linalg --room merging --sample 12 --seed 1
  */
@@ -11,7 +12,9 @@ import { parseArgs } from 'node:util';
 import { packageRoot } from '../../src/package-root.ts';
 import { TorchGenerator } from '../../src/tensor/random.ts';
 import { Checkout } from './checkout.ts';
+import { Entered } from './entered.ts';
 import { ImportGraph } from './imports.ts';
+import { learnEntered } from './learn.ts';
 import { type Mutation, mutationsOf, planted } from './mutations.ts';
 import { TestTimes } from './test-times.ts';
 import type { Answer } from './warm-vitest.ts';
@@ -32,7 +35,9 @@ const { values: options } = parseArgs({
     sample: { type: 'string', default: '12' },
     seed: { type: 'string', default: '0' },
     /** Of tests per fault, by what they took before. */
-    seconds: { type: 'string', default: '60' },
+    seconds: { type: 'string', default: '120' },
+    /** Run every test first whose lines are not known. */
+    learn: { type: 'boolean', default: false },
     json: { type: 'boolean', default: false },
   },
 });
@@ -43,12 +48,13 @@ interface Mutant extends Mutation {
   readonly file: string;
 }
 interface Judged extends Mutant {
-  readonly killed: boolean;
+  /** Undecided: its tests did not end in time, and without the fault they do not either. */
+  readonly outcome: 'noticed' | 'survived' | 'undecided';
   /** Who noticed: a test, or whoever waits for one that does not end. */
   readonly by: string | null;
-  /** Tests asked, of those that reach the file. */
+  /** Tests asked, of those that enter the line. */
   readonly asked: number;
-  readonly reaching: number;
+  readonly entering: number;
 }
 
 const checkout = new Checkout(root);
@@ -60,6 +66,7 @@ const graph = new ImportGraph(
 );
 const times = new TestTimes(path.join(root, '.build', 'test-seconds.json'));
 /** Tests that pass without a fault, and those that do not: these are asked no more. */
+const entered = new Entered(root, path.join(root, '.build', 'entered.json'));
 const green = new Set<string>();
 const red = new Set<string>();
 /** Files that vitest must read again. */
@@ -91,22 +98,38 @@ function sample(place: string, count: number, seed: bigint): Mutant[] {
 }
 
 /** Nearer tests first, and quick ones among them, as many as the bound allows; one in any case. */
-function testsFor(file: string): { tests: string[]; seconds: number; reaching: number } {
-  const reaching = [...graph.testsOf(file)]
-    .filter(([test]) => !red.has(test))
+function testsFor({ file, line }: Mutant): { tests: string[]; entering: number } {
+  const entering = [...graph.testsOf(file)]
+    .filter(([test]) => !red.has(test) && entered.enters(test, file, line))
     .map(([test, distance]) => ({ test, distance: Math.min(distance, 3), seconds: times.of(test) }))
     .sort((a, b) => a.distance - b.distance || a.seconds - b.seconds);
   const tests: string[] = [];
   let seconds = 0;
-  for (const { test, seconds: own } of reaching) {
+  for (const { test, seconds: own } of entering) {
     if (tests.length > 0 && seconds + own > Number(options.seconds)) continue;
     tests.push(test);
     seconds += own;
   }
-  return { tests, seconds, reaching: reaching.length };
+  return { tests, entering: entering.length };
 }
 
-async function ask(tests: readonly string[], seconds: number): Promise<Answer | null> {
+/** Ask a group after the other: a fault that never ends is mostly met by the first one, which is short. */
+function groupsOf(tests: readonly string[]): string[][] {
+  const groups: string[][] = [[]];
+  let bound = 5;
+  let seconds = 0;
+  for (const test of tests) {
+    groups.at(-1)!.push(test);
+    seconds += times.of(test);
+    if (seconds < bound) continue;
+    groups.push([]);
+    [bound, seconds] = [4 * bound, 0];
+  }
+  return groups.filter((group) => group.length > 0);
+}
+
+async function ask(tests: readonly string[]): Promise<Answer | null> {
+  const seconds = tests.reduce((sum, test) => sum + times.of(test), 0);
   // Other work on the machine may take most of it.
   const answer = await checkout.ask({ changed, tests }, 60 + 5 * seconds);
   changed = [];
@@ -116,26 +139,32 @@ async function ask(tests: readonly string[], seconds: number): Promise<Answer | 
 
 async function judge(mutant: Mutant): Promise<Judged> {
   const { file } = mutant;
-  const { tests, seconds, reaching } = testsFor(file);
-  if (tests.length === 0) return { ...mutant, killed: false, by: null, asked: 0, reaching };
+  const { tests, entering } = testsFor(mutant);
   const target = path.join(checkout.folder, file);
   const source = readFileSync(target, 'utf8');
-  writeFileSync(target, planted(source, mutant));
-  changed.push(file);
-  const answer = await ask(tests, seconds).finally(() => {
-    writeFileSync(target, source);
+  const plant = (text: string): void => {
+    writeFileSync(target, text);
     changed.push(file);
-  });
-  const by = answer === null ? 'whoever waits: it does not end' : answer.by;
-  if (by !== null && !(await isGreen(by))) return judge(mutant);
-  return { ...mutant, killed: by !== null, by, asked: tests.length, reaching };
+  };
+  for (const group of groupsOf(tests)) {
+    plant(planted(source, mutant));
+    const answer = await ask(group).finally(() => plant(source));
+    if (answer?.by === null) continue;
+    if (answer !== null && !(await isGreen(answer.by!))) return judge(mutant);
+    // Whether it is the fault that does not end, or the machine that is busy: the same without it says.
+    if (answer === null && !(await ask(group))?.passed)
+      return { ...mutant, outcome: 'undecided', by: null, asked: tests.length, entering };
+    const by = answer?.by ?? 'whoever waits: it does not end';
+    return { ...mutant, outcome: 'noticed', by, asked: tests.length, entering };
+  }
+  return { ...mutant, outcome: 'survived', by: null, asked: tests.length, entering };
 }
 
 /** Whether the test passes without a fault: otherwise every fault would seem to be noticed. */
 async function isGreen(by: string): Promise<boolean> {
   const test = by.split(' > ')[0]!;
   if (!test.endsWith('.test.ts') || green.has(test)) return true;
-  const answer = await ask([test], times.of(test));
+  const answer = await ask([test]);
   if (answer?.passed === true) {
     green.add(test);
     return true;
@@ -148,14 +177,13 @@ async function isGreen(by: string): Promise<boolean> {
 async function main(): Promise<void> {
   if (!existsSync(path.join(root, '.build'))) mkdirSync(path.join(root, '.build'));
   const faults = places.flatMap((place) => sample(place, Number(options.sample), BigInt(options.seed)));
+  if (options.learn) await learnEntered(root, testsOf(faults), entered, times);
   const judged: Judged[] = [];
   for (const [i, mutant] of faults.entries()) {
-    const outcome = await judge(mutant);
-    judged.push(outcome);
-    const word = outcome.killed
-      ? `killed by ${outcome.by}`
-      : `SURVIVED ${outcome.asked}/${outcome.reaching} tests`;
-    console.error(`${i + 1}/${faults.length} ${described(outcome)}: ${word}`);
+    const one = await judge(mutant);
+    judged.push(one);
+    const word = one.by === null ? `${one.outcome}, ${one.asked} of ${one.entering} tests asked` : one.by;
+    console.error(`${i + 1}/${faults.length} ${described(one)}: ${word}`);
     times.save();
   }
   if (options.json) console.log(JSON.stringify({ seed: options.seed, judged }, null, 1));
@@ -163,13 +191,19 @@ async function main(): Promise<void> {
   process.exit();
 }
 
+/** Those that may enter one of the faults, by what they import. */
+function testsOf(faults: readonly Mutant[]): string[] {
+  return [...new Set(faults.flatMap(({ file }) => [...graph.testsOf(file).keys()]))];
+}
+
 function report(judged: readonly Judged[]): void {
   for (const place of places) {
     const own = judged.filter((one) => one.place === place);
-    const survivors = own.filter(({ killed }) => !killed);
-    const killed = own.length - survivors.length;
-    console.log(`${place}: ${killed} of ${own.length} faults were noticed`);
-    for (const one of survivors)
-      console.log(`  ${described(one)} (${one.asked} of ${one.reaching} tests asked)`);
+    const noticed = own.filter(({ outcome }) => outcome === 'noticed');
+    console.log(`${place}: ${noticed.length} of ${own.length} faults were noticed`);
+    for (const one of own) {
+      if (one.outcome === 'noticed') continue;
+      console.log(`  ${described(one)}: ${one.outcome}, ${one.asked} of ${one.entering} tests asked`);
+    }
   }
 }

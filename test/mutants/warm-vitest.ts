@@ -3,9 +3,12 @@
  * A process of its own, told over its channel, so that a test that never ends can be ended with it.
  *
  *     fork('warm-vitest.js', { cwd: <checkout> }), then send({ changed, tests })
+ *
+ * With the word `entered` it says which lines of src and cli each file ran, too, which makes it slower.
  */
 import path from 'node:path';
 import { createVitest, type TestModule, type TestSpecification, type Vitest } from 'vitest/node';
+import { type EnteredLines, type MadeCode, type Origins, originsOf, takeEntered } from './entered-lines.ts';
 
 export interface Question {
   /** Sources that are not as they were at the last question. */
@@ -20,9 +23,12 @@ export interface Answer {
   readonly by: string | null;
   /** Seconds that each file took that was run. */
   readonly seconds: Readonly<Record<string, number>>;
+  /** Lines that each file ran that passed. */
+  readonly entered: Readonly<Record<string, EnteredLines>>;
 }
 
 const root = process.cwd();
+const sayEntered = process.argv[2] === 'entered';
 
 /** Files are run in the order in which they are given. */
 class AsGiven {
@@ -47,28 +53,50 @@ async function answer(vitest: Vitest, { changed, tests }: Question): Promise<Ans
   ended = [];
   const { unhandledErrors } = await vitest.runTestSpecifications(specifications, false);
   const seconds: Record<string, number> = {};
+  const entered: Record<string, EnteredLines> = {};
   let by: string | null = null;
   for (const module of ended) {
     const file = path.relative(root, module.moduleId);
     const { collectDuration, duration, setupDuration } = module.diagnostic();
     seconds[file] = (collectDuration + duration + setupDuration) / 1000;
+    if (sayEntered && module.ok()) {
+      const lines = await takeEntered(file, (source) => origins(vitest, source));
+      if (lines !== null) entered[file] = lines;
+    }
     if (module.ok() || by !== null) continue;
     const [first] = [...module.children.allTests('failed')];
     by = first === undefined ? file : `${file} > ${first.fullName}`;
   }
   if (by === null && unhandledErrors.length > 0) by = 'an error that no test waits for';
-  return { passed: by === null, by, seconds };
+  return { passed: by === null, by, seconds, entered };
+}
+
+const known = new Map<string, Promise<Origins>>();
+
+function origins(vitest: Vitest, file: string): Promise<Origins> {
+  const found = known.get(file) ?? made(vitest, file).then(originsOf);
+  known.set(file, found);
+  return found;
+}
+
+async function made(vitest: Vitest, file: string): Promise<MadeCode> {
+  const { ssr } = vitest.projects[0]!.vite.environments;
+  const { code, map } = (await ssr!.transformRequest(path.join(root, file)))!;
+  return { code, map: map as MadeCode['map'] };
 }
 
 const vitest = await createVitest('test', {
   root,
   watch: false,
-  bail: 1,
+  bail: sayEntered ? 0 : 1,
   reporters: [{ onTestModuleEnd: (module) => void ended.push(module) }],
   sequence: { sequencer: AsGiven },
 });
 // A process that has loaded a source would go on with it as it was.
-for (const { config } of vitest.projects) config.isolate = true;
+for (const { config } of vitest.projects) {
+  config.isolate = true;
+  if (sayEntered) config.setupFiles.push(path.join(root, 'test/mutants/entered-setup.ts'));
+}
 await vitest.standalone();
 process.on('message', (question: Question) => {
   answer(vitest, question).then(

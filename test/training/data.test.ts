@@ -135,9 +135,12 @@ const view: View = {
 const marked = ({ mask }: View): number => mask!.reduce((sum, value) => sum + (value > 127 ? 1 : 0), 0);
 
 describe('views', () => {
-  it('mirrors back to itself', () => {
+  it('mirrors rows, and back to itself', () => {
     expect(mirrored(mirrored(view))).toEqual(view);
-    expect(mirrored(view)).not.toEqual(view);
+    expect(mirrored(view).picture.data.slice(0, 6)).toEqual(Uint8Array.of(21, 22, 23, 18, 19, 20));
+    expect(mirrored(view).picture.data.slice(24, 27)).toEqual(view.picture.data.slice(45, 48));
+    expect(mirrored(view).mask!.indexOf(255)).toBe(13);
+    expect(mirrored({ ...view, mask: null }).mask).toBeNull();
   });
   it('moves the whole object inside the frame', () => {
     const places = new Set<number>();
@@ -185,6 +188,18 @@ describe('views', () => {
       ),
     );
     expect(trainedSize({ width: 900, height: 300 }, 512, 8, false)).toEqual({ width: 512, height: 512 });
+    expect(trainedSize({ width: 100, height: 100 }, 500, 64, false)).toEqual({ width: 512, height: 512 });
+    expect(trainedSize({ width: 100, height: 100 }, 8, 64, true)).toEqual({ width: 64, height: 64 });
+  });
+  it.each([
+    [512, 512, 512, 512],
+    [900, 300, 832, 256],
+    [300, 900, 320, 768],
+    [400, 300, 576, 448],
+    // Four times the side is as wide as it gets.
+    [9000, 100, 2048, 128],
+  ])('the bucket of %i × %i is the nearest ratio with as many pixels as fit', (width, height, w, h) => {
+    expect(trainedSize({ width, height }, 512, 64, true)).toEqual({ width: w, height: h });
   });
 });
 

@@ -108,6 +108,25 @@ it('factors change nothing at the start', () => {
   }
 });
 
+it('start as PyTorch and LyCORIS start them', () => {
+  const wide = { ...layer, m: 400, n: 300 };
+  const { rank } = wide;
+  const spread = (data: Float32Array): number =>
+    Math.sqrt(data.reduce((sum, x) => sum + x * x, 0) / data.length);
+  const lora = loraFactors(wide, new TorchGenerator(1)).parameters;
+  const down = lora.get('down')!;
+  expect(down).toHaveLength(rank * wide.n);
+  expect(Math.max(...down)).toBeLessThanOrEqual(1 / Math.sqrt(wide.n));
+  expect(Math.min(...down)).toBeGreaterThanOrEqual(-1 / Math.sqrt(wide.n));
+  expect(spread(down)).toBeCloseTo(1 / Math.sqrt(3 * wide.n), 2);
+  const loha = lohaFactors(wide, new TorchGenerator(1)).parameters;
+  const starts = { a1: [wide.m, 0.1], b1: [wide.n, 1], a2: [wide.m, 0], b2: [wide.n, 1] } as const;
+  for (const [name, [size, deviation]] of Object.entries(starts)) {
+    expect(loha.get(name), name).toHaveLength(rank * size);
+    expect(Math.abs(spread(loha.get(name)!) - deviation), name).toBeLessThan(0.1 * deviation + 1e-9);
+  }
+});
+
 it('LoHa is the Hadamard product of two products', () => {
   const factors = filled(lohaFactors(layer, random));
   const of = (a: string, b: string): Float64Array =>
