@@ -40,6 +40,7 @@ describe('port', () => {
       'potter1.safetensors',
       'potter2.safetensors',
     ]);
+    for (const name of readdirSync(out)) expect(said, 'every file is listed').toContain(name);
     expect(readFileSync(path.join(out, 'README.md'), 'utf8')).toContain('**potter1 potter2**');
     const lora = await loadAdapter(path.join(out, 'lora.safetensors'));
     expect(lora.words).toEqual([]);

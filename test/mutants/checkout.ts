@@ -36,8 +36,8 @@ export class Checkout {
 
   /**
    * Ask tests.
-   * @param seconds they have, from when vitest is ready
-   * @returns null if they did not end in that time
+   * @param seconds there may be between the end of one file and that of the next
+   * @returns null if there were more
    */
   async ask(question: Question, seconds: number): Promise<Answer | null> {
     this.#warm ??= this.#start();
@@ -52,7 +52,10 @@ export class Checkout {
         this.#stop();
         done(() => resolve(null));
       }, 1000 * seconds);
-      child.once('message', (answer: Answer) => done(() => resolve(answer)));
+      child.on('message', (answer: Answer | string) => {
+        if (typeof answer === 'string') timer.refresh();
+        else done(() => resolve(answer));
+      });
       child.once('exit', (code) => {
         this.#warm = null;
         done(() => reject(new Error(`vitest ended with ${code}`)));

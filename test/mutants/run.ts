@@ -129,9 +129,11 @@ function groupsOf(tests: readonly string[]): string[][] {
 }
 
 async function ask(tests: readonly string[]): Promise<Answer | null> {
-  const seconds = tests.reduce((sum, test) => sum + times.of(test), 0);
   // Other work on the machine may take most of it.
-  const answer = await checkout.ask({ changed, tests }, 60 + 5 * seconds);
+  const answer = await checkout.ask(
+    { changed, tests },
+    60 + 10 * Math.max(...tests.map((test) => times.of(test))),
+  );
   changed = [];
   if (answer !== null) times.learn(answer.seconds);
   return answer;

@@ -17,10 +17,10 @@ export class TestTimes {
     return this.#seconds.get(test) ?? GUESS;
   }
 
-  /** Runs that a fault ended early say too little: the longest counts. */
+  /** @param seconds of tests that passed. A busy machine makes them longer: the shortest counts. */
   learn(seconds: Readonly<Record<string, number>>): void {
     for (const [test, own] of Object.entries(seconds)) {
-      this.#seconds.set(test, Math.max(own, this.#seconds.get(test) ?? 0));
+      this.#seconds.set(test, Math.min(own, this.#seconds.get(test) ?? own));
     }
   }
 

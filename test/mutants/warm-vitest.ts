@@ -21,7 +21,7 @@ export interface Answer {
   readonly passed: boolean;
   /** The first test that failed, or the file that could not be loaded. */
   readonly by: string | null;
-  /** Seconds that each file took that was run. */
+  /** Seconds that each file took that passed. */
   readonly seconds: Readonly<Record<string, number>>;
   /** Lines that each file ran that passed. */
   readonly entered: Readonly<Record<string, EnteredLines>>;
@@ -43,6 +43,11 @@ class AsGiven {
 /** Modules that ended since the last question: what vitest keeps of earlier runs is not asked. */
 let ended: TestModule[] = [];
 
+function end(module: TestModule): void {
+  ended.push(module);
+  process.send!('a file has ended');
+}
+
 async function answer(vitest: Vitest, { changed, tests }: Question): Promise<Answer> {
   for (const file of changed) vitest.invalidateFile(path.join(root, file));
   const specifications = tests.flatMap((test) => {
@@ -58,7 +63,7 @@ async function answer(vitest: Vitest, { changed, tests }: Question): Promise<Ans
   for (const module of ended) {
     const file = path.relative(root, module.moduleId);
     const { collectDuration, duration, setupDuration } = module.diagnostic();
-    seconds[file] = (collectDuration + duration + setupDuration) / 1000;
+    if (module.ok()) seconds[file] = (collectDuration + duration + setupDuration) / 1000;
     if (sayEntered && module.ok()) {
       const lines = await takeEntered(file, (source) => origins(vitest, source));
       if (lines !== null) entered[file] = lines;
@@ -89,7 +94,7 @@ const vitest = await createVitest('test', {
   root,
   watch: false,
   bail: sayEntered ? 0 : 1,
-  reporters: [{ onTestModuleEnd: (module) => void ended.push(module) }],
+  reporters: [{ onTestModuleEnd: end }],
   sequence: { sequencer: AsGiven },
 });
 // A process that has loaded a source would go on with it as it was.
