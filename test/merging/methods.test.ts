@@ -107,8 +107,23 @@ describe('block weights', () => {
     expect(of('unet', 'conv_in')).toBe(1);
   });
 
-  it('reads presets and SDXL’s counts', () => {
-    expect([...parseBlockWeights('outs', 'sd1').values()].reduce((a, b) => a + b, 0)).toBe(6);
+  // As sd-webui-lora-block-weight ships them, lbwpresets.txt.
+  it.each([
+    ['NONE', '0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0'],
+    ['ALL', '1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1'],
+    ['INS', '1,1,1,1,0,0,0,0,0,0,0,0,0,0,0,0,0'],
+    ['IND', '1,0,0,0,1,1,1,0,0,0,0,0,0,0,0,0,0'],
+    ['INALL', '1,1,1,1,1,1,1,0,0,0,0,0,0,0,0,0,0'],
+    ['MIDD', '1,0,0,0,1,1,1,1,1,1,1,1,0,0,0,0,0'],
+    ['OUTD', '1,0,0,0,0,0,0,0,1,1,1,1,0,0,0,0,0'],
+    ['outs', '1,0,0,0,0,0,0,0,0,0,0,0,1,1,1,1,1'],
+    ['OUTALL', '1,0,0,0,0,0,0,0,1,1,1,1,1,1,1,1,1'],
+    ['ALL0.5', '0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5'],
+  ])('%s stands for %s', (name, numbers) => {
+    expect(parseBlockWeights(name, 'sd1')).toEqual(parseBlockWeights(numbers, 'sd1'));
+  });
+
+  it('reads SDXL’s counts', () => {
     expect(parseBlockWeights(new Array(12).fill(0).join(), 'sdxl').get('OUT05')).toBe(0);
     expect(() => parseBlockWeights('OUTS', 'sdxl')).toThrow('presets are for the 17 blocks');
     expect(() => parseBlockWeights('1,,1', 'sd1')).toThrow('expected a number at place 2');

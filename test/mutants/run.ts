@@ -1,7 +1,6 @@
 /**
  * Plants small faults in src, one at a time, in a copy of the working tree, and asks the tests that enter the faulty line:
- * those that import the file, those behind one file, then all others, each time the quick ones first, up to a bound of
- * time. Faults that none of them notices are listed: each is a test that is missing, or a change that changes nothing.
+ * near and quick ones first, up to a bound of time. Faults that none of them notices are listed: each is a test that is missing, or a change that changes nothing.
  * What a test file enters is kept from a run with `--learn`; one that is not known enters whatever it reaches by imports.
  *
  *     npm run test:mutants -- --room linalg --room merging --sample 12 --seed 1
@@ -65,7 +64,7 @@ const graph = new ImportGraph(
   checkout.files.filter((name) => /^(src|cli|test)\/.*\.ts$/.test(name)),
 );
 const times = new TestTimes(path.join(root, '.build', 'test-seconds.json'));
-/** Tests that pass without a fault, and those that do not: these are asked no more. */
+/** Tests that passed, with a fault or without one, and those that do not without one: these are asked no more. */
 const entered = new Entered(root, path.join(root, '.build', 'entered.json'));
 const green = new Set<string>();
 const red = new Set<string>();
@@ -97,12 +96,12 @@ function sample(place: string, count: number, seed: bigint): Mutant[] {
   return [...chosen].sort((a, b) => a - b).map((i) => all[i]!);
 }
 
-/** Nearer tests first, and quick ones among them, as many as the bound allows; one in any case. */
+/** Near and quick tests first, as many as the bound allows; one in any case. */
 function testsFor({ file, line }: Mutant): { tests: string[]; entering: number } {
   const entering = [...graph.testsOf(file)]
     .filter(([test]) => !red.has(test) && entered.enters(test, file, line))
     .map(([test, distance]) => ({ test, distance: Math.min(distance, 3), seconds: times.of(test) }))
-    .sort((a, b) => a.distance - b.distance || a.seconds - b.seconds);
+    .sort((a, b) => a.distance * a.seconds - b.distance * b.seconds);
   const tests: string[] = [];
   let seconds = 0;
   for (const { test, seconds: own } of entering) {
@@ -135,7 +134,8 @@ async function ask(tests: readonly string[]): Promise<Answer | null> {
     60 + 10 * Math.max(...tests.map((test) => times.of(test))),
   );
   changed = [];
-  if (answer !== null) times.learn(answer.seconds);
+  times.learn(answer?.seconds ?? {});
+  for (const test of Object.keys(answer?.seconds ?? {})) green.add(test);
   return answer;
 }
 

@@ -94,6 +94,8 @@ const vitest = await createVitest('test', {
   root,
   watch: false,
   bail: sayEntered ? 0 : 1,
+  // Beside a test that notices another one would run for nothing.
+  maxWorkers: 1,
   reporters: [{ onTestModuleEnd: end }],
   sequence: { sequencer: AsGiven },
 });
