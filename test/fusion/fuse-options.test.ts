@@ -24,12 +24,18 @@ async function fused(
 ): Promise<Fusion> {
   const concepts = [];
   for (const name of names) concepts.push({ concept: await loadConcept(files[name]) });
-  return fuse({
+  const told: [number, number][] = [];
+  const fusion = await fuse({
     base,
     concepts,
     options: { steps: 1, runs: 1, ...options },
     preserveCaptions: ['a tree'],
+    onProgress: ({ done, total }) => told.push([done, total]),
   });
+  expect(told, 'one by one up to a total that was right from the beginning').toEqual(
+    told.map((_, i) => [i + 1, told.length]),
+  );
+  return fusion;
 }
 
 const far = (a: LowRank, b: LowRank): number => frobeniusNorm(subtract(a, b)) / frobeniusNorm(b);

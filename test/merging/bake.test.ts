@@ -4,11 +4,12 @@ import path from 'node:path';
 import { describe, expect, it } from 'vitest';
 import type { AdapterModule } from '../../src/adapters/adapter.ts';
 import { writeAdapter } from '../../src/adapters/write.ts';
-import { decodeFloat32, encodeFloat } from '../../src/formats/dtype.ts';
+import { decodeFloat32, dtypeWidth, encodeFloat } from '../../src/formats/dtype.ts';
 import { openTensorFile } from '../../src/formats/open-tensor-file.ts';
 import { float32Tensor, memoryTensor, readBytes, readFloat32 } from '../../src/formats/raw-tensor.ts';
 import { writeSafetensors } from '../../src/formats/safetensors.ts';
 import { bakeFiles } from '../../src/merging/jobs/bake-files.ts';
+import type { Progress } from '../../src/progress.ts';
 import { TorchGenerator } from '../../src/tensor/random.ts';
 import { denseOf, randomAdapter, scratch } from './random-adapters.ts';
 
@@ -32,7 +33,12 @@ describe.each(['F32', 'F16', 'BF16'] as const)('a single file of %s', (from) => 
     await writeAdapter(lora, 'kohya', adapter);
     const out = scratch('baked.safetensors');
     const input = { path: lora, strength: -0.7, textEncoderStrength: null, blockWeights: null };
-    await bakeFiles({ base, inputs: [input], out, dtype: to });
+    const told: Progress[] = [];
+    await bakeFiles({ base, inputs: [input], out, dtype: to, onProgress: (now) => told.push({ ...now }) });
+    const bytes = (24 * 18 + 3 * 4 * 3 * 3) * dtypeWidth(to);
+    expect(told.every(({ total }) => total === bytes)).toBe(true);
+    expect(told.map(({ done }) => done)).toEqual(told.map(({ done }) => done).toSorted((a, b) => a - b));
+    expect(told.at(-1)!.done).toBe(bytes);
     const { tensors, metadata } = await openTensorFile(out);
     expect(metadata.get('note')).toBe('kept');
     const weights = readFloat32(before);

@@ -3,9 +3,12 @@ import { type ChildProcess, execFileSync, fork } from 'node:child_process';
 import { copyFileSync, mkdirSync, mkdtempSync, realpathSync, rmSync, symlinkSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
+import { cpuSeconds } from './cpu-time.ts';
 import type { Answer, Question } from './warm-vitest.ts';
 
 const WARM = path.join(import.meta.dirname, 'warm-vitest.js');
+
+const LOOK_EVERY_MS = 2000;
 
 export class Checkout {
   readonly folder: string;
@@ -36,7 +39,7 @@ export class Checkout {
 
   /**
    * Ask tests.
-   * @param seconds there may be between the end of one file and that of the next
+   * @param seconds of work there may be between the end of one file and that of the next
    * @returns null if there were more
    */
   async ask(question: Question, seconds: number): Promise<Answer | null> {
@@ -44,16 +47,18 @@ export class Checkout {
     const child = await this.#warm;
     return new Promise((resolve, reject) => {
       const done = (settle: () => void): void => {
-        clearTimeout(timer);
+        clearInterval(watch);
         child.removeAllListeners();
         settle();
       };
-      const timer = setTimeout(() => {
+      let worked = cpuSeconds(child.pid!);
+      const watch = setInterval(() => {
+        if (cpuSeconds(child.pid!) - worked <= seconds) return;
         this.#stop();
         done(() => resolve(null));
-      }, 1000 * seconds);
+      }, LOOK_EVERY_MS);
       child.on('message', (answer: Answer | string) => {
-        if (typeof answer === 'string') timer.refresh();
+        if (typeof answer === 'string') worked = cpuSeconds(child.pid!);
         else done(() => resolve(answer));
       });
       child.once('exit', (code) => {

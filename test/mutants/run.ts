@@ -152,7 +152,7 @@ async function judge(mutant: Mutant): Promise<Judged> {
     plant(planted(source, mutant));
     const answer = await ask(group).finally(() => plant(source));
     if (answer?.by === null) continue;
-    if (answer !== null && !(await isGreen(answer.by!))) return judge(mutant);
+    if (answer !== null && !(await isGreen(answer))) return judge(mutant);
     // Whether it is the fault that does not end, or the machine that is busy: the same without it says.
     if (answer === null && !(await ask(group))?.passed)
       return { ...mutant, outcome: 'undecided', by: null, asked: tests.length, entering };
@@ -163,9 +163,9 @@ async function judge(mutant: Mutant): Promise<Judged> {
 }
 
 /** Whether the test passes without a fault: otherwise every fault would seem to be noticed. */
-async function isGreen(by: string): Promise<boolean> {
-  const test = by.split(' > ')[0]!;
-  if (!test.endsWith('.test.ts') || green.has(test)) return true;
+async function isGreen({ by, late }: Answer): Promise<boolean> {
+  const test = by!.split(' > ')[0]!;
+  if (!test.endsWith('.test.ts') || (green.has(test) && !late)) return true;
   const answer = await ask([test]);
   if (answer?.passed === true) {
     green.add(test);

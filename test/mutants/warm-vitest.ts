@@ -21,11 +21,16 @@ export interface Answer {
   readonly passed: boolean;
   /** The first test that failed, or the file that could not be loaded. */
   readonly by: string | null;
+  /** It failed by the clock, which a busy machine may do as well. */
+  readonly late: boolean;
   /** Seconds that each file took that passed. */
   readonly seconds: Readonly<Record<string, number>>;
   /** Lines that each file ran that passed. */
   readonly entered: Readonly<Record<string, EnteredLines>>;
 }
+
+/** The machine may be busy. */
+const PATIENCE_MS = 300_000;
 
 const root = process.cwd();
 const sayEntered = process.argv[2] === 'entered';
@@ -60,6 +65,7 @@ async function answer(vitest: Vitest, { changed, tests }: Question): Promise<Ans
   const seconds: Record<string, number> = {};
   const entered: Record<string, EnteredLines> = {};
   let by: string | null = null;
+  let late = false;
   for (const module of ended) {
     const file = path.relative(root, module.moduleId);
     const { collectDuration, duration, setupDuration } = module.diagnostic();
@@ -70,10 +76,12 @@ async function answer(vitest: Vitest, { changed, tests }: Question): Promise<Ans
     }
     if (module.ok() || by !== null) continue;
     const [first] = [...module.children.allTests('failed')];
+    const errors = [...(first?.result().errors ?? []), ...module.errors()];
+    late = errors.some(({ message }) => /timed out in \d+ms/.test(message));
     by = first === undefined ? file : `${file} > ${first.fullName}`;
   }
   if (by === null && unhandledErrors.length > 0) by = 'an error that no test waits for';
-  return { passed: by === null, by, seconds, entered };
+  return { passed: by === null, by, late, seconds, entered };
 }
 
 const known = new Map<string, Promise<Origins>>();
@@ -99,9 +107,10 @@ const vitest = await createVitest('test', {
   reporters: [{ onTestModuleEnd: end }],
   sequence: { sequencer: AsGiven },
 });
-// A process that has loaded a source would go on with it as it was.
 for (const { config } of vitest.projects) {
-  config.isolate = true;
+  // Of one question all files share a process and what it has loaded; the next question gets another one.
+  if (sayEntered) config.isolate = true;
+  config.testTimeout = config.hookTimeout = PATIENCE_MS;
   if (sayEntered) config.setupFiles.push(path.join(root, 'test/mutants/entered-setup.ts'));
 }
 await vitest.standalone();
