@@ -13,6 +13,7 @@ import {
   DEFAULTS,
   defaultBase,
   defaultCaptions,
+  estimateFusion,
   FUSION_METHODS,
   type Fusion,
   type FusionConceptInput,
@@ -43,7 +44,7 @@ import { planData, planText, stageList } from '../fusion/plan.ts';
 import { fusionProgress } from '../fusion/progress.ts';
 import { resultData, resultText } from '../fusion/result.ts';
 import { baseOptionsIn, number, outputOptions, perStage, readBaseOptions, stages, text } from '../options.ts';
-import { sayNote } from '../terminal/io.ts';
+import { type Io, sayNote } from '../terminal/io.ts';
 
 type Args = Readonly<Record<string, unknown>>;
 const NAMINGS: readonly LoraNaming[] = ['kohya', 'diffusers', 'peft', 'ed-lora'];
@@ -288,8 +289,9 @@ async function runFuse(args: Args, { io, signal, threads }: CommandContext): Pro
   const idle = idleNotes(args, options);
   if (args['dry-run'] === true) {
     const plan = await planFusion(request);
-    const data = (): string => `${JSON.stringify(planData(plan, base.path, out, idle), null, 2)}\n`;
-    io.out(args.json === true ? data() : planText(plan, base.path, out, io.columns, idle));
+    const estimate = await measured(io, () => estimateFusion(request, plan));
+    const data = (): string => `${JSON.stringify(planData(plan, estimate, base.path, out, idle), null, 2)}\n`;
+    io.out(args.json === true ? data() : planText(plan, estimate, base.path, out, io.columns, idle));
     return;
   }
   for (const note of idle) sayNote(io, note);
@@ -338,6 +340,16 @@ async function runFuse(args: Args, { io, signal, threads }: CommandContext): Pro
   }
   const data = (): string => `${JSON.stringify(resultData(fusion, written, said), null, 2)}\n`;
   io.out(args.json === true ? data() : resultText(fusion, written, io));
+}
+
+/** Says on a terminal what it waits for. */
+async function measured<T>(io: Io, measure: () => Promise<T>): Promise<T> {
+  if (io.interactive) io.redraw('measuring a denoising step…');
+  try {
+    return await measure();
+  } finally {
+    if (io.interactive) io.redraw('');
+  }
 }
 
 /** Everything that is read, none of which may be a result. */

@@ -2,6 +2,7 @@
 import path from 'node:path';
 import {
   type Concept,
+  type FusionEstimate,
   type FusionOptions,
   type FusionPlan,
   isGuided,
@@ -10,7 +11,7 @@ import {
   stageOf,
 } from '../../src/index.ts';
 import { asTyped } from '../arguments.ts';
-import { nearPath, table } from '../terminal/table.ts';
+import { bytes, duration, nearPath, table } from '../terminal/table.ts';
 
 /** `text=0.01,cross=0.1,spatial=0.01` */
 export function stageList(values: FusionOptions['ridge']): string {
@@ -30,6 +31,7 @@ const stageLayers = ({ layers }: Concept, stage: Stage): number =>
 /** The plan as `--json` prints it. */
 export function planData(
   { concepts, options, captions, layers }: FusionPlan,
+  estimate: FusionEstimate,
   base: string,
   out: string,
   notes: readonly string[],
@@ -50,6 +52,7 @@ export function planData(
     options,
     captions,
     layers,
+    estimate,
     notes: notes.map(asTyped),
   };
 }
@@ -57,6 +60,7 @@ export function planData(
 /** The plan for people. */
 export function planText(
   plan: FusionPlan,
+  estimate: FusionEstimate,
   base: string,
   out: string,
   columns: number,
@@ -95,8 +99,17 @@ export function planText(
     `preserve ${stageList(options.preserve)} over ${captions.length} captions`,
     `${runs} denoising run${runs === 1 ? '' : 's'} of ${steps} steps a concept, ${guided}, seed ${seed}`,
     `${statistics} statistics`,
+    estimateText(estimate),
     `results would go to ${nearPath(path.resolve(out))}`,
     ...notes.map((note) => `note: ${asTyped(note)}`),
     '',
   ].join('\n');
+}
+
+function estimateText({ passes, keptPasses, passMs, elapsedMs, memoryBytes }: FusionEstimate): string {
+  if (passMs === null)
+    return passes === 0 ? 'nothing is denoised' : 'all features are kept: nothing is denoised';
+  const kept = keptPasses === 0 ? '' : `, ${keptPasses} more are kept`;
+  const whole = `about ${duration(elapsedMs!)} in all, ${bytes(memoryBytes!)} of memory`;
+  return `${passes - keptPasses} denoising steps of ${duration(passMs)}${kept}; ${whole}`;
 }

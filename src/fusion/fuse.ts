@@ -23,7 +23,7 @@ import { type Choices, chooseParameters, heldOutOptions } from './solvers/parame
 import { componentOf, STAGES, type Stage, stageOf } from './stage.ts';
 import { type CollectContext, Collector, priorCaptions } from './statistics/collector.ts';
 import type { StageStatistics, Statistics } from './statistics/statistics.ts';
-import { type Collected, StatisticsStore, scopeOf } from './statistics/statistics-store.ts';
+import { type Collected, StatisticsStore, scopesOf } from './statistics/statistics-store.ts';
 
 /**
  * Fuse concepts into one set of low-rank changes of the base.
@@ -227,7 +227,7 @@ class FusionRun {
   async #ownFeatures(stage: Stage): Promise<StageFeatures> {
     if (this.#own === null) {
       const { concepts, options, captions } = this.#plan;
-      const scopes = this.#scopes();
+      const scopes = scopesOf(this.#plan.layers);
       const collected: Statistics[] = [];
       const origins: string[] = [];
       for (const concept of concepts) {
@@ -298,19 +298,18 @@ class FusionRun {
       const held = heldOutOptions(options);
       const collected: Statistics[] = [];
       for (const concept of concepts) {
-        const found = await this.#store.concept(concept, this.#scopes(), held, this.#collecting('hold out'));
+        const found = await this.#store.concept(
+          concept,
+          scopesOf(this.#plan.layers),
+          held,
+          this.#collecting('hold out'),
+        );
         if (!found.fresh) this.#skip('hold out', held.steps * held.runs);
         collected.push(found.statistics);
       }
       this.#heldOut = collected;
     }
     return this.#heldOut.map((concept) => concept[stage]);
-  }
-
-  /** How much of each stage statistics have to cover. */
-  #scopes() {
-    const { layers } = this.#plan;
-    return { text: scopeOf(layers.text), cross: scopeOf(layers.cross), spatial: scopeOf(layers.spatial) };
   }
 
   #collecting(action: FusionAction): CollectContext {

@@ -110,6 +110,9 @@ describe('fuse', () => {
     expect(result.out).toContain(
       '2 denoising runs of 20 steps a concept, guidance 4, contrast 2.5, seed 0\n',
     );
+    expect(result.out).toMatch(
+      /^\d+ denoising steps of [\d.]+ s(, \d+ more are kept)?; about .+ in all, .+B of memory$/m,
+    );
     expect(result.err).toBe('');
     const flow = path.join(folder, 'flow');
     cpSync(defaultBase(), flow, { recursive: true });
@@ -135,8 +138,10 @@ describe('fuse', () => {
     const plan = JSON.parse(json.out) as {
       options: { preserve: object };
       concepts: object[];
+      estimate: object;
       notes: string[];
     };
+    expect(plan.estimate).toMatchObject({ passes: 4 * 20, keptPasses: 0, elapsedMs: expect.any(Number) });
     expect(plan.concepts).toHaveLength(4);
     expect(plan.notes).toEqual([
       '--contrast has no effect without guidance above 1: there is no empty prompt to weigh against',

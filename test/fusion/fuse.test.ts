@@ -9,12 +9,16 @@ import { renameTokens } from '../../src/concepts/prompt.ts';
 import { openTensorFile } from '../../src/formats/open-tensor-file.ts';
 import { float32Tensor, readFloat32 } from '../../src/formats/raw-tensor.ts';
 import { writeSafetensors } from '../../src/formats/safetensors.ts';
+import { withEmptyPrompt } from '../../src/fusion/captions.ts';
+import { estimateFusion } from '../../src/fusion/estimate.ts';
 import { fuse } from '../../src/fusion/fuse.ts';
 import type { Fusion } from '../../src/fusion/fusion.ts';
+import { DEFAULTS } from '../../src/fusion/options.ts';
 import { writeFusion } from '../../src/fusion/output.ts';
 import { type FuseRequest, planFusion } from '../../src/fusion/plan.ts';
 import { readFusionRecipe } from '../../src/fusion/repeat.ts';
 import type { FusionProgress } from '../../src/fusion/report/report.ts';
+import { priorCaptions } from '../../src/fusion/statistics/collector.ts';
 import { frobeniusNorm, toDense } from '../../src/linalg/low-rank.ts';
 import { type Checkpoint, openCheckpoint } from '../../src/models/checkpoint.ts';
 import { loadTokenizer } from '../../src/models/clip/tokenizer.ts';
@@ -110,6 +114,18 @@ describe('fuse', () => {
       expect(shares).toEqual(shares.toSorted((a, b) => a - b));
       expect(seen.at(-1)).toMatchObject({ done: seen.at(-1)!.total, share: expect.closeTo(1, 12) });
     }
+    // What it would take is known beforehand: two concepts and the captions, a step each, none of which is left to do.
+    const estimated = async (request: FuseRequest) => estimateFusion(request, await planFusion(request));
+    const passes = fresh.filter(({ stage, action }) => stage === 'spatial' && action !== 'solve').length;
+    expect(await estimated({ ...both, cacheFolder })).toEqual({
+      ...{ passes, keptPasses: passes, passMs: null, elapsedMs: null, memoryBytes: null },
+    });
+    const alone = { ...(await request(['maple'])), cacheFolder, preserveCaptions: ['a stone', 'a tree'] };
+    const { passMs, elapsedMs, ...counts } = await estimated(alone);
+    const captioned = priorCaptions(withEmptyPrompt(alone.preserveCaptions), DEFAULTS).length;
+    expect(counts).toMatchObject({ passes: DEFAULTS.runs + captioned, keptPasses: DEFAULTS.runs });
+    expect(elapsedMs).toBeGreaterThan(captioned * passMs!);
+    expect(counts.memoryBytes).toBeGreaterThan(1e7);
     const controller = new AbortController();
     const stopped = fuse({
       ...(await request(['maple'])),

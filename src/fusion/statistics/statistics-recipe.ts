@@ -80,6 +80,11 @@ export function scopeOf(layers: readonly string[]): LayerScope {
   return layers.length === 0 ? 'none' : layers.every(isAttention) ? 'attention' : 'linear';
 }
 
+/** How much of each stage statistics have to cover. */
+export function scopesOf({ text, cross, spatial }: StageLayers): LayerScopes {
+  return { text: scopeOf(text), cross: scopeOf(cross), spatial: scopeOf(spatial) };
+}
+
 /** The base's layers within a scope per stage, in its own order. */
 export function layersWithin(base: Checkpoint, scopes: LayerScopes): StageLayers {
   const known = base.parts.layers.linear();

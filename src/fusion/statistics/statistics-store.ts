@@ -33,7 +33,7 @@ import {
   widerScopes,
 } from './statistics-recipe.ts';
 
-export { type LayerScope, layersWithin, scopeOf } from './statistics-recipe.ts';
+export { type LayerScope, layersWithin, scopeOf, scopesOf } from './statistics-recipe.ts';
 
 /** States are written so seldom that they take at most one part in this many of the time. */
 const STATE_SHARE = 20;
@@ -142,6 +142,22 @@ export class StatisticsStore {
     return this.#cached(await this.#recipes.ofBase(captions, scopes, options), collect);
   }
 
+  /** Whether no network would run for a concept. @throws as `concept` */
+  async holds(concept: FusionConcept, scopes: LayerScopes, options: CollectOptions): Promise<boolean> {
+    if (this.#folder === null) return false;
+    const recipe = await this.recipeOf(concept, scopes, options);
+    return (await this.#beside(concept, recipe))?.serves === true || this.#isCached(recipe);
+  }
+
+  /** Whether no network would run for the base under captions. @throws as `prior` */
+  async holdsPrior(
+    captions: readonly string[],
+    scopes: LayerScopes,
+    options: CollectOptions,
+  ): Promise<boolean> {
+    return this.#folder !== null && this.#isCached(await this.#recipes.ofBase(captions, scopes, options));
+  }
+
   /**
    * Collect a concept into a file of its own, whatever else there is.
    * @throws {EdloraError} if it cannot be written; {FormatError} if an input has changed since it was opened
@@ -226,6 +242,12 @@ export class StatisticsStore {
     if (stored === null) return { statistics, file: null, fresh: true };
     sweepPartials(file);
     return { statistics: stored.statistics, file, fresh: true };
+  }
+
+  #isCached(recipe: StatisticsKey): boolean {
+    return widerScopes(recipe.layers).some((layers) =>
+      existsSync(path.join(this.#folder!, statisticsFileName({ ...recipe, layers }))),
+    );
   }
 
   /** A file of the cache, if it is there and what its name says; any other is set aside. */

@@ -1,0 +1,88 @@
+/** How long a fusion will take, and in how much memory: from two of its own denoising steps, run for nothing else. */
+import { executionContext, withProgress } from '../runtime/execution-context.ts';
+import { type FusionAction, type FusionTask, fusionTasks } from './expected-work.ts';
+import type { FuseRequest, FusionPlan } from './plan.ts';
+import { heldOutOptions } from './solvers/parameter-choice.ts';
+import { Collector, priorCaptions } from './statistics/collector.ts';
+import { StatisticsStore, scopesOf } from './statistics/statistics-store.ts';
+
+export interface FusionEstimate {
+  /** Denoising steps of the collection: a run of the UNet each, with and without the prompt. */
+  readonly passes: number;
+  /** Those that kept statistics save. */
+  readonly keptPasses: number;
+  /** One step as measured; null where none is left to run. */
+  readonly passMs: number | null;
+  /** All of the fusion, by the measured step; null likewise. */
+  readonly elapsedMs: number | null;
+  /** Most memory that this process has held so far, the measured steps included; null likewise. */
+  readonly memoryBytes: number | null;
+}
+
+/**
+ * Measure what a planned fusion will take. Runs two steps of the first concept's collection and keeps nothing of them.
+ * @throws as `fuse` for statistics beside a concept that are of another base or concept
+ */
+export async function estimateFusion(request: FuseRequest, plan: FusionPlan): Promise<FusionEstimate> {
+  const { base } = request;
+  const { concepts, vocabulary, layers, options } = plan;
+  const tasks = await fusionTasks(base, plan);
+  const kept = await keptSteps(request, plan, tasks);
+  const isRun = ({ stage, action }: FusionTask): boolean => stage === 'spatial' && kept.has(action);
+  const keptOf = (task: FusionTask): number => (isRun(task) ? kept.get(task.action)! : 0);
+  const passes = tasks.filter(isRun).reduce((sum, { units }) => sum + units, 0);
+  const keptPasses = tasks.reduce((sum, task) => sum + keptOf(task), 0);
+  if (passes === keptPasses) return { passes, keptPasses, passMs: null, elapsedMs: null, memoryBytes: null };
+  const stamps: number[] = [];
+  const execution = withProgress(executionContext(request), () => stamps.push(performance.now()));
+  const collector = new Collector(base, vocabulary, layers, { ...options, steps: 2, runs: 1 }, execution);
+  const [{ name, deltas }] = concepts as [FusionPlan['concepts'][number]];
+  await collector.spatial(name, deltas);
+  // The first step waits for the network to be loaded.
+  const passMs = stamps[1]! - stamps[0]!;
+  const { cost: passCost } = tasks.find(isRun)!;
+  const work = tasks.reduce((sum, task) => sum + (task.units - keptOf(task)) * task.cost, 0);
+  return {
+    passes,
+    keptPasses,
+    passMs,
+    elapsedMs: (passMs * work) / passCost,
+    memoryBytes: process.resourceUsage().maxRSS * 1024,
+  };
+}
+
+type KeptSteps = ReadonlyMap<FusionAction, number>;
+
+/** Denoising steps that kept statistics save. */
+async function keptSteps(
+  request: FuseRequest,
+  { concepts, captions, options, layers }: FusionPlan,
+  tasks: readonly FusionTask[],
+): Promise<KeptSteps> {
+  const kept = new Map<FusionAction, number>([
+    ['collect', 0],
+    ['hold out', 0],
+    ['preserve', 0],
+  ]);
+  const keep = (action: FusionAction, steps: number) => kept.set(action, kept.get(action)! + steps);
+  if (options.statistics !== 'own' || layers.spatial.length === 0) return kept;
+  const { base, cacheFolder = null } = request;
+  const store = new StatisticsStore(base, cacheFolder, executionContext(request));
+  const scopes = scopesOf(layers);
+  const held = heldOutOptions(options);
+  const holdsOut = tasks.some(({ action, units }) => action === 'hold out' && units > 0);
+  try {
+    for (const concept of concepts) {
+      if (await store.holds(concept, scopes, options)) keep('collect', options.steps * options.runs);
+      if (holdsOut && (await store.holds(concept, scopes, held))) {
+        keep('hold out', held.steps * held.runs);
+      }
+    }
+    if (captions.length > 0 && (await store.holdsPrior(captions, scopes, options))) {
+      keep('preserve', options.steps * priorCaptions(captions, options).length);
+    }
+  } finally {
+    store.close();
+  }
+  return kept;
+}
