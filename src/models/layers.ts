@@ -77,12 +77,12 @@ export function conv2d(
   const channels = x.shape[1]!;
   const weight = net.weight(`${name}.weight`, [out, channels, kernel, kernel]);
   if (kernel === 1) net.probeInput(name, x, () => toTokens(net, x));
-  let y = conv(net.g, x, weight, net.weight(`${name}.bias`, [out]), { stride, pads });
+  let y = net.writeConv(net.g, x, weight, net.weight(`${name}.bias`, [out]), { stride, pads });
   const lora = net.lora(name, out, channels * kernel * kernel);
   if (lora !== null) {
     const rank = lora.down.shape[0]!;
     const down = reshape(net.g, lora.down, [rank, channels, kernel, kernel]);
-    const reduced = conv(net.g, x, down, null, { stride, pads });
+    const reduced = net.writeConv(net.g, x, down, null, { stride, pads });
     const [, , height, width] = reduced.shape as [number, number, number, number];
     const weights = net.factorWeights(name, height * width);
     const counted = weights === null ? reduced : mul(net.g, reduced, toImage(net, weights, height, width));

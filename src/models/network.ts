@@ -6,6 +6,7 @@ import { MismatchError, MissingWeightError, ShapeError } from '../errors.ts';
 import type { RawTensor } from '../formats/raw-tensor.ts';
 import { GraphBuilder } from '../graph/builder.ts';
 import type { Graph } from '../graph/graph.ts';
+import { conv } from '../graph/ops/convolution.ts';
 import { cast } from '../graph/ops/elementwise.ts';
 import { matmul } from '../graph/ops/matmul.ts';
 import { concat, reshape, slice } from '../graph/ops/movement.ts';
@@ -50,6 +51,8 @@ export interface NetworkOptions {
   readonly probes?: ProbeRequest;
   /** Writes group norms in place of the operator. Default: the operator. */
   readonly groupNorm?: GroupNormWriter;
+  /** Writes convolutions in place of the operator. Default: the operator. */
+  readonly conv?: ConvWriter;
   /** How much each factor of a layer counts in each row. Default: all count whole everywhere. */
   readonly factorWeights?: FactorWeights;
 }
@@ -67,6 +70,21 @@ export type GroupNormWriter = (
   weight: Value,
   bias: Value,
   options: { readonly groups: number; readonly epsilon: number },
+) => Value;
+
+export interface ConvOptions {
+  readonly stride: number;
+  /** Of all sides, or top, left, bottom, right. */
+  readonly pads: number | readonly [number, number, number, number];
+}
+
+/** A convolution of x [B, C, H, W] with weight [M, C, k, k] and bias [M]. */
+export type ConvWriter = (
+  g: GraphBuilder,
+  x: Value,
+  weight: Value,
+  bias: Value | null,
+  options: ConvOptions,
 ) => Value;
 
 /** Output names of the probes of a finished network, by layer name. */
@@ -103,6 +121,7 @@ export const loraUpInput = (layerName: string): string => `${layerName}.lora_up`
 export class NetworkBuilder {
   readonly g = new GraphBuilder();
   readonly writeGroupNorm: GroupNormWriter;
+  readonly writeConv: ConvWriter;
   readonly #source: WeightSource;
   readonly #loraRanks: ReadonlyMap<string, number>;
   readonly #factorWeights: FactorWeights;
@@ -122,11 +141,13 @@ export class NetworkBuilder {
     {
       loraRanks = new Map(),
       probes = {},
-      groupNorm: writer = groupNorm,
+      groupNorm: writeGroupNorm = groupNorm,
+      conv: writeConv = conv,
       factorWeights = () => null,
     }: NetworkOptions = {},
   ) {
-    this.writeGroupNorm = writer;
+    this.writeGroupNorm = writeGroupNorm;
+    this.writeConv = writeConv;
     this.#source = source;
     this.#loraRanks = loraRanks;
     this.#factorWeights = factorWeights;

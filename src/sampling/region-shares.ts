@@ -5,6 +5,7 @@
 import { type LevelLayout, levelInputs, type SourceLayout } from '../models/unet/region-attention.ts';
 import { float32, int64, type Tensor } from '../tensor/tensor.ts';
 import { coverage, type Region } from './region.ts';
+import { keepApart, partOwners } from './region-parts.ts';
 
 /** Weights below this are nothing. */
 const NEGLIGIBLE = 1e-6;
@@ -49,7 +50,7 @@ export interface SharedPicture {
 /**
  * @param tokens   text positions of context and regions
  * @param levels   size of the UNet's latents at each level
- * @param isolated whether self-attention stays inside regions
+ * @param isolated whether regions keep to themselves
  */
 export function sharePicture(
   regions: readonly Region[],
@@ -59,40 +60,31 @@ export function sharePicture(
 ): SharedPicture {
   const feeds: Record<string, Tensor> = {};
   const weights = levels.map(({ height, width }) => sourceWeights(regions, height, width));
+  const apart = isolated ? keepApart(weights.map(partOwners), tokens.length, levels) : null;
   const layouts = levels.map(({ height, width }, level): LevelLayout => {
-    const { layout, rows, places, parts } = shareLevel(weights[level]!, height * width, isolated);
+    const { rows, places, perSource, weighted } = shareLevel(weights[level]!, height * width);
     feeds[levelInputs.rows(level)] = int64([rows.length], rows);
     places.forEach(({ from, weight }, overlap) => {
       feeds[levelInputs.places(level, overlap)] = int64([from.length], from);
       feeds[levelInputs.weights(level, overlap)] = float32([1, weight.length, 1], weight);
     });
-    if (parts !== null) {
-      const back = new Array<number>(parts.length);
-      parts.forEach((row, place) => {
-        back[row] = place;
-      });
-      feeds[levelInputs.partRows(level)] = int64([parts.length], parts);
-      feeds[levelInputs.partPlaces(level)] = int64([back.length], back);
-      const { members, owners } = partMatrices(parts, layout.parts!);
-      feeds[levelInputs.partMembers(level)] = members;
-      feeds[levelInputs.partOwners(level)] = owners;
-    }
-    return layout;
+    const { parts = null, seams = null } = apart?.levels[level] ?? {};
+    return { rows: perSource, depth: places.length, weighted, parts, seams };
   });
-  return { layout: { tokens, levels: layouts }, feeds, weights };
+  return { layout: { tokens, levels: layouts }, feeds: { ...feeds, ...apart?.feeds }, weights };
 }
 
 interface LevelShares {
-  readonly layout: LevelLayout;
+  /** Rows that each source is computed for. */
+  readonly perSource: readonly number[];
   /** Picture row of every computed row. */
   readonly rows: readonly number[];
   /** Per overlap: computed row and weight of every picture row. */
   readonly places: readonly { from: number[]; weight: number[] }[];
-  /** Picture rows part by part; null if not isolated. */
-  readonly parts: readonly number[] | null;
+  readonly weighted: boolean;
 }
 
-function shareLevel(weights: readonly Float32Array[], count: number, isolated: boolean): LevelShares {
+function shareLevel(weights: readonly Float32Array[], count: number): LevelShares {
   const rows: number[] = [];
   const perSource = weights.map((own) => {
     const before = rows.length;
@@ -117,41 +109,5 @@ function shareLevel(weights: readonly Float32Array[], count: number, isolated: b
     });
   });
   const weighted = places.some(({ weight }) => weight.some((value) => value !== 1));
-  const apart = isolated ? partition(weights, count) : null;
-  return {
-    layout: { rows: perSource, depth: places.length, weighted, parts: apart?.sizes ?? null },
-    rows,
-    places,
-    parts: apart?.rows ?? null,
-  };
-}
-
-/** Each row belongs to the source with the largest weight; regions first, the context's rows last. */
-function partition(weights: readonly Float32Array[], count: number): { sizes: number[]; rows: number[] } {
-  const owners = Array.from({ length: count }, (_, n) =>
-    weights.reduce((best, own, source) => (own[n]! > weights[best]![n]! ? source : best), 0),
-  );
-  const order = [...weights.keys()].slice(1).concat(0);
-  const parts = order.map((source) => owners.flatMap((owner, n) => (owner === source ? [n] : [])));
-  return { sizes: parts.map((part) => part.length), rows: parts.flat() };
-}
-
-/** Rows of each part's statistics (its own; for the background all) and rows of each part, [N, P]. */
-function partMatrices(
-  rows: readonly number[],
-  sizes: readonly number[],
-): { members: Tensor<Float32Array>; owners: Tensor<Float32Array> } {
-  const shape = [rows.length, sizes.length];
-  const [members, owners] = [float32(shape), float32(shape)];
-  let at = 0;
-  sizes.forEach((size, part) => {
-    const background = part === sizes.length - 1;
-    // A part without rows counts all, so that nothing is divided by zero.
-    for (const row of background || size === 0 ? rows : rows.slice(at, at + size)) {
-      members.data[row * sizes.length + part] = 1;
-    }
-    for (const row of rows.slice(at, at + size)) owners.data[row * sizes.length + part] = 1;
-    at += size;
-  });
-  return { members, owners };
+  return { perSource, rows, places, weighted };
 }

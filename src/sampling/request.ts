@@ -44,7 +44,7 @@ export interface SampleRequest extends StatesInPlace {
   readonly regions?: readonly Region[];
   /** Concepts of the pipeline that act where the context rules. Default: all. */
   readonly concepts?: readonly ConceptUse[];
-  /** Share of the steps, from the first, in which self-attention stays inside regions, 0 … 1. Default 0. */
+  /** Share of the steps, from the first, in which regions keep to themselves (see region-parts.ts), 0 … 1. Default 0. */
   readonly isolate?: number;
   /** Pixels, a multiple of the autoencoder's factor (8 for SD 1.x). Default: what the model was trained at. */
   readonly width?: number;

@@ -112,6 +112,29 @@ describe('pictures', () => {
     expect(isolated!.latents.data).toBeAllClose(plain!.latents.data, { rtol: 1e-5, atol: 1e-5 });
   });
 
+  it('of regions that keep to themselves are those of the regions alone, whatever stands beside them', async () => {
+    const [cells, channels, seeds] = [64 / pipeline.factor, 4, [3, 4]];
+    const noises = seeds.map((seed) => new TorchGenerator(seed).randn(channels * cells ** 2));
+    const row = new Float32Array(2 * channels * cells ** 2);
+    const square = (from: Float32Array, line: number): Float32Array =>
+      from.subarray(line * cells, (line + 1) * cells);
+    for (let line = 0; line < channels * cells; line++) {
+      for (const [i, noise] of noises.entries()) square(row, 2 * line + i).set(square(noise, line));
+    }
+    const prompts = ['a cat', 'the castle'];
+    const regions = prompts.map((prompt, i) => ({ prompt, shape: box(i / 2, 0, (i + 1) / 2, 1) }));
+    const wide = { ...SMALL, prompt: '', width: 128, initialNoise: [row], regions, isolate: 1 };
+    const [scene] = await pipeline.sample(wide);
+    for (const [i, prompt] of prompts.entries()) {
+      const [alone] = await pipeline.sample({ ...SMALL, prompt, initialNoise: [noises[i]!] });
+      const own = new Float32Array(channels * cells ** 2);
+      for (let line = 0; line < channels * cells; line++) {
+        square(own, line).set(square(scene!.latents.data, 2 * line + i));
+      }
+      expect(own).toBeAllClose(alone!.latents.data, { rtol: 1e-4, atol: 1e-4 });
+    }
+  });
+
   it('with a half-covered mask are neither the region’s nor the context’s', async () => {
     const covered = async (share: number) => {
       const mask = { width: 64, height: 64, data: new Float32Array(64 * 64).fill(share) };

@@ -10,13 +10,15 @@
  */
 import type { GraphBuilder } from '../../graph/builder.ts';
 import { multiHeadAttention } from '../../graph/ops/attention.ts';
+import { conv } from '../../graph/ops/convolution.ts';
 import { add, mul } from '../../graph/ops/elementwise.ts';
 import { concat, gather, slice, split } from '../../graph/ops/movement.ts';
 import { groupNorm } from '../../graph/ops/normalization.ts';
 import type { Value } from '../../graph/value.ts';
 import { linear } from '../layers.ts';
-import type { GroupNormWriter, NetworkBuilder } from '../network.ts';
+import type { ConvWriter, GroupNormWriter, NetworkBuilder } from '../network.ts';
 import { type Attentions, attention } from './attention.ts';
+import { PART_KERNEL, partConv, type Seams } from './part-conv.ts';
 import { type PartMatrices, partGroupNorm } from './part-norm.ts';
 import type { AttentionPlace } from './structure.ts';
 
@@ -30,10 +32,18 @@ export interface LevelLayout {
   readonly weighted: boolean;
   /**
    * Parts that are kept apart: rows of each. Rows of a part attend to that part, those of the last (the background) to
-   * all; group norms take their statistics from the same rows. `null`: all attend to all.
+   * all; group norms take their statistics from the same rows, and convolutions read no others. `null`: all attend to all.
    */
   readonly parts: readonly number[] | null;
+  /** Where convolutions would read over borders of parts. `null`: they read what they read. */
+  readonly seams: SeamCounts | null;
 }
+
+/** By a convolution's stride: seams of its output, the first of each included. */
+export type SeamCounts = Readonly<Record<number, number>>;
+
+/** Of the convolutions that read neighbours: one that stays at its level, one that goes to the next. */
+export const SEAM_STRIDES = [1, 2] as const;
 
 export interface SourceLayout {
   /** Text positions T of each source; source 0 is the context. */
@@ -44,7 +54,13 @@ export interface SourceLayout {
 
 /** The layout of one text everywhere. @param rows number of rows per level */
 export function plainLayout(tokens: number, rows: readonly number[]): SourceLayout {
-  const level = (count: number): LevelLayout => ({ rows: [count], depth: 1, weighted: false, parts: null });
+  const level = (count: number): LevelLayout => ({
+    rows: [count],
+    depth: 1,
+    weighted: false,
+    parts: null,
+    seams: null,
+  });
   return { tokens: [tokens], levels: rows.map(level) };
 }
 
@@ -70,6 +86,10 @@ export const levelInputs = {
   partMembers: (level: number): string => `level.${level}.part_members`,
   /** [N, P]: 1 where a row belongs to a part. */
   partOwners: (level: number): string => `level.${level}.part_owners`,
+  /** Of convolutions from a level with a stride: what `Seams` of part-conv.ts has. */
+  seamTaps: (level: number, stride: number): string => `level.${level}.seam_taps.${stride}`,
+  seamForeign: (level: number, stride: number): string => `level.${level}.seam_foreign.${stride}`,
+  seamPlaces: (level: number, stride: number): string => `level.${level}.seam_places.${stride}`,
 } as const;
 
 /** Is a source alone and everywhere? Then rows need not move. */
@@ -169,6 +189,34 @@ export function sharedGroupNorm(
     };
     inputs.set(level, matrices);
     return partGroupNorm(g, x, weight, bias, options, matrices);
+  };
+}
+
+/**
+ * Convolutions of a UNet whose layout keeps parts of the picture apart.
+ * @param levels size of the latents at each level
+ */
+export function sharedConv(
+  { levels: layouts }: SourceLayout,
+  levels: readonly { readonly height: number; readonly width: number }[],
+): ConvWriter {
+  const inputs = new Map<string, Seams>();
+  return (g, x, weight, bias, options) => {
+    const [, , height, width] = x.shape as [number, number, number, number];
+    const level = levels.findIndex((size) => size.height === height && size.width === width);
+    const { stride } = options;
+    const count = layouts[level]?.seams?.[stride] ?? 0;
+    if (weight.shape[2] !== PART_KERNEL || count <= 1) return conv(g, x, weight, bias, options);
+    const key = levelInputs.seamTaps(level, stride);
+    const taps = [PART_KERNEL, PART_KERNEL * count];
+    const rows = Math.ceil(height / stride) * Math.ceil(width / stride);
+    const seams = inputs.get(key) ?? {
+      taps: g.input(key, 'int64', taps),
+      foreign: g.input(levelInputs.seamForeign(level, stride), 'float32', taps),
+      places: g.input(levelInputs.seamPlaces(level, stride), 'int64', [rows]),
+    };
+    inputs.set(key, seams);
+    return partConv(g, x, weight, bias, options, seams);
   };
 }
 

@@ -14,7 +14,7 @@ import { upsample } from './blocks.ts';
 import type { UnetConfig } from './config.ts';
 import { blockWriter, downAndMiddle } from './down-path.ts';
 import { type FactorPlaces, placedFactors } from './factor-places.ts';
-import { type SourceLayout, sharedAttentions, sharedGroupNorm } from './region-attention.ts';
+import { type SourceLayout, sharedAttentions, sharedConv, sharedGroupNorm } from './region-attention.ts';
 import { attentionPlaces, levelSizes } from './structure.ts';
 import { timeEmbedding } from './time-embedding.ts';
 
@@ -84,7 +84,9 @@ export function buildUnet(
   const { batch, latentHeight, latentWidth } = size;
   const levels = levelSizes(config, latentHeight, latentWidth);
   const net = new NetworkBuilder(weights, {
-    ...(sources === null ? {} : { groupNorm: sharedGroupNorm(sources, levels) }),
+    ...(sources === null
+      ? {}
+      : { groupNorm: sharedGroupNorm(sources, levels), conv: sharedConv(sources, levels) }),
     ...(places === null ? {} : { factorWeights: placedFactors(places, levels) }),
     ...options,
   });
