@@ -5,7 +5,6 @@
 import { multiplyAdds } from '../graph/multiply-adds.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
 import { buildTextEncoder } from '../models/clip/text-encoder.ts';
-import { layerId } from '../models/families/layer-table.ts';
 import { buildUnet } from '../models/unet/unet.ts';
 import type { Progress } from '../progress.ts';
 import { GuidedRows } from '../sampling/guided-rows.ts';
@@ -14,7 +13,7 @@ import { conceptPrompts } from './prompts.ts';
 import { fusionRefineUnits } from './refine/refine-fusion.ts';
 import type { FusionProgress } from './report/report.ts';
 import { heldOutOptions } from './solvers/parameter-choice.ts';
-import { componentOf, STAGES, type Stage } from './stage.ts';
+import { idInStage, STAGES, type Stage } from './stage.ts';
 import { latentSizeFor, priorCaptions } from './statistics/collector.ts';
 
 export type FusionAction = FusionProgress['action'];
@@ -99,7 +98,7 @@ function promptCosts(
 /** The mean layer of a stage. */
 function solveCost(base: Checkpoint, { layers, concepts }: FusionPlan, stage: Stage): number {
   const sum = layers[stage].reduce((total, layerName) => {
-    const id = layerId(componentOf(base, stage), layerName);
+    const id = idInStage(stage, layerName);
     const { n } = base.parts.layers.get(id)!;
     const rank = concepts.reduce((ranks, { deltas }) => ranks + (deltas.get(id)?.down.rows ?? 0), 0);
     return total + n * n * (n / 3 + rank);

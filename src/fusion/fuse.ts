@@ -5,7 +5,7 @@
 
 import { InputFiles } from '../formats/input-files.ts';
 import { type LowRank, rankOf } from '../linalg/low-rank.ts';
-import { type LayerId, layerId, within } from '../models/families/layer-table.ts';
+import type { LayerId } from '../models/families/layer-table.ts';
 import type { ModelDeltas } from '../models/lora.ts';
 import { Pace } from '../pace.ts';
 import { type ExecutionContext, executionContext, withProgress } from '../runtime/execution-context.ts';
@@ -20,7 +20,7 @@ import { Reporter } from './report/report.ts';
 import { measureStage, type SolvedLayer, type StageProblem, solveStage } from './solve-stage.ts';
 import { fusionMethod } from './solvers/method.ts';
 import { type Choices, chooseParameters, heldOutOptions } from './solvers/parameter-choice.ts';
-import { componentOf, STAGES, type Stage, stageOf } from './stage.ts';
+import { idInStage, ofStage, STAGES, type Stage, stageOf } from './stage.ts';
 import { type CollectContext, Collector, priorCaptions } from './statistics/collector.ts';
 import type { StageStatistics, Statistics } from './statistics/statistics.ts';
 import { type Collected, StatisticsStore, scopesOf } from './statistics/statistics-store.ts';
@@ -122,15 +122,14 @@ class FusionRun {
     );
     const { base } = this.#request;
     const { concepts, layers } = this.#plan;
-    const part = base.parts.get(componentOf(base, stage));
     const problem: StageProblem = {
       stage,
       layers: layers[stage].map((layerName) => {
-        const { m, n } = part.layers.get(layerName)!;
+        const { m, n } = base.parts.layers.get(idInStage(stage, layerName))!;
         return { layerName, outputSize: m, inputSize: n };
       }),
       ...features,
-      deltas: concepts.map(({ deltas }) => within(componentOf(base, stage), deltas)),
+      deltas: concepts.map(({ deltas }) => ofStage(stage, layers[stage], deltas)),
     };
     const heldOut = await this.reporter.collecting(() => this.#heldOutFeatures(stage));
     await this.reporter.solving(stage, () => this.#solve(problem, heldOut));
@@ -213,9 +212,10 @@ class FusionRun {
     }
   }
 
-  #keep(stage: Stage, layerName: string, delta: LowRank): void {
-    const component = componentOf(this.#request.base, stage);
-    this.fused.set(layerId(component, layerName), { stage, component, layerName, delta });
+  #keep(stage: Stage, name: string, delta: LowRank): void {
+    const id = idInStage(stage, name);
+    const { component, layerName } = this.#request.base.parts.layers.get(id)!;
+    this.fused.set(id, { stage, component, layerName, delta });
   }
 
   async dispose(): Promise<void> {

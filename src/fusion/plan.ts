@@ -11,7 +11,7 @@ import { type FusionConcept, type FusionConceptInput, prepareConcept } from './f
 import { checkFusionOptions, DEFAULTS, type FusionOptions } from './options.ts';
 import type { FusionProgress } from './report/report.ts';
 import { fusionMethod } from './solvers/method.ts';
-import { STAGES, type Stage, stageOf } from './stage.ts';
+import { nameInStage, STAGES, type Stage, stageOf } from './stage.ts';
 import { latentSizeFor, type StageLayers } from './statistics/collector.ts';
 
 export interface FuseRequest extends ExecutionRequest {
@@ -76,7 +76,7 @@ export async function planFusion(request: FuseRequest): Promise<FusionPlan> {
   const layersOf = (stage: Stage): string[] =>
     known
       .filter((layer) => options.stages.includes(stage) && stageOf(layer) === stage)
-      .map(({ layerName }) => layerName);
+      .map(({ component, layerName }) => nameInStage(stage, component, layerName));
   const layers = { text: layersOf('text'), cross: layersOf('cross'), spatial: layersOf('spatial') };
   return { concepts, options, captions, vocabulary, layers };
 }

@@ -5,7 +5,7 @@ import { prepareConcept } from '../../src/fusion/fusion-concept.ts';
 import { DEFAULTS } from '../../src/fusion/options.ts';
 import { type StageLayer, solveStage } from '../../src/fusion/solve-stage.ts';
 import { fusionMethod } from '../../src/fusion/solvers/method.ts';
-import { componentOf, STAGES } from '../../src/fusion/stage.ts';
+import { idInStage, ofStage, STAGES } from '../../src/fusion/stage.ts';
 import { collectSpatial } from '../../src/fusion/statistics/collect.ts';
 import type { Statistics } from '../../src/fusion/statistics/statistics.ts';
 import { openStatistics } from '../../src/fusion/statistics/statistics-file.ts';
@@ -114,16 +114,15 @@ export const PARTS: Readonly<Record<string, (argument: string) => Promise<object
     const start = performance.now();
     let solved = 0;
     for (const stage of STAGES) {
-      const part = base.parts.get(componentOf(base, stage));
       const problem = {
         stage,
         layers: layers[stage].map((layerName): StageLayer => {
-          const { m, n } = part.layers.get(layerName)!;
+          const { m, n } = base.parts.layers.get(idInStage(stage, layerName))!;
           return { layerName, outputSize: m, inputSize: n };
         }),
         collected: concepts.map((_, i) => stored[i % stored.length]![stage]),
         prior: null,
-        deltas: concepts.map(({ deltas }) => within(componentOf(base, stage), deltas)),
+        deltas: concepts.map(({ deltas }) => ofStage(stage, layers[stage], deltas)),
       };
       const { iterations, rank, rankShare } = DEFAULTS;
       const settings = { ridge: DEFAULTS.ridge[stage] as number, preserve: 0, iterations, rank, rankShare };

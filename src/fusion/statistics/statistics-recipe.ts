@@ -13,7 +13,7 @@ import type { FusionConcept } from '../fusion-concept.ts';
 import type { CollectOptions } from '../options.ts';
 import { conceptPrompts } from '../prompts.ts';
 import { addBase, addConcept, baseFiles, conceptFiles } from '../recipe.ts';
-import { STAGES, type Stage, stageOf } from '../stage.ts';
+import { nameInStage, STAGES, type Stage, stageOf } from '../stage.ts';
 import { latentSizeFor, priorCaptions, type StageLayers } from './collector.ts';
 
 /** Changes when the same recipe would give other numbers, or is told in another way. */
@@ -91,7 +91,7 @@ export function layersWithin(base: Checkpoint, scopes: LayerScopes): StageLayers
   const of = (stage: Stage): string[] =>
     known
       .filter((layer) => stageOf(layer) === stage)
-      .map(({ layerName }) => layerName)
+      .map(({ component, layerName }) => nameInStage(stage, component, layerName))
       .filter((name) => scopes[stage] === 'linear' || (scopes[stage] === 'attention' && isAttention(name)));
   return { text: of('text'), cross: of('cross'), spatial: of('spatial') };
 }

@@ -17,7 +17,7 @@ import type { Checkpoint } from '../../models/checkpoint.ts';
 import { executionContext } from '../../runtime/execution-context.ts';
 import type { FusionConcept } from '../fusion-concept.ts';
 import type { CollectOptions } from '../options.ts';
-import { componentOf, STAGES } from '../stage.ts';
+import { idInStage, STAGES } from '../stage.ts';
 import type { SpatialState } from './collect.ts';
 import { type CollectContext, collectConcept, collectPrior, type Resumption } from './collector.ts';
 import { PartialFile, sweepPartials } from './partial-files.ts';
@@ -280,9 +280,8 @@ export class StatisticsStore {
   #checkCoverage(file: string, { recipe, statistics, sizeOf }: StoredStatistics): void {
     const layers = layersWithin(this.#base, recipe.layers);
     for (const stage of STAGES) {
-      const part = this.#base.parts.get(componentOf(this.#base, stage));
       for (const layerName of layers[stage]) {
-        const width = part.layers.get(layerName)!.n;
+        const width = this.#base.parts.layers.get(idInStage(stage, layerName))!.n;
         const input = statistics[stage].inputOf.get(layerName);
         const size = input === undefined ? undefined : sizeOf(stage, input);
         if (size === width) continue;
