@@ -35,10 +35,11 @@ export type {
   Conditioning,
   EncodedPrompts,
   MakeTokenEncoder,
-  PromptIds,
+  PictureSizes,
   TokenEncoder,
   TokenEncoderOptions,
 } from './models/families/conditioning.ts';
+export { timeIdsOf } from './models/families/conditioning.ts';
 export { familyNamed } from './models/families/families.ts';
 export type {
   AdapterFamily,
@@ -52,7 +53,15 @@ export type {
   TextEncoderLayout,
 } from './models/families/family.ts';
 export type { ComponentId, Layer, LayerId, LayerRole, LayerTable } from './models/families/layer-table.ts';
+export type { TextPart } from './models/families/model-part.ts';
 export type { Networks, Parts } from './models/families/parts.ts';
+export {
+  forOneEncoder,
+  type PromptIds,
+  paddedIds,
+  type TokenIds,
+  type Tokenizers,
+} from './models/families/prompt-ids.ts';
 export type { Component, ModulePath } from './models/keys/module-path.ts';
 export type { ReadNames, StoredName } from './models/keys/read-names.ts';
 export type { LayerDeltas, ModelDeltas } from './models/lora.ts';
@@ -319,7 +328,12 @@ export type { AdapterGuide, ControlGuide, RegionStrength } from './sampling/guid
 export type { SceneConcept, SceneModel } from './sampling/model-source.ts';
 export { readPictureScene } from './sampling/picture-recipe.ts';
 export type { Box, Region, RegionShape, SoftMask } from './sampling/region.ts';
-export { REQUEST_DEFAULTS, type ResolvedRequest, type SampleRequest } from './sampling/request.ts';
+export {
+  DEFAULT_SAMPLERS,
+  REQUEST_DEFAULTS,
+  type ResolvedRequest,
+  type SampleRequest,
+} from './sampling/request.ts';
 export {
   Pipeline,
   type PipelineParts,

@@ -7,6 +7,7 @@ import {
   type Concept,
   checkEvaluation,
   compareEvaluations,
+  DEFAULT_SAMPLERS,
   defaultPrompts,
   type EvaluationModels,
   type EvaluationReport,
@@ -41,7 +42,7 @@ import { duration, nearPath, table } from '../terminal/table.ts';
 type Args = Readonly<Record<string, unknown>>;
 
 /** What the sampler does without being told. */
-const { steps, guidanceScale, sampler } = REQUEST_DEFAULTS;
+const { steps, guidanceScale } = REQUEST_DEFAULTS;
 
 const JUDGED = 'What to judge:';
 const AGAINST = 'Against what:';
@@ -70,7 +71,7 @@ const options = {
   seed: option(PICTURES, 'First seed', { default: '0' }),
   steps: option(PICTURES, 'Denoising steps', { default: String(steps) }),
   guidance: option(PICTURES, 'Guidance scale', { default: String(guidanceScale) }),
-  sampler: option(PICTURES, 'Sampler by name', { default: sampler }),
+  sampler: option(PICTURES, `Sampler by name [default: ${DEFAULT_SAMPLERS}]`),
   negative: option(PICTURES, 'Negative prompt'),
   width: option(PICTURES, 'Pixels [default: the base’s]'),
   height: option(PICTURES, 'Pixels [default: the base’s]'),
@@ -123,7 +124,7 @@ async function runEval(args: Args, { io, signal, threads }: CommandContext): Pro
   const sampling = {
     steps: figure('steps'),
     guidanceScale: figure('guidance'),
-    sampler: text(args, 'sampler')!,
+    ...given('sampler', text(args, 'sampler')),
     ...given('negativePrompt', text(args, 'negative')),
     ...given('width', side('width')),
     ...given('height', side('height')),

@@ -6,6 +6,7 @@ import {
   type ConceptUse,
   checkScene,
   DEFAULT_DENOISE,
+  DEFAULT_SAMPLERS,
   type DrawnScene,
   drawScene,
   type NormalScene,
@@ -28,7 +29,7 @@ import { duration, nearPath, table } from '../terminal/table.ts';
 
 type Args = Readonly<Record<string, unknown>>;
 
-const { steps, guidanceScale, sampler, seed, count } = REQUEST_DEFAULTS;
+const { steps, guidanceScale, seed, count } = REQUEST_DEFAULTS;
 
 const MODEL = 'What to draw with:';
 const SCENE = 'What to draw:';
@@ -68,12 +69,14 @@ const options = {
   from: option(SCENE, 'Draw the picture of this file again; options go before it'),
   width: option(SCENE, 'Pixels [default: what the model was trained at]'),
   height: option(SCENE, 'Pixels [default: what the model was trained at]'),
+  'original-size': option(SCENE, 'SDXL: width and height that the picture claims to come from, 1024x1024'),
+  crop: option(SCENE, 'SDXL: left and top of the cut that it claims to be, 0,0'),
   init: option(SCENE, 'Picture to start from'),
   denoise: option(SCENE, `How far it goes back to noise, 0 … 1 [default: ${DEFAULT_DENOISE}]`),
   steps: option(HOW, `Steps [default: ${steps}]`),
   guidance: option(HOW, `Guidance scale; 1 is none [default: ${guidanceScale}]`),
   'guidance-rescale': option(HOW, 'Against overexposure at high guidance, 0 … 1 [default: 0]'),
-  sampler: option(HOW, `One of ${SAMPLER_NAMES.join(', ')} [default: ${sampler}]`),
+  sampler: option(HOW, `One of ${SAMPLER_NAMES.join(', ')} [default: ${DEFAULT_SAMPLERS}]`),
   schedule: option(
     HOW,
     'model, karras, leading, linspace, trailing; karras+trailing for both [default: model]',
@@ -210,6 +213,8 @@ function givenScene(args: Args): Record<string, unknown> {
   for (const field of ['width', 'height', 'steps', 'guidance', 'eta', 'isolate', 'seed', 'count', 'batch']) {
     put(field, figure(field));
   }
+  put('originalSize', numbersOf(args, 'original-size', 'x'));
+  put('crop', numbersOf(args, 'crop', ','));
   put('guidanceRescale', figure('guidance-rescale'));
   put('clipSkip', figure('clip-skip'));
   put('concepts', list('concepts')?.map(withStrength));
@@ -232,6 +237,16 @@ function givenScene(args: Args): Record<string, unknown> {
   if (model !== undefined)
     put('controls', [{ model, image, ...defined({ strength: figure('control-strength') }) }]);
   return scene;
+}
+
+/** Two numbers in one option. */
+function numbersOf(args: Args, name: string, between: string): number[] | undefined {
+  const given = text(args, name);
+  if (given === undefined) return undefined;
+  const parts = given.split(between);
+  if (parts.length !== 2)
+    throw new UsageError(`--${name}: expected two numbers, as 1024${between}1024, got "${visible(given)}"`);
+  return parts.map((part) => number(`--${name}`, part));
 }
 
 /** `file:0.7` → file and strength; a colon that no number follows belongs to the name. */

@@ -56,6 +56,7 @@ export function conceptOf(adapter: Adapter): Concept {
   return {
     path: adapter.path,
     format,
+    family: architecture,
     tokens: tokensOf(words),
     layers: adapter.layers as ReadonlyMap<string, PlainLayer>,
     metadata,

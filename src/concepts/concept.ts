@@ -34,6 +34,8 @@ export interface Concept {
   /** Absolute path of the file (PEFT: of the folder, where it has several). */
   readonly path: string;
   readonly format: ConceptFormat;
+  /** Name of the family that it is of, as far as names and sizes tell. Left out: not known, as of embeddings. */
+  readonly family?: string;
   /** Words that call the concept, in order; empty for a plain LoRA without embeddings. */
   readonly tokens: readonly ConceptToken[];
   /** Keyed by `${component}:${layerName}`, in the order of the file. */

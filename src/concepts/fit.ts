@@ -3,6 +3,7 @@ import { scaledDelta } from '../adapters/delta.ts';
 import { MismatchError, UsageError } from '../errors.ts';
 import type { LowRank } from '../linalg/low-rank.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
+import { familyNamed } from '../models/families/families.ts';
 import { isLinear, type Layer, type LayerId, layerId } from '../models/families/layer-table.ts';
 import { familyOfWordWidth } from '../models/families/recognise.ts';
 import type { ModelDeltas } from '../models/lora.ts';
@@ -71,6 +72,11 @@ function misfit({ layerName, up, down, rank }: PlainLayer, own: Layer | undefine
 }
 
 function misfitError(base: Checkpoint, concept: Concept, problems: readonly string[]): MismatchError {
+  if (concept.family !== undefined && concept.family !== base.family.name) {
+    throw new MismatchError(
+      `${concept.path}: expected a concept for ${base.family.title} as ${base.path}, got one for ${familyNamed(concept.family).title}`,
+    );
+  }
   const context = base.parts.unet.config.crossAttentionDim;
   const reason = problems.every((problem) => problem.includes('convolution'))
     ? 'a LoCon or LyCORIS file; extract its linear layers first'

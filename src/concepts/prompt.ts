@@ -8,10 +8,11 @@
 import { MismatchError, UsageError } from '../errors.ts';
 import { excerpt } from '../formats/excerpt.ts';
 import { type RawTensor, readFloat32 } from '../formats/raw-tensor.ts';
-import type { ClipTokenizer } from '../models/clip/tokenizer.ts';
+import { ClipTokenizer } from '../models/clip/tokenizer.ts';
 import { PROMPT_WORDS, WordMatcher } from '../models/clip/word-matcher.ts';
 import { usualContextCount } from '../models/families/known-layers.ts';
 import type { ComponentId } from '../models/families/layer-table.ts';
+import { type PromptIds, paddedIds, type Tokenizers } from '../models/families/prompt-ids.ts';
 import type { Concept, ConceptToken } from './concept.ts';
 
 /** Longer names fit into no file name, and prompts are searched for them at every character. */
@@ -30,8 +31,10 @@ export interface BoundToken {
 export type ConceptConfig = Record<string, { concept_token_ids: number[]; concept_token_names: string[] }>;
 
 export interface BoundVocabulary {
-  /** Knows the layer tokens; their ids follow the base vocabulary. */
+  /** Knows the layer tokens; their ids follow the base vocabulary. The first text encoder's. */
   readonly tokenizer: ClipTokenizer;
+  /** The same of every text encoder. */
+  readonly tokenizers: Tokenizers;
   /** L. */
   readonly layerCount: number;
   readonly tokens: readonly BoundToken[];
@@ -39,6 +42,8 @@ export interface BoundVocabulary {
   layerPrompts(prompt: string): string[];
   /** Ids of the prompt for each layer, L rows; padded (or cut) to 77, or as long as they are. */
   encode(prompt: string, options: { readonly pad: boolean }): number[][];
+  /** The prompt for each layer as every text encoder takes it, padded or cut to 77, L rows. */
+  promptIds(prompt: string): PromptIds[];
   /** Rows to append to a text encoder's token embedding table, [count, D], word by word and layer by layer. */
   embeddingRows(encoder: ComponentId): Float32Array;
   conceptConfig(): ConceptConfig;
@@ -46,6 +51,7 @@ export interface BoundVocabulary {
 
 /**
  * Give every concept word its layer tokens.
+ * @param tokenizers of the base's text encoders, or the one of a base with one
  * @param layerCount cross-attention layers of the base. Default: as many as the embeddings have rows; those of the default family if no concept
  *   has more than one row. A word with a single row [1, D] uses it in every layer.
  * @param installed words whose layer tokens are in the tokenizer already, as a fused checkpoint has them. Default none.
@@ -54,7 +60,7 @@ export interface BoundVocabulary {
  *   tokenizer
  */
 export function bindConcepts(
-  tokenizer: ClipTokenizer,
+  tokenizers: ClipTokenizer | Tokenizers,
   concepts: readonly Concept[],
   layerCount = Math.max(
     0,
@@ -62,6 +68,10 @@ export function bindConcepts(
   ) || usualContextCount(),
   installed: ConceptConfig = {},
 ): BoundVocabulary {
+  const own: Tokenizers =
+    tokenizers instanceof ClipTokenizer ? new Map([['text_encoder', tokenizers]]) : tokenizers;
+  const [first] = own.keys();
+  const tokenizer = own.get(first!)!;
   const present = installedTokens(tokenizer, installed, layerCount);
   const owners = new Map<string, Concept>();
   const embeddings: ConceptToken[] = [];
@@ -81,7 +91,8 @@ export function bindConcepts(
 
   let next = firstFreeNumber(tokenizer);
   const names = embeddings.map(() => Array.from({ length: layerCount }, () => `<new${next++}>`));
-  const extended = tokenizer.withAddedTokens(names.flat());
+  const extendedOf = new Map([...own].map(([id, each]) => [id, each.withAddedTokens(names.flat())]));
+  const extended = extendedOf.get(first!)!;
   const added = embeddings.map(
     ({ word }, i): BoundToken => ({
       word,
@@ -93,6 +104,7 @@ export function bindConcepts(
   const replace = wordReplacer(tokens);
   return {
     tokenizer: extended,
+    tokenizers: extendedOf,
     layerCount,
     tokens,
     layerPrompts: (prompt) => Array.from({ length: layerCount }, (_, layer) => replace(prompt, layer)),
@@ -100,6 +112,9 @@ export function bindConcepts(
       return this.layerPrompts(prompt).map((text) =>
         pad ? extended.encodePadded(text).ids : extended.encode(text),
       );
+    },
+    promptIds(prompt) {
+      return this.layerPrompts(prompt).map((text) => paddedIds(extendedOf, text));
     },
     embeddingRows(encoder) {
       const own = embeddings.flatMap((token) => token.embeddings.get(encoder) ?? []);

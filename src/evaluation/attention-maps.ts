@@ -6,7 +6,7 @@
 import { bindConcepts } from '../concepts/prompt.ts';
 import type { Picture } from '../formats/picture.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
-import { conditioningFeeds } from '../models/families/conditioning.ts';
+import { conditioningFeeds, timeIdsOf } from '../models/families/conditioning.ts';
 import { within } from '../models/families/layer-table.ts';
 import { deltaFeeds, deltaRanks } from '../models/lora.ts';
 import { attentionPlaces, levelSizes } from '../models/unet/structure.ts';
@@ -71,22 +71,24 @@ export async function attentionMaps(request: AttentionMapsRequest): Promise<Atte
   const { config, weights, layers } = base.parts.unet;
   const places = attentionPlaces(config);
   const { deltas = new Map(), clipSkip = 0 } = parts;
-  const vocabulary = parts.vocabulary ?? bindConcepts(base.tokenizer, [], places.length);
+  const vocabulary = parts.vocabulary ?? bindConcepts(base.parts.tokenizers, [], places.length);
   const vae = await base.parts.vae();
   const factor = vaeFactor(vae.config);
   const resolved = resolveRequest({ ...sampling, prompt, seed }, base, factor, places.length);
   const words = request.words ?? conceptWords(prompt, vocabulary);
   const positions = wordPositions(prompt, words, vocabulary);
-  const { guidanceScale: scale, guidanceRescale: rescale } = resolved;
+  const { guidanceScale: scale, guidanceRescale: rescale, negativePrompt } = resolved;
   const rows = new GuidedRows(1, { scale, rescale });
   const everywhere = (text: string): string[] => Array<string>(places.length).fill(text);
   const encoder = new PromptEncoder(base, vocabulary, deltas, clipSkip, execution);
   const plain = prompt.replace(/[()]/g, (mark) => `\\${mark}`);
   const [contexts] = await encoder.encode([
-    guidedPair(scale, everywhere(resolved.negativePrompt), everywhere(plain)),
+    guidedPair(scale, negativePrompt === undefined ? null : everywhere(negativePrompt), everywhere(plain)),
   ]);
   const [latentHeight, latentWidth] = [resolved.height / factor, resolved.width / factor];
-  const conditioning = rows.conditioning(contexts![0]!, [contexts!.at(-1)!]);
+  const timeIds = timeIdsOf(config, resolved);
+  const [negative, positive] = [contexts![0]!, contexts!.at(-1)!].map((own) => ({ ...own, timeIds }));
+  const conditioning = rows.conditioning(negative!, [positive!]);
   const tokens = conditioning.context.shape[2]!;
 
   const names = places.map(({ path }) => `${path}.attn2`);

@@ -77,7 +77,7 @@ export async function runEvaluation(
       settings: {
         steps: sampling.steps ?? REQUEST_DEFAULTS.steps,
         guidanceScale: sampling.guidanceScale ?? REQUEST_DEFAULTS.guidanceScale,
-        sampler: sampling.sampler ?? REQUEST_DEFAULTS.sampler,
+        sampler: sampling.sampler ?? base.family.base.sampler,
         width: sampling.width ?? size,
         height: sampling.height ?? size,
       },

@@ -22,7 +22,7 @@ export async function summedParts(
   const deltas: ModelDeltas[] = [];
   for (const concept of concepts) deltas.push(await conceptDeltas(base, concept, strengths));
   return {
-    vocabulary: bindConcepts(base.tokenizer, concepts, base.parts.layers.contextCount),
+    vocabulary: bindConcepts(base.parts.tokenizers, concepts, base.parts.layers.contextCount),
     deltas: sumDeltas(deltas),
   };
 }

@@ -11,13 +11,14 @@ import type { RawTensor } from '../formats/raw-tensor.ts';
 import type { TensorFile } from '../formats/tensor-file.ts';
 import { exists, infoOf } from '../io/file-info.ts';
 import * as path from '../io/platform/paths.ts';
+import { tokenizerBeside, tokenizerInFolder } from './base-tokenizer.ts';
 import type { ClipTextConfig } from './clip/config.ts';
-import { type ClipTokenizer, loadTokenizer } from './clip/tokenizer.ts';
+import type { ClipTokenizer } from './clip/tokenizer.ts';
 import { readConfig } from './config-file.ts';
 import { BASE_FAMILIES, DEFAULT_FAMILY, FAMILIES, hasBase, titlesOf } from './families/families.ts';
-import type { BaseFamily, ComponentLayout, Family } from './families/family.ts';
+import type { BaseFamily, ComponentLayout, Family, TextEncoderLayout } from './families/family.ts';
 import type { ComponentId } from './families/layer-table.ts';
-import type { ModelPart } from './families/model-part.ts';
+import type { ModelPart, TextPart } from './families/model-part.ts';
 import { Parts } from './families/parts.ts';
 import { familyOf, familyOfPipeline } from './families/recognise.ts';
 import { heldParameters, type ReadNames } from './keys/read-names.ts';
@@ -39,17 +40,20 @@ export interface Checkpoint {
   readonly path: string;
   readonly layout: 'diffusers' | 'single-file';
   readonly family: BaseFamily;
+  /** Of its first text encoder; `parts` has all. */
   readonly tokenizer: ClipTokenizer;
   /** Its networks. */
   readonly parts: Parts;
   /** The noise it was trained with, and what its UNet predicts. */
   readonly schedule: ModelSchedule;
+  /** Whether no prompt at all is features of zeros rather than the empty text's. */
+  readonly zerosForNoPrompt: boolean;
 }
 
 export interface CheckpointOptions {
   /**
    * A diffusers folder whose tokenizer and configs describe a single-file checkpoint; such files hold weights only.
-   * For a single file of SD 1.x its `tokenizer/` is enough. Ignored for diffusers folders.
+   * For a published architecture its `tokenizer/` is enough. Text encoders and autoencoder that the model lacks come from it too.
    */
   readonly configFolder?: string;
   /** What its UNet predicts, in place of what its files say. */
@@ -71,22 +75,31 @@ export async function openCheckpoint(location: string, options: CheckpointOption
   return info.isDirectory() ? openFolder(absolute, options) : openSingleFile(absolute, options);
 }
 
-const INDEX_SCHEMA = z.object({ _class_name: z.string().default('') });
+const INDEX_SCHEMA = z.object({
+  _class_name: z.string().default(''),
+  force_zeros_for_empty_prompt: z.boolean().nullish(),
+});
+
+/** A folder's model_index.json; `null` if there is none. */
+async function indexOf(folder: string): Promise<z.output<typeof INDEX_SCHEMA> | null> {
+  const file = path.join(folder, 'model_index.json');
+  return exists(file) ? readConfig(file, INDEX_SCHEMA) : null;
+}
 
 async function openFolder(
   folder: string,
-  { families = FAMILIES, prediction }: CheckpointOptions,
+  { configFolder, families = FAMILIES, prediction }: CheckpointOptions,
 ): Promise<Checkpoint> {
-  const index = path.join(folder, 'model_index.json');
+  const index = await indexOf(folder);
   const { unet } = DEFAULT_FAMILY.base;
-  if (!exists(index) && !exists(path.join(folder, unet.id))) {
+  if (index === null && !exists(path.join(folder, unet.id))) {
     throw new FormatError(
       folder,
       'expected a diffusers folder (model_index.json, unet/, text_encoder/, tokenizer/)',
     );
   }
-  if (exists(index)) {
-    const { _class_name: pipeline } = await readConfig(index, INDEX_SCHEMA);
+  if (index !== null) {
+    const { _class_name: pipeline } = index;
     const named = familyOfPipeline(pipeline, families);
     if (named !== null && !hasBase(named)) throw otherFamily(folder, pipeline);
   }
@@ -97,7 +110,14 @@ async function openFolder(
     configFolder: folder,
     scheduleSigns: {},
     prediction,
-    open: (component) => partInFolder(folder, component, component.id === unet.id ? unetFile : undefined),
+    tokenizer: async (encoder) =>
+      exists(path.join(folder, encoder.tokenizer)) || configFolder === undefined
+        ? tokenizerInFolder(folder, encoder)
+        : tokenizerBeside(configFolder, encoder),
+    open: (component) =>
+      exists(path.join(folder, component.id))
+        ? partInFolder(folder, component, component.id === unet.id ? unetFile : undefined)
+        : partBeside(folder, `${component.id}/`, configFolder, component),
   });
 }
 
@@ -126,10 +146,11 @@ async function openSingleFile(
     configFolder,
     scheduleSigns: await singleFileSchedule(opened, tensors, prediction),
     prediction,
+    tokenizer: (encoder) => tokenizerBeside(configFolder, encoder),
     open: async (component) => {
       const { id, parse, published, singleFilePrefix, singleFile } = component;
       const own = [...tensors].filter(([name]) => name.startsWith(singleFilePrefix));
-      if (own.length === 0) return partBesideFile(file, configFolder, component);
+      if (own.length === 0) return partBeside(file, `${id} (${singleFilePrefix}…)`, configFolder, component);
       const configFile = existing(path.join(configFolder, id, 'config.json'));
       const config = configFile === null ? published : await parse(configFile);
       return partOf(component, configFile ?? file, config, opened, own, singleFile(config));
@@ -137,17 +158,25 @@ async function openSingleFile(
   });
 }
 
-/** A network that a single file lacks, from the folder of its configurations. @throws {FormatError} if that lacks it too */
-async function partBesideFile<C>(
-  file: string,
-  configFolder: string,
+/**
+ * A network that a model lacks, from the folder of its configurations.
+ * @param what as the model would hold it
+ * @throws {FormatError} if that lacks it too
+ */
+async function partBeside<C>(
+  model: string,
+  what: string,
+  configFolder: string | undefined,
   component: ComponentLayout<C>,
 ): Promise<ModelPart<C>> {
-  const { id, singleFilePrefix } = component;
-  if (exists(path.join(configFolder, id))) return partInFolder(configFolder, component);
+  const { id } = component;
+  if (configFolder !== undefined && exists(path.join(configFolder, id))) {
+    return partInFolder(configFolder, component);
+  }
+  const nor = configFolder === undefined ? '' : `, and ${configFolder} has none`;
   throw new FormatError(
-    file,
-    `holds no ${id} (${singleFilePrefix}…), and ${configFolder} has none; name a diffusers folder that has ${id}/ with \`configFolder\``,
+    model,
+    `holds no ${what}${nor}; name a diffusers folder that has ${id}/ with \`configFolder\``,
   );
 }
 
@@ -178,27 +207,29 @@ interface Source extends Pick<Checkpoint, 'path' | 'layout'> {
   /** Keys of the schedule that the model itself says, over those of the configuration. */
   readonly scheduleSigns: ScheduleKeys;
   readonly prediction: PredictionType | undefined;
+  readonly tokenizer: (encoder: TextEncoderLayout) => Promise<ClipTokenizer>;
   readonly open: <C>(component: ComponentLayout<C>) => Promise<ModelPart<C>>;
 }
 
 async function assembled(
   family: BaseFamily,
-  { path: location, layout, configFolder, scheduleSigns, prediction, open }: Source,
+  { path: location, layout, configFolder, scheduleSigns, prediction, tokenizer, open }: Source,
 ): Promise<Checkpoint> {
   const { base } = family;
   const unet = await open(base.unet);
-  const tokenizer = await loadTokenizer(
-    layout === 'diffusers' ? path.join(configFolder, base.textEncoders[0]!.tokenizer) : configFolder,
-  );
-  const textEncoders = new Map<ComponentId, ModelPart<ClipTextConfig>>();
-  for (const encoder of base.textEncoders) textEncoders.set(encoder.id, await open(encoder));
+  const textEncoders = new Map<ComponentId, TextPart>();
+  for (const encoder of base.textEncoders) {
+    const own = await tokenizer(encoder);
+    textEncoders.set(encoder.id, { ...(await open(encoder)), tokenizer: own });
+  }
   checkWidths(unet, [...textEncoders.values()]);
   const scheduler = existing(path.join(configFolder, 'scheduler', 'scheduler_config.json'));
   return {
     path: location,
     layout,
     family,
-    tokenizer,
+    tokenizer: textEncoders.get(base.textEncoders[0]!.id)!.tokenizer,
+    zerosForNoPrompt: (await indexOf(configFolder))?.force_zeros_for_empty_prompt ?? base.zerosForNoPrompt,
     parts: new Parts({ textEncoders, unet, openVae: () => openVae(unet, () => open(base.vae)) }),
     schedule: {
       config: {
@@ -221,7 +252,7 @@ function checkWidths(
   if (width === config.crossAttentionDim) return;
   throw new FormatError(
     file.path,
-    `cross_attention_dim: expected ${width}, the hidden_size of the text encoder, got ${config.crossAttentionDim}`,
+    `cross_attention_dim: expected ${width}, the hidden_size of the text encoder${encoders.length > 1 ? 's together' : ''}, got ${config.crossAttentionDim}`,
   );
 }
 

@@ -116,7 +116,7 @@ export class DenoisingRun {
         batch: rows.count,
         latentHeight: this.#shape[2],
         latentWidth: this.#shape[3],
-        context: conditioning.context,
+        conditioning,
       },
       execution,
     );

@@ -4,6 +4,7 @@ import type { T2iAdapter } from '../models/adapter/open.ts';
 import { buildT2iAdapter, featureOutput } from '../models/adapter/t2i-adapter.ts';
 import { buildConditionEmbedding, buildControlNet } from '../models/controlnet/controlnet.ts';
 import type { ControlNet } from '../models/controlnet/open.ts';
+import { type Conditioning, conditioningFeeds } from '../models/families/conditioning.ts';
 import { adapterInput } from '../models/unet/unet.ts';
 import { type ExecutionContext, executionContext } from '../runtime/execution-context.ts';
 import type { LoadedGraph } from '../runtime/runtime.ts';
@@ -102,8 +103,8 @@ export interface ControlSetup {
   readonly batch: number;
   readonly latentHeight: number;
   readonly latentWidth: number;
-  /** Text features [B, L, T, D]. */
-  readonly context: Tensor<Float32Array>;
+  /** What every row is conditioned on, B rows. */
+  readonly conditioning: Conditioning;
 }
 
 interface LoadedControl {
@@ -115,11 +116,11 @@ interface LoadedControl {
 /** ControlNets loaded for a run, with their pictures embedded. Dispose it when done. */
 export class LoadedControls {
   readonly #members: readonly LoadedControl[];
-  readonly #context: Tensor<Float32Array>;
+  readonly #conditioning: Feeds;
 
-  private constructor(members: readonly LoadedControl[], context: Tensor<Float32Array>) {
+  private constructor(members: readonly LoadedControl[], conditioning: Feeds) {
     this.#members = members;
-    this.#context = context;
+    this.#conditioning = conditioning;
   }
 
   static async load(
@@ -139,14 +140,17 @@ export class LoadedControls {
       );
       const { condition } = await embedding.run({ image: toPlanes(picture, false) });
       await embedding.dispose();
-      const { graph } = buildControlNet(weights, config, { ...setup, tokens: setup.context.shape[2]! });
+      const { graph } = buildControlNet(weights, config, {
+        ...setup,
+        tokens: setup.conditioning.context.shape[2]!,
+      });
       members.push({
         session: await runtime.load(graph, 'every-step', execution),
         condition: condition!,
         strength,
       });
     }
-    return new LoadedControls(members, setup.context);
+    return new LoadedControls(members, conditioningFeeds(setup.conditioning));
   }
 
   /** The UNet's inputs for a step: Σ strength · residual. */
@@ -155,7 +159,7 @@ export class LoadedControls {
     for (const { session, condition, strength } of this.#members) {
       const outputs = await session.run({
         ...pass,
-        encoder_hidden_states: this.#context,
+        ...this.#conditioning,
         condition,
       });
       for (const [name, { shape, data }] of Object.entries(outputs)) {

@@ -2,6 +2,8 @@
 
 /** Pixels of a side; models of this family fall apart above 1024. */
 export const MAX_SIDE = 4096;
+/** Of what a picture was before it was cut: only numbers for the model. */
+export const MAX_ORIGINAL_SIDE = 2 ** 16;
 /** Pixels of a picture, 2048 × 2048: the cost of attention grows with their square. */
 export const MAX_PIXELS = 2 ** 22;
 /** As many as models are trained with. */

@@ -127,7 +127,7 @@ export async function openSceneModel(sources: ModelSources): Promise<SceneModel>
     addEmbeddings(await loadEmbeddings(file, base));
   }
   const installed = await installedConcepts(base);
-  const vocabulary = bindConcepts(base.tokenizer, concepts, layerCount, installed);
+  const vocabulary = bindConcepts(base.parts.tokenizers, concepts, layerCount, installed);
   const names = [
     ...(fused?.kind === 'fusion' ? fused.names : []),
     ...(fused?.kind === 'checkpoint' ? namesOfWords(Object.keys(installed)) : []),

@@ -2,20 +2,28 @@
 
 import type { BoundVocabulary } from '../concepts/prompt.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
-import type { Conditioning, PromptIds, TokenEncoder } from '../models/families/conditioning.ts';
+import type { ClipTokenizer } from '../models/clip/tokenizer.ts';
+import type { Conditioning, TokenEncoder } from '../models/families/conditioning.ts';
+import type { PromptIds, TokenIds } from '../models/families/prompt-ids.ts';
 import type { ModelDeltas } from '../models/lora.ts';
 import type { ExecutionContext } from '../runtime/execution-context.ts';
 import { float32, type Tensor } from '../tensor/tensor.ts';
-import { parsePromptWeights } from './prompt-weights.ts';
+import { parsePromptWeights, type WeightedText } from './prompt-weights.ts';
 
 /** One text per cross-attention layer (L of them), before concept words are bound. */
 export type LayerTexts = readonly string[];
 
 /** Tokens between begin and end, with their weights. */
 interface Chunk {
-  /** As the encoder takes them: begin, up to 75 tokens, end, padding. */
-  readonly ids: readonly number[];
-  /** One per id; `null` if all are 1. */
+  /** As each text encoder takes them: begin, up to 75 tokens, end, padding. */
+  readonly ids: PromptIds;
+  /** One per id of each text encoder; `null` if all are 1. */
+  readonly weights: readonly (readonly number[])[] | null;
+}
+
+/** The part of a chunk that one text encoder reads. */
+interface Window {
+  readonly ids: TokenIds;
   readonly weights: readonly number[] | null;
 }
 
@@ -54,22 +62,31 @@ export class PromptEncoder {
   /**
    * Every prompt as the UNet is conditioned on it, one row each. Prompts of one group get the same T, a multiple of 77:
    * the shorter ones are filled up with empty chunks. Where the UNet reads a vector per prompt, it is the first chunk's.
+   * `null` is no prompt at all: zeros where the model says so, elsewhere the empty text.
    */
-  async encode(groups: readonly (readonly LayerTexts[])[]): Promise<Conditioning[][]> {
-    const chunked = groups.map((group) => this.#sameLength(group.map((texts) => this.#chunks(texts))));
+  async encode(groups: readonly (readonly (LayerTexts | null)[])[]): Promise<Conditioning[][]> {
+    const empty = Array<string>(this.#vocabulary.layerCount).fill('');
+    const chunked = groups.map((group) =>
+      this.#sameLength(group.map((texts) => this.#chunks(texts ?? empty))),
+    );
     const chunks = chunked.flat(3);
     const weighted = chunks.some(({ weights }) => weights !== null);
     const states = await this.#states([
       ...chunks.map(({ ids }) => ids),
       ...(weighted ? [this.#emptyChunk().ids] : []),
     ]);
-    return chunked.map((group) => group.map((layers) => this.#assemble(layers, states)));
+    const { zerosForNoPrompt } = this.#base;
+    return chunked.map((group, i) =>
+      group.map((layers, j) => {
+        const own = this.#assemble(layers, states);
+        return zerosForNoPrompt && groups[i]![j] === null ? zerosLike(own) : own;
+      }),
+    );
   }
 
   /** Chunks per layer. */
   #chunks(texts: LayerTexts): Chunk[][] {
-    const { tokenizer, layerPrompts } = this.#vocabulary;
-    const room = this.#base.parts.maxPositions - 2;
+    const { tokenizers, layerPrompts } = this.#vocabulary;
     const boundPrompts = new Map<string, string[]>();
     const bound = (text: string, layer: number): string => {
       const prompts = boundPrompts.get(text) ?? layerPrompts(text);
@@ -77,24 +94,47 @@ export class PromptEncoder {
       return prompts[layer]!;
     };
     return texts.map((text, layer) => {
-      const ids: number[] = [];
-      const weights: number[] = [];
-      for (const piece of parsePromptWeights(text)) {
-        for (const id of tokenizer.encode(bound(piece.text, layer)).slice(1, -1)) {
-          ids.push(id);
-          weights.push(piece.weight);
-        }
-      }
-      const chunks: Chunk[] = [];
-      for (let start = 0; start === 0 || start < ids.length; start += room) {
-        chunks.push(this.#chunk(ids.slice(start, start + room), weights.slice(start, start + room)));
-      }
-      return chunks;
+      const pieces = parsePromptWeights(text).map(({ text, weight }) => ({
+        text: bound(text, layer),
+        weight,
+      }));
+      const windows = [...tokenizers.values()].map((tokenizer) => this.#windows(tokenizer, pieces));
+      const count = Math.max(...windows.map(({ length }) => length));
+      const empty = this.#emptyChunk();
+      return Array.from({ length: count }, (_, i): Chunk => {
+        const own = windows.map((ofEncoder) => ofEncoder[i]);
+        const ids = own.map((window, encoder) => window?.ids ?? empty.ids[encoder]!);
+        const plain = own.every((window) => window === undefined || window.weights === null);
+        const weights = own.map((window, encoder) => window?.weights ?? ids[encoder]!.map(() => 1));
+        return { ids, weights: plain ? null : weights };
+      });
     });
   }
 
-  #chunk(content: readonly number[], weights: readonly number[]): Chunk {
-    const { bosId, eosId, padId } = this.#vocabulary.tokenizer;
+  /** A text as one text encoder takes it, window after window. */
+  #windows(tokenizer: ClipTokenizer, pieces: readonly WeightedText[]): Window[] {
+    const ids: number[] = [];
+    const weights: number[] = [];
+    for (const { text, weight } of pieces) {
+      for (const id of tokenizer.encode(text).slice(1, -1)) {
+        ids.push(id);
+        weights.push(weight);
+      }
+    }
+    const room = this.#base.parts.maxPositions - 2;
+    const windows: Window[] = [];
+    for (let start = 0; start === 0 || start < ids.length; start += room) {
+      const end = start + room;
+      windows.push(this.#window(tokenizer, ids.slice(start, end), weights.slice(start, end)));
+    }
+    return windows;
+  }
+
+  #window(
+    { bosId, eosId, padId }: ClipTokenizer,
+    content: readonly number[],
+    weights: readonly number[],
+  ): Window {
     const ids = [bosId, ...content, eosId];
     const all = [1, ...weights];
     while (ids.length < this.#base.parts.maxPositions) ids.push(padId);
@@ -103,7 +143,8 @@ export class PromptEncoder {
   }
 
   #emptyChunk(): Chunk {
-    return this.#chunk([], []);
+    const tokenizers = [...this.#vocabulary.tokenizers.values()];
+    return { ids: tokenizers.map((tokenizer) => this.#window(tokenizer, [], []).ids), weights: null };
   }
 
   #sameLength(group: readonly Chunk[][][]): Chunk[][][] {
@@ -118,7 +159,7 @@ export class PromptEncoder {
 
   /** Hidden states by ids; what is not in the cache is encoded in one batch. */
   async #states(lists: readonly PromptIds[]): Promise<Map<string, EncodedWindow>> {
-    const wanted = new Map(lists.map((ids) => [ids.join(), ids]));
+    const wanted = new Map(lists.map((ids) => [ids.join(';'), ids]));
     const states = new Map<string, EncodedWindow>();
     for (const key of wanted.keys()) {
       const known = this.#cache.get(key);
@@ -140,24 +181,32 @@ export class PromptEncoder {
     return states;
   }
 
+  /** Which text encoder gives each column of the features. */
+  #encoderOfColumn(): number[] {
+    return [...this.#base.parts.textEncoders.values()].flatMap(({ config }, encoder) =>
+      Array<number>(config.hiddenSize).fill(encoder),
+    );
+  }
+
   /**
    * z' = z_empty + w · (z − z_empty) per token: weight 1 changes nothing, 0 leaves what an empty prompt has there.
    * Source: ComfyUI's encode_token_weights (comfy/sd1_clip.py).
    */
   #assemble(layers: readonly Chunk[][], encoded: ReadonlyMap<string, EncodedWindow>): Conditioning {
     const { maxPositions } = this.#base.parts;
-    const first = encoded.get(layers[0]![0]!.ids.join())!;
+    const first = encoded.get(layers[0]![0]!.ids.join(';'))!;
     const width = first.states.length / maxPositions;
     const result = float32([1, layers.length, layers[0]!.length * maxPositions, width]);
-    const emptyIds = this.#emptyChunk().ids.join();
+    const emptyIds = this.#emptyChunk().ids.join(';');
+    const encoderOf = this.#encoderOfColumn();
     layers.flat().forEach(({ ids, weights }, i) => {
-      const { states } = encoded.get(ids.join())!;
+      const { states } = encoded.get(ids.join(';'))!;
       const at = i * states.length;
       result.data.set(states, at);
       if (weights === null) return;
       const { states: empty } = encoded.get(emptyIds)!;
       for (let j = 0; j < states.length; j++) {
-        const weight = weights[Math.floor(j / width)]!;
+        const weight = weights[encoderOf[j % width]!]![Math.floor(j / width)]!;
         if (weight !== 1) result.data[at + j] = empty[j]! + weight * (states[j]! - empty[j]!);
       }
     });
@@ -167,6 +216,10 @@ export class PromptEncoder {
       pooled: pooled === undefined ? undefined : float32([1, pooled.length], pooled),
     };
   }
+}
+
+function zerosLike({ context, pooled }: Conditioning): Conditioning {
+  return { context: float32(context.shape), pooled: pooled && float32(pooled.shape) };
 }
 
 /** A copy of one entry along the first axis. */

@@ -7,6 +7,8 @@ import type { Picture } from '../formats/picture.ts';
 import { checkAdapterFits } from '../models/adapter/open.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
 import { checkControlNetFits } from '../models/controlnet/open.ts';
+import type { PictureSizes } from '../models/families/conditioning.ts';
+import { BASE_FAMILIES, DEFAULT_FAMILY } from '../models/families/families.ts';
 import { nearestName } from '../nearest-name.ts';
 import { defined } from '../settings.ts';
 import type { ConceptUse } from './concept-places.ts';
@@ -19,6 +21,7 @@ import {
   MAX_COUNT,
   MAX_GUIDANCE,
   MAX_MASK_PIXELS,
+  MAX_ORIGINAL_SIDE,
   MAX_PIXELS,
   MAX_PROMPT_LENGTH,
   MAX_REGION_WEIGHT,
@@ -36,7 +39,7 @@ import type { ScheduleOverrides } from './scheduler-options.ts';
 export interface SampleRequest extends StatesInPlace {
   /** The context: what rules where no region covers. Weights `(word:1.2)` and any length. */
   readonly prompt: string;
-  /** Default empty. */
+  /** Default: none, which is features of zeros where the model says so, and the empty text elsewhere. */
   readonly negativePrompt?: string;
   /** Other prompts for single cross-attention layers, by index in context order. Default none. */
   readonly layerPrompts?: ReadonlyMap<number, string>;
@@ -49,13 +52,18 @@ export interface SampleRequest extends StatesInPlace {
   /** Pixels, a multiple of the autoencoder's factor (8 for SD 1.x). Default: what the model was trained at. */
   readonly width?: number;
   readonly height?: number;
+  /** What the model is told of the picture's origin, if it reads that (SDXL). Default: a whole picture of this size. */
+  readonly originalSize?: PictureSizes['originalSize'];
+  readonly crop?: PictureSizes['crop'];
+  /** The same for what the picture does not show. Default: as for the prompt. */
+  readonly negativeSizes?: PictureSizes;
   /** Default 25. */
   readonly steps?: number;
   /** 1 or less: no guidance, the negative prompt is not used. Default 7.5. */
   readonly guidanceScale?: number;
   /** 0 … 1, see guidance.ts. Default 0. */
   readonly guidanceRescale?: number;
-  /** A short name, e.g. `euler-a`. Default `dpmpp-2m`. */
+  /** A short name, e.g. `euler-a`. Default: the family's, `dpmpp-2m` or `euler`. */
   readonly sampler?: string;
   /** Changes to the model's own schedule. Default none. */
   readonly schedule?: ScheduleOverrides;
@@ -86,14 +94,12 @@ export interface SampleRequest extends StatesInPlace {
 }
 
 export const REQUEST_DEFAULTS = {
-  negativePrompt: '',
   layerPrompts: new Map<number, string>(),
   regions: [],
   isolate: 0,
   steps: 25,
   guidanceScale: 7.5,
   guidanceRescale: 0,
-  sampler: 'dpmpp-2m',
   schedule: {},
   eta: 0,
   seed: 0,
@@ -104,9 +110,18 @@ export const REQUEST_DEFAULTS = {
   controls: [],
 } as const satisfies Partial<SampleRequest>;
 
+/** The sampler of each family where nobody asks for another: `dpmpp-2m, for SDXL euler`. */
+export const DEFAULT_SAMPLERS: string = defaultSamplers();
+
+function defaultSamplers(): string {
+  const usual = DEFAULT_FAMILY.base.sampler;
+  const others = BASE_FAMILIES.filter(({ base }) => base.sampler !== usual);
+  return [usual, ...others.map(({ shortTitle, base }) => `for ${shortTitle} ${base.sampler}`)].join(', ');
+}
+
 /** A request with its defaults; width and height are the model's own where none are given. */
 export type ResolvedRequest = SampleRequest &
-  Required<Pick<SampleRequest, keyof typeof REQUEST_DEFAULTS | 'width' | 'height'>>;
+  Required<Pick<SampleRequest, keyof typeof REQUEST_DEFAULTS | 'width' | 'height' | 'sampler'>>;
 
 /**
  * Defaults in place and everything checked that needs no network.
@@ -120,7 +135,13 @@ export function resolveRequest(
   layerCount: number,
 ): ResolvedRequest {
   const size = base.parts.unet.config.sampleSize * factor;
-  const defaults = { width: size, height: size, ...REQUEST_DEFAULTS, prompt: request.prompt };
+  const defaults = {
+    width: size,
+    height: size,
+    ...REQUEST_DEFAULTS,
+    sampler: base.family.base.sampler,
+    prompt: request.prompt,
+  };
   const resolved: ResolvedRequest = { ...defaults, ...defined(request) };
   const { width, height, regions, isolate, init, initialNoise, adapters, controls } = resolved;
   checkPictureSize(width, height, factor);
@@ -140,6 +161,7 @@ export function resolveRequest(
   if (!(Math.abs(resolved.guidanceScale) <= MAX_GUIDANCE)) {
     throw new UsageError(`guidance: ${rangeMessage(-MAX_GUIDANCE, MAX_GUIDANCE, resolved.guidanceScale)}`);
   }
+  for (const [name, sizes] of sizesOf(resolved)) checkSizes(name, sizes);
   for (const { strength = 1 } of [...adapters, ...controls]) checkStrength(strength);
   for (const { strength } of adapters.flatMap(({ regionStrengths = [] }) => regionStrengths)) {
     checkStrength(strength);
@@ -210,6 +232,23 @@ const WHOLE_NUMBERS = [
   ['steps', MAX_STEPS],
 ] as const;
 
+/** Sizes that a request tells the model, with their names. */
+function sizesOf({ originalSize, crop, negativeSizes }: SampleRequest): [string, object | undefined][] {
+  const { originalSize: original, crop: cut, ...target } = negativeSizes ?? {};
+  return [
+    ['original size', originalSize],
+    ['crop', crop],
+    ['negative sizes', { ...target, ...original, ...cut }],
+  ];
+}
+
+function checkSizes(name: string, sizes: object = {}): void {
+  for (const value of Object.values(sizes)) {
+    if (Number.isSafeInteger(value) && value >= 0 && value <= MAX_ORIGINAL_SIDE) continue;
+    throw new UsageError(`${name}: ${rangeMessage(0, MAX_ORIGINAL_SIDE, value, 'whole numbers of ')} pixels`);
+  }
+}
+
 /** Every text of a request. */
 export function textsOf({
   prompt,
@@ -229,8 +268,9 @@ function checkStrength(value: number): void {
 /** What decides how much memory a request needs. */
 export type SizedRequest = Pick<
   ResolvedRequest,
-  'width' | 'height' | 'prompt' | 'negativePrompt' | 'layerPrompts' | 'guidanceScale' | 'batchSize' | 'count'
+  'width' | 'height' | 'prompt' | 'layerPrompts' | 'guidanceScale' | 'batchSize' | 'count'
 > & {
+  readonly negativePrompt?: string;
   readonly regions: readonly { readonly prompt: string; readonly negativePrompt?: string }[];
 };
 
@@ -247,7 +287,7 @@ export async function checkRequestMemory(
   base: Checkpoint,
   factor: number,
 ): Promise<void> {
-  const { width, height, prompt, negativePrompt, layerPrompts, regions, guidanceScale: scale } = request;
+  const { width, height, prompt, negativePrompt = '', layerPrompts, regions, guidanceScale: scale } = request;
   if (masks * width * height > MAX_MASK_PIXELS) {
     throw new UsageError(
       `regions: expected masks, polygons and soft boxes of at most ${MAX_MASK_PIXELS} pixels together, got ${masks} of ${width} × ${height}; use plain boxes, or a smaller picture`,

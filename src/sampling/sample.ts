@@ -5,7 +5,7 @@
 import { type BoundVocabulary, bindConcepts } from '../concepts/prompt.ts';
 import type { Picture } from '../formats/picture.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
-import type { Conditioning } from '../models/families/conditioning.ts';
+import { type Conditioning, timeIdsOf } from '../models/families/conditioning.ts';
 import { type ModelDeltas, sumDeltas } from '../models/lora.ts';
 import { vaeFactor } from '../models/vae/config.ts';
 import {
@@ -97,7 +97,7 @@ export class Pipeline {
     const layerCount = base.parts.layers.contextCount;
     this.base = base;
     this.factor = factor;
-    this.vocabulary = parts.vocabulary ?? bindConcepts(base.tokenizer, [], layerCount);
+    this.vocabulary = parts.vocabulary ?? bindConcepts(base.parts.tokenizers, [], layerCount);
     this.#deltas = deltas;
     this.#concepts = placedDeltas;
     this.#clipSkip = clipSkip;
@@ -169,12 +169,13 @@ export class Pipeline {
     const everywhere = (text: string): string[] => Array<string>(layerCount).fill(text);
     const { guidanceScale, layerPrompts } = request;
     const places = [request, ...request.regions];
-    const sources = places.map(({ prompt, negativePrompt = '', promptStates, negativeStates }, place) => {
+    const sources = places.map(({ prompt, negativePrompt, promptStates, negativeStates }, place) => {
       const own = everywhere(promptStates === undefined ? prompt : '');
       const positive = place === 0 ? own.map((text, layer) => layerPrompts.get(layer) ?? text) : own;
-      return guidedPair(
+      const negative = negativeStates === undefined ? negativePrompt : '';
+      return guidedPair<string[] | null>(
         guidanceScale,
-        everywhere(negativeStates === undefined ? negativePrompt : ''),
+        negative === undefined ? null : everywhere(negative),
         positive,
       );
     });
@@ -188,6 +189,9 @@ export class Pipeline {
       });
     }
     const none: ReadonlyMap<number, string> = new Map();
+    const { config } = this.base.parts.unet;
+    const { negativeSizes = request } = request;
+    const timeIds = guidedPair(guidanceScale, timeIdsOf(config, negativeSizes), timeIdsOf(config, request));
     return encoded.map((pair, place) => {
       const { promptStates, negativeStates } = places[place]!;
       const given = guidedPair(
@@ -195,7 +199,10 @@ export class Pipeline {
         { states: negativeStates, except: none },
         { states: promptStates, except: place === 0 ? layerPrompts : none },
       );
-      return pair.map((own, i) => withStates(own, given[i]!.states, given[i]!.except));
+      return pair.map((own, i) => ({
+        ...withStates(own, given[i]!.states, given[i]!.except),
+        timeIds: timeIds[i],
+      }));
     });
   }
 

@@ -135,6 +135,11 @@ export async function prepareScene(scene: NormalScene, model: SceneModel): Promi
     layerPrompts,
     ...defined({
       negativePrompt: scene.negative,
+      originalSize: scene.originalSize && {
+        width: scene.originalSize[0],
+        height: scene.originalSize[1],
+      },
+      crop: scene.crop && { left: scene.crop[0], top: scene.crop[1] },
       isolate: complete.isolate,
       steps: scene.steps,
       guidanceScale: scene.guidance,
@@ -154,7 +159,7 @@ export async function prepareScene(scene: NormalScene, model: SceneModel): Promi
   const config = checkpointSampler(base, resolved.sampler, resolved.schedule);
   const sampler = createSampler(config, steps, { eta });
   if (init !== undefined) beginIndexFor(sampler, steps, init.denoise);
-  notes.push(...idleNotes(resolved));
+  notes.push(...idleNotes(resolved, base.parts.unet.config.addedInputs !== undefined));
   notes.push(...uncalledFiles(textsOf(request), model, notes));
   const unknown = unknownWords(textsOf(request), model.vocabulary);
   for (const { word, nearest } of unknown.slice(0, MAX_NOTED_WORDS)) {
@@ -170,7 +175,8 @@ export async function prepareScene(scene: NormalScene, model: SceneModel): Promi
     notes,
     scene: {
       ...complete,
-      negative: resolved.negativePrompt,
+      // None at all is another thing than the empty text where the model says so.
+      negative: resolved.negativePrompt ?? (base.zerosForNoPrompt ? undefined : ''),
       isolate: resolved.isolate,
       steps,
       guidance: resolved.guidanceScale,
@@ -185,15 +191,24 @@ export async function prepareScene(scene: NormalScene, model: SceneModel): Promi
 }
 
 /** What a request asks for that changes nothing beside the rest of it. */
-function idleNotes({
-  guidanceScale,
-  guidanceRescale,
-  negativePrompt,
-  regions,
-  eta,
-  sampler,
-}: ResolvedRequest): string[] {
+function idleNotes(
+  {
+    guidanceScale,
+    guidanceRescale,
+    negativePrompt = '',
+    regions,
+    eta,
+    sampler,
+    originalSize,
+    crop,
+  }: ResolvedRequest,
+  readsSizes: boolean,
+): string[] {
   const notes: string[] = [];
+  for (const [name, sizes] of Object.entries({ originalSize, crop })) {
+    if (sizes !== undefined && !readsSizes)
+      notes.push(`\`${name}\` has no effect: this model reads no sizes`);
+  }
   const unguided = !isGuided(guidanceScale);
   const negatives = [negativePrompt, ...regions.map((region) => region.negativePrompt ?? '')];
   if (unguided && negatives.some((text) => text !== '')) {

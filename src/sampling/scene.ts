@@ -18,6 +18,7 @@ import {
   MAX_GUIDANCE,
   MAX_GUIDES,
   MAX_LAYERS,
+  MAX_ORIGINAL_SIDE,
   MAX_PATH_LENGTH,
   MAX_PROMPT_LENGTH,
   MAX_REGION_WEIGHT,
@@ -59,6 +60,11 @@ const path = textUpTo(MAX_PATH_LENGTH)
 const number = z.number({ error: 'expected a number' });
 const strength = ranged(-MAX_STRENGTH, MAX_STRENGTH);
 const share = ranged(0, 1);
+
+const pixels = (form: string) => {
+  const side = whole(0, MAX_ORIGINAL_SIDE);
+  return z.tuple([side, side], { error: `expected ${form}` });
+};
 
 const strengths = {
   /** Of both networks. Default 1. */
@@ -154,6 +160,9 @@ export const sceneSchema = z.strictObject({
   isolate: share.optional(),
   width: whole(1, MAX_SIDE).optional(),
   height: whole(1, MAX_SIDE).optional(),
+  /** What the model is told of the picture's origin, where it reads that: width and height, left and top. */
+  originalSize: pixels('[width, height]').optional(),
+  crop: pixels('[left, top]').optional(),
   steps: whole(1, MAX_STEPS).optional(),
   guidance: ranged(-MAX_GUIDANCE, MAX_GUIDANCE).optional(),
   guidanceRescale: share.optional(),

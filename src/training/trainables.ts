@@ -85,7 +85,7 @@ export class Trainables {
       }
     });
     this.start = this.rows.slice();
-    this.vocabulary = bindConcepts(base.tokenizer, [this.#concept(words)], this.rowsPerWord);
+    this.vocabulary = bindConcepts(base.parts.tokenizers, [this.#concept(words)], this.rowsPerWord);
     this.layers = layersOf(base, method, settings).map((layer) =>
       factorsOf(base, method, settings, layer, random),
     );

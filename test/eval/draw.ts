@@ -62,7 +62,7 @@ export async function draw(
   const encoder = base.family.base.tokenEncoder(base.parts, { added, deltas: model.deltas });
   const encoded = new Map<string, Float32Array>();
   const encode = async (prompt: string): Promise<Float32Array> => {
-    const ids = vocabulary.encode(prompt, { pad: true });
+    const ids = vocabulary.promptIds(prompt);
     const states = encoded.get(prompt) ?? (await encoder.encode(ids)).states.data;
     encoded.set(prompt, states);
     return states;

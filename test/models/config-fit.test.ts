@@ -94,7 +94,16 @@ describe('a configuration', () => {
     ['unet', { only_cross_attention: [false, true, false, false] }, /only_cross_attention: expected false/],
     ['unet', { class_embed_type: 'timestep' }, /class_embed_type: expected nothing, got "timestep"/],
     ['unet', { num_class_embeds: 1000 }, /num_class_embeds/],
-    ['unet', { addition_embed_type: 'text_time' }, /addition_embed_type/],
+    ['unet', { addition_embed_type: 'text_image' }, /addition_embed_type: expected "text_time"/],
+    [
+      'unet',
+      {
+        addition_embed_type: 'text_time',
+        addition_time_embed_dim: 8,
+        projection_class_embeddings_input_dim: 48,
+      },
+      /projection_class_embeddings_input_dim: expected more than 6 times .*, got 48 and 8/,
+    ],
     [
       'unet',
       { mid_block_type: 'UNetMidBlock2DSimpleCrossAttn' },

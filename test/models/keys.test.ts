@@ -119,7 +119,7 @@ describe('the family of a file', () => {
       'SDXL',
     );
     const attn2 = 'mid_block_attentions_0_transformer_blocks_0_attn2';
-    expect(at(`lora_unet_${attn2}_to_v.lora_down.weight`, [8, 1024])).toBe('SD 2.x');
+    expect(at(`lora_unet_${attn2}_to_v.lora_down.weight`, [8, 1024])).toBe('Stable Diffusion 2.x');
     expect(at(`lora_unet_${attn2}_to_q.lora_down.weight`, [8, 1024])).toBe('Stable Diffusion 1.x');
     expect(at(`lora_unet_${attn2}_to_v.lora_down.weight`, [8, 768])).toBe('Stable Diffusion 1.x');
     expect(at('lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight')).toMatch(/^Flux/);

@@ -4,7 +4,7 @@ import path from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { float32Tensor } from '../../src/formats/raw-tensor.ts';
 import { SD15_UNET } from '../../src/models/families/sd1-configs.ts';
-import { SDXL_UNET } from '../../src/models/families/sdxl.ts';
+import { SDXL_UNET } from '../../src/models/families/sdxl-configs.ts';
 import { unetSchema } from '../../src/models/unet/config.ts';
 import { unetParameters } from '../../src/models/unet/parameter-names.ts';
 import { attentionPlaces } from '../../src/models/unet/structure.ts';

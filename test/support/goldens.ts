@@ -6,11 +6,22 @@ import { existsSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import { packageRoot } from '../../src/package-root.ts';
 
-const root = path.resolve(process.env.EDLORA_GOLDENS ?? path.join(packageRoot(), 'fixtures'));
+const shipped = path.join(packageRoot(), 'fixtures');
+const root = path.resolve(process.env.EDLORA_GOLDENS ?? shipped);
 
-/** Absolute path inside the goldens, e.g. `goldenPath('goldens/formats/formats.json')`. */
+/**
+ * Absolute path inside the goldens, e.g. `goldenPath('goldens/formats/formats.json')`. Of a set without a whole layout
+ * (`goldens`, `goldens-fusion`, `goldens-families`) the shipped one is taken.
+ */
 export function goldenPath(...parts: string[]): string {
-  return path.join(root, ...parts);
+  const [layout] = path.join(...parts).split(path.sep);
+  return path.join(existsSync(path.join(root, layout!)) ? root : shipped, ...parts);
+}
+
+/** Folder of the families' goldens: a set may be of these alone. */
+export function familiesPath(...parts: string[]): string {
+  const alone = ['sdxl', 'sd2'].some((name) => existsSync(path.join(root, name, 'text.json')));
+  return alone ? path.join(root, ...parts) : goldenPath('goldens-families', ...parts);
 }
 
 /** Whether a set has this file or folder; some parts are not in every set. */

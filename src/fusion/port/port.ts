@@ -27,8 +27,9 @@ import { type LowRank, lowRank, toDense } from '../../linalg/low-rank.ts';
 import { type Matrix, matrix, splitRows, transpose } from '../../linalg/matrix.ts';
 import { svdSteps } from '../../linalg/svd.ts';
 import type { Checkpoint } from '../../models/checkpoint.ts';
-import type { PromptIds, TokenEncoder, TokenEncoderOptions } from '../../models/families/conditioning.ts';
+import type { TokenEncoder, TokenEncoderOptions } from '../../models/families/conditioning.ts';
 import type { Layer, LayerId } from '../../models/families/layer-table.ts';
+import { type PromptIds, paddedIds } from '../../models/families/prompt-ids.ts';
 import type { ModelDeltas } from '../../models/lora.ts';
 import { Pace, type Steps } from '../../pace.ts';
 import type { Progress } from '../../progress.ts';
@@ -127,10 +128,10 @@ export async function portable(request: PortRequest): Promise<Port> {
   });
   try {
     const shared = worded.map(withSharedWords);
-    const { parts, tokenizer, family } = base;
+    const { parts, family } = base;
     const layerCount = parts.layers.contextCount;
-    const native = bindConcepts(tokenizer, worded, layerCount);
-    const bound = bindConcepts(tokenizer, shared, layerCount);
+    const native = bindConcepts(parts.tokenizers, worded, layerCount);
+    const bound = bindConcepts(parts.tokenizers, shared, layerCount);
     const reader = (added: TokenEncoderOptions['added'], own: ModelDeltas): TokenEncoder =>
       family.base.tokenEncoder(parts, { added, deltas: own, execution });
     const readNative = reader(native.embeddingRows, deltas);
@@ -144,7 +145,7 @@ export async function portable(request: PortRequest): Promise<Port> {
     const known = prompts.filter((text, i) => !heldOut(text, i));
     const unseen = prompts.filter(heldOut);
     const idsOf = (texts: readonly string[], vocabulary: typeof native, layer: number): PromptIds[] =>
-      texts.map((text) => vocabulary.encode(text, { pad: true })[layer]!);
+      texts.map((text) => vocabulary.promptIds(text)[layer]!);
 
     /** Rows of the templates that are known, and of those that are held out; one batch, so that one graph serves all. */
     const bothRows = async (
@@ -157,7 +158,7 @@ export async function portable(request: PortRequest): Promise<Port> {
       return splitRows(rows, [each * known.length, each * unseen.length]) as [Matrix, Matrix];
     };
     const [x, xUnseen] = await bothRows(readShared, bound, 0);
-    const captionIds = captions.map((text) => tokenizer.encodePadded(text).ids);
+    const captionIds = captions.map((text) => paddedIds(parts.tokenizers, text));
     const xCaptions = await rowsOf(readShared, captionIds);
     const fCaptions = await rowsOf(readBase, captionIds);
     const multiply = engine.multiply;

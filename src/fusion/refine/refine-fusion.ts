@@ -2,8 +2,9 @@
 
 import type { BoundVocabulary } from '../../concepts/prompt.ts';
 import type { Checkpoint } from '../../models/checkpoint.ts';
-import { conditioningOf, type PromptIds } from '../../models/families/conditioning.ts';
+import { conditioningOf } from '../../models/families/conditioning.ts';
 import { within } from '../../models/families/layer-table.ts';
+import { forOneEncoder, type PromptIds, paddedIds } from '../../models/families/prompt-ids.ts';
 import type { ModelDeltas } from '../../models/lora.ts';
 import type { ExecutionContext } from '../../runtime/execution-context.ts';
 import { checkpointSchedule } from '../../sampling/checkpoint-schedule.ts';
@@ -35,7 +36,7 @@ export interface FusionToRefine {
  */
 export async function refineFusion(fusion: FusionToRefine): Promise<Refinement> {
   const { base, vocabulary, concepts, captions, options, deltas: fused } = fusion;
-  const { parts, family, tokenizer } = base;
+  const { parts, family } = base;
   const added = vocabulary.embeddingRows;
   const reading = (deltas: ModelDeltas) => {
     const encoder = family.base.tokenEncoder(parts, { added, deltas, execution: fusion.execution });
@@ -44,13 +45,13 @@ export async function refineFusion(fusion: FusionToRefine): Promise<Refinement> 
   const readFused = reading(fused);
   const readPlain = reading(new Map());
   const everywhere = (text: string): PromptIds[] =>
-    Array<PromptIds>(parts.layers.contextCount).fill(tokenizer.encodePadded(text).ids);
+    Array<PromptIds>(parts.layers.contextCount).fill(paddedIds(parts.tokenizers, text));
   const teachers: Teacher[] = [];
   for (const { name, deltas } of concepts) {
     const readOwn = reading(deltas);
     const prompts = [];
     for (const ids of conceptPrompts(vocabulary, name, options.promptTemplates).padded) {
-      prompts.push({ own: await readOwn(ids), fused: await readFused(ids) });
+      prompts.push({ own: await readOwn(forOneEncoder(ids)), fused: await readFused(forOneEncoder(ids)) });
     }
     teachers.push({
       name,

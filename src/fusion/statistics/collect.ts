@@ -16,11 +16,11 @@ import { TokenEmbeddings } from '../../models/clip/text-encoder.ts';
 import {
   type Conditioning,
   conditioningFeeds,
-  type PromptIds,
   type TokenEncoder,
   type TokenEncoderOptions,
 } from '../../models/families/conditioning.ts';
 import { within } from '../../models/families/layer-table.ts';
+import type { PromptIds, TokenIds } from '../../models/families/prompt-ids.ts';
 import { deltaFeeds, deltaRanks, type ModelDeltas } from '../../models/lora.ts';
 import type { FeatureProbe, Probes } from '../../models/network.ts';
 import { buildUnet } from '../../models/unet/unet.ts';
@@ -48,7 +48,7 @@ const distinct = ({ features }: Probes): ReadonlySet<FeatureProbe> => new Set(fe
 export async function collectText(
   { parts, tokenizer }: Checkpoint,
   added: TokenEncoderOptions['added'],
-  prompts: readonly PromptIds[],
+  prompts: readonly TokenIds[],
   deltas: ModelDeltas,
   layers: readonly string[],
   execution: ExecutionContext = executionContext(),
@@ -135,7 +135,7 @@ export async function collectCross(
     const { states } = await encoder.encode(perLayer);
     const [, tokens, width] = states.shape as [number, number, number];
     perLayer.forEach((ids, layer) => {
-      for (const row of rowsOf(ids)) {
+      for (const row of rowsOf(ids[0]!)) {
         const start = (layer * tokens + row) * width;
         sums.addRows(crossLayers[layer]!, states.data.subarray(start, start + width), width);
       }

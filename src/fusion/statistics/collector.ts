@@ -2,12 +2,8 @@
 import { type BoundVocabulary, bindConcepts } from '../../concepts/prompt.ts';
 import { UsageError } from '../../errors.ts';
 import type { Checkpoint } from '../../models/checkpoint.ts';
-import {
-  type Conditioning,
-  conditioningOf,
-  type PromptIds,
-  type TokenEncoder,
-} from '../../models/families/conditioning.ts';
+import { type Conditioning, conditioningOf, type TokenEncoder } from '../../models/families/conditioning.ts';
+import { forOneEncoder, type PromptIds, paddedIds } from '../../models/families/prompt-ids.ts';
 import type { ModelDeltas } from '../../models/lora.ts';
 import { crossAttentionNames } from '../../models/unet/structure.ts';
 import { vaeFactor } from '../../models/vae/config.ts';
@@ -128,7 +124,12 @@ export class Collector {
   async cross(name: string, deltas: ModelDeltas): Promise<StageStatistics> {
     if (this.#crossLayers.length === 0) return NO_STATISTICS;
     const { ids, conceptRows } = this.#prompts(name);
-    const found = await collectCross(this.#encoder(deltas), ids, conceptRows, this.#crossLayers);
+    const found = await collectCross(
+      this.#encoder(deltas),
+      ids.map(forOneEncoder),
+      conceptRows,
+      this.#crossLayers,
+    );
     this.#advance('cross', name);
     return found;
   }
@@ -154,7 +155,7 @@ export class Collector {
       const given = run === 0 ? firstNoise : undefined;
       planned.push({
         subject: name,
-        conditioning: await conditioningOf(encoder, padded[run % padded.length]!),
+        conditioning: await conditioningOf(encoder, forOneEncoder(padded[run % padded.length]!)),
         empty,
         noise: given ?? noiseFor(this.#base, settings, seedOf(seed, name, run)),
       });
@@ -195,7 +196,7 @@ export class Collector {
 
   async crossPrior(captions: readonly string[]): Promise<StageStatistics> {
     if (this.#crossLayers.length === 0) return NO_STATISTICS;
-    const ids = captions.map((caption) => this.#base.tokenizer.encodePadded(caption).ids);
+    const ids = captions.map((caption) => paddedIds(this.#base.parts.tokenizers, caption));
     const found = await collectCrossPrior(this.#encoder(), ids, this.#crossLayers);
     this.#advance('cross', `${captions.length} captions`);
     return found;
@@ -266,8 +267,8 @@ export class Collector {
 
   /** A caption as the base model reads it, the same for every cross-attention. */
   #plain(caption: string): Promise<Conditioning> {
-    const { tokenizer, parts } = this.#base;
-    const { ids } = tokenizer.encodePadded(caption);
+    const { parts } = this.#base;
+    const ids = paddedIds(parts.tokenizers, caption);
     return conditioningOf(this.#encoder(), Array<PromptIds>(parts.layers.contextCount).fill(ids));
   }
 
@@ -301,7 +302,7 @@ export async function collectConcept(
   execution: CollectContext = executionContext(),
   resumption?: Resumption,
 ): Promise<Statistics> {
-  const vocabulary = bindConcepts(base.tokenizer, [concept], base.parts.layers.contextCount);
+  const vocabulary = bindConcepts(base.parts.tokenizers, [concept], base.parts.layers.contextCount);
   const collector = new Collector(base, vocabulary, layers, options, execution);
   return {
     text: await collector.text(name, deltas),
@@ -319,7 +320,7 @@ export async function collectPrior(
   execution: CollectContext = executionContext(),
   resumption?: Resumption,
 ): Promise<Statistics> {
-  const vocabulary = bindConcepts(base.tokenizer, [], base.parts.layers.contextCount);
+  const vocabulary = bindConcepts(base.parts.tokenizers, [], base.parts.layers.contextCount);
   const collector = new Collector(base, vocabulary, layers, options, execution);
   return {
     text: await collector.textPrior(captions),

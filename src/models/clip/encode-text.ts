@@ -1,6 +1,6 @@
 /** Prompts to hidden states: one run of the text encoder on a batch of token ids. */
 import { type ExecutionContext, executionContext } from '../../runtime/execution-context.ts';
-import type { Tensor } from '../../tensor/tensor.ts';
+import { float32, type Tensor } from '../../tensor/tensor.ts';
 import type { ModelPart } from '../families/model-part.ts';
 import { deltaFeeds, deltaRanks, type LayerDeltas } from '../lora.ts';
 import type { NetworkOptions, Probes } from '../network.ts';
@@ -11,16 +11,21 @@ import { buildTextEncoder, type TokenEmbeddings } from './text-encoder.ts';
 export interface EncodeTextOptions {
   /** Deltas on the encoder's layers; default none. */
   readonly deltas?: LayerDeltas;
-  /** Layers to leave out at the end; default 0. */
+  /** As of `buildTextEncoder`: which state is returned. Default: the last one, behind the final norm. */
   readonly clipSkip?: number;
+  readonly finalNorm?: boolean;
+  /** Position of each prompt's pooled row, B numbers; `pooled` is then returned. Default: none is. */
+  readonly pooledAt?: readonly number[];
   readonly probes?: NetworkOptions['probes'];
   /** Feeds of inputs that the probes made, e.g. row weights. */
   readonly feeds?: Readonly<Record<string, Tensor>>;
 }
 
 export interface EncodedText {
-  /** After the final norm, [B, T, D]. */
+  /** [B, T, D] */
   readonly hiddenStates: Tensor<Float32Array>;
+  /** The pooled rows, projected where there is a projection, [B, P]; undefined where none was asked for. */
+  readonly pooled?: Tensor<Float32Array>;
   readonly probes: Probes;
   /** Everything the run returned, probes included. */
   readonly outputs: Readonly<Record<string, Tensor>>;
@@ -34,36 +39,63 @@ export async function encodeText(
   { config, weights, layers }: ModelPart<ClipTextConfig>,
   embeddings: TokenEmbeddings,
   batch: readonly (readonly number[])[],
-  { deltas = new Map(), clipSkip = 0, probes = {}, feeds = {} }: EncodeTextOptions = {},
+  {
+    deltas = new Map(),
+    clipSkip = 0,
+    finalNorm = true,
+    pooledAt,
+    probes = {},
+    feeds = {},
+  }: EncodeTextOptions = {},
   context: ExecutionContext = executionContext(),
 ): Promise<EncodedText> {
   const tokenEmbeddings = embeddings.lookUp(batch);
-  const own = withoutSkipped(deltas, config, clipSkip);
+  const pooled = pooledAt !== undefined;
+  const own = withPlace(deltas, config, pooled ? null : clipSkip);
   const loraRanks = deltaRanks(own);
   const size = { batch: batch.length, tokens: tokenEmbeddings.shape[1]! };
-  const network = buildTextEncoder(weights, config, size, { loraRanks, probes, clipSkip });
+  const network = buildTextEncoder(weights, config, size, { loraRanks, probes, clipSkip, finalNorm, pooled });
   // Used once: reordering the weights would cost more than it saves.
   const session = await context.runtime.load(network.graph, 'once', context);
   try {
     const outputs = await session.run({
       token_embeddings: tokenEmbeddings,
+      ...(pooledAt === undefined ? {} : { pooled_rows: pooledRows(pooledAt, size.tokens) }),
       ...deltaFeeds(own, loraRanks, layers),
       ...feeds,
     });
     const hiddenStates = outputs.last_hidden_state as Tensor<Float32Array>;
-    return { hiddenStates, probes: network.probes, outputs };
+    return {
+      hiddenStates,
+      pooled: outputs.text_embeds as Tensor<Float32Array> | undefined,
+      probes: network.probes,
+      outputs,
+    };
   } finally {
     await session.dispose();
   }
 }
 
-/** Layers that are left out at the end have no place for their deltas. */
-function withoutSkipped(deltas: LayerDeltas, config: ClipTextConfig, clipSkip: number): LayerDeltas {
-  if (clipSkip === 0) return deltas;
-  const skipped = new Set(
-    textLayers(config)
-      .slice(textLayers({ ...config, numLayers: config.numLayers - clipSkip }).length)
-      .map(({ layerName }) => layerName),
+/** The input `pooled_rows` of `buildTextEncoder`, [B, 1, T]. */
+export function pooledRows(positions: readonly number[], tokens: number): Tensor<Float32Array> {
+  const rows = float32([positions.length, 1, tokens]);
+  positions.forEach((position, i) => {
+    rows.data[i * tokens + position] = 1;
+  });
+  return rows;
+}
+
+/**
+ * Layers that are left out at the end have no place for their deltas, nor has the projection where nothing is pooled.
+ * @param clipSkip `null` where all layers run and the projection too
+ */
+function withPlace(deltas: LayerDeltas, config: ClipTextConfig, clipSkip: number | null): LayerDeltas {
+  if (clipSkip === null) return deltas;
+  const { projectionDim: _, ...plain } = config;
+  const all = textLayers(config).map(({ layerName }) => layerName);
+  const present = new Set(
+    textLayers({ ...plain, numLayers: config.numLayers - clipSkip }).map(({ layerName }) => layerName),
   );
-  return new Map([...deltas].filter(([layerName]) => !skipped.has(layerName)));
+  const absent = new Set(all.filter((name) => !present.has(name)));
+  return new Map([...deltas].filter(([layerName]) => !absent.has(layerName)));
 }

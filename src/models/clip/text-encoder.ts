@@ -6,11 +6,14 @@
 import { MismatchError, MissingWeightError, ShapeError } from '../../errors.ts';
 import { readFloat32, sliceRows } from '../../formats/raw-tensor.ts';
 import { add } from '../../graph/ops/elementwise.ts';
+import { matmul } from '../../graph/ops/matmul.ts';
+import { reshape } from '../../graph/ops/movement.ts';
 import type { Value } from '../../graph/value.ts';
 import { float32, type Tensor } from '../../tensor/tensor.ts';
 import { layerNorm } from '../layers.ts';
 import { type Network, NetworkBuilder, type NetworkOptions, type WeightSource } from '../network.ts';
 import type { ClipTextConfig } from './config.ts';
+import { projection } from './projection.ts';
 import { causalMask, joinRows, sharedPrefixAttention, wholePrompts } from './shared-prefix.ts';
 import { attention, clipLayer } from './transformer.ts';
 
@@ -23,6 +26,16 @@ export interface TextEncoderSize {
   readonly sharedPrefix?: number;
 }
 
+export interface TextEncoderOptions extends NetworkOptions {
+  /** Layers to leave out at the end. Default 0. */
+  readonly clipSkip?: number;
+  readonly hiddenStates?: boolean;
+  /** Whether `last_hidden_state` goes through the final norm. Default true; SDXL's does not. */
+  readonly finalNorm?: boolean;
+  /** Whether one row of every prompt is pooled: all layers, the final norm, and the projection where there is one. Default false. */
+  readonly pooled?: boolean;
+}
+
 /**
  * Write the text encoder.
  *
@@ -30,16 +43,18 @@ export interface TextEncoderSize {
  * `token_embeddings` [B, T − P, D] of the positions after it. Probes then see rows as shared-prefix.ts lays them out.
  * Outputs: `last_hidden_state` [B, T, D] (after the final layer norm); with `hiddenStates`, also
  * `hidden_states.k`: 0 = embeddings, k = after layer k, before the final norm; with `clipSkip` k,
- * `last_hidden_state` is the final norm of the state k layers before the last.
+ * `last_hidden_state` is the final norm of the state k layers before the last. With `pooled`, also `text_embeds` [B, P],
+ * whatever is skipped; one more input, `pooled_rows` [B, 1, T], says the row of each prompt: 1 there, 0 elsewhere.
  * @throws {MissingWeightError | ShapeError} when the weights do not fit the config
  */
 export function buildTextEncoder(
   weights: WeightSource,
   config: ClipTextConfig,
   { batch, tokens, sharedPrefix = 0 }: TextEncoderSize,
-  options: NetworkOptions & { readonly clipSkip?: number; readonly hiddenStates?: boolean } = {},
+  options: TextEncoderOptions = {},
 ): Network {
-  const { hiddenSize: width, numLayers, layerNormEpsilon } = config;
+  const { hiddenSize: width, numLayers, layerNormEpsilon, projectionDim } = config;
+  const { finalNorm = true, pooled = false } = options;
   if (tokens > config.maxPositions) {
     throw new ShapeError(`text encoder: expected at most ${config.maxPositions} tokens, got ${tokens}`);
   }
@@ -56,7 +71,7 @@ export function buildTextEncoder(
   const prefix = shared && g.input('prefix_embeddings', 'float32', [1, sharedPrefix, width]);
   const rest = g.input('token_embeddings', 'float32', [batch, tokens - sharedPrefix, width]);
   const whole = (rows: Value): Value => (shared === null ? rows : wholePrompts(g, rows, shared));
-  net.within('text_model', () => {
+  const last = net.within('text_model', () => {
     const placed = (embeddings: Value, first: number, end: number): Value =>
       net.within('embeddings', () =>
         add(g, embeddings, positionEmbedding(net, weights, { first, end }, config)),
@@ -68,12 +83,24 @@ export function buildTextEncoder(
         ? attention(g, config.numHeads, g.constant(causalMask(tokens)))
         : sharedPrefixAttention(g, config.numHeads, shared);
     if (options.hiddenStates) g.output('hidden_states.0', whole(hidden));
-    for (let layer = 0; layer < layers; layer++) {
+    const normal = (rows: Value): Value => layerNorm(net, rows, 'final_layer_norm', layerNormEpsilon);
+    let state = hidden;
+    for (let layer = 0; layer < (pooled ? numLayers : layers); layer++) {
       hidden = net.within(`encoder.layers.${layer}`, () => clipLayer(net, hidden, config, attend));
       if (options.hiddenStates) g.output(`hidden_states.${layer + 1}`, whole(hidden));
+      if (layer < layers) state = hidden;
     }
-    g.output('last_hidden_state', whole(layerNorm(net, hidden, 'final_layer_norm', layerNormEpsilon)));
+    g.output('last_hidden_state', whole(finalNorm ? normal(state) : state));
+    return pooled ? whole(normal(hidden)) : null;
   });
+  if (last !== null) {
+    const rows = g.input('pooled_rows', 'float32', [batch, 1, tokens]);
+    const row = reshape(g, matmul(g, rows, last), [batch, width]);
+    g.output(
+      'text_embeds',
+      projectionDim === undefined ? row : projection(net, row, 'text_projection', projectionDim),
+    );
+  }
   return net.finish();
 }
 

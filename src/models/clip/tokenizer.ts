@@ -147,6 +147,15 @@ export class ClipTokenizer {
     return new ClipTokenizer({ ...this.#state, added });
   }
 
+  /** The same tokenizer with another word to fill up with. @throws {UsageError} if it is not in the vocabulary */
+  withPadding(word: string): ClipTokenizer {
+    const padId = this.tokenId(word);
+    if (padId === undefined) throw new UsageError(`padding "${word}": expected a word of the vocabulary`);
+    const added = this.#state.added.filter((token) => token.word !== word);
+    const padding = { word, id: padId, normalized: false, special: true };
+    return new ClipTokenizer({ ...this.#state, added: [...added, padding], padId });
+  }
+
   /** Id of a token exactly as the vocabulary spells it (`cat</w>`, `<smiley1>`); `undefined` if there is none. */
   tokenId(word: string): number | undefined {
     return this.#idOfAdded.get(word) ?? this.#state.vocabulary.ids.get(word);

@@ -3,7 +3,6 @@
  * connections and the middle. Source: diffusers, models/controlnets/controlnet.py; Zhang et al. 2023 (2302.05543).
  */
 import { add, silu } from '../../graph/ops/elementwise.ts';
-import { reshape } from '../../graph/ops/movement.ts';
 import { conv2d } from '../layers.ts';
 import { type Network, NetworkBuilder, type WeightSource } from '../network.ts';
 import { contextAttentions } from '../unet/attention.ts';
@@ -38,7 +37,7 @@ export function buildConditionEmbedding(
 
 /**
  * Write the ControlNet.
- * Inputs: `sample` [B, C, h, w]; `timestep` [B]; `encoder_hidden_states` [B, L, T, D]; `condition` [1, C₀, h, w].
+ * Inputs: `sample` [B, C, h, w]; `timestep` [B] and what the UNet reads beside it; `encoder_hidden_states` [B, L, T, D]; `condition` [1, C₀, h, w].
  * Outputs, named as the inputs of the UNet that they go to: `controlDownInput(i)` for every skip connection, and
  * `CONTROL_MIDDLE_INPUT`.
  * @throws {MissingWeightError | ShapeError} when the weights do not fit the config
@@ -53,10 +52,9 @@ export function buildControlNet(
   const { batch, latentHeight, latentWidth } = size;
   const out = config.blocks[0]!.channels;
   const sample = g.input('sample', 'float32', [batch, config.inChannels, latentHeight, latentWidth]);
-  const timestep = g.input('timestep', 'float32', [batch]);
+  const time = timeEmbedding(net, config, batch);
   const attentions = contextAttentions(contextInput(g, config, size, true));
   const condition = g.input('condition', 'float32', [1, out, latentHeight, latentWidth]);
-  const time = silu(g, timeEmbedding(net, reshape(g, timestep, [batch, 1]), config));
   const first = add(g, conv2d(net, sample, 'conv_in', { out }), condition);
   const write = blockWriter(net, config, time, attentions);
   const { hidden, skips } = downAndMiddle(net, config, write, first);

@@ -34,7 +34,11 @@ export function checkControlNetFits(
 ): void {
   const [own, wanted] = [config.unet, base.parts.unet.config];
   const blocks = ({ blocks: list }: typeof own): string =>
-    list.map(({ channels, crossAttention }) => `${channels}${crossAttention ? '+' : ''}`).join(', ');
+    list
+      .map(({ channels, crossAttention, transformerDepth: depth = 1 }) =>
+        crossAttention ? `${channels}+${depth === 1 ? '' : depth}` : `${channels}`,
+      )
+      .join(', ');
   if (blocks(own) !== blocks(wanted) || own.layersPerBlock !== wanted.layersPerBlock) {
     throw new MismatchError(
       `${folder}: expected blocks of ${blocks(wanted)} channels for ${base.path}, got ${blocks(own)}; a ControlNet for another architecture?`,
@@ -43,6 +47,11 @@ export function checkControlNetFits(
   if (own.crossAttentionDim !== wanted.crossAttentionDim) {
     throw new MismatchError(
       `${folder}: expected text features of width ${wanted.crossAttentionDim}, got ${own.crossAttentionDim}; a ControlNet for another base?`,
+    );
+  }
+  if (own.addedInputs !== wanted.addedInputs || own.sizeEmbeddingDim !== wanted.sizeEmbeddingDim) {
+    throw new MismatchError(
+      `${folder}: expected ${wanted.addedInputs ?? 'no'} numbers beside the timestep, as ${base.path} reads, got ${own.addedInputs ?? 'none'}; a ControlNet for another family?`,
     );
   }
   if (controlNetFactor(config) !== factor) {

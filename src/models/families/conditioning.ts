@@ -3,11 +3,10 @@ import type { ExecutionContext } from '../../runtime/execution-context.ts';
 import type { Tensor } from '../../tensor/tensor.ts';
 import { float32 } from '../../tensor/tensor.ts';
 import type { ModelDeltas } from '../lora.ts';
+import type { UnetConfig } from '../unet/config.ts';
 import type { ComponentId } from './layer-table.ts';
 import type { Parts } from './parts.ts';
-
-/** Token ids of a prompt as the encoder takes them: begin and end included. */
-export type PromptIds = readonly number[];
+import type { PromptIds } from './prompt-ids.ts';
 
 /** What a UNet is conditioned on, B rows. */
 export interface Conditioning {
@@ -25,6 +24,29 @@ export interface EncodedPrompts {
   readonly states: Tensor<Float32Array>;
   /** As of `Conditioning`. */
   readonly pooled?: Tensor<Float32Array>;
+}
+
+/** Sizes that some UNets read beside the timestep, in pixels. */
+export interface PictureSizes {
+  readonly width: number;
+  readonly height: number;
+  /** What the picture was before it was cut and scaled. Default: as large as it is. */
+  readonly originalSize?: { readonly width: number; readonly height: number };
+  /** Where it was cut from the scaled original. Default: the corner. */
+  readonly crop?: { readonly left: number; readonly top: number };
+}
+
+/**
+ * The sizes as a UNet of this configuration reads them, [1, 6]; undefined for one that reads none.
+ * Source: diffusers, pipeline_stable_diffusion_xl.py (`_get_add_time_ids`).
+ */
+export function timeIdsOf(
+  { addedInputs }: UnetConfig,
+  { width, height, originalSize = { width, height }, crop = { left: 0, top: 0 } }: PictureSizes,
+): Tensor<Float32Array> | undefined {
+  if (addedInputs === undefined) return undefined;
+  const ids = [originalSize.height, originalSize.width, crop.top, crop.left, height, width];
+  return float32([1, ids.length], Float32Array.from(ids));
 }
 
 export interface TokenEncoderOptions {

@@ -1,9 +1,10 @@
 /** The table of families. Signs are looked for from the first to the last: files of one hold names of others' kind too. */
 import { UsageError } from '../../errors.ts';
 import type { AdapterFamily, AdapterLayout, BaseFamily, Family } from './family.ts';
-import { flux, lumina, others, qwenImage, sd2, sd3, unlisted, wan } from './foreign.ts';
+import { flux, lumina, others, qwenImage, sd3, unlisted, wan } from './foreign.ts';
 import { sd1 } from './sd1.ts';
-import { sdxl } from './sdxl.ts';
+import { sd2 } from './sd2.ts';
+import { sdxl, sdxlRefiner } from './sdxl.ts';
 
 /** What a file is taken for where no sign speaks for another family. */
 export const DEFAULT_FAMILY: BaseFamily = sd1;
@@ -18,6 +19,7 @@ export const FAMILIES: readonly Family[] = [
   qwenImage,
   lumina,
   wan,
+  sdxlRefiner,
   sdxl,
   sd2,
   ...others,

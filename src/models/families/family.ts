@@ -23,6 +23,10 @@ export interface FamilySigns {
   readonly contextWidth?: number;
   /** Numbers of a word's embedding. */
   readonly wordWidth?: number;
+  /** Whether a base's transformers begin with a linear layer: it tells where neither names nor widths do. */
+  readonly linearProjections?: boolean;
+  /** Whether names prove the family only beside the width. */
+  readonly needsBoth?: boolean;
 }
 
 /**
@@ -108,8 +112,12 @@ export interface BaseLayout {
   readonly vae: ComponentLayout<VaeConfig>;
   /** The published scheduler_config.json, for single files without one. */
   readonly scheduler: ScheduleKeys;
+  /** Short name of the sampler that draws where nobody asks for another. */
+  readonly sampler: string;
   /** The one encoder of prompts. */
   readonly tokenEncoder: MakeTokenEncoder;
+  /** Whether no prompt at all is features of zeros rather than the empty text's, where model_index.json does not say it. */
+  readonly zerosForNoPrompt: boolean;
   /** A tensor that every single-file checkpoint of this family has. */
   readonly singleFileSign: string;
 }
@@ -117,6 +125,8 @@ export interface BaseLayout {
 export interface TextEncoderLayout extends ComponentLayout<ClipTextConfig> {
   /** Folder of its tokenizer. */
   readonly tokenizer: string;
+  /** Word that fills up its prompts, where it goes by another text encoder's tokenizer. Default: that one's. */
+  readonly padding?: string;
 }
 
 export interface Family {

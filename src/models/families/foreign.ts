@@ -5,7 +5,8 @@
 import { blockNumbers } from './blocks.ts';
 import type { AdapterModule, Family, FamilySigns } from './family.ts';
 
-const foreign = (name: string, title: string, signs: FamilySigns): Family => ({
+/** A family by its names alone. */
+export const foreign = (name: string, title: string, signs: FamilySigns): Family => ({
   name,
   title,
   shortTitle: title,
@@ -51,13 +52,6 @@ export const sd3 = foreign('sd3', 'SD 3', {
   names: [/(^|[._])joint_blocks[._]/],
   titles: /^sd[ _-]?(v[ _-]?)?3|stable[ _-]diffusion[ _-](v[ _-]?)?3/i,
   pipelines: /StableDiffusion3/,
-});
-
-export const sd2 = foreign('sd2', 'SD 2.x', {
-  names: [/^cond_stage_model\.model\.transformer\.resblocks\./],
-  titles: /^sd[ _-]?(v[ _-]?)?2|stable[ _-]diffusion[ _-](v[ _-]?)?2/i,
-  contextWidth: 1024,
-  wordWidth: 1024,
 });
 
 /** Blocks of two streams, which other families call otherwise; attention as in Flux and SD 3, in more blocks than those have. */

@@ -1,6 +1,8 @@
 /** A network of an opened model. */
 
 import type { TensorFile } from '../../formats/tensor-file.ts';
+import type { ClipTextConfig } from '../clip/config.ts';
+import type { ClipTokenizer } from '../clip/tokenizer.ts';
 import type { WeightSource } from '../network.ts';
 import type { Layer } from './layer-table.ts';
 
@@ -12,4 +14,9 @@ export interface ModelPart<C> {
   readonly file: TensorFile;
   /** What can be changed in it, by layer name. */
   readonly layers: ReadonlyMap<string, Layer>;
+}
+
+/** A text encoder, and what makes its token ids. */
+export interface TextPart extends ModelPart<ClipTextConfig> {
+  readonly tokenizer: ClipTokenizer;
 }

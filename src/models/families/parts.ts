@@ -1,21 +1,21 @@
 /** The networks of an opened base, by component id. */
 import { MismatchError, ShapeError } from '../../errors.ts';
-import type { ClipTextConfig } from '../clip/config.ts';
 import type { UnetConfig } from '../unet/config.ts';
 import type { VaeConfig } from '../vae/config.ts';
 import { type ComponentId, LayerTable } from './layer-table.ts';
-import type { ModelPart } from './model-part.ts';
+import type { ModelPart, TextPart } from './model-part.ts';
+import type { Tokenizers } from './prompt-ids.ts';
 
 /** What a base is put together from. */
 export interface Networks {
   /** In the order in which their features stand side by side; at least one. */
-  readonly textEncoders: ReadonlyMap<ComponentId, ModelPart<ClipTextConfig>>;
+  readonly textEncoders: ReadonlyMap<ComponentId, TextPart>;
   readonly unet: ModelPart<UnetConfig>;
   readonly openVae: () => Promise<ModelPart<VaeConfig>>;
 }
 
 export class Parts implements Networks {
-  readonly textEncoders: ReadonlyMap<ComponentId, ModelPart<ClipTextConfig>>;
+  readonly textEncoders: ReadonlyMap<ComponentId, TextPart>;
   readonly unet: ModelPart<UnetConfig>;
   readonly openVae: () => Promise<ModelPart<VaeConfig>>;
   /** Everything that can be changed, text encoders first. */
@@ -47,7 +47,7 @@ export class Parts implements Networks {
    * The text encoder of a base that has one.
    * @throws {MismatchError} if there are several, where words and features are not of one encoder alone
    */
-  get textEncoder(): ModelPart<ClipTextConfig> {
+  get textEncoder(): TextPart {
     return this.textEncoders.get(this.textEncoderId)!;
   }
 
@@ -58,6 +58,11 @@ export class Parts implements Networks {
       throw new MismatchError(`expected a base with one text encoder, got ${this.textEncoders.size}`);
     }
     return first;
+  }
+
+  /** What makes the token ids of each text encoder. */
+  get tokenizers(): Tokenizers {
+    return new Map([...this.textEncoders].map(([id, { tokenizer }]) => [id, tokenizer]));
   }
 
   /** Longest list of token ids that the text encoders take at once: 77. */

@@ -20,6 +20,10 @@ export interface RecogniseOptions {
 const contextLayer =
   /(?:(?:down|up|input|output)_blocks|mid(?:dle)?_block)[._].*attn2[._](processor[._])?to_[kv]([._](lora_down|lora_A|lora[._]down|lora_linear_layer[._]down|hada_w[12]_b|diff|weight)|_lora\.down)/;
 
+/** What a base's own transformers begin with, in diffusers' names and the original's. */
+const ownProjection =
+  /^(down_blocks\.\d+\.attentions|model\.diffusion_model\.input_blocks\.\d+)\.\d+\.proj_in\.weight$/;
+
 /**
  * The family that names or widths prove; `null` where nothing speaks for any.
  * @param tensors name and shape of every tensor; `[…, width]` is read off down factors and weights of `attn2.to_k`/`to_v`
@@ -29,17 +33,21 @@ export function provenFamily(
   { families = FAMILIES }: RecogniseOptions = {},
 ): Family | null {
   const all = [...tensors];
+  const widths = new Set(
+    all.flatMap(({ name, shape }) => (shape.length >= 2 && contextLayer.test(name) ? [shape[1]!] : [])),
+  );
   // Sign by sign over the whole file.
   for (const family of families) {
-    const { names } = family.signs;
+    const { names, contextWidth, needsBoth = false } = family.signs;
+    if (needsBoth && !widths.has(contextWidth!)) continue;
     if (all.some(({ name }) => names.some((sign) => sign.test(name)))) return family;
   }
-  for (const { name, shape } of all) {
-    if (shape.length < 2 || !contextLayer.test(name)) continue;
-    const family = families.find(({ signs }) => signs.contextWidth === shape[1]);
+  for (const width of widths) {
+    const family = families.find(({ signs }) => signs.contextWidth === width);
     if (family !== undefined) return family;
   }
-  return null;
+  const isLinear = all.some(({ name, shape }) => shape.length === 2 && ownProjection.test(name));
+  return (isLinear && families.find(({ signs }) => signs.linearProjections)) || null;
 }
 
 /** The family of a model or adapter; the default family's where nothing speaks for another. */

@@ -1,4 +1,4 @@
-/** How Stable Diffusion 1.x reads prompts: the last hidden states of its one text encoder, behind the final norm. */
+/** How Stable Diffusion 1.x and 2.x read prompts: the last hidden states of its one text encoder, behind the final norm. */
 import { encodeText } from '../clip/encode-text.ts';
 import { TokenEmbeddings } from '../clip/text-encoder.ts';
 import type { MakeTokenEncoder } from './conditioning.ts';
@@ -16,7 +16,7 @@ export const sd1TokenEncoder: MakeTokenEncoder = (
       const { hiddenStates } = await encodeText(
         encoder,
         embeddings,
-        batch,
+        batch.map(([ids]) => ids!),
         { deltas: own, clipSkip },
         execution,
       );

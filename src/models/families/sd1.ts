@@ -97,7 +97,9 @@ export const sd1: BaseFamily = {
       layers: () => [],
     },
     scheduler: SD15_SCHEDULER,
+    sampler: 'dpmpp-2m',
     tokenEncoder: sd1TokenEncoder,
+    zerosForNoPrompt: false,
     singleFileSign: 'model.diffusion_model.input_blocks.0.0.weight',
   },
 };

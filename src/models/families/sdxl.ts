@@ -1,46 +1,24 @@
-/** Stable Diffusion XL: its adapters are read, written, merged and baked; its models are not drawn with. */
-import type { ClipTextConfig } from '../clip/config.ts';
+/** Stable Diffusion XL, whole: two text encoders, one of them with a pooled output, and sizes that the UNet reads. */
+import { textLayers } from '../clip/changeable-layers.ts';
+import { clipTextWithProjectionSchema } from '../clip/config.ts';
+import { readConfig } from '../config-file.ts';
 import { ldmStructureOf, ldmUnetNames } from '../keys/ldm.ts';
 import { withTextModel } from '../keys/module-path.ts';
 import { openClipNames } from '../keys/open-clip.ts';
 import { belowPrefix, oneName } from '../keys/read-names.ts';
-import type { UnetConfig } from '../unet/config.ts';
 import { blockNames, range } from './blocks.ts';
-import type { AdapterFamily } from './family.ts';
-import { CLIP_VIT_L_TEXT, CLIP_VIT_L_WITH_PROJECTION } from './sd1-configs.ts';
+import type { BaseFamily, Family } from './family.ts';
+import { foreign } from './foreign.ts';
+import { sd1 } from './sd1.ts';
+import { CLIP_VIT_L_WITH_PROJECTION } from './sd1-configs.ts';
+import { OPEN_CLIP_BIGG_TEXT, SDXL_SCHEDULER, SDXL_UNET, SDXL_VAE } from './sdxl-configs.ts';
+import { sdxlTokenEncoder } from './sdxl-token-encoder.ts';
 
-/** Source: huggingface.co/stabilityai/stable-diffusion-xl-base-1.0, unet/config.json */
-export const SDXL_UNET: UnetConfig = {
-  inChannels: 4,
-  outChannels: 4,
-  blocks: [
-    { channels: 320, crossAttention: false, numHeads: 5 },
-    { channels: 640, crossAttention: true, numHeads: 10, transformerDepth: 2 },
-    { channels: 1280, crossAttention: true, numHeads: 20, transformerDepth: 10 },
-  ],
-  layersPerBlock: 2,
-  crossAttentionDim: 2048,
-  linearProjection: true,
-  addedInputs: 2816,
-  normGroups: 32,
-  normEpsilon: 1e-5,
-  flipSinToCos: true,
-  frequencyShift: 0,
-  sampleSize: 128,
-};
+const FIRST_PREFIX = 'conditioner.embedders.0.transformer.';
+const SECOND_PREFIX = 'conditioner.embedders.1.model.';
+const [text] = sd1.base.textEncoders;
 
-/** The second text encoder. Source: the same, text_encoder_2/config.json (OpenCLIP ViT-bigG/14). */
-const OPEN_CLIP_BIGG_TEXT: ClipTextConfig = {
-  ...CLIP_VIT_L_TEXT,
-  hiddenSize: 1280,
-  intermediateSize: 5120,
-  numLayers: 32,
-  numHeads: 20,
-  hiddenAct: 'gelu',
-  projectionDim: 1280,
-};
-
-export const sdxl: AdapterFamily = {
+export const sdxl: BaseFamily = {
   name: 'sdxl',
   title: 'SDXL',
   shortTitle: 'SDXL',
@@ -69,8 +47,8 @@ export const sdxl: AdapterFamily = {
     conceptFiles: ['ed-lora'],
     singleFile: {
       unet: oneName(ldmUnetNames(ldmStructureOf(SDXL_UNET)).fromLdm),
-      text_encoder: belowPrefix('conditioner.embedders.0.transformer.', withTextModel),
-      text_encoder_2: openClipNames('conditioner.embedders.1.model.'),
+      text_encoder: belowPrefix(FIRST_PREFIX, withTextModel),
+      text_encoder_2: openClipNames(SECOND_PREFIX),
     },
     kohyaVersion: 'sdxl_base_v1-0',
     modelspec: {
@@ -78,5 +56,38 @@ export const sdxl: AdapterFamily = {
       'modelspec.implementation': 'https://github.com/Stability-AI/generative-models',
     },
   },
-  base: null,
+  base: {
+    ...sd1.base,
+    unet: { ...sd1.base.unet, published: SDXL_UNET },
+    textEncoders: [
+      {
+        ...text!,
+        singleFilePrefix: FIRST_PREFIX,
+        singleFile: () => belowPrefix(FIRST_PREFIX, withTextModel),
+      },
+      {
+        ...text!,
+        id: 'text_encoder_2',
+        tokenizer: 'tokenizer_2',
+        padding: '!',
+        parse: (file) => readConfig(file, clipTextWithProjectionSchema),
+        published: OPEN_CLIP_BIGG_TEXT,
+        singleFilePrefix: SECOND_PREFIX,
+        singleFile: () => openClipNames(SECOND_PREFIX),
+        layers: (config) => textLayers(config, 'text_encoder_2'),
+      },
+    ],
+    vae: { ...sd1.base.vae, published: SDXL_VAE },
+    scheduler: SDXL_SCHEDULER,
+    sampler: 'euler',
+    tokenEncoder: sdxlTokenEncoder,
+    zerosForNoPrompt: true,
+  },
 };
+
+/** One text encoder, and a score beside the sizes: told from SDXL by what its UNet reads. */
+export const sdxlRefiner: Family = foreign('sdxl-refiner', 'SDXL refiner', {
+  names: [/(^|[._])(add_embedding|label_emb)[._]/],
+  contextWidth: 1280,
+  needsBoth: true,
+});

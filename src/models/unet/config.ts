@@ -1,4 +1,4 @@
-/** Configuration of the SD 1.x UNet, as in `unet/config.json`. Anything the graph would not honour is refused. */
+/** Configuration of a UNet, as in `unet/config.json`. Anything the graph would not honour is refused. */
 import { z } from 'zod';
 import { jsonExcerpt } from '../../formats/excerpt.ts';
 import { only, onlyKnown } from '../built-fields.ts';
@@ -25,8 +25,10 @@ export interface UnetConfig {
   readonly crossAttentionDim: number;
   /** Whether the transformers begin and end with linear layers rather than 1×1 convolutions. Default false. */
   readonly linearProjection?: boolean;
-  /** Numbers beside the timestep (pooled text, sizes) that two more layers read, 2816 in SDXL. Default none. */
+  /** Numbers beside the timestep (pooled text, six sizes) that two more layers read, 2816 in SDXL. Default none. */
   readonly addedInputs?: number;
+  /** How many of them each size becomes, 256 in SDXL; the rest is the pooled text. */
+  readonly sizeEmbeddingDim?: number;
   readonly normGroups: number;
   /** Of the resnets and the last norm; the transformers' entry norm always has 1e-6. */
   readonly normEpsilon: number;
@@ -35,6 +37,9 @@ export interface UnetConfig {
   /** Latent size the model was trained at (64 for 512 × 512 pictures). */
   readonly sampleSize: number;
 }
+
+/** Sizes that a UNet with added inputs reads: original height and width, top and left of the crop, target height and width. */
+export const TIME_IDS = 6;
 
 const positive = z.number().int().positive().max(65_536);
 const perBlock = z.union([positive, z.array(positive).max(8)]);
@@ -47,11 +52,9 @@ const WITHOUT_EFFECT: ReadonlySet<string> = new Set([
   'dropout',
   // Numbers are float32 here.
   'upcast_attention',
-  // Read with embeddings that are refused above.
+  // Read with embeddings that are refused.
   'addition_embed_type_num_heads',
-  'addition_time_embed_dim',
   'class_embeddings_concat',
-  'projection_class_embeddings_input_dim',
   // How averages of weights were made, in models that hold such averages.
   'decay',
   'inv_gamma',
@@ -95,7 +98,9 @@ const fields = {
   dual_cross_attention: only(false),
   class_embed_type: only(),
   num_class_embeds: only(),
-  addition_embed_type: only(),
+  addition_embed_type: only('text_time'),
+  addition_time_embed_dim: positive.nullish(),
+  projection_class_embeddings_input_dim: positive.nullish(),
   encoder_hid_dim: only(),
   encoder_hid_dim_type: only(),
   resnet_time_scale_shift: only('default'),
@@ -193,6 +198,17 @@ export const unetSchema = z
       });
       return z.NEVER;
     }
+    const added = json.projection_class_embeddings_input_dim ?? 0;
+    const sizeDim = json.addition_time_embed_dim ?? 0;
+    const addsText = json.addition_embed_type === 'text_time';
+    if (addsText && (sizeDim === 0 || sizeDim % 2 !== 0 || added <= TIME_IDS * sizeDim)) {
+      context.addIssue({
+        code: 'custom',
+        path: ['projection_class_embeddings_input_dim'],
+        message: `expected more than ${TIME_IDS} times addition_time_embed_dim, an even number, got ${added} and ${sizeDim}`,
+      });
+      return z.NEVER;
+    }
     return {
       inChannels: json.in_channels,
       outChannels: json.out_channels,
@@ -206,6 +222,7 @@ export const unetSchema = z
       ...(json.mid_block_type === null ? { middle: false } : {}),
       crossAttentionDim: json.cross_attention_dim,
       ...(json.use_linear_projection ? { linearProjection: true } : {}),
+      ...(addsText ? { addedInputs: added, sizeEmbeddingDim: sizeDim } : {}),
       normGroups: json.norm_num_groups,
       normEpsilon: json.norm_eps,
       flipSinToCos: json.flip_sin_to_cos,

@@ -23,7 +23,7 @@ export const masksInput = (level: number): string => `level.${level}.masks`;
 
 /** Layers that work on neither the picture's rows nor the text: nothing of theirs can be kept to a part of the picture. */
 export function hasNoPlace(layerName: string): boolean {
-  return layerName.startsWith('time_embedding.');
+  return layerName.startsWith('time_embedding.') || layerName.startsWith('add_embedding.');
 }
 
 /** The weights of a UNet's factors. @param levels size of the latents at each level */

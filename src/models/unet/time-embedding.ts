@@ -1,28 +1,56 @@
-/** The timestep as a vector. Source: diffusers, models/embeddings.py, get_timestep_embedding and TimestepEmbedding. */
-import { cos, mul, silu, sin } from '../../graph/ops/elementwise.ts';
-import { concat } from '../../graph/ops/movement.ts';
+/**
+ * The timestep as a vector, and what some UNets add to it: the pooled text and the sizes of the picture.
+ * Source: diffusers, models/embeddings.py (get_timestep_embedding, TimestepEmbedding), models/unets/unet_2d_condition.py
+ * (`get_aug_embed`, text_time).
+ */
+import { add, cos, mul, silu, sin } from '../../graph/ops/elementwise.ts';
+import { concat, reshape } from '../../graph/ops/movement.ts';
 import type { Value } from '../../graph/value.ts';
 import { float32 } from '../../tensor/tensor.ts';
 import { linear } from '../layers.ts';
 import type { NetworkBuilder } from '../network.ts';
-import type { UnetConfig } from './config.ts';
+import { TIME_IDS, type UnetConfig } from './config.ts';
 
-/** timestep [B, 1] → sinusoids [B, C]: cosines first where the config flips them. */
-export function timestepSinusoids(net: NetworkBuilder, timestep: Value, config: UnetConfig): Value {
-  const half = config.blocks[0]!.channels / 2;
+/** numbers [N, 1] → sinusoids [N, width]: cosines first where the config flips them. */
+export function sinusoids(
+  net: NetworkBuilder,
+  numbers: Value,
+  width: number,
+  { frequencyShift, flipSinToCos }: Pick<UnetConfig, 'frequencyShift' | 'flipSinToCos'>,
+): Value {
+  const half = width / 2;
   const frequencies = Float32Array.from({ length: half }, (_, i) =>
-    Math.exp((-Math.log(10_000) * i) / (half - config.frequencyShift)),
+    Math.exp((-Math.log(10_000) * i) / (half - frequencyShift)),
   );
-  const angle = mul(net.g, timestep, net.g.constant(float32([1, half], frequencies)));
+  const angle = mul(net.g, numbers, net.g.constant(float32([1, half], frequencies)));
   const parts = [cos(net.g, angle), sin(net.g, angle)];
-  return concat(net.g, config.flipSinToCos ? parts : parts.reverse(), 1);
+  return concat(net.g, flipSinToCos ? parts : parts.reverse(), 1);
 }
 
-/** timestep [B, 1] → embedding [B, 4 · C₀]. */
-export function timeEmbedding(net: NetworkBuilder, timestep: Value, config: UnetConfig): Value {
-  const out = 4 * config.blocks[0]!.channels;
-  return net.within('time_embedding', () => {
-    const hidden = linear(net, timestepSinusoids(net, timestep, config), 'linear_1', { out });
+/**
+ * What the residual blocks read of the timestep, from inputs that are made here: `timestep` [B], and in UNets with added
+ * inputs `text_embeds` [B, P] and `time_ids` [B, 6].
+ * @returns SiLU of the embedding, [B, 4 · C₀]
+ */
+export function timeEmbedding(net: NetworkBuilder, config: UnetConfig, batch: number): Value {
+  const { g } = net;
+  const [{ channels }] = config.blocks as [UnetConfig['blocks'][number]];
+  const timestep = reshape(g, g.input('timestep', 'float32', [batch]), [batch, 1]);
+  const time = embedding(net, 'time_embedding', sinusoids(net, timestep, channels, config), 4 * channels);
+  const { addedInputs, sizeEmbeddingDim } = config;
+  if (addedInputs === undefined || sizeEmbeddingDim === undefined) return silu(g, time);
+  const sizesWidth = TIME_IDS * sizeEmbeddingDim;
+  const pooled = g.input('text_embeds', 'float32', [batch, addedInputs - sizesWidth]);
+  const ids = reshape(g, g.input('time_ids', 'float32', [batch, TIME_IDS]), [batch * TIME_IDS, 1]);
+  const sizes = reshape(g, sinusoids(net, ids, sizeEmbeddingDim, config), [batch, sizesWidth]);
+  const added = embedding(net, 'add_embedding', concat(g, [pooled, sizes], 1), 4 * channels);
+  return silu(g, add(g, time, added));
+}
+
+/** Two linear layers with SiLU between them: x [B, n] → [B, out]. */
+function embedding(net: NetworkBuilder, name: string, x: Value, out: number): Value {
+  return net.within(name, () => {
+    const hidden = linear(net, x, 'linear_1', { out });
     return linear(net, silu(net.g, hidden), 'linear_2', { out });
   });
 }

@@ -1,10 +1,10 @@
 /**
- * The SD 1.x UNet as a graph: noisy latents, timestep and text features to a prediction.
+ * The UNet as a graph: noisy latents, timestep and text features to a prediction.
  * Source: diffusers, models/unets/unet_2d_condition.py; per-layer context as in Mix-of-Show's EDLoRA attention.
  */
 import { ShapeError } from '../../errors.ts';
 import type { GraphBuilder } from '../../graph/builder.ts';
-import { add, silu } from '../../graph/ops/elementwise.ts';
+import { add } from '../../graph/ops/elementwise.ts';
 import { concat, reshape, split } from '../../graph/ops/movement.ts';
 import type { Value } from '../../graph/value.ts';
 import { conv2d, normConv } from '../layers.ts';
@@ -61,7 +61,8 @@ export const CONTROL_MIDDLE_INPUT = 'control.mid';
 /**
  * Write the UNet.
  *
- * Inputs: `sample` [B, C, h, w]; `timestep` [B] (fractions allowed); `encoder_hidden_states` [B, L, T, D] or
+ * Inputs: `sample` [B, C, h, w]; `timestep` [B] (fractions allowed), `text_embeds` and `time_ids` beside it as
+ * time-embedding.ts says; `encoder_hidden_states` [B, L, T, D] or
  * [B, T, D], layers in the order of `attentionPlaces`, or else the inputs of region-attention.ts; features and
  * residuals, and the factors asked for.
  * Output: `noise_pred` [B, C, h, w].
@@ -93,12 +94,11 @@ export function buildUnet(
   const { g } = net;
   const { blocks } = config;
   const sample = g.input('sample', 'float32', [batch, config.inChannels, latentHeight, latentWidth]);
-  const timestep = g.input('timestep', 'float32', [batch]);
+  const time = timeEmbedding(net, config, batch);
   const attentions =
     sources === null
       ? attentionsOver(contextInput(g, config, size, layerwiseContext))
       : sharedAttentions(sources);
-  const time = silu(g, timeEmbedding(net, reshape(g, timestep, [batch, 1]), config));
   const write = blockWriter(net, config, time, attentions);
   const features = adapterFeatures
     ? levels.map(({ height, width }, i) =>

@@ -11,6 +11,7 @@ import { matrix } from '../../../src/linalg/matrix.ts';
 import { type Checkpoint, openCheckpoint } from '../../../src/models/checkpoint.ts';
 import type { TokenEncoderOptions } from '../../../src/models/families/conditioning.ts';
 import type { LayerId } from '../../../src/models/families/layer-table.ts';
+import { forOneEncoder } from '../../../src/models/families/prompt-ids.ts';
 import type { ModelDeltas } from '../../../src/models/lora.ts';
 import { TorchGenerator } from '../../../src/tensor/random.ts';
 import { goldenPath } from '../../support/goldens.ts';
@@ -69,7 +70,9 @@ describe('a portable concept', () => {
       own: ModelDeltas,
       ids: readonly (readonly number[])[],
     ) => {
-      const { states } = await family.base.tokenEncoder(parts, { added, deltas: own }).encode(ids);
+      const { states } = await family.base
+        .tokenEncoder(parts, { added, deltas: own })
+        .encode(forOneEncoder(ids));
       return Float64Array.from(states.data);
     };
     const ids = (vocabulary: typeof shared, index: number) =>

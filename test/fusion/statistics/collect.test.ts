@@ -10,7 +10,8 @@ import {
 import type { StageStatistics } from '../../../src/fusion/statistics/statistics.ts';
 import { type FeatureRows, toDenseGram } from '../../../src/linalg/gram.ts';
 import { type Checkpoint, openCheckpoint } from '../../../src/models/checkpoint.ts';
-import type { PromptIds, TokenEncoder } from '../../../src/models/families/conditioning.ts';
+import type { TokenEncoder } from '../../../src/models/families/conditioning.ts';
+import type { PromptIds } from '../../../src/models/families/prompt-ids.ts';
 import { buildUnet } from '../../../src/models/unet/unet.ts';
 import { defaultRuntime } from '../../../src/runtime/default-runtime.ts';
 import { checkpointSchedule } from '../../../src/sampling/checkpoint-schedule.ts';
