@@ -1,7 +1,9 @@
 /** One stage's layers, input by input: layers that read the same input share what its solver prepares for it. */
 import { MismatchError } from '../errors.ts';
 import type { MatmulEngine } from '../linalg/cholesky-async.ts';
+import type { GramTerm } from '../linalg/gram.ts';
 import { type LowRank, rankOf } from '../linalg/low-rank.ts';
+import { DenseGrams } from '../linalg/products-async.ts';
 import type { LayerDeltas } from '../models/lora.ts';
 import { Pace, type Steps } from '../pace.ts';
 import { type MeasuredLayer, measureLayers } from './report/measure-stage.ts';
@@ -60,8 +62,9 @@ export interface SolvedLayer {
  */
 export async function solveStage(problem: StageProblem, solver: StageSolver): Promise<SolvedLayer[]> {
   const solved = new Map<string, SolvedLayer>();
+  const grams = solver.engine === null ? undefined : new DenseGrams();
   for (const layers of layersByInput(problem)) {
-    for (const layer of await solveInput(problem, layers, solver)) solved.set(layer.layerName, layer);
+    for (const layer of await solveInput(problem, layers, solver, grams)) solved.set(layer.layerName, layer);
   }
   return problem.layers.map(({ layerName }) => solved.get(layerName)!);
 }
@@ -104,21 +107,30 @@ export function layersByInput({ layers, collected, stage }: StageProblem): reado
   return [...groups.values()];
 }
 
-/** The shared problem of layers that read one input, and the rows behind it. Reads the statistics. */
+/**
+ * The shared problem of layers that read one input, and the rows behind it. Reads the statistics.
+ * @param dense where Gram matrices are made dense; they hold until the next input's are
+ */
 export function inputProblem(
   { collected, prior }: StageProblem,
   [first]: readonly StageLayer[],
   { ridge, preserve }: Pick<StageSolver, 'ridge' | 'preserve'>,
+  dense?: DenseGrams,
 ): { input: InputProblem; rows: number } {
   const { layerName, inputSize } = first!;
   const inputs = collected.map((concept) => concept.inputOf.get(layerName)!);
   const reserved = prior?.inputOf.get(layerName);
+  dense?.nextInput();
+  const termOf = (statistics: StageStatistics, name: string): GramTerm => {
+    const term = statistics.term(name);
+    return dense?.dense(term) ?? term;
+  };
   return {
     input: {
       inputName: layerName,
       inputSize,
-      grams: collected.map((concept, i) => concept.term(inputs[i]!)),
-      preserve: reserved === undefined ? null : { gram: prior!.term(reserved), weight: preserve },
+      grams: collected.map((concept, i) => termOf(concept, inputs[i]!)),
+      preserve: reserved === undefined ? null : { gram: termOf(prior!, reserved), weight: preserve },
       ridge,
     },
     rows: collected.reduce((sum, concept, i) => sum + concept.rows.get(inputs[i]!)!, 0),
@@ -143,9 +155,10 @@ async function solveInput(
   problem: StageProblem,
   layers: readonly StageLayer[],
   solver: StageSolver,
+  grams: DenseGrams | undefined,
 ): Promise<SolvedLayer[]> {
   const { method, iterations, rank, rankShare, engine, onLayer, pace = new Pace() } = solver;
-  const { input, rows } = inputProblem(problem, layers, solver);
+  const { input, rows } = inputProblem(problem, layers, solver, grams);
   const prepared = await prepareMethod(method, input, {
     stage: problem.stage,
     rows,

@@ -27,13 +27,20 @@ export interface CholeskyFactor {
  *
  * @param a  [n, n], modified
  * @param diagonal  the diagonal of A before any step; a pivot below n · 2⁻⁵² of its own entry has no correct digit left
+ * @param bottom  rows from here on are left alone; default: none
  * @throws {NumericalError} naming the pivot that is not positive
  */
-export function eliminatePanel(a: Matrix, begin: number, end: number, diagonal: Float64Array): void {
+export function eliminatePanel(
+  a: Matrix,
+  begin: number,
+  end: number,
+  diagonal: Float64Array,
+  bottom: number = a.rows,
+): void {
   const n = a.rows;
   const data = a.data;
   const lowest = n * Number.EPSILON;
-  for (let i = begin; i < n; i++) {
+  for (let i = begin; i < bottom; i++) {
     const row = i * n + begin;
     const last = Math.min(i, end);
     for (let j = begin; j < last; j++) {

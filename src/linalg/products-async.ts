@@ -2,12 +2,12 @@
 import type { MatmulEngine } from './cholesky-async.ts';
 import { type FeatureRows, type GramTerm, gramSize, multiplyByGram, toDenseGram } from './gram.ts';
 import { type Matrix, matrix, transpose } from './matrix.ts';
-import { multiplyTransposed } from './products.ts';
+import { multiply, multiplyTransposed } from './products.ts';
 
 /** Up to this width plain loops multiply as fast as the engine starts. */
 const ENGINE_FROM_WIDTH = 256;
 /** Multiplications of which the same is true. */
-const ENGINE_FROM_PRODUCTS = 1 << 20;
+const ENGINE_FROM_PRODUCTS = 1 << 17;
 
 /**
  * Products with several Gram matrices of one width, one after the other. The dense form of each is made in the same
@@ -36,6 +36,40 @@ export class GramProducts {
   }
 }
 
+/** Numbers of dense Gram matrices at a time: 0.5 GB. */
+const MOST_NUMBERS = 1 << 26;
+
+/**
+ * Packed Gram matrices made dense once, for all that is computed from them; for one input after the other, in the same
+ * memory. Those that plain loops multiply by, those rounded to float32 and those beyond some size stay packed.
+ */
+export class DenseGrams {
+  readonly #mostNumbers: number;
+  readonly #memory: Matrix[] = [];
+  #used = 0;
+
+  constructor(mostNumbers: number = MOST_NUMBERS) {
+    this.#mostNumbers = mostNumbers;
+  }
+
+  /** A term in its dense form, where it has one here; whatever was given earlier for another input is overwritten. */
+  dense(gram: GramTerm): GramTerm {
+    if (!('packed' in gram) || gram.packed instanceof Float32Array) return gram;
+    const { size } = gram;
+    if (size < ENGINE_FROM_WIDTH) return gram;
+    if ((this.#used + 1) * size * size > this.#mostNumbers) return gram;
+    if (this.#memory[0]?.rows !== size) this.#memory.length = 0;
+    const at = this.#used++;
+    this.#memory[at] ??= matrix(size, size);
+    return toDenseGram(gram, this.#memory[at]);
+  }
+
+  /** The next term is another input's. */
+  nextInput(): void {
+    this.#used = 0;
+  }
+}
+
 /** A Bᵀ [m, k] of A [m, n] and B [k, n], as `multiplyTransposed`. @param engine null: plain loops. @throws as `multiplyTransposed` */
 export async function multiplyTransposedWith(
   engine: MatmulEngine | null,
@@ -46,9 +80,18 @@ export async function multiplyTransposedWith(
   return engine(a, transpose(b));
 }
 
+/** A B [m, k] of A [m, n] and B [n, k], as `multiply`. @param engine null: plain loops. @throws as `multiply` */
+export async function multiplyWith(engine: MatmulEngine | null, a: Matrix, b: Matrix): Promise<Matrix> {
+  if (engine === null || a.rows * a.cols * b.cols < ENGINE_FROM_PRODUCTS) return multiply(a, b);
+  return engine(a, b);
+}
+
+/** Multiplications from which the Gram matrix of rows is the engine's. */
+const ENGINE_GRAM_FROM_PRODUCTS = 1 << 20;
+
 /** G = XᵀX of rows; those of few numbers as they are. */
 export async function gramOfRowsWith(engine: MatmulEngine, rows: FeatureRows): Promise<GramTerm> {
   const { features } = rows;
-  if (features.rows * features.cols ** 2 < ENGINE_FROM_PRODUCTS) return rows;
+  if (features.rows * features.cols ** 2 < ENGINE_GRAM_FROM_PRODUCTS) return rows;
   return engine(transpose(features), features);
 }

@@ -1,7 +1,7 @@
 /** Whether what a run is given fits the graph: the same words whatever it runs on. */
 import { ShapeError } from '../errors.ts';
 import type { Graph } from '../graph/graph.ts';
-import { describe } from '../graph/value.ts';
+import { describe, fits } from '../graph/value.ts';
 import { sizeOf, type TensorData } from '../tensor/tensor.ts';
 import type { Feeds } from './runtime.ts';
 
@@ -11,7 +11,7 @@ export function checkFeeds({ inputs }: Graph, feeds: Feeds): void {
     const fed = feeds[value.name];
     if (fed === undefined)
       throw new ShapeError(`input "${value.name}": expected ${describe(value)}, got nothing`);
-    if (fed.dtype !== value.dtype || fed.shape.join() !== value.shape.join()) {
+    if (fed.dtype !== value.dtype || !fits(fed.shape, value.shape)) {
       throw new ShapeError(`input "${value.name}": expected ${describe(value)}, got ${describe(fed)}`);
     }
   }

@@ -13,7 +13,7 @@ import {
   toDenseGram,
 } from '../../src/linalg/gram.ts';
 import { type Matrix, matrix, transpose } from '../../src/linalg/matrix.ts';
-import { GramProducts } from '../../src/linalg/products-async.ts';
+import { DenseGrams, GramProducts } from '../../src/linalg/products-async.ts';
 import { naiveProduct, randomMatrix } from '../support/matrices.ts';
 
 const seed = fc.integer({ min: 0, max: 2 ** 31 });
@@ -154,5 +154,41 @@ describe('packed and dense Gram matrices', () => {
     const packed = packedSymmetric(2, new Float32Array(3));
     expect(() => multiplyByGram(matrix(1, 3), packed)).toThrow(ShapeError);
     expect(() => addGramTo(matrix(3, 3), packed, 1)).toThrow(ShapeError);
+  });
+});
+
+describe('DenseGrams', () => {
+  const packed = (seed: number, n: number) => {
+    const x = randomMatrix(seed, 3, n);
+    return packFloat64(naiveProduct(transpose(x), x));
+  };
+
+  it('makes wide packed matrices dense, in the same memory for the next input', () => {
+    const grams = new DenseGrams();
+    const [a, b, c] = [packed(1, 256), packed(2, 256), packed(3, 256)];
+    const first = grams.dense(a) as Matrix;
+    const second = grams.dense(b) as Matrix;
+    expect(first.data).toEqual(toDenseGram(a).data);
+    expect(second.data).toEqual(toDenseGram(b).data);
+    grams.nextInput();
+    const third = grams.dense(c) as Matrix;
+    expect(third.data).toBe(first.data);
+    expect(third.data).toEqual(toDenseGram(c).data);
+    grams.nextInput();
+    const wider = packed(4, 257);
+    expect((grams.dense(wider) as Matrix).data).toEqual(toDenseGram(wider).data);
+  });
+
+  it('leaves narrow ones, rounded ones, rows, and what is too much', () => {
+    const grams = new DenseGrams(257 ** 2);
+    const narrow = packed(1, 255);
+    expect(grams.dense(narrow)).toBe(narrow);
+    const exact = packed(1, 257);
+    const rounded = { size: 257, packed: Float32Array.from(exact.packed) };
+    expect(grams.dense(rounded)).toBe(rounded);
+    const rows = { features: randomMatrix(1, 2, 300) };
+    expect(grams.dense(rows)).toBe(rows);
+    expect(grams.dense(exact)).not.toBe(exact);
+    expect(grams.dense(exact)).toBe(exact);
   });
 });

@@ -1,9 +1,14 @@
 import { afterAll, describe, expect, it } from 'vitest';
 import { NumericalError, ShapeError } from '../../src/errors.ts';
+import { GraphBuilder } from '../../src/graph/builder.ts';
+import { matmul } from '../../src/graph/ops/matmul.ts';
+import { FREE_AXIS } from '../../src/graph/value.ts';
 import { type CholeskyFactor, cholesky, solveRows } from '../../src/linalg/cholesky.ts';
 import { ASYNC_PANEL_WIDTH, choleskyAsync, solveRowsAsync } from '../../src/linalg/cholesky-async.ts';
-import { type Matrix, matrix } from '../../src/linalg/matrix.ts';
+import { type Matrix, matrix, transpose } from '../../src/linalg/matrix.ts';
+import { InterpreterRuntime } from '../../src/runtime/interpreter-runtime.ts';
 import { GraphMatmulEngine } from '../../src/runtime/matmul-engine.ts';
+import { OnnxRuntime } from '../../src/runtime/onnxruntime/onnx-runtime.ts';
 import { relativeError } from '../support/close.ts';
 import { gramOf } from '../support/fusion-problems.ts';
 import { naiveProduct, randomMatrix } from '../support/matrices.ts';
@@ -41,6 +46,22 @@ describe.each(Object.entries(engines))('Cholesky with products by %s', (_, engin
     expect(b.data).toEqual(before.data);
   });
 
+  it('keeps the digits that a product with an inverse loses', async () => {
+    // Kahan's matrix: triangular, each row shorter by s, and its inverse large.
+    const n = 3 * ASYNC_PANEL_WIDTH;
+    const s = 10 ** (-3 / n);
+    const x = matrix(n, n);
+    for (let i = 0; i < n; i++) {
+      x.data.fill(-Math.sqrt(1 - s * s) * s ** i, i * n + i, (i + 1) * n);
+      x.data[i * n + i] = s ** i;
+    }
+    const a = gramOf(x);
+    for (let i = 0; i < n; i++) a.data[i * n + i]! *= 1 + 1e-13;
+    const given = copy(a);
+    const lower = matrix(n, n, lowerTriangle(await choleskyAsync(a, engine)));
+    expect(relativeError(naiveProduct(lower, transpose(lower)).data, given.data)).toBeLessThan(1e-15);
+  });
+
   it('reports the bad pivot, in the first panel and behind it', async () => {
     for (const pivot of [5, ASYNC_PANEL_WIDTH + 7]) {
       const a = gramOf(randomMatrix(3, 250, 200));
@@ -74,6 +95,31 @@ describe('products in the graph runtime', () => {
     } finally {
       await engine.dispose();
     }
+  });
+});
+
+describe.each([new InterpreterRuntime(), new OnnxRuntime()])('a product with free axes', (runtime) => {
+  it(`takes matrices of any size: ${runtime.traits.name}`, async () => {
+    const g = new GraphBuilder();
+    const free = [FREE_AXIS, FREE_AXIS];
+    g.output('c', matmul(g, g.input('a', 'float64', free), g.input('b', 'float64', free)));
+    const product = await runtime.load(g.finish(), 'once');
+    const tensor = ({ rows, cols, data }: Matrix) =>
+      ({ dtype: 'float64', shape: [rows, cols], data }) as const;
+    for (const [m, n, k] of [
+      [2, 3, 4],
+      [5, 1, 2],
+      [1, 70, 3],
+    ] as const) {
+      const [a, b] = [randomMatrix(m, m, n), randomMatrix(n, n, k)];
+      const { c } = await product.run({ a: tensor(a), b: tensor(b) });
+      expect(c!.shape).toEqual([m, k]);
+      expect(c!.data).toBeAllClose(naiveProduct(a, b).data, { rtol: 1e-14 });
+    }
+    const vector = { dtype: 'float64', shape: [3], data: new Float64Array(3) } as const;
+    await expect(product.run({ a: vector, b: vector })).rejects.toThrow(ShapeError);
+    await product.dispose();
+    await runtime.dispose();
   });
 });
 

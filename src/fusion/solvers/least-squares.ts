@@ -32,7 +32,7 @@ import { type GramTerm, multiplyByGramSteps } from '../../linalg/gram.ts';
 import { type LowRank, lowRank, sum, zeroDelta } from '../../linalg/low-rank.ts';
 import { assertFinite, type Matrix, matrix, splitRows, stackRows } from '../../linalg/matrix.ts';
 import { multiplySteps, multiplyTransposedSteps } from '../../linalg/products.ts';
-import { GramProducts, multiplyTransposedWith } from '../../linalg/products-async.ts';
+import { GramProducts, multiplyTransposedWith, multiplyWith } from '../../linalg/products-async.ts';
 import { inOneGo, Pace, type Steps } from '../../pace.ts';
 import { type AbsoluteWeights, absoluteWeights, normalMatrix, normalMatrixWith } from './normal-matrix.ts';
 import { checkLayer, type InputProblem, type LayerProblem } from './problem.ts';
@@ -67,8 +67,17 @@ interface Equations extends AbsoluteWeights {
   readonly symmetric: () => Steps<Matrix>;
   /** The same, large products by the engine. */
   readonly symmetricWith: (engine: MatmulEngine, pace: Pace) => Promise<Matrix>;
-  readonly rightFactors: (downs: readonly (Matrix | null)[], solve: SolveRows) => Steps<Matrix>;
+  /** Rows T of which T K⁻¹ gives the right factors. */
+  readonly targets: (downs: Downs) => Steps<Matrix>;
+  /** The same for several layers, whose factors meet the features of each concept in one product. */
+  readonly targetsWith: (engine: MatmulEngine, layers: readonly Downs[]) => Promise<Matrix[]>;
+  /** Right factors [Σ r_i, n] from T K⁻¹. */
+  readonly answer: (solved: Matrix) => Steps<Matrix>;
+  readonly answerWith: (engine: MatmulEngine, solved: Matrix) => Promise<Matrix>;
 }
+
+/** A_i of a layer's concepts; `null` where one has none. */
+type Downs = readonly (Matrix | null)[];
 
 /**
  * Build and factorise the normal equations. Ridge > 0: Cholesky. Ridge 0: eigenvalues, so that directions without energy
@@ -100,13 +109,13 @@ export function* factoriseInputSteps(input: InputProblem): Steps<NormalSystem> {
   }
 }
 
-/** Below this many rows the plain loops are as fast as handing products to the graph runtime (measured at 320 to 1280). */
-const ENGINE_FROM_ROWS = 1024;
+/** Below this many rows the plain loops are as fast as handing products to the graph runtime. */
+const ENGINE_FROM_ROWS = 192;
 
 /**
  * The same as `factoriseInput`, with the bulk of a large Cholesky factorisation (ridge > 0) done by `engine`.
  *
- * @param fromRows  size from which the engine is used; default 1024
+ * @param fromRows  size from which the engine is used; default 192
  * @throws as `factoriseInput`, and whatever the engine throws
  */
 export async function factoriseInputWith(
@@ -134,48 +143,42 @@ export async function factoriseInputWith(
   } catch (cause) {
     throw explained(input.inputName, cause);
   }
-  const solved = system(input, equations, triangular(factor));
-  if (solved.side === 'samples') return solved;
   return {
-    ...solved,
+    ...system(input, equations, triangular(factor)),
     rightFactorsOf: async (layers) => {
-      const targets = await targetsOf(input, layers, engine);
-      const rows = await solveRowsAsync(factor, stackRows(input.inputSize, targets), engine);
+      const targets = await equations.targetsWith(engine, layers);
+      const rows = await solveRowsAsync(factor, stackRows(factor.size, targets), engine);
       return splitRows(
-        rows,
+        await equations.answerWith(engine, rows),
         targets.map(({ rows: count }) => count),
       );
     },
   };
 }
 
-/** A_i G_i of all concepts per layer, stacked: each Gram matrix meets the factors of all layers in one product. */
-async function targetsOf(
-  { inputSize, grams }: InputProblem,
-  layers: readonly (readonly (Matrix | null)[])[],
-  engine: MatmulEngine,
-): Promise<Matrix[]> {
-  const parts: Matrix[][] = layers.map(() => []);
-  const gramProducts = new GramProducts(engine);
-  for (const [i, gram] of grams.entries()) {
-    const trained = layers.flatMap((downs, l) => {
-      const down = downs[i] ?? null;
-      return down === null ? [] : [{ l, down }];
-    });
-    const stacked = stackRows(
-      inputSize,
-      trained.map(({ down }) => down),
-    );
-    const product = await gramProducts.multiply(stacked, gram);
-    const products = splitRows(
+/**
+ * What each concept's features make of the factors of all layers that it trains, as one product.
+ * @returns per layer and concept, `null` where a concept does not train the layer
+ */
+async function productsPerConcept(
+  layers: readonly Downs[],
+  inputSize: number,
+  concepts: number,
+  multiply: (downs: Matrix, concept: number) => Promise<Matrix>,
+): Promise<(Matrix | null)[][]> {
+  const products: (Matrix | null)[][] = layers.map(() => []);
+  for (let i = 0; i < concepts; i++) {
+    const trained = layers.map((downs) => downs[i] ?? matrix(0, inputSize));
+    const product = await multiply(stackRows(inputSize, trained), i);
+    const parts = splitRows(
       product,
-      trained.map(({ down }) => down.rows),
+      trained.map(({ rows }) => rows),
     );
-    trained.forEach(({ l }, k) => {
-      parts[l]!.push(products[k]!);
+    layers.forEach((downs, l) => {
+      products[l]![i] = (downs[i] ?? null) === null ? null : parts[l]!;
     });
   }
-  return parts.map((products) => stackRows(inputSize, products));
+  return products;
 }
 
 function equationsOf(input: InputProblem): Equations {
@@ -217,13 +220,31 @@ function featureSide(input: InputProblem, weights: AbsoluteWeights): Equations {
     side: 'features',
     symmetric: () => normalMatrix(input, weights),
     symmetricWith: (engine, pace) => normalMatrixWith(engine, input, weights, pace),
-    *rightFactors(downs, solve) {
+    *targets(downs) {
       const products: Matrix[] = [];
       for (const [i, down] of downs.entries()) {
         if (down !== null) products.push(yield* multiplyByGramSteps(down, input.grams[i]!));
       }
-      return yield* solve(stackRows(input.inputSize, products));
+      return stackRows(input.inputSize, products);
     },
+    targetsWith: async (engine, layers) => {
+      const { inputSize, grams } = input;
+      const gramProducts = new GramProducts(engine);
+      const products = await productsPerConcept(layers, inputSize, grams.length, (downs, i) =>
+        gramProducts.multiply(downs, grams[i]!),
+      );
+      return products.map((parts) =>
+        stackRows(
+          inputSize,
+          parts.filter((part) => part !== null),
+        ),
+      );
+    },
+    *answer(solved) {
+      yield;
+      return solved;
+    },
+    answerWith: async (_, solved) => solved,
   };
 }
 
@@ -234,25 +255,22 @@ function sampleSide(input: InputProblem, weights: AbsoluteWeights, rows: readonl
     for (let i = 0; i < count; i++) products.data[i * count + i]! += weights.lambda;
     return products;
   };
-  const rightFactors: Equations['rightFactors'] = function* (downs, solve) {
+  /** Products of a layer's factors and each concept's rows, in the columns of these rows. */
+  const inColumns = (products: readonly (Matrix | null)[]): Matrix => {
     const targets = matrix(
-      downs.reduce((total, down) => total + (down?.rows ?? 0), 0),
+      products.reduce((total, block) => total + (block?.rows ?? 0), 0),
       count,
     );
     let row = 0;
     let column = 0;
-    for (const [i, down] of downs.entries()) {
-      const features = rows[i]!;
-      if (down !== null) {
-        const block = yield* multiplyTransposedSteps(down, features);
-        for (let r = 0; r < block.rows; r++, row++) {
-          const from = r * block.cols;
-          targets.data.set(block.data.subarray(from, from + block.cols), row * count + column);
-        }
+    for (const [i, block] of products.entries()) {
+      for (let r = 0; r < (block?.rows ?? 0); r++, row++) {
+        const from = r * block!.cols;
+        targets.data.set(block!.data.subarray(from, from + block!.cols), row * count + column);
       }
-      column += features.rows;
+      column += rows[i]!.rows;
     }
-    return yield* multiplySteps(yield* solve(targets), x);
+    return targets;
   };
   return {
     ...weights,
@@ -261,7 +279,21 @@ function sampleSide(input: InputProblem, weights: AbsoluteWeights, rows: readonl
       return ridged(yield* multiplyTransposedSteps(x, x));
     },
     symmetricWith: async (engine) => ridged(await multiplyTransposedWith(engine, x, x)),
-    rightFactors,
+    *targets(downs) {
+      const products: (Matrix | null)[] = [];
+      for (const [i, down] of downs.entries()) {
+        products.push(down === null ? null : yield* multiplyTransposedSteps(down, rows[i]!));
+      }
+      return inColumns(products);
+    },
+    targetsWith: async (engine, layers) => {
+      const products = await productsPerConcept(layers, input.inputSize, input.grams.length, (downs, i) =>
+        multiplyTransposedWith(engine, downs, rows[i]!),
+      );
+      return products.map(inColumns);
+    },
+    answer: (solved) => multiplySteps(solved, x),
+    answerWith: (engine, solved) => multiplyWith(engine, solved, x),
   };
 }
 
@@ -272,9 +304,11 @@ interface Factorised {
 }
 
 function system(input: InputProblem, equations: Equations, factorised: Factorised): NormalSystem {
-  const { lambda, beta, side, rightFactors } = equations;
+  const { lambda, beta, side, targets, answer } = equations;
   const { rank, condition, solve } = factorised;
-  const solveDowns: NormalSystem['rightFactors'] = (downs) => rightFactors(downs, solve);
+  const solveDowns: NormalSystem['rightFactors'] = function* (downs) {
+    return yield* answer(yield* solve(yield* targets(downs)));
+  };
   return {
     ...{ input, lambda, beta, side, rank, condition, rightFactors: solveDowns },
     rightFactorsOf: async (layers, pace) => {

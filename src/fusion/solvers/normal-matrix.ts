@@ -3,9 +3,12 @@ import { NumericalError } from '../../errors.ts';
 import type { MatmulEngine } from '../../linalg/cholesky-async.ts';
 import { addGramSteps, type GramTerm, gramTrace } from '../../linalg/gram.ts';
 import { type Matrix, matrix } from '../../linalg/matrix.ts';
+import { addScaled } from '../../linalg/products.ts';
 import { gramOfRowsWith } from '../../linalg/products-async.ts';
 import type { Pace, Steps } from '../../pace.ts';
 import { checkInput, type InputProblem } from './problem.ts';
+
+const ROWS_PER_STEP = 64;
 
 /** λ and β′ of an input, in the units of its Gram matrices. */
 export interface AbsoluteWeights {
@@ -60,11 +63,23 @@ export async function normalMatrixWith(
   pace: Pace,
 ): Promise<Matrix> {
   const normal = matrix(input.inputSize, input.inputSize);
+  const dense: (readonly [Matrix, number])[] = [];
   for (const [gram, weight] of summands(input, weights)) {
     const summed = 'features' in gram ? await gramOfRowsWith(engine, gram) : gram;
-    await pace.run(addGramSteps(normal, summed, weight));
+    if ('rows' in summed) dense.push([summed, weight]);
+    else await pace.run(addGramSteps(normal, summed, weight));
   }
+  await pace.run(addDense(normal, dense));
   return ridged(normal, weights);
+}
+
+/** target += Σ weight · G, row by row, so that each row of the target is written to memory once. */
+function* addDense(target: Matrix, terms: readonly (readonly [Matrix, number])[]): Steps<void> {
+  const n = target.cols;
+  for (let i = 0; i < n; i++) {
+    for (const [{ data }, weight] of terms) addScaled(weight, data, i * n, target.data, i * n, n);
+    if (i % ROWS_PER_STEP === 0) yield;
+  }
 }
 
 function summands(

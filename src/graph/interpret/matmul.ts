@@ -4,8 +4,9 @@ import { broadcastOffset, dense, type Evaluators, forEachIndex, stridesOf } from
 /** Matrix products, three loops. */
 export const evaluateMatmul: Evaluators<'FusedMatMul'> = {
   FusedMatMul: ([a, b], { attributes: { transA, transB, alpha }, outputs }) => {
-    const out = dense(outputs[0]!.shape);
-    const [rows, cols] = out.shape.slice(-2) as [number, number];
+    // Of what is there: axes of the graph's own shape may be free.
+    const [rows, cols] = [a!.shape.at(transA ? -1 : -2)!, b!.shape.at(transB ? -2 : -1)!];
+    const out = dense([...outputs[0]!.shape.slice(0, -2), rows, cols]);
     const inner = a!.shape.at(transA ? -2 : -1)!;
     const [strideA, strideB] = [stridesOf(a!.shape), stridesOf(b!.shape)];
     const [aRow, aInner] = transA ? [strideA.at(-1)!, strideA.at(-2)!] : [strideA.at(-2)!, strideA.at(-1)!];

@@ -115,7 +115,7 @@ function valueInfo(writer: BinaryWriter, { name, dtype, shape }: OnnxValueInfo):
     message(type, 1, (tensorType) => {
       integer(tensorType, 1, ELEMENT_TYPES[dtype]);
       message(tensorType, 2, (dims) => {
-        for (const dim of shape) message(dims, 1, (w) => integer(w, 1, dim));
+        for (const dim of shape) message(dims, 1, (w) => dim >= 0 && integer(w, 1, dim));
       });
     }),
   );

@@ -11,7 +11,10 @@ const MOST_NODES = 8;
  */
 const MOST_PRODUCTS = 2 ** 29;
 
-/** Whether loading and running it take well under the 50 ms that others may have to wait. */
+/**
+ * Whether loading and running it take well under the 50 ms that others may have to wait. Of a graph with free axes whoever
+ * feeds it decides.
+ */
 export function isShort({ weights, nodes }: Graph): boolean {
   if (weights.length > 0 || nodes.length > MOST_NODES) return false;
   return nodes.reduce((sum, node) => sum + cost(node), 0) <= MOST_PRODUCTS;
