@@ -56,9 +56,9 @@ export type { ComponentId, Layer, LayerId, LayerRole, LayerTable } from './model
 export type { TextPart } from './models/families/model-part.ts';
 export type { Networks, Parts } from './models/families/parts.ts';
 export {
-  forOneEncoder,
   type PromptIds,
   paddedIds,
+  plainIds,
   type TokenIds,
   type Tokenizers,
 } from './models/families/prompt-ids.ts';
@@ -134,43 +134,6 @@ export {
   type ConceptConfig,
   renameTokens,
 } from './concepts/prompt.ts';
-
-// Deprojectors: from an embedding, or a mean of several, back to the text encoder's states.
-
-export { deproject } from './deprojector/apply.ts';
-export type { Deprojector } from './deprojector/deprojector.ts';
-export type { EmbeddingSpace, WeightedEmbedding } from './deprojector/embedding.ts';
-export {
-  openDeprojector,
-  openStates,
-  type TextStates,
-  writeDeprojector,
-  writeStates,
-} from './deprojector/file.ts';
-export type { HeldOutErrors } from './deprojector/held-out.ts';
-export {
-  DEPROJECTOR_MODEL_NAMES,
-  type DeprojectorModelName,
-} from './deprojector/models/index.ts';
-export type { DeprojectorShape } from './deprojector/models/model.ts';
-export {
-  captionsOf,
-  combinations,
-  distinctPrompts,
-  readPromptList,
-  wordsOf,
-} from './deprojector/prompts.ts';
-export {
-  type DeprojectorInput,
-  type DeprojectorSettings,
-  deprojectorSettings,
-} from './deprojector/settings.ts';
-export {
-  type DeprojectorProgress,
-  type DeprojectorRequest,
-  type TrainedDeprojector,
-  trainDeprojector,
-} from './deprojector/train.ts';
 
 // Merging, converting, resizing, extracting, baking; what other tools would do; whether a file is what it says.
 

@@ -16,7 +16,6 @@ const ORDER: readonly (readonly string[])[] = [
   ['adapters'],
   ['concepts'],
   ['charts'],
-  ['deprojector'],
   ['sampling'],
   ['training'],
   ['fusion', 'merging', 'evaluation'],

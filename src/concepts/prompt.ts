@@ -12,7 +12,7 @@ import { ClipTokenizer } from '../models/clip/tokenizer.ts';
 import { PROMPT_WORDS, WordMatcher } from '../models/clip/word-matcher.ts';
 import { usualContextCount } from '../models/families/known-layers.ts';
 import type { ComponentId } from '../models/families/layer-table.ts';
-import { type PromptIds, paddedIds, type Tokenizers } from '../models/families/prompt-ids.ts';
+import { type PromptIds, paddedIds, plainIds, type Tokenizers } from '../models/families/prompt-ids.ts';
 import type { Concept, ConceptToken } from './concept.ts';
 
 /** Longer names fit into no file name, and prompts are searched for them at every character. */
@@ -42,8 +42,8 @@ export interface BoundVocabulary {
   layerPrompts(prompt: string): string[];
   /** Ids of the prompt for each layer, L rows; padded (or cut) to 77, or as long as they are. */
   encode(prompt: string, options: { readonly pad: boolean }): number[][];
-  /** The prompt for each layer as every text encoder takes it, padded or cut to 77, L rows. */
-  promptIds(prompt: string): PromptIds[];
+  /** The same as every text encoder takes it, L rows. Default: padded. */
+  promptIds(prompt: string, options?: { readonly pad: boolean }): PromptIds[];
   /** Rows to append to a text encoder's token embedding table, [count, D], word by word and layer by layer. */
   embeddingRows(encoder: ComponentId): Float32Array;
   conceptConfig(): ConceptConfig;
@@ -113,8 +113,10 @@ export function bindConcepts(
         pad ? extended.encodePadded(text).ids : extended.encode(text),
       );
     },
-    promptIds(prompt) {
-      return this.layerPrompts(prompt).map((text) => paddedIds(extendedOf, text));
+    promptIds(prompt, { pad } = { pad: true }) {
+      return this.layerPrompts(prompt).map((text) =>
+        pad ? paddedIds(extendedOf, text) : plainIds(extendedOf, text),
+      );
     },
     embeddingRows(encoder) {
       const own = embeddings.flatMap((token) => token.embeddings.get(encoder) ?? []);

@@ -62,7 +62,7 @@ export async function planFusion(request: FuseRequest): Promise<FusionPlan> {
   const concepts: FusionConcept[] = [];
   for (const input of request.concepts) concepts.push(await prepareConcept(base, input));
   const vocabulary = bindConcepts(
-    base.tokenizer,
+    base.parts.tokenizers,
     concepts.map(({ concept }) => concept),
     base.parts.layers.contextCount,
   );

@@ -1,19 +1,20 @@
 /** The prompts whose features speak for a concept, and which rows of them belong to it. */
 import type { BoundVocabulary } from '../concepts/prompt.ts';
+import type { PromptIds } from '../models/families/prompt-ids.ts';
 
 export interface ConceptPrompts {
   /** Ids per template and cross-attention layer, not padded: `ids[template][layer]`. */
-  readonly ids: readonly (readonly (readonly number[])[])[];
+  readonly ids: readonly (readonly PromptIds[])[];
   /** The same padded to 77: what guides denoising runs. */
-  readonly padded: readonly (readonly (readonly number[])[])[];
+  readonly padded: readonly (readonly PromptIds[])[];
   /**
-   * Positions that K and V are fused on in one list of ids: layer tokens of words, and the end of text. Ordinary words
+   * Positions that K and V are fused on in one prompt's ids: layer tokens of words, and the end of text. Ordinary words
    * are no concept's own, also where a name has some (`<dune1> lamp`); a name of nothing else counts as a whole.
    *
    * Source: TencentARC/Mix-of-Show@51270fd, gradient_fusion.py, which takes ids from the end of text upwards. Differs from
    * it for names without a layer token, of which it takes the end of text alone.
    */
-  conceptRows(ids: readonly number[]): number[];
+  conceptRows(ids: PromptIds): number[];
 }
 
 /**
@@ -34,9 +35,10 @@ export function conceptPrompts(
     ? (ids: readonly number[]) => [...ids.keys()].filter((row) => layerTokens.has(ids[row]!))
     : (ids: readonly number[]) => nameIds.flatMap((wanted) => occurrences(wanted, ids));
   return {
-    ids: texts.map((text) => vocabulary.encode(text, { pad: false })),
-    padded: texts.map((text) => vocabulary.encode(text, { pad: true })),
-    conceptRows: (ids) => [...new Set([...ownRows(ids), ids.indexOf(end)])].sort((a, b) => a - b),
+    ids: texts.map((text) => vocabulary.promptIds(text, { pad: false })),
+    padded: texts.map((text) => vocabulary.promptIds(text)),
+    // Tokens stand at the same places for all text encoders.
+    conceptRows: ([ids]) => [...new Set([...ownRows(ids!), ids!.indexOf(end)])].sort((a, b) => a - b),
   };
 }
 

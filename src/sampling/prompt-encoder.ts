@@ -3,7 +3,7 @@
 import type { BoundVocabulary } from '../concepts/prompt.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
 import type { ClipTokenizer } from '../models/clip/tokenizer.ts';
-import type { Conditioning, TokenEncoder } from '../models/families/conditioning.ts';
+import { type Conditioning, type TokenEncoder, zerosLike } from '../models/families/conditioning.ts';
 import type { PromptIds, TokenIds } from '../models/families/prompt-ids.ts';
 import type { ModelDeltas } from '../models/lora.ts';
 import type { ExecutionContext } from '../runtime/execution-context.ts';
@@ -216,10 +216,6 @@ export class PromptEncoder {
       pooled: pooled === undefined ? undefined : float32([1, pooled.length], pooled),
     };
   }
-}
-
-function zerosLike({ context, pooled }: Conditioning): Conditioning {
-  return { context: float32(context.shape), pooled: pooled && float32(pooled.shape) };
 }
 
 /** A copy of one entry along the first axis. */

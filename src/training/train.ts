@@ -352,7 +352,7 @@ class TrainingRun {
     } as const;
     const pipeline = await Pipeline.create(base, {
       vocabulary: bindConcepts(
-        base.tokenizer,
+        base.parts.tokenizers,
         tokens.length === 0 ? [] : [concept],
         base.parts.layers.contextCount,
       ),

@@ -4,6 +4,7 @@ import { loadConcept } from '../../src/concepts/concept-file.ts';
 import { type BoundVocabulary, bindConcepts } from '../../src/concepts/prompt.ts';
 import { conceptPrompts } from '../../src/fusion/prompts.ts';
 import { loadTokenizer } from '../../src/models/clip/tokenizer.ts';
+import type { PromptIds } from '../../src/models/families/prompt-ids.ts';
 import { goldenPath } from '../support/goldens.ts';
 
 const FOLDER = 'goldens-fusion/fusion';
@@ -21,8 +22,8 @@ beforeAll(async () => {
 function rows(bound: BoundVocabulary, name: string, templates: readonly string[] = TEMPLATES) {
   const { ids, conceptRows } = conceptPrompts(bound, name, templates);
   const prompts = ids.flat();
-  const published = (list: readonly number[]) =>
-    [...list.keys()].filter((row) => list[row]! >= bound.tokenizer.eosId);
+  const published = ([list]: PromptIds) =>
+    [...list!.keys()].filter((row) => list![row]! >= bound.tokenizer.eosId);
   return { prompts, found: prompts.map(conceptRows), published: prompts.map(published) };
 }
 
@@ -51,7 +52,7 @@ describe('rows of a concept', () => {
     const { prompts, found } = rows(wordless, 'red lamp', ['a {}', '{}']);
     const named = wordless.tokenizer.encode('red lamp').length - 2;
     for (const [p, list] of found.entries()) {
-      const end = prompts[p]!.length - 1;
+      const end = prompts[p]![0]!.length - 1;
       expect(list).toEqual(Array.from({ length: named + 1 }, (_, k) => end - named + k));
     }
   });

@@ -2,6 +2,7 @@
 import { type MergedLayer, writeLora } from '../../src/concepts/lora-file.ts';
 import { float32Tensor } from '../../src/formats/raw-tensor.ts';
 import type { Checkpoint } from '../../src/models/checkpoint.ts';
+import { familyOfAdapters } from '../../src/models/families/families.ts';
 import { TorchGenerator } from '../../src/tensor/random.ts';
 
 const RANK = 2;
@@ -33,5 +34,5 @@ export async function writeRandomConcept(
     word,
     embeddings: new Map([...base.parts.textEncoders].map(([id, part]) => [id, vectors(part, word)])),
   }));
-  await writeLora(file, layers, { naming: 'ed-lora', tokens });
+  await writeLora(file, layers, { naming: 'ed-lora', family: familyOfAdapters(base.family), tokens });
 }

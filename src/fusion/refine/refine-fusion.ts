@@ -2,15 +2,15 @@
 
 import type { BoundVocabulary } from '../../concepts/prompt.ts';
 import type { Checkpoint } from '../../models/checkpoint.ts';
-import { conditioningOf } from '../../models/families/conditioning.ts';
 import { within } from '../../models/families/layer-table.ts';
-import { forOneEncoder, type PromptIds, paddedIds } from '../../models/families/prompt-ids.ts';
+import type { PromptIds } from '../../models/families/prompt-ids.ts';
 import type { ModelDeltas } from '../../models/lora.ts';
 import type { ExecutionContext } from '../../runtime/execution-context.ts';
 import { checkpointSchedule } from '../../sampling/checkpoint-schedule.ts';
 import { denoisedCaptions } from '../captions.ts';
 import type { FusionConcept } from '../fusion-concept.ts';
 import type { FusionOptions } from '../options.ts';
+import { PromptReader } from '../prompt-reader.ts';
 import { conceptPrompts } from '../prompts.ts';
 import { type Refinement, type RefineProgress, refine, refineUnits, type Teacher } from './refine.ts';
 import { REFINE_DEFAULTS, type RefineOptions } from './refine-options.ts';
@@ -36,46 +36,48 @@ export interface FusionToRefine {
  */
 export async function refineFusion(fusion: FusionToRefine): Promise<Refinement> {
   const { base, vocabulary, concepts, captions, options, deltas: fused } = fusion;
-  const { parts, family } = base;
-  const added = vocabulary.embeddingRows;
+  const { sampleSize } = base.parts.unet.config;
+  const size = { height: sampleSize, width: sampleSize };
+  const reader = new PromptReader(base, vocabulary, fusion.execution);
   const reading = (deltas: ModelDeltas) => {
-    const encoder = family.base.tokenEncoder(parts, { added, deltas, execution: fusion.execution });
-    return (perLayer: readonly PromptIds[]) => conditioningOf(encoder, perLayer);
+    const encoder = reader.encoder(deltas);
+    return {
+      read: (perLayer: readonly PromptIds[]) => reader.conditioning(perLayer, encoder, size),
+      noPrompt: () => reader.noPrompt(encoder, size),
+    };
   };
-  const readFused = reading(fused);
-  const readPlain = reading(new Map());
-  const everywhere = (text: string): PromptIds[] =>
-    Array<PromptIds>(parts.layers.contextCount).fill(paddedIds(parts.tokenizers, text));
+  const inFused = reading(fused);
+  const inBase = reading(new Map());
   const teachers: Teacher[] = [];
   for (const { name, deltas } of concepts) {
-    const readOwn = reading(deltas);
+    const inOwn = reading(deltas);
     const prompts = [];
     for (const ids of conceptPrompts(vocabulary, name, options.promptTemplates).padded) {
-      prompts.push({ own: await readOwn(forOneEncoder(ids)), fused: await readFused(forOneEncoder(ids)) });
+      prompts.push({ own: await inOwn.read(ids), fused: await inFused.read(ids) });
     }
     teachers.push({
       name,
       deltas: within('unet', deltas),
-      empty: await readOwn(everywhere('')),
+      empty: await inOwn.noPrompt(),
       prompts,
     });
   }
   const taught = [];
   for (const caption of denoisedCaptions(captions, TAUGHT_CAPTIONS)) {
-    const ids = everywhere(caption);
-    taught.push({ own: await readPlain(ids), fused: await readFused(ids) });
+    const ids = reader.everywhere(caption);
+    taught.push({ own: await inBase.read(ids), fused: await inFused.read(ids) });
   }
   const preserved: Teacher = {
     name: 'captions',
     deltas: new Map(),
-    empty: await readPlain(everywhere('')),
+    empty: await inBase.noPrompt(),
     prompts: taught,
   };
   return refine({
     base,
     schedule: checkpointSchedule(base),
     start: within('unet', fused),
-    empty: await readFused(everywhere('')),
+    empty: await inFused.noPrompt(),
     concepts: teachers,
     preserved: captions.length === 0 ? null : preserved,
     options: settingsOf(options),

@@ -20,8 +20,9 @@ import {
   type TokenEncoderOptions,
 } from '../../models/families/conditioning.ts';
 import { within } from '../../models/families/layer-table.ts';
-import type { PromptIds, TokenIds } from '../../models/families/prompt-ids.ts';
-import { deltaFeeds, deltaRanks, type ModelDeltas } from '../../models/lora.ts';
+import type { TextPart } from '../../models/families/model-part.ts';
+import { endOf, type PromptIds, type TokenIds } from '../../models/families/prompt-ids.ts';
+import { deltaFeeds, deltaRanks, type LayerDeltas, type ModelDeltas } from '../../models/lora.ts';
 import type { FeatureProbe, Probes } from '../../models/network.ts';
 import { buildUnet } from '../../models/unet/unet.ts';
 import { type ExecutionContext, executionContext } from '../../runtime/execution-context.ts';
@@ -30,6 +31,7 @@ import { GuidedRows } from '../../sampling/guided-rows.ts';
 import { type Pass, runGuided } from '../../sampling/guided-run.ts';
 import type { Sampler } from '../../sampling/samplers/sampler.ts';
 import { float32, type Tensor } from '../../tensor/tensor.ts';
+import { idInStage, nameInStage } from '../stage.ts';
 import { areFewRows, FeatureSums, type SumState } from './feature-sums.ts';
 import { NO_STATISTICS, type StageStatistics } from './statistics.ts';
 
@@ -42,18 +44,57 @@ function inputsOf({ features }: Probes): ReadonlyMap<string, string> {
 const distinct = ({ features }: Probes): ReadonlySet<FeatureProbe> => new Set(features.values());
 
 /**
- * Inputs of text encoder layers over all tokens of all prompts. Prompts may differ in length: they run padded, which
- * a causal encoder's earlier rows do not see, and the padding's own rows count nothing.
+ * Inputs of text encoder layers over all tokens of all prompts, each text encoder by its own ids. Prompts may differ in length: they
+ * run padded, which a causal encoder's earlier rows do not see, and the padding's own rows count nothing. All layers of an encoder
+ * run, also where pictures are drawn by an earlier state.
+ * @param layers by their names in the stage
  */
 export async function collectText(
-  { parts, tokenizer }: Checkpoint,
+  { parts }: Pick<Checkpoint, 'parts'>,
   added: TokenEncoderOptions['added'],
-  prompts: readonly TokenIds[],
+  prompts: readonly PromptIds[],
   deltas: ModelDeltas,
   layers: readonly string[],
   execution: ExecutionContext = executionContext(),
 ): Promise<StageStatistics> {
   if (layers.length === 0) return NO_STATISTICS;
+  const inputOf = new Map<string, string>();
+  const sums = new FeatureSums(inputOf);
+  const wanted = new Set(layers.map((name) => idInStage('text', name)));
+  for (const [encoder, [id, part]] of [...parts.textEncoders].entries()) {
+    const own = [...part.layers.values()].filter((layer) => wanted.has(layer.id));
+    if (own.length === 0) continue;
+    const texts: EncoderTexts = {
+      ids: prompts.map((prompt) => prompt[encoder]!),
+      embeddings: new TokenEmbeddings(part.weights, part.config, added?.(id)),
+      deltas: within(id, deltas),
+    };
+    const named = (name: string): string => nameInStage('text', id, name);
+    const names = own.map(({ layerName }) => layerName);
+    for (const [layerName, input] of await addTextFeatures(sums, part, texts, names, named, execution)) {
+      inputOf.set(named(layerName), named(input));
+    }
+  }
+  return sums.finish();
+}
+
+/** What one text encoder reads, and how. */
+interface EncoderTexts {
+  readonly ids: readonly TokenIds[];
+  readonly embeddings: TokenEmbeddings;
+  readonly deltas: LayerDeltas;
+}
+
+/** @returns layer → its input, as the encoder itself calls them; the sums know the latter by `named` */
+async function addTextFeatures(
+  sums: FeatureSums,
+  part: TextPart,
+  { ids: prompts, embeddings, deltas }: EncoderTexts,
+  layers: readonly string[],
+  named: (input: string) => string,
+  execution: ExecutionContext,
+): Promise<ReadonlyMap<string, string>> {
+  const { tokenizer } = part;
   const tokens = Math.max(...prompts.map((ids) => ids.length));
   const padded = prompts.map((ids) => [...ids, ...Array(tokens - ids.length).fill(tokenizer.padId)]);
   const weights = float32([prompts.length * tokens, 1]);
@@ -61,44 +102,47 @@ export async function collectText(
     weights.data.fill(1, b * tokens, b * tokens + ids.length);
   });
   const rowCount = prompts.reduce((sum, ids) => sum + ids.length, 0);
+  // The projection reads one row of every prompt, none of them padding.
+  const projects = layers.includes('text_projection');
+  const isOfTokens = (rows: number): boolean => rows === weights.shape[0];
+  const feeds: Record<string, Tensor> = {};
   let rowWeights: Value | null = null;
-  const { textEncoder } = parts;
-  const embeddings = new TokenEmbeddings(
-    textEncoder.weights,
-    textEncoder.config,
-    added?.(parts.textEncoderId),
-  );
   const { outputs, probes } = await encodeText(
-    textEncoder,
+    part,
     embeddings,
     padded,
     {
-      deltas: within(parts.textEncoderId, deltas),
+      deltas,
+      ...(projects ? { pooledAt: prompts.map((ids) => endOf(ids, tokenizer.eosId)) } : {}),
       probes: {
         features: layers,
-        keepRows: (_, width) => areFewRows(rowCount, width),
+        keepRows: (rows, width) => areFewRows(isOfTokens(rows) ? rowCount : rows, width),
         weighRows: (g, rows) => {
+          if (!isOfTokens(rows.shape[0]!)) return rows;
           rowWeights ??= g.input('row_weights', 'float32', weights.shape);
+          feeds.row_weights = weights;
           return mul(g, rows, rowWeights);
         },
       },
-      feeds: { row_weights: weights },
+      feeds,
     },
     execution,
   );
-  const sums = new FeatureSums(inputsOf(probes));
-  for (const { input, output, form, width } of distinct(probes)) {
+  for (const { input, output, form, rows, width } of distinct(probes)) {
     const { data } = outputs[output]!;
+    const name = named(input);
     if (form === 'gram') {
-      sums.addStrips(input, data as Float64Array, width, rowCount);
-      continue;
+      sums.addStrips(name, data as Float64Array, width, isOfTokens(rows) ? rowCount : rows);
+    } else if (isOfTokens(rows)) {
+      prompts.forEach((ids, b) => {
+        const start = b * tokens * width;
+        sums.addRows(name, (data as Float32Array).subarray(start, start + ids.length * width), width);
+      });
+    } else {
+      sums.addRows(name, data as Float32Array, width);
     }
-    prompts.forEach((ids, b) => {
-      const start = b * tokens * width;
-      sums.addRows(input, (data as Float32Array).subarray(start, start + ids.length * width), width);
-    });
   }
-  return sums.finish();
+  return inputsOf(probes);
 }
 
 type Feeds = Readonly<Record<string, Tensor>>;
@@ -116,13 +160,13 @@ function keysAndValues(crossLayers: readonly string[]): ReadonlyMap<string, stri
 /**
  * Inputs of K and V: the features of chosen token rows, per cross-attention layer, as rows.
  * @param prompts      ids per prompt and cross-attention layer: `prompts[p][layer]`
- * @param rowsOf       positions to take of one list of ids
+ * @param rowsOf       positions to take of one prompt
  * @param crossLayers  names of the cross-attentions (`….attn2`) in context order
  */
 export async function collectCross(
   encoder: TokenEncoder,
   prompts: readonly (readonly PromptIds[])[],
-  rowsOf: (ids: readonly number[]) => readonly number[],
+  rowsOf: (ids: PromptIds) => readonly number[],
   crossLayers: readonly string[],
 ): Promise<StageStatistics> {
   const sums = new FeatureSums(keysAndValues(crossLayers));
@@ -135,7 +179,7 @@ export async function collectCross(
     const { states } = await encoder.encode(perLayer);
     const [, tokens, width] = states.shape as [number, number, number];
     perLayer.forEach((ids, layer) => {
-      for (const row of rowsOf(ids[0]!)) {
+      for (const row of rowsOf(ids)) {
         const start = (layer * tokens + row) * width;
         sums.addRows(crossLayers[layer]!, states.data.subarray(start, start + width), width);
       }

@@ -2,8 +2,7 @@
 import { type BoundVocabulary, bindConcepts } from '../../concepts/prompt.ts';
 import { UsageError } from '../../errors.ts';
 import type { Checkpoint } from '../../models/checkpoint.ts';
-import { type Conditioning, conditioningOf, type TokenEncoder } from '../../models/families/conditioning.ts';
-import { forOneEncoder, type PromptIds, paddedIds } from '../../models/families/prompt-ids.ts';
+import { paddedIds, plainIds } from '../../models/families/prompt-ids.ts';
 import type { ModelDeltas } from '../../models/lora.ts';
 import { crossAttentionNames } from '../../models/unet/structure.ts';
 import { vaeFactor } from '../../models/vae/config.ts';
@@ -15,6 +14,7 @@ import { TorchGenerator } from '../../tensor/random.ts';
 import { denoisedCaptions } from '../captions.ts';
 import type { FusionConcept } from '../fusion-concept.ts';
 import type { CollectOptions } from '../options.ts';
+import { PromptReader } from '../prompt-reader.ts';
 import { conceptPrompts } from '../prompts.ts';
 import type { Stage } from '../stage.ts';
 import {
@@ -88,6 +88,7 @@ export class Collector {
   readonly #vocabulary: BoundVocabulary;
   readonly #layers: StageLayers;
   readonly #options: CollectOptions;
+  readonly #reader: PromptReader;
   readonly #execution: CollectContext;
 
   constructor(
@@ -102,6 +103,7 @@ export class Collector {
     this.#layers = layers;
     this.#options = options;
     this.#execution = execution;
+    this.#reader = new PromptReader(base, vocabulary, execution);
   }
 
   /** Text encoder layers under a concept's prompts, in the model with these deltas. */
@@ -124,12 +126,7 @@ export class Collector {
   async cross(name: string, deltas: ModelDeltas): Promise<StageStatistics> {
     if (this.#crossLayers.length === 0) return NO_STATISTICS;
     const { ids, conceptRows } = this.#prompts(name);
-    const found = await collectCross(
-      this.#encoder(deltas),
-      ids.map(forOneEncoder),
-      conceptRows,
-      this.#crossLayers,
-    );
+    const found = await collectCross(this.#reader.encoder(deltas), ids, conceptRows, this.#crossLayers);
     this.#advance('cross', name);
     return found;
   }
@@ -148,14 +145,15 @@ export class Collector {
     const { runs, seed } = this.#options;
     const { padded } = this.#prompts(name);
     const settings = await this.#spatialSettings();
-    const encoder = this.#encoder(deltas);
-    const empty = await this.#plain('');
+    const encoder = this.#reader.encoder(deltas);
+    const { latentSize } = settings;
+    const empty = await this.#reader.noPrompt(this.#reader.encoder(), latentSize);
     const planned: DenoisingRun[] = [];
     for (let run = 0; run < runs; run++) {
       const given = run === 0 ? firstNoise : undefined;
       planned.push({
         subject: name,
-        conditioning: await conditioningOf(encoder, forOneEncoder(padded[run % padded.length]!)),
+        conditioning: await this.#reader.conditioning(padded[run % padded.length]!, encoder, latentSize),
         empty,
         noise: given ?? noiseFor(this.#base, settings, seedOf(seed, name, run)),
       });
@@ -181,7 +179,7 @@ export class Collector {
   /** Text encoder layers of the base under captions; not padded: a caption's own tokens are what is to stay. */
   async textPrior(captions: readonly string[]): Promise<StageStatistics> {
     if (this.#layers.text.length === 0) return NO_STATISTICS;
-    const ids = captions.map((caption) => this.#base.tokenizer.encode(caption));
+    const ids = captions.map((caption) => plainIds(this.#base.parts.tokenizers, caption));
     const found = await collectText(
       this.#base,
       this.#vocabulary.embeddingRows,
@@ -197,7 +195,7 @@ export class Collector {
   async crossPrior(captions: readonly string[]): Promise<StageStatistics> {
     if (this.#crossLayers.length === 0) return NO_STATISTICS;
     const ids = captions.map((caption) => paddedIds(this.#base.parts.tokenizers, caption));
-    const found = await collectCrossPrior(this.#encoder(), ids, this.#crossLayers);
+    const found = await collectCrossPrior(this.#reader.encoder(), ids, this.#crossLayers);
     this.#advance('cross', `${captions.length} captions`);
     return found;
   }
@@ -209,12 +207,17 @@ export class Collector {
   async spatialPrior(captions: readonly string[], resumption?: Resumption): Promise<StageStatistics> {
     if (this.#layers.spatial.length === 0) return NO_STATISTICS;
     const settings = await this.#spatialSettings();
-    const empty = await this.#plain('');
+    const { latentSize } = settings;
+    const empty = await this.#reader.noPrompt(this.#reader.encoder(), latentSize);
     const planned: DenoisingRun[] = [];
     for (const caption of priorCaptions(captions, this.#options)) {
       planned.push({
         subject: caption,
-        conditioning: await this.#plain(caption),
+        conditioning: await this.#reader.conditioning(
+          this.#reader.everywhere(caption),
+          this.#reader.encoder(),
+          latentSize,
+        ),
         empty,
         noise: noiseFor(this.#base, settings, seedOf(this.#options.seed, caption, 0)),
       });
@@ -253,23 +256,6 @@ export class Collector {
       latentSize: await latentSizeFor(this.#base, this.#options),
       guidanceScale: this.#options.guidanceScale,
     };
-  }
-
-  /** Reads prompts in the model with these deltas. Default: the base itself. */
-  #encoder(deltas: ModelDeltas = new Map()): TokenEncoder {
-    const { family, parts } = this.#base;
-    return family.base.tokenEncoder(parts, {
-      added: this.#vocabulary.embeddingRows,
-      deltas,
-      execution: this.#execution,
-    });
-  }
-
-  /** A caption as the base model reads it, the same for every cross-attention. */
-  #plain(caption: string): Promise<Conditioning> {
-    const { parts } = this.#base;
-    const ids = paddedIds(parts.tokenizers, caption);
-    return conditioningOf(this.#encoder(), Array<PromptIds>(parts.layers.contextCount).fill(ids));
   }
 
   #advance(stage: Stage, subject: string): void {

@@ -7,10 +7,12 @@ import { z } from 'zod';
 import { bindConcepts } from '../../concepts/prompt.ts';
 import type { InputFiles } from '../../formats/input-files.ts';
 import type { Checkpoint } from '../../models/checkpoint.ts';
+import { type PromptIds, paddedIds, plainIds, type TokenIds } from '../../models/families/prompt-ids.ts';
 import { checkpointSchedule } from '../../sampling/checkpoint-schedule.ts';
 import { isGuided } from '../../sampling/guidance.ts';
 import type { FusionConcept } from '../fusion-concept.ts';
 import type { CollectOptions } from '../options.ts';
+import { type LatentSize, timeIdsOfLatents } from '../prompt-reader.ts';
 import { conceptPrompts } from '../prompts.ts';
 import { addBase, addConcept, baseFiles, conceptFiles } from '../recipe.ts';
 import { nameInStage, STAGES, type Stage, stageOf } from '../stage.ts';
@@ -37,6 +39,8 @@ export const recipeSchema = z.object({
   networks: sha256,
   /** sha256 of the noise schedule. */
   schedule: sha256,
+  /** sha256 of what the UNet reads beside text and timestep: sizes, and what stands for no prompt. */
+  beside: sha256.optional(),
   subject: z.discriminatedUnion('kind', [
     z.object({
       kind: z.literal('concept'),
@@ -147,10 +151,10 @@ export class RecipeMaker {
     layers: LayerScopes,
     options: CollectOptions,
   ): Promise<StatisticsKey> {
-    const { tokenizer } = this.#base;
+    const { tokenizers } = this.#base.parts;
     const tokens = captions.map((caption) => [
-      tokenizer.encode(caption),
-      tokenizer.encodePadded(caption).ids,
+      told(plainIds(tokenizers, caption)),
+      told(paddedIds(tokenizers, caption)),
     ]);
     // A concept's prompts and the rows that weigh it do not show in the base.
     const own = { ...recipeOptions(options), promptTemplates: [], runs: 1, contrast: 1 };
@@ -159,7 +163,7 @@ export class RecipeMaker {
       subject: {
         kind: 'base',
         captions: [...captions],
-        tokens: digestOf([tokens, priorCaptions(captions, options), tokenizer.encodePadded('').ids]),
+        tokens: digestOf([tokens, priorCaptions(captions, options), told(paddedIds(tokenizers, ''))]),
       },
     };
   }
@@ -168,15 +172,25 @@ export class RecipeMaker {
     const networks = this.#base.parts.changeable().map(([, { config }]) => config);
     const schedule = checkpointSchedule(this.#base);
     const latents = await latentSizeFor(this.#base, options);
+    const beside = await this.#beside(latents);
     return {
       version: RECIPE_VERSION,
       base: await this.#hashesOf(baseFiles(this.#base)),
       networks: digestOf([...networks.toReversed(), latents.height, latents.width]),
       // What only PNDM reads counts for nothing here, but statistics of earlier versions are known by it.
       schedule: digestOf({ ...schedule, skipPrkSteps: this.#base.schedule.config.skip_prk_steps === true }),
+      ...(beside === null ? {} : { beside }),
       layers,
       options: own,
     } as const;
+  }
+
+  /** What the UNet reads beside text and timestep; `null` in families whose UNet reads nothing else. */
+  async #beside(latents: LatentSize): Promise<string | null> {
+    const { zerosForNoPrompt } = this.#base;
+    const timeIds = await timeIdsOfLatents(this.#base, latents);
+    if (timeIds === undefined && !zerosForNoPrompt) return null;
+    return digestOf({ zerosForNoPrompt, timeIds: [...(timeIds?.data ?? [])] });
   }
 
   async #hashesOf(files: readonly string[]): Promise<string[]> {
@@ -189,10 +203,11 @@ export class RecipeMaker {
     { concept, name }: Pick<FusionConcept, 'concept' | 'name'>,
     { promptTemplates }: CollectOptions,
   ): unknown {
-    const { tokenizer, parts } = this.#base;
-    const vocabulary = bindConcepts(tokenizer, [concept], parts.layers.contextCount);
+    const { tokenizers, layers } = this.#base.parts;
+    const vocabulary = bindConcepts(tokenizers, [concept], layers.contextCount);
     const { ids, padded, conceptRows } = conceptPrompts(vocabulary, name, promptTemplates);
-    return [ids, padded, ids.flat().map(conceptRows), tokenizer.encodePadded('').ids];
+    const each = (prompts: readonly (readonly PromptIds[])[]) => prompts.map((layers) => layers.map(told));
+    return [each(ids), each(padded), ids.flat().map(conceptRows), told(paddedIds(tokenizers, ''))];
   }
 }
 
@@ -209,6 +224,9 @@ function recipeOptions(options: CollectOptions): StatisticsKey['options'] {
     size: size === null ? null : { width: size.width, height: size.height },
   };
 }
+
+/** Ids as recipes tell them: those of a single text encoder alone. */
+const told = (ids: PromptIds): PromptIds | TokenIds => (ids.length === 1 ? ids[0]! : ids);
 
 const digestOf = (value: unknown): string => createHash('sha256').update(JSON.stringify(value)).digest('hex');
 

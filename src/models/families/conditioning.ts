@@ -68,7 +68,7 @@ export interface TokenEncoder {
 export type MakeTokenEncoder = (parts: Parts, options?: TokenEncoderOptions) => TokenEncoder;
 
 /**
- * One conditioning from the prompts of its cross-attentions.
+ * One conditioning from the prompts of its cross-attentions. A vector per prompt, where there is one, is that of the first.
  * @param perLayer ids per cross-attention, L lists
  */
 export async function conditioningOf(
@@ -76,7 +76,11 @@ export async function conditioningOf(
   perLayer: readonly PromptIds[],
 ): Promise<Conditioning> {
   const { states, pooled } = await encoder.encode(perLayer);
-  return { context: float32([1, ...states.shape], states.data), pooled };
+  const width = pooled?.shape[1] ?? 0;
+  return {
+    context: float32([1, ...states.shape], states.data),
+    pooled: pooled && float32([1, width], pooled.data.slice(0, width)),
+  };
 }
 
 /** Several pictures' conditioning as one batch, row after row. */
@@ -116,4 +120,9 @@ function concatenated(tensors: readonly Tensor<Float32Array>[]): Tensor<Float32A
     at += data.length;
   }
   return all;
+}
+
+/** What stands for no prompt at all in models that read zeros there. */
+export function zerosLike({ context, pooled }: Conditioning): Conditioning {
+  return { context: float32(context.shape), pooled: pooled && float32(pooled.shape) };
 }

@@ -66,8 +66,7 @@ export function familyOfAdapters(base: Family): Family {
   return FAMILIES.includes(base) ? base : DEFAULT_FAMILY;
 }
 
-/** `Stable Diffusion 1.x, Stable Diffusion 2.x or SDXL`, for messages. */
+/** `Stable Diffusion 1.x or SDXL`, for messages. */
 export function titlesOf(families: readonly Family[]): string {
-  const titles = families.map(({ title }) => title);
-  return [titles.slice(0, -1).join(', '), ...titles.slice(-1)].filter((part) => part !== '').join(' or ');
+  return families.map(({ title }) => title).join(' or ');
 }

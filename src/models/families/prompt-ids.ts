@@ -16,7 +16,21 @@ export function paddedIds(tokenizers: Tokenizers, text: string): PromptIds {
   return [...tokenizers.values()].map((tokenizer) => tokenizer.encodePadded(text).ids);
 }
 
-/** Lists of ids for a base with one text encoder. */
-export function forOneEncoder(lists: readonly TokenIds[]): PromptIds[] {
-  return lists.map((ids) => [ids]);
+/** The same without padding, save where one text encoder has fewer tokens of it than another. */
+export function plainIds(tokenizers: Tokenizers, text: string): PromptIds {
+  const lists = [...tokenizers.values()].map((tokenizer) => ({ ids: tokenizer.encode(text), tokenizer }));
+  const longest = Math.max(...lists.map(({ ids }) => ids.length));
+  return lists.map(({ ids, tokenizer }) => [
+    ...ids,
+    ...Array<number>(longest - ids.length).fill(tokenizer.padId),
+  ]);
+}
+
+/**
+ * Where a prompt ends: at its first end token. transformers takes the largest id where a configuration says `eos_token_id` 2, and so
+ * an added word's in place of the end.
+ */
+export function endOf(ids: TokenIds, eosId: number): number {
+  const end = ids.indexOf(eosId);
+  return end < 0 ? ids.length - 1 : end;
 }

@@ -8,7 +8,7 @@ import { encodeText } from '../clip/encode-text.ts';
 import { TokenEmbeddings } from '../clip/text-encoder.ts';
 import type { MakeTokenEncoder } from './conditioning.ts';
 import { within } from './layer-table.ts';
-import type { TokenIds } from './prompt-ids.ts';
+import { endOf } from './prompt-ids.ts';
 
 export const sdxlTokenEncoder: MakeTokenEncoder = (
   parts,
@@ -36,15 +36,6 @@ export const sdxlTokenEncoder: MakeTokenEncoder = (
     },
   };
 };
-
-/**
- * Where a prompt ends: at its first end token. transformers takes the largest id where a configuration says `eos_token_id` 2, and so
- * an added word's in place of the end.
- */
-export function endOf(ids: TokenIds, eosId: number): number {
-  const end = ids.indexOf(eosId);
-  return end < 0 ? ids.length - 1 : end;
-}
 
 /** Features [B, T, D_i] of the same positions as [B, T, Σ D_i]. */
 function sideBySide(states: readonly Tensor<Float32Array>[]): Tensor<Float32Array> {

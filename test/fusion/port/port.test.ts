@@ -11,7 +11,6 @@ import { matrix } from '../../../src/linalg/matrix.ts';
 import { type Checkpoint, openCheckpoint } from '../../../src/models/checkpoint.ts';
 import type { TokenEncoderOptions } from '../../../src/models/families/conditioning.ts';
 import type { LayerId } from '../../../src/models/families/layer-table.ts';
-import { forOneEncoder } from '../../../src/models/families/prompt-ids.ts';
 import type { ModelDeltas } from '../../../src/models/lora.ts';
 import { TorchGenerator } from '../../../src/tensor/random.ts';
 import { goldenPath } from '../../support/goldens.ts';
@@ -72,7 +71,7 @@ describe('a portable concept', () => {
     ) => {
       const { states } = await family.base
         .tokenEncoder(parts, { added, deltas: own })
-        .encode(forOneEncoder(ids));
+        .encode(ids.map((own) => [own]));
       return Float64Array.from(states.data);
     };
     const ids = (vocabulary: typeof shared, index: number) =>

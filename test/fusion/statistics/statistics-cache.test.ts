@@ -39,6 +39,7 @@ import { ownerMark } from '../../../src/io/platform/process-owner.ts';
 import * as replacing from '../../../src/io/replace-file.ts';
 import { packedLength, packedSymmetric } from '../../../src/linalg/gram.ts';
 import { type Checkpoint, openCheckpoint } from '../../../src/models/checkpoint.ts';
+import type { TextPart } from '../../../src/models/families/model-part.ts';
 import { goldenPath } from '../../support/goldens.ts';
 
 vi.mock('../../../src/fusion/statistics/collector.ts', { spy: true });
@@ -228,8 +229,9 @@ describe('every part of the recipe', () => {
       'tokenizer',
       () =>
         withBase((own) => {
-          const tokenizer = own.tokenizer.withAddedTokens(['hoto']);
-          return { ...own, tokenizer };
+          const [[id, part]] = [...own.parts.textEncoders] as [[string, TextPart]];
+          const tokenizer = part.tokenizer.withAddedTokens(['hoto']);
+          return { ...own, parts: own.parts.with({ textEncoders: new Map([[id, { ...part, tokenizer }]]) }) };
         }),
     ],
   ];
