@@ -30,6 +30,10 @@ export const inspectCommand: Command = {
   },
   examples: [
     ['edlora inspect fixtures/tiny-world/concepts/edlora_smiley.pth', 'Words, layers and ranks of a concept'],
+    [
+      'edlora inspect sd_xl_base_1.0.safetensors style-sdxl.safetensors',
+      'An SDXL checkpoint and a LoRA for it',
+    ],
     ['edlora inspect --json fixtures/tiny-world/model', 'A model folder, for other programs'],
   ],
   run: runInspect,
@@ -70,6 +74,8 @@ async function runInspect(
 }
 
 const LABEL_WIDTH = 12;
+/** A second text encoder's name stands out by two. */
+const LONGEST_LABEL = 14;
 
 /** Notes may list hundreds of names; --json has them all. */
 const NOTE_WIDTH = 300;
@@ -114,7 +120,7 @@ function describe(io: Io, inspection: Inspection): string {
     lines.push(['note', clip(text, NOTE_WIDTH)]);
   }
   const body = lines.map(
-    ([label, value]) => `  ${clip(visible(label), LABEL_WIDTH).padEnd(LABEL_WIDTH)} ${visible(value)}\n`,
+    ([label, value]) => `  ${clip(visible(label), LONGEST_LABEL).padEnd(LABEL_WIDTH)} ${visible(value)}\n`,
   );
   return `${paint(io, 'bold', nearPath(inspection.path))}\n${body.join('')}`;
 }

@@ -128,6 +128,10 @@ export const sampleCommand: Command = {
       'edlora sample --fused fused --width 128 --height 64 --guidance 4 --isolate 1 --prompt "" --region "photo of a <smiley1> <smiley2> @ 0,0,0.45,1" --region "photo of a <bullseye1> <bullseye2> @ 0.55,0,1,1"',
       'Two fused concepts side by side',
     ],
+    [
+      'edlora sample --base sd_xl_base_1.0.safetensors --base-config sdxl --loras style-sdxl.safetensors:0.8 --prompt "a cat" --original-size 1024x1024',
+      'An SDXL checkpoint with a LoRA; the folder sdxl has its tokenizers',
+    ],
     ['edlora sample --from out/0000.png --seed 7', 'The same scene with another seed'],
   ],
   run: runSample,
@@ -213,8 +217,8 @@ function givenScene(args: Args): Record<string, unknown> {
   for (const field of ['width', 'height', 'steps', 'guidance', 'eta', 'isolate', 'seed', 'count', 'batch']) {
     put(field, figure(field));
   }
-  put('originalSize', numbersOf(args, 'original-size', 'x'));
-  put('crop', numbersOf(args, 'crop', ','));
+  put('originalSize', numbersOf(args, 'original-size', '1024x1024'));
+  put('crop', numbersOf(args, 'crop', '0,0'));
   put('guidanceRescale', figure('guidance-rescale'));
   put('clipSkip', figure('clip-skip'));
   put('concepts', list('concepts')?.map(withStrength));
@@ -239,13 +243,13 @@ function givenScene(args: Args): Record<string, unknown> {
   return scene;
 }
 
-/** Two numbers in one option. */
-function numbersOf(args: Args, name: string, between: string): number[] | undefined {
+/** Two numbers in one option. @param form e.g. `1024x1024` */
+function numbersOf(args: Args, name: string, form: string): number[] | undefined {
   const given = text(args, name);
   if (given === undefined) return undefined;
-  const parts = given.split(between);
+  const parts = given.split(form.replace(/\d/g, ''));
   if (parts.length !== 2)
-    throw new UsageError(`--${name}: expected two numbers, as 1024${between}1024, got "${visible(given)}"`);
+    throw new UsageError(`--${name}: expected two numbers, as ${form}, got "${visible(given)}"`);
   return parts.map((part) => number(`--${name}`, part));
 }
 

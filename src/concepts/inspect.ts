@@ -18,11 +18,12 @@ import type { TensorFile } from '../formats/tensor-file.ts';
 import { exists, infoOf } from '../io/file-info.ts';
 import { readdirSync, statSync } from '../io/platform/disk.ts';
 import * as path from '../io/platform/paths.ts';
-import { familyNamed, hasBase } from '../models/families/families.ts';
+import { componentsOf } from '../models/families/adapter-layers.ts';
+import { DEFAULT_FAMILY, familyNamed, hasBase } from '../models/families/families.ts';
 import { familyOf } from '../models/families/recognise.ts';
 import { Pace } from '../pace.ts';
 import type { SubjectProgress } from '../progress.ts';
-import type { Component, Concept } from './concept.ts';
+import type { Concept } from './concept.ts';
 import { conceptOf } from './concept-file.ts';
 import { tokensOf } from './concept-words.ts';
 import { checkFinite } from './finite.ts';
@@ -285,15 +286,16 @@ function checkpointParts(tensors: readonly RawTensor[]): Record<string, number> 
 
 async function conceptContent(concept: Concept, pace: Pace): Promise<Content> {
   const layers = [...concept.layers.values()];
-  const ranks = (wanted: Component): Record<string, number> =>
+  const ranks = (wanted: string): Record<string, number> =>
     tally(layers.filter(({ component }) => component === wanted).map(({ rank }) => rank));
+  const components = componentsOf(concept.family ?? DEFAULT_FAMILY.name);
   const isConcept = concept.format === 'ed-lora';
   return {
     ...nothing,
     kind: isConcept ? 'concept' : 'lora',
     description: isConcept ? 'ED-LoRA concept' : `LoRA (${concept.format} names)`,
     tokens: wordsOf(concept),
-    layers: { text_encoder: ranks('text_encoder'), unet: ranks('unet') },
+    layers: Object.fromEntries(components.map((component) => [component, ranks(component)])),
     scales: tally(layers.map(({ scale }) => Number(scale.toPrecision(6)))),
     notes: await refusalOf(() => checkFinite(concept, pace)),
   };

@@ -201,3 +201,15 @@ describe('bad input', () => {
     expect(existsSync(goldenPath('goldens/evil.txt'))).toBe(false);
   });
 });
+
+describe('files of a family with two text encoders', () => {
+  it('are counted by each of them', async () => {
+    const lora = await inspectJson(fixture('goldens-families/sdxl/lora/kohya_sgm_names.safetensors'));
+    expect(Object.keys(lora.layers!)).toEqual(['text_encoder', 'text_encoder_2', 'unet']);
+    const counted = Object.values(lora.layers!).flatMap((ranks) => Object.values(ranks));
+    expect(3 * counted.reduce((sum, count) => sum + count, 0)).toBe(lora.tensorCount);
+    const { out } = await inspect('--no-hash', fixture('goldens-families/sdxl/model'));
+    expect(out).toMatch(/SDXL model \(diffusers folder\)/);
+    expect(out).toMatch(/\n {2}text_encoder_2 [\d,]+ numbers/);
+  });
+});
