@@ -135,6 +135,43 @@ export {
   renameTokens,
 } from './concepts/prompt.ts';
 
+// Deprojectors: from an embedding, or a mean of several, back to the text encoder's states.
+
+export { deproject } from './deprojector/apply.ts';
+export type { Deprojector } from './deprojector/deprojector.ts';
+export type { EmbeddingSpace, WeightedEmbedding } from './deprojector/embedding.ts';
+export {
+  openDeprojector,
+  openStates,
+  type TextStates,
+  writeDeprojector,
+  writeStates,
+} from './deprojector/file.ts';
+export type { HeldOutErrors } from './deprojector/held-out.ts';
+export {
+  DEPROJECTOR_MODEL_NAMES,
+  type DeprojectorModelName,
+} from './deprojector/models/index.ts';
+export type { DeprojectorShape } from './deprojector/models/model.ts';
+export {
+  captionsOf,
+  combinations,
+  distinctPrompts,
+  readPromptList,
+  wordsOf,
+} from './deprojector/prompts.ts';
+export {
+  type DeprojectorInput,
+  type DeprojectorSettings,
+  deprojectorSettings,
+} from './deprojector/settings.ts';
+export {
+  type DeprojectorProgress,
+  type DeprojectorRequest,
+  type TrainedDeprojector,
+  trainDeprojector,
+} from './deprojector/train.ts';
+
 // Merging, converting, resizing, extracting, baking; what other tools would do; whether a file is what it says.
 
 export { type BaseWeights, type LayerDelta, layerDelta, scaledDelta } from './adapters/delta.ts';

@@ -16,6 +16,7 @@ const ORDER: readonly (readonly string[])[] = [
   ['adapters'],
   ['concepts'],
   ['charts'],
+  ['deprojector'],
   ['sampling'],
   ['training'],
   ['fusion', 'merging', 'evaluation'],

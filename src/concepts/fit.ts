@@ -39,13 +39,14 @@ export async function conceptDeltas(
     if (!Number.isFinite(strength))
       throw new UsageError(`${concept.path}: strength: expected a number, got ${strength}`);
   }
-  checkEmbeddings(base, concept);
   const problems = [...concept.layers]
     .map(([id, layer]) => {
       const own = base.parts.layers.get(id);
       return misfit(layer, own === undefined || convolutions || isLinear(own) ? own : undefined);
     })
     .filter((problem) => problem !== null);
+  if (problems.length > 0) checkFamily(base, concept);
+  checkEmbeddings(base, concept);
   if (problems.length > 0) throw misfitError(base, concept, problems);
   const pace = new Pace();
   await checkFinite(concept, pace);
@@ -71,12 +72,15 @@ function misfit({ layerName, up, down, rank }: PlainLayer, own: Layer | undefine
     : `${layerName}: expected up [${own.m}, ${rank}] and down [${rank}, ${own.n}], got [${m}, ${rank}] and [${rank}, ${n}]`;
 }
 
+/** @throws {MismatchError} naming both, if a concept whose layers do not fit is of another family than the base */
+function checkFamily({ family, path: base }: Checkpoint, { family: own, path }: Concept): void {
+  if (own === undefined || own === family.name) return;
+  throw new MismatchError(
+    `${path}: expected a concept for ${family.title} as ${base}, got one for ${familyNamed(own).title}`,
+  );
+}
+
 function misfitError(base: Checkpoint, concept: Concept, problems: readonly string[]): MismatchError {
-  if (concept.family !== undefined && concept.family !== base.family.name) {
-    throw new MismatchError(
-      `${concept.path}: expected a concept for ${base.family.title} as ${base.path}, got one for ${familyNamed(concept.family).title}`,
-    );
-  }
   const context = base.parts.unet.config.crossAttentionDim;
   const reason = problems.every((problem) => problem.includes('convolution'))
     ? 'a LoCon or LyCORIS file; extract its linear layers first'

@@ -124,7 +124,7 @@ export async function mergeAdapters(
   }
   const method = mergeMethod(name);
   const byLayer = layersByModule(inputs);
-  const added = name === 'cat' || name === 'svd' || name === 'knots';
+  const added = ['cat', 'svd', 'knots', 'null-space'].includes(name);
   refuseLargeResult(
     'merge',
     [...byLayer.values()].map((parts) => ({

@@ -30,7 +30,7 @@ import {
 } from './model-schedule.ts';
 import type { WeightSource } from './network.ts';
 import { singleFileSchedule } from './single-file-schedule.ts';
-import type { UnetConfig } from './unet/config.ts';
+import { TIME_IDS, type UnetConfig } from './unet/config.ts';
 import type { VaeConfig } from './vae/config.ts';
 
 export type { ModelPart } from './families/model-part.ts';
@@ -248,6 +248,15 @@ function checkWidths(
   { config, file }: ModelPart<UnetConfig>,
   encoders: readonly ModelPart<ClipTextConfig>[],
 ): void {
+  const { addedInputs, sizeEmbeddingDim = 0 } = config;
+  const pooled = encoders.find((encoder) => encoder.config.projectionDim !== undefined)?.config.projectionDim;
+  const read = addedInputs === undefined ? undefined : addedInputs - TIME_IDS * sizeEmbeddingDim;
+  if (read !== undefined && read !== pooled) {
+    throw new FormatError(
+      file.path,
+      `projection_class_embeddings_input_dim: expected room for ${pooled ?? 'no'} numbers, the projection_dim of the text encoders, got ${read} beside the sizes`,
+    );
+  }
   const width = encoders.reduce((sum, encoder) => sum + encoder.config.hiddenSize, 0);
   if (width === config.crossAttentionDim) return;
   throw new FormatError(

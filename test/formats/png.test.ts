@@ -8,6 +8,7 @@ import { afterAll, describe, expect, it } from 'vitest';
 import { FormatError, ShapeError, UsageError } from '../../src/errors.ts';
 import { pictureSize, readAlphaChannel, readGrayPicture, readPicture } from '../../src/formats/picture.ts';
 import { encodePng, readPngTexts } from '../../src/formats/png.ts';
+import { TorchGenerator } from '../../src/tensor/random.ts';
 
 const folder = mkdtempSync(path.join(tmpdir(), 'edlora-png-'));
 afterAll(() => rmSync(folder, { recursive: true }));
@@ -63,6 +64,52 @@ describe('PNG', () => {
     );
     await expect(encodePng(one, { a: 'x'.repeat(9e6), b: 'x'.repeat(9e6) })).rejects.toThrow(UsageError);
     await expect(encodePng({ ...one, width: 2 })).rejects.toThrow(ShapeError);
+  });
+
+  it('filters each row as leaves least of it', async () => {
+    // What the specification predicts a byte by: nothing, left, up, their mean, and Paeth's choice (third edition, 9.2).
+    const predictors: ((a: number, b: number, c: number) => number)[] = [
+      () => 0,
+      (a) => a,
+      (_, b) => b,
+      (a, b) => Math.floor((a + b) / 2),
+      (a, b, c) => {
+        const p = a + b - c;
+        return [a, b, c].toSorted((x, y) => Math.abs(p - x) - Math.abs(p - y))[0]!;
+      },
+    ];
+    const [width, stride] = [40, 120];
+    const random = new TorchGenerator(3);
+    const filters = [1, 0, 4, 2, 3, 1, 4, 0, 3, 2];
+    const data = new Uint8Array(filters.length * stride);
+    filters.forEach((filter, y) => {
+      // Little is left by its own filter, in either direction; a first row of noise tells the others apart.
+      const left = random.randint(filter === 0 ? -2 : -1, filter === 0 ? 3 : 2, stride);
+      for (let x = 0; x < stride; x++) {
+        const at = y * stride + x;
+        const [a, b] = [x < 3 ? 0 : data[at - 3]!, y === 0 ? 0 : data[at - stride]!];
+        const c = x < 3 || y === 0 ? 0 : data[at - stride - 3]!;
+        const noise = y === 0 && x % 24 < 3 ? 90 : 0;
+        data[at] = predictors[filter]!(a, b, c) + left[x]! + noise;
+      }
+    });
+    const bytes = Buffer.from(await encodePng({ width, height: filters.length, data }));
+    const begin = bytes.indexOf('IDAT') + 4;
+    const rows = zlib.inflateSync(bytes.subarray(begin, begin + bytes.readUInt32BE(begin - 8)));
+    const cost = (y: number, filter: number): number => {
+      let sum = 0;
+      for (let x = 0; x < stride; x++) {
+        const at = y * stride + x;
+        const [a, b] = [x < 3 ? 0 : data[at - 3]!, y === 0 ? 0 : data[at - stride]!];
+        const c = x < 3 || y === 0 ? 0 : data[at - stride - 3]!;
+        sum += Math.abs(((data[at]! - predictors[filter]!(a, b, c)) << 24) >> 24);
+      }
+      return sum;
+    };
+    const chosen = filters.map((_, y) => rows[y * (stride + 1)]!);
+    for (const [y, filter] of chosen.entries())
+      expect(cost(y, filter), `row ${y}`).toBe(Math.min(...predictors.map((_, other) => cost(y, other))));
+    expect(new Set(chosen)).toEqual(new Set([0, 1, 2, 3, 4]));
   });
 
   it('is read as brightness for masks', async () => {

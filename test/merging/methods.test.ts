@@ -64,6 +64,70 @@ describe('knots', () => {
   });
 });
 
+describe('null-space', () => {
+  const apply = (change: Float64Array, x: Float64Array): number[] =>
+    Array.from({ length: change.length / x.length }, (_, i) =>
+      x.reduce((sum, value, j) => sum + change[i * x.length + j]! * value, 0),
+    );
+
+  it('leaves the first alone, on every input that it acts on, and the others where no earlier one acts', async () => {
+    const terms = [term(12, 10, 2, 0.8), term(12, 10, 3, -0.4), term(12, 10, 1, 1.5)];
+    const merged = toDense(await mergeMethods['null-space'].merge(terms, context())).data;
+    const [first, second] = terms.map(({ down }) => down.data.slice(0, 10)) as [Float64Array, Float64Array];
+    expect(apply(merged, first)).toBeAllClose(apply(dense(terms[0]!), first), { rtol: 1e-9, atol: 1e-9 });
+    // An input of the second that is none of the first.
+    const { up, down } = terms[0]!;
+    const others = toDense(
+      await mergeMethods['null-space'].merge(
+        [{ ...terms[0]!, strength: 1e-9 }, ...terms.slice(1)],
+        context(),
+      ),
+    );
+    expect(apply(others.data, down.data.slice(10)).every((value) => Math.abs(value) < 1e-7)).toBe(true);
+    expect(
+      Math.max(
+        ...apply(merged, second).map((value, i) => Math.abs(value - apply(dense(terms[0]!), second)[i]!)),
+      ),
+    ).toBeGreaterThan(0.1);
+    expect(up.rows).toBe(12);
+  });
+
+  it('is the sum where changes act on different inputs, at any rank that is asked for', async () => {
+    const [a, b] = [term(12, 10, 2, 0.8), term(12, 10, 3, -0.4)];
+    for (let row = 0; row < 2; row++) a.down.data.fill(0, row * 10 + 5, row * 10 + 10);
+    for (let row = 0; row < 3; row++) b.down.data.fill(0, row * 10, row * 10 + 5);
+    const sum = dense(a).map((value, i) => value + dense(b)[i]!);
+    const merged = await mergeMethods['null-space'].merge([a, b], context());
+    expect(relativeError(toDense(merged).data, sum)).toBeLessThan(1e-10);
+    const cut = await mergeMethods['null-space'].merge([a, b], context({ rank: 2 }));
+    expect(relativeError(toDense(cut).data, toDense(truncate(merged, 2).delta).data)).toBeLessThan(1e-10);
+  });
+
+  it('has nothing left of the same change again, and does not see how one is split into factors', async () => {
+    const a = term(12, 10, 2, 0.8);
+    const again = await mergeMethods['null-space'].merge([a, a], context());
+    expect(relativeError(toDense(again).data, dense(a))).toBeLessThan(1e-10);
+    const b = term(12, 10, 3, -0.4);
+    // A further factor whose up column is zero changes nothing, whatever its down row says.
+    const wider: MergeTerm = {
+      ...a,
+      up: matrix(
+        12,
+        3,
+        Float64Array.from({ length: 36 }, (_, i) =>
+          i % 3 === 2 ? 0 : a.up.data[Math.floor(i / 3) * 2 + (i % 3)]!,
+        ),
+      ),
+      down: matrix(3, 10, Float64Array.of(...a.down.data, ...b.down.data.slice(0, 10))),
+    };
+    const [narrow, wide] = [
+      await mergeMethods['null-space'].merge([a, b], context()),
+      await mergeMethods['null-space'].merge([wider, b], context()),
+    ];
+    expect(relativeError(toDense(wide).data, toDense(narrow).data)).toBeLessThan(1e-10);
+  });
+});
+
 describe('the randomised range finder', () => {
   // Wider than what is factorised exactly.
   const [m, n] = [150, 210];

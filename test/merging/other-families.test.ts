@@ -124,12 +124,6 @@ const FILES: readonly (readonly [what: string, layers: readonly string[], sketch
       { alpha: 3 },
       'other',
     ],
-    [
-      'SD 2.x',
-      ['lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k'],
-      { alpha: 2, size: [320, 1024] },
-      'sd2',
-    ],
   ];
 
 describe.each(FILES)('a LoRA for %s', (_, layers, sketch, family) => {
@@ -613,7 +607,7 @@ describe('what needs a network', () => {
   it('says which families it has', async () => {
     const file = await fileOf(kohyaFlux);
     await expect(loadConcept(file)).rejects.toThrow(
-      /expected a concept for Stable Diffusion 1\.x, got one for Flux/,
+      /expected a concept for Stable Diffusion 1\.x, Stable Diffusion 2\.x or SDXL, got one for Flux/,
     );
     await expect(bakeFiles({ base: model, inputs: [part(file)], out: scratch('baked') })).rejects.toThrow(
       /does not fit .*: expected an adapter for Stable Diffusion 1\.x, got one for Flux/,

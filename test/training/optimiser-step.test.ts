@@ -9,17 +9,10 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { openTensorFile } from '../../src/formats/open-tensor-file.ts';
 import { readFloat32 } from '../../src/formats/raw-tensor.ts';
 import { type Checkpoint, openCheckpoint } from '../../src/models/checkpoint.ts';
-import { SD15_SCHEDULER } from '../../src/models/families/sd1-configs.ts';
 import { defaultBase, packageRoot } from '../../src/package-root.ts';
-import { noiseSchedule } from '../../src/sampling/noise-schedule.ts';
-import { resolveSchedulerConfig } from '../../src/sampling/scheduler-config.ts';
-import { TorchGenerator } from '../../src/tensor/random.ts';
-import { BatchMaker } from '../../src/training/batch.ts';
-import type { TrainingItem } from '../../src/training/data/latent-cache.ts';
 import type { TrainingInput } from '../../src/training/options.ts';
 import { stateFileOf } from '../../src/training/output.ts';
-import { train, trainingSettings } from '../../src/training/train.ts';
-import type { Trainables } from '../../src/training/trainables.ts';
+import { train } from '../../src/training/train.ts';
 
 let folder = '';
 let base: Checkpoint;
@@ -130,102 +123,5 @@ describe('a step', () => {
       away.map((value) => 0.1 * 2 * classWeight * value),
       { rtol: 1e-3, atol: 1e-7 },
     );
-  });
-});
-
-describe('the noise of a batch', () => {
-  const [channels, latentHeight, latentWidth] = [4, 3, 2];
-  const cells = latentHeight * latentWidth;
-  const items = [0, 1].map(
-    (picture): TrainingItem => ({
-      picture,
-      caption: 'a circle',
-      latentHeight,
-      latentWidth,
-      mean: new Float32Array(channels * cells),
-      deviation: new Float32Array(channels * cells).fill(1),
-      mask: null,
-    }),
-  );
-  const noiseOf = (noiseOffset: number): Float32Array => {
-    const { settings } = trainingSettings({
-      ...PLAIN,
-      method: 'lora',
-      token: '',
-      init: '',
-      batch: 2,
-      noiseOffset,
-    });
-    const trainables = {
-      vocabulary: { tokens: [], tokenizer: { encodeWindows: () => [0] }, layerPrompts: () => [''] },
-      plan: { words: [], pictureWords: [] },
-    } as unknown as Trainables;
-    const batches = new BatchMaker({
-      items,
-      classItems: [],
-      settings,
-      trainables,
-      window: 1,
-      schedule: noiseSchedule(resolveSchedulerConfig(SD15_SCHEDULER, 'test', 'DDPMScheduler')),
-      prediction: 'epsilon',
-    });
-    // What is to be predicted is the noise itself.
-    return batches.make(0, new TorchGenerator(8)).target;
-  };
-
-  it('is shifted by one number per picture and channel', () => {
-    const noiseOffset = 0.3;
-    const plain = noiseOf(0);
-    const shifts = noiseOf(noiseOffset).map((value, i) => value - plain[i]!);
-    // The same draws again: of the latents, of the noise, of the shifts.
-    const random = new TorchGenerator(8);
-    for (const { mean } of items) random.randn(mean.length);
-    expect(plain).toBeAllClose(random.randn(plain.length), { rtol: 0, atol: 1e-6 });
-    const expected = random.randn(items.length * channels);
-    expect(shifts).toBeAllClose(
-      shifts.map((_, i) => noiseOffset * expected[Math.floor(i / cells)]!),
-      { rtol: 1e-4, atol: 1e-6 },
-    );
-  });
-});
-
-describe('the words that attention is held by', () => {
-  it('are the pair that the prompt has, of several concepts trained together', () => {
-    const cells = 4;
-    const item = (caption: string): TrainingItem => ({
-      picture: 0,
-      caption,
-      latentHeight: 2,
-      latentWidth: 2,
-      mean: new Float32Array(cells),
-      deviation: new Float32Array(cells),
-      mask: null,
-    });
-    const idsOf: Record<string, number[]> = {
-      first: [9, 1, 5, 2],
-      second: [3, 4, 9],
-      half: [9, 2, 3],
-    };
-    const trainables = {
-      vocabulary: {
-        tokens: [[1], [2, 5], [3], [4]].map((ids) => ({ ids })),
-        tokenizer: { encodeWindows: (text: string) => idsOf[text] ?? [0] },
-        layerPrompts: (text: string) => [text],
-      },
-      plan: { words: [], pictureWords: [] },
-    } as unknown as Trainables;
-    const placesOf = (caption: string) =>
-      new BatchMaker({
-        items: [item(caption)],
-        classItems: [],
-        settings: trainingSettings({ ...PLAIN, method: 'lora', token: '', init: '', batch: 1 }).settings,
-        trainables,
-        window: 1,
-        schedule: noiseSchedule(resolveSchedulerConfig(SD15_SCHEDULER, 'test', 'DDPMScheduler')),
-        prediction: 'epsilon',
-      }).make(0, new TorchGenerator(8)).attention!.words;
-    expect(placesOf('first')).toEqual([[1, 2]]);
-    expect(placesOf('second')).toEqual([[0, 1]]);
-    expect(placesOf('half')).toEqual([null]);
   });
 });

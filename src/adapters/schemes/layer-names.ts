@@ -49,7 +49,18 @@ function underscored(name: string, { architecture }: NameContext): AdapterModule
     .replace(/^lora_prior_te_text_projection$/, 'lora_te2_text_projection')
     // ComfyUI's second name for what SDXL adds to the timestep.
     .replace(/^lora_unet_class_embedding_/, 'lora_unet_add_embedding_');
-  return kohyaTable(architecture).get(canonical) ?? (anyDepth ? moduleOfKohyaName(canonical) : null);
+  const listed = kohyaTable(architecture).get(canonical);
+  if (listed !== undefined || !anyDepth) return listed ?? null;
+  return atAnotherDepth(canonical, architecture) ?? moduleOfKohyaName(canonical);
+}
+
+/** A further block of a transformer or layer of a text encoder than the published model has: named as the first is. */
+function atAnotherDepth(name: string, architecture: Architecture): AdapterModule | null {
+  const match = /^(.+_(?:transformer_blocks|encoder_layers)_)(0|[1-9]\d{0,3})(_.+)$/.exec(name);
+  const first = match && kohyaTable(architecture).get(`${match[1]}0${match[3]}`);
+  if (!first) return null;
+  const layerName = first.layerName.replace(/\b(transformer_blocks|layers)\.0\./, `$1.${match[2]}.`);
+  return { component: first.component, layerName };
 }
 
 /** LyCORIS' own prefix as kohya's: `lycoris_unet_…`, `lycoris_te_…`, or the bare path of a UNet or text encoder. */

@@ -69,19 +69,22 @@ export function lossSection({ layers }: FusionReport): PageSection[] {
   ];
 }
 
-export function refinementSection({ refinement }: FusionReport): PageSection[] {
-  if (refinement === null) return [];
-  const { losses, elapsedMs } = refinement;
-  // Single steps see few states: a running mean shows where they go.
-  const points = losses.map((_, i) => {
+/** Single steps see few states: the mean of the last ten, by step from 1, shows where they go. */
+export function refinementMeans(losses: readonly number[]): { x: number; y: number }[] {
+  return losses.map((_, i) => {
     const window = losses.slice(Math.max(0, i - 9), i + 1);
     return { x: i + 1, y: window.reduce((a, b) => a + b, 0) / window.length };
   });
+}
+
+export function refinementSection({ refinement }: FusionReport): PageSection[] {
+  if (refinement === null) return [];
+  const { losses, elapsedMs } = refinement;
   const chart = lineChart({
     title: 'Loss of the refinement',
     xLabel: 'step',
     yLabel: 'mean square of the guided prediction’s error',
-    series: [{ name: 'loss', points }],
+    series: [{ name: 'loss', points: refinementMeans(losses) }],
   });
   return [
     {

@@ -10,6 +10,7 @@ import { dareLinear, dareLinearSvd, dareTies, dareTiesSvd } from './dare.ts';
 import { knots } from './knots.ts';
 import { linear } from './linear.ts';
 import { magnitudePrune, magnitudePruneSvd } from './magnitude-prune.ts';
+import { nullSpace } from './null-space.ts';
 import { svdMerge } from './svd.ts';
 import { ties, tiesSvd } from './ties.ts';
 
@@ -27,6 +28,7 @@ export const mergeMethods = {
   'magnitude-prune': magnitudePrune,
   'magnitude-prune-svd': magnitudePruneSvd,
   knots,
+  'null-space': nullSpace,
 } as const satisfies Readonly<Record<string, MergeMethod>>;
 
 export type MergeMethodName = keyof typeof mergeMethods;

@@ -27,10 +27,11 @@ export type Attend = (projected: { readonly q: Value; readonly k: Value; readonl
 export function clipLayer(
   net: NetworkBuilder,
   hidden: Value,
-  { hiddenSize: width, intermediateSize, hiddenAct, layerNormEpsilon }: ClipLayerConfig,
+  config: ClipLayerConfig,
   attend: Attend,
 ): Value {
   const { g } = net;
+  const { hiddenSize: width, layerNormEpsilon } = config;
   const x = layerNorm(net, hidden, 'layer_norm1', layerNormEpsilon);
   const attended = net.within('self_attn', () => {
     const q = linear(net, x, 'q_proj', { out: width });
@@ -38,14 +39,27 @@ export function clipLayer(
     const v = linear(net, x, 'v_proj', { out: width });
     return linear(net, attend({ q, k, v }), 'out_proj', { out: width });
   });
-  const residual = add(g, hidden, attended);
-  const y = layerNorm(net, residual, 'layer_norm2', layerNormEpsilon);
+  return clipFeedForward(net, add(g, hidden, attended), config);
+}
+
+/** The layer's second half: x + fc2(act(fc1(norm(x)))). */
+export function clipFeedForward(net: NetworkBuilder, x: Value, config: ClipLayerConfig): Value {
+  const { hiddenSize: width, intermediateSize, layerNormEpsilon } = config;
+  const y = layerNorm(net, x, 'layer_norm2', layerNormEpsilon);
   const mlp = net.within('mlp', () => {
     const inner = linear(net, y, 'fc1', { out: intermediateSize });
-    const activated = hiddenAct === 'quick_gelu' ? quickGelu(g, inner) : gelu(g, inner);
-    return linear(net, activated, 'fc2', { out: width });
+    return linear(net, clipActivation(net.g, inner, config), 'fc2', { out: width });
   });
-  return add(g, residual, mlp);
+  return add(net.g, x, mlp);
+}
+
+/** The activation of a model's MLPs. */
+export function clipActivation(
+  g: GraphBuilder,
+  x: Value,
+  { hiddenAct }: Pick<ClipLayerConfig, 'hiddenAct'>,
+): Value {
+  return hiddenAct === 'quick_gelu' ? quickGelu(g, x) : gelu(g, x);
 }
 
 /** Attention of [B, T, D]. @param mask added to the scores, broadcastable to [B, heads, T, T]; null for none */

@@ -66,7 +66,8 @@ export function familyOfAdapters(base: Family): Family {
   return FAMILIES.includes(base) ? base : DEFAULT_FAMILY;
 }
 
-/** `Stable Diffusion 1.x or SDXL`, for messages. */
+/** `Stable Diffusion 1.x, Stable Diffusion 2.x or SDXL`, for messages. */
 export function titlesOf(families: readonly Family[]): string {
-  return families.map(({ title }) => title).join(' or ');
+  const titles = families.map(({ title }) => title);
+  return [titles.slice(0, -1).join(', '), ...titles.slice(-1)].filter((part) => part !== '').join(' or ');
 }

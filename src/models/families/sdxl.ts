@@ -43,7 +43,7 @@ export const sdxl: BaseFamily = {
     textEncoders: { text_encoder: CLIP_VIT_L_WITH_PROJECTION, text_encoder_2: OPEN_CLIP_BIGG_TEXT },
     kohyaPrefixes: { unet: 'lora_unet_', text_encoder: 'lora_te1_', text_encoder_2: 'lora_te2_' },
     kohyaNumbering: 'ldm',
-    anyDepth: false,
+    anyDepth: true,
     conceptFiles: ['ed-lora'],
     singleFile: {
       unet: oneName(ldmUnetNames(ldmStructureOf(SDXL_UNET)).fromLdm),

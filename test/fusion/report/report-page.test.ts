@@ -1,5 +1,6 @@
 /** A fusion's report for people: what it says, and that it stands alone. */
 import { describe, expect, it } from 'vitest';
+import { refinementMeans } from '../../../src/fusion/report/course-sections.ts';
 import { shortLayerName } from '../../../src/fusion/report/page-text.ts';
 import type { FusionReport, LayerReport } from '../../../src/fusion/report/report.ts';
 import { fusionReportPage } from '../../../src/fusion/report/report-page.ts';
@@ -102,6 +103,28 @@ describe('the verdict', () => {
     );
   });
 
+  it.each([
+    [0.5, 'mostly kept'],
+    [0.499, 'Not everything was kept'],
+    [0.9, 'Every concept was kept'],
+    [0.899, 'mostly kept'],
+  ])('of %d is: %s', (kept, said) => {
+    expect(fusionVerdict(report([0.95, kept]))[0]).toContain(said);
+  });
+
+  it('looks at the weakest stage of each, and at changes beyond five times the concepts’ own', () => {
+    const { concepts, stages } = report([0.95]);
+    const staged = concepts.map((concept) => ({
+      ...concept,
+      kept: { text: 0.7, cross: 0.4, spatial: 0.95 },
+    }));
+    expect(fusionVerdict(report([0.95], { concepts: staged }))[0]).toContain('has 40 % of its effect left');
+    const changed = (largestChange: number) =>
+      fusionVerdict(report([0.95], { stages: stages.map((stage) => ({ ...stage, largestChange })) }));
+    expect(changed(5)).toHaveLength(1);
+    expect(changed(5.1)).toHaveLength(2);
+  });
+
   it('knows a single concept, and concepts without effect', () => {
     expect(worstCollision(report([0.9]))).toBeNull();
     expect(fusionVerdict(report([]))).toEqual(['The concepts change nothing, so there was nothing to keep.']);
@@ -184,6 +207,133 @@ describe('the page', () => {
     const page = fusionReportPage(report(Array.from({ length: count }, (_, i) => 0.9 - 0.02 * i)), null);
     expect(page.match(/<word0>|&lt;word0&gt;/g)!.length).toBeGreaterThan(3);
     expect(page.trimEnd().endsWith('</html>')).toBe(true);
+  });
+});
+
+/** What stands under a heading of a page: its text, and its tables without their heads. */
+function under(page: string, heading: string): { text: string; tables: string[][][]; charts: number } {
+  const sections = page.split(/<h2[^>]*>/).slice(1);
+  const own = sections.find((section) => section.startsWith(heading))!;
+  const plain = (html: string): string =>
+    html
+      .replace(/<svg[\s\S]*?<\/svg>/g, '')
+      .replace(/<[^>]+>/g, '')
+      .trim();
+  const tables = [...own.matchAll(/<tbody>([\s\S]*?)<\/tbody>/g)].map(([, body]) =>
+    [...body!.matchAll(/<tr>([\s\S]*?)<\/tr>/g)].map(([, row]) =>
+      [...row!.matchAll(/<td[^>]*>([\s\S]*?)<\/td>/g)].map(([, cell]) => plain(cell!)),
+    ),
+  );
+  return { text: plain(own), tables, charts: own.match(/<svg/g)?.length ?? 0 };
+}
+
+describe('what stands in the page', () => {
+  const layers = Array.from({ length: 15 }, (_, i) =>
+    layer(`up_blocks.${i}.attentions.0.proj_in`, [0.99 - 0.01 * i, i === 3 ? null : 0.6], {
+      relativeChange: i === 2 ? null : 1 + i / 10,
+      preservedChange: i === 4 ? 0.31 : 0.02,
+      condition: i === 5 ? 2.66e9 : i === 6 ? null : 10,
+      crosstalk: [
+        [1, 0.2],
+        [0.9, 1],
+      ],
+      truncation: i < 14 ? { exactRank: 20 + i, featureError: (i % 7) / 100, plainError: 0.5 } : null,
+      rank: 5 + i,
+      losses: i === 0 ? [1] : Array.from({ length: i + 1 }, (_, k) => 1 / (k + 1)),
+    }),
+  );
+  const losses = Array.from({ length: 12 }, (_, i) => i + 1);
+  const page = fusionReportPage(
+    report([0.9, 0.8], { layers, refinement: { losses, elapsedMs: 2500 } as FusionReport['refinement'] }),
+    null,
+  );
+
+  it('of a stage: how many layers, and the largest of everything', () => {
+    const { text, charts } = under(page, 'Spatial layers of the UNet');
+    expect(text).toContain('15 layers by normal, ridge 0.01, preservation 0.02; solved in');
+    expect(text).toContain('0.1 s. The largest change is 2.4 times the largest of the concepts’ own.');
+    expect(text).toContain('answers moved by up to 31 % of the features’ size');
+    expect(text).toContain('Condition numbers up to 2.7e9.');
+    expect(charts).toBe(1);
+    expect(page).not.toContain('Text encoder</h2>');
+  });
+
+  it('of the worst layers: twelve, the least kept first, with who is in the way', () => {
+    const [rows] = under(page, 'Where least was kept').tables;
+    expect(rows).toHaveLength(12);
+    // The second concept keeps 60 % everywhere, and trains all layers but one.
+    expect(rows!.map(([name]) => name)).toEqual(
+      [0, 1, 2, 4, 5, 6, 7, 8, 9, 10, 11, 12].map((i) => `up ${i}.0 proj_in`),
+    );
+    expect(rows![3]).toEqual(['up 4.0 proj_in', 'spatial', '&lt;word1&gt;', '60 %', '&lt;word0&gt;', '1.4']);
+    const other = fusionReportPage(report([0.2, 0.8]), null);
+    expect(under(other, 'Where least was kept').tables[0]!.map(([, , name, kept]) => [name, kept])).toEqual([
+      ['&lt;word0&gt;', '20 %'],
+      ['&lt;word1&gt;', '80 %'],
+    ]);
+  });
+
+  it('of layers that were cut: the dearest first, of all ranks', () => {
+    const { text, tables } = under(page, 'What cutting the rank cost');
+    expect(text).toContain('14 layers were cut, to ranks from 5 to 18.');
+    const order = [6, 13, 5, 12, 4, 11, 3, 10, 2, 9, 1, 8];
+    expect(tables[0]!.map(([name]) => name)).toEqual(order.map((i) => `up ${i}.0 proj_in`));
+    expect(tables[0]![0]).toEqual(['up 6.0 proj_in', '26', '11', '6 %', '50 %']);
+  });
+
+  it('of the losses: those of the three layers with most iterations', () => {
+    const chart = page.split('aria-label="Loss by iteration"')[1]!.split('</svg>')[0]!;
+    expect([14, 13, 12].every((i) => chart.includes(`up ${i}.0 proj_in`))).toBe(true);
+    expect(chart).not.toContain('up 11.0 proj_in');
+    const single = report([0.9], { layers: [layer('a.to_q', [0.9], { losses: [1] })] });
+    expect(fusionReportPage(single, null)).not.toContain('How the loss fell');
+  });
+
+  it('of a refinement: the mean of the last ten steps', () => {
+    expect(under(page, 'How the refinement went').text).toContain('12 steps in 2.5 s.');
+    const points = refinementMeans(losses);
+    expect(points.map(({ x }) => x)).toEqual(losses);
+    expect(points.map(({ y }) => y)).toEqual([1, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5, 5.5, 6.5, 7.5]);
+  });
+
+  it('of concepts: their shares beside those of plain merges, and what each one’s features come from', () => {
+    const [rows] = under(page, 'What was kept of each concept').tables;
+    expect(rows).toEqual([
+      ['&lt;word0&gt;', 'spatial', '90 %', '40 %', '−200 %'],
+      ['&lt;word1&gt;', 'spatial', '80 %', '40 %', '−200 %'],
+    ]);
+    const { text, tables } = under(page, 'What it cost');
+    expect(text).toContain('1.2 s in all, 1.0 s of them for features; 200 MB of memory at most.');
+    expect(tables).toEqual([
+      [['spatial', '1', '0.1 s']],
+      [
+        ['&lt;word0&gt;', 'collected'],
+        ['&lt;word1&gt;', 'collected'],
+      ],
+    ]);
+    expect(under(fusionReportPage(report([0.9]), null), 'Who is in whose way').text).toContain(
+      'There is one concept only.',
+    );
+  });
+
+  it.each([
+    [5, 'Fusion of &lt;word0&gt;, &lt;word1&gt;, &lt;word2&gt;, &lt;word3&gt;, &lt;word4&gt;'],
+    [6, 'Fusion of 6 concepts'],
+  ])('of %i concepts: the title "%s"', (count, title) => {
+    const made = fusionReportPage(report(Array<number>(count).fill(0.9)), null);
+    expect(made).toContain(`<title>${title}</title>`);
+  });
+
+  it.each([
+    [48, 1],
+    [49, 2],
+    [96, 2],
+    [97, 3],
+  ])('of %i layers: %i maps', (count, maps) => {
+    const many = Array.from({ length: count }, (_, i) => layer(`up_blocks.${i}.attentions.0.proj_in`, [0.9]));
+    const made = fusionReportPage(report([0.9], { layers: many }), null);
+    expect(under(made, 'Spatial layers of the UNet').charts).toBe(maps);
+    expect(made.includes('part 1 of')).toBe(maps > 1);
   });
 });
 
