@@ -20,9 +20,12 @@ export const OPTION_OF: Readonly<Record<string, string>> = {
 export const ARGUMENTS: readonly string[] = [
   'base',
   'checkpoint',
+  'clip',
   'contrast',
   'data',
+  'deprojector',
   'drop',
+  'embed',
   'eta',
   'force',
   'format',
@@ -42,6 +45,7 @@ export const ARGUMENTS: readonly string[] = [
   'ridge',
   'runs',
   'sampleEvery',
+  'states',
   'steps',
   'token',
   'word',
@@ -50,6 +54,8 @@ export const ARGUMENTS: readonly string[] = [
 export const COMMAND_OF: Readonly<Record<string, string>> = {
   collectStatistics: 'edlora collect',
   convertFile: 'edlora convert',
+  deprojectParts: 'edlora deproject',
+  trainDeprojector: 'edlora deproject',
 };
 
 /** A message of the library in the words of the command line. */

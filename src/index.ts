@@ -21,7 +21,7 @@ export {
   openCheckpoint,
 } from './models/checkpoint.ts';
 export type { BytePairVocabulary } from './models/clip/bpe.ts';
-export { type ClipModel, openClipModel } from './models/clip/clip-model.ts';
+export { type ClipModel, clipBeside, openClipModel } from './models/clip/clip-model.ts';
 export type { ClipTextConfig } from './models/clip/config.ts';
 export type { ClipTokenizer } from './models/clip/tokenizer.ts';
 export type { AddedToken, TokenizerFiles } from './models/clip/tokenizer-files.ts';
@@ -137,9 +137,16 @@ export {
 
 // Deprojectors: from an embedding, or a mean of several, back to the text encoder's states.
 
-export { deproject } from './deprojector/apply.ts';
+export { deproject, deprojectParts } from './deprojector/apply.ts';
 export type { Deprojector } from './deprojector/deprojector.ts';
-export type { EmbeddingSpace, WeightedEmbedding } from './deprojector/embedding.ts';
+export {
+  describeParts,
+  type EmbeddedPart,
+  type EmbedRequest,
+  embed,
+  parseEmbedded,
+} from './deprojector/embed.ts';
+export { type EmbeddingSpace, meanEmbedding, type WeightedEmbedding } from './deprojector/embedding.ts';
 export {
   openDeprojector,
   openStates,
@@ -153,6 +160,13 @@ export {
   type DeprojectorModelName,
 } from './deprojector/models/index.ts';
 export type { DeprojectorShape } from './deprojector/models/model.ts';
+export {
+  checkDeprojectorTarget,
+  checkStatesTarget,
+  type DeprojectorFiles,
+  deprojectorFiles,
+  writeTrainedDeprojector,
+} from './deprojector/output.ts';
 export {
   captionsOf,
   combinations,
@@ -382,6 +396,7 @@ export { SAMPLER_NAMES } from './sampling/samplers/create.ts';
 export type { SamplerName, SchedulerClass } from './sampling/samplers/table.ts';
 export {
   DEFAULT_DENOISE,
+  type EmbeddedInPlace,
   type NormalScene,
   normalScene,
   type Scene,
@@ -391,6 +406,7 @@ export {
 } from './sampling/scene.ts';
 export { checkScene, readSceneFile } from './sampling/scene-file.ts';
 export type { PreparedScene } from './sampling/scene-request.ts';
+export type { SceneStates } from './sampling/scene-states.ts';
 export type { ScheduleOverrides, TimestepSpacing } from './sampling/scheduler-options.ts';
 
 // Judging: pictures by CLIP, attention, words among words.

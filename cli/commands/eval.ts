@@ -1,11 +1,10 @@
 /** `edlora eval`: numbers and pictures that say whether a concept survived. */
-import { existsSync } from 'node:fs';
-import path from 'node:path';
 import type { Options } from 'yargs';
 import { UsageError } from '../../src/errors.ts';
 import {
   type Concept,
   checkEvaluation,
+  clipBeside,
   compareEvaluations,
   DEFAULT_SAMPLERS,
   defaultPrompts,
@@ -213,15 +212,6 @@ function namedFolders(values: readonly string[]): Map<string, string> {
     folders.set(name, folder);
   }
   return folders;
-}
-
-/** The miniature has its CLIP inside. @throws {UsageError} where there is none */
-function clipBeside(base: string): string {
-  const folder = path.join(base, 'clip');
-  if (existsSync(path.join(folder, 'config.json'))) return folder;
-  throw new UsageError(
-    `--clip: ${base} holds no CLIP model; name a folder, e.g. a download of openai/clip-vit-large-patch14`,
-  );
 }
 
 /** CLIP does not know concept words: it is asked about the class instead, where one is given. */

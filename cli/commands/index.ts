@@ -6,6 +6,7 @@ const loaders: ReadonlyMap<string, () => Promise<Command>> = new Map([
   ['port', async () => (await import('./port.ts')).portCommand],
   ['collect', async () => (await import('./collect.ts')).collectCommand],
   ['train', async () => (await import('./train.ts')).trainCommand],
+  ['deproject', async () => (await import('./deproject.ts')).deprojectCommand],
   ['sample', async () => (await import('./sample.ts')).sampleCommand],
   ['eval', async () => (await import('./eval.ts')).evalCommand],
   ['inspect', async () => (await import('./inspect.ts')).inspectCommand],

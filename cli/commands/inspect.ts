@@ -48,8 +48,10 @@ async function runInspect(
   for (const file of texts(args, 'files')) {
     signal.throwIfAborted();
     const inspection = await inspect(file, { hash, signal });
-    const isModel = ['checkpoint', 'model-folder', 'component'].includes(inspection.kind);
-    const { adapter, refusal } = isModel
+    const isNone = ['checkpoint', 'model-folder', 'component', 'deprojector', 'text-states'].includes(
+      inspection.kind,
+    );
+    const { adapter, refusal } = isNone
       ? { adapter: null, refusal: null }
       : await inspectAdapter(file, hash, signal);
     // What is of no known layout says so already.

@@ -8,7 +8,9 @@ import {
   DEFAULT_DENOISE,
   DEFAULT_SAMPLERS,
   type DrawnScene,
+  describeParts,
   drawScene,
+  type EmbeddedPart,
   type NormalScene,
   normalScene,
   type PlannedScene,
@@ -22,6 +24,7 @@ import { defined } from '../../src/settings.ts';
 import { visible } from '../../src/visible.ts';
 import { asTyped } from '../arguments.ts';
 import type { Command, CommandContext } from '../command.ts';
+import { embeddedParts } from '../deprojector/options.ts';
 import { baseOptions, number, option, outputOptions, pairs, text, texts } from '../options.ts';
 import { type Io, sayNote } from '../terminal/io.ts';
 import { ProgressLine } from '../terminal/progress.ts';
@@ -34,6 +37,7 @@ const { steps, guidanceScale, seed, count } = REQUEST_DEFAULTS;
 const MODEL = 'What to draw with:';
 const SCENE = 'What to draw:';
 const HOW = 'How:';
+const EMBED = 'In place of prompts:';
 const GUIDES = 'Guided by pictures:';
 const RESULTS = 'Results:';
 const many = { array: true };
@@ -73,6 +77,18 @@ const options = {
   crop: option(SCENE, 'SDXL: left and top of the cut that it claims to be, 0,0'),
   init: option(SCENE, 'Picture to start from'),
   denoise: option(SCENE, `How far it goes back to noise, 0 … 1 [default: ${DEFAULT_DENOISE}]`),
+  deprojector: option(EMBED, 'Deprojector, a file of `edlora deproject train`'),
+  embed: option(
+    EMBED,
+    'Text whose CLIP embedding is drawn; "maid:0.7" weighs it in the mean of several',
+    many,
+  ),
+  'embed-image': option(EMBED, 'Picture in that mean; photo.png:0.5 weighs it', many),
+  'negative-embed': option(EMBED, 'Text in place of the negative prompt', many),
+  'negative-embed-image': option(EMBED, 'Picture in place of the negative prompt', many),
+  clip: option(EMBED, 'Folder of the CLIP model that embeds pictures [default: clip/ in the base]'),
+  states: option(EMBED, 'States of the text encoder, a file of `edlora deproject apply`'),
+  'negative-states': option(EMBED, 'States in place of the negative prompt'),
   steps: option(HOW, `Steps [default: ${steps}]`),
   guidance: option(HOW, `Guidance scale; 1 is none [default: ${guidanceScale}]`),
   'guidance-rescale': option(HOW, 'Against overexposure at high guidance, 0 … 1 [default: 0]'),
@@ -212,6 +228,10 @@ function givenScene(args: Args): Record<string, unknown> {
   for (const field of ['fused', 'base', 'prompt', 'negative', 'sampler', 'schedule', 'prediction']) {
     put(field, text(args, field));
   }
+  for (const field of ['deprojector', 'clip', 'states']) put(field, text(args, field));
+  put('negativeStates', text(args, 'negative-states'));
+  put('embed', partsOf(args, 'embed'));
+  put('negativeEmbed', partsOf(args, 'negative-embed'));
   put('baseConfig', text(args, 'base-config'));
   put('promptRewrite', text(args, 'prompt-rewrite'));
   for (const field of ['width', 'height', 'steps', 'guidance', 'eta', 'isolate', 'seed', 'count', 'batch']) {
@@ -253,6 +273,12 @@ function numbersOf(args: Args, name: string, form: string): number[] | undefined
   return parts.map((part) => number(`--${name}`, part));
 }
 
+/** Texts and pictures of `--embed` and `--embed-image`, if there are any. */
+function partsOf(args: Args, name: string): EmbeddedPart[] | undefined {
+  const parts = embeddedParts(args, { text: name, image: `${name}-image` });
+  return parts.length === 0 ? undefined : parts;
+}
+
 /** `file:0.7` → file and strength; a colon that no number follows belongs to the name. */
 function withStrength(value: string): string | { path: string; strength: number } {
   const match = /^(.+):([+-]?(?:\d+(?:\.\d*)?|\.\d+))$/.exec(value);
@@ -286,20 +312,29 @@ function planText({ scene, model, request }: PlannedScene): string {
   return [
     `Would draw ${scene.count} of ${width} × ${height} on ${nearPath(model.base.path)}; nothing is written.`,
     '',
-    `prompt    ${visible(prompt || '(empty)')}`,
-    ...(negative ? [`negative  ${visible(negative)}`] : []),
-    ...scene.regions.map(({ prompt: own, negative: not, box, polygon, mask }, i) => {
+    `prompt    ${visible(shownPlace(prompt, scene.embed, scene.states))}`,
+    ...(negative || scene.negativeEmbed || scene.negativeStates
+      ? [`negative  ${visible(shownPlace(negative, scene.negativeEmbed, scene.negativeStates))}`]
+      : []),
+    ...scene.regions.map(({ prompt: own, negative: not, box, polygon, mask, embed, states }, i) => {
       const where = box
         ? `box ${box.join(', ')}`
         : polygon
           ? `polygon of ${polygon.length}`
           : nearPath(mask!);
       const acting = placedFiles(model, request.regions?.[i]?.concepts);
-      return `region ${i + 1}  ${visible(own)} @ ${where}${not ? ` : ${visible(not)}` : ''}${acting}`;
+      return `region ${i + 1}  ${visible(shownPlace(own, embed, states))} @ ${where}${not ? ` : ${visible(not)}` : ''}${acting}`;
     }),
     `${n} steps of ${name}, guidance ${guidance}, seed ${scene.seed}${request.isolate ? `, isolated ${request.isolate}` : ''}`,
     '',
   ].join('\n');
+}
+
+/** A prompt, or what stands in its place. */
+function shownPlace(prompt: string | undefined, embed?: readonly EmbeddedPart[], states?: string): string {
+  if (embed !== undefined) return describeParts(embed);
+  if (states !== undefined) return `states of ${nearPath(states)}`;
+  return prompt || '(empty)';
 }
 
 /** Which files act in a region, where more than one could. */

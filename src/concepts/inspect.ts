@@ -13,6 +13,7 @@ import { FormatError, MismatchError } from '../errors.ts';
 import type { DType } from '../formats/dtype.ts';
 import { hashFiles } from '../formats/file-hash.ts';
 import { openShardedOrSingle, openTensorFile } from '../formats/open-tensor-file.ts';
+import { OWN_FILES, type OwnFormat, ownFormat } from '../formats/own-files.ts';
 import { elementCount, type RawTensor, verifyStorages } from '../formats/raw-tensor.ts';
 import type { TensorFile } from '../formats/tensor-file.ts';
 import { exists, infoOf } from '../io/file-info.ts';
@@ -41,6 +42,10 @@ export type InspectionKind =
   | 'model-folder'
   /** One network of a diffusers model. */
   | 'component'
+  /** From an embedding to a text encoder's states. */
+  | 'deprojector'
+  /** States of a text encoder, in place of a prompt's. */
+  | 'text-states'
   /** Anything else. */
   | 'tensors';
 
@@ -234,6 +239,8 @@ function adapterTitle(file: TensorFile): string {
 async function contentOf(file: TensorFile, pace: Pace): Promise<Content> {
   const tensors = [...file.tensors.values()];
   const some = (test: (name: string) => boolean): boolean => tensors.some(({ name }) => test(name));
+  const own = ownFormat(file.metadata);
+  if (own !== null) return { ...nothing, kind: OWN_KINDS[own], description: OWN_FILES[own] };
   const family = familyOf(tensors).shortTitle;
   if (some((name) => /^(state_dict\.)?model\.diffusion_model\./.test(name))) {
     const description = `${family} checkpoint (single file)`;
@@ -255,6 +262,11 @@ async function layersContent(load: () => Adapter, family: string, pace: Pace): P
     return { ...nothing, kind: 'tensors', description: `weights for ${family}`, notes: [error.message] };
   }
 }
+
+const OWN_KINDS: Readonly<Record<OwnFormat, InspectionKind>> = {
+  'edlora-deprojector': 'deprojector',
+  'edlora-text-states': 'text-states',
+};
 
 /** Networks on their own, by names that all of theirs have. */
 const COMPONENTS: readonly (readonly [string, ...RegExp[]])[] = [

@@ -1,9 +1,11 @@
 /** From embeddings to states: position after position, each from those before it. */
 import { MismatchError, NumericalError } from '../errors.ts';
-import type { ExecutionContext } from '../runtime/execution-context.ts';
+import { type ExecutionContext, executionContext } from '../runtime/execution-context.ts';
 import { float32, type Tensor } from '../tensor/tensor.ts';
-import { type Deprojector, planOf } from './deprojector.ts';
+import { checkEncoder, type Deprojector, planOf } from './deprojector.ts';
+import { type EmbeddedPart, type EmbedRequest, embed } from './embed.ts';
 import { takenBack } from './embedding.ts';
+import { textEncoderHash } from './encoder-hash.ts';
 import { buildApplication } from './network.ts';
 
 /** Embeddings of one run. */
@@ -60,4 +62,23 @@ export async function deproject(
     await session.dispose();
   }
   return result;
+}
+
+/**
+ * States for each list of texts and pictures: embedded, averaged, deprojected.
+ * @throws {MismatchError} if the deprojector is of another text encoder than the base's; else as `embed` and `deproject`
+ */
+export async function deprojectParts(
+  lists: readonly (readonly EmbeddedPart[])[],
+  request: EmbedRequest,
+): Promise<Tensor<Float32Array>[]> {
+  const { base, deprojector, signal } = request;
+  checkEncoder(
+    deprojector.label,
+    deprojector.textEncoder,
+    await textEncoderHash(base.parts.textEncoder, signal),
+  );
+  const embeddings: Float32Array[] = [];
+  for (const parts of lists) embeddings.push(await embed(parts, request));
+  return deproject(deprojector, embeddings, executionContext(request));
 }

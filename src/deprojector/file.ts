@@ -4,6 +4,7 @@ import { z } from 'zod';
 import { FormatError } from '../errors.ts';
 import { areFinite } from '../formats/finite.ts';
 import { openTensorFile } from '../formats/open-tensor-file.ts';
+import type { OwnFormat } from '../formats/own-files.ts';
 import { float32Tensor, type RawTensor, readBytes, readFloat32 } from '../formats/raw-tensor.ts';
 import { safeParse } from '../formats/safe-parse.ts';
 import { writeSafetensors } from '../formats/safetensors.ts';
@@ -14,8 +15,8 @@ import { type Deprojector, planOf } from './deprojector.ts';
 import { DEPROJECTOR_MODEL_NAMES, type DeprojectorModelName } from './models/index.ts';
 import { buildStep } from './network.ts';
 
-export const DEPROJECTOR_FORMAT = 'edlora-deprojector';
-export const STATES_FORMAT = 'edlora-text-states';
+const DEPROJECTOR_FORMAT = 'edlora-deprojector' satisfies OwnFormat;
+const STATES_FORMAT = 'edlora-text-states' satisfies OwnFormat;
 
 const whole = z
   .string()
@@ -91,7 +92,7 @@ export async function openDeprojector(file: string): Promise<Deprojector> {
     const [issue] = parsed.error.issues;
     throw new FormatError(
       file,
-      `expected a deprojector, as \`deproject train\` writes it: ${issue!.path.join('.') || 'metadata'}: ${issue!.message}`,
+      `expected a deprojector, as \`trainDeprojector\` writes it: ${issue!.path.join('.') || 'metadata'}: ${issue!.message}`,
     );
   }
   const header = parsed.data;
@@ -170,7 +171,7 @@ export async function openStates(file: string): Promise<TextStates> {
   const parsed = safeParse(statesSchema, Object.fromEntries(opened.metadata));
   const raw = opened.tensors.get('states');
   if (!parsed.success || raw?.shape.length !== 2) {
-    throw new FormatError(file, 'expected states of a text encoder, as `deproject apply` writes them');
+    throw new FormatError(file, 'expected states of a text encoder, as `deprojectParts` makes them');
   }
   checkTensors(opened, file, new Map([['states', raw.shape]]));
   return {

@@ -51,10 +51,12 @@ export function combinations(template: string, lists: ReadonlyMap<string, readon
   }
   return names.reduce<string[]>(
     (texts, name) =>
-      texts.flatMap((text) => lists.get(name)!.map((word) => text.replaceAll(`{${name}}`, () => word))),
+      texts.flatMap((text) => lists.get(name)!.map((word) => text.replaceAll(slotOf(name), () => word))),
     [template],
   );
 }
+
+const slotOf = (name: string): string => ['{', name, '}'].join('');
 
 /** Each prompt once, in order. @throws {UsageError} for fewer than two: one is learned from, one held out */
 export function distinctPrompts(prompts: readonly string[]): string[] {

@@ -79,9 +79,9 @@ export interface DrawnScene {
  * @throws {NumericalError} if latents stop being finite; {InterruptedError} saying how many pictures are kept
  */
 export async function drawScene(planned: PlannedScene, options: DrawSceneOptions): Promise<DrawnScene> {
-  const { model, request, scene } = planned;
+  const { model, scene, states } = planned;
   const { grid = false, previewEvery = 0, metadata = true, onProgress, runtime, threads, signal } = options;
-  if (grid) checkGrid(request.count ?? 1, scene.width ?? 0, scene.height ?? 0);
+  if (grid) checkGrid(planned.request.count ?? 1, scene.width ?? 0, scene.height ?? 0);
   const folder = path.resolve(options.folder);
   if (infoOf(folder)?.isFile()) {
     throw new UsageError(`${folder}: expected a folder for the pictures, got a file`);
@@ -90,6 +90,8 @@ export async function drawScene(planned: PlannedScene, options: DrawSceneOptions
   if (previewEvery > 0) await checkPreview(preview);
   await makeFolder(folder);
   const start = performance.now();
+  const request =
+    states === null ? planned.request : await states.fill(planned.request, { runtime, threads, signal });
   const clipSkip = scene.clipSkip ?? 0;
   const pipeline = await Pipeline.create(model.base, {
     ...model,

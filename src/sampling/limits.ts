@@ -36,6 +36,8 @@ export const MAX_FILES = 256;
 export const MAX_GUIDES = 16;
 /** Entries of a style mix; Stable Diffusion 1.x has 16 cross-attention layers. */
 export const MAX_LAYERS = 256;
+/** Texts and pictures of one mean. */
+export const MAX_PARTS = 64;
 /** No file system takes longer paths. */
 export const MAX_PATH_LENGTH = 4096;
 

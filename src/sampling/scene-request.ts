@@ -37,6 +37,7 @@ import {
   sceneStrength,
 } from './scene.ts';
 import { placeConcepts } from './scene-concepts.ts';
+import { openSceneStates, type SceneStates } from './scene-states.ts';
 import type { ScheduleOverrides, TimestepSpacing } from './scheduler-options.ts';
 
 /** Pixels, 4096 × 4096: larger masks are reduced while they are decoded, smaller ones averaged exactly. */
@@ -49,6 +50,8 @@ export interface PreparedScene {
   readonly request: SampleRequest;
   /** The scene with all defaults in place: what draws this picture again. */
   readonly scene: NormalScene;
+  /** What stands in place of prompts, made when the scene is drawn; `null` where prompts are all there is. */
+  readonly states: SceneStates | null;
   /** What the user should know: words that nobody knows, pictures that were resized. */
   readonly notes: readonly string[];
 }
@@ -173,6 +176,7 @@ export async function prepareScene(scene: NormalScene, model: SceneModel): Promi
   return {
     request,
     notes,
+    states: await openSceneStates(complete, model),
     scene: {
       ...complete,
       // None at all is another thing than the empty text where the model says so.
@@ -250,7 +254,12 @@ function withDefaultScene(
   size: number,
 ): NormalScene & { prompt: string; width: number; height: number } {
   const { width, height, prompt } = scene;
-  const bare = prompt === undefined && scene.regions.length === 0 && scene.promptRewrite === undefined;
+  const bare =
+    prompt === undefined &&
+    scene.embed === undefined &&
+    scene.states === undefined &&
+    scene.regions.length === 0 &&
+    scene.promptRewrite === undefined;
   const regions = scene.regions;
   if (!bare || names.length < 2) {
     if (bare && names.length === 0) throw new UsageError('expected a prompt; give one with `prompt`');

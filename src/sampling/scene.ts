@@ -5,10 +5,13 @@
 
 import { resolve as absolute, basename, parse } from 'node:path';
 import { z } from 'zod';
+import { type EmbeddedPart, parseEmbedded } from '../deprojector/embed.ts';
 import { UsageError } from '../errors.ts';
 import { excerpt, lengthExcerpt } from '../formats/excerpt.ts';
 import { safeParse } from '../formats/safe-parse.ts';
 import { PREDICTION_TYPES } from '../models/model-schedule.ts';
+import { defined } from '../settings.ts';
+import { takeEmbedTags } from './embed-tags.ts';
 import {
   MAX_BATCH,
   MAX_CORNERS,
@@ -19,6 +22,7 @@ import {
   MAX_GUIDES,
   MAX_LAYERS,
   MAX_ORIGINAL_SIDE,
+  MAX_PARTS,
   MAX_PATH_LENGTH,
   MAX_PROMPT_LENGTH,
   MAX_REGION_WEIGHT,
@@ -74,6 +78,22 @@ const strengths = {
 };
 const weights = z.union([path, z.strictObject({ path, ...strengths })]);
 
+const part = z.union([
+  textUpTo(MAX_PROMPT_LENGTH),
+  z.strictObject({ text: prompt, weight: number.optional() }),
+  z.strictObject({ image: path, weight: number.optional() }),
+]);
+
+/** What stands in place of a prompt: one kind of it at most. */
+const inPlace = {
+  /** Texts and pictures whose mean is drawn by the scene's `deprojector`; `maid:0.7` weighs. */
+  embed: listUpTo(part, MAX_PARTS).optional(),
+  negativeEmbed: listUpTo(part, MAX_PARTS).optional(),
+  /** Files of states, as `deproject apply` writes them. */
+  states: path.optional(),
+  negativeStates: path.optional(),
+};
+
 /** Exactly one of them says where. Numbers are fractions of the picture if none is above 1, else pixels. */
 const place = {
   /** left, top, right, bottom */
@@ -95,15 +115,22 @@ const onePlace = {
 
 const region = z
   .strictObject({
-    prompt: prompt.min(1, { error: 'expected a prompt, got none' }),
+    /** Not empty, unless something stands in its place. */
+    prompt: prompt.optional(),
     negative: prompt.optional(),
+    ...inPlace,
     ...place,
     /** Its part where regions overlap. Default 1. */
     weight: ranged(1 / MAX_REGION_WEIGHT, MAX_REGION_WEIGHT).optional(),
     /** LoRAs that act here alone, as `<lora:file:0.8>` in its prompt. */
     loras: listUpTo(weights, MAX_FILES).optional(),
   })
-  .refine(onePlace.check, { error: onePlace.error });
+  .refine(onePlace.check, { error: onePlace.error })
+  .refine(({ prompt: own, embed, states }) => own || embed !== undefined || states !== undefined, {
+    path: ['prompt'],
+    error: 'expected a prompt, got none',
+  })
+  .transform((entry) => ({ ...entry, prompt: entry.prompt ?? '' }));
 
 const regionStrength = z
   .strictObject({ strength, ...place })
@@ -146,6 +173,11 @@ export const sceneSchema = z.strictObject({
   embeddings: listUpTo(path, MAX_FILES).optional(),
   prompt: prompt.optional(),
   negative: prompt.optional(),
+  /** What makes states of embeddings: a file of `deproject train`. */
+  deprojector: path.optional(),
+  /** Folder of the CLIP model that embeds pictures. Default: `clip/` in the base. */
+  clip: path.optional(),
+  ...inPlace,
   /** Objects, or short forms `prompt @ left,top,right,bottom : negative`. */
   regions: listUpTo(z.union([regionText, region]), MAX_REGIONS).optional(),
   /** Mix-of-Show's `[prompt]-*-[negative]-*-[y0, x0, y1, x1]|…`; added to `regions`. */
@@ -184,8 +216,14 @@ export const sceneSchema = z.strictObject({
 export type Scene = z.output<typeof sceneSchema>;
 /** As scene files have it. */
 export type WrittenRegion = z.output<typeof region>;
+/** What stands in place of prompts, with short forms written out. */
+export interface EmbeddedInPlace {
+  readonly embed?: readonly EmbeddedPart[];
+  readonly negativeEmbed?: readonly EmbeddedPart[];
+}
 /** A region with its tags written out. */
-export type SceneRegion = Omit<WrittenRegion, 'loras'> & { readonly loras?: readonly WeightFile[] };
+export type SceneRegion = Omit<WrittenRegion, 'loras' | keyof EmbeddedInPlace> &
+  EmbeddedInPlace & { readonly loras?: readonly WeightFile[] };
 export type ScenePlace = Pick<WrittenRegion, 'box' | 'polygon' | 'mask' | 'feather'>;
 export type SceneGuide = z.output<typeof guide>;
 
@@ -197,12 +235,16 @@ export interface WeightFile {
 }
 
 /** A scene with its short forms written out and every path absolute. */
-export type NormalScene = Omit<Scene, 'concepts' | 'loras' | 'promptLoras' | 'regions'> & {
-  readonly concepts: readonly WeightFile[];
-  readonly loras: readonly WeightFile[];
-  readonly promptLoras?: readonly WeightFile[];
-  readonly regions: readonly SceneRegion[];
-};
+export type NormalScene = Omit<
+  Scene,
+  'concepts' | 'loras' | 'promptLoras' | 'regions' | keyof EmbeddedInPlace
+> &
+  EmbeddedInPlace & {
+    readonly concepts: readonly WeightFile[];
+    readonly loras: readonly WeightFile[];
+    readonly promptLoras?: readonly WeightFile[];
+    readonly regions: readonly SceneRegion[];
+  };
 
 /** How far an initial picture goes back to noise unless the scene says it. */
 export const DEFAULT_DENOISE = 0.75;
@@ -230,14 +272,35 @@ export function normalScene(
     });
     return { prompt: rest, loras: own };
   };
+  const inPlace = (own: InPlace): Pick<SceneRegion, keyof InPlace> => {
+    const [positive, negative] = [own.prompt ?? '', own.negative ?? ''].map(takeEmbedTags);
+    const parts = (listed: InPlace['embed'], tags: readonly EmbeddedPart[]): EmbeddedPart[] | undefined =>
+      listed === undefined && tags.length === 0
+        ? undefined
+        : [...(listed ?? []).map(embeddedPart), ...tags].map((part) =>
+            'image' in part ? { ...part, image: resolve(part.image) } : part,
+          );
+    return defined({
+      prompt: own.prompt === undefined ? undefined : positive!.prompt,
+      negative: own.negative === undefined ? undefined : negative!.prompt,
+      embed: parts(own.embed, positive!.parts),
+      negativeEmbed: parts(own.negativeEmbed, negative!.parts),
+      states: own.states === undefined ? undefined : resolve(own.states),
+      negativeStates: own.negativeStates === undefined ? undefined : resolve(own.negativeStates),
+    }) as Pick<SceneRegion, keyof InPlace>;
+  };
   const context = calledIn(scene.prompt ?? '');
+  const own = inPlace(scene.prompt === undefined ? scene : { ...scene, prompt: context.prompt });
   const promptLoras = [
     ...(scene.promptLoras ?? []).map((entry) => weightFile(entry, resolve)),
     ...context.loras,
   ];
+  const { embed: _, negativeEmbed: __, ...rest } = scene;
   return {
-    ...scene,
-    ...(scene.prompt === undefined ? {} : { prompt: context.prompt }),
+    ...rest,
+    ...own,
+    ...(scene.deprojector === undefined ? {} : { deprojector: resolve(scene.deprojector) }),
+    ...(scene.clip === undefined ? {} : { clip: resolve(scene.clip) }),
     ...(base === undefined ? {} : { base: resolve(base) }),
     ...(baseConfig === undefined ? {} : { baseConfig: resolve(baseConfig) }),
     ...(fused === undefined ? {} : { fused: resolve(fused) }),
@@ -270,9 +333,25 @@ export function normalScene(
         typeof entry === 'string' ? sceneRegion(parseRegion(entry), `region "${excerpt(entry)}"`) : entry;
       const called = calledIn(written.prompt);
       const own = [...(written.loras ?? []).map((file) => weightFile(file, resolve)), ...called.loras];
-      return placed({ ...written, prompt: called.prompt, loras: own.length > 0 ? own : undefined });
+      const { embed: _, negativeEmbed: __, ...rest } = written;
+      return placed({
+        ...rest,
+        ...inPlace({ ...written, prompt: called.prompt }),
+        loras: own.length > 0 ? own : undefined,
+      });
     }),
   };
+}
+
+/** What a scene or a region may have for a prompt. */
+type InPlace = Partial<
+  Pick<WrittenRegion, 'prompt' | 'negative' | 'embed' | 'negativeEmbed' | 'states' | 'negativeStates'>
+>;
+
+function embeddedPart(entry: NonNullable<InPlace['embed']>[number]): EmbeddedPart {
+  if (typeof entry !== 'string') return { ...entry, weight: entry.weight ?? 1 };
+  const { value, weight } = parseEmbedded(entry);
+  return { text: value, weight };
 }
 
 const writtenPath = (entry: NonNullable<Scene['loras']>[number]): string =>
@@ -298,8 +377,14 @@ function weightFile(
 export function sceneRegion(
   { prompt: own, negative, shape, feather, weight }: RegionSpec,
   where: string,
-): Omit<WrittenRegion, 'loras'> {
-  return checked(region, { prompt: own, negative, ...scenePlace(shape), feather, weight }, where);
+): Omit<WrittenRegion, 'loras' | keyof EmbeddedInPlace> {
+  const {
+    loras: _,
+    embed: __,
+    negativeEmbed: ___,
+    ...plain
+  } = checked(region, { prompt: own, negative, ...scenePlace(shape), feather, weight }, where);
+  return plain;
 }
 
 /** The strength inside a place, as a scene file has it. @throws {UsageError} as `sceneRegion` */

@@ -36,6 +36,7 @@ describe('help', () => {
     );
     expect(options.map(([name]) => name).sort()).toEqual([
       'collect',
+      'deproject',
       'eval',
       'fuse',
       'port',

@@ -1,7 +1,7 @@
 /** A whole CLIP model as it lies on disk: both towers, their projections, its tokenizer and picture preparation. */
 
 import { z } from 'zod';
-import { FormatError, MismatchError } from '../../errors.ts';
+import { FormatError, MismatchError, UsageError } from '../../errors.ts';
 import { openShardedOrSingle } from '../../formats/open-tensor-file.ts';
 import type { RawTensor } from '../../formats/raw-tensor.ts';
 import type { TensorFile } from '../../formats/tensor-file.ts';
@@ -70,6 +70,18 @@ export async function openClipModel(
     weights: weightsOf(file),
     file,
   };
+}
+
+/**
+ * The folder of the CLIP model that a base has inside, as the shipped miniature does.
+ * @throws {UsageError} where there is none
+ */
+export function clipBeside(base: string): string {
+  const folder = path.join(base, 'clip');
+  if (exists(path.join(folder, 'config.json'))) return folder;
+  throw new UsageError(
+    `${base}: holds no CLIP model; name the folder of one with \`clip\`, e.g. a download of openai/clip-vit-large-patch14`,
+  );
 }
 
 function weightsOf({ path: label, tensors }: TensorFile): WeightSource {
