@@ -32,6 +32,10 @@ const options = {
   lr: option(HOW, 'Learning rate [default: 0.001]'),
   warmup: option(HOW, 'Steps over which the rate first rises [default: 50]'),
   noise: option(HOW, 'Spread of what is added to the true states before a position [default: 0]'),
+  rollout: option(
+    HOW,
+    'Passes in which it makes states that it then learns from, beside the true ones [default: 0]',
+  ),
   'held-out': option(HOW, 'Share of prompts that the result is measured on [default: 0.1]'),
   seed: option(HOW, 'Seed of split, order and noise [default: 0]'),
   'save-every': option(HOW, 'Steps between two saved states [default: 100]'),

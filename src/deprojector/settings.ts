@@ -22,6 +22,11 @@ export const deprojectorSettingsSchema = z.strictObject({
   weightDecay: z.number().min(0).max(1).default(0),
   /** Spread of what is added to the true states that a position is made from, so that the model bears with its own. */
   noise: z.number().min(0).max(10).default(0),
+  /**
+   * Passes before a step in which the model makes states behind the true ones; a random part of what it then reads is its own.
+   * 0: it reads true states alone.
+   */
+  rollout: whole(0, 76).default(0),
   /** Share of prompts that are held out. */
   heldOut: z.number().min(0).max(0.9).default(0.1),
   seed: whole(-(2 ** 31), 2 ** 31).default(0),

@@ -72,7 +72,7 @@ export interface TrainedDeprojector {
 }
 
 /** Purposes of a run's random numbers. */
-const RANDOM = { split: 0, start: 1, order: 2, noise: 3 } as const;
+const RANDOM = { split: 0, start: 1, order: 2, noise: 3, own: 4 } as const;
 
 /** Prompts that are learned from and those that are held out, by index, as the seed has it. */
 export function splitPrompts(
@@ -194,14 +194,23 @@ class TrainingRun {
 
   async finish(): Promise<TrainedDeprojector> {
     const { signal, onProgress } = this.#request;
-    const { epochs, saveEvery } = this.#settings;
+    const { epochs, saveEvery, rollout } = this.#settings;
     const { losses, parameters } = this.#state;
     const steps = epochs * this.#batches;
-    const session = await this.#execution.runtime.load(this.#step.graph, 'training', this.#execution);
+    const { runtime } = this.#execution;
+    const session = await runtime.load(this.#step.graph, 'training', this.#execution);
+    const ahead =
+      rollout === 0
+        ? null
+        : await runtime.load(
+            buildStep(planOf(this.#frame), this.#batch, false).graph,
+            'training',
+            this.#execution,
+          );
     try {
       while (losses.length < steps) {
         if (signal?.aborted) throw await this.#interrupted(signal.reason);
-        const step = await this.#advance(session, steps).catch(async (error: unknown) => {
+        const step = await this.#advance(session, ahead, steps).catch(async (error: unknown) => {
           // A step that nobody waited for has changed nothing.
           if (!signal?.aborted || error !== signal.reason) throw error;
           throw await this.#interrupted(error);
@@ -211,6 +220,7 @@ class TrainingRun {
       }
     } finally {
       await session.dispose();
+      await ahead?.dispose();
     }
     const tensors = new Map(
       [...parameters].map(([name, { shape, data }]) => [name, float32Tensor(name, shape, data)]),
@@ -240,12 +250,14 @@ class TrainingRun {
     return Math.ceil(this.#split.trained.length / this.#batch);
   }
 
-  async #advance(session: LoadedGraph, steps: number) {
+  /** One optimiser step. @param ahead makes states without gradients */
+  async #advance(session: LoadedGraph, ahead: LoadedGraph | null, steps: number) {
     const { parameters, losses } = this.#state;
     const { lr, schedule, warmup, weightDecay } = this.#settings;
     const done = losses.length;
     const feeds: Record<string, Tensor> = this.#feeds(done);
     for (const [name, { shape, data }] of parameters) feeds[name] = float32(shape, data);
+    if (ahead !== null) await this.#readOwn(ahead, feeds, done);
     const outputs = await session.run(feeds, ['loss', ...[...parameters.keys()].map(gradientOutput)]);
     const loss = (outputs.loss!.data as Float32Array)[0]!;
     if (!Number.isFinite(loss)) await this.#stopDiverged(loss);
@@ -287,6 +299,30 @@ class TrainingRun {
       for (let i = 0; i < random.length; i++) before.data[i]! += noise * random[i]!;
     }
     return { embedding, states, before, origin: float32([width], this.#data.origin) };
+  }
+
+  /** Puts what the model makes in place of a random part of the true states before each position. */
+  async #readOwn(ahead: LoadedGraph, feeds: Record<string, Tensor>, step: number): Promise<void> {
+    const { seed, rollout } = this.#settings;
+    const { positions, width } = this.#data;
+    const random = numberedGenerator(seed, RANDOM.own, step);
+    const rows = positions - 1;
+    const shares = random.rand(this.#batch);
+    const given = feeds.before!.data as Float32Array;
+    for (let pass = 0; pass < rollout; pass++) {
+      const { predicted } = await ahead.run(feeds, ['predicted']);
+      const own = predicted!.data as Float32Array;
+      const before = given.slice();
+      const drawn = random.rand(this.#batch * rows);
+      for (let b = 0; b < this.#batch; b++) {
+        for (let i = 0; i < rows; i++) {
+          if (drawn[b * rows + i]! >= shares[b]!) continue;
+          const from = (b * positions + i) * width;
+          before.set(own.subarray(from, from + width), (b * rows + i) * width);
+        }
+      }
+      feeds.before = float32([this.#batch, rows, width], before);
+    }
   }
 
   async #stopDiverged(loss: number): Promise<never> {
