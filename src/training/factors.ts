@@ -66,6 +66,26 @@ export function loraFactors(layer: TrainedLayer, random: TorchGenerator): LayerF
 }
 
 /**
+ * A LoRA whose inputs are settled beforehand (2312.02432): down stays what it is, up is trained from zero.
+ * @param down orthonormal rows [rank, n], of which no other concept has any
+ */
+export function orthogonalFactors(layer: TrainedLayer, down: Float32Array): LayerFactors {
+  const { component, layerName, m, rank, scale, kernel } = layer;
+  const up = new Float32Array(m * rank);
+  return {
+    layer,
+    graphRank: rank,
+    parameters: new Map([['up', up]]),
+    factors: (mask) => ({ down, up: masked(up, rank, scale, mask) }),
+    backward: (d, mask) => new Map([['up', masked(d.up, rank, scale, mask)]]),
+    *merged() {
+      yield;
+      return { component, layerName, up: up.map((value) => value * scale), down: down.slice(), rank, kernel };
+    },
+  };
+}
+
+/**
  * LoHa (2108.06098, LyCORIS): ΔW = scale · (A₁ B₁) ∘ (A₂ B₂). The product of two rank-r matrices is exactly a
  * product of rank r²: column (i, j) of up is A₁[:, i] ∘ A₂[:, j], row (i, j) of down is B₁[i] ∘ B₂[j].
  */

@@ -89,9 +89,11 @@ export const trainingSchema = z
     maxGradNorm: amount.default(0).describe('Largest norm of all gradients together; 0: no limit'),
 
     factors: z
-      .enum(['lora', 'loha', 'dylora'])
+      .enum(['lora', 'loha', 'dylora', 'orthogonal'])
       .default('lora')
-      .describe('Form of the change: factors, their Hadamard product, or nested ranks'),
+      .describe(
+        'Form of the change: factors, their Hadamard product, nested ranks, or factors on inputs that no other concept acts on',
+      ),
     rank: whole(1, MAX_RANK).optional().describe('Of the factors'),
     alpha: amount.optional().describe('Scale of the factors; default: the method’s'),
     layers: z

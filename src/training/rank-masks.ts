@@ -1,9 +1,10 @@
 /** What a step leaves out: ranks, whole layers, K and V of cross-attention. Drawn per step, for all rows of the batch. */
 import type { TorchGenerator } from '../tensor/random.ts';
 import type { LayerFactors, RankMask } from './factors.ts';
+import type { TrainingSettings } from './options.ts';
 
 export interface DropOptions {
-  readonly factors: 'lora' | 'loha' | 'dylora';
+  readonly factors: TrainingSettings['factors'];
   readonly rankDropout: number;
   readonly moduleDropout: number;
   readonly kvDrop: number;

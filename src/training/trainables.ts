@@ -15,8 +15,16 @@ import type { TorchGenerator } from '../tensor/random.ts';
 import { float32 } from '../tensor/tensor.ts';
 import { initialVector } from './concept-embeddings.ts';
 import type { ModelFactors } from './factor-gradients.ts';
-import { fullWeight, type LayerFactors, lohaFactors, loraFactors, type RankMask } from './factors.ts';
+import {
+  fullWeight,
+  type LayerFactors,
+  lohaFactors,
+  loraFactors,
+  orthogonalFactors,
+  type RankMask,
+} from './factors.ts';
 import type { ResolvedSettings, TrainingMethod } from './methods/method.ts';
+import { orthogonalRows } from './orthogonal-rows.ts';
 import type { StepResult } from './step.ts';
 import { type TrainedLayer, trainedLayers } from './trained-layers.ts';
 
@@ -226,12 +234,16 @@ function layersOf(base: Checkpoint, method: TrainingMethod, settings: ResolvedSe
 function factorsOf(
   base: Checkpoint,
   method: TrainingMethod,
-  { factors }: ResolvedSettings,
+  { factors, seed, token }: ResolvedSettings,
   layer: TrainedLayer,
   random: TorchGenerator,
 ): LayerFactors {
   if (method.unet === 'keys-values') {
     return fullWeight(layer, base.parts.unet.weights.get(`${layer.layerName}.weight`)!);
+  }
+  if (factors === 'orthogonal') {
+    const { layerName, rank, n } = layer;
+    return orthogonalFactors(layer, orthogonalRows(layerName, `${seed} ${token}`, rank, n));
   }
   return factors === 'loha' ? lohaFactors(layer, random) : loraFactors(layer, random);
 }

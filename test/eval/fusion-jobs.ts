@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import type { Concept } from '../../src/concepts/concept.ts';
 import { loadConcept } from '../../src/concepts/concept-file.ts';
+import { conceptDeltas } from '../../src/concepts/fit.ts';
 import { bootstrapMean, type Interval } from '../../src/evaluation/bootstrap.ts';
 import { evaluate } from '../../src/evaluation/evaluate.ts';
 import { readPictureFolder } from '../../src/evaluation/picture-folder.ts';
@@ -13,9 +14,15 @@ import { summedParts } from '../../src/evaluation/weight-sum.ts';
 import { fuse } from '../../src/fusion/fuse.ts';
 import type { Fusion } from '../../src/fusion/fusion.ts';
 import { type FusionOptions, PRESETS } from '../../src/fusion/options.ts';
+import type { LowRank } from '../../src/linalg/low-rank.ts';
+import { layerContext } from '../../src/merging/merge.ts';
+import { MERGE_DEFAULTS, type MergeTerm } from '../../src/merging/method.ts';
+import { type MergeMethodName, mergeMethod } from '../../src/merging/methods/index.ts';
 import { type Checkpoint, openCheckpoint } from '../../src/models/checkpoint.ts';
 import { ClipEncoder } from '../../src/models/clip/clip-encoder.ts';
 import { openClipModel } from '../../src/models/clip/clip-model.ts';
+import type { LayerId } from '../../src/models/families/layer-table.ts';
+import type { ModelDeltas } from '../../src/models/lora.ts';
 import { defaultBase, packageRoot } from '../../src/package-root.ts';
 import { Pipeline, type PipelineParts } from '../../src/sampling/sample.ts';
 import { CONCEPT_THRESHOLDS, conceptScore } from '../support/shapeland/concept-detector.ts';
@@ -32,11 +39,15 @@ export const SAMPLING = { sampler: 'dpmpp-2m', steps: 8, guidanceScale: 4 } as c
 /** The average is the sum at 1 / concepts: three strengths of each count in all. */
 export const SUM_STRENGTHS = [0.7, 1] as const;
 
+/** Steps of refinement that are measured. */
+const REFINE = 80;
+
 /** How the concepts of a model come together. */
 export type Way =
   | { readonly kind: 'single' }
   | { readonly kind: 'sum'; readonly strength: number }
   | { readonly kind: 'average' }
+  | { readonly kind: 'merge'; readonly method: MergeMethodName }
   /** Trained together for so many steps a concept. */
   | { readonly kind: 'joint'; readonly steps: number }
   | { readonly kind: 'fuse'; readonly options: Partial<FusionOptions> };
@@ -86,17 +97,17 @@ export function allJobs(jointSteps: number): Job[] {
         { kind: 'fuse', options: { statistics, ...(preserve ? {} : { preserve: NOTHING }) } },
       ]),
     ),
+    [`the default, --refine ${REFINE}`, { kind: 'fuse', options: { refine: REFINE } }],
   ];
   const together = [2, 3, 4].flatMap((count) =>
     ways.map(([label, way]): Job => ({ label, way, concepts: CONCEPTS.slice(0, count) })),
   );
   // Measured on four concepts only, to keep the whole within a quarter of an hour.
-  const constrained: Job = {
-    label: 'custom-diffusion',
-    way: { kind: 'fuse', options: { method: 'custom-diffusion' } },
-    concepts: CONCEPTS,
-  };
-  return [...singles, ...together, constrained];
+  const ofFour: [string, Way][] = [
+    ['custom-diffusion', { kind: 'fuse', options: { method: 'custom-diffusion' } }],
+    ['null-space', { kind: 'merge', method: 'null-space' }],
+  ];
+  return [...singles, ...together, ...ofFour.map(([label, way]) => ({ label, way, concepts: CONCEPTS }))];
 }
 
 const NOTHING = { text: 0, cross: 0, spatial: 0 };
@@ -169,6 +180,11 @@ export class FusionBench {
         return summedParts(this.#base, concepts, way.strength);
       case 'average':
         return summedParts(this.#base, concepts, 1 / concepts.length);
+      case 'merge':
+        return {
+          ...(await summedParts(this.#base, concepts)),
+          deltas: await mergedDeltas(this.#base, concepts, way.method),
+        };
       case 'fuse': {
         const { options } = way;
         const request = { base: this.#base, concepts: concepts.map((concept) => ({ concept })), options };
@@ -205,6 +221,25 @@ const folder = path.join(packageRoot(), 'fixtures/tiny-world/concepts');
 async function filesOf(concepts: readonly ConceptName[], way: Way): Promise<string[]> {
   if (way.kind === 'joint') return [await trainedJointly(concepts, way.steps)];
   return concepts.map((name) => path.join(folder, `edlora_${name}.pth`));
+}
+
+/** The concepts' changes merged layer by layer. */
+async function mergedDeltas(
+  base: Checkpoint,
+  concepts: readonly Concept[],
+  method: MergeMethodName,
+): Promise<ModelDeltas> {
+  const terms = new Map<LayerId, MergeTerm[]>();
+  for (const concept of concepts) {
+    for (const [id, delta] of await conceptDeltas(base, concept)) {
+      terms.set(id, [...(terms.get(id) ?? []), { ...delta, scale: 1, strength: 1 }]);
+    }
+  }
+  const merged = new Map<LayerId, LowRank>();
+  for (const [id, own] of terms) {
+    merged.set(id, await mergeMethod(method).merge(own, layerContext(id, 0, MERGE_DEFAULTS)));
+  }
+  return merged;
 }
 
 function fusedParts({ layers, vocabulary }: Fusion): PipelineParts {

@@ -2,7 +2,8 @@
  * Does every pair of the shipped concepts survive together, and do all four? Identity rates against each concept alone,
  * other prompts against the base. `npm run eval:pairs`, about five minutes on two cores; `-- --refine 200` with that many
  * steps of refinement; `-- --only smiley,bullseye` fuses those alone; `-- --joint 800` trains each set together, for so many
- * steps a concept, instead of fusing it.
+ * steps a concept, instead of fusing it; `-- --files '.build/eval-training/{}-ed-lora-orthogonal-0.safetensors'` takes other
+ * files of the concepts; `-- --samples 160`.
  */
 import path from 'node:path';
 import { parseArgs } from 'node:util';
@@ -27,6 +28,7 @@ const { values } = parseArgs({
     refine: { type: 'string', default: '0' },
     joint: { type: 'string', default: '0' },
     samples: { type: 'string', default: '24' },
+    files: { type: 'string', default: path.join('fixtures/tiny-world/concepts', 'edlora_{}.pth') },
     only: { type: 'string' },
     json: { type: 'boolean' },
   },
@@ -41,7 +43,7 @@ const base = await openCheckpoint(defaultBase());
 const concepts = new Map<ConceptName, FusionConceptInput>();
 const alone = new Map<ConceptName, number>();
 for (const name of CONCEPTS) {
-  const file = path.join(packageRoot(), 'fixtures/tiny-world/concepts', `edlora_${name}.pth`);
+  const file = path.resolve(packageRoot(), values.files.replace('{}', name));
   const input = { concept: await loadConcept(file) };
   concepts.set(name, input);
   const { deltas, concept } = await prepareConcept(base, input);

@@ -4,7 +4,7 @@
  * prompts and noise, and counts with the detector; the shipped ED-LoRA files stand beside them, and with --pytorch
  * (python3 or PYTHON with torch, diffusers, transformers) files that PyTorch trains for as many steps with these seeds.
  * `npm run eval:training -- [--concepts smiley,checker] [--methods ed-lora,xti] [--steps 800] [--seeds 0,1,2]
- * [--others smiley] [--other-steps 200] [--samples 40] [--captions-per-batch 2] [--pytorch] [--figure file.svg] [--keep]`;
+ * [--others smiley] [--other-steps 200] [--samples 40] [--captions-per-batch 2] [--factors orthogonal] [--pytorch] [--figure file.svg] [--keep]`;
  * with --keep, what an interrupted run has trained is not trained again.
  *
  * Runs are made in processes of their own, one a core and each on one thread: the miniature's operators are too small to
@@ -26,7 +26,7 @@ import { bindConcepts } from '../../src/concepts/prompt.ts';
 import { openCheckpoint } from '../../src/models/checkpoint.ts';
 import { defaultBase, packageRoot } from '../../src/package-root.ts';
 import { TRAINING_METHODS } from '../../src/training/methods/index.ts';
-import type { TrainingMethodName } from '../../src/training/options.ts';
+import type { TrainingInput, TrainingMethodName } from '../../src/training/options.ts';
 import { writeTrained } from '../../src/training/output.ts';
 import { train } from '../../src/training/train.ts';
 import type { ConceptName } from '../support/shapeland/world.ts';
@@ -44,6 +44,7 @@ const { values } = parseArgs({
     samples: { type: 'string', default: '40' },
     seeds: { type: 'string', default: '0' },
     'captions-per-batch': { type: 'string', default: '2' },
+    factors: { type: 'string', default: 'lora' },
     out: { type: 'string', default: '.build/eval-training' },
     figure: { type: 'string' },
     pytorch: { type: 'boolean', default: false },
@@ -69,8 +70,10 @@ interface Job {
   readonly seed: number;
 }
 
-const fileOf = ({ name, by, seed }: Job): string =>
-  path.join(out, `${name}-${by}-${seed}.${by === 'pytorch' ? 'pth' : 'safetensors'}`);
+const fileOf = ({ name, by, seed }: Job): string => {
+  const how = by === 'ed-lora' && values.factors !== 'lora' ? `${by}-${values.factors}` : by;
+  return path.join(out, `${name}-${how}-${seed}.${by === 'pytorch' ? 'pth' : 'safetensors'}`);
+};
 const dataOf = (name: ConceptName): string => path.join(folder, name);
 
 async function trainHere({ name, by, seed }: Job): Promise<void> {
@@ -81,6 +84,7 @@ async function trainHere({ name, by, seed }: Job): Promise<void> {
       ...SETTINGS,
       captionsPerBatch: Number(values['captions-per-batch']),
       method,
+      ...(method === 'ed-lora' ? { factors: values.factors as TrainingInput['factors'] } : {}),
       data: dataOf(name),
       token: wordsOf(name).replace(' ', '+'),
       init: `<rand-0.013>+${classOf(name)}`,
@@ -109,9 +113,9 @@ type Command = readonly [command: string, args: readonly string[]];
 
 /** This file again, for one task. */
 function childCommand(task: object): Command {
-  const passed = (['steps', 'other-steps', 'samples', 'captions-per-batch', 'out'] as const).flatMap(
-    (option) => [`--${option}`, values[option]],
-  );
+  const passed = (
+    ['steps', 'other-steps', 'samples', 'captions-per-batch', 'factors', 'out'] as const
+  ).flatMap((option) => [`--${option}`, values[option]]);
   return [process.execPath, [fileURLToPath(import.meta.url), '--child', JSON.stringify(task), ...passed]];
 }
 

@@ -9,9 +9,11 @@ import {
   type LayerFactors,
   lohaFactors,
   loraFactors,
+  orthogonalFactors,
   type RankMask,
 } from '../../src/training/factors.ts';
 import { densityPenalty } from '../../src/training/kernel-density.ts';
+import { orthogonalRows } from '../../src/training/orthogonal-rows.ts';
 import { drawMasks } from '../../src/training/rank-masks.ts';
 import type { TrainedLayer } from '../../src/training/trained-layers.ts';
 
@@ -33,6 +35,7 @@ const weight = float32Tensor('w', [layer.m, layer.n], random.randn(layer.m * lay
 
 const all: [string, () => LayerFactors][] = [
   ['LoRA', () => filled(loraFactors(layer, random))],
+  ['orthogonal', () => filled(orthogonalFactors(layer, orthogonalRows('layer', 'me', layer.rank, layer.n)))],
   ['LoHa', () => filled(lohaFactors(layer, random))],
   ['whole weight', () => filled(fullWeight(layer, weight))],
 ];
@@ -190,5 +193,35 @@ describe('kernel density', () => {
       const at = (step: number): number => direct(rows.with(i, rows[i]! + step));
       expect(d).toBeCloseTo((0.5 * (at(1e-2) - at(-1e-2))) / 2e-2, 3);
     });
+  });
+});
+
+describe('orthogonal rows', () => {
+  const n = 24;
+  const inner = (a: Float32Array, i: number, b: Float32Array, j: number): number => {
+    let sum = 0;
+    for (let k = 0; k < n; k++) sum += a[i * n + k]! * b[j * n + k]!;
+    return sum;
+  };
+
+  it('are orthonormal, all that a layer has', () => {
+    const rows = orthogonalRows('layer', 'me', n, n);
+    for (let i = 0; i < n; i++) {
+      for (let j = 0; j <= i; j++)
+        expect(inner(rows, i, rows, j), `${i}, ${j}`).toBeCloseTo(i === j ? 1 : 0, 5);
+    }
+  });
+
+  it('of two owners come from one matrix, and are different ones; the same owner gets the same', () => {
+    const [mine, yours] = [orthogonalRows('layer', 'me', 4, n), orthogonalRows('layer', 'you', 4, n)];
+    const shared = [0, 1, 2, 3].flatMap((i) => [0, 1, 2, 3].map((j) => Math.abs(inner(mine, i, yours, j))));
+    for (const value of shared) expect(Math.min(value, Math.abs(value - 1))).toBeLessThan(1e-5);
+    expect(shared.filter((value) => value > 0.5).length).toBeLessThan(4);
+    expect(orthogonalRows('layer', 'me', 4, n)).toEqual(mine);
+    expect(orthogonalRows('another layer', 'me', 4, n)).not.toEqual(mine);
+  });
+
+  it('are refused where a layer has not so many', () => {
+    expect(() => orthogonalRows('layer', 'me', n + 1, n)).toThrow(/rank: layer has 24 inputs/);
   });
 });
