@@ -1,19 +1,17 @@
 /**
- * Plants small faults in src, one at a time, in a copy of the working tree, and asks the tests that enter the faulty line:
- * near and quick ones first, up to a bound of time. Faults that none of them notices are listed: each is a test that is missing, or a change that changes nothing.
- * What a test file enters is kept from a run with `--learn`; one that is not known enters whatever it reaches by imports.
+ * Plants small faults in src, one at a time, in a compiled copy of the working tree, and asks the tests that reach the faulty
+ * file by imports: near and quick ones first, up to a bound of time. Faults that none of them notices are listed: each is
+ * a test that is missing, or a change that changes nothing.
  *
  *     npm run test:mutants -- --room linalg --room merging --sample 12 --seed 1
  */
-import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import { parseArgs } from 'node:util';
 import { packageRoot } from '../../src/package-root.ts';
 import { TorchGenerator } from '../../src/tensor/random.ts';
 import { Checkout } from './checkout.ts';
-import { Entered } from './entered.ts';
 import { ImportGraph } from './imports.ts';
-import { learnEntered } from './learn.ts';
 import { type Mutation, mutationsOf, planted } from './mutations.ts';
 import { TestTimes } from './test-times.ts';
 import type { Answer } from './warm-vitest.ts';
@@ -35,8 +33,6 @@ const { values: options } = parseArgs({
     seed: { type: 'string', default: '0' },
     /** Of tests per fault, by what they took before. */
     seconds: { type: 'string', default: '120' },
-    /** Run every test first whose lines are not known. */
-    learn: { type: 'boolean', default: false },
     json: { type: 'boolean', default: false },
   },
 });
@@ -51,9 +47,9 @@ interface Judged extends Mutant {
   readonly outcome: 'noticed' | 'survived' | 'undecided';
   /** Who noticed: a test, or whoever waits for one that does not end. */
   readonly by: string | null;
-  /** Tests asked, of those that enter the line. */
+  /** Tests asked, of those that reach the file. */
   readonly asked: number;
-  readonly entering: number;
+  readonly reaching: number;
 }
 
 const checkout = new Checkout(root);
@@ -63,13 +59,18 @@ const graph = new ImportGraph(
   checkout.folder,
   checkout.files.filter((name) => /^(src|cli|test)\/.*\.ts$/.test(name)),
 );
+/** They replace modules, which Node's own loader cannot. */
+const APART = new Set(
+  checkout.files.filter(
+    (name) =>
+      name.endsWith('.test.ts') &&
+      /\bvi\.(do)?[mM]ock\(/.test(readFileSync(path.join(checkout.folder, name), 'utf8')),
+  ),
+);
 const times = new TestTimes(path.join(root, '.build', 'test-seconds.json'));
 /** Tests that passed, with a fault or without one, and those that do not without one: these are asked no more. */
-const entered = new Entered(root, path.join(root, '.build', 'entered.json'));
 const green = new Set<string>();
 const red = new Set<string>();
-/** Files that vitest must read again. */
-let changed: string[] = [];
 
 await main();
 
@@ -82,11 +83,11 @@ function described({ file, line, operator, from, to }: Mutant): string {
 function sample(place: string, count: number, seed: bigint): Mutant[] {
   const files = place.endsWith('.ts')
     ? [place]
-    : readdirSync(path.join(root, place), { recursive: true, encoding: 'utf8' })
-        .filter((name) => name.endsWith('.ts'))
+    : readdirSync(path.join(checkout.folder, place), { recursive: true, encoding: 'utf8' })
+        .filter((name) => name.endsWith('.ts') && !name.endsWith('.d.ts'))
         .map((name) => path.join(place, name));
   const all = files.toSorted().flatMap((file) =>
-    mutationsOf(readFileSync(path.join(root, file), 'utf8')).map((mutation) => ({
+    mutationsOf(readFileSync(path.join(checkout.folder, file), 'utf8')).map((mutation) => ({
       place,
       file,
       ...mutation,
@@ -97,19 +98,19 @@ function sample(place: string, count: number, seed: bigint): Mutant[] {
 }
 
 /** Near and quick tests first, as many as the bound allows; one in any case. */
-function testsFor({ file, line }: Mutant): { tests: string[]; entering: number } {
-  const entering = [...graph.testsOf(file)]
-    .filter(([test]) => !red.has(test) && entered.enters(test, file, line))
+function testsFor({ file }: Mutant): { tests: string[]; reaching: number } {
+  const reaching = [...graph.testsOf(file)]
+    .filter(([test]) => !red.has(test) && !APART.has(test))
     .map(([test, distance]) => ({ test, distance: Math.min(distance, 3), seconds: times.of(test) }))
     .sort((a, b) => a.distance * a.seconds - b.distance * b.seconds);
   const tests: string[] = [];
   let seconds = 0;
-  for (const { test, seconds: own } of entering) {
+  for (const { test, seconds: own } of reaching) {
     if (tests.length > 0 && seconds + own > Number(options.seconds)) continue;
     tests.push(test);
     seconds += own;
   }
-  return { tests, entering: entering.length };
+  return { tests, reaching: reaching.length };
 }
 
 /** Ask a group after the other: a fault that never ends is mostly met by the first one, which is short. */
@@ -128,12 +129,8 @@ function groupsOf(tests: readonly string[]): string[][] {
 }
 
 async function ask(tests: readonly string[]): Promise<Answer | null> {
-  // Other work on the machine may take most of it.
-  const answer = await checkout.ask(
-    { changed, tests },
-    60 + 10 * Math.max(...tests.map((test) => times.of(test))),
-  );
-  changed = [];
+  const longest = Math.max(...tests.map((test) => times.of(test)));
+  const answer = await checkout.ask(tests, 30 + 5 * longest);
   times.learn(answer?.seconds ?? {});
   for (const test of Object.keys(answer?.seconds ?? {})) green.add(test);
   return answer;
@@ -141,61 +138,57 @@ async function ask(tests: readonly string[]): Promise<Answer | null> {
 
 async function judge(mutant: Mutant): Promise<Judged> {
   const { file } = mutant;
-  const { tests, entering } = testsFor(mutant);
-  const target = path.join(checkout.folder, file);
-  const source = readFileSync(target, 'utf8');
-  const plant = (text: string): void => {
-    writeFileSync(target, text);
-    changed.push(file);
-  };
+  const { tests, reaching } = testsFor(mutant);
+  const source = readFileSync(path.join(checkout.folder, file), 'utf8');
   for (const group of groupsOf(tests)) {
-    plant(planted(source, mutant));
-    const answer = await ask(group).finally(() => plant(source));
+    checkout.plant(file, planted(source, mutant));
+    const answer = await ask(group);
     if (answer?.by === null) continue;
-    if (answer !== null && !(await isGreen(answer))) return judge(mutant);
+    const test = answer === null ? null : testOf(answer);
+    // Behind others in one process a test may fail for what they left there.
+    const alone = test === null || test === group[0] ? answer : await ask([test]);
+    checkout.plant(file, source);
+    if (test !== null && (alone?.by === null || !(await isGreen(test, answer!.late)))) {
+      console.error(`${test} fails without the fault, or not alone, and is not asked: ${answer!.by}`);
+      red.add(test);
+      return judge(mutant);
+    }
     // Whether it is the fault that does not end, or the machine that is busy: the same without it says.
     if (answer === null && !(await ask(group))?.passed)
-      return { ...mutant, outcome: 'undecided', by: null, asked: tests.length, entering };
+      return { ...mutant, outcome: 'undecided', by: null, asked: tests.length, reaching };
     const by = answer?.by ?? 'whoever waits: it does not end';
-    return { ...mutant, outcome: 'noticed', by, asked: tests.length, entering };
+    return { ...mutant, outcome: 'noticed', by, asked: tests.length, reaching };
   }
-  return { ...mutant, outcome: 'survived', by: null, asked: tests.length, entering };
+  checkout.plant(file, source);
+  return { ...mutant, outcome: 'survived', by: null, asked: tests.length, reaching };
+}
+
+/** The file of the test that failed; null if something did that no test waits for. */
+function testOf({ by }: Answer): string | null {
+  const [test] = by!.split(' > ');
+  return test!.endsWith('.test.ts') ? test! : null;
 }
 
 /** Whether the test passes without a fault: otherwise every fault would seem to be noticed. */
-async function isGreen({ by, late }: Answer): Promise<boolean> {
-  const test = by!.split(' > ')[0]!;
-  if (!test.endsWith('.test.ts') || (green.has(test) && !late)) return true;
-  const answer = await ask([test]);
-  if (answer?.passed === true) {
-    green.add(test);
-    return true;
-  }
-  console.error(`${test} fails without any fault, and is not asked: ${answer?.by ?? 'it does not end'}`);
-  red.add(test);
-  return false;
+async function isGreen(test: string, late: boolean): Promise<boolean> {
+  if (green.has(test) && !late) return true;
+  return (await ask([test]))?.passed === true;
 }
 
 async function main(): Promise<void> {
   if (!existsSync(path.join(root, '.build'))) mkdirSync(path.join(root, '.build'));
   const faults = places.flatMap((place) => sample(place, Number(options.sample), BigInt(options.seed)));
-  if (options.learn) await learnEntered(root, testsOf(faults), entered, times);
   const judged: Judged[] = [];
   for (const [i, mutant] of faults.entries()) {
     const one = await judge(mutant);
     judged.push(one);
-    const word = one.by === null ? `${one.outcome}, ${one.asked} of ${one.entering} tests asked` : one.by;
+    const word = one.by === null ? `${one.outcome}, ${one.asked} of ${one.reaching} tests asked` : one.by;
     console.error(`${i + 1}/${faults.length} ${described(one)}: ${word}`);
     times.save();
   }
   if (options.json) console.log(JSON.stringify({ seed: options.seed, judged }, null, 1));
   else report(judged);
   process.exit();
-}
-
-/** Those that may enter one of the faults, by what they import. */
-function testsOf(faults: readonly Mutant[]): string[] {
-  return [...new Set(faults.flatMap(({ file }) => [...graph.testsOf(file).keys()]))];
 }
 
 function report(judged: readonly Judged[]): void {
@@ -205,7 +198,7 @@ function report(judged: readonly Judged[]): void {
     console.log(`${place}: ${noticed.length} of ${own.length} faults were noticed`);
     for (const one of own) {
       if (one.outcome === 'noticed') continue;
-      console.log(`  ${described(one)}: ${one.outcome}, ${one.asked} of ${one.entering} tests asked`);
+      console.log(`  ${described(one)}: ${one.outcome}, ${one.asked} of ${one.reaching} tests asked`);
     }
   }
 }

@@ -1,21 +1,11 @@
 /**
- * One vitest that stays: what it has transformed is kept from fault to fault, and only the file that changed is read again.
+ * One vitest that stays, over tests that are compiled: Node loads them itself, and nobody waits for a module.
  * A process of its own, told over its channel, so that a test that never ends can be ended with it.
  *
- *     fork('warm-vitest.js', { cwd: <checkout> }), then send({ changed, tests })
- *
- * With the word `entered` it says which lines of src and cli each file ran, too, which makes it slower.
+ *     fork('warm-vitest.js', { cwd: <checkout> }), then send(['test/a.test.ts', …])
  */
 import path from 'node:path';
 import { createVitest, type TestModule, type TestSpecification, type Vitest } from 'vitest/node';
-import { type EnteredLines, type MadeCode, type Origins, originsOf, takeEntered } from './entered-lines.ts';
-
-export interface Question {
-  /** Sources that are not as they were at the last question. */
-  readonly changed: readonly string[];
-  /** Test files, in the order in which they are asked; the first failure ends it. */
-  readonly tests: readonly string[];
-}
 
 export interface Answer {
   readonly passed: boolean;
@@ -25,15 +15,14 @@ export interface Answer {
   readonly late: boolean;
   /** Seconds that each file took that passed. */
   readonly seconds: Readonly<Record<string, number>>;
-  /** Lines that each file ran that passed. */
-  readonly entered: Readonly<Record<string, EnteredLines>>;
 }
 
 /** The machine may be busy. */
 const PATIENCE_MS = 300_000;
 
 const root = process.cwd();
-const sayEntered = process.argv[2] === 'entered';
+const compiled = (test: string): string => path.join(root, test.replace(/\.ts$/, '.js'));
+const sourceOf = (module: TestModule): string => path.relative(root, module.moduleId).replace(/\.js$/, '.ts');
 
 /** Files are run in the order in which they are given. */
 class AsGiven {
@@ -53,27 +42,20 @@ function end(module: TestModule): void {
   process.send!('a file has ended');
 }
 
-async function answer(vitest: Vitest, { changed, tests }: Question): Promise<Answer> {
-  for (const file of changed) vitest.invalidateFile(path.join(root, file));
-  const specifications = tests.flatMap((test) => {
-    const file = path.join(root, test);
-    const project = vitest.projects.find((one) => one.matchesTestGlob(file));
-    return project === undefined ? [] : [project.createSpecification(file)];
-  });
+async function answer(vitest: Vitest, tests: readonly string[]): Promise<Answer> {
+  const project = vitest.projects[0]!;
   ended = [];
-  const { unhandledErrors } = await vitest.runTestSpecifications(specifications, false);
+  const { unhandledErrors } = await vitest.runTestSpecifications(
+    tests.map((test) => project.createSpecification(compiled(test))),
+    false,
+  );
   const seconds: Record<string, number> = {};
-  const entered: Record<string, EnteredLines> = {};
   let by: string | null = null;
   let late = false;
   for (const module of ended) {
-    const file = path.relative(root, module.moduleId);
+    const file = sourceOf(module);
     const { collectDuration, duration, setupDuration } = module.diagnostic();
     if (module.ok()) seconds[file] = (collectDuration + duration + setupDuration) / 1000;
-    if (sayEntered && module.ok()) {
-      const lines = await takeEntered(file, (source) => origins(vitest, source));
-      if (lines !== null) entered[file] = lines;
-    }
     if (module.ok() || by !== null) continue;
     const [first] = [...module.children.allTests('failed')];
     const errors = [...(first?.result().errors ?? []), ...module.errors()];
@@ -81,41 +63,29 @@ async function answer(vitest: Vitest, { changed, tests }: Question): Promise<Ans
     by = first === undefined ? file : `${file} > ${first.fullName}`;
   }
   if (by === null && unhandledErrors.length > 0) by = 'an error that no test waits for';
-  return { passed: by === null, by, late, seconds, entered };
-}
-
-const known = new Map<string, Promise<Origins>>();
-
-function origins(vitest: Vitest, file: string): Promise<Origins> {
-  const found = known.get(file) ?? made(vitest, file).then(originsOf);
-  known.set(file, found);
-  return found;
-}
-
-async function made(vitest: Vitest, file: string): Promise<MadeCode> {
-  const { ssr } = vitest.projects[0]!.vite.environments;
-  const { code, map } = (await ssr!.transformRequest(path.join(root, file)))!;
-  return { code, map: map as MadeCode['map'] };
+  return { passed: by === null, by, late, seconds };
 }
 
 const vitest = await createVitest('test', {
   root,
+  config: false,
   watch: false,
-  bail: sayEntered ? 0 : 1,
-  // Beside a test that notices another one would run for nothing.
+  include: ['test/**/*.test.js'],
+  globalSetup: ['test/support/cache-folder.js'],
+  setupFiles: ['test/support/close.js'],
+  experimental: { viteModuleRunner: false, nodeLoader: false },
+  bail: 1,
+  // All files of one question share a process and what it has loaded; the next question gets another one.
+  isolate: false,
   maxWorkers: 1,
+  testTimeout: PATIENCE_MS,
+  hookTimeout: PATIENCE_MS,
   reporters: [{ onTestModuleEnd: end }],
   sequence: { sequencer: AsGiven },
 });
-for (const { config } of vitest.projects) {
-  // Of one question all files share a process and what it has loaded; the next question gets another one.
-  if (sayEntered) config.isolate = true;
-  config.testTimeout = config.hookTimeout = PATIENCE_MS;
-  if (sayEntered) config.setupFiles.push(path.join(root, 'test/mutants/entered-setup.ts'));
-}
 await vitest.standalone();
-process.on('message', (question: Question) => {
-  answer(vitest, question).then(
+process.on('message', (tests: readonly string[]) => {
+  answer(vitest, tests).then(
     (found) => process.send!(found),
     (error: Error) => {
       console.error(error);
