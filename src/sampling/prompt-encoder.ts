@@ -1,6 +1,7 @@
 /** Prompts to text features per cross-attention layer: concept words bound, weights applied, long prompts in chunks. */
 
 import type { BoundVocabulary } from '../concepts/prompt.ts';
+import { ShapeError } from '../errors.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
 import type { ClipTokenizer } from '../models/clip/tokenizer.ts';
 import { type Conditioning, type TokenEncoder, zerosLike } from '../models/families/conditioning.ts';
@@ -53,6 +54,14 @@ export class PromptEncoder {
     clipSkip: number,
     execution?: ExecutionContext,
   ) {
+    const [wanted, got] = [base.parts.tokenizers, vocabulary.tokenizers].map((own) =>
+      [...own.keys()].join(', '),
+    );
+    if (wanted !== got) {
+      throw new ShapeError(
+        `vocabulary: expected one bound to the tokenizers of ${wanted} as the base has them, got ${got}`,
+      );
+    }
     this.#base = base;
     this.#vocabulary = vocabulary;
     const added = vocabulary.embeddingRows;

@@ -1,10 +1,16 @@
 /** What drawing with SDXL has that Stable Diffusion 1.x has not: two tokenizers, no prompt at all, sizes; and what both share. */
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { Concept } from '../../src/concepts/concept.ts';
 import { bindConcepts } from '../../src/concepts/prompt.ts';
 import { UsageError } from '../../src/errors.ts';
 import { float32Tensor } from '../../src/formats/raw-tensor.ts';
+import { writeSafetensors } from '../../src/formats/safetensors.ts';
 import { type Checkpoint, openCheckpoint } from '../../src/models/checkpoint.ts';
+import { controlNetSchema } from '../../src/models/controlnet/config.ts';
+import { buildConditionEmbedding, buildControlNet } from '../../src/models/controlnet/controlnet.ts';
+import { openControlNet } from '../../src/models/controlnet/open.ts';
 import { planScene } from '../../src/sampling/draw-scene.ts';
 import { openSceneModel } from '../../src/sampling/model-source.ts';
 import { PromptEncoder } from '../../src/sampling/prompt-encoder.ts';
@@ -14,6 +20,8 @@ import { Pipeline, type PipelineParts } from '../../src/sampling/sample.ts';
 import { normalScene } from '../../src/sampling/scene.ts';
 import { TorchGenerator } from '../../src/tensor/random.ts';
 import { familiesPath } from '../support/goldens.ts';
+import { randomWeights } from '../support/random-weights.ts';
+import { scratch } from '../support/scratch.ts';
 
 const model = familiesPath('sdxl', 'model');
 const CAT = 'a photo of a cat';
@@ -58,6 +66,13 @@ describe('a prompt', () => {
     const [width, tokens] = [empty!.context.shape[3]!, empty!.context.shape[2]!];
     const second = (data: Float32Array) => data.subarray(77 * width, tokens * width);
     expect(second(short!.context.data)).toEqual(second(empty!.context.data));
+  });
+
+  it('is read by a vocabulary of all text encoders alone', () => {
+    const half = bindConcepts(base.tokenizer, [], 28);
+    expect(() => new PromptEncoder(base, half, new Map(), 0)).toThrow(
+      /expected one bound to the tokenizers of text_encoder, text_encoder_2 .*, got text_encoder$/,
+    );
   });
 
   it('weighs words in both text encoders', async () => {
@@ -175,6 +190,37 @@ describe('a picture', () => {
     const placed = await drawnWith({ placedDeltas: [deltas] }, { regions, concepts: [{ concept: 0 }] });
     expect(placed).toBeAllClose(everywhere, { rtol: 0, atol: 2e-3 });
     expect(everywhere).not.toEqual(await latentsOf(plain, {}));
+  });
+
+  it('is guided by a ControlNet that reads pooled text and sizes too', async () => {
+    const folder = scratch('controlnet');
+    mkdirSync(folder);
+    const { up_block_types: _, ...unet } = JSON.parse(
+      readFileSync(path.join(model, 'unet', 'config.json'), 'utf8'),
+    ) as Record<string, unknown>;
+    const json = {
+      ...unet,
+      _class_name: 'ControlNetModel',
+      conditioning_embedding_out_channels: [4, 8, 8, 8],
+    };
+    const config = controlNetSchema.parse(json);
+    const { source, asked } = randomWeights();
+    const size = { batch: 1, latentHeight: 4, latentWidth: 4, tokens: 77 };
+    buildControlNet(source, config, size);
+    buildConditionEmbedding(source, config, { imageHeight: 32, imageWidth: 32 });
+    writeFileSync(path.join(folder, 'config.json'), JSON.stringify(json));
+    await writeSafetensors(path.join(folder, 'diffusion_pytorch_model.safetensors'), [...asked.values()]);
+    const controlNet = await openControlNet(folder);
+    const picture = { width: 32, height: 32, data: new Uint8Array(32 * 32 * 3).fill(200) };
+    const guided = await latentsOf(plain, { controls: [{ controlNet, picture }] });
+    expect(guided.every(Number.isFinite)).toBe(true);
+    expect(guided).not.toEqual(await latentsOf(plain, {}));
+    const off = await latentsOf(plain, { controls: [{ controlNet, picture, strength: 0 }] });
+    expect(off).toEqual(await latentsOf(plain, {}));
+    const other = { ...controlNet, config: { ...config, unet: { ...config.unet, addedInputs: undefined } } };
+    await expect(latentsOf(plain, { controls: [{ controlNet: other, picture }] })).rejects.toThrow(
+      /expected \d+ numbers beside the timestep, .* got none; a ControlNet for another family\?/,
+    );
   });
 
   it('leaves out layers of both text encoders', async () => {
