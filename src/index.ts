@@ -296,6 +296,7 @@ export {
   writePort,
 } from './fusion/port/write-port.ts';
 export { baseFiles, conceptFiles, type FusionRecipe, type RecordedFile } from './fusion/recipe.ts';
+export type { RefineCheck } from './fusion/refine/held-out.ts';
 export { readFusionRecipe, recipeConcepts, repeatedRequest } from './fusion/repeat.ts';
 export type {
   ConceptReport,

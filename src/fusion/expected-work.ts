@@ -10,7 +10,7 @@ import type { Progress } from '../progress.ts';
 import { GuidedRows } from '../sampling/guided-rows.ts';
 import { type FusionPlan, preserves } from './plan.ts';
 import { conceptPrompts } from './prompts.ts';
-import { fusionRefineUnits } from './refine/refine-fusion.ts';
+import { fusionRefineWork } from './refine/refine-fusion.ts';
 import type { FusionProgress } from './report/report.ts';
 import { heldOutOptions } from './solvers/parameter-choice.ts';
 import { idInStage, STAGES, type Stage } from './stage.ts';
@@ -32,8 +32,6 @@ export interface FusionTask {
  * Measured by `npm run bench:fusion`.
  */
 const SOLVE_COST = 34;
-/** A distilling step against a guided pass: teacher and student, and the student's way back. */
-const REFINE_PASSES = 4;
 
 /** Everything that a plan would do if no statistics were kept. */
 export async function fusionTasks(base: Checkpoint, plan: FusionPlan): Promise<FusionTask[]> {
@@ -63,8 +61,11 @@ export async function fusionTasks(base: Checkpoint, plan: FusionPlan): Promise<F
       { stage, action: 'solve', units: layers[stage].length, cost: solveCost(base, plan, stage) },
     ];
   });
-  const refining = fusionRefineUnits(options, concepts.length, captions.length);
-  return [...tasks, { stage: 'spatial', action: 'refine', units: refining, cost: REFINE_PASSES * pass }];
+  const { units, passes } = fusionRefineWork(base, options, concepts.length, captions.length);
+  return [
+    ...tasks,
+    { stage: 'spatial', action: 'refine', units, cost: (passes * pass) / Math.max(1, units) },
+  ];
 }
 
 /** One step of a denoising run with all its sums. */

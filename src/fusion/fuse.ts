@@ -14,8 +14,8 @@ import { type FusionAction, fusionTasks, WorkDone } from './expected-work.ts';
 import type { FusedLayer, Fusion } from './fusion.ts';
 import { type FuseRequest, type FusionPlan, methodFor, planFusion, preserves } from './plan.ts';
 import { addBase, addConcept, toolVersions } from './recipe.ts';
-import type { RefineProgress } from './refine/refine.ts';
 import { refineFusion } from './refine/refine-fusion.ts';
+import type { RefineProgress } from './refine/refine-request.ts';
 import { Reporter } from './report/report.ts';
 import { measureStage, type SolvedLayer, type StageProblem, solveStage } from './solve-stage.ts';
 import { fusionMethod } from './solvers/method.ts';
@@ -174,7 +174,7 @@ class FusionRun {
   /** Distil the concepts' own models into the UNet's factors, and measure what became of every layer. */
   async refine(): Promise<void> {
     const { base, signal } = this.#request;
-    const { layers, losses } = await this.reporter.refining(() =>
+    const { layers, losses, checks } = await this.reporter.refining(() =>
       refineFusion({
         base,
         ...this.#plan,
@@ -188,7 +188,9 @@ class FusionRun {
         ),
       }),
     );
-    this.reporter.refined(losses);
+    this.reporter.refined(losses, checks);
+    // What better predictions would have taken, but did not.
+    this.#work.skip('spatial', 'refine', this.#plan.options.refine - losses.length);
     for (const [stage, solved] of this.#solved) {
       if (stage === 'text') continue;
       const settings = { ...solved.parameters, engine: this.#engine.multiply, pace: new Pace(signal) };

@@ -12,11 +12,23 @@ import type { FusionConcept } from '../fusion-concept.ts';
 import type { FusionOptions } from '../options.ts';
 import { PromptReader } from '../prompt-reader.ts';
 import { conceptPrompts } from '../prompts.ts';
-import { type Refinement, type RefineProgress, refine, refineUnits, type Teacher } from './refine.ts';
+import { refine, refineWork } from './refine.ts';
 import { REFINE_DEFAULTS, type RefineOptions } from './refine-options.ts';
+import type { Refinement, RefineProgress, Teacher } from './refine-request.ts';
+import type { RefinePrompt } from './refine-states.ts';
 
-/** Captions by which the base teaches. */
-const TAUGHT_CAPTIONS = 16;
+/** Captions by which the base teaches; one in five of them judges. */
+const TAUGHT_CAPTIONS = 20;
+const JUDGING_CAPTION = 5;
+/** Side of latents up to which a whole batch is one pass. */
+const SMALL_LATENTS = 32;
+/** Prompts that a concept is judged by. */
+const JUDGING_TEMPLATES = [
+  'a picture of a {}',
+  'a {} on a table',
+  'a photo of a {} in front of a wall',
+  'a small {}',
+];
 
 export interface FusionToRefine {
   readonly base: Checkpoint;
@@ -51,27 +63,33 @@ export async function refineFusion(fusion: FusionToRefine): Promise<Refinement> 
   const teachers: Teacher[] = [];
   for (const { name, deltas } of concepts) {
     const inOwn = reading(deltas);
-    const prompts = [];
-    for (const ids of conceptPrompts(vocabulary, name, options.promptTemplates).padded) {
-      prompts.push({ own: await inOwn.read(ids), fused: await inFused.read(ids) });
-    }
+    const read = async (templates: readonly string[]): Promise<RefinePrompt[]> => {
+      const prompts = [];
+      for (const ids of conceptPrompts(vocabulary, name, templates).padded) {
+        prompts.push({ own: await inOwn.read(ids), fused: await inFused.read(ids) });
+      }
+      return prompts;
+    };
     teachers.push({
       name,
       deltas: within('unet', deltas),
       empty: await inOwn.noPrompt(),
-      prompts,
+      prompts: await read(options.promptTemplates),
+      heldOut: await read(JUDGING_TEMPLATES),
     });
   }
-  const taught = [];
+  const taught: RefinePrompt[] = [];
   for (const caption of denoisedCaptions(captions, TAUGHT_CAPTIONS)) {
     const ids = reader.everywhere(caption);
     taught.push({ own: await inBase.read(ids), fused: await inFused.read(ids) });
   }
+  const isJudging = (caption: number): boolean => caption % JUDGING_CAPTION === 1;
   const preserved: Teacher = {
     name: 'captions',
     deltas: new Map(),
     empty: await inBase.noPrompt(),
-    prompts: taught,
+    prompts: taught.filter((_, i) => !isJudging(i)),
+    heldOut: taught.filter((_, i) => isJudging(i)),
   };
   return refine({
     base,
@@ -80,21 +98,32 @@ export async function refineFusion(fusion: FusionToRefine): Promise<Refinement> 
     empty: await inFused.noPrompt(),
     concepts: teachers,
     preserved: captions.length === 0 ? null : preserved,
-    options: settingsOf(options),
+    options: settingsOf(base, options),
     execution: fusion.execution,
   });
 }
 
-/** Units of work that the refinement of a fusion will count. */
-export function fusionRefineUnits(options: FusionOptions, concepts: number, captions: number): number {
-  return options.refine === 0 ? 0 : refineUnits(settingsOf(options), concepts + (captions > 0 ? 1 : 0));
+/** Work of the refinement of a fusion, as `refineWork`. */
+export function fusionRefineWork(
+  base: Checkpoint,
+  options: FusionOptions,
+  concepts: number,
+  captions: number,
+): ReturnType<typeof refineWork> {
+  if (options.refine === 0) return { units: 0, passes: 0 };
+  const teachers = concepts + (captions > 0 ? 1 : 0);
+  // A list of one caption has none to judge by.
+  return refineWork(settingsOf(base, options), teachers, captions > 1 ? teachers : concepts);
 }
 
-function settingsOf({
-  refine: steps,
-  guidanceScale,
-  steps: denoisingSteps,
-  seed,
-}: FusionOptions): RefineOptions {
-  return { ...REFINE_DEFAULTS, steps, guidanceScale, denoisingSteps, seed };
+function settingsOf(
+  base: Checkpoint,
+  { refine: steps, guidanceScale, steps: collected, seed }: FusionOptions,
+): RefineOptions {
+  const denoisingSteps = Math.min(collected, REFINE_DEFAULTS.denoisingSteps);
+  const given = { ...REFINE_DEFAULTS, steps, guidanceScale, denoisingSteps, seed };
+  // Of a model of that size the way back of one guided picture takes as much memory as a step of training with two.
+  return base.parts.unet.config.sampleSize <= SMALL_LATENTS
+    ? given
+    : { ...given, picturesPerPass: 1, recomputeBlocks: true };
 }

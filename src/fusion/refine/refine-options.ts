@@ -2,12 +2,19 @@
 import { UsageError } from '../../errors.ts';
 
 export interface RefineOptions {
-  /** Gradient steps; 0 returns the start. Each costs about three forward passes of `batch` guided predictions. */
+  /** Gradient steps at most; 0 returns the start. Each costs about three forward passes of `batch` guided predictions. */
   readonly steps: number;
+  /**
+   * Steps between two looks at held-out predictions, where teachers have prompts for them: the factors of the best look are
+   * the result, and two in a row without a better one are the end.
+   */
+  readonly checkSteps: number;
   /** Adam's, at its highest; rises over 10 steps and falls to 0 along a cosine. */
   readonly learningRate: number;
   /** Guided predictions compared in one step, and pictures drawn together. */
   readonly batch: number;
+  /** Pictures of one pass of a network, a divisor of `batch`: what memory has room for. Others come one after the other. */
+  readonly picturesPerPass: number;
   /** Share of the rows of all batches that generic captions get, in [0, 1). */
   readonly preserve: number;
   /** 1 or less compares predictions by the prompt alone. */
@@ -29,13 +36,15 @@ export interface RefineOptions {
  */
 export const REFINE_DEFAULTS: RefineOptions = {
   steps: 300,
+  checkSteps: 20,
   learningRate: 2e-3,
   batch: 8,
+  picturesPerPass: 8,
   preserve: 0.3,
   guidanceScale: 4,
-  denoisingSteps: 20,
+  denoisingSteps: 10,
   runs: 16,
-  roundSteps: 50,
+  roundSteps: 100,
   seed: 0,
   recomputeBlocks: false,
 };
@@ -49,8 +58,14 @@ export function checkRefineOptions(options: RefineOptions): void {
     }
   };
   whole('steps', 0);
-  for (const name of ['batch', 'denoisingSteps', 'runs', 'roundSteps'] as const) whole(name, 1);
+  for (const name of ['batch', 'checkSteps', 'denoisingSteps', 'runs', 'roundSteps'] as const) whole(name, 1);
   whole('seed', Number.MIN_SAFE_INTEGER);
+  const { batch, picturesPerPass } = options;
+  if (!(Number.isSafeInteger(picturesPerPass) && picturesPerPass >= 1 && batch % picturesPerPass === 0)) {
+    throw new UsageError(
+      `refine picturesPerPass: expected a divisor of the batch of ${batch}, got ${picturesPerPass}`,
+    );
+  }
   const { learningRate, preserve, guidanceScale } = options;
   if (!(learningRate > 0 && Number.isFinite(learningRate))) {
     throw new UsageError(`refine learning rate: expected a number > 0, got ${learningRate}`);

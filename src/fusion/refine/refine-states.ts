@@ -10,6 +10,7 @@ import type { LoadedGraph } from '../../runtime/runtime.ts';
 import type { GuidedRows } from '../../sampling/guided-rows.ts';
 import { type Pass, runGuided } from '../../sampling/guided-run.ts';
 import type { Sampler } from '../../sampling/samplers/sampler.ts';
+import { float32 } from '../../tensor/tensor.ts';
 
 /** A prompt as two models read it, the concept's own and the fused one; of one row. */
 export interface RefinePrompt {
@@ -39,7 +40,7 @@ export interface RolloutOptions {
   readonly execution: ExecutionContext;
 }
 
-/** One loaded UNet that stands for every model in turn, B pictures at a time. */
+/** One loaded UNet that stands for every model in turn, some pictures at a time. */
 export class Rollouts {
   readonly #session: LoadedGraph;
   readonly #config: UnetConfig;
@@ -67,7 +68,7 @@ export class Rollouts {
   }
 
   /**
-   * @param rows  of B pictures that are drawn together
+   * @param rows  of the pictures of one pass
    * @param ranks of every layer that any of the models changes, the largest of each
    */
   static async create(
@@ -84,17 +85,38 @@ export class Rollouts {
   }
 
   /**
-   * Draw B pictures with guidance and note the teacher's prediction at every step.
-   * @param prompts  B prompts
+   * Draw pictures with guidance and note the teacher's prediction at every step.
+   * @param prompts  of B pictures, a multiple of those of a pass
    * @param noise    standard normal, [B · C · h · w]
    * @param teacher  reads `own` of each prompt
    * @param driver   whose predictions the latents follow, reading `fused`; null: the teacher's own
-   * @param onStep   called after each step
-   * @returns B states per step
+   * @param onStep   called after each step of the pictures of a pass
+   * @returns step by step, B states in each
    * @throws {ShapeError} when deltas or text features do not fit
    * @throws {NumericalError} when latents stop being finite
    */
   async draw(
+    prompts: readonly RefinePrompt[],
+    noise: Float32Array,
+    teacher: GuidedModel,
+    driver: GuidedModel | null,
+    onStep: () => void,
+  ): Promise<RefineState[]> {
+    const { pictures } = this.#rows;
+    const pixels = noise.length / prompts.length;
+    const parts: RefineState[][] = [];
+    for (let first = 0; first < prompts.length; first += pictures) {
+      const own = prompts.slice(first, first + pictures);
+      const ownNoise = noise.slice(first * pixels, (first + pictures) * pixels);
+      parts.push(await this.#drawTogether(own, ownNoise, teacher, driver, onStep));
+    }
+    return Array.from({ length: parts[0]!.length / pictures }, (_, step) =>
+      parts.flatMap((states) => states.slice(step * pictures, (step + 1) * pictures)),
+    ).flat();
+  }
+
+  /** The pictures of one pass. */
+  async #drawTogether(
     prompts: readonly RefinePrompt[],
     noise: Float32Array,
     teacher: GuidedModel,
@@ -138,6 +160,28 @@ export class Rollouts {
     return states;
   }
 
+  /**
+   * A model's guided predictions at states, each [C · h · w]. It reads `fused` of their prompts.
+   * @param states a multiple of the pictures of a pass
+   */
+  async predict(states: readonly RefineState[], model: GuidedModel): Promise<Float32Array[]> {
+    const { pictures } = this.#rows;
+    const predictions: Float32Array[] = [];
+    for (let first = 0; first < states.length; first += pictures) {
+      const part = states.slice(first, first + pictures);
+      const ask = this.#network(
+        model,
+        part.map(({ prompt }) => prompt.fused),
+      );
+      const all = this.#rows.prediction(
+        await ask({ feeds: stateFeeds(part, this.#rows, this.#size, this.#config) }),
+      );
+      const cells = all.length / pictures;
+      predictions.push(...part.map((_, i) => all.slice(i * cells, (i + 1) * cells)));
+    }
+    return predictions;
+  }
+
   /** Free the session's memory. */
   dispose(): Promise<void> {
     return this.#session.dispose();
@@ -147,7 +191,7 @@ export class Rollouts {
   #network(
     { deltas, empty }: GuidedModel,
     prompts: readonly Conditioning[],
-  ): (pass: Pass) => Promise<Float32Array> {
+  ): (pass: Pick<Pass, 'feeds'>) => Promise<Float32Array> {
     const fixed = {
       ...deltaFeeds(deltas, this.#ranks, this.#layers),
       ...conditioningFeeds(this.#rows.conditioning(empty, prompts)),
@@ -157,4 +201,20 @@ export class Rollouts {
       return noise_pred!.data as Float32Array;
     };
   }
+}
+
+/** Latents and timesteps of the pictures of one pass, as the UNet takes them. */
+export function stateFeeds(
+  states: readonly RefineState[],
+  rows: GuidedRows,
+  { latentHeight, latentWidth }: Pick<UnetSize, 'latentHeight' | 'latentWidth'>,
+  { inChannels }: Pick<UnetConfig, 'inChannels'>,
+): Pass['feeds'] {
+  const latents = float32([states.length, inChannels, latentHeight, latentWidth]);
+  const timesteps = float32([states.length]);
+  states.forEach((state, i) => {
+    latents.data.set(state.latents, i * state.latents.length);
+    timesteps.data[i] = state.timestep;
+  });
+  return { sample: rows.both(latents), timestep: rows.both(timesteps) };
 }

@@ -14,12 +14,11 @@
  *
  * The factors keep their ranks: the result is a LoRA as before.
  */
-import { NumericalError, ShapeError, UsageError } from '../../errors.ts';
+import { NumericalError } from '../../errors.ts';
 import { gradientOutput } from '../../graph/gradient-outputs.ts';
 import { type LowRank, lowRank, rankOf, truncateSteps } from '../../linalg/low-rank.ts';
 import { matrix } from '../../linalg/matrix.ts';
-import type { Checkpoint } from '../../models/checkpoint.ts';
-import { type Conditioning, conditioningFeeds } from '../../models/families/conditioning.ts';
+import { conditioningFeeds } from '../../models/families/conditioning.ts';
 import { commonRanks, deltaFeeds, deltaRanks, type LayerDeltas } from '../../models/lora.ts';
 import { loraDownInput, loraUpInput } from '../../models/network.ts';
 import { adamwState, adamwStep } from '../../optim/adamw.ts';
@@ -29,54 +28,20 @@ import type { LoadedGraph } from '../../runtime/runtime.ts';
 import { GuidedRows } from '../../sampling/guided-rows.ts';
 import { noiseSchedule } from '../../sampling/noise-schedule.ts';
 import { dpmSolver } from '../../sampling/samplers/dpm-solver.ts';
-import type { SchedulerConfig } from '../../sampling/scheduler-config.ts';
 import { withDefaults } from '../../settings.ts';
 import { TorchGenerator } from '../../tensor/random.ts';
 import { float32, type Tensor } from '../../tensor/tensor.ts';
+import { HeldOut, type HeldOutStates, spreadOver } from './held-out.ts';
 import { buildRefineStep } from './refine-graph.ts';
 import { checkRefineOptions, REFINE_DEFAULTS, type RefineOptions } from './refine-options.ts';
-import { type GuidedModel, type RefinePrompt, type RefineState, Rollouts } from './refine-states.ts';
-
-/** A model to be imitated: a concept's own, or the base (no deltas) for generic captions. */
-export interface Teacher extends GuidedModel {
-  /** For messages and progress. */
-  readonly name: string;
-  /** At least one; drawn in turn. */
-  readonly prompts: readonly RefinePrompt[];
-}
-
-export interface RefineRequest {
-  readonly base: Checkpoint;
-  /** Noise schedule of the base, for DPM-Solver. */
-  readonly schedule: SchedulerConfig;
-  /** Layers of the UNet to refine, with the factors to begin with. Ranks stay. */
-  readonly start: LayerDeltas;
-  /** Changes of other layers of the UNet, which stay as they are. Default none. */
-  readonly fixed?: LayerDeltas;
-  /** The empty prompt as the fused model reads it, one row. */
-  readonly empty: Conditioning;
-  readonly concepts: readonly Teacher[];
-  /** The base with generic captions; null preserves nothing. */
-  readonly preserved: Teacher | null;
-  /** What is left out takes its value from `REFINE_DEFAULTS`. */
-  readonly options?: Partial<RefineOptions>;
-  readonly execution?: ExecutionContext<RefineProgress>;
-}
-
-export interface RefineProgress {
-  readonly action: 'draw' | 'step';
-  /** Whose picture is drawn, or the step's number. */
-  readonly subject: string;
-  readonly done: number;
-  readonly total: number;
-}
-
-export interface Refinement {
-  /** The refined layers, in the order of `start`. */
-  readonly layers: ReadonlyMap<string, LowRank>;
-  /** Loss of every step before its update: mean weighted square over the batch's latent cells. */
-  readonly losses: readonly number[];
-}
+import {
+  checkRequest,
+  type Refinement,
+  type RefineProgress,
+  type RefineRequest,
+  type Teacher,
+} from './refine-request.ts';
+import { type GuidedModel, type RefineState, Rollouts, stateFeeds } from './refine-states.ts';
 
 const MAX_NOISE_RATIO = 8;
 const WARM_UP_STEPS = 10;
@@ -94,7 +59,7 @@ export async function refine(request: RefineRequest): Promise<Refinement> {
   const options = withDefaults(REFINE_DEFAULTS, request.options);
   checkRefineOptions(options);
   checkRequest(request);
-  if (options.steps === 0) return { layers: request.start, losses: [] };
+  if (options.steps === 0) return { layers: request.start, losses: [], checks: [] };
   const { execution = executionContext() } = request;
   const pace = new Pace(execution.signal);
   // Adam moves every number by about as much: both factors of a layer have to be of one size.
@@ -110,49 +75,23 @@ export async function refine(request: RefineRequest): Promise<Refinement> {
   }
 }
 
-/** Units of work that progress counts. @param teachers concepts, and one more if captions are preserved */
-export function refineUnits(
-  { steps, runs, batch, denoisingSteps, roundSteps }: RefineOptions,
-  teachers: number,
-): number {
-  const drawings = Math.ceil(runs / batch) + Math.ceil(steps / roundSteps) - 1;
-  return steps + drawings * teachers * denoisingSteps;
-}
+/** A guided prediction with its way back, against the prediction alone. */
+const STEP_PASSES = 3;
 
-function checkRequest({ base, start, fixed, empty, concepts, preserved }: RefineRequest): void {
-  if (start.size === 0) throw new UsageError('refine: expected at least one layer');
-  if (concepts.length === 0) throw new UsageError('refine: expected at least one concept');
-  for (const [layerName, { up, down }] of start) {
-    const { m, n } = base.parts.unet.layers.get(layerName) ?? { m: 0, n: 0 };
-    if (up.rows !== m || down.cols !== n) {
-      throw new ShapeError(`refine: ${layerName}: expected [${m}, ${n}], got [${up.rows}, ${down.cols}]`);
-    }
-    if (fixed?.has(layerName))
-      throw new UsageError(`refine: ${layerName}: expected either to refine it or to keep it, got both`);
-  }
-  const { maxPositions } = base.parts;
-  const expected = [
-    1,
-    base.parts.layers.contextCount,
-    maxPositions,
-    base.parts.unet.config.crossAttentionDim,
-  ];
-  const check = (where: string, { context: { shape } }: Conditioning): void => {
-    if (shape.join() !== expected.join()) {
-      throw new ShapeError(
-        `refine: ${where}: expected text features [${expected.join(', ')}], got [${shape.join(', ')}]`,
-      );
-    }
-  };
-  check('empty prompt', empty);
-  for (const { name, prompts, empty: own } of [...concepts, ...(preserved ? [preserved] : [])]) {
-    if (prompts.length === 0) throw new UsageError(`refine: ${name}: expected at least one prompt`);
-    check(`${name}, empty prompt`, own);
-    for (const prompt of prompts) {
-      check(name, prompt.own);
-      check(name, prompt.fused);
-    }
-  }
+/**
+ * Work that a refinement takes, at most.
+ * @param teachers concepts, and one more if captions are preserved
+ * @param judged   those of them with held-out prompts
+ * @returns units that progress counts, and guided predictions of one picture that they are worth
+ */
+export function refineWork(
+  { steps, runs, batch, picturesPerPass, denoisingSteps, roundSteps }: RefineOptions,
+  teachers: number,
+  judged: number,
+): { readonly units: number; readonly passes: number } {
+  const drawings = Math.ceil(runs / batch) + Math.ceil(steps / roundSteps) - 1;
+  const drawn = (drawings * teachers + judged) * denoisingSteps * batch;
+  return { units: steps + drawn / picturesPerPass, passes: STEP_PASSES * steps * batch + drawn };
 }
 
 /** A teacher's states: where it goes itself, and where the fused model went. */
@@ -174,6 +113,8 @@ class RefineRun {
   readonly #feeds: Record<string, Tensor>;
   readonly #alphasCumprod: Float32Array;
   readonly #rows: GuidedRows;
+  /** Inputs of the graph that are trained. */
+  readonly #trained: readonly string[];
   readonly #latentSize: { readonly latentHeight: number; readonly latentWidth: number };
   #rollouts: Rollouts | null = null;
   #training: LoadedGraph | null = null;
@@ -198,53 +139,44 @@ class RefineRun {
     this.#ranks = deltaRanks(deltas);
     this.#feeds = deltaFeeds(deltas, this.#ranks, base.parts.unet.layers);
     this.#alphasCumprod = noiseSchedule(schedule).alphasCumprod;
+    this.#trained = [...request.start.keys()].flatMap((layer) => [loraDownInput(layer), loraUpInput(layer)]);
     const { sampleSize } = base.parts.unet.config;
-    this.#rows = new GuidedRows(options.batch, { scale: options.guidanceScale });
+    this.#rows = new GuidedRows(options.picturesPerPass, { scale: options.guidanceScale });
     this.#latentSize = { latentHeight: sampleSize, latentWidth: sampleSize };
   }
 
   async finish(): Promise<Refinement> {
-    const { steps, roundSteps, runs, batch } = this.#options;
+    const { steps, checkSteps, roundSteps, runs, batch } = this.#options;
     await this.#load();
     for (let drawn = 0; drawn < runs; drawn += batch) await this.#draw('visited');
-    const states = new Map(
-      [...this.#request.start.keys()]
-        .flatMap((layer) => [loraDownInput(layer), loraUpInput(layer)])
-        .map((name) => [name, adamwState(this.#feeds[name]!.data.length)]),
-    );
+    const states = new Map(this.#trained.map((name) => [name, adamwState(this.#feeds[name]!.data.length)]));
     const losses: number[] = [];
+    const held = await this.#heldOut();
+    await held?.look(0, this.#model());
+    let best = this.#layers();
     for (let step = 1; step <= steps; step++) {
       if (step > 1 && (step - 1) % roundSteps === 0) await this.#draw('ownPolicy');
-      const out = await this.#step(this.#batch());
-      const [loss] = out.loss!.data as Float32Array;
+      const { loss, gradients } = await this.#step(this.#batch());
       if (!Number.isFinite(loss)) {
         throw new NumericalError(
           `refine step ${step} of ${steps}: loss is not finite; lower the learning rate`,
-          { value: loss! },
+          { value: loss },
         );
       }
-      losses.push(loss!);
+      losses.push(loss);
       const rate = this.#learningRate(step);
       for (const [name, state] of states) {
-        const gradient = out[gradientOutput(name)]!.data as Float32Array;
-        adamwStep(this.#feeds[name]!.data as Float32Array, gradient, state, rate, {
+        adamwStep(this.#feeds[name]!.data as Float32Array, gradients.get(name)!, state, rate, {
           betas: [0.9, 0.99],
           weightDecay: 0,
         });
       }
       this.#advance('step', `${step}`);
+      if (held === null || !(step % checkSteps === 0 || step === steps)) continue;
+      if (await held.look(step, this.#model())) best = this.#layers();
+      else if (held.isEnough) break;
     }
-    const layers = this.#deltas(this.#request.start.keys());
-    for (const [layer, { up, down }] of layers) {
-      const bad = [...up.data, ...down.data].find((value) => !Number.isFinite(value));
-      if (bad !== undefined) {
-        throw new NumericalError('refined factors are not finite; lower the learning rate', {
-          layer,
-          value: bad,
-        });
-      }
-    }
-    return { layers, losses };
+    return { layers: held === null ? this.#layers() : best, losses, checks: held?.checks ?? [] };
   }
 
   async dispose(): Promise<void> {
@@ -275,9 +207,8 @@ class RefineRun {
 
   /** One batch of drawings for every teacher: by itself, or by the fused model as it is now. */
   async #draw(into: 'visited' | 'ownPolicy'): Promise<void> {
-    const { empty } = this.#request;
     const { batch } = this.#options;
-    const fused = into === 'visited' ? null : { deltas: this.#deltas(this.#ranks.keys()), empty };
+    const fused = into === 'visited' ? null : this.#model();
     for (const pool of this.#pools) {
       const { teacher } = pool;
       const { prompts } = teacher;
@@ -289,6 +220,27 @@ class RefineRun {
       );
       pool[into].push(...states);
     }
+  }
+
+  /** One more batch of drawings of every teacher that has prompts to be judged by. */
+  async #heldOut(): Promise<HeldOut | null> {
+    const { batch, preserve } = this.#options;
+    const conceptCount = this.#request.concepts.length;
+    const ofConcepts = this.#pools.length > conceptCount ? 1 - preserve : 1;
+    const teachers: HeldOutStates[] = [];
+    for (const [i, { teacher }] of this.#pools.entries()) {
+      const { heldOut = [] } = teacher;
+      if (heldOut.length === 0) continue;
+      const prompts = Array.from({ length: batch }, (_, k) => heldOut[k % heldOut.length]!);
+      const noise = this.#random.randn(batch * this.#cells);
+      const drawn = await this.#rollouts!.draw(prompts, noise, teacher, null, () =>
+        this.#advance('draw', teacher.name),
+      );
+      const share = i < conceptCount ? ofConcepts / conceptCount : preserve;
+      teachers.push({ states: spreadOver(drawn, batch), share });
+    }
+    const weight = (timestep: number): number => this.#weight(timestep);
+    return teachers.length === 0 ? null : new HeldOut(this.#rollouts!, teachers, weight);
   }
 
   /** Rows of the next step: the preserved share first, then concepts in turn. */
@@ -307,25 +259,40 @@ class RefineRun {
     });
   }
 
-  #step(states: readonly RefineState[]): Promise<Record<string, Tensor>> {
+  /** Loss and gradients of a batch, summed over its passes. */
+  async #step(
+    states: readonly RefineState[],
+  ): Promise<{ loss: number; gradients: Map<string, Float32Array> }> {
+    const { picturesPerPass } = this.#options;
+    const gradients = new Map<string, Float32Array>();
+    let loss = 0;
+    for (let first = 0; first < states.length; first += picturesPerPass) {
+      const out = await this.#pass(states.slice(first, first + picturesPerPass));
+      loss += (out.loss!.data as Float32Array)[0]!;
+      for (const name of this.#trained) {
+        const own = out[gradientOutput(name)]!.data as Float32Array;
+        const sum = gradients.get(name);
+        if (sum === undefined) gradients.set(name, own);
+        else for (let i = 0; i < sum.length; i++) sum[i]! += own[i]!;
+      }
+    }
+    return { loss, gradients };
+  }
+
+  #pass(states: readonly RefineState[]): Promise<Record<string, Tensor>> {
     const { batch } = this.#options;
     const { latentHeight, latentWidth } = this.#latentSize;
     const { empty, base } = this.#request;
+    const { config } = base.parts.unet;
     const cells = this.#cells;
-    const shape = [batch, base.parts.unet.config.inChannels, latentHeight, latentWidth];
-    const latents = float32(shape);
-    const target = float32(shape);
-    const timestep = float32([batch]);
-    const weight = float32([batch, 1, 1, 1]);
+    const target = float32([states.length, config.inChannels, latentHeight, latentWidth]);
+    const weight = float32([states.length, 1, 1, 1]);
     states.forEach((state, i) => {
-      latents.data.set(state.latents, i * cells);
-      timestep.data[i] = state.timestep;
       target.data.set(state.target, i * cells);
       weight.data[i] = this.#weight(state.timestep) / (batch * cells);
     });
     return this.#training!.run({
-      sample: this.#rows.both(latents),
-      timestep: this.#rows.both(timestep),
+      ...stateFeeds(states, this.#rows, this.#latentSize, config),
       target,
       row_weight: weight,
       ...conditioningFeeds(
@@ -351,6 +318,25 @@ class RefineRun {
     return learningRate * warm * 0.5 * (1 + Math.cos((Math.PI * (step - 1)) / steps));
   }
 
+  /** The fused model as it is now. */
+  #model(): GuidedModel {
+    return { deltas: this.#deltas(this.#ranks.keys()), empty: this.#request.empty };
+  }
+
+  /** What is refined, as it is now. @throws {NumericalError} naming a layer that is not finite */
+  #layers(): Map<string, LowRank> {
+    const layers = this.#deltas(this.#request.start.keys());
+    for (const [layer, { up, down }] of layers) {
+      const bad = [...up.data, ...down.data].find((value) => !Number.isFinite(value));
+      if (bad === undefined) continue;
+      throw new NumericalError('refined factors are not finite; lower the learning rate', {
+        layer,
+        value: bad,
+      });
+    }
+    return layers;
+  }
+
   /** The factors as they are now. */
   #deltas(layers: Iterable<string>): Map<string, LowRank> {
     const of = (name: string) => {
@@ -373,7 +359,8 @@ class RefineRun {
 
   #advance(action: RefineProgress['action'], subject: string): void {
     this.#execution.signal?.throwIfAborted();
-    const total = refineUnits(this.#options, this.#pools.length);
+    const judged = this.#pools.filter(({ teacher: { heldOut = [] } }) => heldOut.length > 0).length;
+    const total = refineWork(this.#options, this.#pools.length, judged).units;
     this.#done++;
     this.#execution.progress?.({ action, subject, done: this.#done, total });
   }

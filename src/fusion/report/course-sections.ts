@@ -2,6 +2,7 @@
 import { html } from '../../charts/html.ts';
 import { lineChart } from '../../charts/line-chart.ts';
 import { chartFigure, type PageSection, table } from '../../charts/page.ts';
+import type { RefineCheck } from '../refine/held-out.ts';
 import { STAGES, type Stage } from '../stage.ts';
 import { seconds, shortLayerName } from './page-text.ts';
 import type { FusionReport, ParameterChoice } from './report.ts';
@@ -79,17 +80,33 @@ export function refinementMeans(losses: readonly number[]): { x: number; y: numb
 
 export function refinementSection({ refinement }: FusionReport): PageSection[] {
   if (refinement === null) return [];
-  const { losses, elapsedMs } = refinement;
+  const { losses, checks, elapsedMs } = refinement;
   const chart = lineChart({
     title: 'Loss of the refinement',
     xLabel: 'step',
     yLabel: 'mean square of the guided prediction’s error',
-    series: [{ name: 'loss', points: refinementMeans(losses) }],
+    series: [
+      { name: 'loss', points: refinementMeans(losses) },
+      ...(checks.length === 0
+        ? []
+        : [{ name: 'held out', points: checks.map(({ step, error }) => ({ x: step, y: error })) }]),
+    ],
   });
+  const kept = checks.length === 0 ? '' : `; ${keptStep(checks)}`;
   return [
     {
       heading: 'How the refinement went',
-      body: html`<p>${losses.length} steps in ${seconds(elapsedMs)}.</p>${chartFigure(chart, 'Mean of ten steps.')}`,
+      body: html`<p>${losses.length} steps in ${seconds(elapsedMs)}${kept}.</p>${chartFigure(chart, 'Loss: mean of ten steps. Held out: other prompts and seeds.')}`,
     },
   ];
+}
+
+/** Which step's factors are the result. */
+function keptStep(checks: readonly RefineCheck[]): string {
+  const [first] = checks;
+  const best = checks.reduce((a, b) => (b.error < a.error ? b : a));
+  const fell = `${(100 * (1 - best.error / first!.error)).toFixed(0)} %`;
+  return best.step === 0
+    ? 'held-out predictions got no better, so nothing was changed'
+    : `those of step ${best.step} are kept, whose held-out error is ${fell} lower than before`;
 }

@@ -1,6 +1,7 @@
 /** What a fusion says about itself: plain data, the content of report.json. */
 
 import type { FusionConcept } from '../fusion-concept.ts';
+import type { RefineCheck } from '../refine/held-out.ts';
 import type { FusionMethodName } from '../solvers/method.ts';
 import type { Stage } from '../stage.ts';
 import type { MeasuredLayer } from './measure-stage.ts';
@@ -100,8 +101,12 @@ export interface FusionReport {
   readonly statistics: readonly string[];
   /** Captions on which the base model's answers were kept. */
   readonly preservedCaptions: number;
-  /** Loss of every step of the refinement, and its time; null without one. */
-  readonly refinement: { readonly losses: readonly number[]; readonly elapsedMs: number } | null;
+  /** Loss of every step of the refinement, looks at held-out predictions, and its time; null without one. */
+  readonly refinement: {
+    readonly losses: readonly number[];
+    readonly checks: readonly RefineCheck[];
+    readonly elapsedMs: number;
+  } | null;
   /** Of finding or collecting features. */
   readonly collectMs: number;
   /** Of everything. */
@@ -153,7 +158,7 @@ export class Reporter {
   #statistics: readonly string[] = [];
   #collectMs = 0;
   #refineMs = 0;
-  #losses: readonly number[] | null = null;
+  #refined: { readonly losses: readonly number[]; readonly checks: readonly RefineCheck[] } | null = null;
 
   constructor(concepts: readonly FusionConcept[], preservedCaptions: number) {
     this.#concepts = concepts;
@@ -201,9 +206,9 @@ export class Reporter {
     return result;
   }
 
-  /** Note how the loss of the refinement fell. */
-  refined(losses: readonly number[]): void {
-    this.#losses = losses;
+  /** Note how the loss of the refinement fell, and what held-out predictions said. */
+  refined(losses: readonly number[], checks: readonly RefineCheck[]): void {
+    this.#refined = { losses, checks };
   }
 
   add(stage: Stage, measured: MeasuredLayer, notes: LayerNotes): void {
@@ -246,7 +251,7 @@ export class Reporter {
       collisions: collisionsOf(this.#layers, this.#concepts.length),
       statistics: this.#statistics,
       preservedCaptions: this.#preservedCaptions,
-      refinement: this.#losses === null ? null : { losses: this.#losses, elapsedMs: this.#refineMs },
+      refinement: this.#refined === null ? null : { ...this.#refined, elapsedMs: this.#refineMs },
       collectMs: this.#collectMs,
       elapsedMs: performance.now() - this.#started,
       peakMemoryBytes: process.resourceUsage().maxRSS * 1024,

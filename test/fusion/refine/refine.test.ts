@@ -3,14 +3,11 @@ import { beforeAll, describe, expect, it } from 'vitest';
 import { loadConcept } from '../../../src/concepts/concept-file.ts';
 import { conceptDeltas } from '../../../src/concepts/fit.ts';
 import { NumericalError, ShapeError, UsageError } from '../../../src/errors.ts';
-import {
-  type RefineProgress,
-  type RefineRequest,
-  refine,
-  type Teacher,
-} from '../../../src/fusion/refine/refine.ts';
+import { spreadOver } from '../../../src/fusion/refine/held-out.ts';
+import { refine } from '../../../src/fusion/refine/refine.ts';
 import { buildRefineStep } from '../../../src/fusion/refine/refine-graph.ts';
 import type { RefineOptions } from '../../../src/fusion/refine/refine-options.ts';
+import type { RefineProgress, RefineRequest, Teacher } from '../../../src/fusion/refine/refine-request.ts';
 import { type RefinePrompt, type RefineState, Rollouts } from '../../../src/fusion/refine/refine-states.ts';
 import { gradientOutput } from '../../../src/graph/gradient-outputs.ts';
 import { frobeniusNorm, rankOf, scale, subtract } from '../../../src/linalg/low-rank.ts';
@@ -33,7 +30,14 @@ import { float32, sizeOf, type Tensor } from '../../../src/tensor/tensor.ts';
 import { smallFusion } from '../../support/small-fusion.ts';
 
 /** As short as a run can be that still has two rounds. */
-const QUICK: Partial<RefineOptions> = { steps: 2, batch: 2, denoisingSteps: 2, runs: 2, roundSteps: 1 };
+const QUICK: Partial<RefineOptions> = {
+  steps: 2,
+  batch: 2,
+  picturesPerPass: 2,
+  denoisingSteps: 2,
+  runs: 2,
+  roundSteps: 1,
+};
 
 let base: Checkpoint;
 let schedule: SchedulerConfig;
@@ -93,6 +97,7 @@ describe('refine', () => {
     const given = request({
       steps: 24,
       batch: 1,
+      picturesPerPass: 1,
       denoisingSteps: 1,
       runs: 1,
       preserve: 0,
@@ -114,6 +119,17 @@ describe('refine', () => {
   it('has nothing to do where the start is the teacher', async () => {
     const { losses } = await refine({ ...request(), start: own, fixed: new Map(), preserved: null });
     expect(losses[0]).toBeLessThan(1e-8);
+  });
+
+  it('takes pictures one after the other where memory has no room for more, to the same numbers', async () => {
+    const given = request({ ...QUICK, checkSteps: 1, recomputeBlocks: true });
+    const judged = { ...given, concepts: given.concepts.map((each) => ({ ...each, heldOut: [prompt(5)] })) };
+    const together = await refine(judged);
+    const single = await refine({ ...judged, options: { ...judged.options, picturesPerPass: 1 } });
+    expect(single.losses).toBeAllClose(together.losses, { rtol: 1e-4 });
+    const errors = ({ checks }: typeof single): number[] => checks.map(({ error }) => error);
+    expect(errors(single)).toBeAllClose(errors(together), { rtol: 1e-4 });
+    expect(new Set(together.losses).size).toBe(2);
   });
 
   it('returns the start as it is after no steps', async () => {
@@ -142,7 +158,14 @@ describe('refine', () => {
 
   describe('with factors that hardly move', () => {
     const CELLS = 4 * 8 * 8;
-    const still: Partial<RefineOptions> = { batch: 1, runs: 1, preserve: 0, learningRate: 1e-12, seed: 3 };
+    const still: Partial<RefineOptions> = {
+      batch: 1,
+      picturesPerPass: 1,
+      runs: 1,
+      preserve: 0,
+      learningRate: 1e-12,
+      seed: 3,
+    };
     /** One concept with one prompt; the base's own K and V. */
     const lone = (options: Partial<RefineOptions>): RefineRequest => {
       const given = request({ ...still, ...options });
@@ -256,6 +279,60 @@ describe('refine', () => {
     });
   });
 
+  describe('with prompts to be judged by', () => {
+    const judged = (options: Partial<RefineOptions>): RefineRequest => {
+      const given = request({ ...QUICK, roundSteps: 100, ...options });
+      return {
+        ...given,
+        concepts: given.concepts.map((concept) => ({ ...concept, heldOut: [prompt(5)] })),
+        preserved: { ...given.preserved!, heldOut: [prompt(7)] },
+      };
+    };
+
+    it('gives back the start where steps only make it worse, and soon stops', async () => {
+      const given = judged({ steps: 30, checkSteps: 3, learningRate: 1 });
+      const seen: [number, number][] = [];
+      const execution = executionContext({ threads: 1 }, ({ done, total }: RefineProgress) => {
+        seen.push([done, total]);
+      });
+      const { layers, losses, checks } = await refine({ ...given, execution });
+      expect(checks.map(({ step }) => step)).toEqual([0, 3, 6]);
+      expect(losses).toHaveLength(6);
+      for (const [name, delta] of given.start) {
+        const moved = frobeniusNorm(subtract(layers.get(name)!, delta));
+        expect(moved, name).toBeLessThan(1e-5 * frobeniusNorm(delta));
+      }
+      // Two drawings each of two teachers, in two steps.
+      expect(seen.at(-1)).toEqual([8 + 6, 8 + 30]);
+    });
+
+    it('gives back the best', async () => {
+      const given = judged({ steps: 8, checkSteps: 3, learningRate: 5e-3, preserve: 0 });
+      const { layers, checks } = await refine(given);
+      expect(checks.map(({ step }) => step)).toEqual([0, 3, 6, 8]);
+      expect(checks.at(-1)!.error).toBeLessThan(0.95 * checks[0]!.error);
+      const [again] = (await refine({ ...given, start: layers, options: { ...given.options, steps: 1 } }))
+        .checks;
+      expect(again!.error / Math.min(...checks.map(({ error }) => error))).toBeCloseTo(1, 4);
+    });
+
+    it('weighs teachers as a batch does', async () => {
+      const errorWith = async (preserve: number): Promise<number> => {
+        const given = judged({ steps: 1, preserve });
+        const [check] = (await refine({ ...given, start: own, fixed: new Map() })).checks;
+        return check!.error;
+      };
+      // Where the concept's own model is the start, captions alone are wrong.
+      expect((await errorWith(0.4)) / (await errorWith(0.2))).toBeCloseTo(2, 4);
+    });
+
+    it('takes one state of each picture, from all steps', () => {
+      const states = Array.from({ length: 8 }, (_, i) => ({ timestep: i }) as RefineState);
+      expect(spreadOver(states, 2).map(({ timestep }) => timestep)).toEqual([2, 7]);
+      expect(spreadOver(states, 8).map(({ timestep }) => timestep)).toEqual([0, 1, 2, 3, 4, 5, 6, 7]);
+    });
+  });
+
   it('stops when asked', async () => {
     const stop = new AbortController();
     const stopped = refine({
@@ -287,7 +364,13 @@ describe('refine', () => {
       [{ fixed: own }, UsageError, /got both/],
       [{ concepts: [{ ...concept!, prompts: [] }] }, UsageError, /maple: expected at least one prompt/],
       [{ concepts: [{ ...concept!, prompts: [bent] }] }, ShapeError, /maple: expected text features/],
+      [
+        { options: { ...QUICK, checkSteps: 0 } },
+        UsageError,
+        /checkSteps: expected a whole number ≥ 1, got 0/,
+      ],
       [{ options: { ...QUICK, batch: 0 } }, UsageError, /batch: expected a whole number ≥ 1, got 0/],
+      [{ options: { ...QUICK, picturesPerPass: 3 } }, UsageError, /divisor of the batch of 2, got 3/],
       [{ options: { ...QUICK, preserve: 1 } }, UsageError, /preserve: expected/],
       [{ options: { ...QUICK, learningRate: Number.NaN } }, UsageError, /learning rate: expected/],
     ];

@@ -243,8 +243,9 @@ describe('what stands in the page', () => {
     }),
   );
   const losses = Array.from({ length: 12 }, (_, i) => i + 1);
+  const checks = [8, 6, 7].map((error, i) => ({ step: 4 * i, error }));
   const page = fusionReportPage(
-    report([0.9, 0.8], { layers, refinement: { losses, elapsedMs: 2500 } as FusionReport['refinement'] }),
+    report([0.9, 0.8], { layers, refinement: { losses, checks, elapsedMs: 2500 } }),
     null,
   );
 
@@ -289,8 +290,14 @@ describe('what stands in the page', () => {
     expect(fusionReportPage(single, null)).not.toContain('How the loss fell');
   });
 
-  it('of a refinement: the mean of the last ten steps', () => {
-    expect(under(page, 'How the refinement went').text).toContain('12 steps in 2.5 s.');
+  it('of a refinement: the mean of the last ten steps, and which one is kept', () => {
+    expect(under(page, 'How the refinement went').text).toContain(
+      '12 steps in 2.5 s; those of step 4 are kept, whose held-out error is 25 % lower than before.',
+    );
+    const untouched = { losses, checks: checks.slice(0, 1), elapsedMs: 2500 };
+    expect(fusionReportPage(report([0.9, 0.8], { layers, refinement: untouched }), null)).toContain(
+      '12 steps in 2.5 s; held-out predictions got no better, so nothing was changed.',
+    );
     const points = refinementMeans(losses);
     expect(points.map(({ x }) => x)).toEqual(losses);
     expect(points.map(({ y }) => y)).toEqual([1, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5, 5.5, 6.5, 7.5]);
