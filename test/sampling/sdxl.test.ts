@@ -7,6 +7,8 @@ import { bindConcepts } from '../../src/concepts/prompt.ts';
 import { UsageError } from '../../src/errors.ts';
 import { float32Tensor } from '../../src/formats/raw-tensor.ts';
 import { writeSafetensors } from '../../src/formats/safetensors.ts';
+import { lowRank } from '../../src/linalg/low-rank.ts';
+import { matrix } from '../../src/linalg/matrix.ts';
 import { type Checkpoint, openCheckpoint } from '../../src/models/checkpoint.ts';
 import { controlNetSchema } from '../../src/models/controlnet/config.ts';
 import { buildConditionEmbedding, buildControlNet } from '../../src/models/controlnet/controlnet.ts';
@@ -52,7 +54,7 @@ async function drawnWith(parts: PipelineParts, request: Partial<SampleRequest>):
 describe('a prompt', () => {
   it('has windows of each tokenizer’s own, filled up with its own padding', async () => {
     const encoder = new PromptEncoder(base, bindConcepts(base.parts.tokenizers, [], 28), new Map(), 0);
-    const long = 'wow! a dog ! '.repeat(12);
+    const long = 'wow! a dog ! '.repeat(30);
     const each = (text: string | null) => (text === null ? null : Array<string>(28).fill(text));
     const [[empty, short, longer]] = (await encoder.encode([
       [each(''), each(CAT), each(long)],
@@ -62,10 +64,37 @@ describe('a prompt', () => {
       Math.ceil((tokenizer.encode(long).length - 2) / 75),
     );
     expect(windows).toBe(Math.max(...counts));
+    expect(windows).toBeGreaterThan(1);
     // The shorter ones have empty windows behind their own.
     const [width, tokens] = [empty!.context.shape[3]!, empty!.context.shape[2]!];
     const second = (data: Float32Array) => data.subarray(77 * width, tokens * width);
     expect(second(short!.context.data)).toEqual(second(empty!.context.data));
+    const whole = empty!.context.data;
+    expect(whole.subarray(77 * width, 154 * width)).toEqual(whole.subarray(0, 77 * width));
+  });
+
+  it('that is longer for one tokenizer than for the other has empty windows for the latter', async () => {
+    const [first, second] = [...base.parts.textEncoders];
+    // A word that pads is one token as it stands, and several elsewhere.
+    const word = 'photo</w>';
+    const padded = { ...second![1], tokenizer: second![1].tokenizer.withPadding(word) };
+    const parts = base.parts.with({ textEncoders: new Map([first!, [second![0], padded]]) });
+    const vocabulary = bindConcepts(parts.tokenizers, [], 28);
+    const encoder = new PromptEncoder({ ...base, parts }, vocabulary, new Map(), 0);
+    const text = word.repeat(40);
+    const lengths = [...parts.tokenizers.values()].map((tokenizer) => tokenizer.encode(text).length);
+    expect([lengths[0]! > 77, lengths[1]]).toEqual([true, 42]);
+    const each = (own: string) => Array<string>(28).fill(own);
+    const [[long, empty]] = (await encoder.encode([[each(text), each('')]])) as unknown as [
+      { context: { data: Float32Array } }[],
+    ];
+    const width = base.parts.unet.config.crossAttentionDim;
+    const from = first![1].config.hiddenSize;
+    for (let token = 0; token < 77; token++) {
+      const at = (77 + token) * width;
+      const own = long!.context.data.subarray(at + from, at + width);
+      expect(own).toEqual(empty!.context.data.subarray(token * width + from, (token + 1) * width));
+    }
   });
 
   it('is read by a vocabulary of all text encoders alone', () => {
@@ -172,7 +201,7 @@ describe('a picture', () => {
     expect(await drawn(concept(layers, 1))).not.toEqual(one);
   });
 
-  it('with a LoRA placed everywhere is the one with it', async () => {
+  it('whose parts all have a LoRA is the one with it', async () => {
     const { concepts } = await openSceneModel({
       base: model,
       concepts: [],
@@ -184,10 +213,24 @@ describe('a picture', () => {
         },
       ],
     });
-    const [{ deltas }] = concepts as [(typeof concepts)[0]];
-    const everywhere = await drawnWith({ deltas }, {});
-    const regions = [{ prompt: CAT, shape: ALL, concepts: [{ concept: 0 }] }];
-    const placed = await drawnWith({ placedDeltas: [deltas] }, { regions, concepts: [{ concept: 0 }] });
+    // The prompt's vector is the context's, whichever region reads the prompt: of the UNet alone, then.
+    const deltas = new Map([...concepts[0]!.deltas].filter(([id]) => id.startsWith('unet:')));
+    const half = (left: number): Region['shape'] => ({
+      kind: 'box',
+      box: { top: 0, left, bottom: 1, right: left + 0.5 },
+    });
+    // Strengths that differ by too little to be seen keep the places in use.
+    const uses = [1, 1 + 1e-7].map((unetStrength) => [{ concept: 0, unetStrength }]);
+    const regions = uses.map((concepts, i) => ({ prompt: CAT, shape: half(i / 2), concepts }));
+    const everywhere = await drawnWith(
+      { deltas },
+      { regions: regions.map(({ concepts: _, ...region }) => region) },
+    );
+    // What works on sizes and pooled text has no place in the picture, and is left out.
+    const { id, m, n } = base.parts.layers.get('unet:add_embedding.linear_1')!;
+    const ones = (rows: number, cols: number) => matrix(rows, cols, new Float64Array(rows * cols).fill(1));
+    const more = new Map([...deltas, [id, lowRank(ones(m, 1), ones(1, n))] as const]);
+    const placed = await drawnWith({ placedDeltas: [more] }, { regions, concepts: uses[0]! });
     expect(placed).toBeAllClose(everywhere, { rtol: 0, atol: 2e-3 });
     expect(everywhere).not.toEqual(await latentsOf(plain, {}));
   });

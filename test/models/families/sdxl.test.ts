@@ -2,6 +2,7 @@
 import { cpSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
+import { layerOfName } from '../../../src/adapters/schemes/layer-names.ts';
 import { loadConcept } from '../../../src/concepts/concept-file.ts';
 import { conceptDeltas } from '../../../src/concepts/fit.ts';
 import { openTensorFile } from '../../../src/formats/open-tensor-file.ts';
@@ -192,6 +193,15 @@ describe('the tokenizer beside a single file', () => {
     expect((await tokenizerBeside(model, second!)).padId).toBe(
       plain.parts.textEncoders.get('text_encoder_2')!.tokenizer.padId,
     );
+    // What its own folder says goes first.
+    const folder = copyWithout();
+    for (const name of ['tokenizer_config', 'special_tokens_map']) {
+      edited(path.join(folder, 'tokenizer_2', `${name}.json`), (json) => {
+        json.pad_token = '<|endoftext|>';
+      });
+    }
+    const said = await tokenizerBeside(folder, second!);
+    expect(said.padId).toBe(said.eosId);
   });
 });
 
@@ -221,6 +231,25 @@ describe('models of its kind', () => {
     await expect(openCheckpoint(file, { configFolder: model })).rejects.toThrow(
       /expected a Stable Diffusion 1\.x, Stable Diffusion 2\.x or SDXL model, got SDXL refiner/,
     );
+  });
+});
+
+describe('a LoRA of another depth', () => {
+  it.each([
+    [
+      'lora_unet_input_blocks_4_1_transformer_blocks_5_attn1_to_q',
+      'unet:down_blocks.1.attentions.0.transformer_blocks.5.attn1.to_q',
+    ],
+    [
+      'lora_unet_up_blocks_1_attentions_2_transformer_blocks_3_ff_net_2',
+      'unet:up_blocks.1.attentions.2.transformer_blocks.3.ff.net.2',
+    ],
+    ['lora_te2_text_model_encoder_layers_40_mlp_fc1', 'text_encoder_2:text_model.encoder.layers.40.mlp.fc1'],
+    ['lora_unet_input_blocks_4_1_transformer_blocks_05_attn1_to_q', null],
+    ['lora_unet_input_blocks_40_1_transformer_blocks_5_attn1_to_q', null],
+  ])('has %s', (name, id) => {
+    const layer = layerOfName(name, { architecture: 'sdxl' });
+    expect(layer && `${layer.component}:${layer.layerName}`).toBe(id);
   });
 });
 
