@@ -95,6 +95,7 @@ function settingsOf(args: Args): DeprojectorInput {
       lr: figure('lr'),
       warmup: figure('warmup'),
       noise: figure('noise'),
+      blur: figure('blur'),
       rollout: figure('rollout'),
       heldOut: figure('held-out'),
       seed: figure('seed'),

@@ -22,6 +22,8 @@ export const deprojectorSettingsSchema = z.strictObject({
   weightDecay: z.number().min(0).max(1).default(0),
   /** Spread of what is added to the true states that a position is made from, so that the model bears with its own. */
   noise: z.number().min(0).max(10).default(0),
+  /** Spread of what is added to embeddings before they are brought to length 1 again, so that means between prompts are read, too. */
+  blur: z.number().min(0).max(10).default(0),
   /**
    * Passes before a step in which the model makes states behind the true ones; a random part of what it then reads is its own.
    * 0: it reads true states alone.

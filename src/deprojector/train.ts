@@ -72,7 +72,7 @@ export interface TrainedDeprojector {
 }
 
 /** Purposes of a run's random numbers. */
-const RANDOM = { split: 0, start: 1, order: 2, noise: 3, own: 4 } as const;
+const RANDOM = { split: 0, start: 1, order: 2, noise: 3, own: 4, blur: 5 } as const;
 
 /** Prompts that are learned from and those that are held out, by index, as the seed has it. */
 export function splitPrompts(
@@ -104,8 +104,8 @@ class TrainingRun {
   readonly #cut: number;
   /** Everything but the parameters. */
   readonly #frame: Omit<Deprojector, 'weights'>;
-  /** What the model reads of each prompt, [N, D]. */
-  readonly #inputs: Float32Array;
+  /** Embeddings of the prompts, of length 1, [N, P]. */
+  readonly #embeddings: Float32Array;
   readonly #step: DeprojectorStep;
   readonly #state: DeprojectorState;
   readonly #identity: RunIdentity;
@@ -128,7 +128,7 @@ class TrainingRun {
     this.#split = split;
     this.#cut = cut;
     this.#identity = identity;
-    this.#inputs = inputsOf(data, frame.space);
+    this.#embeddings = embeddingsOf(data, frame.space);
     this.#batch = Math.min(settings.batch, split.trained.length);
     this.#step = buildStep(planOf(frame), this.#batch, true);
     const random = numberedGenerator(settings.seed, RANDOM.start, 0);
@@ -278,7 +278,8 @@ class TrainingRun {
 
   /** A step's prompts: what the model reads, the states before each position, and the true ones. */
   #feeds(step: number): Record<string, Tensor<Float32Array>> {
-    const { seed, noise } = this.#settings;
+    const { seed, noise, blur } = this.#settings;
+    const { space } = this.#frame;
     const { trained } = this.#split;
     const { positions, width } = this.#data;
     const epoch = Math.floor(step / this.#batches);
@@ -287,10 +288,19 @@ class TrainingRun {
     const embedding = float32([this.#batch, width]);
     const states = float32([this.#batch, positions, width]);
     const before = float32([this.#batch, positions - 1, width]);
+    const { projectionDim } = space;
+    const blurred =
+      blur > 0 ? numberedGenerator(seed, RANDOM.blur, step).randn(this.#batch * projectionDim) : null;
+    const spread = blur / Math.sqrt(projectionDim);
     for (let b = 0; b < this.#batch; b++) {
       const index = trained[order[(first + b) % trained.length]!]!;
       const own = this.#data.of(index);
-      embedding.data.set(this.#inputs.subarray(index * width, (index + 1) * width), b * width);
+      const exact = this.#embeddings.subarray(index * projectionDim, (index + 1) * projectionDim);
+      const read =
+        blurred === null
+          ? exact
+          : unit(exact.map((value, i) => value + spread * blurred[b * projectionDim + i]!));
+      embedding.data.set(takenBack(space, read), b * width);
       states.data.set(own, b * positions * width);
       before.data.set(own.subarray(0, -width), b * (positions - 1) * width);
     }
@@ -360,11 +370,11 @@ class TrainingRun {
 const pooledOf = ({ pooled, width }: PromptStates, index: number): Float32Array =>
   pooled.subarray(index * width, (index + 1) * width);
 
-/** What the model reads of each prompt, [N, D]. */
-function inputsOf(data: PromptStates, space: EmbeddingSpace): Float32Array {
-  const inputs = new Float32Array(data.count * data.width);
+/** Embeddings of the prompts, of length 1, [N, P]. */
+function embeddingsOf(data: PromptStates, space: EmbeddingSpace): Float32Array {
+  const embeddings = new Float32Array(data.count * space.projectionDim);
   for (let i = 0; i < data.count; i++) {
-    inputs.set(takenBack(space, unit(projected(space, pooledOf(data, i)))), i * data.width);
+    embeddings.set(unit(projected(space, pooledOf(data, i))), i * space.projectionDim);
   }
-  return inputs;
+  return embeddings;
 }

@@ -38,7 +38,17 @@ beforeAll(async () => {
     base: await openCheckpoint(defaultBase()),
     clip: await openClipModel(path.join(defaultBase(), 'clip')),
     prompts: [...prompts, `${'red '.repeat(80)}circle`, prompts[0]!],
-    settings: { model: 'vicinity-joint', epochs: 2, batch: 8, lr: 3e-3, noise: 0.1, heldOut: 0.2, warmup: 2 },
+    settings: {
+      model: 'vicinity-joint',
+      epochs: 2,
+      batch: 8,
+      lr: 3e-3,
+      noise: 0.1,
+      blur: 0.2,
+      rollout: 1,
+      heldOut: 0.2,
+      warmup: 2,
+    },
     statesFile: file('prompts.safetensors'),
   };
 });
@@ -87,6 +97,17 @@ describe('a training', () => {
     await expect(trainDeprojector({ ...other, prompts: request.prompts.slice(1) })).rejects.toThrow(
       /prompts or models/,
     );
+  });
+
+  it('reads other states with noise, with a rollout, and other embeddings with a blur', async () => {
+    const settings = { model: 'vicinity-individual', batch: 20, heldOut: 0.2, epochs: 2, warmup: 0 } as const;
+    const losses = async (more: object): Promise<readonly number[]> =>
+      (await trainDeprojector({ ...request, settings: { ...settings, ...more } })).losses;
+    const plain = await losses({});
+    for (const more of [{ noise: 0.5 }, { blur: 0.5 }, { rollout: 2 }]) {
+      const other = await losses(more);
+      expect(other[0], JSON.stringify(more)).toBeGreaterThan(1.02 * plain[0]!);
+    }
   });
 
   it('holds out prompts by its seed, one at least and never all', () => {

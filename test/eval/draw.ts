@@ -47,10 +47,20 @@ export function fusedModel({ base, layers, vocabulary }: Fusion): DrawingModel {
   return { base, deltas, vocabulary };
 }
 
+/** A prompt, or states of the text encoder in place of one, [T, D]. */
+export type Drawable = string | Float32Array;
+
+/** The same states for each cross-attention, [L, T, D]. */
+function everyLayer(states: Float32Array, layers: number): Float32Array {
+  const all = new Float32Array(layers * states.length);
+  for (let layer = 0; layer < layers; layer++) all.set(states, layer * states.length);
+  return all;
+}
+
 /** One picture per prompt, without a negative prompt. */
 export async function draw(
   model: DrawingModel,
-  prompts: readonly string[],
+  prompts: readonly Drawable[],
   { steps = 25, guidanceScale = 4, seed }: DrawOptions,
 ): Promise<Picture[]> {
   const { base, vocabulary } = model;
@@ -61,7 +71,8 @@ export async function draw(
   const added = vocabulary.embeddingRows;
   const encoder = base.family.base.tokenEncoder(base.parts, { added, deltas: model.deltas });
   const encoded = new Map<string, Float32Array>();
-  const encode = async (prompt: string): Promise<Float32Array> => {
+  const encode = async (prompt: Drawable): Promise<Float32Array> => {
+    if (typeof prompt !== 'string') return everyLayer(prompt, vocabulary.layerCount);
     const ids = vocabulary.promptIds(prompt);
     const states = encoded.get(prompt) ?? (await encoder.encode(ids)).states.data;
     encoded.set(prompt, states);
