@@ -153,8 +153,8 @@ async function judge(mutant: Mutant): Promise<Judged> {
       red.add(test);
       return judge(mutant);
     }
-    // Whether it is the fault that does not end, or the machine that is busy: the same without it says.
-    if (answer === null && !(await ask(group))?.passed)
+    // Whether it is the fault that does not end, or the machine that is busy, the same without it says.
+    if (test === null && !(await ask(group))?.passed)
       return { ...mutant, outcome: 'undecided', by: null, asked: tests.length, reaching };
     const by = answer?.by ?? 'whoever waits: it does not end';
     return { ...mutant, outcome: 'noticed', by, asked: tests.length, reaching };

@@ -1,4 +1,5 @@
 /** What is written of a training: words are never lost, and what a format cannot hold is refused before the first step. */
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { loadAdapter } from '../../src/adapters/read.ts';
@@ -101,4 +102,75 @@ it('convolutions that ED-LoRA has no place for are refused before any work', () 
   expect(() => check('c.safetensors', { ...given, token: '<a>' })).toThrow(/convRank: .*1 × 1/);
   check('c.safetensors', { ...given, token: '<a>', format: 'kohya' });
   check('c.safetensors', given);
+});
+
+it.each<[Partial<TrainingInput>, string, RegExp | null]>([
+  [{ method: 'lora' }, 'a.safetensors', null],
+  [{ method: 'lora' }, 'a.ckpt', /ends in \.safetensors or \.pth/],
+  [{ method: 'lora' }, 'a.pth', null],
+  [{ method: 'lora', format: 'kohya' }, 'a.pth', /use \.safetensors for kohya/],
+  [{ method: 'lora', format: 'peft' }, 'a', null],
+  [{ method: 'ed-lora', token: '<a>', init: 'x' }, 'a.pth', null],
+  [{ method: 'lora', lrUnet: 0, lrText: 1 }, 'a.safetensors', null],
+  [{ method: 'custom-diffusion', token: '<a>', classPrompt: 'x', format: 'kohya' }, 'a.safetensors', null],
+])('of %j a file called %s: refused for %s', (given, name, message) => {
+  if (message === null) expect(() => check(name, given)).not.toThrow();
+  else expect(() => check(name, given)).toThrow(message);
+});
+
+describe('files of an earlier run', () => {
+  const given = { method: 'lora', steps: 10, sampleEvery: 4 } as const;
+  const names = ['.safetensors', '.train.json', '.loss.svg', '.step-00004.png', '.step-00008.png'];
+
+  it.each([...names, '.state.safetensors'])(
+    'one called a%s is in the way unless it may be replaced',
+    (ending) => {
+      const out = scratch(`earlier${ending}`, 'a.safetensors');
+      const target = (rules: { force?: boolean; resume?: boolean; inputs?: string[] }) => () =>
+        checkTrainedTarget(out, settingsOf(given), { inputs: [], force: false, resume: false, ...rules });
+      mkdirSync(path.dirname(out));
+      const file = path.join(path.dirname(out), `a${ending}`);
+      expect(target({})).not.toThrow();
+      writeFileSync(file, '');
+      expect(target({})).toThrow(UsageError);
+      expect(target({ force: true })).not.toThrow();
+      expect(target({ resume: true })).not.toThrow();
+      // What is read is never written over.
+      expect(target({ force: true, inputs: [file] })).toThrow(UsageError);
+    },
+  );
+
+  it('others are not: pictures of steps that are not reached, or are not asked for', () => {
+    const out = scratch('others', 'a.safetensors');
+    mkdirSync(path.dirname(out));
+    for (const ending of ['.step-00012.png', '.step-00005.png', '.embeddings.safetensors'])
+      writeFileSync(out.replace('.safetensors', ending), '');
+    checkTrainedTarget(out, settingsOf(given), { inputs: [], force: false, resume: false });
+    writeFileSync(out.replace('.safetensors', '.step-00004.png'), '');
+    const without = settingsOf({ ...given, sampleEvery: 0 });
+    checkTrainedTarget(out, without, { inputs: [], force: false, resume: false });
+  });
+});
+
+it('what is told of a run has its folders as seen from the file, and the file itself none', async () => {
+  const out = scratch('told', 'a.safetensors');
+  mkdirSync(path.dirname(out));
+  const place = (name: string): string => path.join(path.dirname(out), name);
+  const given = { data: place('pictures'), masks: place('masks'), captionFolder: place('texts') };
+  const files = await writeTrained(out, trained({ method: 'lora', ...given }));
+  const { settings, method, pictures, views, log } = JSON.parse(readFileSync(files.settings, 'utf8'));
+  expect(settings).toMatchObject({ data: 'pictures', masks: 'masks', captionFolder: 'texts', classData: '' });
+  expect([method.name, pictures, views, log]).toEqual([
+    'lora',
+    1,
+    1,
+    [{ step: 1, loss: 1, embeddingNorm: 1 }],
+  ]);
+  const inside = JSON.parse((await loadAdapter(files.concept)).metadata.get('edlora.settings')!);
+  expect(Object.keys(inside)).not.toEqual(expect.arrayContaining(['data']));
+  expect([inside.masks, inside.captionFolder, inside.rank]).toEqual([undefined, undefined, 4]);
+  const auto = await writeTrained(scratch('auto.safetensors'), trained({ method: 'lora' }));
+  const own = JSON.parse((await loadAdapter(auto.concept)).metadata.get('edlora.settings')!);
+  expect(own.masks).toBe('auto');
+  expect(readFileSync(files.plot, 'utf8')).toContain('<svg');
 });
