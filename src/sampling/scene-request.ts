@@ -209,9 +209,9 @@ function idleNotes(
   readsSizes: boolean,
 ): string[] {
   const notes: string[] = [];
-  for (const [name, sizes] of Object.entries({ originalSize, crop })) {
-    if (sizes !== undefined && !readsSizes)
-      notes.push(`\`${name}\` has no effect: this model reads no sizes`);
+  if (!readsSizes) {
+    if (originalSize !== undefined) notes.push('`originalSize` has no effect: this model reads no sizes');
+    if (crop !== undefined) notes.push('`crop` has no effect: this model reads no sizes');
   }
   const unguided = !isGuided(guidanceScale);
   const negatives = [negativePrompt, ...regions.map((region) => region.negativePrompt ?? '')];
