@@ -54,7 +54,8 @@ export function planBake(
   inputs: readonly MergeInput[],
 ): { changes: Map<string, readonly Change[]>; unsupported: UnsupportedEntry[] } {
   const architecture = commonArchitecture(inputs.map(({ adapter }) => adapter));
-  if (architecture !== model.architecture) {
+  // Names and sizes prove the family of most files; one whose layers all fit is none of another.
+  if (architecture !== model.architecture && !fits(model, inputs)) {
     throw new MismatchError(
       `${inputs[0]!.adapter.path} does not fit ${model.path}: expected an adapter for ${familyNamed(model.architecture).title}, got one for ${familyNamed(architecture).title}`,
     );
@@ -87,9 +88,29 @@ export function planBake(
   return { changes, unsupported };
 }
 
+/** Whether the model has every layer of the adapters, in their sizes. */
+function fits(model: ModelFiles, inputs: readonly MergeInput[]): boolean {
+  return [...layersByModule(inputs)].every(([id, parts]) => {
+    const base = model.weights.get(id);
+    return base !== undefined && parts.every(({ layer }) => misfit(layer, base) === null);
+  });
+}
+
 /** Factors that tell their sizes are held to the base's before any work. @throws {MismatchError} */
 function checkShape(model: string, layer: AdapterLayer, base: RawTensor): void {
-  if (layer.kind !== 'lora') return;
+  const found = misfit(layer, base);
+  if (found === null) return;
+  throw new MismatchError(
+    `${adapterModuleId(layer)}: expected a change of [${found.expected.join(', ')}] for ${model}, got [${found.got.join(', ')}]; trained on another base?`,
+  );
+}
+
+/** Sizes of a weight and of its change, where they differ. */
+function misfit(
+  layer: AdapterLayer,
+  base: RawTensor,
+): { readonly expected: readonly number[]; readonly got: readonly number[] } | null {
+  if (layer.kind !== 'lora') return null;
   const inputs = ({ shape }: RawTensor): number => shape.slice(1).reduce((a, b) => a * b, 1);
   const [m, n] = [base.shape[0]!, inputs(base)];
   const own = inputs(
@@ -97,11 +118,8 @@ function checkShape(model: string, layer: AdapterLayer, base: RawTensor): void {
       ? layer.down
       : { ...layer.mid, shape: [1, layer.down.shape[1]!, ...layer.mid.shape.slice(2)] },
   );
-  if (layer.up.shape[0] !== m || own !== n) {
-    throw new MismatchError(
-      `${adapterModuleId(layer)}: expected a change of [${m}, ${n}] for ${model}, got [${layer.up.shape[0]}, ${own}]; trained on another base?`,
-    );
-  }
+  const fit = layer.up.shape[0] === m && own === n;
+  return fit ? null : { expected: [m, n], got: [layer.up.shape[0]!, own] };
 }
 
 /**
