@@ -288,7 +288,7 @@ async function runFuse(args: Args, { io, signal, threads }: CommandContext): Pro
   };
   const idle = idleNotes(args, options);
   if (args['dry-run'] === true) {
-    const plan = await planFusion(request);
+    const plan = await planFusion({ ...request, onNote: (text) => idle.push(text) });
     const estimate = await measured(io, () => estimateFusion(request, plan));
     const data = (): string => `${JSON.stringify(planData(plan, estimate, base.path, out, idle), null, 2)}\n`;
     io.out(args.json === true ? data() : planText(plan, estimate, base.path, out, io.columns, idle));

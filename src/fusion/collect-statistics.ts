@@ -71,7 +71,7 @@ export async function collectStatistics(request: CollectRequest): Promise<Collec
     const target = out ?? statisticsBeside(concept);
     const inputs = [concept.path, ...conceptFiles(concept), base.path, ...baseFiles(base)];
     checkFileTarget(target, { inputs, force });
-    jobs.push({ target, concept: await prepareConcept(base, input) });
+    jobs.push({ target, concept: await prepareConcept(base, input, onNote) });
   }
   // Every step of every run, the text encoder, and the words.
   const units = options.steps * options.runs + 2;

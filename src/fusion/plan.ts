@@ -33,7 +33,7 @@ export interface FuseRequest extends ExecutionRequest {
    */
   readonly cacheFolder?: string | null;
   readonly onProgress?: (progress: FusionProgress) => void;
-  /** Told what a user should know of the cache: files that were set aside, a folder that cannot be written. */
+  /** Told what a user should know: names that were read off files, a cache that was set aside or cannot be written. */
   readonly onNote?: (text: string) => void;
   /** Ends the fusion by throwing its reason; what was collected is kept. */
   readonly signal?: AbortSignal;
@@ -60,7 +60,7 @@ export async function planFusion(request: FuseRequest): Promise<FusionPlan> {
   checkFusionOptions(options);
   if (request.concepts.length === 0) throw new UsageError('fuse: expected at least one concept');
   const concepts: FusionConcept[] = [];
-  for (const input of request.concepts) concepts.push(await prepareConcept(base, input));
+  for (const input of request.concepts) concepts.push(await prepareConcept(base, input, request.onNote));
   const vocabulary = bindConcepts(
     base.parts.tokenizers,
     concepts.map(({ concept }) => concept),
