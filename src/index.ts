@@ -51,6 +51,7 @@ export type {
   FamilySigns,
   OwnSpelling,
   TextEncoderLayout,
+  TextReading,
 } from './models/families/family.ts';
 export type { ComponentId, Layer, LayerId, LayerRole, LayerTable } from './models/families/layer-table.ts';
 export type { TextPart } from './models/families/model-part.ts';

@@ -1,4 +1,8 @@
 /** The k-th batch of a run: which views, their prompts, noise, timesteps, targets and weights. */
+
+import { joinedRows, timeIdsOf } from '../models/families/conditioning.ts';
+import type { PromptIds, TokenIds } from '../models/families/prompt-ids.ts';
+import type { UnetConfig } from '../models/unet/config.ts';
 import type { NoiseSchedule } from '../sampling/noise-schedule.ts';
 import type { TorchGenerator } from '../tensor/random.ts';
 import { BatchOrder, batchSharingCaptions } from './data/batch-order.ts';
@@ -26,6 +30,7 @@ export interface BatchSources {
   /** Positions that the text encoder sees at once, 77. */
   readonly window: number;
   readonly schedule: NoiseSchedule;
+  readonly unet: UnetConfig;
   readonly prediction: PredictionType;
 }
 
@@ -36,7 +41,7 @@ export class BatchMaker {
   readonly #sources: BatchSources;
   readonly #order: BatchOrder<TrainingItem>;
   readonly #classOrder: BatchOrder<TrainingItem> | null;
-  readonly #encoded = new Map<string, readonly (readonly number[])[]>();
+  readonly #encoded = new Map<string, readonly PromptIds[]>();
 
   constructor(sources: BatchSources) {
     const { items, classItems, settings } = sources;
@@ -50,7 +55,7 @@ export class BatchMaker {
 
   /** @param number counts batches from 0, accumulated ones too */
   make(number: number, random: TorchGenerator): StepBatch {
-    const { settings, schedule, prediction } = this.#sources;
+    const { settings, schedule, prediction, unet } = this.#sources;
     const own =
       settings.captionsPerBatch > 0
         ? batchSharingCaptions(this.#sources.items, settings.batch, settings.captionsPerBatch, random)
@@ -79,7 +84,8 @@ export class BatchMaker {
         : plainWeights(own.length, channels, cells),
       ...(others.length === 0 ? [] : [plainWeights(others.length, channels, cells, settings.priorWeight)]),
     ];
-    const words = prompts.map((layers) => this.#wordPlaces(layers[0]!));
+    const timeIds = rows.flatMap(({ sizes }) => timeIdsOf(unet, sizes) ?? []);
+    const words = prompts.map((layers) => this.#wordPlaces(layers[0]![0]!));
     return {
       latentHeight,
       latentWidth,
@@ -93,6 +99,7 @@ export class BatchMaker {
         settings.minSnrGamma,
       ),
       prompts,
+      timeIds: timeIds.length === 0 ? undefined : joinedRows(timeIds),
       attention: {
         masks: concatenated([masks, ...others.map(() => new Float32Array(cells).fill(1))]),
         words,
@@ -106,7 +113,7 @@ export class BatchMaker {
     return bestSharedPrefix(
       items
         .flatMap(({ caption }) => templated(withWords(caption, trainables.plan.words), settings.templates))
-        .map((prompt) => this.#encode(prompt).map((ids) => ids.slice(0, window)))
+        .map((prompt) => this.#encode(prompt).map(([ids]) => ids!.slice(0, window)))
         // Prompts without new words are the same for all layers.
         .filter((layers) => layers.some((ids) => ids.join() !== layers[0]!.join()))
         .map((layers) => commonPrefix(layers, null)),
@@ -143,26 +150,31 @@ export class BatchMaker {
   }
 
   /** Prompts of one batch share a number of windows: shorter ones are filled up with empty windows. */
-  #equallyLong(prompts: readonly (readonly (readonly number[])[])[]): (readonly (readonly number[])[])[] {
-    const empty = this.#sources.trainables.vocabulary.tokenizer.encodeWindows('', this.#sources.window);
-    const longest = Math.max(...prompts.flatMap((layers) => layers.map((ids) => ids.length)));
-    const fill = (ids: readonly number[]): readonly number[] =>
+  #equallyLong(prompts: readonly (readonly PromptIds[])[]): (readonly PromptIds[])[] {
+    const { trainables, window } = this.#sources;
+    const tokenizers = [...trainables.vocabulary.tokenizers.values()];
+    const empty = tokenizers.map((tokenizer) => tokenizer.encodeWindows('', window));
+    const longest = Math.max(...prompts.flat(2).map((ids) => ids.length));
+    const fill = (ids: TokenIds, encoder: number): TokenIds =>
       ids.length === longest
         ? ids
         : [
             ...ids,
-            ...Array((longest - ids.length) / empty.length)
-              .fill(empty)
+            ...Array((longest - ids.length) / window)
+              .fill(empty[encoder]!)
               .flat(),
           ];
-    return prompts.map((layers) => layers.map(fill));
+    return prompts.map((layers) => layers.map((prompt) => prompt.map(fill)));
   }
 
-  #encode(prompt: string): readonly (readonly number[])[] {
+  #encode(prompt: string): readonly PromptIds[] {
     let ids = this.#encoded.get(prompt);
     if (ids === undefined) {
-      const { tokenizer, layerPrompts } = this.#sources.trainables.vocabulary;
-      ids = layerPrompts(prompt).map((text) => tokenizer.encodeWindows(text, this.#sources.window));
+      const { tokenizers, layerPrompts } = this.#sources.trainables.vocabulary;
+      const { window } = this.#sources;
+      ids = layerPrompts(prompt).map((text) =>
+        [...tokenizers.values()].map((tokenizer) => tokenizer.encodeWindows(text, window)),
+      );
       this.#encoded.set(prompt, ids);
     }
     return ids;

@@ -11,6 +11,7 @@ import { pruned } from '../graph/prune.ts';
 import type { ModelPart } from '../models/checkpoint.ts';
 import type { ClipTextConfig } from '../models/clip/config.ts';
 import { buildTextEncoder, type TextEncoderSize } from '../models/clip/text-encoder.ts';
+import type { TextReading } from '../models/families/family.ts';
 import { loraDownInput, loraUpInput } from '../models/network.ts';
 
 /** Features of prompts: inputs and output of `buildTextEncoder`. */
@@ -18,30 +19,33 @@ export function buildTextFeatures(
   { weights, config }: ModelPart<ClipTextConfig>,
   size: TextEncoderSize,
   ranks: ReadonlyMap<string, number>,
+  reading: TextReading,
 ): Graph {
-  return buildTextEncoder(weights, config, size, { loraRanks: ranks }).graph;
+  return buildTextEncoder(weights, config, size, { loraRanks: ranks, ...reading }).graph;
 }
 
 /**
  * Gradients of embeddings and factors.
- * Inputs: those of `buildTextEncoder` and `d_last_hidden_state` [B, T, D]. Outputs: `gradientOutput` of every factor
+ * Inputs: those of `buildTextEncoder`, `d_last_hidden_state` [B, T, D], and where it pools `d_text_embeds` [B, P]. Outputs: `gradientOutput` of every factor
  * and, where `embeddingGradient`, of `token_embeddings`; a shared prefix holds no trained embedding.
  */
 export function buildTextGradients(
   { weights, config }: ModelPart<ClipTextConfig>,
   size: TextEncoderSize,
   ranks: ReadonlyMap<string, number>,
+  reading: TextReading,
   embeddingGradient: boolean,
 ): Graph {
-  const { graph } = buildTextEncoder(weights, config, size, { loraRanks: ranks });
+  const { graph } = buildTextEncoder(weights, config, size, { loraRanks: ranks, ...reading });
   const g = GraphBuilder.continuing({ ...graph, outputs: new Map() });
-  const features = graph.outputs.get('last_hidden_state')!;
-  const seed = g.input('d_last_hidden_state', 'float32', features.shape);
+  const seeds = new Map(
+    [...graph.outputs].map(([name, value]) => [value, g.input(`d_${name}`, 'float32', value.shape)]),
+  );
   const input = new Map(graph.inputs.map((value) => [value.name, value]));
   const wanted = [...ranks.keys()]
     .flatMap((layer) => [loraDownInput(layer), loraUpInput(layer)])
     .concat(embeddingGradient ? ['token_embeddings'] : [])
     .map((name) => input.get(name)!);
-  writeGradients(g, gradients(g, new Map([[features, seed]]), wanted));
+  writeGradients(g, gradients(g, seeds, wanted));
   return pruned(g.finish());
 }

@@ -5,9 +5,11 @@
 
 import { gradientOutput } from '../graph/gradient-outputs.ts';
 import type { Graph } from '../graph/graph.ts';
-import type { ModelPart } from '../models/checkpoint.ts';
-import type { ClipTextConfig } from '../models/clip/config.ts';
+import { layersRun, pooledRows } from '../models/clip/encode-text.ts';
 import type { TextEncoderSize, TokenEmbeddings } from '../models/clip/text-encoder.ts';
+import type { TextReading } from '../models/families/family.ts';
+import type { TextPart } from '../models/families/model-part.ts';
+import { endOf } from '../models/families/prompt-ids.ts';
 import { loraDownInput, loraUpInput } from '../models/network.ts';
 import { type ExecutionContext, executionContext } from '../runtime/execution-context.ts';
 import { LoadedGraphs } from '../runtime/loaded-graphs.ts';
@@ -33,6 +35,19 @@ export interface TextStepPlan {
   readonly sharedPrefix: number;
 }
 
+/** What the UNet reads of a prompt. */
+export interface TextFeatures {
+  /** [T, D] */
+  readonly states: Float32Array;
+  /** [P], of text encoders that pool. */
+  readonly pooled: Float32Array | null;
+}
+
+/** A prompt with its features' gradient. */
+export interface TextSeed extends TextFeatures {
+  readonly ids: Ids;
+}
+
 export interface TextGradients {
   readonly factors: Map<string, FactorGradients>;
   /** [trained rows, D]; rows that no prompt of the batch has are zero. Null if none are trained. */
@@ -43,21 +58,32 @@ export interface TextGradients {
 const FIXED_PROMPTS = 256;
 
 export class TextStep {
-  readonly #encoder: ModelPart<ClipTextConfig>;
+  readonly #encoder: TextPart;
+  readonly #reading: TextReading;
+  /** Trained layers that the reading runs, with their ranks; the others get no gradient. */
+  readonly #ranks: ReadonlyMap<string, number>;
   readonly #embeddings: TokenEmbeddings;
   readonly #plan: TextStepPlan;
   readonly #graphs: LoadedGraphs;
-  /** Features [T, D] of prompts that training does not change, by ids. */
-  readonly #fixed = new Map<string, Float32Array>();
+  /** Of prompts that training does not change, by ids. */
+  readonly #fixed = new Map<string, TextFeatures>();
 
-  /** @param embeddings the token table; the trained rows behind it are read anew at every step */
+  /**
+   * @param reading    what the base's family reads of it
+   * @param embeddings the token table; the trained rows behind it are read anew at every step
+   */
   constructor(
-    encoder: ModelPart<ClipTextConfig>,
+    encoder: TextPart,
+    reading: TextReading,
     embeddings: TokenEmbeddings,
     plan: TextStepPlan,
     execution: ExecutionContext = executionContext(),
   ) {
     this.#encoder = encoder;
+    const pooled = reading.pooled && encoder.config.projectionDim !== undefined;
+    this.#reading = { ...reading, pooled };
+    const run = layersRun(encoder.config, this.#reading);
+    this.#ranks = new Map([...plan.ranks].filter(([layer]) => run.has(layer)));
     this.#embeddings = embeddings;
     this.#plan = plan;
     this.#graphs = new LoadedGraphs(execution.runtime, 'training', execution);
@@ -74,9 +100,19 @@ export class TextStep {
     return ranks.size > 0 || (firstTrainedId !== null && ids.some((id) => id >= firstTrainedId));
   }
 
-  /** Features [T, D] of each prompt, by its ids joined with commas. */
-  async features(prompts: readonly Ids[], factors: FactorFeeds): Promise<Map<string, Float32Array>> {
-    const found = new Map<string, Float32Array>();
+  /** Columns of the features, D. */
+  get width(): number {
+    return this.#embeddings.width;
+  }
+
+  /** Whether it gives a vector of the whole prompt. */
+  get pools(): boolean {
+    return this.#reading.pooled;
+  }
+
+  /** Features of each prompt, by its ids joined with commas. */
+  async features(prompts: readonly Ids[], factors: FactorFeeds): Promise<Map<string, TextFeatures>> {
+    const found = new Map<string, TextFeatures>();
     const missing = new Map<string, Ids>();
     for (const ids of prompts) {
       const key = ids.join();
@@ -87,13 +123,16 @@ export class TextStep {
     for (const chunk of this.#chunks([...missing.values()])) {
       const shared = this.#sharedBy(chunk);
       const session = await this.#session('features', chunk, shared, (size) =>
-        buildTextFeatures(this.#encoder, size, this.#plan.ranks),
+        buildTextFeatures(this.#encoder, size, this.#ranks, this.#reading),
       );
-      const output = await session.run({ ...this.#lookUp(chunk, shared), ...factors });
-      const { data, shape } = output.last_hidden_state as Tensor<Float32Array>;
-      const size = shape[1]! * shape[2]!;
+      const output = await session.run({ ...this.#lookUp(chunk, shared), ...this.#factorsRun(factors) });
+      const rowOf = (name: string, i: number): Float32Array | null => {
+        const tensor = output[name] as Tensor<Float32Array> | undefined;
+        const size = tensor === undefined ? 0 : tensor.data.length / tensor.shape[0]!;
+        return tensor?.data.slice(i * size, (i + 1) * size) ?? null;
+      };
       chunk.forEach((ids, i) => {
-        const own = data.slice(i * size, (i + 1) * size);
+        const own = { states: rowOf('last_hidden_state', i)!, pooled: rowOf('text_embeds', i) };
         found.set(ids.join(), own);
         if (this.#fixed.size < FIXED_PROMPTS && !this.#changes(ids)) this.#fixed.set(ids.join(), own);
       });
@@ -101,30 +140,41 @@ export class TextStep {
     return found;
   }
 
-  /** @param dContext gradient of each prompt's features, [number of prompts, T, D] under any shape */
-  async gradients(
-    prompts: readonly Ids[],
-    dContext: Tensor<Float32Array>,
-    factorFeeds: FactorFeeds,
-  ): Promise<TextGradients> {
-    const { ranks, firstTrainedId, trainedRows } = this.#plan;
+  /** @param all every prompt with its features' gradient; equal prompts may come several times */
+  async gradients(all: readonly TextSeed[], factorFeeds: FactorFeeds): Promise<TextGradients> {
+    const { firstTrainedId, trainedRows } = this.#plan;
+    const ranks = this.#ranks;
     const width = this.#embeddings.width;
     const factors = new Map<string, FactorGradients>();
     const embeddings = firstTrainedId === null ? null : new Float32Array(trainedRows * width);
-    for (const chunk of this.#chunks(this.#seeds(prompts, dContext))) {
+    for (const chunk of this.#chunks(this.#seeds(all))) {
       const ids = chunk.map((seed) => seed.ids);
       const shared = this.#sharedBy(ids);
       const session = await this.#session('gradients', ids, shared, (size) =>
-        buildTextGradients(this.#encoder, size, ranks, embeddings !== null),
+        buildTextGradients(this.#encoder, size, ranks, this.#reading, embeddings !== null),
       );
-      const d = float32([this.#plan.promptsPerRun, ids[0]!.length, width]);
-      chunk.forEach((seed, i) => {
-        d.data.set(seed.d, i * seed.d.length);
-      });
+      const rows = this.#plan.promptsPerRun;
       const output = await session.run({
         ...this.#lookUp(ids, shared),
-        d_last_hidden_state: d,
-        ...factorFeeds,
+        d_last_hidden_state: float32(
+          [rows, ids[0]!.length, width],
+          stacked(
+            chunk.map(({ states }) => states),
+            rows,
+          ),
+        ),
+        ...(this.pools
+          ? {
+              d_text_embeds: float32(
+                [rows, this.#encoder.config.projectionDim!],
+                stacked(
+                  chunk.map(({ pooled }) => pooled!),
+                  rows,
+                ),
+              ),
+            }
+          : {}),
+        ...this.#factorsRun(factorFeeds),
       });
       for (const [layer, own] of factorGradients(ranks.keys(), output)) {
         const sum = factors.get(layer);
@@ -147,8 +197,9 @@ export class TextStep {
         );
       });
     }
-    // A batch whose prompts nothing trains leaves the text as it is.
-    for (const layer of factors.size === 0 ? ranks.keys() : []) {
+    // A batch whose prompts nothing trains leaves the text as it is; layers that nobody reads stay as they are.
+    for (const layer of this.#plan.ranks.keys()) {
+      if (factors.has(layer)) continue;
       const [down, up] = [factorFeeds[loraDownInput(layer)]!, factorFeeds[loraUpInput(layer)]!];
       factors.set(layer, { down: new Float32Array(down.data.length), up: new Float32Array(up.data.length) });
     }
@@ -160,18 +211,29 @@ export class TextStep {
     await this.#graphs.dispose();
   }
 
-  /** The features' gradient of each prompt that training changes; one that several rows or layers share gets the sum. */
-  #seeds(prompts: readonly Ids[], dContext: Tensor<Float32Array>): { ids: Ids; d: Float32Array }[] {
-    const size = dContext.data.length / prompts.length;
-    const seeds = new Map<string, { ids: Ids; d: Float32Array }>();
-    prompts.forEach((ids, i) => {
-      if (!this.#changes(ids)) return;
-      const own = dContext.data.subarray(i * size, (i + 1) * size);
-      const seed = seeds.get(ids.join());
-      if (seed === undefined) seeds.set(ids.join(), { ids, d: own.slice() });
-      else addTo(seed.d, own);
-    });
+  /** Of each prompt that training changes; one that several rows or layers share gets the sum. */
+  #seeds(all: readonly TextSeed[]): TextSeed[] {
+    const size = this.#encoder.config.projectionDim!;
+    const seeds = new Map<string, TextSeed>();
+    for (const { ids, states, pooled } of all) {
+      if (!this.#changes(ids)) continue;
+      const seed = seeds.get(ids.join()) ?? {
+        ids,
+        states: new Float32Array(states.length),
+        pooled: this.pools ? new Float32Array(size) : null,
+      };
+      addTo(seed.states, states);
+      if (pooled !== null && seed.pooled !== null) addTo(seed.pooled, pooled);
+      seeds.set(ids.join(), seed);
+    }
     return [...seeds.values()];
+  }
+
+  /** Factors that the graphs take. */
+  #factorsRun(factors: FactorFeeds): FactorFeeds {
+    if (this.#ranks.size === this.#plan.ranks.size) return factors;
+    const inputs = [...this.#ranks.keys()].flatMap((layer) => [loraDownInput(layer), loraUpInput(layer)]);
+    return Object.fromEntries(inputs.map((name) => [name, factors[name]!]));
   }
 
   #chunks<T>(items: readonly T[]): T[][] {
@@ -190,7 +252,9 @@ export class TextStep {
   /** Embeddings of a chunk; a short one is filled up with its first prompt. */
   #lookUp(chunk: readonly Ids[], shared: number): Record<string, Tensor> {
     const filled = Array.from({ length: this.#plan.promptsPerRun }, (_, i) => chunk[i] ?? chunk[0]!);
+    const pooledAt = filled.map((ids) => endOf(ids, this.#encoder.tokenizer.eosId));
     return {
+      ...(this.pools ? { pooled_rows: pooledRows(pooledAt, filled[0]!.length) } : {}),
       token_embeddings: this.#embeddings.lookUp(filled.map((ids) => ids.slice(shared))),
       ...(shared === 0 ? {} : { prefix_embeddings: this.#embeddings.lookUp([chunk[0]!.slice(0, shared)]) }),
     };
@@ -207,6 +271,15 @@ export class TextStep {
       build({ batch: this.#plan.promptsPerRun, tokens, sharedPrefix }),
     );
   }
+}
+
+/** One after another, zeros behind them up to `count` of the first one's length. */
+function stacked(parts: readonly Float32Array[], count: number): Float32Array {
+  const all = new Float32Array(count * parts[0]!.length);
+  parts.forEach((part, i) => {
+    all.set(part, i * part.length);
+  });
+  return all;
 }
 
 function addTo(sum: Float32Array, other: Float32Array): void {

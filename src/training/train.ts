@@ -43,7 +43,7 @@ import { type TrainingInput, trainingSchema } from './options.ts';
 import { drawMasks } from './rank-masks.ts';
 import { type RunState, restoreState, type StepLog, saveState } from './run-state.ts';
 import { TrainingStep } from './step.ts';
-import { type ParameterGroup, planWords, Trainables } from './trainables.ts';
+import { type ParameterGroup, planWords, Trainables, type TrainedWords } from './trainables.ts';
 
 export interface TrainingProgress extends Progress {
   readonly phase: 'class pictures' | 'encoding pictures' | 'training';
@@ -121,7 +121,8 @@ class TrainingRun {
   readonly #state: RunState;
   /** Whether no state of this run has been saved, in this process or before. */
   #savedNone = true;
-  readonly #density: DensityPenalty | null;
+  /** By the parameter's name; empty without the term. */
+  readonly #density: ReadonlyMap<string, DensityPenalty>;
   readonly #execution: ExecutionContext;
   readonly #counts: { readonly pictures: number; readonly views: number };
 
@@ -147,8 +148,8 @@ class TrainingRun {
     this.#state = { step: 0, stopped: false, optimizer, log: [] };
     this.#step = new TrainingStep(
       request.base,
-      trainables.embeddings,
-      trainables.rows.length / trainables.embeddings.width,
+      new Map([...trainables.words].map(([id, { table }]) => [id, table])),
+      trainables.wordCount * trainables.rowsPerWord,
       {
         ranks: trainables.ranks(),
         firstTrainedId: settings.lrEmbedding === 0 ? null : (trainables.vocabulary.tokens[0]?.ids[0] ?? null),
@@ -161,7 +162,10 @@ class TrainingRun {
       },
       execution,
     );
-    this.#density = settings.kdeWeight > 0 ? vocabularyPenalty(request.base, settings.kdeBandwidth) : null;
+    this.#density =
+      settings.kdeWeight > 0
+        ? vocabularyPenalties(request.base, trainables, settings.kdeBandwidth)
+        : new Map();
   }
 
   /** Everything that can go wrong before the first step. */
@@ -202,8 +206,9 @@ class TrainingRun {
       classItems,
       settings,
       trainables,
-      window: base.parts.textEncoder.config.maxPositions,
+      window: base.parts.maxPositions,
       schedule: noiseSchedule(schedule),
+      unet: base.parts.unet.config,
       prediction,
     });
     const counts = { pictures: pictures.length, views: items.length };
@@ -270,8 +275,10 @@ class TrainingRun {
         gradients.set(name, sum);
       }
     }
-    const embedding = gradients.get('embedding');
-    if (embedding !== undefined) loss += this.#penalties(embedding);
+    for (const words of this.#trainables.words.values()) {
+      const gradient = gradients.get(words.name);
+      if (gradient !== undefined) loss += this.#penalties(words, gradient);
+    }
     const norm = totalNorm(gradients.values());
     if (!Number.isFinite(loss) || !Number.isFinite(norm)) await this.#stopDiverged(loss, norm);
     const shrink = maxGradNorm > 0 && norm > maxGradNorm ? maxGradNorm / norm : 1;
@@ -281,8 +288,9 @@ class TrainingRun {
       if (shrink !== 1) for (let i = 0; i < gradient.length; i++) gradient[i]! *= shrink;
       adamwStep(data, gradient, state.optimizer.get(name)!, rates[group], { weightDecay });
     }
-    const { rows, embeddings } = this.#trainables;
-    const embeddingNorm = rows.length === 0 ? 0 : meanRowNorm(rows, embeddings.width);
+    // Of several text encoders the first one's.
+    const [{ rows, table }] = [...this.#trainables.words.values()] as [TrainedWords];
+    const embeddingNorm = rows.length === 0 ? 0 : meanRowNorm(rows, table.width);
     if (normStop > 0 && embeddingNorm >= normStop) state.stopped = true;
     state.step++;
     // As the state keeps them, so that a resumed run tells the same.
@@ -292,9 +300,8 @@ class TrainingRun {
   }
 
   /** Terms on the embeddings themselves; their gradients are added. */
-  #penalties(gradient: Float32Array): number {
+  #penalties({ name, rows, start }: TrainedWords, gradient: Float32Array): number {
     const { classWeight, kdeWeight } = this.#settings;
-    const { rows, start } = this.#trainables;
     let total = 0;
     // λ ‖v − v₀‖², Gal et al. 2022, section 5.3, "regularized".
     for (let i = 0; classWeight > 0 && i < rows.length; i++) {
@@ -302,8 +309,7 @@ class TrainingRun {
       total += classWeight * away * away;
       gradient[i]! += 2 * classWeight * away;
     }
-    if (this.#density !== null) total += this.#density.penalize(rows, gradient, kdeWeight);
-    return total;
+    return total + (this.#density.get(name)?.penalize(rows, gradient, kdeWeight) ?? 0);
   }
 
   async #stopDiverged(loss: number, norm: number): Promise<never> {
@@ -416,9 +422,17 @@ function checkCaptions(
   }
 }
 
-function vocabularyPenalty(base: Checkpoint, bandwidth: number): DensityPenalty {
-  const table = base.parts.textEncoder.weights.get(TOKEN_TABLE)!;
-  return densityPenalty(readFloat32(table), base.parts.textEncoder.config.hiddenSize, bandwidth);
+function vocabularyPenalties(
+  { parts }: Checkpoint,
+  { words }: Trainables,
+  bandwidth: number,
+): ReadonlyMap<string, DensityPenalty> {
+  return new Map(
+    [...parts.textEncoders].map(([id, { weights, config }]) => {
+      const table = readFloat32(weights.get(TOKEN_TABLE)!);
+      return [words.get(id)!.name, densityPenalty(table, config.hiddenSize, bandwidth)];
+    }),
+  );
 }
 
 function totalNorm(gradients: Iterable<Float32Array>): number {

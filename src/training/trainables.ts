@@ -3,7 +3,7 @@ import type { Concept, ConceptToken } from '../concepts/concept.ts';
 import type { MergedLayer } from '../concepts/lora-file.ts';
 import { type BoundVocabulary, bindConcepts } from '../concepts/prompt.ts';
 import { UsageError } from '../errors.ts';
-import { float32Tensor } from '../formats/raw-tensor.ts';
+import { float32Tensor, type RawTensor } from '../formats/raw-tensor.ts';
 import { matrix } from '../linalg/matrix.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
 import { endOfWord } from '../models/clip/bpe.ts';
@@ -36,6 +36,17 @@ export interface Parameter {
   readonly data: Float32Array;
 }
 
+/** What one text encoder reads of the trained words. */
+export interface TrainedWords {
+  /** Name of its parameter. */
+  readonly name: string;
+  /** Rows behind the vocabulary, [words · L, D], word by word; changed in place. */
+  readonly rows: Float32Array;
+  /** Where they started. */
+  readonly start: Float32Array;
+  readonly table: TokenEmbeddings;
+}
+
 export interface WordPlan {
   /** Words that the result keeps, in order. */
   readonly words: readonly string[];
@@ -57,15 +68,11 @@ export function planWords({ token, vectors, perImageTokens }: ResolvedSettings, 
 export class Trainables {
   readonly plan: WordPlan;
   readonly vocabulary: BoundVocabulary;
-  readonly embeddings: TokenEmbeddings;
-  /** Rows behind the vocabulary, [words · L, D], word by word; changed in place. */
-  readonly rows: Float32Array;
-  /** Where they started. */
-  readonly start: Float32Array;
+  /** Of every text encoder. */
+  readonly words: ReadonlyMap<ComponentId, TrainedWords>;
   readonly layers: readonly LayerFactors[];
   /** Rows of embeddings per word. */
   readonly rowsPerWord: number;
-  readonly #encoder: ComponentId;
 
   /**
    * @throws {UsageError} for words that exist already, and for starts that are not one token
@@ -79,20 +86,23 @@ export class Trainables {
   ) {
     this.plan = plan;
     this.rowsPerWord = method.layerwise ? base.parts.layers.contextCount : 1;
-    const { weights, config } = base.parts.textEncoder;
-    this.#encoder = base.parts.textEncoderId;
     const words = [...plan.words, ...plan.pictureWords];
     for (const word of words) checkWord(base, word);
-    this.rows = new Float32Array(words.length * this.rowsPerWord * config.hiddenSize);
-    this.embeddings = new TokenEmbeddings(weights, config, this.rows);
     const starts = startsOf(settings, plan);
-    words.forEach((_, i) => {
-      const vector = initialVector(starts[i]!, base.tokenizer, this.embeddings, random);
-      for (let layer = 0; layer < this.rowsPerWord; layer++) {
-        this.rows.set(vector, (i * this.rowsPerWord + layer) * config.hiddenSize);
-      }
-    });
-    this.start = this.rows.slice();
+    this.words = new Map(
+      [...base.parts.textEncoders].map(([id, { weights, config, tokenizer }], encoder) => {
+        const rows = new Float32Array(words.length * this.rowsPerWord * config.hiddenSize);
+        const table = new TokenEmbeddings(weights, config, rows);
+        words.forEach((_, i) => {
+          const vector = initialVector(starts[i]!, tokenizer, table, random);
+          for (let layer = 0; layer < this.rowsPerWord; layer++) {
+            rows.set(vector, (i * this.rowsPerWord + layer) * config.hiddenSize);
+          }
+        });
+        const name = encoder === 0 ? 'embedding' : `embedding.${id}`;
+        return [id, { name, rows, start: rows.slice(), table }];
+      }),
+    );
     this.vocabulary = bindConcepts(base.parts.tokenizers, [this.#concept(words)], this.rowsPerWord);
     this.layers = layersOf(base, method, settings).map((layer) =>
       factorsOf(base, method, settings, layer, random),
@@ -115,9 +125,16 @@ export class Trainables {
         }),
       ),
     );
-    return this.rows.length === 0
-      ? factors
-      : [{ name: 'embedding', group: 'embedding', data: this.rows }, ...factors];
+    const words = [...this.words.values()].filter(({ rows }) => rows.length > 0);
+    return [
+      ...words.map(({ name, rows }): Parameter => ({ name, group: 'embedding', data: rows })),
+      ...factors,
+    ];
+  }
+
+  /** Words that are trained, those of single pictures too. */
+  get wordCount(): number {
+    return this.plan.words.length + this.plan.pictureWords.length;
   }
 
   /** @param masks one per layer */
@@ -136,7 +153,7 @@ export class Trainables {
   /** Gradients by parameter name. */
   gradients(result: StepResult, masks: readonly RankMask[]): Map<string, Float32Array> {
     const found = new Map<string, Float32Array>();
-    if (result.embeddings !== null) found.set('embedding', result.embeddings);
+    for (const [id, gradient] of result.embeddings) found.set(this.words.get(id)!.name, gradient);
     this.layers.forEach(({ layer, backward }, i) => {
       const d = result.factors.get(idOf(layer))!;
       for (const [part, gradient] of backward(d, masks[i]!)) {
@@ -175,12 +192,14 @@ export class Trainables {
   }
 
   #concept(words: readonly string[]): Concept {
-    const size = this.rowsPerWord * this.embeddings.width;
-    const tokens = words.map((word, i) => {
-      const own = this.rows.slice(i * size, (i + 1) * size);
-      const embedding = float32Tensor(word, [this.rowsPerWord, this.embeddings.width], own);
-      return { word, embeddings: new Map([[this.#encoder, embedding]]) };
-    });
+    const vectors = ({ rows, table: { width } }: TrainedWords, word: string, i: number): RawTensor => {
+      const size = this.rowsPerWord * width;
+      return float32Tensor(word, [this.rowsPerWord, width], rows.slice(i * size, (i + 1) * size));
+    };
+    const tokens = words.map((word, i) => ({
+      word,
+      embeddings: new Map([...this.words].map(([id, own]) => [id, vectors(own, word, i)])),
+    }));
     return { path: 'training', format: 'ed-lora', tokens, layers: new Map(), metadata: new Map() };
   }
 }

@@ -27,7 +27,7 @@ export interface TrainedLayer {
 }
 
 export interface LayerSelection {
-  /** Null: none of the UNet's, none of the text encoder's. */
+  /** Null: none of the UNet's, none of the text encoders'. */
   readonly unet: Where | null;
   readonly text: Where | null;
   /** Only cross-attention's K and V in the UNet. Default false. */
@@ -73,8 +73,11 @@ export function trainedLayers(base: Checkpoint, selection: LayerSelection): Trai
       add(layer, rank);
     }
   }
-  for (const layer of text === null ? [] : base.parts.textEncoder.layers.values()) {
-    if (ROLES[text!].has(layer.role)) add(layer, rank);
+  for (const { layers: own } of text === null ? [] : base.parts.textEncoders.values()) {
+    // The projection of a pooled state is none of a transformer's.
+    for (const layer of own.values()) {
+      if (layer.role !== 'projection' && ROLES[text!].has(layer.role)) add(layer, rank);
+    }
   }
   if (unused.size > 0) {
     throw new UsageError(

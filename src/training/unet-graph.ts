@@ -36,7 +36,7 @@ export interface UnetGraphOptions {
  * attention regularisation `word_positions` [B, 1, T, 2], `attention_weight` [1], and masks per level.
  * Outputs: `loss`, `errors` [B] (the weighted squares of each row, without regularisation), `noise_pred`, with
  * attention regularisation `attention_maps.k`, and `gradientOutput` of every factor and of the text
- * features.
+ * features, pooled ones too.
  */
 export function buildUnetStep(
   { weights, config }: ModelPart<UnetConfig>,
@@ -84,8 +84,8 @@ export function buildUnetStep(
 
   const wanted = [...ranks.keys()]
     .flatMap((layer) => [loraDownInput(layer), loraUpInput(layer)])
-    .concat(contextGradient ? ['encoder_hidden_states'] : [])
-    .map((name) => input.get(name)!);
+    .concat(contextGradient ? ['encoder_hidden_states', 'text_embeds'] : [])
+    .flatMap((name) => input.get(name) ?? []);
   const seed = g.constant(float32([1], [1]));
   const found = gradients(g, new Map([[loss, seed]]), wanted, checkpointBlocks ? { blockOf } : {});
   writeGradients(g, found);

@@ -81,16 +81,21 @@ async function measure(kind: Kind): Promise<Measured> {
   const rows = random.randn(layerwise ? 2 * prompts * config.hiddenSize : 0);
   const embeddings = new TokenEmbeddings(weights, config, rows);
   const { vocabSize } = base.tokenizer;
-  const step = new TrainingStep(base, embeddings, rows.length / config.hiddenSize, {
-    ranks: new Map(layers.map((own) => [idOf(own), own.graphRank])),
-    firstTrainedId: layerwise ? vocabSize : null,
-    layerwise,
-    sharedPrefix: sharedPrefix ?? 0,
-    attention: null,
-    attentionWeight: 0,
-    detachFirstToken: false,
-    checkpointBlocks,
-  });
+  const step = new TrainingStep(
+    base,
+    new Map([[base.parts.textEncoderId, embeddings]]),
+    rows.length / config.hiddenSize,
+    {
+      ranks: new Map(layers.map((own) => [idOf(own), own.graphRank])),
+      firstTrainedId: layerwise ? vocabSize : null,
+      layerwise,
+      sharedPrefix: sharedPrefix ?? 0,
+      attention: null,
+      attentionWeight: 0,
+      detachFirstToken: false,
+      checkpointBlocks,
+    },
+  );
   const { inChannels: channels, sampleSize: size } = base.parts.unet.config;
   const states = layers.map(
     ({ parameters }) => new Map([...parameters].map(([name, p]) => [name, adamwState(p.length)])),
@@ -121,7 +126,7 @@ async function measure(kind: Kind): Promise<Measured> {
         target: random.randn(channels * size * size),
         timesteps: [500],
         lossWeights: plainWeights(1, channels, size * size),
-        prompts: [layerwise ? layerPrompts : [prompt]],
+        prompts: [(layerwise ? layerPrompts : [prompt]).map((ids) => [ids])],
       },
       feeds,
     );
@@ -132,7 +137,8 @@ async function measure(kind: Kind): Promise<Measured> {
         adamwStep(parameters.get(name)!, gradient, states[i]!.get(name)!, 1e-4);
       }
     });
-    if (result.embeddings !== null) adamwStep(rows, result.embeddings, rowsState, 1e-3);
+    const gradient = result.embeddings.get(base.parts.textEncoderId);
+    if (gradient !== undefined) adamwStep(rows, gradient, rowsState, 1e-3);
     loss = result.loss;
     stepMs.push(performance.now() - start);
     const { user, system } = process.cpuUsage(startCpu);

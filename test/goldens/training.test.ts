@@ -154,7 +154,7 @@ function stepOf({ words, layers, rows, plan }: Setup) {
   const vocabulary = vocabularyOf(words, layers);
   const width = base.parts.textEncoder.config.hiddenSize;
   const embeddings = new TokenEmbeddings(base.parts.textEncoder.weights, base.parts.textEncoder.config, rows);
-  const step = new TrainingStep(base, embeddings, rows.length / width, {
+  const step = new TrainingStep(base, new Map([['text_encoder', embeddings]]), rows.length / width, {
     ranks: new Map(),
     firstTrainedId: vocabulary.tokens[0]?.ids[0] ?? null,
     layerwise: layers > 1,
@@ -167,8 +167,7 @@ function stepOf({ words, layers, rows, plan }: Setup) {
     ...plan,
   });
   steps.push(step);
-  const prompts = (captions: readonly string[]) =>
-    captions.map((caption) => vocabulary.encode(caption, { pad: true }));
+  const prompts = (captions: readonly string[]) => captions.map((caption) => vocabulary.promptIds(caption));
   return { step, vocabulary, prompts };
 }
 
@@ -193,6 +192,8 @@ function recorded(s: number, prediction: PredictionType = 'epsilon') {
   return { noisy, target, timesteps, rows, channels, cells, latentHeight, latentWidth };
 }
 
+const embeddingsOf = ({ embeddings }: StepResult) => embeddings.get('text_encoder');
+
 function expectGradients(name: string, result: StepResult, words: readonly string[]): void {
   let compared = 0;
   const check = (key: string, actual: Float32Array): void => {
@@ -216,9 +217,9 @@ function expectGradients(name: string, result: StepResult, words: readonly strin
       check(`${name}|${part}|${layer}.lora_up.weight`, up);
     }
   }
-  const size = (result.embeddings?.length ?? 0) / words.length;
+  const size = (embeddingsOf(result)?.length ?? 0) / words.length;
   words.forEach((word, i) => {
-    check(`${name}|embedding|${word}`, result.embeddings!.subarray(i * size, (i + 1) * size));
+    check(`${name}|embedding|${word}`, embeddingsOf(result)!.subarray(i * size, (i + 1) * size));
   });
   // Whatever the index and the file state of this case was met by a gradient of ours.
   const expected = [...golden.tensors.keys(), ...Object.keys(norms)].filter((key) =>
@@ -270,7 +271,7 @@ function edLora(plan: Partial<StepPlan> = {}) {
             : maskedWeights(stored(data, `step${s}|${weights}`), count);
     const ids = made.vocabulary.tokens.map((token) => new Set(token.ids));
     const places = prompts.map(
-      (layersOf) => ids.map((own) => layersOf[0]!.findIndex((id) => own.has(id))) as [number, number],
+      (layersOf) => ids.map((own) => layersOf[0]![0]!.findIndex((id) => own.has(id))) as [number, number],
     );
     return { ...own, lossWeights, prompts, attention: { masks, words: places } };
   };
@@ -433,7 +434,7 @@ describe('embeddings alone', () => {
         new Map(),
       );
       expectLoss(result.loss, lossOf(name));
-      expect(relativeError(result.embeddings!, stored(golden, `${name}|grad`))).toBeLessThan(
+      expect(relativeError(embeddingsOf(result)!, stored(golden, `${name}|grad`))).toBeLessThan(
         GRADIENT_TOLERANCE,
       );
     },
@@ -480,7 +481,7 @@ describe('Custom Diffusion', () => {
     }
     const token = golden.tensors.get(`${name}|token`);
     if (token === undefined) return;
-    expect(relativeError(result.embeddings!, readFloat32(token))).toBeLessThan(GRADIENT_TOLERANCE);
+    expect(relativeError(embeddingsOf(result)!, readFloat32(token))).toBeLessThan(GRADIENT_TOLERANCE);
   });
 });
 
@@ -514,7 +515,7 @@ describe('AdamW', () => {
           expect(rate).toBeCloseTo(entry.lrs[i]!, 12);
         });
         const gradientsOf = [
-          new Map([['', result.embeddings!]]),
+          new Map([['', embeddingsOf(result)!]]),
           factorMap(within('text_encoder', result.factors)),
           factorMap(within('unet', result.factors)),
         ];

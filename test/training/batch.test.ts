@@ -1,6 +1,6 @@
 /** What a batch is made of, on pictures and a vocabulary that are made up: nothing is encoded, no network runs. */
 import { describe, expect, it } from 'vitest';
-import { SD15_SCHEDULER } from '../../src/models/families/sd1-configs.ts';
+import { SD15_SCHEDULER, SD15_UNET } from '../../src/models/families/sd1-configs.ts';
 import { noiseSchedule } from '../../src/sampling/noise-schedule.ts';
 import { resolveSchedulerConfig } from '../../src/sampling/scheduler-config.ts';
 import { TorchGenerator } from '../../src/tensor/random.ts';
@@ -23,6 +23,7 @@ const itemOf = (picture: number, own: Partial<TrainingItem> = {}): TrainingItem 
   mean: new Float32Array(channels * cells),
   deviation: new Float32Array(channels * cells).fill(1),
   mask: null,
+  sizes: { width: 8 * latentWidth, height: 8 * latentHeight },
   ...own,
 });
 
@@ -52,7 +53,7 @@ function makerOf({
   const trainables = {
     vocabulary: {
       tokens: tokens.map((ids) => ({ ids })),
-      tokenizer: { encodeWindows: idsOf },
+      tokenizers: new Map([['text_encoder', { encodeWindows: idsOf }]]),
       layerPrompts,
     },
     plan: { words, pictureWords },
@@ -69,6 +70,7 @@ function makerOf({
     classItems: [],
     window: 1,
     schedule,
+    unet: SD15_UNET,
     prediction: 'epsilon',
     ...own,
     items,
@@ -238,7 +240,7 @@ describe('the prompts of a batch', () => {
       text === 'long' ? [7, 7, 8, 8, 9, 9] : text === '' ? [0, 1] : [5, 5];
     const items = [itemOf(0, { caption: 'long' }), itemOf(1, { caption: 'short' })];
     const { prompts } = makerOf({ items, idsOf, window: 2 }).maker.make(0, new TorchGenerator(0));
-    expect(prompts.map(([ids]) => ids).toSorted((a, b) => a![0]! - b![0]!)).toEqual([
+    expect(prompts.map(([ids]) => ids![0]!).toSorted((a, b) => a[0]! - b[0]!)).toEqual([
       [5, 5, 0, 1, 0, 1],
       [7, 7, 8, 8, 9, 9],
     ]);

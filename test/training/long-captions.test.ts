@@ -77,11 +77,11 @@ describe('a caption of 90 words before the concept', () => {
       target: random.randn(size),
       timesteps: [300],
       lossWeights: new Float32Array(latentHeight * latentWidth).fill(1 / size),
-      prompts: [[prompt]],
+      prompts: [[[prompt]]],
     };
     const step = new TrainingStep(
       base,
-      new TokenEmbeddings(textEncoder.weights, textEncoder.config, row),
+      new Map([['text_encoder', new TokenEmbeddings(textEncoder.weights, textEncoder.config, row)]]),
       1,
       {
         ranks: new Map(),
@@ -108,7 +108,9 @@ describe('a caption of 90 words before the concept', () => {
         return loss;
       };
       const slope = ((await lossAt(0.01)) - (await lossAt(-0.01))) / 0.02;
-      const gradient = embeddings!.reduce((sum, value, i) => sum + value * direction[i]!, 0);
+      const gradient = embeddings
+        .get('text_encoder')!
+        .reduce((sum, value, i) => sum + value * direction[i]!, 0);
       expect(Math.abs(gradient)).toBeGreaterThan(1e-5);
       expect(gradient / slope).toBeCloseTo(1, 1);
     } finally {

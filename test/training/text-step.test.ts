@@ -43,6 +43,7 @@ const steps: TextStep[] = [];
 function textStep(sharedPrefix: number): TextStep {
   const step = new TextStep(
     base.parts.textEncoder,
+    base.family.base.textReading,
     new TokenEmbeddings(weights, config, rows),
     {
       ranks,
@@ -79,10 +80,11 @@ const prompts = [
 ];
 
 describe('prompts that begin alike', () => {
-  const dContext = float32(
-    [prompts.length, config.maxPositions, width],
-    random.randn(prompts.length * config.maxPositions * width),
-  );
+  const seeds = prompts.map((ids) => ({
+    ids,
+    states: random.randn(config.maxPositions * width),
+    pooled: null,
+  }));
 
   it.each([1, 4])(
     'have the same features and gradients when %i positions are computed once',
@@ -92,10 +94,10 @@ describe('prompts that begin alike', () => {
       const features = await sharing.features(prompts, factors);
       expect([...features.keys()]).toEqual([...expected.keys()]);
       for (const [ids, values] of expected)
-        expect(relativeError(features.get(ids)!, values)).toBeLessThan(1e-6);
+        expect(relativeError(features.get(ids)!.states, values.states)).toBeLessThan(1e-6);
 
-      const reference = await plain.gradients(prompts, dContext, factors);
-      const gradients = await sharing.gradients(prompts, dContext, factors);
+      const reference = await plain.gradients(seeds, factors);
+      const gradients = await sharing.gradients(seeds, factors);
       expect(relativeError(gradients.embeddings!, reference.embeddings!)).toBeLessThan(1e-5);
       for (const [layer, { down, up }] of reference.factors) {
         expect(relativeError(gradients.factors.get(layer)!.down, down), layer).toBeLessThan(1e-5);
@@ -108,7 +110,12 @@ describe('prompts that begin alike', () => {
 describe('the graph of prompts that begin alike', () => {
   it('holds the shared positions once', () => {
     const size = { batch: LAYERS, tokens: 20, sharedPrefix: 5 };
-    const { nodes } = buildTextFeatures(base.parts.textEncoder, size, new Map());
+    const { nodes } = buildTextFeatures(
+      base.parts.textEncoder,
+      size,
+      new Map(),
+      base.family.base.textReading,
+    );
     const projected = nodes
       .filter(({ op }) => op === 'FusedMatMul')
       .map(({ outputs }) => outputs[0]!.shape[1]);
@@ -116,9 +123,9 @@ describe('the graph of prompts that begin alike', () => {
   });
   it('is refused where every position would be shared', () => {
     const size = { batch: LAYERS, tokens: 20, sharedPrefix: 20 };
-    expect(() => buildTextFeatures(base.parts.textEncoder, size, new Map())).toThrow(
-      'fewer than 20 tokens, got 20',
-    );
+    expect(() =>
+      buildTextFeatures(base.parts.textEncoder, size, new Map(), base.family.base.textReading),
+    ).toThrow('fewer than 20 tokens, got 20');
   });
 });
 

@@ -6,7 +6,7 @@ import { deltaFeeds, deltaRanks, type LayerDeltas } from '../lora.ts';
 import type { NetworkOptions, Probes } from '../network.ts';
 import { textLayers } from './changeable-layers.ts';
 import type { ClipTextConfig } from './config.ts';
-import { buildTextEncoder, type TokenEmbeddings } from './text-encoder.ts';
+import { buildTextEncoder, type TextEncoderOptions, type TokenEmbeddings } from './text-encoder.ts';
 
 export interface EncodeTextOptions {
   /** Deltas on the encoder's layers; default none. */
@@ -51,7 +51,7 @@ export async function encodeText(
 ): Promise<EncodedText> {
   const tokenEmbeddings = embeddings.lookUp(batch);
   const pooled = pooledAt !== undefined;
-  const own = withPlace(deltas, config, pooled ? null : clipSkip);
+  const own = withPlace(deltas, config, { clipSkip, pooled });
   const loraRanks = deltaRanks(own);
   const size = { batch: batch.length, tokens: tokenEmbeddings.shape[1]! };
   const network = buildTextEncoder(weights, config, size, { loraRanks, probes, clipSkip, finalNorm, pooled });
@@ -85,17 +85,22 @@ export function pooledRows(positions: readonly number[], tokens: number): Tensor
   return rows;
 }
 
-/**
- * Layers that are left out at the end have no place for their deltas, nor has the projection where nothing is pooled.
- * @param clipSkip `null` where all layers run and the projection too
- */
-function withPlace(deltas: LayerDeltas, config: ClipTextConfig, clipSkip: number | null): LayerDeltas {
-  if (clipSkip === null) return deltas;
-  const { projectionDim: _, ...plain } = config;
-  const all = textLayers(config).map(({ layerName }) => layerName);
-  const present = new Set(
-    textLayers({ ...plain, numLayers: config.numLayers - clipSkip }).map(({ layerName }) => layerName),
-  );
-  const absent = new Set(all.filter((name) => !present.has(name)));
-  return new Map([...deltas].filter(([layerName]) => !absent.has(layerName)));
+/** Deltas of layers that run; those of the others have no place. */
+function withPlace(deltas: LayerDeltas, config: ClipTextConfig, reading: LayersRun): LayerDeltas {
+  const present = layersRun(config, reading);
+  const known = new Set(textLayers(config).map(({ layerName }) => layerName));
+  return new Map([...deltas].filter(([layerName]) => present.has(layerName) || !known.has(layerName)));
+}
+
+type LayersRun = Pick<TextEncoderOptions, 'clipSkip' | 'pooled'>;
+
+/** Names of the layers that run: those left out at the end do not, nor does the projection where nothing is pooled. */
+export function layersRun(
+  { projectionDim, ...plain }: ClipTextConfig,
+  { clipSkip = 0, pooled = false }: LayersRun,
+): ReadonlySet<string> {
+  const run = pooled
+    ? textLayers({ ...plain, projectionDim })
+    : textLayers({ ...plain, numLayers: plain.numLayers - clipSkip });
+  return new Set(run.map(({ layerName }) => layerName));
 }

@@ -87,7 +87,7 @@ export async function conditioningOf(
 export function stackedConditioning(parts: readonly Conditioning[]): Conditioning {
   const of = (pick: (part: Conditioning) => Tensor<Float32Array> | undefined) => {
     const own = parts.flatMap((part) => pick(part) ?? []);
-    return own.length === parts.length ? concatenated(own) : undefined;
+    return own.length === parts.length ? joinedRows(own) : undefined;
   };
   return {
     context: of(({ context }) => context)!,
@@ -109,8 +109,8 @@ export function conditioningFeeds({
   };
 }
 
-/** Along the first axis. */
-function concatenated(tensors: readonly Tensor<Float32Array>[]): Tensor<Float32Array> {
+/** Tensors one after the other along the first axis; at least one. */
+export function joinedRows(tensors: readonly Tensor<Float32Array>[]): Tensor<Float32Array> {
   const [first] = tensors;
   const rows = tensors.reduce((sum, { shape }) => sum + shape[0]!, 0);
   const all = float32([rows, ...first!.shape.slice(1)]);

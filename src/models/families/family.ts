@@ -116,10 +116,22 @@ export interface BaseLayout {
   readonly sampler: string;
   /** The one encoder of prompts. */
   readonly tokenEncoder: MakeTokenEncoder;
+  /** What of every text encoder that reads, for who takes its gradient. */
+  readonly textReading: TextReading;
   /** Whether no prompt at all is features of zeros rather than the empty text's, where model_index.json does not say it. */
   readonly zerosForNoPrompt: boolean;
   /** A tensor that every single-file checkpoint of this family has. */
   readonly singleFileSign: string;
+}
+
+/** Which state of a text encoder the UNet reads. */
+export interface TextReading {
+  /** Layers that are left out at the end. */
+  readonly clipSkip: number;
+  /** Whether it goes through the final norm. */
+  readonly finalNorm: boolean;
+  /** Whether text encoders with a projection give a vector for the whole prompt too. */
+  readonly pooled: boolean;
 }
 
 export interface TextEncoderLayout extends ComponentLayout<ClipTextConfig> {

@@ -2,7 +2,10 @@
 import { encodeText } from '../clip/encode-text.ts';
 import { TokenEmbeddings } from '../clip/text-encoder.ts';
 import type { MakeTokenEncoder } from './conditioning.ts';
+import type { TextReading } from './family.ts';
 import { within } from './layer-table.ts';
+
+export const SD1_READING: TextReading = { clipSkip: 0, finalNorm: true, pooled: false };
 
 export const sd1TokenEncoder: MakeTokenEncoder = (
   parts,

@@ -20,7 +20,7 @@ import {
   SD15_UNET,
   SD15_VAE,
 } from './sd1-configs.ts';
-import { sd1TokenEncoder } from './sd1-token-encoder.ts';
+import { SD1_READING, sd1TokenEncoder } from './sd1-token-encoder.ts';
 
 const TEXT_PREFIX = 'cond_stage_model.transformer.';
 
@@ -99,6 +99,7 @@ export const sd1: BaseFamily = {
     scheduler: SD15_SCHEDULER,
     sampler: 'dpmpp-2m',
     tokenEncoder: sd1TokenEncoder,
+    textReading: SD1_READING,
     zerosForNoPrompt: false,
     singleFileSign: 'model.diffusion_model.input_blocks.0.0.weight',
   },

@@ -7,8 +7,11 @@ import { float32, type Tensor } from '../../tensor/tensor.ts';
 import { encodeText } from '../clip/encode-text.ts';
 import { TokenEmbeddings } from '../clip/text-encoder.ts';
 import type { MakeTokenEncoder } from './conditioning.ts';
+import type { TextReading } from './family.ts';
 import { within } from './layer-table.ts';
 import { endOf } from './prompt-ids.ts';
+
+export const SDXL_READING: TextReading = { clipSkip: 1, finalNorm: false, pooled: true };
 
 export const sdxlTokenEncoder: MakeTokenEncoder = (
   parts,
@@ -27,7 +30,12 @@ export const sdxlTokenEncoder: MakeTokenEncoder = (
         const ids = batch.map((prompt) => prompt[i]!);
         const pools = part.config.projectionDim !== undefined;
         const pooledAt = pools ? ids.map((list) => endOf(list, part.tokenizer.eosId)) : undefined;
-        const options = { deltas: own, clipSkip: 1 + clipSkip, finalNorm: false, pooledAt };
+        const options = {
+          deltas: own,
+          ...SDXL_READING,
+          clipSkip: SDXL_READING.clipSkip + clipSkip,
+          pooledAt,
+        };
         const encoded = await encodeText(part, embeddings, ids, options, execution);
         states.push(encoded.hiddenStates);
         pooled ??= encoded.pooled;

@@ -12,7 +12,7 @@ import { foreign } from './foreign.ts';
 import { sd1 } from './sd1.ts';
 import { CLIP_VIT_L_WITH_PROJECTION } from './sd1-configs.ts';
 import { OPEN_CLIP_BIGG_TEXT, SDXL_SCHEDULER, SDXL_UNET, SDXL_VAE } from './sdxl-configs.ts';
-import { sdxlTokenEncoder } from './sdxl-token-encoder.ts';
+import { SDXL_READING, sdxlTokenEncoder } from './sdxl-token-encoder.ts';
 
 const FIRST_PREFIX = 'conditioner.embedders.0.transformer.';
 const SECOND_PREFIX = 'conditioner.embedders.1.model.';
@@ -81,6 +81,7 @@ export const sdxl: BaseFamily = {
     scheduler: SDXL_SCHEDULER,
     sampler: 'euler',
     tokenEncoder: sdxlTokenEncoder,
+    textReading: SDXL_READING,
     zerosForNoPrompt: true,
   },
 };

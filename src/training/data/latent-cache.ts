@@ -1,6 +1,7 @@
 /** Training pictures as what the autoencoder makes of them, computed once before the first step. */
 import { readPicture } from '../../formats/picture.ts';
 import type { ModelPart } from '../../models/checkpoint.ts';
+import type { PictureSizes } from '../../models/families/conditioning.ts';
 import { type VaeConfig, vaeFactor } from '../../models/vae/config.ts';
 import { buildVaeEncoder } from '../../models/vae/encoder.ts';
 import { type ExecutionContext, executionContext } from '../../runtime/execution-context.ts';
@@ -33,6 +34,8 @@ export interface TrainingItem {
   readonly deviation: Float32Array;
   /** [h, w] of zeros and ones; null: everywhere. */
   readonly mask: Float32Array | null;
+  /** For UNets that read them. */
+  readonly sizes: PictureSizes;
 }
 
 export interface ViewOptions {
@@ -72,6 +75,11 @@ export async function encodePictures(
         items.push({
           picture: index,
           caption: picture.caption,
+          sizes: {
+            ...target,
+            originalSize: { width: picture.width, height: picture.height },
+            ...(view.crop === undefined ? {} : { crop: view.crop }),
+          },
           ...(await encode(encoder, view, vae.config, factor)),
         });
       }
@@ -102,7 +110,7 @@ async function viewsOf(
       cropMode === 'centre'
         ? [Math.floor(slackX / 2), Math.floor(slackY / 2)]
         : [random.randint(0, slackX + 1, 1)[0]!, random.randint(0, slackY + 1, 1)[0]!];
-    return cut(whole, y, x, target);
+    return { ...cut(whole, y, x, target), crop: { left: x, top: y } };
   });
   // A crop may miss the masked object: then it counts everywhere, or the loss would have nothing to look at.
   const views = cropped.map((view) =>
@@ -110,9 +118,9 @@ async function viewsOf(
   );
   const moved = views.flatMap((view) => [
     view,
-    ...Array.from({ length: shifts }, () => shifted(view, random)),
+    ...Array.from({ length: shifts }, () => ({ ...view, ...shifted(view, random) })),
   ]);
-  return flip ? moved.flatMap((view) => [view, mirrored(view)]) : moved;
+  return flip ? moved.flatMap((view) => [view, { ...view, ...mirrored(view) }]) : moved;
 }
 
 function encoderOf(

@@ -6,6 +6,8 @@ import type { TorchGenerator } from '../../tensor/random.ts';
 export interface View {
   readonly picture: Picture;
   readonly mask: Uint8Array | null;
+  /** Where it was cut from the scaled picture. Default: at the corner. */
+  readonly crop?: { readonly left: number; readonly top: number };
 }
 
 export interface Size {
