@@ -13,6 +13,8 @@ import { type Checkpoint, openCheckpoint } from '../../../src/models/checkpoint.
 import { familyOf } from '../../../src/models/families/recognise.ts';
 import { sd2 } from '../../../src/models/families/sd2.ts';
 import { sdxl } from '../../../src/models/families/sdxl.ts';
+import { unetParameters } from '../../../src/models/unet/parameter-names.ts';
+import { crossAttentionNames } from '../../../src/models/unet/structure.ts';
 import { familySingleFile } from '../../support/golden-families.ts';
 import { familiesPath, goldenPath } from '../../support/goldens.ts';
 import { scratch } from '../../support/scratch.ts';
@@ -202,6 +204,17 @@ describe('the tokenizer beside a single file', () => {
     }
     const said = await tokenizerBeside(folder, second!);
     expect(said.padId).toBe(said.eosId);
+  });
+});
+
+describe('the published configurations', () => {
+  it('have the parameters of the published files', () => {
+    // Tensors in diffusion_pytorch_model.safetensors of stable-diffusion-xl-base-1.0 and stable-diffusion-2-1.
+    expect(unetParameters(sdxl.base.unet.published).size).toBe(1680);
+    expect(unetParameters(sd2.base.unet.published).size).toBe(686);
+    expect(crossAttentionNames(sdxl.base.unet.published)).toHaveLength(70);
+    const widths = sdxl.base.textEncoders.map(({ published }) => published.hiddenSize);
+    expect(widths.reduce((a, b) => a + b)).toBe(sdxl.base.unet.published.crossAttentionDim);
   });
 });
 
