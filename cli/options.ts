@@ -21,7 +21,7 @@ export const baseOptions = {
   'base-config': {
     type: 'string',
     requiresArg: true,
-    describe: 'Diffusers folder with the tokenizer (and configs) of a single-file --base',
+    describe: 'Diffusers folder with what --base lacks: tokenizers, configs, text encoders',
   },
   prediction: {
     choices: PREDICTION_TYPES,
