@@ -67,6 +67,11 @@ export const globalOptions = {
     describe:
       'Map weights from their files; --no-mmap (or EDLORA_NO_MMAP=1) reads them into memory: for files on shares that may vanish',
   },
+  lean: {
+    type: 'boolean',
+    describe:
+      'Keep weights of 16-bit files as they are and widen them in every run (or EDLORA_LEAN=1): half of the memory, a little slower',
+  },
   threads: {
     type: 'string',
     requiresArg: true,

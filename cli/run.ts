@@ -1,7 +1,7 @@
 /** Parses a command line, runs its command, turns errors into text and exit codes. */
 import yargs, { type Argv, type Options } from 'yargs';
 import { UsageError } from '../src/errors.ts';
-import { withWeightsInMemory } from '../src/index.ts';
+import { withLeanWeights, withWeightsInMemory } from '../src/index.ts';
 import { nearestName } from '../src/nearest-name.ts';
 import { toolVersion } from '../src/package-root.ts';
 import type { Command, CommandContext } from './command.ts';
@@ -103,7 +103,9 @@ function register(parser: Argv, command: Command, context: CommandContext, onSta
     (args) => {
       const own = { ...context, threads: threadsOf(args) };
       onStart(command, args);
-      return args.mmap === false ? withWeightsInMemory(() => command.run(args, own)) : command.run(args, own);
+      const job = () => command.run(args, own);
+      const lean = args.lean === true ? () => withLeanWeights(job) : job;
+      return args.mmap === false ? withWeightsInMemory(lean) : lean();
     },
   );
 }

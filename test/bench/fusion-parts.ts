@@ -3,13 +3,23 @@ import { loadConcept } from '../../src/concepts/concept-file.ts';
 import { fuse } from '../../src/fusion/fuse.ts';
 import { prepareConcept } from '../../src/fusion/fusion-concept.ts';
 import { DEFAULTS } from '../../src/fusion/options.ts';
-import { type StageLayer, solveStage } from '../../src/fusion/solve-stage.ts';
+import {
+  inputProblem,
+  layerProblems,
+  layersByInput,
+  type StageLayer,
+  type StageProblem,
+  solveStage,
+} from '../../src/fusion/solve-stage.ts';
+import { factoriseInputWith, solveLayers } from '../../src/fusion/solvers/least-squares.ts';
 import { fusionMethod } from '../../src/fusion/solvers/method.ts';
 import { idInStage, ofStage, STAGES } from '../../src/fusion/stage.ts';
 import { collectSpatial } from '../../src/fusion/statistics/collect.ts';
 import type { Statistics } from '../../src/fusion/statistics/statistics.ts';
 import { openStatistics } from '../../src/fusion/statistics/statistics-file.ts';
 import { layersWithin } from '../../src/fusion/statistics/statistics-store.ts';
+import { rankOf } from '../../src/linalg/low-rank.ts';
+import { DenseGrams } from '../../src/linalg/products-async.ts';
 import { openCheckpoint } from '../../src/models/checkpoint.ts';
 import { within } from '../../src/models/families/layer-table.ts';
 import { deltaFeeds, deltaRanks } from '../../src/models/lora.ts';
@@ -99,45 +109,72 @@ export const PARTS: Readonly<Record<string, (argument: string) => Promise<object
       kept: report.concepts.map(({ kept }) => kept),
     };
   },
-  /** Many concepts from stored statistics: those of three, in turn. */
+  /** Many concepts from stored statistics, those of three in turn: solved, and everything measured for the report. */
   many: async (argument) => {
-    const files = JSON.parse(argument) as string[];
-    const base = await openCheckpoint(await ensureRandomModel());
-    const stored: Statistics[] = [];
-    for (const file of files) stored.push((await openStatistics(file)).statistics);
-    const concepts = [];
-    for (const file of await ensureRandomConcepts(MANY)) {
-      concepts.push(await prepareConcept(base, { concept: await loadConcept(file) }));
-    }
-    const layers = layersWithin(base, SCOPES);
+    const problems = await storedProblems(JSON.parse(argument) as StoredRequest);
     const engine = new GraphMatmulEngine({ use: 'every-step' });
     const start = performance.now();
     let solved = 0;
-    for (const stage of STAGES) {
-      const problem = {
-        stage,
-        layers: layers[stage].map((layerName): StageLayer => {
-          const { m, n } = base.parts.layers.get(idInStage(stage, layerName))!;
-          return { layerName, outputSize: m, inputSize: n };
-        }),
-        collected: concepts.map((_, i) => stored[i % stored.length]![stage]),
-        prior: null,
-        deltas: concepts.map(({ deltas }) => ofStage(stage, layers[stage], deltas)),
-      };
+    for (const problem of problems) {
       const { iterations, rank, rankShare } = DEFAULTS;
-      const settings = { ridge: DEFAULTS.ridge[stage] as number, preserve: 0, iterations, rank, rankShare };
-      const results = await solveStage(problem, {
-        method: fusionMethod('normal'),
-        ...settings,
-        engine: engine.multiply,
-      });
-      solved += results.length;
+      const settings = { ...weights(problem), iterations, rank, rankShare };
+      const method = fusionMethod('normal');
+      solved += (await solveStage(problem, { method, ...settings, engine: engine.multiply })).length;
     }
     const elapsedMs = performance.now() - start;
     await engine.dispose();
     return { elapsedMs, peakBytes: peakBytes(), layers: solved };
   },
+  /** The same without measurements: from statistics on disk to factors. Tells which systems were solved. */
+  solve: async (argument) => {
+    const problems = await storedProblems(JSON.parse(argument) as StoredRequest);
+    const engine = new GraphMatmulEngine({ use: 'every-step' });
+    const grams = new DenseGrams();
+    const systems: [size: number, rightHandSides: number][] = [];
+    const [start, cpu] = [performance.now(), process.cpuUsage()];
+    for (const problem of problems) {
+      for (const layers of layersByInput(problem)) {
+        const { input } = inputProblem(problem, layers, weights(problem), grams);
+        const system = await factoriseInputWith(engine.multiply, input);
+        const solved = await solveLayers(system, layerProblems(problem, layers, input));
+        systems.push([system.rank, solved.reduce((sum, delta) => sum + rankOf(delta), 0)]);
+      }
+    }
+    const elapsedMs = performance.now() - start;
+    const { user, system } = process.cpuUsage(cpu);
+    await engine.dispose();
+    return { elapsedMs, cpuMs: (user + system) / 1000, systems };
+  },
 };
+
+interface StoredRequest {
+  readonly files: readonly string[];
+  readonly count: number;
+}
+
+const weights = ({ stage }: StageProblem) => ({ ridge: DEFAULTS.ridge[stage] as number, preserve: 0 });
+
+/** The stages of a fusion of so many concepts, with the statistics of few in turn. */
+async function storedProblems({ files, count }: StoredRequest): Promise<StageProblem[]> {
+  const base = await openCheckpoint(await ensureRandomModel());
+  const stored: Statistics[] = [];
+  for (const file of files) stored.push((await openStatistics(file)).statistics);
+  const concepts: Awaited<ReturnType<typeof prepareConcept>>[] = [];
+  for (const file of await ensureRandomConcepts(count)) {
+    concepts.push(await prepareConcept(base, { concept: await loadConcept(file) }));
+  }
+  const layers = layersWithin(base, SCOPES);
+  return STAGES.map((stage) => ({
+    stage,
+    layers: layers[stage].map((layerName): StageLayer => {
+      const { m, n } = base.parts.layers.get(idInStage(stage, layerName))!;
+      return { layerName, outputSize: m, inputSize: n };
+    }),
+    collected: concepts.map((_, i) => stored[i % stored.length]![stage]),
+    prior: null,
+    deltas: concepts.map(({ deltas }) => ofStage(stage, layers[stage], deltas)),
+  }));
+}
 
 async function subject() {
   const base = await openCheckpoint(await ensureRandomModel());

@@ -2,13 +2,14 @@
  * Fusion at full size: a random-weight SD 1.5 and random rank-4 concepts on all attention linears. What collecting costs
  * over plain forward passes, what solving costs in time and memory, from 3 concepts to 14, and gradient fusion by PyTorch
  * beside it. `npm run bench:fusion`; `-- --steps 20` collects as many steps as a real run (with
- * fewer, the widest layers keep rows); `-- --only collect,stored,many,lbfgs` runs parts.
+ * fewer, the widest layers keep rows); `-- --only collect,stored,many,lapack,lbfgs` runs parts.
  */
-import { fork } from 'node:child_process';
+import { fork, spawnSync } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { packageRoot } from '../../src/package-root.ts';
 import { printReport } from '../support/tool-output.ts';
 import { MANY, PARTS } from './fusion-parts.ts';
 import { gigabytes, type Row, row, seconds } from './goal-table.ts';
@@ -75,10 +76,10 @@ async function fusionRows(only: (part: string) => boolean, steps: number): Promi
       );
     }
     if (only('many')) {
-      const many = await measured<{ elapsedMs: number; peakBytes: number; layers: number }>(
-        'many',
-        again.files,
-      );
+      const many = await measured<{ elapsedMs: number; peakBytes: number; layers: number }>('many', {
+        files: again.files,
+        count: MANY,
+      });
       rows.push(
         row(
           `solve of all layers, ${MANY} concepts`,
@@ -89,10 +90,35 @@ async function fusionRows(only: (part: string) => boolean, steps: number): Promi
         row('its memory', gigabytes(many.peakBytes), '≤ 2 GB', many.peakBytes <= 2e9),
       );
     }
+    if (only('lapack')) {
+      for (const count of [3, MANY]) rows.push(await lapackRow(again.files, count));
+    }
     return rows;
   } finally {
     rmSync(cache, { recursive: true, force: true });
   }
+}
+
+/** Solving alone, from statistics on disk to factors, beside LAPACK's factorise-and-solve of matrices of the same sizes. */
+async function lapackRow(files: readonly string[], count: number): Promise<Row> {
+  const ours = await measured<{ elapsedMs: number; cpuMs: number; systems: [number, number][] }>('solve', {
+    files,
+    count,
+  });
+  const script = path.join(packageRoot(), 'test', 'bench', 'solve.py');
+  const { status, stdout } = spawnSync(process.env.PYTHON ?? 'python3', [script], {
+    input: JSON.stringify(ours.systems),
+    encoding: 'utf8',
+  });
+  const what = `factorise and solve ${ours.systems.length} inputs of ${count} concepts`;
+  if (status !== 0)
+    return row(what, `${seconds(ours.elapsedMs)}; no torch to compare`, '≤ 3 × LAPACK', false);
+  const theirs = JSON.parse(stdout) as { elapsedMs: number; cpuMs: number };
+  const ratio = ours.elapsedMs / theirs.elapsedMs;
+  const value =
+    `${seconds(ours.elapsedMs)} : ${seconds(theirs.elapsedMs)}, ${ratio.toFixed(1)} × ` +
+    `(processor time ${(ours.cpuMs / theirs.cpuMs).toFixed(1)} ×)`;
+  return row(what, value, '≤ 3 × LAPACK', ratio <= 3);
 }
 
 function argument(name: string): string | undefined {
@@ -109,7 +135,7 @@ if (argument('--part') !== undefined) {
   process.disconnect();
 } else {
   const wanted = argument('--only')?.split(',');
-  const known = ['collect', 'stored', 'many', 'lbfgs'];
+  const known = ['collect', 'stored', 'many', 'lapack', 'lbfgs'];
   const unknown = wanted?.filter((part) => !known.includes(part)) ?? [];
   if (unknown.length > 0) throw new Error(`--only: expected ${known.join(', ')}, got ${unknown.join(', ')}`);
   const only = (part: string): boolean => wanted?.includes(part) ?? true;
@@ -119,7 +145,7 @@ if (argument('--part') !== undefined) {
   await ensureRandomConcepts(MANY);
   const rows: Row[] = [];
   if (only('collect')) rows.push(...(await collectRows()));
-  if (only('stored') || only('many')) rows.push(...(await fusionRows(only, steps)));
+  if (only('stored') || only('many') || only('lapack')) rows.push(...(await fusionRows(only, steps)));
   const gradient = only('lbfgs') ? await gradientRows() : null;
   rows.push(...(gradient?.rows ?? []));
   printReport({

@@ -8,7 +8,7 @@ import { realpathSync } from 'node:fs';
 import path from 'node:path';
 import { FormatError } from '../../errors.ts';
 import { byteRangeOf, readBytes, verifyStorages } from '../../formats/raw-tensor.ts';
-import type { Graph } from '../../graph/graph.ts';
+import type { Graph, GraphNode } from '../../graph/graph.ts';
 import { checkUnchanged, type FileIdentity } from '../../io/file-identity.ts';
 import type { Steps } from '../../pace.ts';
 import type { Tensor } from '../../tensor/tensor.ts';
@@ -73,7 +73,7 @@ export function* encodeGraph(
     }
     return name;
   };
-  for (const node of graph.nodes) {
+  for (const node of inOrderOfRuns(graph)) {
     let part = 0;
     const emitter: Emitter = {
       emit: (opType, inputs, { attributes = {}, outputs, domain = '' } = {}) => {
@@ -104,6 +104,16 @@ export function* encodeGraph(
   }));
   const bytes = encodeModel({ nodes, initializers, inputs: graph.inputs, outputs, opsets: target.opsets });
   return { bytes, weightFolder, inMemory, mapped };
+}
+
+/**
+ * The nodes, casts of weights before all others: of what a node reads, the runtime computes last what stands first in the
+ * graph. So a weight of half width is widened just before it is used, and not all of them before anything else.
+ */
+function inOrderOfRuns({ nodes, weights }: Graph): readonly GraphNode[] {
+  const stored = new Set(weights.map(({ value }) => value));
+  const widens = ({ op, inputs }: GraphNode): boolean => op === 'Cast' && stored.has(inputs[0]!);
+  return [...nodes.filter(widens), ...nodes.filter((node) => !widens(node))];
 }
 
 function* placeWeights(

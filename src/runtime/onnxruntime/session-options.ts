@@ -2,6 +2,7 @@
 import type { InferenceSession } from 'onnxruntime-node';
 import type { GraphUse, RunSettings } from '../runtime.ts';
 import type { EncodedGraph } from './encode.ts';
+import { halvesAreWidenedInRuns } from './half-weights.ts';
 
 interface Plan {
   /**
@@ -42,6 +43,12 @@ export function sessionOptions(
     ...(inMemory.length === 0
       ? {}
       : { externalData: inMemory.map(({ location, data }) => ({ path: location, data })) }),
-    extra: { session },
+    // What it folds are the casts of half-width weights, and little else.
+    extra: {
+      session,
+      ...(halvesAreWidenedInRuns()
+        ? { optimization: { disable_specified_optimizers: 'ConstantFolding' } }
+        : {}),
+    },
   };
 }
