@@ -83,7 +83,7 @@ export type { Graph, GraphNode, GraphWeight, NodeOf } from './graph/graph.ts';
 export type { NoAttributes, OpAttributes, OpType } from './graph/op-types.ts';
 export type { GraphDType, Value, ValueSpec } from './graph/value.ts';
 export type { ExecutionContext, ExecutionRequest } from './runtime/execution-context.ts';
-export { withLeanWeights } from './runtime/onnxruntime/half-weights.ts';
+export { withLeanWeights } from './runtime/half-weights.ts';
 export { withWeightsInMemory } from './runtime/onnxruntime/weight-mapping.ts';
 export { networksRestWithin } from './runtime/onnxruntime/worker-host.ts';
 export type {

@@ -13,6 +13,7 @@ import {
   type ExecutionRequest,
   executionContext,
 } from '../runtime/execution-context.ts';
+import { halvesAreWidenedInRuns } from '../runtime/half-weights.ts';
 import type { Tensor } from '../tensor/tensor.ts';
 import { checkpointSampler } from './checkpoint-schedule.ts';
 import { alikeSources, conceptStrengths, type SourceStrengths } from './concept-places.ts';
@@ -151,6 +152,8 @@ export class Pipeline {
       const batch = await run.denoise(pictures, ({ done: step, calls: steps, predicted }) =>
         hooks.onStep?.({ pictures, step, steps, preview: () => this.#codec.decode(predicted) }),
       );
+      // Loaded again in no time, and the decoder needs the memory.
+      if (halvesAreWidenedInRuns()) await this.#unet.dispose();
       for (const latents of batch) {
         signal?.throwIfAborted();
         const decoded = await this.#codec.decode(latents);

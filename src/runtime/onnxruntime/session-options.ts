@@ -1,8 +1,8 @@
 /** How onnxruntime loads a graph, by what the graph is for. */
 import type { InferenceSession } from 'onnxruntime-node';
+import { halvesAreWidenedInRuns } from '../half-weights.ts';
 import type { GraphUse, RunSettings } from '../runtime.ts';
 import type { EncodedGraph } from './encode.ts';
-import { halvesAreWidenedInRuns } from './half-weights.ts';
 
 interface Plan {
   /**
