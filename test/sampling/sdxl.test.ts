@@ -73,7 +73,8 @@ describe('a prompt', () => {
     expect(whole.subarray(77 * width, 154 * width)).toEqual(whole.subarray(0, 77 * width));
   });
 
-  it('that is longer for one tokenizer than for the other has empty windows for the latter', async () => {
+  /** A base whose second tokenizer has one token where the first has several. */
+  function uneven() {
     const [first, second] = [...base.parts.textEncoders];
     // A word that pads is one token as it stands, and several elsewhere.
     const word = 'photo</w>';
@@ -81,6 +82,30 @@ describe('a prompt', () => {
     const parts = base.parts.with({ textEncoders: new Map([first!, [second![0], padded]]) });
     const vocabulary = bindConcepts(parts.tokenizers, [], 28);
     const encoder = new PromptEncoder({ ...base, parts }, vocabulary, new Map(), 0);
+    return { encoder, parts, first: first![1], word };
+  }
+
+  it('weighs words where each text encoder has them', async () => {
+    const { encoder, parts, first, word } = uneven();
+    const each = (own: string) => Array<string>(28).fill(own);
+    const [[empty, full, double]] = (await encoder.encode([
+      [each(''), each(`${word} cat`), each(`${word} (cat:2)`)],
+    ])) as unknown as [{ context: { data: Float32Array } }[]];
+    const width = base.parts.unet.config.crossAttentionDim;
+    [...parts.tokenizers.values()].forEach((tokenizer, encoder) => {
+      const at = tokenizer.encode(word).length - 1;
+      const from = at * width + (encoder === 0 ? 0 : first.config.hiddenSize);
+      const own = (data: Float32Array) => data.subarray(from, from + 8);
+      const [e, f] = [own(empty!.context.data), own(full!.context.data)];
+      expect(own(double!.context.data)).toBeAllClose(
+        e.map((value, i) => value + 2 * (f[i]! - value)),
+        { rtol: 0, atol: 1e-5 },
+      );
+    });
+  });
+
+  it('that is longer for one tokenizer than for the other has empty windows for the latter', async () => {
+    const { encoder, parts, first, word } = uneven();
     const text = word.repeat(40);
     const lengths = [...parts.tokenizers.values()].map((tokenizer) => tokenizer.encode(text).length);
     expect([lengths[0]! > 77, lengths[1]]).toEqual([true, 42]);
@@ -89,7 +114,7 @@ describe('a prompt', () => {
       { context: { data: Float32Array } }[],
     ];
     const width = base.parts.unet.config.crossAttentionDim;
-    const from = first![1].config.hiddenSize;
+    const from = first.config.hiddenSize;
     for (let token = 0; token < 77; token++) {
       const at = (77 + token) * width;
       const own = long!.context.data.subarray(at + from, at + width);
