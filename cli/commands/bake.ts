@@ -35,6 +35,10 @@ export const bakeCommand: Command = {
       `edlora bake --base ${WORLD}/model --loras ${WORLD}/concepts/edlora_smiley.pth --strength 0.8 --drop --out tuned`,
       'A model with a concept’s weights; its words stay outside',
     ],
+    [
+      'edlora bake --base sd_xl_base_1.0.safetensors --loras style-sdxl.safetensors --out styled.safetensors',
+      'An SDXL checkpoint with a LoRA in both text encoders and the UNet',
+    ],
   ],
   run: runBake,
 };

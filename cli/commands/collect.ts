@@ -70,6 +70,10 @@ export const collectCommand: Command = {
       'edlora collect fixtures/tiny-world/concepts/edlora_smiley.pth --out smiley.stats.safetensors',
       'A shipped concept on the shipped miniature',
     ],
+    [
+      'edlora collect style-sdxl.safetensors --base stable-diffusion-xl-base-1.0 --width 1024 --height 1024',
+      'A LoRA on SDXL',
+    ],
   ],
   epilogue:
     'A collection that is cut short goes on where it stood. fuse takes the file beside a concept if base, weights and options are the same.',

@@ -45,6 +45,10 @@ export const extractCommand: Command = {
       'edlora extract tuned fixtures/tiny-world/model --rank 4 --layers all --out extracted.safetensors',
       'Of a model made with bake, say',
     ],
+    [
+      'edlora extract tuned-sdxl.safetensors sd_xl_base_1.0.safetensors --rank 32 --out tuned-lora.safetensors',
+      'Of two SDXL checkpoints',
+    ],
   ],
   run: runExtract,
 };

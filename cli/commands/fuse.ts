@@ -219,6 +219,10 @@ export const fuseCommand: Command = {
       'One more concept: only its features are collected',
     ],
     [
+      'edlora fuse --base stable-diffusion-xl-base-1.0 --concepts toy.safetensors style.safetensors --out fused --dry-run',
+      'SDXL: what two LoRAs are called, and what their fusion will take',
+    ],
+    [
       'edlora fuse --config fixtures/tiny-world/concepts/concepts.json --out four --checkpoint',
       'Four concepts, as LoRA and as a whole model',
     ],

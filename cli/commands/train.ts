@@ -79,6 +79,10 @@ export const trainCommand: Command = {
       'A word alone',
     ],
     ['edlora train --config train.yaml --resume', 'Settings from a file; go on where it stopped'],
+    [
+      'edlora train --base stable-diffusion-xl-base-1.0 --method lora --data photos --resolution 1024 --out style.safetensors',
+      'A LoRA on SDXL: both text encoders and the UNet',
+    ],
   ],
   epilogue: [
     'Methods:',

@@ -24,6 +24,7 @@ import type { Layer } from '../../src/models/families/layer-table.ts';
 import { inOneGo } from '../../src/pace.ts';
 import { defaultBase, packageRoot } from '../../src/package-root.ts';
 import { TorchGenerator } from '../../src/tensor/random.ts';
+import { fusedOnSdxl } from './fused-sdxl.ts';
 import { portableDifference } from './portable.ts';
 
 const TOLERANCE = 1e-5;
@@ -142,6 +143,11 @@ try {
     if (fault !== null) faults++;
     process.stdout.write(`${format}, ${kind}: ${fault ?? `${written[i]!.length} layers right`}\n`);
   }
+  for (const { naming, layers, worst, fault } of await fusedOnSdxl(python, folder)) {
+    const found = fault ?? (worst <= TOLERANCE ? null : `a layer is off by ${worst.toPrecision(2)}`);
+    if (found !== null) faults++;
+    process.stdout.write(`a fusion on SDXL, ${naming}: ${found ?? `${layers} layers right`}\n`);
+  }
   const difference = await portableDifference(python, folder);
   if (!(difference <= 1)) faults++;
   process.stdout.write(
@@ -150,5 +156,5 @@ try {
 } finally {
   rmSync(folder, { recursive: true, force: true });
 }
-process.stdout.write(`${cases.length} files and a ported concept, ${faults} faults\n`);
+process.stdout.write(`${cases.length} files, a fusion on SDXL and a ported concept, ${faults} faults\n`);
 process.exitCode = faults === 0 ? 0 : 1;
