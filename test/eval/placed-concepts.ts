@@ -1,6 +1,8 @@
 /**
  * Two, three and four concepts in one picture, none of them fused: each acts in its own region, and a plain shape stands beside
- * them, in a region without a concept or where the context rules. Every square of a scene begins with the noise of the pictures in which its subject is drawn alone.
+ * them, in a region without a concept or where the context rules. Every square of a scene begins with the noise of the pictures in which
+ * its subject is drawn alone: in a picture of that size; for the context's shape, which has the whole canvas and no place of its own
+ * there, in the same square of the base's picture of the same canvas, all of whose noise is the scene's.
  */
 import path from 'node:path';
 import type { Concept } from '../../src/concepts/concept.ts';
@@ -51,10 +53,22 @@ function rowNoise(seed: number, squares: number): Float32Array {
 /** Who draws the plain shape in the last square: a region of its own, or the context. */
 type PlainPlace = 'region' | 'context';
 
+/** The base's own picture of a row of squares, the plain shape everywhere. */
+function canvas(squares: number, seeds: number): SampleRequest & { readonly width: number } {
+  return {
+    ...SETTINGS,
+    count: seeds,
+    prompt: PLAIN,
+    width: squares * SIDE + (squares - 1) * GAP,
+    height: SIDE,
+    initialNoise: Array.from({ length: seeds }, (_, seed) => rowNoise(seed, squares)),
+  };
+}
+
 /** Squares side by side: one for each concept, and the plain shape's at the end. */
 function scene(names: readonly ConceptName[], seeds: number, plain: PlainPlace): SampleRequest {
-  const squares = names.length + 1;
-  const width = squares * SIDE + (squares - 1) * GAP;
+  const empty = canvas(names.length + 1, seeds);
+  const { width } = empty;
   const region = (prompt: string, i: number, concepts: readonly number[]): Region => {
     const left = i * (SIDE + GAP);
     const box = { top: 0, bottom: 1, left: left / width, right: (left + SIDE) / width };
@@ -62,17 +76,7 @@ function scene(names: readonly ConceptName[], seeds: number, plain: PlainPlace):
   };
   const regions = names.map((name, i) => region(promptOf(name), i, [i]));
   if (plain === 'region') regions.push(region(PLAIN, names.length, []));
-  return {
-    ...SETTINGS,
-    count: seeds,
-    prompt: plain === 'context' ? PLAIN : '',
-    concepts: [],
-    regions,
-    isolate: 1,
-    width,
-    height: SIDE,
-    initialNoise: Array.from({ length: seeds }, (_, seed) => rowNoise(seed, squares)),
-  };
+  return { ...empty, prompt: plain === 'context' ? PLAIN : '', concepts: [], regions, isolate: 1 };
 }
 
 async function pictures(base: Checkpoint, parts: PipelineParts, request: SampleRequest): Promise<Picture[]> {
@@ -92,6 +96,8 @@ const SCENES: readonly (readonly [concepts: number, plain: PlainPlace])[] = [
   [3, 'region'],
   [4, 'region'],
   [2, 'context'],
+  [3, 'context'],
+  [4, 'context'],
 ];
 
 /** One row per subject of each scene. */
@@ -134,14 +140,19 @@ export async function placedConcepts(base: Checkpoint, seeds: number): Promise<R
         elsewhere: share(elsewhere),
       });
     });
-    const inContext = drawn.map((picture) => isPlain(square(picture, names.length)));
+    const isPlainHere = (picture: Picture): boolean => isPlain(square(picture, names.length));
+    const before =
+      place === 'region'
+        ? plain
+        : (await pictures(base, {}, canvas(names.length + 1, seeds))).map(isPlainHere);
+    const inContext = drawn.map(isPlainHere);
     rows.push({
       concepts: String(count),
       'plain shape in': place,
       subject: 'red circle',
-      alone: share(plain),
+      alone: share(before),
       'in its region': share(inContext),
-      'of those drawn alone': share(inContext.filter((_, seed) => plain[seed])),
+      'of those drawn alone': share(inContext.filter((_, seed) => before[seed])),
       elsewhere: '–',
     });
   }

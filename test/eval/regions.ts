@@ -229,7 +229,7 @@ async function reportPlaced(): Promise<void> {
     rows: await placedConcepts(base, SEEDS),
     notes: [
       'squares of 64 × 64 with 16 free columns between them, isolated',
-      'alone: own LoRA, or the base, 64 × 64, same prompt, same noise',
+      'alone: own LoRA, or the base, 64 × 64, same prompt, same noise; of the context’s shape: the base on the same canvas, same square',
       'elsewhere: the other squares of the scene, taken together',
     ],
   });
