@@ -130,6 +130,27 @@ describe('convolution', () => {
       numbers([1, 4, 3, 3], 20),
       numbers([4, 2, 3, 3], 21),
     ));
+  // Large maps go another way on the CPU: as a convolution that is turned around.
+  for (const [kernelHeight, kernelWidth, pads] of [
+    [3, 3, [1, 1, 1, 1]],
+    [3, 3, [0, 1, 2, 0]],
+    [5, 2, [3, 0, 1, 1]],
+    [1, 1, [0, 0, 0, 0]],
+    [1, 1, [0, 1, 0, 0]],
+  ] as const) {
+    it(`transposes maps of 23 × 24 by ${kernelHeight} × ${kernelWidth}, padded by ${pads.join()}`, () =>
+      agree(
+        (g, x, w) =>
+          g.node('ConvTranspose', [x!, w!], {
+            strides: [1, 1],
+            pads,
+            height: 23 + kernelHeight - 1 - pads[0] - pads[2],
+            width: 24 + kernelWidth - 1 - pads[1] - pads[3],
+          }),
+        numbers([2, 3, 23, 24], 20),
+        numbers([3, 2, kernelHeight, kernelWidth], 21),
+      ));
+  }
   it('doubles', () => agree((g, x) => resizeNearest(g, x!, 10, 14), image));
   it('enlarges to odd sizes as PyTorch does', () => agree((g, x) => resizeNearest(g, x!, 9, 13), image));
 });
