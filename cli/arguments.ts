@@ -35,6 +35,7 @@ export const ARGUMENTS: readonly string[] = [
   'iterations',
   'layers',
   'method',
+  'name',
   'negative',
   'originalSize',
   'prediction',

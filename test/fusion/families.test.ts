@@ -1,11 +1,15 @@
 /** Fusion on bases of other families: every layer of two text encoders, 28 cross-attentions, pooled text and sizes beside the timestep. */
+import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { loadConcept } from '../../src/concepts/concept-file.ts';
+import { loadEmbeddings } from '../../src/concepts/embedding-file.ts';
 import { readFloat32 } from '../../src/formats/raw-tensor.ts';
 import { fuse } from '../../src/fusion/fuse.ts';
 import type { Fusion } from '../../src/fusion/fusion.ts';
 import { writeFusion } from '../../src/fusion/output.ts';
+import { portable } from '../../src/fusion/port/port.ts';
+import { writePort } from '../../src/fusion/port/write-port.ts';
 import { toDense } from '../../src/linalg/low-rank.ts';
 import { type Checkpoint, openCheckpoint } from '../../src/models/checkpoint.ts';
 import { openSceneModel } from '../../src/sampling/model-source.ts';
@@ -66,5 +70,26 @@ describe.each(['sdxl', 'sd2'])('%s', (family) => {
     for (const prompt of ['a <one>', '<two> beside <one>']) {
       expect(model.vocabulary.promptIds(prompt)).toEqual(fusion.vocabulary.promptIds(prompt));
     }
+  });
+
+  it('is ported with one vector per word and text encoder', async () => {
+    const port = await portable({
+      base,
+      deltas: new Map([...fusion.layers].map(([id, { delta }]) => [id, delta])),
+      concepts: fusion.concepts.map(({ concept }) => concept),
+      captions: ['a cat'],
+      options: { rank: 2 },
+    });
+    expect(port.layers).toHaveLength(2 * base.parts.layers.contextCount);
+    const { files } = await writePort(base, port, words, scratch('portable'));
+    const word = files.find(
+      ({ path: file }) => path.basename(file) === 'one.safetensors' || file.includes('<one>'),
+    );
+    const { concept } = await loadEmbeddings(word!.path, base);
+    for (const [id, { config }] of base.parts.textEncoders) {
+      expect(concept.tokens[0]!.embeddings.get(id)!.shape).toEqual([1, config.hiddenSize]);
+    }
+    const readme = readFileSync(files.find(({ path: file }) => file.endsWith('README.md'))!.path, 'utf8');
+    expect(readme.includes('state["clip_g"]')).toBe(family === 'sdxl');
   });
 });

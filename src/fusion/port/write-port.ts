@@ -126,7 +126,9 @@ export async function writePort(
       await writeWords(path.join(staging, file), formOfWords(own), own, {}, pace);
       what.set(file, 'embedding of the word, one vector');
     }
-    await writeFileAtomically(path.join(staging, README), [usage(lora, prompts, [...called.values()])]);
+    await writeFileAtomically(path.join(staging, README), [
+      usage(lora, prompts, [...called.values()], base.parts.textEncoders.size > 1),
+    ]);
     what.set(README, 'how each program calls them');
     signal?.throwIfAborted();
   });
@@ -145,7 +147,8 @@ function renamedIn(name: string, called: ReadonlyMap<string, string>): string {
     .join(' ');
 }
 
-function usage(lora: string, prompts: readonly string[], words: readonly string[]): string {
+/** @param halves whether the base has two text encoders, each with a vector of its own */
+function usage(lora: string, prompts: readonly string[], words: readonly string[], halves: boolean): string {
   const calls = prompts.map((prompt) => visible(prompt));
   const files = words.map((word) => `\`${visible(word)}.safetensors\``).join(', ');
   return `# ${calls.join(' + ')}
@@ -158,7 +161,14 @@ Two things belong together: \`${lora}\` at strength 1, and one embedding per wor
 - **AUTOMATIC1111, Forge**: \`${WITH_WORDS}\` into \`models/Lora\`, then \`<lora:lora-with-words:1>\` and the words in the prompt; or
   \`${lora}\` there and the embeddings into \`embeddings\`.
 - **diffusers**: \`pipeline.load_lora_weights("${lora}")\`, then for each word
-  \`pipeline.load_textual_inversion("${visible(words[0]!)}.safetensors", token="${visible(words[0]!)}")\`.
+  ${inDiffusers(visible(words[0]!), halves)}.
 - **edlora**: \`edlora sample --loras ${lora} --embeddings ${words.map((word) => `${visible(word)}.safetensors`).join(' ')}\`.
 `;
+}
+
+function inDiffusers(word: string, halves: boolean): string {
+  if (!halves) return `\`pipeline.load_textual_inversion("${word}.safetensors", token="${word}")\``;
+  const half = (key: string, end: string): string =>
+    `\`pipeline.load_textual_inversion(state["${key}"], token="${word}", text_encoder=pipeline.text_encoder${end}, tokenizer=pipeline.tokenizer${end})\``;
+  return `\`state = safetensors.torch.load_file("${word}.safetensors")\`, ${half('clip_l', '')} and ${half('clip_g', '_2')}`;
 }
