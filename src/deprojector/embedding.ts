@@ -7,6 +7,7 @@ import { readFloat32 } from '../formats/raw-tensor.ts';
 import { matrix } from '../linalg/matrix.ts';
 import { pseudoInverseSteps } from '../linalg/pseudo-inverse.ts';
 import type { ClipModel } from '../models/clip/clip-model.ts';
+import type { ClipTextConfig } from '../models/clip/config.ts';
 import { Pace } from '../pace.ts';
 
 /** From pooled states of width D to embeddings of P numbers, and back. */
@@ -34,18 +35,24 @@ export interface WeightedEmbedding {
 
 /**
  * The projection of a whole CLIP model and its inverse.
- * @param width D of the text encoder that the states are of
- * @throws {MismatchError} if the model's text tower has another width; {NumericalError} if its projection has not full rank
+ * @param encoder whose states are to be projected
+ * @throws {MismatchError} if the model's text tower has another width or depth; {NumericalError} if its projection has not full rank
  */
 export async function projectionOf(
   clip: ClipModel,
-  width: number,
+  { hiddenSize: width, numLayers }: Pick<ClipTextConfig, 'hiddenSize' | 'numLayers'>,
   signal?: AbortSignal,
 ): Promise<Pick<EmbeddingSpace, 'width' | 'projectionDim' | 'projection' | 'inverse'>> {
   const { projectionDim, text, weights, path } = clip;
   if (text.hiddenSize !== width) {
     throw new MismatchError(
       `${path}: expected a CLIP model whose text states have ${width} numbers, as the base's, got ${text.hiddenSize}`,
+    );
+  }
+  if (text.numLayers !== numLayers) {
+    // Stable Diffusion 2.x leaves the last layer out: what it reads is not what CLIP projects.
+    throw new MismatchError(
+      `${path}: expected a CLIP model with ${numLayers} text layers, as the base's, got ${text.numLayers}`,
     );
   }
   const name = 'text_projection.weight';

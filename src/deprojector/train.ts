@@ -148,7 +148,7 @@ class TrainingRun {
     const prompts = distinctPrompts(request.prompts);
     const { textEncoder: encoder } = base.parts;
     const { config } = encoder;
-    const projection = await projectionOf(clip, config.hiddenSize, signal);
+    const projection = await projectionOf(clip, config, signal);
     const reader = { encoder, tokenizer: base.tokenizer, hash: await textEncoderHash(encoder, signal) };
     const data = await promptStates(
       reader,

@@ -18,7 +18,7 @@ const vector = (seed: number): Float32Array => new TorchGenerator(seed).randn(64
 describe('embeddings', () => {
   it('of a pooled state lead back to it, as far as its length is the mean', async () => {
     const clip = await openClipModel(`${defaultBase()}/clip`);
-    const projection = await projectionOf(clip, 64);
+    const projection = await projectionOf(clip, clip.text);
     const [state, origin] = [vector(1), vector(2)];
     const long = projected({ ...projection, length: 1, origin }, state);
     const space = { ...projection, origin, length: lengthOf(long) };
@@ -32,7 +32,10 @@ describe('embeddings', () => {
       state.map((value, i) => 2 * value - origin[i]!),
       { rtol: 1e-3, atol: 1e-3 },
     );
-    await expect(projectionOf(clip, 32)).rejects.toThrow(/states have 32 numbers/);
+    await expect(projectionOf(clip, { ...clip.text, hiddenSize: 32 })).rejects.toThrow(
+      /states have 32 numbers/,
+    );
+    await expect(projectionOf(clip, { ...clip.text, numLayers: 4 })).rejects.toThrow(/with 4 text layers/);
   });
 
   it('have a mean by their weights, of length 1', () => {

@@ -44,7 +44,7 @@ const threads = values.threads === undefined ? undefined : Number(values.threads
 const SAMPLES = Number(values.samples);
 const SEED = 7;
 /** Drawn from the picture of one red circle. */
-const CIRCLES = 24;
+const CIRCLES = 16;
 /** Positions whose errors are printed, from 1. */
 const POSITIONS = [1, 2, 3, 4, 6, 8, 12, 20, 40, 76];
 const NAMES = DEPROJECTOR_MODEL_NAMES.filter((name) => values.only === undefined || values.only === name);
@@ -167,10 +167,10 @@ const joined = await kept('joined', async () =>
 /** Two texts of each pair and the second one's weight: what composition averages. */
 const COMPOSITIONS = {
   '"a COLOUR thing" + "a SHAPE"': ['a COLOUR thing', 'a SHAPE', 1],
-  '"photo of a COLOUR object" + 2 × "photo of a SHAPE"': ['photo of a COLOUR object', 'photo of a SHAPE', 2],
+  '"photo of a COLOUR object" + 1.5 × "photo of a SHAPE"': ['photo of a COLOUR object', 'photo of a SHAPE', 1.5],
 } as const;
 type Composition = keyof typeof COMPOSITIONS;
-const BEST = '"photo of a COLOUR object" + 2 × "photo of a SHAPE"' satisfies Composition;
+const BEST = '"photo of a COLOUR object" + 1.5 × "photo of a SHAPE"' satisfies Composition;
 const filled = (text: string, { colour, shape }: { colour: string; shape: string }): string =>
   text.replace('COLOUR', colour).replace('SHAPE', shape);
 const encoder = base.family.base.tokenEncoder(base.parts, {});
