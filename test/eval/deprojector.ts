@@ -1,8 +1,8 @@
 /**
  * What deprojectors are worth on the miniature: errors of held-out states, pictures of single texts, of two texts averaged, and of
  * pictures; the three models against each other. `npm run eval:deprojector`; some ten minutes on a quiet machine.
- * `--epochs 40` trains longer, `--only transformer` measures one model, `--keep folder` keeps what was trained and drawn: a second run
- * goes on from it.
+ * `--epochs`, `--rollout` and `--blur` train otherwise, `--samples` draws less, `--only transformer` measures one model, `--keep folder` keeps
+ * what was trained and drawn: a second run with the same settings goes on from it.
  */
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -31,7 +31,9 @@ import { otherPairs } from './identity.ts';
 
 const { values } = parseArgs({
   options: {
-    epochs: { type: 'string', default: '16' },
+    epochs: { type: 'string', default: '20' },
+    rollout: { type: 'string', default: '4' },
+    blur: { type: 'string', default: '0' },
     keep: { type: 'string' },
     only: { type: 'string' },
     samples: { type: 'string', default: '80' },
@@ -39,7 +41,13 @@ const { values } = parseArgs({
     json: { type: 'boolean' },
   },
 });
-const SETTINGS = { epochs: Number(values.epochs), lr: 3e-3, noise: 0.1, rollout: 3, blur: 0.5 };
+const SETTINGS = {
+  epochs: Number(values.epochs),
+  lr: 3e-3,
+  noise: 0.1,
+  rollout: Number(values.rollout),
+  blur: Number(values.blur),
+};
 const threads = values.threads === undefined ? undefined : Number(values.threads);
 const SAMPLES = Number(values.samples);
 const SEED = 7;
@@ -61,7 +69,7 @@ const data = await promptStates(reader, prompts, statesFile, executionContext())
 
 /** Trained, and the CPU time of it. */
 async function trained(model: DeprojectorModelName): Promise<{ run: TrainedDeprojector; seconds: number }> {
-  const stem = path.join(folder, `${model}-${SETTINGS.epochs}`);
+  const stem = path.join(folder, [model, SETTINGS.epochs, SETTINGS.rollout, SETTINGS.blur].join('-'));
   const clock = existsSync(`${stem}.json`) ? JSON.parse(readFileSync(`${stem}.json`, 'utf8')).seconds : 0;
   const start = process.cpuUsage();
   const run = await trainDeprojector({
@@ -166,8 +174,12 @@ const joined = await kept('joined', async () =>
 );
 /** Two texts of each pair and the second one's weight: what composition averages. */
 const COMPOSITIONS = {
+  '"photo of a COLOUR object" + 1.5 × "photo of a SHAPE"': [
+    'photo of a COLOUR object',
+    'photo of a SHAPE',
+    1.5,
+  ],
   '"a COLOUR thing" + "a SHAPE"': ['a COLOUR thing', 'a SHAPE', 1],
-  '"photo of a COLOUR object" + 1.5 × "photo of a SHAPE"': ['photo of a COLOUR object', 'photo of a SHAPE', 1.5],
 } as const;
 type Composition = keyof typeof COMPOSITIONS;
 const BEST = '"photo of a COLOUR object" + 1.5 × "photo of a SHAPE"' satisfies Composition;
@@ -194,7 +206,7 @@ const errors: Record<string, string | number>[] = [];
 const pictures = [rowOf('direct, "photo of a COLOUR SHAPE"', direct.judged)];
 const composed = [
   rowOf('direct, "a COLOUR SHAPE"', joined),
-  rowOf('mean of the hidden states of the last two texts', nullJudged),
+  rowOf(`mean of hidden states, ${BEST}`, nullJudged),
 ];
 const fromPictures: Record<string, string>[] = [];
 const results: Record<string, { single: Judged; composed: Judged }> = {};
@@ -235,14 +247,14 @@ for (const name of NAMES) {
     return judge(await drawn(await statesOf(embeddings)));
   });
   pictures.push(rowOf(name, alone));
-  let best = alone;
   for (const [title, texts] of Object.entries(COMPOSITIONS)) {
-    best = await kept(`${name}-${texts.join('-').replace(/\W+/g, '-')}`, async () => {
+    const own = await kept(`${name}-${texts.join('-').replace(/\W+/g, '-')}`, async () => {
       const means: Float32Array[] = [];
       for (const pair of pairs) means.push(await ofPair(pair, texts));
       return judge(await drawn(await statesOf(means)));
     });
-    composed.push(rowOf(`${name}, ${title}`, best));
+    composed.push(rowOf(`${name}, ${title}`, own));
+    if (title === BEST) results[name] = { single: alone, composed: own };
   }
   const again = await kept(`${name}-pictures`, async () => judge(await drawn(await statesOf(seen))));
   const circles = await kept(`${name}-circles`, async () => {
@@ -259,7 +271,6 @@ for (const name of NAMES) {
     ...rowOf(name, again),
     'one of a red circle': `red ${share(({ colour }) => colour === 'red')}, circle ${share(({ shape }) => shape === 'circle')}`,
   });
-  results[name] = { single: alone, composed: best };
 }
 if (values.keep === undefined) rmSync(folder, { recursive: true });
 
