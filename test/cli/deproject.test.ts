@@ -123,6 +123,25 @@ describe('deproject train', () => {
     expect(JSON.parse((await edlora(...plan)).out).settings.epochs).toBe(8);
   });
 
+  it('hands every setting on', async () => {
+    const settings = {
+      vicinity: 2,
+      epochs: 3,
+      batch: 5,
+      lr: 0.01,
+      warmup: 4,
+      noise: 0.1,
+      blur: 0.3,
+      rollout: 2,
+      seed: 9,
+    };
+    const argv = Object.entries({ ...settings, 'held-out': 0.2, 'save-every': 7 }).flatMap(
+      ([name, value]) => [`--${name}`, String(value)],
+    );
+    const { out, err } = await train(...argv, '--out', file('none.safetensors'), '--dry-run', '--json');
+    expect(JSON.parse(out || err).settings).toMatchObject({ ...settings, heldOut: 0.2, saveEvery: 7 });
+  });
+
   it.each<[string, string[], RegExp]>([
     ['no prompts', ['--model', 'transformer'], /expected --prompts/],
     ['no model', WORDS, /expected --model/],

@@ -31,9 +31,9 @@ import { otherPairs } from './identity.ts';
 
 const { values } = parseArgs({
   options: {
-    epochs: { type: 'string', default: '20' },
-    rollout: { type: 'string', default: '4' },
-    blur: { type: 'string', default: '0' },
+    epochs: { type: 'string', default: '16' },
+    rollout: { type: 'string', default: '3' },
+    blur: { type: 'string', default: '0.5' },
     keep: { type: 'string' },
     only: { type: 'string' },
     samples: { type: 'string', default: '80' },
