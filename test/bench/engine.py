@@ -1,4 +1,4 @@
-"""The UNet's forward pass by diffusers. usage: engine.py MODEL_FOLDER RUNS [BATCH]; prints one JSON line."""
+"""The UNet's forward pass by diffusers, and with batch 1 the decoder's. usage: engine.py MODEL_FOLDER RUNS [BATCH]; prints one JSON line."""
 import json
 import resource
 import sys
@@ -20,5 +20,13 @@ with torch.no_grad():
         unet(sample, 500, context)
         times.append((time.perf_counter() - start) * 1000)
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+decode = []
+if batch == 1:
+    vae = diffusers.AutoencoderKL.from_pretrained(folder, subfolder="vae").eval()
+    with torch.no_grad():
+        for _ in range(2):
+            start = time.perf_counter()
+            vae.decode(sample)
+            decode.append((time.perf_counter() - start) * 1000)
 versions = f"torch {torch.__version__}, diffusers {diffusers.__version__}, {torch.get_num_threads()} threads"
-print(json.dumps({"loadMs": load * 1000, "forwardMs": times, "peakBytes": peak, "versions": versions}))
+print(json.dumps({"loadMs": load * 1000, "forwardMs": times, "decodeMs": decode, "peakBytes": peak, "versions": versions}))
