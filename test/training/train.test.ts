@@ -102,7 +102,7 @@ describe('every method', () => {
     await writeTrained(other, await train({ base, settings }));
     plain = path.join(folder, 'plain.safetensors');
     await writeTrained(plain, await train({ base, settings: { ...settingsOf('lora'), steps: 1 } }));
-  });
+  }, 120_000);
 
   it.each([...TRAINING_METHOD_NAMES])(
     'the file of %s goes straight into fuse, merge, sample and inspect',
