@@ -3,8 +3,10 @@ import { writeFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import { loadConcept } from '../../src/concepts/concept-file.ts';
 import { FormatError } from '../../src/errors.ts';
+import { ByteReader } from '../../src/formats/byte-reader.ts';
 import { hashFile } from '../../src/formats/file-hash.ts';
 import { openTensorFile } from '../../src/formats/open-tensor-file.ts';
+import { PickleCost } from '../../src/formats/pickle-cost.ts';
 import { readBytes } from '../../src/formats/raw-tensor.ts';
 import { get, put, TENSOR, text, torchLegacy, torchZip, zipFile } from './hostile-files.ts';
 import { scratchFolder } from './scratch-folder.ts';
@@ -264,5 +266,28 @@ describe('zip directories', () => {
     expect((await refusal('many.pt', zipFile(parts))).message).toMatch(
       /at most 50000 zip entries, got 50001/,
     );
+  });
+});
+
+describe('what a pickle may cost', () => {
+  /** A reader that has read so many bytes of a pickle since its account was opened. */
+  const account = (bytes: number, fileBytes: number) => {
+    const reader = ByteReader.ofBytes('a.pth', 'data.pkl', new Uint8Array(bytes));
+    const cost = new PickleCost(reader, fileBytes);
+    reader.bytes(bytes);
+    return cost;
+  };
+
+  it('is 64 MiB, and 32 bytes for each that is read, exactly', () => {
+    const allowed = 2 ** 26 + 32 * 100;
+    expect(() => account(100, 1000).charge(allowed)).not.toThrow();
+    expect(() => account(100, 1000).charge(allowed + 1)).toThrow(
+      /expected 100 bytes of pickle to describe at most 67112064 bytes of memory and work, got 67112065/,
+    );
+  });
+
+  it('is no more than the file allows that it was inflated from', () => {
+    expect(() => account(100, 10).charge(2 ** 26 + 320)).not.toThrow();
+    expect(() => account(100, 10).charge(2 ** 26 + 321)).toThrow(FormatError);
   });
 });

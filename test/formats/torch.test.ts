@@ -1,6 +1,6 @@
 /** Torch files beyond the goldens: the pickle machine on hand-made pickles, and the writer. */
 import { spawnSync } from 'node:child_process';
-import { existsSync } from 'node:fs';
+import { existsSync, writeFileSync } from 'node:fs';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { FormatError, UsageError } from '../../src/errors.ts';
@@ -12,6 +12,7 @@ import { byteRangeOf, float32Tensor, readBytes } from '../../src/formats/raw-ten
 import { torchHost } from '../../src/formats/torch-host.ts';
 import type { TorchDict, TorchValue } from '../../src/formats/torch-value.ts';
 import { torchTensor, writeTorchZip } from '../../src/formats/torch-writer.ts';
+import { TENSOR, zipFile } from './hostile-files.ts';
 import { scratchFolder } from './scratch-folder.ts';
 import { randomTensors } from './weights.ts';
 
@@ -234,5 +235,46 @@ print(repr((x['integers'], x['floats'], x[7], x['bytes'], type(x['parameter'])._
     expect(rest).toBe(
       `([1, -1, ${2 ** 40}, ${2n ** 100n}], (0.5, -0.0), {'text': 'ü'}, b'\\x00\\xff', 'Parameter', [[1.0, 2.0]])`,
     );
+  });
+});
+
+describe('zip files that are no weights', () => {
+  const weights = Buffer.from(`}\x8c\x01a${TENSOR}s.`, 'latin1');
+  const opened = async (name: string, bytes: Uint8Array) => {
+    const file = scratch('other.pth');
+    const parts = [
+      { name: 'archive/data.pkl', bytes: weights },
+      { name: 'archive/data/0', bytes: new Uint8Array(4) },
+    ];
+    writeFileSync(file, zipFile([...parts, { name, bytes }]));
+    return openTensorFile(file);
+  };
+
+  it.each([
+    [
+      'a TorchScript archive',
+      'archive/code/__torch__.py',
+      'x = 1',
+      /TorchScript archive, which contains program code/,
+    ],
+    ['its constants', 'archive/constants.pkl', 'x', /TorchScript archive/],
+    [
+      'numbers of another order',
+      'archive/byteorder',
+      'big',
+      /expected little-endian numbers, got byte order "big"/,
+    ],
+    [
+      'an entry outside its folder',
+      'elsewhere',
+      'x',
+      /expected every zip entry inside "archive\/", got "elsewhere"/,
+    ],
+  ])('are refused: %s', async (_, name, content, reason) => {
+    await expect(opened(name, Buffer.from(content))).rejects.toThrow(reason);
+  });
+
+  it('are read where they say that they are', async () => {
+    expect([...(await opened('archive/byteorder', Buffer.from('little'))).tensors.keys()]).toEqual(['a']);
   });
 });

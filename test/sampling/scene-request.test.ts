@@ -145,6 +145,16 @@ describe('a region', () => {
     expect(mask!.data.every((value) => value === 0 || value === 1)).toBe(true);
   });
 
+  it('is a polygon in shares up to the border, which is 1', async () => {
+    const polygon = [
+      [0.25, 0],
+      [1, 0],
+      [1, 1],
+      [0.25, 1],
+    ];
+    expect(extent((await shapeOf({ polygon })).mask)).toEqual([16, 0, 64, 32]);
+  });
+
   it('is a mask of any size, and says that it was resized', async () => {
     const file = await pictureFile(4, 2, (i) => (i === 5 ? 255 : 0));
     const { mask, notes } = await shapeOf({ mask: file });

@@ -37,20 +37,18 @@ it.each([
   );
   const base = await openCheckpoint(folder);
   expect(base.parts.layers.contextCount).toBe(contexts);
-  const seen: number[] = [];
-  const trained = await train({
-    base,
-    settings: { ...SETTINGS, method: 'textual-inversion', steps: 1, sampleEvery: 1 },
-    onSample: (_, step) => void seen.push(step),
-  });
-  expect(seen).toEqual([1]);
+  const trained = await train({ base, settings: { ...SETTINGS, method: 'textual-inversion', steps: 1 } });
   expect(trained.tokens).toHaveLength(1);
 
   const out = scratch(`${name}.safetensors`);
-  const { concept: file } = await writeTrained(
-    out,
-    await train({ base, settings: { ...SETTINGS, method: 'ed-lora', steps: 1 } }),
-  );
+  const seen: number[] = [];
+  const withLayers = await train({
+    base,
+    settings: { ...SETTINGS, method: 'ed-lora', steps: 1, sampleEvery: 1 },
+    onSample: (_, step) => void seen.push(step),
+  });
+  expect(seen).toEqual([1]);
+  const { concept: file } = await writeTrained(out, withLayers);
   const concept = await loadConcept(file);
   expect(vectorsOf(concept.tokens[0]!).shape[0]).toBe(contexts);
   const options = { steps: 1, runs: 1, guidanceScale: 1, stages: ['cross'] } as const;
