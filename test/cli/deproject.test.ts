@@ -240,7 +240,7 @@ describe('deproject apply', () => {
     ['words beside tags', ['sample', '--deprojector', d, '--prompt', 'b <embed:a>'], 2, /words beside them/],
     [
       'a mean for another encoder',
-      ['sample', '--base', other, '--deprojector', d, '--embed', 'a'],
+      ['sample', '--base', other, '--deprojector', d, '--embed', 'a', '--dry-run'],
       3,
       /text encoder/,
     ],
