@@ -189,11 +189,12 @@ describe('SDXL', () => {
     },
   );
 
-  it('does not fit schemes of SD 1.x', () => {
+  it('does not fit schemes of SD 1.x alone', () => {
     const output = {
       ...randomAdapter(layers, { seed: 6, rank: 2, loraAlpha: 1, dtype: 'F32' }),
       architecture: 'sdxl' as const,
     };
-    expect(unsupportedBy('ed-lora', output)).toHaveLength(layers.length);
+    expect(unsupportedBy('cloneofsimo', output)).toHaveLength(layers.length);
+    expect(unsupportedBy('ed-lora', output)).toEqual([]);
   });
 });

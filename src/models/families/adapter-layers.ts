@@ -55,12 +55,17 @@ export function layerOfLdmPath(family: Architecture, path: string): AdapterModul
     : { component: 'unet', layerName };
 }
 
-/** Whether a family's published model has a layer, or one of another depth may. */
+/** Whether a family's published model has a layer, or one of another depth, but no more levels, may. */
 export function hasLayer(family: Architecture, module: AdapterModule): boolean {
   const own = adapterFamily(family);
+  if (publishedLayers(own).get(adapterModuleId(module)) !== undefined) return true;
+  const { anyDepth, unet } = own.adapters;
+  const level = Number(/^(?:down|up)_blocks\.(\d+)\./.exec(module.layerName)?.[1] ?? 0);
   return (
-    publishedLayers(own).get(adapterModuleId(module)) !== undefined ||
-    (own.adapters.anyDepth && componentsOf(family).includes(module.component) && isKnownLayer(module))
+    anyDepth &&
+    level < unet.blocks.length &&
+    componentsOf(family).includes(module.component) &&
+    isKnownLayer(module)
   );
 }
 
