@@ -108,7 +108,7 @@ export function planText(
 
 function estimateText({ passes, keptPasses, passMs, elapsedMs, memoryBytes }: FusionEstimate): string {
   if (passMs === null)
-    return passes === 0 ? 'nothing is denoised' : 'all features are kept: nothing is denoised';
+    return passes === 0 ? 'no features by denoising' : 'all features are kept: none is collected';
   const kept = keptPasses === 0 ? '' : `, ${keptPasses} more are kept`;
   const whole = `about ${duration(elapsedMs!)} in all, ${bytes(memoryBytes!)} of memory`;
   return `${passes - keptPasses} denoising steps of ${duration(passMs)}${kept}; ${whole}`;

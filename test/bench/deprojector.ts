@@ -3,7 +3,6 @@
  * one embedding; time and memory, each model in a process of its own. PyTorch beside it where python3 has torch (PYTHON names it).
  * `npm run bench:deprojector -- [--only transformer] [--runs 4]`
  */
-import { spawnSync } from 'node:child_process';
 import { loadavg } from 'node:os';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -23,6 +22,7 @@ import { TorchGenerator } from '../../src/tensor/random.ts';
 import { float32, type Tensor } from '../../src/tensor/tensor.ts';
 import { randomWeights } from '../support/random-weights.ts';
 import { printReport } from '../support/tool-output.ts';
+import { childOutput } from './child-output.ts';
 
 const { values } = parseArgs({
   options: {
@@ -102,17 +102,6 @@ async function measure(name: DeprojectorModelName): Promise<Measured> {
   });
   await session.dispose();
   return { apply, step, peakApply, peakStep: peak() };
-}
-
-/** The last line of a child's output, or why there is none. */
-function childOutput<T>(command: string, args: readonly string[]): T | string {
-  const { status, stdout, stderr, error } = spawnSync(command, args, {
-    encoding: 'utf8',
-    maxBuffer: 2 ** 26,
-  });
-  if (error !== undefined) return `${command}: ${error.message}`;
-  if (status !== 0) return `${path.basename(command)} failed: ${stderr.trim().split('\n').at(-1) ?? ''}`;
-  return JSON.parse(stdout.trim().split('\n').at(-1)!) as T;
 }
 
 function compare(): void {

@@ -5,7 +5,6 @@
  * diffusers and transformers (PYTHON names it).
  * `npm run bench:train -- [--only miniature] [--runs 4]`.
  */
-import { spawnSync } from 'node:child_process';
 import { loadavg } from 'node:os';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -23,6 +22,7 @@ import { plainWeights } from '../../src/training/loss-weights.ts';
 import { TrainingStep } from '../../src/training/step.ts';
 import { trainedLayers } from '../../src/training/trained-layers.ts';
 import { printReport } from '../support/tool-output.ts';
+import { childOutput } from './child-output.ts';
 import { ensureRandomModel } from './random-sd15.ts';
 
 const { values } = parseArgs({
@@ -147,17 +147,6 @@ async function measure(kind: Kind): Promise<Measured> {
   const peakBytes = process.resourceUsage().maxRSS * 1024;
   await step.dispose();
   return { stepMs, cpuMs, peakBytes, loss };
-}
-
-/** The last line of a child's output, or why there is none. */
-function childOutput<T>(command: string, args: readonly string[]): T | string {
-  const { status, stdout, stderr, error } = spawnSync(command, args, {
-    encoding: 'utf8',
-    maxBuffer: 2 ** 26,
-  });
-  if (error !== undefined) return `${command}: ${error.message}`;
-  if (status !== 0) return `${path.basename(command)} failed: ${stderr.trim().split('\n').at(-1) ?? ''}`;
-  return JSON.parse(stdout.trim().split('\n').at(-1)!) as T;
 }
 
 async function compare(): Promise<void> {

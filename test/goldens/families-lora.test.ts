@@ -11,7 +11,8 @@ import { deltaFeeds, deltaRanks, type ModelDeltas } from '../../src/models/lora.
 import { buildUnet } from '../../src/models/unet/unet.ts';
 import { defaultRuntime } from '../../src/runtime/default-runtime.ts';
 import { float32, type Tensor } from '../../src/tensor/tensor.ts';
-import { familyJson, GOLDEN_FAMILIES, Golden, TOLERANCE } from '../support/golden-families.ts';
+import { familyJson, GOLDEN_FAMILIES, TOLERANCE } from '../support/golden-families.ts';
+import { Golden } from '../support/golden-file.ts';
 import { familiesPath } from '../support/goldens.ts';
 
 interface LoraJson {
@@ -26,7 +27,7 @@ describe.each(GOLDEN_FAMILIES)('a LoRA of %s', (family) => {
   let golden: Golden;
   beforeAll(async () => {
     base = await openCheckpoint(familiesPath(family, 'model'));
-    golden = await Golden.open(family, 'lora_golden.safetensors');
+    golden = await Golden.open(familiesPath(family, 'lora_golden.safetensors'));
   });
   const deltasOf = async (file: string, strength: number): Promise<ModelDeltas> =>
     conceptDeltas(base, await loadConcept(familiesPath(family, 'lora', file)), {

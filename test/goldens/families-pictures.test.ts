@@ -9,7 +9,8 @@ import { readScheduleKeys } from '../../src/models/model-schedule.ts';
 import { openSceneModel } from '../../src/sampling/model-source.ts';
 import type { SampleRequest } from '../../src/sampling/request.ts';
 import { Pipeline, type PipelineParts } from '../../src/sampling/sample.ts';
-import { bytesOf, familyJson, GOLDEN_FAMILIES, Golden, TOLERANCE } from '../support/golden-families.ts';
+import { bytesOf, familyJson, GOLDEN_FAMILIES, TOLERANCE } from '../support/golden-families.ts';
+import { Golden } from '../support/golden-file.ts';
 import { familiesPath } from '../support/goldens.ts';
 import { scratch } from '../support/scratch.ts';
 
@@ -58,7 +59,7 @@ describe.each(GOLDEN_FAMILIES)('%s', (family) => {
   let golden: Golden;
   beforeAll(async () => {
     folder = await openCheckpoint(familiesPath(family, 'model'));
-    golden = await Golden.open(family, 'end_to_end.safetensors');
+    golden = await Golden.open(familiesPath(family, 'end_to_end.safetensors'));
   });
   const index = familyJson<Index>(family, 'end_to_end.json');
   const pipelines = new Map<string, Pipeline>();

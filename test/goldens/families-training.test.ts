@@ -14,7 +14,8 @@ import { float32, type Tensor } from '../../src/tensor/tensor.ts';
 import { noisyBatch, type PredictionType, plainWeights } from '../../src/training/loss-weights.ts';
 import { TrainingStep } from '../../src/training/step.ts';
 import { relativeError } from '../support/close.ts';
-import { familyJson, GOLDEN_FAMILIES, Golden } from '../support/golden-families.ts';
+import { familyJson, GOLDEN_FAMILIES } from '../support/golden-families.ts';
+import { Golden } from '../support/golden-file.ts';
 import { familiesPath } from '../support/goldens.ts';
 
 /** float32 differs from float64 by 8e-5 at worst. */
@@ -44,7 +45,7 @@ const norm = (values: Float32Array): number => Math.sqrt(values.reduce((sum, x) 
 
 describe.each(GOLDEN_FAMILIES)('%s', async (family) => {
   const index = familyJson<Index>(family, 'training.json');
-  const golden = await Golden.open(family, 'training.safetensors');
+  const golden = await Golden.open(familiesPath(family, 'training.safetensors'));
   const base = await openCheckpoint(familiesPath(family, 'model'));
   const encoders = [...base.parts.textEncoders];
   const row = (id: string): Float32Array => golden.values(`param/${id}.token_embedding_new_row`);

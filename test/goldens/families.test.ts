@@ -12,13 +12,8 @@ import { buildVaeEncoder } from '../../src/models/vae/encoder.ts';
 import { defaultRuntime } from '../../src/runtime/default-runtime.ts';
 import type { LoadedGraph } from '../../src/runtime/runtime.ts';
 import { float32, type Tensor } from '../../src/tensor/tensor.ts';
-import {
-  familyJson,
-  familySingleFile,
-  GOLDEN_FAMILIES,
-  Golden,
-  TOLERANCE,
-} from '../support/golden-families.ts';
+import { familyJson, familySingleFile, GOLDEN_FAMILIES, TOLERANCE } from '../support/golden-families.ts';
+import { Golden } from '../support/golden-file.ts';
 import { familiesPath } from '../support/goldens.ts';
 
 interface TextJson {
@@ -87,7 +82,7 @@ describe.each(GOLDEN_FAMILIES)('%s', (family) => {
   });
 
   it('gives every state of every text encoder', async () => {
-    const golden = await Golden.open(family, 'text.safetensors');
+    const golden = await Golden.open(familiesPath(family, 'text.safetensors'));
     const which = text.hidden_states_of_prompts;
     for (const [id, { weights, config, tokenizer }] of folder.parts.textEncoders) {
       const ids = text.prompts.map((prompt) => tokenizer.encodePadded(prompt).ids);
@@ -117,7 +112,7 @@ describe.each(GOLDEN_FAMILIES)('%s', (family) => {
     ['folder', () => folder],
     ['single file', () => single],
   ] as const)('reads prompts as the pipeline does, from a %s', async (_, model) => {
-    const golden = await Golden.open(family, 'text.safetensors');
+    const golden = await Golden.open(familiesPath(family, 'text.safetensors'));
     const { family: own, parts } = model();
     const ids = text.prompts.map((prompt) => paddedIds(parts.tokenizers, prompt));
     const { states, pooled } = await own.base.tokenEncoder(parts).encode(ids);
@@ -159,7 +154,7 @@ describe.each(GOLDEN_FAMILIES)('%s', (family) => {
     golden.has(pooled) ? { text_embeds: golden.tensor(pooled), time_ids: ids } : {};
 
   it('predicts as diffusers does', async () => {
-    const golden = await Golden.open(family, 'unet.safetensors');
+    const golden = await Golden.open(familiesPath(family, 'unet.safetensors'));
     const reads = golden.has('pooled');
     const sizes = (i: number, times: number) => (reads ? golden.row('time_ids', i, times) : float32([0]));
     const timesteps = golden.values('timesteps');
@@ -204,7 +199,7 @@ describe.each(GOLDEN_FAMILIES)('%s', (family) => {
     const { layers } = familyJson<{ layers: string[] }>(family, 'cross_attention_order.json');
     expect(crossAttentionNames(folder.parts.unet.config)).toEqual(layers);
     expect(folder.parts.layers.contextCount).toBe(layers.length);
-    const golden = await Golden.open(family, 'unet_layerwise.safetensors');
+    const golden = await Golden.open(familiesPath(family, 'unet_layerwise.safetensors'));
     for (const [kind, out] of [
       ['', 'out'],
       ['_rect', 'out_rect'],
@@ -220,7 +215,7 @@ describe.each(GOLDEN_FAMILIES)('%s', (family) => {
   });
 
   it('encodes and decodes pictures', async () => {
-    const golden = await Golden.open(family, 'vae.safetensors');
+    const golden = await Golden.open(familiesPath(family, 'vae.safetensors'));
     const { config, weights } = await single.parts.vae();
     expect(config.scalingFactor).toBe(Number(golden.file.metadata.get('scaling_factor')));
     for (const kind of ['', '_small']) {

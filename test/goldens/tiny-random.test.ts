@@ -1,8 +1,6 @@
 /** Text encoder, UNet and VAE against transformers and diffusers on the miniature with random weights. */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { openTensorFile } from '../../src/formats/open-tensor-file.ts';
 import { memoryTensor, type RawTensor, readFloat32 } from '../../src/formats/raw-tensor.ts';
-import type { TensorFile } from '../../src/formats/tensor-file.ts';
 import { GramAccumulator } from '../../src/linalg/gram.ts';
 import { type Checkpoint, openCheckpoint } from '../../src/models/checkpoint.ts';
 import { buildTextEncoder, pooledPosition, TokenEmbeddings } from '../../src/models/clip/text-encoder.ts';
@@ -14,36 +12,12 @@ import { buildVaeEncoder } from '../../src/models/vae/encoder.ts';
 import { defaultRuntime } from '../../src/runtime/default-runtime.ts';
 import type { LoadedGraph } from '../../src/runtime/runtime.ts';
 import { float32, type Tensor } from '../../src/tensor/tensor.ts';
+import { Golden } from '../support/golden-file.ts';
 import { goldenJson, goldenPath, goldenSingleFile } from '../support/goldens.ts';
 
 const FOLDER = 'goldens/tiny-random';
 /** README of the goldens: max abs error ≤ 2e-5 + 2e-5·|x| on values of order one. */
 const TOLERANCE = { rtol: 2e-5, atol: 2e-5 };
-
-class Golden {
-  readonly file: TensorFile;
-  constructor(file: TensorFile) {
-    this.file = file;
-  }
-  static async open(name: string): Promise<Golden> {
-    return new Golden(await openTensorFile(goldenPath(FOLDER, name)));
-  }
-  raw(name: string): RawTensor {
-    const tensor = this.file.tensors.get(name);
-    if (tensor === undefined) throw new Error(`${this.file.path} has no ${name}`);
-    return tensor;
-  }
-  tensor(name: string): Tensor<Float32Array> {
-    return float32(this.raw(name).shape, readFloat32(this.raw(name)));
-  }
-  values(name: string): Float32Array {
-    return readFloat32(this.raw(name));
-  }
-  /** Names that match, with their captures. */
-  cases(pattern: RegExp): RegExpExecArray[] {
-    return [...this.file.tensors.keys()].map((name) => pattern.exec(name)).filter((match) => match !== null);
-  }
-}
 
 let folder: Checkpoint;
 let single: Checkpoint;
@@ -83,7 +57,7 @@ describe.each(both)('text encoder from a %s', (_, model) => {
   }
 
   it('gives every hidden state, the last one and the pooled one', async () => {
-    const golden = await Golden.open('clip.safetensors');
+    const golden = await Golden.open(goldenPath(FOLDER, 'clip.safetensors'));
     const ids = golden.tensor('input_ids');
     const out = await encode(ids, { hiddenStates: true });
     const all = golden.raw('hidden_states').shape;
@@ -104,7 +78,7 @@ describe.each(both)('text encoder from a %s', (_, model) => {
   });
 
   it('skips layers and takes short prompts', async () => {
-    const golden = await Golden.open('clip.safetensors');
+    const golden = await Golden.open(goldenPath(FOLDER, 'clip.safetensors'));
     for (const [name, skip] of golden.cases(/^clip_skip_(\d+)$/)) {
       const out = await encode(golden.tensor('input_ids'), { clipSkip: Number(skip) });
       expect(out.last_hidden_state!.data as Float32Array).toBeAllClose(golden.values(name), TOLERANCE);
@@ -145,7 +119,7 @@ async function runUnet(
 
 describe.each(both)('UNet from a %s', (_, model) => {
   it('predicts as diffusers does, at every timestep and size', async () => {
-    const golden = await Golden.open('unet.safetensors');
+    const golden = await Golden.open(goldenPath(FOLDER, 'unet.safetensors'));
     const timesteps = golden.values('timesteps');
     const cases = golden.cases(/^out(_rect|_odd)?_t(\d+)$/);
     expect(cases.length).toBeGreaterThan(0);
@@ -160,7 +134,7 @@ describe.each(both)('UNet from a %s', (_, model) => {
   });
 
   it('takes a timestep per sample', async () => {
-    const golden = await Golden.open('unet.safetensors');
+    const golden = await Golden.open(goldenPath(FOLDER, 'unet.safetensors'));
     const { noise_pred } = await runUnet(model().parts.unet, {
       sample: golden.tensor('sample'),
       timestep: golden.values('timesteps_per_sample'),
@@ -170,7 +144,7 @@ describe.each(both)('UNet from a %s', (_, model) => {
   });
 
   it('gives each cross-attention its own context', async () => {
-    const golden = await Golden.open('unet_layerwise.safetensors');
+    const golden = await Golden.open(goldenPath(FOLDER, 'unet_layerwise.safetensors'));
     for (const suffix of ['', '_rect']) {
       const { noise_pred } = await runUnet(model().parts.unet, {
         sample: golden.tensor(`sample${suffix}`),
@@ -223,8 +197,8 @@ function fromStrips(values: Float64Array, width: number): Float64Array {
 
 describe('probes', () => {
   it('return inputs, outputs and Gram matrices of UNet layers', async () => {
-    const taps = await Golden.open('taps.safetensors');
-    const run1 = await Golden.open('unet_layerwise.safetensors');
+    const taps = await Golden.open(goldenPath(FOLDER, 'taps.safetensors'));
+    const run1 = await Golden.open(goldenPath(FOLDER, 'unet_layerwise.safetensors'));
     const layers = taps.cases(/^unet\.(.+)\/gram$/).map(([, layer]) => layer!);
     const known = layers.filter((layer) => folder.parts.unet.layers.has(layer));
     expect(known).toEqual(layers);
@@ -257,8 +231,8 @@ describe('probes', () => {
   });
 
   it('return those of the text encoder', async () => {
-    const taps = await Golden.open('taps.safetensors');
-    const clip = await Golden.open('clip.safetensors');
+    const taps = await Golden.open(goldenPath(FOLDER, 'taps.safetensors'));
+    const clip = await Golden.open(goldenPath(FOLDER, 'clip.safetensors'));
     const ids = clip.tensor('input_ids');
     const [batch, tokens] = ids.shape as [number, number];
     const layers = taps.cases(/^text_encoder\.(.+)\/gram$/).map(([, layer]) => layer!);
@@ -284,7 +258,7 @@ describe('probes', () => {
   });
 
   it('return the rows in place of a Gram matrix where that is wanted', async () => {
-    const run1 = await Golden.open('unet_layerwise.safetensors');
+    const run1 = await Golden.open(goldenPath(FOLDER, 'unet_layerwise.safetensors'));
     const layers = [...folder.parts.unet.layers.keys()].filter((name) => name.endsWith('attn1.to_q'));
     const keepRows = (rows: number, width: number) => rows < width;
     const out = await runUnet(
@@ -322,7 +296,7 @@ describe('probes', () => {
 
 describe.each(both)('VAE from a %s', (_, model) => {
   it('encodes and decodes', async () => {
-    const golden = await Golden.open('vae.safetensors');
+    const golden = await Golden.open(goldenPath(FOLDER, 'vae.safetensors'));
     const { config, weights } = await model().parts.vae();
     for (const suffix of ['', '_small']) {
       const image = golden.tensor(`image${suffix}`);
@@ -376,8 +350,8 @@ describe('epsilons of the norms', () => {
   it('are the library’s in all three networks', async () => {
     const { scale, scaled_parameters_contain: parts } = goldenJson<Probe>(FOLDER, 'eps_probe.json');
     const factor = 2 ** Number(/^2\^(-?\d+)$/.exec(scale)![1]);
-    const expected = await Golden.open('eps_probe.safetensors');
-    const unet = await Golden.open('unet.safetensors');
+    const expected = await Golden.open(goldenPath(FOLDER, 'eps_probe.safetensors'));
+    const unet = await Golden.open(goldenPath(FOLDER, 'unet.safetensors'));
     const { noise_pred } = await runUnet(
       { ...folder.parts.unet, weights: scaled(folder.parts.unet.weights, parts.unet, factor) },
       {
@@ -388,7 +362,7 @@ describe('epsilons of the norms', () => {
     );
     expect(noise_pred!.data as Float32Array).toBeAllClose(expected.values('unet_out'), ATOL);
 
-    const vae = await Golden.open('vae.safetensors');
+    const vae = await Golden.open(goldenPath(FOLDER, 'vae.safetensors'));
     const part = await folder.parts.vae();
     const small = scaled(part.weights, parts.vae, factor);
     const image = vae.tensor('image');
@@ -404,7 +378,7 @@ describe('epsilons of the norms', () => {
     });
     expect(decoded.image!.data as Float32Array).toBeAllClose(expected.values('vae_decoded'), ATOL);
 
-    const clip = await Golden.open('clip.safetensors');
+    const clip = await Golden.open(goldenPath(FOLDER, 'clip.safetensors'));
     const { config, weights } = folder.parts.textEncoder;
     const ids = clip.tensor('input_ids');
     const [prompts, tokens] = ids.shape as [number, number];

@@ -5,7 +5,7 @@ import { openTensorFile } from '../../src/formats/open-tensor-file.ts';
 import { memoryTensor, type RawTensor, readBytes, readFloat32 } from '../../src/formats/raw-tensor.ts';
 import { writeSafetensors } from '../../src/formats/safetensors.ts';
 import type { TensorFile } from '../../src/formats/tensor-file.ts';
-import { float32, type Tensor } from '../../src/tensor/tensor.ts';
+import type { Golden } from './golden-file.ts';
 import { familiesPath } from './goldens.ts';
 import { scratch } from './scratch.ts';
 
@@ -16,40 +16,6 @@ export const TOLERANCE = { rtol: 2e-5, atol: 2e-5 };
 export const GOLDEN_FAMILIES: readonly string[] = readdirSync(familiesPath())
   .filter((name) => existsSync(familiesPath(name, 'text.json')))
   .sort();
-
-/** A tensor file with its numbers. */
-export class Golden {
-  readonly file: TensorFile;
-  constructor(file: TensorFile) {
-    this.file = file;
-  }
-  static async open(...parts: string[]): Promise<Golden> {
-    return new Golden(await openTensorFile(familiesPath(...parts)));
-  }
-  has(name: string): boolean {
-    return this.file.tensors.has(name);
-  }
-  raw(name: string): RawTensor {
-    const tensor = this.file.tensors.get(name);
-    if (tensor === undefined) throw new Error(`${this.file.path} has no ${name}`);
-    return tensor;
-  }
-  tensor(name: string): Tensor<Float32Array> {
-    return float32(this.raw(name).shape, readFloat32(this.raw(name)));
-  }
-  values(name: string): Float32Array {
-    return readFloat32(this.raw(name));
-  }
-  /** Entry i along the first axis, repeated `times`. */
-  row(name: string, i: number, times = 1): Tensor<Float32Array> {
-    const { shape, data } = this.tensor(name);
-    const size = data.length / shape[0]!;
-    const one = data.subarray(i * size, (i + 1) * size);
-    const all = float32([times, ...shape.slice(1)]);
-    for (let k = 0; k < times; k++) all.data.set(one, k * size);
-    return all;
-  }
-}
 
 export function familyJson<T>(...parts: string[]): T {
   return JSON.parse(readFileSync(familiesPath(...parts), 'utf8')) as T;
