@@ -399,16 +399,14 @@ export { SAMPLER_NAMES } from './sampling/samplers/create.ts';
 export type { SamplerName, SchedulerClass } from './sampling/samplers/table.ts';
 export {
   DEFAULT_DENOISE,
-  type EmbeddedInPlace,
   type NormalScene,
   normalScene,
-  type Scene,
   type SceneRegion,
   type WeightFile,
-  type WrittenRegion,
 } from './sampling/scene.ts';
 export { checkScene, readSceneFile } from './sampling/scene-file.ts';
 export type { PreparedScene } from './sampling/scene-request.ts';
+export type { EmbeddedInPlace, Scene, WrittenRegion } from './sampling/scene-schema.ts';
 export type { SceneStates } from './sampling/scene-states.ts';
 export type { ScheduleOverrides, TimestepSpacing } from './sampling/scheduler-options.ts';
 

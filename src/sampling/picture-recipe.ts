@@ -12,8 +12,9 @@ import { parseJson } from '../formats/strict-json.ts';
 import { placeOfRecord, recordedPath } from '../io/recorded-path.ts';
 import { defaultBase } from '../package-root.ts';
 import { samplerDisplayName } from './samplers/create.ts';
-import { type NormalScene, normalScene, type Scene } from './scene.ts';
+import { type NormalScene, normalScene } from './scene.ts';
 import { checkScene } from './scene-file.ts';
+import type { Scene } from './scene-schema.ts';
 
 /** Keyword of the scene in a PNG file. */
 export const SCENE_KEY = 'edlora.scene';

@@ -8,7 +8,7 @@ import { safeParse } from '../formats/safe-parse.ts';
 import { MAX_YAML_LENGTH, parseYaml } from '../formats/strict-yaml.ts';
 import { readTextFile } from '../io/read-small-file.ts';
 import { nearestName } from '../nearest-name.ts';
-import { type Scene, sceneSchema } from './scene.ts';
+import { type Scene, sceneSchema } from './scene-schema.ts';
 
 /** As many as `parseYaml` takes, in UTF-8. */
 const MAX_BYTES = 4 * MAX_YAML_LENGTH;

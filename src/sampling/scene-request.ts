@@ -28,15 +28,9 @@ import {
 } from './request.ts';
 import { createSampler } from './samplers/create.ts';
 import { beginIndexFor } from './samplers/sampler.ts';
-import {
-  DEFAULT_DENOISE,
-  type NormalScene,
-  type SceneGuide,
-  type ScenePlace,
-  sceneRegion,
-  sceneStrength,
-} from './scene.ts';
+import { DEFAULT_DENOISE, type NormalScene } from './scene.ts';
 import { placeConcepts } from './scene-concepts.ts';
+import { type SceneGuide, type ScenePlace, sceneRegion, sceneStrength } from './scene-schema.ts';
 import { openSceneStates, type SceneStates } from './scene-states.ts';
 import type { ScheduleOverrides, TimestepSpacing } from './scheduler-options.ts';
 

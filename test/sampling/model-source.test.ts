@@ -11,8 +11,9 @@ import { float32Tensor, renamed } from '../../src/formats/raw-tensor.ts';
 import { writeSafetensors } from '../../src/formats/safetensors.ts';
 import { toDense } from '../../src/linalg/low-rank.ts';
 import { type ModelSources, openSceneModel, type SceneConcept } from '../../src/sampling/model-source.ts';
-import { normalScene, type Scene } from '../../src/sampling/scene.ts';
+import { normalScene } from '../../src/sampling/scene.ts';
 import { prepareScene } from '../../src/sampling/scene-request.ts';
+import type { Scene } from '../../src/sampling/scene-schema.ts';
 import { goldenPath } from '../support/goldens.ts';
 import { tokenOf, vectorsOf } from '../support/tokens.ts';
 

@@ -2,8 +2,9 @@ import { describe, expect, it } from 'vitest';
 import { zeroDelta } from '../../src/linalg/low-rank.ts';
 import type { ModelDeltas } from '../../src/models/lora.ts';
 import type { SceneConcept } from '../../src/sampling/model-source.ts';
-import { normalScene, type Scene } from '../../src/sampling/scene.ts';
+import { normalScene } from '../../src/sampling/scene.ts';
 import { placeConcepts } from '../../src/sampling/scene-concepts.ts';
+import type { Scene } from '../../src/sampling/scene-schema.ts';
 
 const whole = { unetStrength: 1, textEncoderStrength: 1 };
 const concept = (path: string, words: string[], own: SceneConcept['own'] = whole): SceneConcept => ({
