@@ -21,6 +21,7 @@ export const ARGUMENTS: readonly string[] = [
   'base',
   'checkpoint',
   'clip',
+  'combine',
   'contrast',
   'crop',
   'data',

@@ -366,6 +366,7 @@ export { readTrainingFile } from './training/training-file.ts';
 
 // Drawing pictures: from requests by a pipeline, or from scenes with models, regions and guides.
 
+export { COMBINATION_NAMES, type CombinationName } from './sampling/combine.ts';
 export type { ConceptUse } from './sampling/concept-places.ts';
 export {
   type DrawnPicture,

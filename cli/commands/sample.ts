@@ -3,6 +3,7 @@ import path from 'node:path';
 import type { Options } from 'yargs';
 import { UsageError } from '../../src/errors.ts';
 import {
+  COMBINATION_NAMES,
   type ConceptUse,
   checkScene,
   DEFAULT_DENOISE,
@@ -67,6 +68,10 @@ const options = {
     group: SCENE,
     describe: 'Concepts act in the whole picture, not only in the regions that name them',
   },
+  combine: option(
+    SCENE,
+    `How several files act in a prompt without regions: ${COMBINATION_NAMES.join(', ')} [default: sum]`,
+  ),
   'prompt-rewrite': option(SCENE, 'Regions as Mix-of-Show writes them'),
   'style-mix': option(SCENE, '"layers=prompt": coarse, middle, fine, 3 or 0-5', many),
   scene: option(SCENE, 'Scene file, YAML or JSON; options go before it'),
@@ -143,6 +148,10 @@ export const sampleCommand: Command = {
     [
       'edlora sample --fused fused --width 128 --height 64 --guidance 4 --isolate 1 --prompt "" --region "photo of a <smiley1> <smiley2> @ 0,0,0.45,1" --region "photo of a <bullseye1> <bullseye2> @ 0.55,0,1,1"',
       'Two fused concepts side by side',
+    ],
+    [
+      `edlora sample --concepts ${CONCEPTS}/edlora_smiley.pth ${CONCEPTS}/edlora_bullseye.pth --combine switch --prompt "a <smiley1> <smiley2> and a <bullseye1> <bullseye2>" --width 128 --height 64 --guidance 4`,
+      'Two concepts that take turns, step by step (composite: the mean of both at every step)',
     ],
     [
       'edlora sample --base sd_xl_base_1.0.safetensors --base-config sdxl --loras style-sdxl.safetensors:0.8 --prompt "a cat" --original-size 1024x1024',
@@ -225,7 +234,16 @@ function givenScene(args: Args): Record<string, unknown> {
     args[name] === undefined ? undefined : number(`--${name}`, text(args, name)!);
   const list = (name: string): string[] | undefined =>
     args[name] === undefined ? undefined : texts(args, name);
-  for (const field of ['fused', 'base', 'prompt', 'negative', 'sampler', 'schedule', 'prediction']) {
+  for (const field of [
+    'fused',
+    'base',
+    'prompt',
+    'negative',
+    'combine',
+    'sampler',
+    'schedule',
+    'prediction',
+  ]) {
     put(field, text(args, field));
   }
   for (const field of ['deprojector', 'clip', 'states']) put(field, text(args, field));

@@ -5,6 +5,7 @@ import { levelSizes } from '../models/unet/structure.ts';
 import type { ExecutionContext } from '../runtime/execution-context.ts';
 import { TorchGenerator } from '../tensor/random.ts';
 import { float32, type Tensor } from '../tensor/tensor.ts';
+import { COMBINATIONS } from './combine.ts';
 import {
   type ConceptPlacement,
   conceptMasks,
@@ -15,6 +16,7 @@ import { GuidedRows, joined } from './guided-rows.ts';
 import { type GuidedRun, type Pass, runGuided } from './guided-run.ts';
 import { adapterFeeds, LoadedControls } from './guides.ts';
 import type { LatentCodec } from './latent-codec.ts';
+import { combine } from './linear-combination.ts';
 import { type SharedPicture, sharePicture } from './region-shares.ts';
 import type { ResolvedRequest } from './request.ts';
 import { beginIndexFor, type DrawNoise, type Sampler } from './samplers/sampler.ts';
@@ -28,15 +30,27 @@ export interface RunContext {
   readonly unet: UnetDenoiser;
   readonly codec: LatentCodec;
   readonly sampler: Sampler;
-  /** What context and regions say. */
-  readonly sources: readonly SourceContexts[];
-  /** How much each concept of the UNet counts for each of them. */
-  readonly strengths: SourceStrengths;
+  /** What is asked at a step, as the request's combination says: one model, or several. */
+  readonly models: readonly CombinedModel[];
   /** Pixels per latent cell. */
   readonly factor: number;
   readonly execution: ExecutionContext;
   /** Ends the run between two steps. */
   readonly signal?: AbortSignal;
+}
+
+/** Concepts that act together. */
+export interface CombinedModel {
+  /** What context and regions say, as this model reads it; of equal lengths in all models. */
+  readonly sources: readonly SourceContexts[];
+  /** How much each concept of the UNet counts for each of them. */
+  readonly strengths: SourceStrengths;
+}
+
+/** What a model is fed with at every step. */
+interface LoadedModel {
+  readonly texts: Feeds;
+  readonly controls: LoadedControls;
 }
 
 export class DenoisingRun {
@@ -49,12 +63,13 @@ export class DenoisingRun {
   readonly #apart: SharedPicture | null;
   readonly #together: SharedPicture;
   readonly #placement: ConceptPlacement;
-  readonly #masks: Feeds;
+  /** Of each model. */
+  readonly #masks: readonly Feeds[];
   #features: Feeds | null = null;
 
   /** @throws {UsageError} if the denoise strength leaves no step */
   constructor(context: RunContext) {
-    const { base, request, sampler, sources, strengths, factor } = context;
+    const { base, request, sampler, models, factor } = context;
     const [height, width] = [request.height / factor, request.width / factor];
     this.#context = context;
     this.#shape = [1, base.parts.unet.config.inChannels, height, width];
@@ -62,6 +77,7 @@ export class DenoisingRun {
       request.init === undefined ? 0 : beginIndexFor(sampler, request.steps, request.init.denoise);
     const calls = sampler.timesteps.length - this.#beginIndex;
     this.#isolatedCalls = Math.round(request.isolate * calls);
+    const { sources } = models[0]!;
     const tokens = sources.map((contexts) => contexts[0]!.context.shape[2]!);
     const levels = levelSizes(base.parts.unet.config, height, width);
     const share = (isolated: boolean) => sharePicture(request.regions, tokens, levels, isolated);
@@ -69,10 +85,13 @@ export class DenoisingRun {
     this.#together = share(false);
     const { layout, weights } = this.#together;
     const present = sources.map((_, source) => layout.levels.some(({ rows }) => rows[source]! > 0));
-    this.#placement = conceptPlacement(strengths, present);
-    this.#masks = conceptMasks(
-      weights,
-      this.#placement.placed.map((concept) => strengths[concept]!),
+    this.#placement =
+      models.length === 1 ? conceptPlacement(models[0]!.strengths, present) : underMasks(models);
+    this.#masks = models.map(({ strengths }) =>
+      conceptMasks(
+        weights,
+        this.#placement.placed.map((concept) => strengths[concept]!),
+      ),
     );
   }
 
@@ -85,7 +104,7 @@ export class DenoisingRun {
     pictures: readonly number[],
     onStep: (step: { done: number; calls: number; predicted: Tensor<Float32Array> }) => void | Promise<void>,
   ): Promise<Tensor<Float32Array>[]> {
-    const { request, unet, sampler, sources, strengths, execution, signal } = this.#context;
+    const { request, sampler, execution, signal } = this.#context;
     const n = pictures.length;
     const size = this.#shape[1] * this.#shape[2] * this.#shape[3];
     const { seed, batchNoise } = request;
@@ -102,25 +121,9 @@ export class DenoisingRun {
         : joined(pictures.map((index) => request.initialNoise![index]!));
     this.#features ??= await adapterFeeds(request.adapters, execution);
     const rows = new GuidedRows(n, { scale: request.guidanceScale, rescale: request.guidanceRescale });
-    const [negative, positive = negative!] = sources[0]!;
-    const conditioning = rows.conditioning(negative!, [positive]);
-    const texts = {
-      ...(await unet.keysValues(sources, rows, strengths)),
-      ...this.#masks,
-      ...conditioningFeeds(conditioning),
-      ...this.#features,
-    };
-    const controls = await LoadedControls.load(
-      request.controls,
-      {
-        batch: rows.count,
-        latentHeight: this.#shape[2],
-        latentWidth: this.#shape[3],
-        conditioning,
-      },
-      execution,
-    );
+    const models: LoadedModel[] = [];
     try {
+      for (const model of this.#context.models.keys()) models.push(await this.#loadModel(model, rows));
       const final = await runGuided({
         sampler,
         rows,
@@ -129,7 +132,7 @@ export class DenoisingRun {
         init,
         drawNoise,
         signal,
-        predict: (pass) => this.#predict(rows, pass, texts, controls),
+        predict: (pass) => this.#predict(rows, pass, models),
         onStep: ({ index, callCount, original }) =>
           onStep({
             done: index + 1 - this.#beginIndex,
@@ -139,19 +142,38 @@ export class DenoisingRun {
       });
       return pictures.map((_, i) => float32(this.#shape, final.slice(i * size, (i + 1) * size)));
     } finally {
-      await controls.dispose();
+      for (const { controls } of models) await controls.dispose();
     }
   }
 
-  /** One pass of the UNet, with regions apart or together. */
+  async #loadModel(model: number, rows: GuidedRows): Promise<LoadedModel> {
+    const { request, unet, execution } = this.#context;
+    const { sources, strengths } = this.#context.models[model]!;
+    const [negative, positive = negative!] = sources[0]!;
+    const conditioning = rows.conditioning(negative!, [positive]);
+    const texts = {
+      ...(await unet.keysValues(sources, rows, strengths)),
+      ...this.#masks[model],
+      ...conditioningFeeds(conditioning),
+      ...this.#features,
+    };
+    const [, , latentHeight, latentWidth] = this.#shape;
+    const setup = { batch: rows.count, latentHeight, latentWidth, conditioning };
+    return { texts, controls: await LoadedControls.load(request.controls, setup, execution) };
+  }
+
+  /**
+   * What the models of a step predict, with regions apart or together. Guidance is linear: the guided mean is the mean of what each
+   * model predicts with guidance.
+   */
   async #predict(
     rows: GuidedRows,
     { feeds, index }: Pass,
-    texts: Feeds,
-    controls: LoadedControls,
+    models: readonly LoadedModel[],
   ): Promise<Float32Array> {
     const { request, unet } = this.#context;
-    const isolated = index - this.#beginIndex < this.#isolatedCalls;
+    const call = index - this.#beginIndex;
+    const isolated = call < this.#isolatedCalls;
     const { layout, feeds: places } = isolated ? this.#apart! : this.#together;
     await unet.load({
       rows: rows.count,
@@ -162,8 +184,14 @@ export class DenoisingRun {
       adapterFeatures: request.adapters.length > 0,
       controlResiduals: request.controls.length > 0,
     });
-    const residuals = await controls.feeds(feeds);
-    return unet.predict({ ...texts, ...places, ...residuals, ...feeds });
+    const asked = COMBINATIONS[request.combine].models(call, models.length);
+    const predictions: [number, Float32Array][] = [];
+    for (const { texts, controls } of asked.map((model) => models[model]!)) {
+      const residuals = await controls.feeds(feeds);
+      const own = await unet.predict({ ...texts, ...places, ...residuals, ...feeds });
+      predictions.push([1 / asked.length, own]);
+    }
+    return predictions.length === 1 ? predictions[0]![1] : combine(...predictions);
   }
 
   /** Latents of the initial picture, for each of n, and the step to begin at; none without one. */
@@ -178,4 +206,13 @@ export class DenoisingRun {
     }
     return { latents: joined(encoded), beginIndex: this.#beginIndex };
   }
+}
+
+/** One graph for all models: each concept of any of them under a mask of its own. */
+function underMasks(models: readonly CombinedModel[]): ConceptPlacement {
+  const { strengths } = models[0]!;
+  const acting = strengths.flatMap((_, concept) =>
+    models.some((model) => model.strengths[concept]!.some((value) => value !== 0)) ? [concept] : [],
+  );
+  return { everywhere: strengths.map(() => 0), placed: acting };
 }

@@ -11,6 +11,7 @@ import type { PictureSizes } from '../models/families/conditioning.ts';
 import { BASE_FAMILIES, DEFAULT_FAMILY } from '../models/families/families.ts';
 import { nearestName } from '../nearest-name.ts';
 import { defined } from '../settings.ts';
+import { COMBINATION_NAMES, COMBINATIONS, type CombinationName } from './combine.ts';
 import type { ConceptUse } from './concept-places.ts';
 import { checkStates, type StatesInPlace } from './given-states.ts';
 import { guidedPair } from './guidance.ts';
@@ -47,6 +48,8 @@ export interface SampleRequest extends StatesInPlace {
   readonly regions?: readonly Region[];
   /** Concepts of the pipeline that act where the context rules. Default: all. */
   readonly concepts?: readonly ConceptUse[];
+  /** How concepts that act in the context act together: `switch` and `composite` are for prompts without regions. Default `sum`. */
+  readonly combine?: CombinationName;
   /** Share of the steps, from the first, in which regions keep to themselves (see region-parts.ts), 0 … 1. Default 0. */
   readonly isolate?: number;
   /** Pixels, a multiple of the autoencoder's factor (8 for SD 1.x). Default: what the model was trained at. */
@@ -96,6 +99,7 @@ export interface SampleRequest extends StatesInPlace {
 export const REQUEST_DEFAULTS = {
   layerPrompts: new Map<number, string>(),
   regions: [],
+  combine: 'sum',
   isolate: 0,
   steps: 25,
   guidanceScale: 7.5,
@@ -162,6 +166,7 @@ export function resolveRequest(
     throw new UsageError(`guidance: ${rangeMessage(-MAX_GUIDANCE, MAX_GUIDANCE, resolved.guidanceScale)}`);
   }
   for (const [name, sizes] of sizesOf(resolved)) checkSizes(name, sizes);
+  checkCombination(resolved);
   for (const { strength = 1 } of [...adapters, ...controls]) checkStrength(strength);
   for (const { strength } of adapters.flatMap(({ regionStrengths = [] }) => regionStrengths)) {
     checkStrength(strength);
@@ -247,6 +252,17 @@ function checkSizes(name: string, sizes: object = {}): void {
     if (Number.isSafeInteger(value) && value >= 0 && value <= MAX_ORIGINAL_SIDE) continue;
     throw new UsageError(`${name}: ${rangeMessage(0, MAX_ORIGINAL_SIDE, value, 'whole numbers of ')} pixels`);
   }
+}
+
+/** @throws {UsageError} for a way that there is not, or one that regions have no use for */
+function checkCombination({ combine, regions }: ResolvedRequest): void {
+  if (!Object.hasOwn(COMBINATIONS, combine)) {
+    throw new UsageError(`combine: expected ${COMBINATION_NAMES.join(', ')}, got "${excerpt(combine)}"`);
+  }
+  if (!COMBINATIONS[combine].apart || regions.length === 0) return;
+  throw new UsageError(
+    `combine: ${combine} is for one prompt without regions, which give each concept its place; leave out one of them`,
+  );
 }
 
 /** Every text of a request. */

@@ -16,8 +16,9 @@ import {
 import { halvesAreWidenedInRuns } from '../runtime/half-weights.ts';
 import type { Tensor } from '../tensor/tensor.ts';
 import { checkpointSampler } from './checkpoint-schedule.ts';
+import { COMBINATIONS, combinedModels } from './combine.ts';
 import { alikeSources, conceptStrengths, type SourceStrengths } from './concept-places.ts';
-import { DenoisingRun } from './denoising-run.ts';
+import { type CombinedModel, DenoisingRun } from './denoising-run.ts';
 import { withStates } from './given-states.ts';
 import { guidedPair } from './guidance.ts';
 import { LatentCodec } from './latent-codec.ts';
@@ -132,14 +133,17 @@ export class Pipeline {
     const { sampler: name, schedule, steps, eta, count, batchSize, seed } = resolved;
     const config = checkpointSampler(this.base, name, schedule);
     const strengths = conceptStrengths(resolved, this.#concepts.length);
+    const models: CombinedModel[] = [];
+    for (const { unet, textEncoder } of combinedModels(COMBINATIONS[resolved.combine], strengths)) {
+      models.push({ sources: await this.#encode(resolved, textEncoder), strengths: unet });
+    }
     const run = new DenoisingRun({
       base: this.base,
       request: resolved,
       unet: this.#unet,
       codec: this.#codec,
       sampler: createSampler(config, steps, { eta }),
-      sources: await this.#encode(resolved, strengths.textEncoder),
-      strengths: strengths.unet,
+      models,
       factor: this.factor,
       execution: this.#execution,
       signal,

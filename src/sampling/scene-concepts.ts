@@ -6,8 +6,10 @@ import path from 'node:path';
 import { excerpt } from '../formats/excerpt.ts';
 import { PROMPT_WORDS, WordMatcher } from '../models/clip/word-matcher.ts';
 import { hasNoPlace } from '../models/unet/factor-places.ts';
+import { COMBINATIONS } from './combine.ts';
 import type { ConceptUse } from './concept-places.ts';
 import type { SceneConcept } from './model-source.ts';
+import type { ResolvedRequest } from './request.ts';
 import type { NormalScene, WeightFile } from './scene.ts';
 
 export interface PlacedConcepts {
@@ -82,10 +84,10 @@ function notesOn(
       return;
     }
     placed.add(i);
-    const left = [...deltas.keys()].filter((id) => hasNoPlace(id.slice(id.indexOf(':') + 1)));
-    if (left.length > 0) {
+    const left = placeless(deltas);
+    if (left > 0) {
       notes.push(
-        `${name}: what it changes in the timestep's embedding (${left.length} of its layers) is of no place, and left out`,
+        `${name}: what it changes in the timestep's embedding (${left} of its layers) is of no place, and left out`,
       );
     }
   });
@@ -94,4 +96,30 @@ function notesOn(
     notes.push(`region ${i + 1}: names no concept; only what acts everywhere draws it`);
   });
   return notes;
+}
+
+/** Layers of a change that nothing keeps to a part of the picture. */
+function placeless(deltas: SceneConcept['deltas']): number {
+  return [...deltas.keys()].filter((id) => hasNoPlace(id.slice(id.indexOf(':') + 1))).length;
+}
+
+/** What the user should know of concepts that take turns, or are asked one by one. */
+export function combinationNotes(
+  { combine, concepts: uses = [] }: Pick<ResolvedRequest, 'combine' | 'concepts'>,
+  concepts: readonly SceneConcept[],
+): string[] {
+  if (!COMBINATIONS[combine].apart) return [];
+  if (uses.length < 2) {
+    return [
+      `\`combine\` has no effect: ${uses.length === 0 ? 'no file acts' : 'one file acts'}, and there is nothing to combine it with`,
+    ];
+  }
+  return uses.flatMap(({ concept }) => {
+    const { path: file, deltas } = concepts[concept]!;
+    const left = placeless(deltas);
+    if (left === 0) return [];
+    return [
+      `${path.basename(file)}: what it changes in the timestep's embedding (${left} of its layers) cannot take turns, and is left out`,
+    ];
+  });
 }

@@ -29,7 +29,7 @@ import {
 import { createSampler } from './samplers/create.ts';
 import { beginIndexFor } from './samplers/sampler.ts';
 import { DEFAULT_DENOISE, type NormalScene } from './scene.ts';
-import { placeConcepts } from './scene-concepts.ts';
+import { combinationNotes, placeConcepts } from './scene-concepts.ts';
 import { type SceneGuide, type ScenePlace, sceneRegion, sceneStrength } from './scene-schema.ts';
 import { openSceneStates, type SceneStates } from './scene-states.ts';
 import type { ScheduleOverrides, TimestepSpacing } from './scheduler-options.ts';
@@ -137,6 +137,7 @@ export async function prepareScene(scene: NormalScene, model: SceneModel): Promi
         height: scene.originalSize[1],
       },
       crop: scene.crop && { left: scene.crop[0], top: scene.crop[1] },
+      combine: scene.combine,
       isolate: complete.isolate,
       steps: scene.steps,
       guidanceScale: scene.guidance,
@@ -157,6 +158,7 @@ export async function prepareScene(scene: NormalScene, model: SceneModel): Promi
   const sampler = createSampler(config, steps, { eta });
   if (init !== undefined) beginIndexFor(sampler, steps, init.denoise);
   notes.push(...idleNotes(resolved, base.parts.unet.config.addedInputs !== undefined));
+  notes.push(...combinationNotes(resolved, model.concepts));
   notes.push(...uncalledFiles(textsOf(request), model, notes));
   const unknown = unknownWords(textsOf(request), model.vocabulary);
   for (const { word, nearest } of unknown.slice(0, MAX_NOTED_WORDS)) {
@@ -175,6 +177,7 @@ export async function prepareScene(scene: NormalScene, model: SceneModel): Promi
       ...complete,
       // None at all is another thing than the empty text where the model says so.
       negative: resolved.negativePrompt ?? (base.zerosForNoPrompt ? undefined : ''),
+      combine: scene.combine,
       isolate: resolved.isolate,
       steps,
       guidance: resolved.guidanceScale,

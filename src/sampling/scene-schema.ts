@@ -6,6 +6,7 @@ import { UsageError } from '../errors.ts';
 import { lengthExcerpt } from '../formats/excerpt.ts';
 import { safeParse } from '../formats/safe-parse.ts';
 import { PREDICTION_TYPES } from '../models/model-schedule.ts';
+import { COMBINATION_NAMES } from './combine.ts';
 import {
   MAX_BATCH,
   MAX_CORNERS,
@@ -162,6 +163,8 @@ export const sceneSchema = z.strictObject({
   promptLoras: listUpTo(weights, MAX_FILES).optional(),
   /** Concepts act in the whole picture, whichever region names them. Default false. */
   conceptsEverywhere: z.boolean({ error: 'expected true or false' }).optional(),
+  /** How concepts act together in a prompt without regions. Default `sum`. */
+  combine: z.enum(COMBINATION_NAMES).optional(),
   /** Textual inversion files. */
   embeddings: listUpTo(path, MAX_FILES).optional(),
   prompt: prompt.optional(),

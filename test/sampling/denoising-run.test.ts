@@ -68,8 +68,7 @@ async function denoise(request: Partial<ResolvedRequest>, negative = 0, positive
     unet: unet as unknown as UnetDenoiser,
     codec: codec as unknown as LatentCodec,
     sampler,
-    sources,
-    strengths: [],
+    models: [{ sources, strengths: [] }],
     factor: FACTOR,
     execution: executionContext(),
   };

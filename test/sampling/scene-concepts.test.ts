@@ -1,9 +1,10 @@
 import { describe, expect, it } from 'vitest';
 import { zeroDelta } from '../../src/linalg/low-rank.ts';
+import type { LayerId } from '../../src/models/families/layer-table.ts';
 import type { ModelDeltas } from '../../src/models/lora.ts';
 import type { SceneConcept } from '../../src/sampling/model-source.ts';
 import { normalScene } from '../../src/sampling/scene.ts';
-import { placeConcepts } from '../../src/sampling/scene-concepts.ts';
+import { combinationNotes, placeConcepts } from '../../src/sampling/scene-concepts.ts';
 import type { Scene } from '../../src/sampling/scene-schema.ts';
 
 const whole = { unetStrength: 1, textEncoderStrength: 1 };
@@ -108,5 +109,22 @@ describe('tags of a scene', () => {
       loras: [{ path: '/here/c' }, { path: '/here/b' }],
     });
     expect(normalScene(scene as Scene, (file) => file)).toEqual(scene);
+  });
+});
+
+describe('a combination', () => {
+  const id: LayerId = 'unet:time_embedding.linear_1';
+  const timed = { ...CAT, deltas: new Map([[id, zeroDelta(2, 2)]]) as ModelDeltas };
+  it('names who has nobody to take turns with, and what cannot take turns', () => {
+    const both = [{ concept: 0 }, { concept: 1 }];
+    expect(combinationNotes({ combine: 'sum', concepts: [] }, [])).toEqual([]);
+    expect(combinationNotes({ combine: 'switch', concepts: both }, [CAT, DOG])).toEqual([]);
+    expect(combinationNotes({ combine: 'switch', concepts: [] }, [])[0]).toContain('no file acts');
+    expect(combinationNotes({ combine: 'composite', concepts: [{ concept: 1 }] }, [CAT, DOG])[0]).toContain(
+      'one file acts',
+    );
+    expect(combinationNotes({ combine: 'composite', concepts: both }, [timed, DOG])).toEqual([
+      "cat.pth: what it changes in the timestep's embedding (1 of its layers) cannot take turns, and is left out",
+    ]);
   });
 });

@@ -34,6 +34,7 @@ describe('a request', () => {
   it('has every setting of its scene, and the scene afterwards as well', async () => {
     const scene = {
       ...SMALL,
+      combine: 'sum' as const,
       prompt: 'a cat',
       negative: 'a dog',
       steps: 7,
@@ -48,6 +49,7 @@ describe('a request', () => {
     const { request, scene: complete, notes } = await prepared(scene);
     expect(request).toMatchObject({
       ...SMALL,
+      combine: 'sum',
       prompt: 'a cat',
       negativePrompt: 'a dog',
       steps: 7,
