@@ -1,4 +1,5 @@
-"""The UNet's forward pass by diffusers, and with batch 1 the decoder's. usage: engine.py MODEL_FOLDER RUNS [BATCH]; prints one JSON line."""
+"""The UNet's forward pass by diffusers, and with batch 1 at 64 × 64 the decoder's. usage: engine.py MODEL_FOLDER RUNS [BATCH [LATENT_SIDE]];
+prints one JSON line."""
 import json
 import resource
 import sys
@@ -9,19 +10,25 @@ import torch
 
 folder, runs = sys.argv[1], int(sys.argv[2])
 batch = int(sys.argv[3]) if len(sys.argv) > 3 else 1
+side = int(sys.argv[4]) if len(sys.argv) > 4 else 64
 start = time.perf_counter()
 unet = diffusers.UNet2DConditionModel.from_pretrained(folder, subfolder="unet").eval()
 load = time.perf_counter() - start
-sample, context = torch.randn(batch, 4, 64, 64), torch.randn(batch, 77, 768)
+sample, context = torch.randn(batch, 4, side, side), torch.randn(batch, 77, unet.config.cross_attention_dim)
+added = None
+if unet.config.addition_embed_type == "text_time":
+    sizes = torch.tensor([[side * 8, side * 8, 0, 0, side * 8, side * 8]] * batch, dtype=torch.float32)
+    pooled = unet.config.projection_class_embeddings_input_dim - 6 * unet.config.addition_time_embed_dim
+    added = {"text_embeds": torch.randn(batch, pooled), "time_ids": sizes}
 times = []
 with torch.no_grad():
     for _ in range(runs):
         start = time.perf_counter()
-        unet(sample, 500, context)
+        unet(sample, 500, context, added_cond_kwargs=added)
         times.append((time.perf_counter() - start) * 1000)
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 decode = []
-if batch == 1:
+if batch == 1 and side == 64:
     vae = diffusers.AutoencoderKL.from_pretrained(folder, subfolder="vae").eval()
     with torch.no_grad():
         for _ in range(2):

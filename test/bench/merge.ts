@@ -29,7 +29,8 @@ import { packageRoot } from '../../src/package-root.ts';
 import { GraphMatmulEngine } from '../../src/runtime/matmul-engine.ts';
 import { TorchGenerator } from '../../src/tensor/random.ts';
 import { printReport } from '../support/tool-output.ts';
-import { benchCache, ensureRandomModel } from './random-sd15.ts';
+import { benchCache } from './random-model.ts';
+import { ensureRandomModel } from './random-sd15.ts';
 
 const RANK = 32;
 const SUM_RANK = 128;

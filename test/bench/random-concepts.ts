@@ -9,7 +9,7 @@ import { unetLayers } from '../../src/models/unet/changeable-layers.ts';
 import { crossAttentionNames } from '../../src/models/unet/structure.ts';
 import { TorchGenerator } from '../../src/tensor/random.ts';
 import { tokenOf } from '../support/tokens.ts';
-import { benchCache } from './random-sd15.ts';
+import { benchCache } from './random-model.ts';
 
 const RANK = 4;
 /** A trained delta moves a layer's answer by some per cent; products of two factors of this size do too. */

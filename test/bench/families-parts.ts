@@ -1,0 +1,152 @@
+/** What bench:families measures in processes of their own, each alone with its memory. */
+import { loadConcept } from '../../src/concepts/concept-file.ts';
+import { prepareConcept } from '../../src/fusion/fusion-concept.ts';
+import { DEFAULTS } from '../../src/fusion/options.ts';
+import {
+  inputProblem,
+  layerProblems,
+  layersByInput,
+  type StageLayer,
+  type StageProblem,
+} from '../../src/fusion/solve-stage.ts';
+import { factoriseInputWith, solveLayers } from '../../src/fusion/solvers/least-squares.ts';
+import { nameInStage, ofStage, STAGES, stageOf } from '../../src/fusion/stage.ts';
+import { collectSpatial } from '../../src/fusion/statistics/collect.ts';
+import { openStatistics } from '../../src/fusion/statistics/statistics-file.ts';
+import { layersWithin } from '../../src/fusion/statistics/statistics-store.ts';
+import { rankOf } from '../../src/linalg/low-rank.ts';
+import { DenseGrams } from '../../src/linalg/products-async.ts';
+import { openCheckpoint } from '../../src/models/checkpoint.ts';
+import { timeIdsOf } from '../../src/models/families/conditioning.ts';
+import { SDXL_UNET } from '../../src/models/families/sdxl-configs.ts';
+import { buildUnet } from '../../src/models/unet/unet.ts';
+import { defaultRuntime } from '../../src/runtime/default-runtime.ts';
+import { GraphMatmulEngine } from '../../src/runtime/matmul-engine.ts';
+import { checkpointSchedule } from '../../src/sampling/checkpoint-schedule.ts';
+import { dpmSolver } from '../../src/sampling/samplers/dpm-solver.ts';
+import { TorchGenerator } from '../../src/tensor/random.ts';
+import { float32, type Tensor } from '../../src/tensor/tensor.ts';
+import { ensureRandomLoras, LORA_LAYERS } from './random-loras.ts';
+import { ensureRandomSdxl } from './random-sdxl.ts';
+import { ensureRandomStatistics } from './random-statistics.ts';
+
+const SIDE = 1024;
+const LATENT = SIDE / 8;
+const CONCEPTS = 3;
+const TOKENS = 77;
+const random = (seed: number, shape: readonly number[]): Tensor<Float32Array> =>
+  float32(shape, new TorchGenerator(seed).randn(shape.reduce((a, b) => a * b, 1)));
+const timeIds = (): Tensor<Float32Array> => timeIdsOf(SDXL_UNET, { width: SIDE, height: SIDE })!;
+const peakBytes = (): number => process.resourceUsage().maxRSS * 1024;
+
+/** Thrown out of a collection that has gone far enough. */
+class Enough extends Error {}
+
+/** What child processes do, each alone with its memory. */
+export const PARTS: Readonly<Record<string, (argument: string) => Promise<object>>> = {
+  /** Load, and run twice: the first run touches the weights for the first time. */
+  pass: async () => {
+    let start = performance.now();
+    const base = await openCheckpoint(await ensureRandomSdxl());
+    const { config, weights } = base.parts.unet;
+    const size = { batch: 1, latentHeight: LATENT, latentWidth: LATENT, tokens: TOKENS };
+    const { graph } = buildUnet(weights, config, size, { layerwiseContext: false });
+    const session = await defaultRuntime().load(graph, 'every-step');
+    const loadMs = performance.now() - start;
+    const feeds = {
+      sample: random(1, [1, 4, LATENT, LATENT]),
+      timestep: float32([1], [500]),
+      encoder_hidden_states: random(2, [1, TOKENS, config.crossAttentionDim]),
+      text_embeds: random(3, [1, 1280]),
+      time_ids: timeIds(),
+    };
+    const passMs: number[] = [];
+    for (let run = 0; run < 2; run++) {
+      start = performance.now();
+      await session.run(feeds);
+      passMs.push(performance.now() - start);
+    }
+    await session.dispose();
+    return { loadMs, passMs, peakBytes: peakBytes() };
+  },
+  /** The first step of a guided collection that goes on long enough for Gram matrices everywhere. */
+  collect: async (argument) => {
+    const { scope } = JSON.parse(argument) as { scope: 'attention' | 'linear' };
+    const base = await openCheckpoint(await ensureRandomSdxl());
+    const [file] = await ensureRandomLoras(1);
+    const { deltas } = await prepareConcept(base, { concept: await loadConcept(file!), name: 'it' });
+    const layers = layersWithin(base, { text: 'none', cross: 'none', spatial: scope }).spatial;
+    const conditioning = {
+      context: random(2, [1, base.parts.layers.contextCount, TOKENS, SDXL_UNET.crossAttentionDim]),
+      pooled: random(3, [1, 1280]),
+      timeIds: timeIds(),
+    };
+    const noise = random(1, [4 * LATENT * LATENT]).data;
+    const run = { subject: '', conditioning, empty: conditioning, noise };
+    const start = performance.now();
+    let stepMs = 0;
+    try {
+      await collectSpatial(base, deltas, layers, [run], {
+        sampler: dpmSolver(checkpointSchedule(base), DEFAULTS.steps),
+        latentSize: { height: LATENT, width: LATENT },
+        guidanceScale: DEFAULTS.guidanceScale,
+        contrast: DEFAULTS.contrast,
+        onStep: () => {
+          stepMs = performance.now() - start;
+          throw new Enough();
+        },
+      });
+    } catch (error) {
+      if (!(error instanceof Enough)) throw error;
+    }
+    return { stepMs, layers: layers.length, peakBytes: peakBytes() };
+  },
+  /** From statistics on disk to factors, every input of three LoRAs. Tells which systems were solved. */
+  solve: async () => {
+    const problems = await storedProblems();
+    const engine = new GraphMatmulEngine({ use: 'every-step' });
+    const grams = new DenseGrams();
+    const systems: [size: number, rightHandSides: number][] = [];
+    const [start, cpu] = [performance.now(), process.cpuUsage()];
+    for (const problem of problems) {
+      const weights = { ridge: DEFAULTS.ridge[problem.stage] as number, preserve: 0 };
+      for (const layers of layersByInput(problem)) {
+        const { input } = inputProblem(problem, layers, weights, grams);
+        const system = await factoriseInputWith(engine.multiply, input);
+        const solved = await solveLayers(system, layerProblems(problem, layers, input));
+        systems.push([system.rank, solved.reduce((sum, delta) => sum + rankOf(delta), 0)]);
+      }
+    }
+    const elapsedMs = performance.now() - start;
+    const { user, system } = process.cpuUsage(cpu);
+    await engine.dispose();
+    return { elapsedMs, cpuMs: (user + system) / 1000, systems, peakBytes: peakBytes() };
+  },
+};
+
+/** The stages of a fusion of three LoRAs, all with the same statistics. */
+async function storedProblems(): Promise<StageProblem[]> {
+  const base = await openCheckpoint(await ensureRandomSdxl());
+  const { statistics } = await openStatistics(await ensureRandomStatistics());
+  const concepts: Awaited<ReturnType<typeof prepareConcept>>[] = [];
+  for (const file of await ensureRandomLoras(CONCEPTS)) {
+    concepts.push(await prepareConcept(base, { concept: await loadConcept(file), name: 'it' }));
+  }
+  return STAGES.map((stage) => {
+    const layers = LORA_LAYERS.filter((layer) => stageOf(layer) === stage).map(
+      ({ component, layerName, m, n }): StageLayer => ({
+        layerName: nameInStage(stage, component, layerName),
+        outputSize: m,
+        inputSize: n,
+      }),
+    );
+    const names = layers.map(({ layerName }) => layerName);
+    return {
+      stage,
+      layers,
+      collected: concepts.map(() => statistics[stage]),
+      prior: null,
+      deltas: concepts.map(({ deltas }) => ofStage(stage, names, deltas)),
+    };
+  });
+}
