@@ -6,10 +6,9 @@
 import { gradientOutput } from '../graph/gradient-outputs.ts';
 import type { Graph } from '../graph/graph.ts';
 import { layersRun, pooledRows } from '../models/clip/encode-text.ts';
-import type { TextEncoderSize, TokenEmbeddings } from '../models/clip/text-encoder.ts';
+import { pooledPosition, type TextEncoderSize, type TokenEmbeddings } from '../models/clip/text-encoder.ts';
 import type { TextReading } from '../models/families/family.ts';
 import type { TextPart } from '../models/families/model-part.ts';
-import { endOf } from '../models/families/prompt-ids.ts';
 import { loraDownInput, loraUpInput } from '../models/network.ts';
 import { type ExecutionContext, executionContext } from '../runtime/execution-context.ts';
 import { LoadedGraphs } from '../runtime/loaded-graphs.ts';
@@ -252,7 +251,7 @@ export class TextStep {
   /** Embeddings of a chunk; a short one is filled up with its first prompt. */
   #lookUp(chunk: readonly Ids[], shared: number): Record<string, Tensor> {
     const filled = Array.from({ length: this.#plan.promptsPerRun }, (_, i) => chunk[i] ?? chunk[0]!);
-    const pooledAt = filled.map((ids) => endOf(ids, this.#encoder.tokenizer.eosId));
+    const pooledAt = filled.map((ids) => pooledPosition(ids, this.#encoder.config.eosTokenId));
     return {
       ...(this.pools ? { pooled_rows: pooledRows(pooledAt, filled[0]!.length) } : {}),
       token_embeddings: this.#embeddings.lookUp(filled.map((ids) => ids.slice(shared))),

@@ -93,10 +93,8 @@ describe.each(GOLDEN_FAMILIES)('%s', async (family) => {
   );
   steps.push(step);
 
-  // Where the two differ, ours is pooled at the end of the text.
-  const cases = Object.keys(index.cases).filter(
-    (name) => !Object.hasOwn(index.cases, `${name}_pooled_at_eos`),
-  );
+  // Beside a case where transformers pools an added word stands what it would be at the end of the text.
+  const cases = Object.keys(index.cases).filter((name) => !name.endsWith('_pooled_at_eos'));
   it.each(cases)('%s', async (name) => {
     const {
       loss_float64: loss,

@@ -12,7 +12,7 @@ import type { Value } from '../../graph/value.ts';
 import { GramAccumulator } from '../../linalg/gram.ts';
 import type { Checkpoint } from '../../models/checkpoint.ts';
 import { encodeText } from '../../models/clip/encode-text.ts';
-import { TokenEmbeddings } from '../../models/clip/text-encoder.ts';
+import { pooledPosition, TokenEmbeddings } from '../../models/clip/text-encoder.ts';
 import {
   type Conditioning,
   conditioningFeeds,
@@ -21,7 +21,7 @@ import {
 } from '../../models/families/conditioning.ts';
 import { within } from '../../models/families/layer-table.ts';
 import type { TextPart } from '../../models/families/model-part.ts';
-import { endOf, type PromptIds, type TokenIds } from '../../models/families/prompt-ids.ts';
+import type { PromptIds, TokenIds } from '../../models/families/prompt-ids.ts';
 import { deltaFeeds, deltaRanks, type LayerDeltas, type ModelDeltas } from '../../models/lora.ts';
 import type { FeatureProbe, Probes } from '../../models/network.ts';
 import { buildUnet } from '../../models/unet/unet.ts';
@@ -113,7 +113,7 @@ async function addTextFeatures(
     padded,
     {
       deltas,
-      ...(projects ? { pooledAt: prompts.map((ids) => endOf(ids, tokenizer.eosId)) } : {}),
+      ...(projects ? { pooledAt: prompts.map((ids) => pooledPosition(ids, part.config.eosTokenId)) } : {}),
       probes: {
         features: layers,
         keepRows: (rows, width) => areFewRows(isOfTokens(rows) ? rowCount : rows, width),

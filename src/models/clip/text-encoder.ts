@@ -192,8 +192,9 @@ export class TokenEmbeddings {
 }
 
 /**
- * Position whose hidden state is CLIP's pooled output. Configs of SD 1.x carry eos_token_id 2, which stands for
- * "the largest id" (an added token after the end would win); others name the id. Source: modeling_clip.py.
+ * Position whose hidden state is CLIP's pooled output. Published configs carry eos_token_id 2, which stands for "the largest
+ * id": of a prompt with added words, whose ids lie behind the end's, that is the last added one's first place. Others name the
+ * id. Source: modeling_clip.py.
  */
 export function pooledPosition(ids: readonly number[], eosTokenId: number): number {
   return eosTokenId === 2 ? ids.indexOf(Math.max(...ids)) : Math.max(0, ids.indexOf(eosTokenId));

@@ -25,12 +25,3 @@ export function plainIds(tokenizers: Tokenizers, text: string): PromptIds {
     ...Array<number>(longest - ids.length).fill(tokenizer.padId),
   ]);
 }
-
-/**
- * Where a prompt ends: at its first end token. transformers takes the largest id where a configuration says `eos_token_id` 2, and so
- * an added word's in place of the end.
- */
-export function endOf(ids: TokenIds, eosId: number): number {
-  const end = ids.indexOf(eosId);
-  return end < 0 ? ids.length - 1 : end;
-}

@@ -1,15 +1,14 @@
 /**
  * How SDXL reads prompts: the second to last hidden states of two text encoders side by side, without the final norm, and of
- * the one with a projection a vector at the prompt's end, behind norm and projection.
+ * the one with a projection a vector at the prompt's end (`pooledPosition`), behind norm and projection.
  * Source: diffusers, pipelines/stable_diffusion_xl/pipeline_stable_diffusion_xl.py (`encode_prompt`).
  */
 import { float32, type Tensor } from '../../tensor/tensor.ts';
 import { encodeText } from '../clip/encode-text.ts';
-import { TokenEmbeddings } from '../clip/text-encoder.ts';
+import { pooledPosition, TokenEmbeddings } from '../clip/text-encoder.ts';
 import type { MakeTokenEncoder } from './conditioning.ts';
 import type { TextReading } from './family.ts';
 import { within } from './layer-table.ts';
-import { endOf } from './prompt-ids.ts';
 
 export const SDXL_READING: TextReading = { clipSkip: 1, finalNorm: false, pooled: true };
 
@@ -29,7 +28,7 @@ export const sdxlTokenEncoder: MakeTokenEncoder = (
       for (const [i, { part, embeddings, deltas: own }] of encoders.entries()) {
         const ids = batch.map((prompt) => prompt[i]!);
         const pools = part.config.projectionDim !== undefined;
-        const pooledAt = pools ? ids.map((list) => endOf(list, part.tokenizer.eosId)) : undefined;
+        const pooledAt = pools ? ids.map((list) => pooledPosition(list, part.config.eosTokenId)) : undefined;
         const options = {
           deltas: own,
           ...SDXL_READING,
