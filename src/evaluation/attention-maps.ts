@@ -4,13 +4,12 @@
  */
 
 import { bindConcepts } from '../concepts/prompt.ts';
+import { UsageError } from '../errors.ts';
 import type { Picture } from '../formats/picture.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
 import { conditioningFeeds, timeIdsOf } from '../models/families/conditioning.ts';
-import { within } from '../models/families/layer-table.ts';
-import { deltaFeeds, deltaRanks } from '../models/lora.ts';
+import { plainLayout } from '../models/unet/region-attention.ts';
 import { attentionPlaces, levelSizes } from '../models/unet/structure.ts';
-import { buildUnet } from '../models/unet/unet.ts';
 import { vaeFactor } from '../models/vae/config.ts';
 import type { Progress } from '../progress.ts';
 import { type ExecutionRequest, executionContext } from '../runtime/execution-context.ts';
@@ -23,11 +22,13 @@ import { PromptEncoder } from '../sampling/prompt-encoder.ts';
 import { resolveRequest } from '../sampling/request.ts';
 import type { PipelineParts } from '../sampling/sample.ts';
 import { createSampler } from '../sampling/samplers/create.ts';
+import { predictionOf, UnetDenoiser } from '../sampling/unet-denoiser.ts';
+import { WordListener } from '../sampling/word-listening.ts';
 import { withDefaults } from '../settings.ts';
 import { TorchGenerator } from '../tensor/random.ts';
 import { float32 } from '../tensor/tensor.ts';
+import { conceptWords } from './concept-words.ts';
 import type { EvaluationSampling } from './evaluate.ts';
-import { conceptWords, wordAttention, wordPositions } from './word-attention.ts';
 
 export interface AttentionMapsRequest extends ExecutionRequest {
   readonly base: Checkpoint;
@@ -68,7 +69,7 @@ export interface AttentionMaps {
 export async function attentionMaps(request: AttentionMapsRequest): Promise<AttentionMaps> {
   const { base, parts = {}, prompt, sampling = {}, seed = 0 } = request;
   const execution = executionContext(withDefaults<ExecutionRequest>(parts, request));
-  const { config, weights, layers } = base.parts.unet;
+  const { config } = base.parts.unet;
   const places = attentionPlaces(config);
   const { deltas = new Map(), clipSkip = 0 } = parts;
   const vocabulary = parts.vocabulary ?? bindConcepts(base.parts.tokenizers, [], places.length);
@@ -76,45 +77,51 @@ export async function attentionMaps(request: AttentionMapsRequest): Promise<Atte
   const factor = vaeFactor(vae.config);
   const resolved = resolveRequest({ ...sampling, prompt, seed }, base, factor, places.length);
   const words = request.words ?? conceptWords(prompt, vocabulary);
-  const positions = wordPositions(prompt, words, vocabulary);
   const { guidanceScale: scale, guidanceRescale: rescale, negativePrompt } = resolved;
   const rows = new GuidedRows(1, { scale, rescale });
   const everywhere = (text: string): string[] => Array<string>(places.length).fill(text);
   const encoder = new PromptEncoder(base, vocabulary, deltas, clipSkip, execution);
   const plain = prompt.replace(/[()]/g, (mark) => `\\${mark}`);
+  const positions = encoder.wordPositions(plain, words);
+  const absent = positions.findIndex((layers) => layers.some((own) => own.length === 0));
+  if (absent >= 0) throw new UsageError(`attention maps: "${words[absent]}" is no word of "${prompt}"`);
   const [contexts] = await encoder.encode([
     guidedPair(scale, negativePrompt === undefined ? null : everywhere(negativePrompt), everywhere(plain)),
   ]);
   const [latentHeight, latentWidth] = [resolved.height / factor, resolved.width / factor];
   const timeIds = timeIdsOf(config, resolved);
-  const [negative, positive] = [contexts![0]!, contexts!.at(-1)!].map((own) => ({ ...own, timeIds }));
-  const conditioning = rows.conditioning(negative!, [positive!]);
-  const tokens = conditioning.context.shape[2]!;
-
-  const names = places.map(({ path }) => `${path}.attn2`);
-  const unetDeltas = within('unet', deltas);
-  const loraRanks = deltaRanks(unetDeltas);
-  const network = buildUnet(
-    weights,
-    config,
-    { batch: rows.count, latentHeight, latentWidth, tokens },
-    { loraRanks, probes: { outputs: names.flatMap((name) => [`${name}.to_q`, `${name}.to_k`]) } },
-  );
+  const pair = contexts!.map((own) => ({ ...own, timeIds }));
+  const tokens = pair[0]!.context.shape[2]!;
+  const levels = levelSizes(config, latentHeight, latentWidth);
+  const listener = new WordListener(config, [...levels.keys()], positions, tokens, rows);
+  const counts = levels.map(({ height, width }) => height * width);
   const sampler = createSampler(
     await checkpointSampler(base, resolved.sampler, resolved.schedule),
     resolved.steps,
     { eta: resolved.eta },
   );
-  const levels = levelSizes(config, latentHeight, latentWidth);
-  const sums = words.map(() => levels.map(({ height, width }) => new Float64Array(height * width)));
+  const sums = words.map(() => counts.map((count) => new Float64Array(count)));
   const shape = [config.inChannels, latentHeight, latentWidth];
   const size = config.inChannels * latentHeight * latentWidth;
   const generator = new TorchGenerator(resolved.seed);
-  const session = await execution.runtime.load(network.graph, 'every-step', execution);
+  const unet = new UnetDenoiser(base, deltas, execution);
   let latents: Float32Array;
   try {
-    const texts = conditioningFeeds(conditioning);
-    const factors = deltaFeeds(unetDeltas, loraRanks, layers);
+    const keysValues = await unet.keysValues([pair], rows);
+    const texts = {
+      ...keysValues,
+      ...listener.feeds(keysValues, 0),
+      ...conditioningFeeds(rows.conditioning(pair[0]!, [pair.at(-1)!])),
+    };
+    await unet.load({
+      rows: rows.count,
+      latentHeight,
+      latentWidth,
+      layout: plainLayout(tokens, counts),
+      listening: listener.setup,
+      adapterFeatures: false,
+      controlResiduals: false,
+    });
     latents = await runGuided({
       sampler,
       rows,
@@ -123,24 +130,18 @@ export async function attentionMaps(request: AttentionMapsRequest): Promise<Atte
       drawNoise: () => generator.randn(size),
       signal: request.signal,
       predict: async ({ feeds }) => {
-        const outputs = await session.run({ ...feeds, ...texts, ...factors });
-        names.forEach((name, layer) => {
-          const query = outputs[network.probes.outputs.get(`${name}.to_q`)!]!;
-          const key = outputs[network.probes.outputs.get(`${name}.to_k`)!]!;
-          const { level, numHeads } = places[layer]!;
-          const columns = positions.map((found) => found[layer]!);
-          const shares = wordAttention(rows.positive(query), rows.positive(key), numHeads, columns);
-          shares.forEach((share, word) => {
-            const sum = sums[word]![level]!;
-            for (let i = 0; i < share.length; i++) sum[i]! += share[i]!;
+        const outputs = await unet.run({ ...texts, ...feeds });
+        for (const { place, shares } of listener.heard(outputs)) {
+          shares.forEach((share, i) => {
+            sums[i % words.length]![place.level]![Math.floor(i / words.length)]! += share;
           });
-        });
-        return outputs.noise_pred!.data as Float32Array;
+        }
+        return predictionOf(outputs);
       },
       onStep: ({ index, callCount }) => request.onProgress?.({ done: index + 1, total: callCount }),
     });
   } finally {
-    await session.dispose();
+    await unet.dispose();
   }
   const codec = new LatentCodec(vae, execution);
   try {

@@ -93,6 +93,19 @@ export class PromptEncoder {
     );
   }
 
+  /**
+   * Token positions of words in a prompt as it is encoded, per cross-attention layer: [word][layer][position]; all of its tokens,
+   * wherever it stands. Words that are not there have none.
+   */
+  wordPositions(prompt: string, words: readonly string[]): number[][][] {
+    const { layerCount, tokenizer, layerPrompts } = this.#vocabulary;
+    const chunks = this.#chunks(Array<string>(layerCount).fill(prompt));
+    const ids = chunks.map((own) => own.flatMap((chunk) => [...chunk.ids[0]!]));
+    return words.map((word) =>
+      layerPrompts(word).map((text, layer) => occurrences(ids[layer]!, tokenizer.encode(text).slice(1, -1))),
+    );
+  }
+
   /** Chunks per layer. */
   #chunks(texts: LayerTexts): Chunk[][] {
     const { tokenizers, layerPrompts } = this.#vocabulary;
@@ -225,6 +238,15 @@ export class PromptEncoder {
       pooled: pooled === undefined ? undefined : float32([1, pooled.length], pooled),
     };
   }
+}
+
+/** Positions of every occurrence of `part` in `ids`, all of its tokens. */
+function occurrences(ids: readonly number[], part: readonly number[]): number[] {
+  const found: number[] = [];
+  for (let start = 0; part.length > 0 && start + part.length <= ids.length; start++) {
+    if (part.every((id, i) => ids[start + i] === id)) found.push(...part.map((_, i) => start + i));
+  }
+  return found;
 }
 
 /** A copy of one entry along the first axis. */

@@ -10,6 +10,7 @@ import { buildKeysValues, isKeyOrValue, keysOutput, valuesOutput } from '../mode
 import { keyInput, type SourceLayout, valueInput } from '../models/unet/region-attention.ts';
 import { crossAttentionNames } from '../models/unet/structure.ts';
 import { buildUnet } from '../models/unet/unet.ts';
+import type { Listening } from '../models/unet/word-shares.ts';
 import { type ExecutionContext, executionContext } from '../runtime/execution-context.ts';
 import type { LoadedGraph } from '../runtime/runtime.ts';
 import { UploadedFeeds } from '../runtime/uploaded.ts';
@@ -30,6 +31,8 @@ export interface UnetSetup {
   readonly layout: SourceLayout;
   /** Which concepts act everywhere, and which in parts of the picture. Default: all of them everywhere. */
   readonly placement?: ConceptPlacement;
+  /** What is told of words. Default nothing. */
+  readonly listening?: Listening | null;
   readonly adapterFeatures: boolean;
   readonly controlResiduals: boolean;
 }
@@ -111,15 +114,15 @@ export class UnetDenoiser {
 
   /** Load the UNet for a setup; nothing happens if it is loaded already. */
   async load(setup: UnetSetup): Promise<void> {
-    const { rows, latentHeight, latentWidth, layout, adapterFeatures, controlResiduals } = setup;
-    const key = JSON.stringify(setup);
+    const { rows, latentHeight, latentWidth, layout, listening, adapterFeatures, controlResiduals } = setup;
+    const key = JSON.stringify({ ...setup, listening: listening && [...listening.layers, listening] });
     if (this.#loaded?.key === key) return;
     await this.dispose();
     const { weights, config, layers } = this.#base.parts.unet;
     const { deltas, places } = this.#placed(setup.placement);
     const loraRanks = deltaRanks(deltas);
     const size = { batch: rows, latentHeight, latentWidth, tokens: layout.tokens[0]! };
-    const options = { sources: layout, places, adapterFeatures, controlResiduals, loraRanks };
+    const options = { sources: layout, listening, places, adapterFeatures, controlResiduals, loraRanks };
     const { graph } = buildUnet(weights, config, size, options);
     const { runtime } = this.#execution;
     this.#loaded = {
@@ -135,10 +138,14 @@ export class UnetDenoiser {
    * @param feeds all its inputs but factors; what this setup has no input for is left out
    */
   async predict(feeds: Feeds): Promise<Float32Array> {
+    return predictionOf(await this.run(feeds));
+  }
+
+  /** The same with everything that the network tells: `noise_pred`, and the outputs of word-shares.ts. */
+  async run(feeds: Feeds): Promise<Feeds> {
     const { session, inputs, factors } = this.#loaded!;
     const known = Object.entries(feeds).filter(([name]) => inputs.has(name));
-    const { noise_pred } = await session.run({ ...factors.feeds, ...Object.fromEntries(known) });
-    return noise_pred!.data as Float32Array;
+    return session.run({ ...factors.feeds, ...Object.fromEntries(known) });
   }
 
   /** The factors of all that acts, side by side, and the masks that they stand under. */
@@ -171,6 +178,11 @@ export class UnetDenoiser {
     await this.#loaded?.session.dispose();
     this.#loaded = null;
   }
+}
+
+/** Of what a run of the UNet gives, [B, C, h, w]. */
+export function predictionOf({ noise_pred }: Feeds): Float32Array {
+  return noise_pred!.data as Float32Array;
 }
 
 /** K and V are computed apart from the UNet, so their deltas are applied there. */

@@ -7,19 +7,14 @@ import { attentionMaps } from '../../src/evaluation/attention-maps.ts';
 import { vocabularyDensity } from '../../src/evaluation/density.ts';
 import { heatOverlay } from '../../src/evaluation/heat-overlay.ts';
 import { coarseToFine, styleMix } from '../../src/evaluation/style-mix.ts';
-import { wordAttention } from '../../src/evaluation/word-attention.ts';
 import { float32Tensor, readFloat32 } from '../../src/formats/raw-tensor.ts';
-import { GraphBuilder } from '../../src/graph/builder.ts';
-import { multiHeadAttention } from '../../src/graph/ops/attention.ts';
 import { type Checkpoint, openCheckpoint } from '../../src/models/checkpoint.ts';
 import { ClipEncoder } from '../../src/models/clip/clip-encoder.ts';
 import { openClipModel } from '../../src/models/clip/clip-model.ts';
 import { SD15_UNET } from '../../src/models/families/sd1-configs.ts';
 import { defaultBase, packageRoot } from '../../src/package-root.ts';
-import { defaultRuntime } from '../../src/runtime/default-runtime.ts';
 import { Pipeline, type PipelineParts } from '../../src/sampling/sample.ts';
 import { TorchGenerator } from '../../src/tensor/random.ts';
-import { float32 } from '../../src/tensor/tensor.ts';
 import { vectorsOf } from '../support/tokens.ts';
 
 const smileyFile = path.join(packageRoot(), 'fixtures/tiny-world/concepts/edlora_smiley.pth');
@@ -137,38 +132,6 @@ describe('density of embeddings', () => {
 });
 
 describe('attention maps', () => {
-  it('are the probabilities that attention itself uses', async () => {
-    const [rows, tokens, heads, d] = [6, 5, 2, 3];
-    const random = new TorchGenerator(1);
-    const query = float32([rows, heads * d], random.randn(rows * heads * d));
-    const key = float32([tokens, heads * d], random.randn(tokens * heads * d));
-    const g = new GraphBuilder();
-    const q = g.input('q', 'float32', [1, rows, heads * d]);
-    const k = g.input('k', 'float32', [1, tokens, heads * d]);
-    // Values that name their token: attention returns its own probabilities.
-    const identity = float32([1, tokens, heads * tokens]);
-    for (let t = 0; t < tokens; t++) {
-      for (let h = 0; h < heads; h++) identity.data[t * heads * tokens + h * tokens + t] = 1;
-    }
-    g.output('p', multiHeadAttention(g, { q, k, v: g.constant(identity) }, heads));
-    const session = await defaultRuntime().load(g.finish(), 'every-step');
-    const { p } = await session.run({
-      q: { ...query, shape: [1, rows, heads * d] },
-      k: { ...key, shape: [1, tokens, heads * d] },
-    });
-    await session.dispose();
-    const probabilities = p!.data as Float32Array;
-    const mean = (n: number, t: number): number =>
-      Array.from({ length: heads }, (_, h) => probabilities[(n * heads + h) * tokens + t]!).reduce(
-        (a, b) => a + b,
-      ) / heads;
-    const [first, pair] = wordAttention(query, key, heads, [[0], [2, 4]]);
-    for (let n = 0; n < rows; n++) {
-      expect(first![n]).toBeCloseTo(mean(n, 0), 5);
-      expect(pair![n]).toBeCloseTo(mean(n, 2) + mean(n, 4), 5);
-    }
-  });
-
   it('come with the picture that the sampler draws, one map per word and resolution', async () => {
     const prompt = 'photo of a <smiley1> <smiley2> on a blue background';
     const { picture, maps } = await attentionMaps({ base, parts, prompt, seed: 4, sampling });

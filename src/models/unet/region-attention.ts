@@ -21,6 +21,7 @@ import { type Attentions, attention } from './attention.ts';
 import { PART_KERNEL, partConv, type Seams } from './part-conv.ts';
 import { type PartMatrices, partGroupNorm } from './part-norm.ts';
 import type { AttentionPlace } from './structure.ts';
+import { type Listening, tellWords } from './word-shares.ts';
 
 /** How sources share the rows of one resolution. Only sizes: the numbers are fed. */
 export interface LevelLayout {
@@ -98,8 +99,8 @@ function onlySource({ rows, depth }: LevelLayout, count: number): number | null 
   return depth === 1 && source >= 0 ? source : null;
 }
 
-/** The attentions of a UNet whose texts share the picture as `layout` says. */
-export function sharedAttentions(layout: SourceLayout): Attentions {
+/** The attentions of a UNet whose texts share the picture as `layout` says. @param listening what is told of words. Default nothing */
+export function sharedAttentions(layout: SourceLayout, listening: Listening | null = null): Attentions {
   const inputs = new Map<string, Value>();
   const once = (name: string, make: () => Value): Value => {
     const value = inputs.get(name) ?? make();
@@ -156,6 +157,7 @@ export function sharedAttentions(layout: SourceLayout): Attentions {
     cross: (net, x, place) => {
       const out = x.shape[2]!;
       const q = linear(net, x, 'to_q', { out, bias: false });
+      if (listening !== null) tellWords(net, q, place.numHeads, listening);
       const alone = onlySource(layout.levels[place.level]!, x.shape[1]!);
       const y = alone === null ? blended(net, q, place) : attend(net, q, alone, place);
       return linear(net, y, 'to_out.0', { out });

@@ -17,6 +17,7 @@ import { type FactorPlaces, placedFactors } from './factor-places.ts';
 import { type SourceLayout, sharedAttentions, sharedConv, sharedGroupNorm } from './region-attention.ts';
 import { attentionPlaces, levelSizes } from './structure.ts';
 import { timeEmbedding } from './time-embedding.ts';
+import type { Listening } from './word-shares.ts';
 
 export interface UnetSize {
   readonly batch: number;
@@ -38,6 +39,8 @@ export interface UnetOptions extends NetworkOptions {
    * `to_v` are then not part of this graph), for one text or for several that share the picture. Default `null`.
    */
   readonly sources?: SourceLayout | null;
+  /** What the network tells of words where `sources` is not null, see word-shares.ts. Default nothing. */
+  readonly listening?: Listening | null;
   /**
    * How attention is written where `sources` is null, given the text features [B, T, D] of the index-th cross-attention.
    * Default `contextAttentions`.
@@ -75,6 +78,7 @@ export function buildUnet(
   {
     layerwiseContext = true,
     sources = null,
+    listening = null,
     attentions: attentionsOver = contextAttentions,
     places = null,
     adapterFeatures = false,
@@ -98,7 +102,7 @@ export function buildUnet(
   const attentions =
     sources === null
       ? attentionsOver(contextInput(g, config, size, layerwiseContext))
-      : sharedAttentions(sources);
+      : sharedAttentions(sources, listening);
   const write = blockWriter(net, config, time, attentions);
   const features = adapterFeatures
     ? levels.map(({ height, width }, i) =>
