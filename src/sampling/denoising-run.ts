@@ -6,21 +6,17 @@ import type { ExecutionContext } from '../runtime/execution-context.ts';
 import { TorchGenerator } from '../tensor/random.ts';
 import { float32, type Tensor } from '../tensor/tensor.ts';
 import { COMBINATIONS } from './combine.ts';
-import {
-  type ConceptPlacement,
-  conceptMasks,
-  conceptPlacement,
-  type SourceStrengths,
-} from './concept-places.ts';
+import type { CombinedModel } from './combined-model.ts';
+import { type DrawnRequest, drawnPlaces } from './drawn-places.ts';
 import { GuidedRows, joined } from './guided-rows.ts';
 import { type GuidedRun, type Pass, runGuided } from './guided-run.ts';
 import { adapterFeeds, LoadedControls } from './guides.ts';
 import type { LatentCodec } from './latent-codec.ts';
 import { combine } from './linear-combination.ts';
-import { type SharedPicture, sharePicture } from './region-shares.ts';
+import type { PicturePlaces } from './picture-places.ts';
 import type { ResolvedRequest } from './request.ts';
 import { beginIndexFor, type DrawNoise, type Sampler } from './samplers/sampler.ts';
-import type { SourceContexts, UnetDenoiser } from './unet-denoiser.ts';
+import { predictionOf, type UnetDenoiser } from './unet-denoiser.ts';
 
 type Feeds = Readonly<Record<string, Tensor>>;
 
@@ -39,14 +35,6 @@ export interface RunContext {
   readonly signal?: AbortSignal;
 }
 
-/** Concepts that act together. */
-export interface CombinedModel {
-  /** What context and regions say, as this model reads it; of equal lengths in all models. */
-  readonly sources: readonly SourceContexts[];
-  /** How much each concept of the UNet counts for each of them. */
-  readonly strengths: SourceStrengths;
-}
-
 /** What a model is fed with at every step. */
 interface LoadedModel {
   readonly texts: Feeds;
@@ -57,51 +45,42 @@ export class DenoisingRun {
   readonly #context: RunContext;
   /** Of one picture: [1, C, h, w]. */
   readonly #shape: readonly [1, number, number, number];
-  /** Calls of the UNet from the first on in which regions keep to themselves. */
-  readonly #isolatedCalls: number;
   readonly #beginIndex: number;
-  readonly #apart: SharedPicture | null;
-  readonly #together: SharedPicture;
-  readonly #placement: ConceptPlacement;
-  /** Of each model. */
-  readonly #masks: readonly Feeds[];
+  readonly #levels: DrawnRequest['levels'];
   #features: Feeds | null = null;
 
   /** @throws {UsageError} if the denoise strength leaves no step */
   constructor(context: RunContext) {
-    const { base, request, sampler, models, factor } = context;
+    const { base, request, sampler, factor } = context;
     const [height, width] = [request.height / factor, request.width / factor];
     this.#context = context;
     this.#shape = [1, base.parts.unet.config.inChannels, height, width];
+    this.#levels = levelSizes(base.parts.unet.config, height, width);
     this.#beginIndex =
       request.init === undefined ? 0 : beginIndexFor(sampler, request.steps, request.init.denoise);
-    const calls = sampler.timesteps.length - this.#beginIndex;
-    this.#isolatedCalls = Math.round(request.isolate * calls);
-    const { sources } = models[0]!;
-    const tokens = sources.map((contexts) => contexts[0]!.context.shape[2]!);
-    const levels = levelSizes(base.parts.unet.config, height, width);
-    const share = (isolated: boolean) => sharePicture(request.regions, tokens, levels, isolated);
-    this.#apart = this.#isolatedCalls > 0 ? share(true) : null;
-    this.#together = share(false);
-    const { layout, weights } = this.#together;
-    const present = sources.map((_, source) => layout.levels.some(({ rows }) => rows[source]! > 0));
-    this.#placement =
-      models.length === 1 ? conceptPlacement(models[0]!.strengths, present) : underMasks(models);
-    this.#masks = models.map(({ strengths }) =>
-      conceptMasks(
-        weights,
-        this.#placement.placed.map((concept) => strengths[concept]!),
-      ),
-    );
+  }
+
+  /** Calls of the UNet that a picture takes. */
+  get calls(): number {
+    return this.#context.sampler.timesteps.length - this.#beginIndex;
+  }
+
+  /** Where the request's regions are. */
+  drawnPlaces(): PicturePlaces {
+    const { request, models } = this.#context;
+    const isolatedCalls = Math.round(request.isolate * this.calls);
+    return drawnPlaces({ regions: request.regions, isolatedCalls, models, levels: this.#levels });
   }
 
   /**
    * Final latents of each picture, [1, C, h, w].
    * @param pictures their places in the request; they share the passes of the UNet
+   * @param places   of context and regions in them
    * @param onStep   learns the first picture's predicted latents
    */
   async denoise(
     pictures: readonly number[],
+    places: PicturePlaces,
     onStep: (step: { done: number; calls: number; predicted: Tensor<Float32Array> }) => void | Promise<void>,
   ): Promise<Tensor<Float32Array>[]> {
     const { request, sampler, execution, signal } = this.#context;
@@ -132,7 +111,7 @@ export class DenoisingRun {
         init,
         drawNoise,
         signal,
-        predict: (pass) => this.#predict(rows, pass, models),
+        predict: (pass) => this.#predict(rows, pass, models, places),
         onStep: ({ index, callCount, original }) =>
           onStep({
             done: index + 1 - this.#beginIndex,
@@ -153,7 +132,6 @@ export class DenoisingRun {
     const conditioning = rows.conditioning(negative!, [positive]);
     const texts = {
       ...(await unet.keysValues(sources, rows, strengths)),
-      ...this.#masks[model],
       ...conditioningFeeds(conditioning),
       ...this.#features,
     };
@@ -163,33 +141,36 @@ export class DenoisingRun {
   }
 
   /**
-   * What the models of a step predict, with regions apart or together. Guidance is linear: the guided mean is the mean of what each
+   * What the models of a step predict. Guidance is linear: the guided mean is the mean of what each
    * model predicts with guidance.
    */
   async #predict(
     rows: GuidedRows,
     { feeds, index }: Pass,
     models: readonly LoadedModel[],
+    places: PicturePlaces,
   ): Promise<Float32Array> {
     const { request, unet } = this.#context;
     const call = index - this.#beginIndex;
-    const isolated = call < this.#isolatedCalls;
-    const { layout, feeds: places } = isolated ? this.#apart! : this.#together;
+    const { layout, placement, listening, feeds: placed } = places.at(call);
     await unet.load({
       rows: rows.count,
       latentHeight: this.#shape[2],
       latentWidth: this.#shape[3],
       layout,
-      placement: this.#placement,
+      placement,
+      listening,
       adapterFeatures: request.adapters.length > 0,
       controlResiduals: request.controls.length > 0,
     });
     const asked = COMBINATIONS[request.combine].models(call, models.length);
     const predictions: [number, Float32Array][] = [];
-    for (const { texts, controls } of asked.map((model) => models[model]!)) {
+    for (const model of asked) {
+      const { texts, controls } = models[model]!;
       const residuals = await controls.feeds(feeds);
-      const own = await unet.predict({ ...texts, ...places, ...residuals, ...feeds });
-      predictions.push([1 / asked.length, own]);
+      const outputs = await unet.run({ ...texts, ...placed(model), ...residuals, ...feeds });
+      places.heard(call, outputs);
+      predictions.push([1 / asked.length, predictionOf(outputs)]);
     }
     return predictions.length === 1 ? predictions[0]![1] : combine(...predictions);
   }
@@ -206,13 +187,4 @@ export class DenoisingRun {
     }
     return { latents: joined(encoded), beginIndex: this.#beginIndex };
   }
-}
-
-/** One graph for all models: each concept of any of them under a mask of its own. */
-function underMasks(models: readonly CombinedModel[]): ConceptPlacement {
-  const { strengths } = models[0]!;
-  const acting = strengths.flatMap((_, concept) =>
-    models.some((model) => model.strengths[concept]!.some((value) => value !== 0)) ? [concept] : [],
-  );
-  return { everywhere: strengths.map(() => 0), placed: acting };
 }

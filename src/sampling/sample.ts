@@ -17,8 +17,9 @@ import { halvesAreWidenedInRuns } from '../runtime/half-weights.ts';
 import type { Tensor } from '../tensor/tensor.ts';
 import { checkpointSampler } from './checkpoint-schedule.ts';
 import { COMBINATIONS, combinedModels } from './combine.ts';
+import type { CombinedModel } from './combined-model.ts';
 import { alikeSources, conceptStrengths, type SourceStrengths } from './concept-places.ts';
-import { type CombinedModel, DenoisingRun } from './denoising-run.ts';
+import { DenoisingRun } from './denoising-run.ts';
 import { withStates } from './given-states.ts';
 import { guidedPair } from './guidance.ts';
 import { LatentCodec } from './latent-codec.ts';
@@ -148,12 +149,13 @@ export class Pipeline {
       execution: this.#execution,
       signal,
     });
+    const places = run.drawnPlaces();
     const { keep = true } = hooks;
     const done: SampledPicture[] = [];
     let index = 0;
     for (let first = 0; first < count; first += batchSize) {
       const pictures = Array.from({ length: Math.min(batchSize, count - first) }, (_, i) => first + i);
-      const batch = await run.denoise(pictures, ({ done: step, calls: steps, predicted }) =>
+      const batch = await run.denoise(pictures, places, ({ done: step, calls: steps, predicted }) =>
         hooks.onStep?.({ pictures, step, steps, preview: () => this.#codec.decode(predicted) }),
       );
       // Loaded again in no time, and the decoder needs the memory.

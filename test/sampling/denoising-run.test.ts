@@ -39,11 +39,12 @@ async function denoise(request: Partial<ResolvedRequest>, negative = 0, positive
     load: async (given: UnetSetup) => {
       setup = given;
     },
-    predict: async ({ sample }: { sample: Tensor<Float32Array> }) => {
+    run: async ({ sample }: { sample: Tensor<Float32Array> }) => {
       const rows = sample.shape[0]!;
       asked.push({ isolated: setup!.layout.levels[0]!.parts !== null, rows });
       const one = sample.data.length / rows;
-      return sample.data.map((_, i) => (rows === 2 && i < one ? negative : positive));
+      const answer = sample.data.map((_, i) => (rows === 2 && i < one ? negative : positive));
+      return { noise_pred: { ...sample, data: answer } };
     },
   };
   const codec = {
@@ -73,7 +74,8 @@ async function denoise(request: Partial<ResolvedRequest>, negative = 0, positive
     execution: executionContext(),
   };
   const originals: Float32Array[] = [];
-  await new DenoisingRun(context).denoise([0], ({ predicted }) => void originals.push(predicted.data));
+  const run = new DenoisingRun(context);
+  await run.denoise([0], run.drawnPlaces(), ({ predicted }) => void originals.push(predicted.data));
   return { asked, originals, sampler };
 }
 
