@@ -252,6 +252,7 @@ export { type VerifyOptions, type VerifyReport, verifyFile } from './merging/ver
 
 // Fusing: features are collected, layers solved, results written.
 
+export type { HeldOutCheck } from './fusion/best-check.ts';
 export { defaultCaptions, readCaptions, withEmptyPrompt } from './fusion/captions.ts';
 export {
   type CollectedFile,
@@ -282,14 +283,9 @@ export {
   writeFusion,
 } from './fusion/output.ts';
 export { type FuseRequest, type FusionPlan, planFusion } from './fusion/plan.ts';
-export {
-  PORT_DEFAULTS,
-  type Port,
-  type PortedLayer,
-  type PortOptions,
-  type PortRequest,
-  portable,
-} from './fusion/port/port.ts';
+export type { PortedLayer } from './fusion/port/answers.ts';
+export { type Port, type PortProgress, type PortRequest, portable } from './fusion/port/port.ts';
+export { checkPortOptions, PORT_DEFAULTS, type PortOptions } from './fusion/port/port-options.ts';
 export { openPortSource, type PortSource, type PortSourceOptions } from './fusion/port/port-source.ts';
 export {
   checkPortTarget,
@@ -298,7 +294,6 @@ export {
   writePort,
 } from './fusion/port/write-port.ts';
 export { baseFiles, conceptFiles, type FusionRecipe, type RecordedFile } from './fusion/recipe.ts';
-export type { RefineCheck } from './fusion/refine/held-out.ts';
 export { readFusionRecipe, recipeConcepts, repeatedRequest } from './fusion/repeat.ts';
 export type {
   ConceptReport,

@@ -41,6 +41,7 @@ import type { Command, CommandContext } from '../command.ts';
 import { readConcepts } from '../fusion/concepts.ts';
 import { collectOptions, idleNotes, readCacheFolder, readCollectOptions } from '../fusion/options.ts';
 import { planData, planText, stageList } from '../fusion/plan.ts';
+import { idlePortNotes, portOptionsIn, portProgress, readPortOptions } from '../fusion/port.ts';
 import { fusionProgress } from '../fusion/progress.ts';
 import { resultData, resultText } from '../fusion/result.ts';
 import { baseOptionsIn, number, outputOptions, perStage, readBaseOptions, stages, text } from '../options.ts';
@@ -185,6 +186,7 @@ const options = {
     group: 'Results:',
     describe: 'Also write portable/: one embedding per word, for other programs, as edlora port does',
   },
+  ...portOptionsIn('Results:'),
   force: {
     type: 'boolean',
     default: false,
@@ -238,6 +240,7 @@ export const fuseCommand: Command = {
 async function runFuse(args: Args, { io, signal, threads }: CommandContext): Promise<void> {
   const earlier = text(args, 'extend') === undefined ? null : await readFusionRecipe(text(args, 'extend')!);
   const options = readOptions(args, earlier?.options ?? DEFAULTS);
+  const portOptions = readPortOptions(args);
   const out = text(args, 'out')!;
   const [checkpoint, force] = [args.checkpoint === true, args.force === true];
   const basePath = text(args, 'base') ?? earlier?.base.path ?? defaultBase();
@@ -290,7 +293,7 @@ async function runFuse(args: Args, { io, signal, threads }: CommandContext): Pro
     cacheFolder: readCacheFolder(args),
     ...preserved,
   };
-  const idle = idleNotes(args, options);
+  const idle = [...idleNotes(args, options), ...(ported ? [] : idlePortNotes(args))];
   if (args['dry-run'] === true) {
     const plan = await planFusion({ ...request, onNote: (text) => idle.push(text) });
     const estimate = await measured(io, () => estimateFusion(request, plan));
@@ -319,6 +322,7 @@ async function runFuse(args: Args, { io, signal, threads }: CommandContext): Pro
   if (ported) {
     const { concepts: fused, captions: preservedCaptions } = fusion;
     const named = fused.filter(({ concept }) => concept.tokens.length > 0);
+    const porting = args.quiet === true ? null : portProgress(io);
     const port = await portable({
       base,
       deltas: new Map([...fusion.layers].map(([id, { delta }]) => [id, delta])),
@@ -326,9 +330,11 @@ async function runFuse(args: Args, { io, signal, threads }: CommandContext): Pro
       names: named.map(({ name }) => name),
       captions:
         preservedCaptions.length > 0 ? preservedCaptions : withEmptyPrompt(await defaultCaptions(base)),
+      options: portOptions,
       signal,
       threads,
-    });
+      ...(porting === null ? {} : { onProgress: porting.show }),
+    }).finally(() => porting?.finish());
     const { files } = await writePort(
       base,
       port,

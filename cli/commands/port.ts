@@ -17,9 +17,9 @@ import {
 } from '../../src/index.ts';
 import { visible } from '../../src/visible.ts';
 import type { Command, CommandContext } from '../command.ts';
-import { baseOptionsIn, number, option, outputOptions, readBaseOptions, text } from '../options.ts';
+import { figure, portOptionsIn, portProgress, readPortOptions } from '../fusion/port.ts';
+import { baseOptionsIn, option, outputOptions, readBaseOptions, text } from '../options.ts';
 import type { Io } from '../terminal/io.ts';
-import { ProgressLine } from '../terminal/progress.ts';
 import { bytes, nearPath, percent, table } from '../terminal/table.ts';
 
 type Args = Readonly<Record<string, unknown>>;
@@ -27,10 +27,10 @@ type Args = Readonly<Record<string, unknown>>;
 const WHAT = 'What to port:';
 const RESULTS = 'Results:';
 
-const options = {
+const commandOptions = {
   ...baseOptionsIn(WHAT),
   strength: option(WHAT, 'Strength of a concept file [default: 1]'),
-  'port-rank': option(WHAT, `Rank of keys and values [default: ${PORT_DEFAULTS.rank}]`),
+  ...portOptionsIn(WHAT),
   preserve: option(
     WHAT,
     `Weight of captions that are to be read as the base reads them [default: ${PORT_DEFAULTS.preserve}]`,
@@ -63,7 +63,7 @@ const options = {
 export const portCommand: Command = {
   usage: 'port <source>',
   description: 'Make a concept or a fusion readable by other programs: one embedding per word',
-  options,
+  options: commandOptions,
   positionals: { source: { type: 'string', describe: 'Concept file with words, or the folder of a fusion' } },
   examples: [
     [
@@ -78,14 +78,16 @@ export const portCommand: Command = {
 async function runPort(args: Args, { io, signal, threads }: CommandContext): Promise<void> {
   const file = text(args, 'source')!;
   const out = text(args, 'out')!;
-  const figure = (name: string): number | undefined =>
-    args[name] === undefined ? undefined : number(`--${name}`, text(args, name)!);
+  const options = readPortOptions(args, {
+    preserve: figure(args, 'preserve'),
+    ridge: figure(args, 'ridge'),
+  });
   const { configFolder, prediction } = readBaseOptions(args);
   const source = await openPortSource(file, {
     base: text(args, 'base'),
     baseConfig: configFolder,
     prediction,
-    strength: figure('strength'),
+    strength: figure(args, 'strength'),
   });
   const format = (text(args, 'format') ?? 'kohya') as LayerFormat;
   const target = { format, force: args.force === true, inputs: [path.resolve(file)] };
@@ -99,21 +101,25 @@ async function runPort(args: Args, { io, signal, threads }: CommandContext): Pro
   }
   const list = text(args, 'preserve-captions');
   const captions = list === undefined ? await defaultCaptions(source.base) : await readCaptions(list);
-  const line = new ProgressLine(io);
+  const progress = args.quiet === true ? null : portProgress(io);
   const port = await portable({
     ...source,
     captions: withEmptyPrompt(captions),
-    options: { rank: figure('port-rank'), preserve: figure('preserve'), ridge: figure('ridge') },
+    options,
     signal,
     threads,
-    onProgress: ({ done, total }) => {
-      if (args.quiet === true) return;
-      line.update({ activity: `cross-attention ${done} of ${total}`, done, total }, 'porting');
-    },
-  }).finally(() => line.finish());
+    ...(progress === null ? {} : { onProgress: progress.show }),
+  }).finally(() => progress?.finish());
   const written = await writePort(source.base, port, source.names, out, { ...target, signal });
   if (args.json === true)
-    io.out(json({ ...written, words: Object.fromEntries(written.words), layers: port.layers }));
+    io.out(
+      json({
+        ...written,
+        words: Object.fromEntries(written.words),
+        layers: port.layers,
+        wordChecks: port.wordChecks,
+      }),
+    );
   else io.out(resultText(file, port, written, io));
 }
 
@@ -128,7 +134,7 @@ function planText(file: string, out: string, called: ReadonlyMap<string, string>
 
 function resultText(
   file: string,
-  { layers }: Port,
+  { layers, wordChecks }: Port,
   { folder, files, words }: Awaited<ReturnType<typeof writePort>>,
   io: Io,
 ): string {
@@ -168,8 +174,22 @@ function resultText(
     kept,
     'Kept: how near answers under one embedding per word come to those under one per layer, on',
     'templates that were not used. By its own weights: without new keys and values.',
+    ...movedText(wordChecks),
     '',
     written,
     '',
   ].join('\n');
+}
+
+/** What the steps on the embeddings were worth. */
+function movedText(checks: Port['wordChecks']): string[] {
+  const [first] = checks;
+  if (first === undefined) return [];
+  const best = checks.reduce((least, check) => (check.error < least.error ? check : least));
+  return best === first
+    ? ['Embeddings: no step left less of the error on those templates, so they are the layers’ mean.']
+    : [
+        `Embeddings: those of step ${best.step} leave ${percent(best.error)} of the error on those templates at full rank, the layers’`,
+        `mean ${percent(first.error)}.`,
+      ];
 }

@@ -158,12 +158,17 @@ describe('fuse', () => {
       '9',
       '--contrast',
       '3',
+      '--port-steps',
+      '3',
     ]);
     expect(idle.out).toContain('a concept, no guidance, seed 0\n');
-    expect(idle.out.match(/^note: --(\w+) has no effect/gm)).toEqual([
+    expect(idle.out.match(/^note: --([\w-]+) has no effect/gm)).toEqual([
       'note: --contrast has no effect',
       'note: --iterations has no effect',
+      'note: --port-steps has no effect',
     ]);
+    const never = await fuse(['--config', list, '--portable', '--port-rank', '0', '--dry-run']);
+    expect(never).toMatchObject({ code: 2, err: expect.stringContaining('rank: expected a whole number') });
   });
 
   it('renames words, so that one file can take part twice', async () => {

@@ -29,9 +29,11 @@ describe('port', () => {
     const out = path.join(folder, 'portable');
     const plan = await edloraRun('port', edlora, '--base', model, '--out', out, '--dry-run');
     expect(plan.out).toContain('words: <potter1> → potter1, <potter2> → potter2');
-    const argv = ['port', edlora, '--base', model, '--out', out, '--port-rank', '2', '--quiet'];
+    const how = ['--port-rank', '2', '--port-steps', '1'];
+    const argv = ['port', edlora, '--base', model, '--out', out, ...how, '--quiet'];
     const { code, err, out: said } = await edloraRun(...argv);
     expect(code, err).toBe(0);
+    expect(said).toMatch(/Embeddings: (those of step 1|no step)/);
     expect(said).toMatch(/keys +-?\d+ % +-?\d+ % +-?\d+ %/);
     expect(readdirSync(out).sort()).toEqual([
       'README.md',
@@ -66,6 +68,19 @@ describe('port', () => {
     const { code, err } = await edloraRun('port', lora, '--base', model, '--out', path.join(folder, 'none'));
     expect(code).toBe(2);
     expect(err).toContain('has no words of its own, so there is nothing to port');
+  });
+
+  it('refuses what is no number of steps, before it reads a thing', async () => {
+    for (const [option, value, message] of [
+      ['--port-steps', 'many', '--port-steps: expected a number, got "many"'],
+      ['--port-refine', '1.5', 'refine: expected a whole number from 0 to'],
+      ['--port-steps', '-1', 'steps: expected a whole number from 0 to'],
+      ['--port-rank', '0', 'rank: expected a whole number of 1 or more'],
+    ]) {
+      const place = ['--base', model, '--out', path.join(folder, 'none')];
+      const { code, err } = await edloraRun('port', edlora, ...place, `${option}=${value}`);
+      expect([code, err], option).toEqual([2, expect.stringContaining(message!)]);
+    }
   });
 
   it('calls words without brackets, unless the base knows such a word', async () => {

@@ -2,15 +2,8 @@
  * Predictions that a refinement does not learn from: other seeds and other prompts. They say which step was the best, and when
  * it is enough.
  */
+import { BestCheck, type HeldOutCheck } from '../best-check.ts';
 import type { GuidedModel, RefineState, Rollouts } from './refine-states.ts';
-
-/** A look at them. */
-export interface RefineCheck {
-  /** Steps done; 0 is the start. */
-  readonly step: number;
-  /** The loss that the steps minimise, on these predictions. */
-  readonly error: number;
-}
 
 /** States of one teacher. */
 export interface HeldOutStates {
@@ -19,16 +12,11 @@ export interface HeldOutStates {
   readonly share: number;
 }
 
-/** Looks in a row without a better one that are enough. */
-const PATIENCE = 2;
-
 export class HeldOut {
   readonly #rollouts: Rollouts;
   readonly #teachers: readonly HeldOutStates[];
   readonly #weight: (timestep: number) => number;
-  /** In the order in which they were made. */
-  readonly checks: RefineCheck[] = [];
-  #best: RefineCheck = { step: 0, error: Number.POSITIVE_INFINITY };
+  readonly #best = new BestCheck();
 
   /** @param weight of a state in the loss, by its timestep */
   constructor(rollouts: Rollouts, teachers: readonly HeldOutStates[], weight: (timestep: number) => number) {
@@ -39,16 +27,17 @@ export class HeldOut {
 
   /** Look at a model after so many steps. @returns whether it is the best so far */
   async look(step: number, model: GuidedModel): Promise<boolean> {
-    const check = { step, error: await this.#error(model) };
-    this.checks.push(check);
-    const isBetter = check.error < this.#best.error;
-    if (isBetter) this.#best = check;
-    return isBetter;
+    return this.#best.add({ step, error: await this.#error(model) });
+  }
+
+  /** In the order in which they were made: the loss that the steps minimise, on these predictions. */
+  get checks(): readonly HeldOutCheck[] {
+    return this.#best.checks;
   }
 
   /** Whether the last looks found nothing better. */
   get isEnough(): boolean {
-    return this.checks.length > PATIENCE && this.checks.at(-PATIENCE - 1)!.step >= this.#best.step;
+    return this.#best.isEnough;
   }
 
   async #error(model: GuidedModel): Promise<number> {

@@ -2,26 +2,19 @@
 
 import type { BoundVocabulary } from '../../concepts/prompt.ts';
 import type { Checkpoint } from '../../models/checkpoint.ts';
-import { within } from '../../models/families/layer-table.ts';
-import type { PromptIds } from '../../models/families/prompt-ids.ts';
 import type { ModelDeltas } from '../../models/lora.ts';
 import type { ExecutionContext } from '../../runtime/execution-context.ts';
 import { checkpointSchedule } from '../../sampling/checkpoint-schedule.ts';
-import { denoisedCaptions } from '../captions.ts';
 import type { FusionConcept } from '../fusion-concept.ts';
 import type { FusionOptions } from '../options.ts';
 import { PromptReader } from '../prompt-reader.ts';
 import { conceptPrompts } from '../prompts.ts';
+import { captionTeacher, ModelReading, refineOptionsFor } from './readings.ts';
 import { refine, refineWork } from './refine.ts';
 import { REFINE_DEFAULTS, type RefineOptions } from './refine-options.ts';
 import type { Refinement, RefineProgress, Teacher } from './refine-request.ts';
 import type { RefinePrompt } from './refine-states.ts';
 
-/** Captions by which the base teaches; one in five of them judges. */
-const TAUGHT_CAPTIONS = 20;
-const JUDGING_CAPTION = 5;
-/** Side of latents up to which a whole batch is one pass. */
-const SMALL_LATENTS = 32;
 /** Prompts that a concept is judged by. */
 const JUDGING_TEMPLATES = [
   'a picture of a {}',
@@ -47,22 +40,12 @@ export interface FusionToRefine {
  * @throws as `refine`
  */
 export async function refineFusion(fusion: FusionToRefine): Promise<Refinement> {
-  const { base, vocabulary, concepts, captions, options, deltas: fused } = fusion;
-  const { sampleSize } = base.parts.unet.config;
-  const size = { height: sampleSize, width: sampleSize };
-  const reader = new PromptReader(base, vocabulary, fusion.execution);
-  const reading = (deltas: ModelDeltas) => {
-    const encoder = reader.encoder(deltas);
-    return {
-      read: (perLayer: readonly PromptIds[]) => reader.conditioning(perLayer, encoder, size),
-      noPrompt: () => reader.noPrompt(encoder, size),
-    };
-  };
-  const inFused = reading(fused);
-  const inBase = reading(new Map());
+  const { base, vocabulary, concepts, captions, options, deltas: fused, execution } = fusion;
+  const reader = new PromptReader(base, vocabulary, execution);
+  const inFused = new ModelReading(base, reader, fused);
   const teachers: Teacher[] = [];
   for (const { name, deltas } of concepts) {
-    const inOwn = reading(deltas);
+    const inOwn = new ModelReading(base, reader, deltas);
     const read = async (templates: readonly string[]): Promise<RefinePrompt[]> => {
       const prompts = [];
       for (const ids of conceptPrompts(vocabulary, name, templates).padded) {
@@ -72,34 +55,21 @@ export async function refineFusion(fusion: FusionToRefine): Promise<Refinement> 
     };
     teachers.push({
       name,
-      deltas: within('unet', deltas),
+      deltas: inOwn.deltas,
       empty: await inOwn.noPrompt(),
       prompts: await read(options.promptTemplates),
       heldOut: await read(JUDGING_TEMPLATES),
     });
   }
-  const taught: RefinePrompt[] = [];
-  for (const caption of denoisedCaptions(captions, TAUGHT_CAPTIONS)) {
-    const ids = reader.everywhere(caption);
-    taught.push({ own: await inBase.read(ids), fused: await inFused.read(ids) });
-  }
-  const isJudging = (caption: number): boolean => caption % JUDGING_CAPTION === 1;
-  const preserved: Teacher = {
-    name: 'captions',
-    deltas: new Map(),
-    empty: await inBase.noPrompt(),
-    prompts: taught.filter((_, i) => !isJudging(i)),
-    heldOut: taught.filter((_, i) => isJudging(i)),
-  };
   return refine({
     base,
     schedule: checkpointSchedule(base),
-    start: within('unet', fused),
+    start: inFused.deltas,
     empty: await inFused.noPrompt(),
     concepts: teachers,
-    preserved: captions.length === 0 ? null : preserved,
+    preserved: await captionTeacher(new ModelReading(base, reader), inFused, captions),
     options: settingsOf(base, options),
-    execution: fusion.execution,
+    execution,
   });
 }
 
@@ -121,9 +91,5 @@ function settingsOf(
   { refine: steps, guidanceScale, steps: collected, seed }: FusionOptions,
 ): RefineOptions {
   const denoisingSteps = Math.min(collected, REFINE_DEFAULTS.denoisingSteps);
-  const given = { ...REFINE_DEFAULTS, steps, guidanceScale, denoisingSteps, seed };
-  // Of a model of that size the way back of one guided picture takes as much memory as a step of training with two.
-  return base.parts.unet.config.sampleSize <= SMALL_LATENTS
-    ? given
-    : { ...given, picturesPerPass: 1, recomputeBlocks: true };
+  return refineOptionsFor(base, { steps, guidanceScale, denoisingSteps, seed });
 }

@@ -6,7 +6,7 @@ import type { Conditioning } from '../../models/families/conditioning.ts';
 import type { LayerDeltas } from '../../models/lora.ts';
 import type { ExecutionContext } from '../../runtime/execution-context.ts';
 import type { SchedulerConfig } from '../../sampling/scheduler-config.ts';
-import type { RefineCheck } from './held-out.ts';
+import type { HeldOutCheck } from '../best-check.ts';
 import type { RefineOptions } from './refine-options.ts';
 import type { GuidedModel, RefinePrompt } from './refine-states.ts';
 
@@ -52,7 +52,7 @@ export interface Refinement {
   /** Loss of every step before its update: mean weighted square over the batch's latent cells. */
   readonly losses: readonly number[];
   /** The same on held-out predictions, where it was looked at; the layers are those of the least. Empty without any. */
-  readonly checks: readonly RefineCheck[];
+  readonly checks: readonly HeldOutCheck[];
 }
 
 /**

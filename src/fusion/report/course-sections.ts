@@ -2,7 +2,7 @@
 import { html } from '../../charts/html.ts';
 import { lineChart } from '../../charts/line-chart.ts';
 import { chartFigure, type PageSection, table } from '../../charts/page.ts';
-import type { RefineCheck } from '../refine/held-out.ts';
+import type { HeldOutCheck } from '../best-check.ts';
 import { STAGES, type Stage } from '../stage.ts';
 import { seconds, shortLayerName } from './page-text.ts';
 import type { FusionReport, ParameterChoice } from './report.ts';
@@ -102,7 +102,7 @@ export function refinementSection({ refinement }: FusionReport): PageSection[] {
 }
 
 /** Which step's factors are the result. */
-function keptStep(checks: readonly RefineCheck[]): string {
+function keptStep(checks: readonly HeldOutCheck[]): string {
   const [first] = checks;
   const best = checks.reduce((a, b) => (b.error < a.error ? b : a));
   const fell = `${(100 * (1 - best.error / first!.error)).toFixed(0)} %`;

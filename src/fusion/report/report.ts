@@ -1,7 +1,7 @@
 /** What a fusion says about itself: plain data, the content of report.json. */
 
+import type { HeldOutCheck } from '../best-check.ts';
 import type { FusionConcept } from '../fusion-concept.ts';
-import type { RefineCheck } from '../refine/held-out.ts';
 import type { FusionMethodName } from '../solvers/method.ts';
 import type { Stage } from '../stage.ts';
 import type { MeasuredLayer } from './measure-stage.ts';
@@ -104,7 +104,7 @@ export interface FusionReport {
   /** Loss of every step of the refinement, looks at held-out predictions, and its time; null without one. */
   readonly refinement: {
     readonly losses: readonly number[];
-    readonly checks: readonly RefineCheck[];
+    readonly checks: readonly HeldOutCheck[];
     readonly elapsedMs: number;
   } | null;
   /** Of finding or collecting features. */
@@ -158,7 +158,7 @@ export class Reporter {
   #statistics: readonly string[] = [];
   #collectMs = 0;
   #refineMs = 0;
-  #refined: { readonly losses: readonly number[]; readonly checks: readonly RefineCheck[] } | null = null;
+  #refined: { readonly losses: readonly number[]; readonly checks: readonly HeldOutCheck[] } | null = null;
 
   constructor(concepts: readonly FusionConcept[], preservedCaptions: number) {
     this.#concepts = concepts;
@@ -207,7 +207,7 @@ export class Reporter {
   }
 
   /** Note how the loss of the refinement fell, and what held-out predictions said. */
-  refined(losses: readonly number[], checks: readonly RefineCheck[]): void {
+  refined(losses: readonly number[], checks: readonly HeldOutCheck[]): void {
     this.#refined = { losses, checks };
   }
 

@@ -1,0 +1,81 @@
+/** How the models of a refinement read prompts, what the base teaches by captions, and what steps cost a base of its size. */
+import type { Checkpoint } from '../../models/checkpoint.ts';
+import type { Conditioning, TokenEncoder } from '../../models/families/conditioning.ts';
+import { within } from '../../models/families/layer-table.ts';
+import type { PromptIds } from '../../models/families/prompt-ids.ts';
+import type { LayerDeltas, ModelDeltas } from '../../models/lora.ts';
+import { denoisedCaptions } from '../captions.ts';
+import type { PromptReader } from '../prompt-reader.ts';
+import { REFINE_DEFAULTS, type RefineOptions } from './refine-options.ts';
+import type { Teacher } from './refine-request.ts';
+import type { RefinePrompt } from './refine-states.ts';
+
+/** Captions by which the base teaches; one in five of them judges. */
+const TAUGHT_CAPTIONS = 20;
+const JUDGING_CAPTION = 5;
+/** Side of latents up to which a whole batch is one pass. */
+const SMALL_LATENTS = 32;
+
+/** A base with some changes, reading prompts with the words that a reader knows. */
+export class ModelReading {
+  readonly #reader: PromptReader;
+  readonly #encoder: TokenEncoder;
+  readonly #size: { readonly height: number; readonly width: number };
+  /** Changes of the UNet. */
+  readonly deltas: LayerDeltas;
+
+  constructor(base: Checkpoint, reader: PromptReader, deltas: ModelDeltas = new Map()) {
+    const { sampleSize } = base.parts.unet.config;
+    this.#reader = reader;
+    this.#encoder = reader.encoder(deltas);
+    this.#size = { height: sampleSize, width: sampleSize };
+    this.deltas = within('unet', deltas);
+  }
+
+  /** @param perLayer ids per cross-attention */
+  read(perLayer: readonly PromptIds[]): Promise<Conditioning> {
+    return this.#reader.conditioning(perLayer, this.#encoder, this.#size);
+  }
+
+  /** A text without words of concepts. */
+  caption(text: string): Promise<Conditioning> {
+    return this.read(this.#reader.everywhere(text));
+  }
+
+  noPrompt(): Promise<Conditioning> {
+    return this.#reader.noPrompt(this.#encoder, this.#size);
+  }
+}
+
+/** The base as the teacher of captions; null without any. @param student whose predictions are to be the base's */
+export async function captionTeacher(
+  base: ModelReading,
+  student: ModelReading,
+  captions: readonly string[],
+): Promise<Teacher | null> {
+  if (captions.length === 0) return null;
+  const taught: RefinePrompt[] = [];
+  for (const caption of denoisedCaptions(captions, TAUGHT_CAPTIONS)) {
+    taught.push({ own: await base.caption(caption), fused: await student.caption(caption) });
+  }
+  const isJudging = (caption: number): boolean => caption % JUDGING_CAPTION === 1;
+  return {
+    name: 'captions',
+    deltas: base.deltas,
+    empty: await base.noPrompt(),
+    prompts: taught.filter((_, i) => !isJudging(i)),
+    heldOut: taught.filter((_, i) => isJudging(i)),
+  };
+}
+
+/** Options of a refinement of a base of this size. */
+export function refineOptionsFor(
+  base: Checkpoint,
+  given: Pick<RefineOptions, 'steps'> & Partial<RefineOptions>,
+): RefineOptions {
+  const options = { ...REFINE_DEFAULTS, ...given };
+  // Of a model of that size the way back of one guided picture takes as much memory as a step of training with two.
+  return base.parts.unet.config.sampleSize <= SMALL_LATENTS
+    ? options
+    : { ...options, picturesPerPass: 1, recomputeBlocks: true };
+}

@@ -1,0 +1,84 @@
+/** A ported model that follows the given one: whose predictions it is held to, and what it may change. */
+import { beforeAll, describe, expect, it } from 'vitest';
+import { type Concept, conceptName } from '../../../src/concepts/concept.ts';
+import { loadConcept } from '../../../src/concepts/concept-file.ts';
+import { conceptDeltas } from '../../../src/concepts/fit.ts';
+import { type PortToRefine, refinePort } from '../../../src/fusion/port/refine-port.ts';
+import { withSharedWords } from '../../../src/fusion/port/shared-words.ts';
+import { REFINE_DEFAULTS } from '../../../src/fusion/refine/refine-options.ts';
+import { scale } from '../../../src/linalg/low-rank.ts';
+import type { Checkpoint } from '../../../src/models/checkpoint.ts';
+import type { ModelDeltas } from '../../../src/models/lora.ts';
+import { executionContext } from '../../../src/runtime/execution-context.ts';
+import { smallFusion } from '../../support/small-fusion.ts';
+
+const TEMPLATES = ['photo of a {}', '{}', 'a {} on a table', 'two of them, {} and a dog'];
+const QUICK = {
+  ...REFINE_DEFAULTS,
+  steps: 6,
+  checkSteps: 3,
+  batch: 2,
+  picturesPerPass: 2,
+  denoisingSteps: 2,
+  runs: 2,
+  preserve: 0,
+};
+
+let base: Checkpoint;
+let concept: Concept;
+let deltas: ModelDeltas;
+beforeAll(async () => {
+  const small = await smallFusion();
+  base = small.base;
+  concept = await loadConcept(small.concepts.maple);
+  deltas = await conceptDeltas(base, concept);
+});
+
+const request = (changed: Partial<PortToRefine>): PortToRefine => ({
+  base,
+  given: { deltas, concepts: [concept] },
+  ported: { deltas, concepts: [concept] },
+  names: [conceptName(concept)],
+  captions: [],
+  templates: TEMPLATES,
+  options: QUICK,
+  execution: executionContext({ threads: 1 }),
+  ...changed,
+});
+
+describe('refining a ported model', () => {
+  it('has nothing to do where it is the given one', async () => {
+    const { checks } = await refinePort(request({ options: { ...QUICK, steps: 1 } }));
+    expect(checks[0]!.error).toBeLessThan(1e-8);
+  });
+
+  it('sees what shared words alone lose, and brings some of it back in the UNet alone', async () => {
+    const ported = { deltas, concepts: [withSharedWords(concept)] };
+    const { deltas: refined, checks } = await refinePort(request({ ported }));
+    expect(checks.map(({ step }) => step)).toEqual([0, 3, 6]);
+    const [start, ...later] = checks.map(({ error }) => error);
+    expect(start).toBeGreaterThan(1e-6);
+    expect(Math.min(...later)).toBeLessThan(start!);
+    expect([...refined.keys()]).toEqual([...deltas.keys()]);
+    for (const [id, delta] of refined) {
+      expect(delta === deltas.get(id), id).toBe(!id.startsWith('unet:'));
+    }
+  });
+
+  it('reads the given model with its own changes, and captions with none', async () => {
+    const weak = new Map([...deltas].map(([id, delta]) => [id, scale(delta, 0.1)]));
+    const options = { ...QUICK, steps: 1, preserve: 0.5 };
+    const alike = request({
+      options,
+      captions: ['photo of a dog', 'a cat'],
+      ported: { deltas: weak, concepts: [concept] },
+    });
+    const { checks } = await refinePort(alike);
+    const base = await refinePort({
+      ...alike,
+      given: { deltas: new Map(), concepts: [concept] },
+      ported: { deltas: weak, concepts: [concept] },
+    });
+    expect(checks[0]!.error).toBeGreaterThan(4 * base.checks[0]!.error);
+  });
+});
