@@ -51,6 +51,10 @@ export const convertCommand: Command = {
       'In names that ComfyUI reads; layer-wise words do not fit',
     ],
     [`edlora convert ${smiley} smiley --format peft --drop`, 'A PEFT folder'],
+    [
+      'edlora convert style-sdxl.safetensors style-diffusers.safetensors --format diffusers',
+      'SDXL from kohya’s names to diffusers’',
+    ],
     [`edlora convert ${smiley} smiley.bin --format xti --drop`, 'The words alone, in the 16-key form of XTI'],
   ],
   epilogue: [

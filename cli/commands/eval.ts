@@ -102,6 +102,10 @@ export const evalCommand: Command = {
       `edlora eval ${SMILEY} --with ${WORLD}/concepts/edlora_bullseye.pth --sum 0.5 1 --dry-run`,
       'What would be drawn: the concept, and two sums with another',
     ],
+    [
+      'edlora eval --base stable-diffusion-xl-base-1.0 --clip clip-vit-large-patch14 --concept style-sdxl.safetensors --name "pixel art" --reference photos',
+      'SDXL: a plain LoRA by its trigger phrase',
+    ],
   ],
   keeps: 'pictures drawn so far are kept in --out',
   run: (args, context) => (args.compare === undefined ? runEval(args, context) : runCompare(args, context)),

@@ -27,6 +27,7 @@ export const lintCommand: Command = {
   examples: [
     [`edlora lint ${concept('smiley')} ${concept('bullseye')} --strength 0.7 0.5`, 'All tools'],
     [`edlora lint ${concept('smiley')} ${concept('bullseye')} --as kohya-merge`, 'One of them'],
+    ['edlora lint style-sdxl.safetensors toy-sdxl.safetensors', 'LoRAs for SDXL'],
   ],
   run: runLint,
 };

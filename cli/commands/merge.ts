@@ -62,6 +62,10 @@ export const mergeCommand: Command = {
       `edlora merge ${concept('smiley')} ${concept('checker')} --blocks MIDD OUTALL --drop --out blocks.safetensors`,
       'Each with its own block weights',
     ],
+    [
+      'edlora merge style-sdxl.safetensors toy-sdxl.safetensors --strength 0.7 1 --out merged-sdxl.safetensors',
+      'SDXL: both text encoders and the UNet',
+    ],
   ],
   epilogue: [
     'Methods:',

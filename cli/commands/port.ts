@@ -71,6 +71,10 @@ export const portCommand: Command = {
       'A shipped concept: a LoRA, embedding files, and a page on how to call them',
     ],
     ['edlora port fused --out fused/portable', 'A fusion'],
+    [
+      'edlora port toy.safetensors --base stable-diffusion-xl-base-1.0 --out portable',
+      'SDXL: one clip_l and one clip_g a word',
+    ],
   ],
   run: runPort,
 };

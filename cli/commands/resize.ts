@@ -47,6 +47,7 @@ export const resizeCommand: Command = {
       `edlora resize ${smiley} --sv-fro 0.9 --drop --out small.safetensors`,
       'As many as each layer needs for 90 % of its norm',
     ],
+    ['edlora resize style-sdxl.safetensors --rank 16 --out style-16.safetensors', 'SDXL, to rank 16'],
   ],
   run: runResize,
 };

@@ -58,6 +58,8 @@ const options = {
   embeddings: option(MODEL, 'Textual inversion files', many),
   prompt: option(SCENE, 'What the picture shows; (word:1.2) weighs words', { requiresArg: false }),
   negative: option(SCENE, 'What it does not show', { requiresArg: false }),
+  'prompt-2': option(SCENE, 'SDXL: what the second text encoder reads in place of the prompt'),
+  'negative-2': option(SCENE, 'SDXL: the same in place of the negative prompt'),
   region: option(
     SCENE,
     '"prompt @ left,top,right,bottom : negative"; also a polygon, or a mask picture; <lora:file:0.8> in it acts there',
@@ -220,6 +222,8 @@ async function readScene(args: Args): Promise<NormalScene> {
 function optionOf(field: string): string {
   const names: Readonly<Record<string, string>> = {
     regions: 'region',
+    prompt2: 'prompt-2',
+    negative2: 'negative-2',
   };
   return names[field] ?? field.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
 }
@@ -250,6 +254,8 @@ function givenScene(args: Args): Record<string, unknown> {
   put('negativeStates', text(args, 'negative-states'));
   put('embed', partsOf(args, 'embed'));
   put('negativeEmbed', partsOf(args, 'negative-embed'));
+  put('prompt2', text(args, 'prompt-2'));
+  put('negative2', text(args, 'negative-2'));
   put('baseConfig', text(args, 'base-config'));
   put('promptRewrite', text(args, 'prompt-rewrite'));
   for (const field of ['width', 'height', 'steps', 'guidance', 'eta', 'isolate', 'seed', 'count', 'batch']) {
@@ -334,6 +340,8 @@ function planText({ scene, model, request }: PlannedScene): string {
     ...(negative || scene.negativeEmbed || scene.negativeStates
       ? [`negative  ${visible(shownPlace(negative, scene.negativeEmbed, scene.negativeStates))}`]
       : []),
+    ...(scene.prompt2 ? [`prompt 2  ${visible(scene.prompt2)}`] : []),
+    ...(scene.negative2 ? [`negative 2  ${visible(scene.negative2)}`] : []),
     ...scene.regions.map(({ prompt: own, negative: not, box, polygon, mask, embed, states }, i) => {
       const where = box
         ? `box ${box.join(', ')}`

@@ -29,6 +29,10 @@ export const verifyCommand: Command = {
   examples: [
     ['edlora verify merged.safetensors', 'Hashes only'],
     ['edlora verify merged.safetensors --rebuild', 'Make it again and compare'],
+    [
+      'edlora verify merged-sdxl.safetensors --inputs loras',
+      'SDXL, with inputs that moved to another folder',
+    ],
     ['edlora verify fused', 'Solve a fusion again, from stored statistics where they are'],
   ],
   exitCodes:

@@ -15,6 +15,8 @@ const CHUNK = 4096;
 const COMPARED_WORDS = 256;
 
 export interface DensityOptions {
+  /** Whose vocabulary. Default: the first text encoder's. */
+  readonly encoder?: ComponentId;
   /**
    * Kernel width h, in the embeddings' unit. Default: Scott's rule, σ · n^(−1/(D+4)), with σ the root mean square of
    * the deviations from the mean embedding.
@@ -23,8 +25,6 @@ export interface DensityOptions {
 }
 
 export interface VocabularyDensity {
-  /** The text encoder whose vocabulary it is: of several the first. */
-  readonly encoder: ComponentId;
   readonly bandwidth: number;
   /** Vocabulary size n and width D. */
   readonly words: number;
@@ -44,10 +44,13 @@ export interface VocabularyDensity {
  * @throws {UsageError} for a bandwidth that is not positive; {MissingWeightError | MismatchError} if there is no table
  */
 export function vocabularyDensity(base: Checkpoint, options: DensityOptions = {}): VocabularyDensity {
-  const [encoder, part] = [...base.parts.textEncoders][0]!;
-  const raw = part.weights.get(TOKEN_TABLE);
+  const { textEncoders } = base.parts;
+  const { encoder = textEncoders.keys().next().value! } = options;
+  const raw = textEncoders.get(encoder)?.weights.get(TOKEN_TABLE);
   if (raw === undefined || raw.shape.length !== 2) {
-    throw new MismatchError(`${base.path}: expected a token embedding table [words, D], got none`);
+    throw new MismatchError(
+      `${base.path}: ${encoder}: expected a token embedding table [words, D], got none`,
+    );
   }
   const [words, width] = raw.shape as [number, number];
   const chunks = function* (): Generator<Float32Array> {
@@ -61,7 +64,6 @@ export function vocabularyDensity(base: Checkpoint, options: DensityOptions = {}
   }
   const offset = -(width / 2) * Math.log(2 * Math.PI * bandwidth ** 2);
   return {
-    encoder,
     bandwidth,
     words,
     width,

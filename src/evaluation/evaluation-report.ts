@@ -38,6 +38,7 @@ const styleMix = z.object({
 });
 
 const density = z.object({
+  encoder: z.string().default('text_encoder'),
   bandwidth: z.number(),
   words: z.number().int(),
   vocabulary: z.object({ low: z.number(), median: z.number(), high: z.number() }),
@@ -86,7 +87,8 @@ const reportSchema = z.object({
   scoring: z.object({ pictures: z.number().int(), elapsedMs: z.number() }),
   elapsedMs: z.number(),
   styleMix: styleMix.nullable(),
-  density: density.nullable(),
+  /** One for each text encoder; earlier versions wrote that of the first alone. */
+  density: z.union([z.array(density), density.transform((only) => [only])]).nullable(),
   attention: attention.nullable(),
 });
 

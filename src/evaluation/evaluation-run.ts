@@ -125,20 +125,23 @@ async function mixed(request: EvaluationRunRequest, clip: ClipEncoder): Promise<
   return { a: wanted.a.prompt, b: wanted.b.prompt, order: [...order], points: saved };
 }
 
-function weighed({ density: concepts = [], base }: EvaluationRunRequest): DensityReport | null {
+function weighed({ density: concepts = [], base }: EvaluationRunRequest): DensityReport[] | null {
   const tokens = concepts.flatMap((concept) => concept.tokens.map((token) => ({ concept, token })));
   if (tokens.length === 0) return null;
-  const density = vocabularyDensity(base);
-  return {
-    bandwidth: density.bandwidth,
-    words: density.words,
-    vocabulary: density.vocabulary,
-    embeddings: tokens.map(({ concept, token }) => ({
-      concept: path.parse(concept.path).name,
-      word: token.word,
-      logDensity: [...density.logDensity(readFloat32(token.embeddings.get(density.encoder)!))],
-    })),
-  };
+  return [...base.parts.textEncoders.keys()].map((encoder) => {
+    const density = vocabularyDensity(base, { encoder });
+    return {
+      encoder,
+      bandwidth: density.bandwidth,
+      words: density.words,
+      vocabulary: density.vocabulary,
+      embeddings: tokens.map(({ concept, token }) => ({
+        concept: path.parse(concept.path).name,
+        word: token.word,
+        logDensity: [...density.logDensity(readFloat32(token.embeddings.get(encoder)!))],
+      })),
+    };
+  });
 }
 
 async function attended(request: EvaluationRunRequest): Promise<AttentionReport | null> {

@@ -144,7 +144,10 @@ async function styleMixSection(
   };
 }
 
-function densitySection({ bandwidth, words, vocabulary, embeddings }: DensityReport): PageSection {
+function densitySection(
+  { encoder, bandwidth, words, vocabulary, embeddings }: DensityReport,
+  several: boolean,
+): PageSection {
   const rows = embeddings.map(({ concept, word, logDensity }) => {
     const sorted = [...logDensity].sort((a, b) => a - b);
     const mean = logDensity.reduce((sum, value) => sum + value, 0) / logDensity.length;
@@ -161,7 +164,7 @@ function densitySection({ bandwidth, words, vocabulary, embeddings }: DensityRep
     })),
   });
   return {
-    heading: 'Where the learned embeddings lie',
+    heading: `Where the learned embeddings lie${several ? `: ${encoder}` : ''}`,
     body: html`<p>Log-density of each embedding among the ${words} words of the vocabulary (Gaussian kernels of width ${bandwidth.toPrecision(3)}).
 Words themselves have ${vocabulary.low.toFixed(1)} to ${vocabulary.high.toFixed(1)} (5 % to 95 %), half of them more than ${vocabulary.median.toFixed(1)}.</p>
 ${table(rows, [
@@ -205,7 +208,7 @@ export async function evaluationPage(report: EvaluationReport, folder: string): 
   const sections = [scores(report), await pictures(report, folder)];
   if (styleMix !== null) sections.push(await styleMixSection(styleMix, folder));
   if (attention !== null) sections.push(await attentionSection(attention, folder));
-  if (density !== null) sections.push(densitySection(density));
+  for (const each of density ?? []) sections.push(densitySection(each, density!.length > 1));
   return page({
     title: `Evaluation of ${report.concept}`,
     summary: verdict(report),

@@ -59,16 +59,18 @@ const ENDINGS = [
  * @throws {FormatError} if none of the usual names is there; the message lists what was looked for
  */
 export async function openShardedOrSingle(folder: string, ...stems: readonly string[]): Promise<TensorFile> {
-  for (const stem of stems) {
-    for (const ending of ENDINGS) {
-      const file = path.join(folder, stem + ending);
-      if (exists(file)) return openTensorFile(file);
-    }
-  }
+  const file = shardedOrSingle(folder, ...stems);
+  if (file !== null) return openTensorFile(file);
   if (!exists(folder)) throw new FormatError(folder, 'expected a model folder, got nothing; check the path');
   const looked = stems.map((stem) => `${stem}.safetensors`).join(', ');
   throw new FormatError(
     folder,
     `expected ${looked} (or .fp16, .bin, or shards with an index), got none of them`,
   );
+}
+
+/** The file that `openShardedOrSingle` opens; `null` if there is none. */
+export function shardedOrSingle(folder: string, ...stems: readonly string[]): string | null {
+  const files = stems.flatMap((stem) => ENDINGS.map((ending) => path.join(folder, stem + ending)));
+  return files.find((file) => exists(file)) ?? null;
 }

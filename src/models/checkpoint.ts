@@ -6,7 +6,7 @@
 import { z } from 'zod';
 import { FormatError, MismatchError, MissingWeightError } from '../errors.ts';
 import { excerpt } from '../formats/excerpt.ts';
-import { openShardedOrSingle, openTensorFile } from '../formats/open-tensor-file.ts';
+import { openShardedOrSingle, openTensorFile, shardedOrSingle } from '../formats/open-tensor-file.ts';
 import type { RawTensor } from '../formats/raw-tensor.ts';
 import type { TensorFile } from '../formats/tensor-file.ts';
 import { exists, infoOf } from '../io/file-info.ts';
@@ -110,12 +110,13 @@ async function openFolder(
     configFolder: folder,
     scheduleSigns: {},
     prediction,
-    tokenizer: async (encoder) =>
-      exists(path.join(folder, encoder.tokenizer)) || configFolder === undefined
-        ? tokenizerInFolder(folder, encoder)
-        : tokenizerBeside(configFolder, encoder),
+    tokenizer: async (encoder) => {
+      if (exists(path.join(folder, encoder.tokenizer))) return tokenizerInFolder(folder, encoder);
+      if (configFolder !== undefined) return tokenizerBeside(configFolder, encoder);
+      throw lacking(folder, `${encoder.tokenizer}/`, encoder.tokenizer, configFolder);
+    },
     open: (component) =>
-      exists(path.join(folder, component.id))
+      holdsWeights(folder, component)
         ? partInFolder(folder, component, component.id === unet.id ? unetFile : undefined)
         : partBeside(folder, `${component.id}/`, configFolder, component),
   });
@@ -169,15 +170,27 @@ async function partBeside<C>(
   configFolder: string | undefined,
   component: ComponentLayout<C>,
 ): Promise<ModelPart<C>> {
-  const { id } = component;
-  if (configFolder !== undefined && exists(path.join(configFolder, id))) {
+  if (configFolder !== undefined && holdsWeights(configFolder, component)) {
     return partInFolder(configFolder, component);
   }
+  throw lacking(model, what, component.id, configFolder);
+}
+
+/** @param folder what a diffusers folder would have that can supply it */
+function lacking(model: string, what: string, folder: string, configFolder: string | undefined): FormatError {
   const nor = configFolder === undefined ? '' : `, and ${configFolder} has none`;
-  throw new FormatError(
+  return new FormatError(
     model,
-    `holds no ${what}${nor}; name a diffusers folder that has ${id}/ with \`configFolder\``,
+    `holds no ${what}${nor}; name a diffusers folder that has ${folder}/ with \`configFolder\``,
   );
+}
+
+/** Whether a folder has a network whole: some have its configuration alone. */
+function holdsWeights(
+  folder: string,
+  { id, stems }: Pick<ComponentLayout<unknown>, 'id' | 'stems'>,
+): boolean {
+  return shardedOrSingle(path.join(folder, id), ...stems) !== null;
 }
 
 function weightFileOf(

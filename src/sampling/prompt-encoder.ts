@@ -11,8 +11,11 @@ import type { ExecutionContext } from '../runtime/execution-context.ts';
 import { float32, type Tensor } from '../tensor/tensor.ts';
 import { parsePromptWeights, type WeightedText } from './prompt-weights.ts';
 
+/** A text for all text encoders, or one for each. */
+export type EncoderTexts = string | readonly string[];
+
 /** One text per cross-attention layer (L of them), before concept words are bound. */
-export type LayerTexts = readonly string[];
+export type LayerTexts = readonly EncoderTexts[];
 
 /** Tokens between begin and end, with their weights. */
 interface Chunk {
@@ -115,12 +118,12 @@ export class PromptEncoder {
       boundPrompts.set(text, prompts);
       return prompts[layer]!;
     };
+    const piecesOf = (text: string, layer: number): WeightedText[] =>
+      parsePromptWeights(text).map(({ text, weight }) => ({ text: bound(text, layer), weight }));
     return texts.map((text, layer) => {
-      const pieces = parsePromptWeights(text).map(({ text, weight }) => ({
-        text: bound(text, layer),
-        weight,
-      }));
-      const windows = [...tokenizers.values()].map((tokenizer) => this.#windows(tokenizer, pieces));
+      const windows = [...tokenizers.values()].map((tokenizer, encoder) =>
+        this.#windows(tokenizer, piecesOf(typeof text === 'string' ? text : text[encoder]!, layer)),
+      );
       const count = Math.max(...windows.map(({ length }) => length));
       const empty = this.#emptyChunk();
       return Array.from({ length: count }, (_, i): Chunk => {

@@ -42,6 +42,13 @@ export interface SampleRequest extends StatesInPlace {
   readonly prompt: string;
   /** Default: none, which is features of zeros where the model says so, and the empty text elsewhere. */
   readonly negativePrompt?: string;
+  /**
+   * What the second text encoder reads in the context in place of `prompt`, where a base has two (diffusers' `prompt_2`). Default, and
+   * where it is empty: the same.
+   */
+  readonly prompt2?: string;
+  /** The same of the negative prompt; not read where there is no negative prompt and that is zeros. */
+  readonly negativePrompt2?: string;
   /** Other prompts for single cross-attention layers, by index in context order. Default none. */
   readonly layerPrompts?: ReadonlyMap<number, string>;
   /** Texts with their places. Default none. */
@@ -58,6 +65,8 @@ export interface SampleRequest extends StatesInPlace {
   /** What the model is told of the picture's origin, if it reads that (SDXL). Default: a whole picture of this size. */
   readonly originalSize?: PictureSizes['originalSize'];
   readonly crop?: PictureSizes['crop'];
+  /** How large it is told that the picture becomes. Default: as large as it does. */
+  readonly targetSize?: PictureSizes['originalSize'];
   /** The same for what the picture does not show. Default: as for the prompt. */
   readonly negativeSizes?: PictureSizes;
   /** Default 25. */
@@ -174,6 +183,14 @@ export function resolveRequest(
   if (regions.length > MAX_REGIONS) {
     throw new UsageError(`regions: expected at most ${MAX_REGIONS}, got ${regions.length}`);
   }
+  if (
+    `${resolved.prompt2 ?? ''}${resolved.negativePrompt2 ?? ''}` !== '' &&
+    base.parts.textEncoders.size < 2
+  ) {
+    throw new UsageError(
+      `second prompt: expected a base with two text encoders, got ${base.family.title} (${base.path}), which has one`,
+    );
+  }
   for (const text of textsOf(resolved)) {
     if (text.length > MAX_PROMPT_LENGTH) {
       throw new UsageError(
@@ -238,11 +255,17 @@ const WHOLE_NUMBERS = [
 ] as const;
 
 /** Sizes that a request tells the model, with their names. */
-function sizesOf({ originalSize, crop, negativeSizes }: SampleRequest): [string, object | undefined][] {
+function sizesOf({
+  originalSize,
+  crop,
+  targetSize,
+  negativeSizes,
+}: SampleRequest): [string, object | undefined][] {
   const { originalSize: original, crop: cut, ...target } = negativeSizes ?? {};
   return [
     ['original size', originalSize],
     ['crop', crop],
+    ['target size', targetSize],
     ['negative sizes', { ...target, ...original, ...cut }],
   ];
 }
@@ -269,11 +292,14 @@ function checkCombination({ combine, regions }: ResolvedRequest): void {
 export function textsOf({
   prompt,
   negativePrompt = '',
+  prompt2 = '',
+  negativePrompt2 = '',
   regions = [],
   layerPrompts,
 }: SampleRequest): string[] {
   const inRegions = regions.flatMap((region) => [region.prompt, region.negativePrompt ?? '']);
-  return [prompt, negativePrompt, ...inRegions, ...(layerPrompts?.values() ?? [])];
+  const own = [prompt, negativePrompt, prompt2, negativePrompt2];
+  return [...own, ...inRegions, ...(layerPrompts?.values() ?? [])];
 }
 
 function checkStrength(value: number): void {
@@ -287,6 +313,8 @@ export type SizedRequest = Pick<
   'width' | 'height' | 'prompt' | 'layerPrompts' | 'guidanceScale' | 'batchSize' | 'count'
 > & {
   readonly negativePrompt?: string;
+  readonly prompt2?: string;
+  readonly negativePrompt2?: string;
   readonly regions: readonly { readonly prompt: string; readonly negativePrompt?: string }[];
 };
 
@@ -303,7 +331,8 @@ export async function checkRequestMemory(
   base: Checkpoint,
   factor: number,
 ): Promise<void> {
-  const { width, height, prompt, negativePrompt = '', layerPrompts, regions, guidanceScale: scale } = request;
+  const { width, height, prompt, negativePrompt = '', prompt2 = '', negativePrompt2 = '' } = request;
+  const { layerPrompts, regions, guidanceScale: scale } = request;
   if (masks * width * height > MAX_MASK_PIXELS) {
     throw new UsageError(
       `regions: expected masks, polygons and soft boxes of at most ${MAX_MASK_PIXELS} pixels together, got ${masks} of ${width} × ${height}; use plain boxes, or a smaller picture`,
@@ -312,7 +341,7 @@ export async function checkRequestMemory(
   const group = (positive: string, negative: string): string[] => guidedPair(scale, negative, positive);
   // Layers' own prompts are not counted each: every layer reads one of them.
   const groups = [
-    group(longest([prompt, ...layerPrompts.values()]), negativePrompt),
+    group(longest([prompt, prompt2, ...layerPrompts.values()]), longest([negativePrompt, negativePrompt2])),
     ...regions.map((region) => group(region.prompt, region.negativePrompt ?? '')),
   ];
   checkMemory({

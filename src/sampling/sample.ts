@@ -23,7 +23,7 @@ import { DenoisingRun } from './denoising-run.ts';
 import { withStates } from './given-states.ts';
 import { guidedPair } from './guidance.ts';
 import { LatentCodec } from './latent-codec.ts';
-import { PromptEncoder } from './prompt-encoder.ts';
+import { type EncoderTexts, type LayerTexts, PromptEncoder } from './prompt-encoder.ts';
 import {
   checkRequestMemory,
   maskCount,
@@ -175,16 +175,17 @@ export class Pipeline {
   /** Text features of context and regions, each read with the concepts that act there. */
   async #encode(request: ResolvedRequest, strengths: SourceStrengths): Promise<Conditioning[][]> {
     const { layerCount } = this.vocabulary;
-    const everywhere = (text: string): string[] => Array<string>(layerCount).fill(text);
-    const { guidanceScale, layerPrompts } = request;
+    const everywhere = (text: EncoderTexts): EncoderTexts[] => Array<EncoderTexts>(layerCount).fill(text);
+    const { guidanceScale, layerPrompts, prompt2, negativePrompt2 } = request;
     const places = [request, ...request.regions];
     const sources = places.map(({ prompt, negativePrompt, promptStates, negativeStates }, place) => {
-      const own = everywhere(promptStates === undefined ? prompt : '');
-      const positive = place === 0 ? own.map((text, layer) => layerPrompts.get(layer) ?? text) : own;
+      const context = place === 0;
+      const own = everywhere(promptStates === undefined ? inBoth(prompt, context ? prompt2 : '') : '');
+      const positive = context ? own.map((text, layer) => layerPrompts.get(layer) ?? text) : own;
       const negative = negativeStates === undefined ? negativePrompt : '';
-      return guidedPair<string[] | null>(
+      return guidedPair<LayerTexts | null>(
         guidanceScale,
-        negative === undefined ? null : everywhere(negative),
+        negative === undefined ? null : everywhere(inBoth(negative, context ? negativePrompt2 : '')),
         positive,
       );
     });
@@ -199,8 +200,9 @@ export class Pipeline {
     }
     const none: ReadonlyMap<number, string> = new Map();
     const { config } = this.base.parts.unet;
-    const { negativeSizes = request } = request;
-    const timeIds = guidedPair(guidanceScale, timeIdsOf(config, negativeSizes), timeIdsOf(config, request));
+    const sizes = { ...request, ...request.targetSize };
+    const { negativeSizes = sizes } = request;
+    const timeIds = guidedPair(guidanceScale, timeIdsOf(config, negativeSizes), timeIdsOf(config, sizes));
     return encoded.map((pair, place) => {
       const { promptStates, negativeStates } = places[place]!;
       const given = guidedPair(
@@ -230,4 +232,9 @@ export class Pipeline {
     await this.#unet.dispose();
     await this.#codec.dispose();
   }
+}
+
+/** A text, and what the second text encoder reads in its place, if anything. Source: diffusers, `prompt_2 = prompt_2 or prompt`. */
+function inBoth(text: string, second = ''): EncoderTexts {
+  return second === '' ? text : [text, second];
 }

@@ -21,11 +21,15 @@ export interface PlacedConcepts {
   readonly notes: readonly string[];
 }
 
-type Named = Pick<NormalScene, 'prompt' | 'styleMix' | 'promptLoras' | 'regions' | 'conceptsEverywhere'>;
+type Named = Pick<
+  NormalScene,
+  'prompt' | 'prompt2' | 'styleMix' | 'promptLoras' | 'regions' | 'conceptsEverywhere'
+>;
 
 /** @param concepts of the scene's model, in its order */
 export function placeConcepts(scene: Named, concepts: readonly SceneConcept[]): PlacedConcepts {
-  const { prompt = '', styleMix = {}, promptLoras = [], regions, conceptsEverywhere = false } = scene;
+  const { prompt = '', prompt2 = '', styleMix = {}, promptLoras = [] } = scene;
+  const { regions, conceptsEverywhere = false } = scene;
   const anywhere = regions.length === 0 || conceptsEverywhere;
   const matcher = new WordMatcher(
     concepts.flatMap(({ words }) => words),
@@ -33,7 +37,7 @@ export function placeConcepts(scene: Named, concepts: readonly SceneConcept[]): 
   );
   const wordsIn = (texts: readonly string[]): Set<string> =>
     new Set(texts.flatMap((text) => matcher.find(text).map(({ word }) => word)));
-  const inContext = wordsIn([prompt, ...Object.values(styleMix)]);
+  const inContext = wordsIn([prompt, prompt2, ...Object.values(styleMix)]);
   const context = concepts.map((concept, i) => {
     const { own, words } = concept;
     const called =

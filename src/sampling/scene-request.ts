@@ -5,6 +5,7 @@ import { UsageError } from '../errors.ts';
 import { excerpt } from '../formats/excerpt.ts';
 import { pictureSize, readGrayPicture, readPicture } from '../formats/picture.ts';
 import { openT2iAdapter } from '../models/adapter/open.ts';
+import type { Checkpoint } from '../models/checkpoint.ts';
 import { openControlNet } from '../models/controlnet/open.ts';
 import { vaeFactor } from '../models/vae/config.ts';
 import { defined } from '../settings.ts';
@@ -70,6 +71,8 @@ export async function prepareScene(scene: NormalScene, model: SceneModel): Promi
       layerPrompts,
       prompt: complete.prompt,
       negativePrompt: scene.negative ?? '',
+      prompt2: scene.prompt2,
+      negativePrompt2: scene.negative2,
       guidanceScale: scene.guidance ?? REQUEST_DEFAULTS.guidanceScale,
       batchSize: scene.batch ?? REQUEST_DEFAULTS.batchSize,
       count: scene.count ?? REQUEST_DEFAULTS.count,
@@ -132,6 +135,8 @@ export async function prepareScene(scene: NormalScene, model: SceneModel): Promi
     layerPrompts,
     ...defined({
       negativePrompt: scene.negative,
+      prompt2: scene.prompt2,
+      negativePrompt2: scene.negative2,
       originalSize: scene.originalSize && {
         width: scene.originalSize[0],
         height: scene.originalSize[1],
@@ -157,7 +162,7 @@ export async function prepareScene(scene: NormalScene, model: SceneModel): Promi
   const config = checkpointSampler(base, resolved.sampler, resolved.schedule);
   const sampler = createSampler(config, steps, { eta });
   if (init !== undefined) beginIndexFor(sampler, steps, init.denoise);
-  notes.push(...idleNotes(resolved, base.parts.unet.config.addedInputs !== undefined));
+  notes.push(...idleNotes(resolved, base));
   notes.push(...combinationNotes(resolved, model.concepts));
   notes.push(...uncalledFiles(textsOf(request), model, notes));
   const unknown = unknownWords(textsOf(request), model.vocabulary);
@@ -196,22 +201,32 @@ function idleNotes(
   {
     guidanceScale,
     guidanceRescale,
-    negativePrompt = '',
+    negativePrompt,
+    negativePrompt2 = '',
     regions,
     eta,
     sampler,
     originalSize,
     crop,
   }: ResolvedRequest,
-  readsSizes: boolean,
+  base: Checkpoint,
 ): string[] {
   const notes: string[] = [];
-  if (!readsSizes) {
+  if (base.parts.unet.config.addedInputs === undefined) {
     if (originalSize !== undefined) notes.push('`originalSize` has no effect: this model reads no sizes');
     if (crop !== undefined) notes.push('`crop` has no effect: this model reads no sizes');
   }
   const unguided = !isGuided(guidanceScale);
-  const negatives = [negativePrompt, ...regions.map((region) => region.negativePrompt ?? '')];
+  if (negativePrompt2 !== '' && negativePrompt === undefined && base.zerosForNoPrompt) {
+    notes.push(
+      '`negative2` has no effect without `negative`: no negative prompt at all is zeros in this model',
+    );
+  }
+  const negatives = [
+    negativePrompt ?? '',
+    negativePrompt2,
+    ...regions.map((region) => region.negativePrompt ?? ''),
+  ];
   if (unguided && negatives.some((text) => text !== '')) {
     notes.push('`negative` has no effect without guidance above 1');
   }

@@ -169,6 +169,9 @@ export const sceneSchema = z.strictObject({
   embeddings: listUpTo(path, MAX_FILES).optional(),
   prompt: prompt.optional(),
   negative: prompt.optional(),
+  /** What the second text encoder reads in place of `prompt`, and of `negative`, where a base has two. */
+  prompt2: prompt.optional(),
+  negative2: prompt.optional(),
   /** What makes states of embeddings: a file of `deproject train`. */
   deprojector: path.optional(),
   /** Folder of the CLIP model that embeds pictures. Default: `clip/` in the base. */

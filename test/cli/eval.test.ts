@@ -60,7 +60,7 @@ describe('eval', () => {
     expect(result.err).toMatch(/drawing: base \(5\/6, [\d.]+ s left\)\n/);
     const report = JSON.parse(readFileSync(path.join(folder, 'a/report.json'), 'utf8')) as EvaluationReport;
     expect(report.attention!.prompt).toBe('photo of a <smiley1> <smiley2>');
-    expect(report.density!.embeddings).toHaveLength(2);
+    expect(report.density![0]!.embeddings).toHaveLength(2);
     const again = await evaluate(quick('a'));
     expect(again).toMatchObject({ code: 2, out: '' });
     expect(again.err).toContain('--force');

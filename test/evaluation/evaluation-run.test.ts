@@ -66,7 +66,7 @@ it('draws, scores, looks inside and writes one folder', async () => {
     height: 64,
   });
   expect(report.styleMix!.points).toHaveLength(3);
-  expect(report.density!.embeddings.map(({ word }) => word)).toEqual(['<smiley1>', '<smiley2>']);
+  expect(report.density![0]!.embeddings.map(({ word }) => word)).toEqual(['<smiley1>', '<smiley2>']);
   expect(report.attention!.prompt).toBe(`photo of a ${words} on a red background`);
   expect(report.attention!.maps).toHaveLength(8);
   const file = path.join(root, 'report', report.variants[0]!.samples[1]!.file);

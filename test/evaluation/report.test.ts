@@ -73,15 +73,18 @@ async function made(name: string): Promise<{ report: EvaluationReport; folder: R
       order: [1, 0],
       points: [0, 2].map((switched) => ({ switched, toA: 0.5, toB: 0.1 * switched, files: [drawn] })),
     },
-    density: {
-      bandwidth: 0.1,
-      words: 800,
-      vocabulary: { low: -3, median: 2, high: 5 },
-      embeddings: [
-        { concept: 'smiley', word: '<s1>', logDensity: [1, 2, 3] },
-        { concept: 'inversion', word: '<t>', logDensity: [-9] },
-      ],
-    },
+    density: [
+      {
+        encoder: 'text_encoder',
+        bandwidth: 0.1,
+        words: 800,
+        vocabulary: { low: -3, median: 2, high: 5 },
+        embeddings: [
+          { concept: 'smiley', word: '<s1>', logDensity: [1, 2, 3] },
+          { concept: 'inversion', word: '<t>', logDensity: [-9] },
+        ],
+      },
+    ],
     attention: {
       prompt: 'photo of a <s1>',
       seed: 1,
@@ -97,6 +100,10 @@ describe('the report', () => {
     const { report, folder } = await made('whole');
     const written = await folder.finish(report);
     expect(await readEvaluationReport(written.json)).toEqual(report);
+    const [{ encoder: _, ...only }] = report.density as [NonNullable<typeof report.density>[number]];
+    const former = path.join(path.dirname(written.json), 'former.json');
+    await writeFile(former, JSON.stringify({ ...report, density: only }));
+    expect(await readEvaluationReport(former)).toEqual(report);
     const text = await readFile(written.html, 'utf8');
     expect(text).not.toContain('<script>');
     expect(text.replaceAll('http://www.w3.org/2000/svg', '')).not.toMatch(/https?:|url\(|src="(?!data:)/);

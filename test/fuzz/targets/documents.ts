@@ -101,10 +101,12 @@ const REPORT: EvaluationReport = {
     order: [0, 1],
     points: [{ switched: 0, toA: 0.5, toB: 0.4, files: ['pictures/m/0.png'] }],
   },
-  density: {
-    ...{ bandwidth: 0.5, words: 10, vocabulary: { low: -2, median: -1, high: 0 } },
-    embeddings: [{ concept: 'a', word: '<a>', logDensity: [-1, -2] }],
-  },
+  density: [
+    {
+      ...{ encoder: 'text_encoder', bandwidth: 0.5, words: 10, vocabulary: { low: -2, median: -1, high: 0 } },
+      embeddings: [{ concept: 'a', word: '<a>', logDensity: [-1, -2] }],
+    },
+  ],
   attention: {
     ...{ prompt: 'a <a>', seed: 0, picture: 'pictures/x/0.png' },
     maps: [

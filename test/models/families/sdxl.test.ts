@@ -110,6 +110,31 @@ describe('an SDXL folder', () => {
     expect([...base.parts.textEncoders.keys()]).toEqual(['text_encoder', 'text_encoder_2']);
   });
 
+  it('that has a text encoder’s configuration alone lacks the encoder', async () => {
+    const folder = copyWithout();
+    const [weights] = readdirSync(path.join(folder, 'text_encoder_2')).filter((name) =>
+      name.endsWith('.safetensors'),
+    );
+    rmSync(path.join(folder, 'text_encoder_2', weights!));
+    await expect(openCheckpoint(folder)).rejects.toThrow(/holds no text_encoder_2\/; /);
+    await expect(openCheckpoint(folder, { configFolder: folder })).rejects.toThrow(
+      /holds no text_encoder_2\/, and .* has none; /,
+    );
+    const { parts } = await openCheckpoint(folder, { configFolder: model });
+    expect(parts.textEncoders.get('text_encoder_2')!.file.path).toContain(model);
+  });
+
+  it('without a tokenizer says that the configurations’ folder can supply it', async () => {
+    const folder = copyWithout('tokenizer_2');
+    await expect(openCheckpoint(folder)).rejects.toThrow(
+      /holds no tokenizer_2\/; name a diffusers folder that has tokenizer_2\/ with `configFolder`/,
+    );
+    const { parts } = await openCheckpoint(folder, { configFolder: model });
+    expect(parts.tokenizers.get('text_encoder_2')!.padId).toBe(
+      plain.parts.tokenizers.get('text_encoder_2')!.padId,
+    );
+  });
+
   it('says what no prompt at all is; where it does not, zeros', async () => {
     expect(plain.zerosForNoPrompt).toBe(true);
     for (const [said, wanted] of [
