@@ -1,8 +1,8 @@
 /** One stage's layers, input by input: layers that read the same input share what its solver prepares for it. */
 import { MismatchError } from '../errors.ts';
-import type { MatmulEngine } from '../linalg/cholesky-async.ts';
 import type { GramTerm } from '../linalg/gram.ts';
 import { type LowRank, rankOf } from '../linalg/low-rank.ts';
+import type { MatmulEngine } from '../linalg/matmul-engine.ts';
 import { DenseGrams } from '../linalg/products-async.ts';
 import type { LayerDeltas } from '../models/lora.ts';
 import { Pace, type Steps } from '../pace.ts';

@@ -1,14 +1,11 @@
 /**
  * The blocked Cholesky factorisation, and solves with it, with their matrix products computed elsewhere, for matrices of
  * thousands of rows.
- * Which engine computes them is the caller's choice: this layer knows none.
  */
 import { type CholeskyFactor, cholesky, diagonalOf, eliminatePanel, solveRows } from './cholesky.ts';
+import { type MatmulEngine, timesTransposed } from './matmul-engine.ts';
 import { assertSquare, type Matrix, matrix, transpose } from './matrix.ts';
 import { addScaled } from './products.ts';
-
-/** A B [m, k] of A [m, n] and B [n, k] in float64; must not keep or change them. */
-export type MatmulEngine = (a: Matrix, b: Matrix) => Promise<Matrix>;
 
 /** Columns factorised at a time: wide enough for the engine, narrow enough for plain loops over the diagonal's blocks. */
 export const ASYNC_PANEL_WIDTH = 64;
@@ -48,8 +45,8 @@ async function subtractEarlierColumns(
 ): Promise<void> {
   const n = a.rows;
   const left = blockOf(a, begin, n, 0, begin, scratch);
-  const right = transpose(matrix(end - begin, begin, left.data.subarray(0, (end - begin) * begin)));
-  const { cols: width, data: product } = await engine(left, right);
+  const right = matrix(end - begin, begin, left.data.subarray(0, (end - begin) * begin));
+  const { cols: width, data: product } = await timesTransposed(engine, left, right);
   for (let i = begin, from = 0; i < n; i++, from += width) {
     const row = i * n + begin;
     const last = Math.min(width, i + 1 - begin);

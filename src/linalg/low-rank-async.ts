@@ -12,10 +12,10 @@
 import { NumericalError } from '../errors.ts';
 import { Pace, type Steps } from '../pace.ts';
 import { choleskySteps } from './cholesky.ts';
-import type { MatmulEngine } from './cholesky-async.ts';
-import { eighSteps } from './eigh.ts';
+import { leadingEigenSteps } from './leading-eigen.ts';
 import { checkRank, decomposeSteps, type LowRank, lostShare, type Truncation } from './low-rank.ts';
-import { type Matrix, matrix, symmetrise, transpose } from './matrix.ts';
+import { type MatmulEngine, timesTransposed, transposedTimes } from './matmul-engine.ts';
+import { type Matrix, symmetrise } from './matrix.ts';
 
 /** A decomposition whose cuts are computed elsewhere too. */
 export interface AsyncDecomposition {
@@ -49,13 +49,13 @@ export async function decomposeWith(
   };
   const r = up.cols;
   if (r > Math.min(up.rows, down.cols) || r * r * (up.rows + down.cols) < SMALL) return plain();
-  const downGram = await engine(down, transpose(down));
+  const downGram = await timesTransposed(engine, down, down);
   const lower = await pace.run(lowerFactor(downGram));
   if (lower === null) return plain();
-  const upGram = await engine(transpose(up), up);
-  const seen = symmetrise(await engine(transpose(lower), await engine(upGram, lower)));
-  const { values, vectors } = await pace.run(eighSteps(seen));
-  const singularValues = Float64Array.from(values, (value) => Math.sqrt(Math.max(0, value))).reverse();
+  const upGram = await transposedTimes(engine, up, up);
+  const seen = symmetrise(await transposedTimes(engine, lower, await engine(upGram, lower)));
+  const { values, vectors } = await pace.run(leadingEigenSteps(seen));
+  const singularValues = values.map((value) => Math.sqrt(Math.max(0, value)));
   return {
     singularValues,
     truncate: async (rank) => {
@@ -64,13 +64,9 @@ export async function decomposeWith(
       if (kept > 0 && !(singularValues[kept - 1]! > LEAST_VALUE * singularValues[0]!)) {
         return (await plain()).truncate(rank);
       }
-      // Eigenvectors lie in rows, ascending.
-      const rows = matrix(kept, r);
-      for (let k = 0; k < kept; k++) {
-        rows.data.set(vectors.data.subarray((r - 1 - k) * r, (r - k) * r), k * r);
-      }
+      const rows = await pace.run(vectors(kept));
       const roots = singularValues.map(Math.sqrt);
-      const left = transpose(await engine(rows, transpose(lower)));
+      const left = await timesTransposed(engine, lower, rows);
       for (let i = 0; i < r; i++) {
         for (let k = 0; k < kept; k++) left.data[i * kept + k]! /= roots[k]!;
       }

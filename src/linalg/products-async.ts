@@ -1,7 +1,8 @@
 /** Products that are computed elsewhere where they are large, and by plain loops where they are not. */
-import type { MatmulEngine } from './cholesky-async.ts';
+
 import { type FeatureRows, type GramTerm, gramSize, multiplyByGram, toDenseGram } from './gram.ts';
-import { type Matrix, matrix, transpose } from './matrix.ts';
+import { type MatmulEngine, timesTransposed, transposedTimes } from './matmul-engine.ts';
+import { type Matrix, matrix } from './matrix.ts';
 import { multiply, multiplyTransposed } from './products.ts';
 
 /** Up to this width plain loops multiply as fast as the engine starts. */
@@ -29,7 +30,7 @@ export class GramProducts {
     if ('features' in gram) {
       const { features } = gram;
       if (a.rows * n * features.rows < ENGINE_FROM_PRODUCTS) return multiplyByGram(a, gram);
-      return this.#engine(await this.#engine(a, transpose(features)), features);
+      return this.#engine(await timesTransposed(this.#engine, a, features), features);
     }
     if (this.#dense?.rows !== n) this.#dense = matrix(n, n);
     return this.#engine(a, toDenseGram(gram, this.#dense));
@@ -77,7 +78,7 @@ export async function multiplyTransposedWith(
   b: Matrix,
 ): Promise<Matrix> {
   if (engine === null || a.rows * a.cols * b.rows < ENGINE_FROM_PRODUCTS) return multiplyTransposed(a, b);
-  return engine(a, transpose(b));
+  return timesTransposed(engine, a, b);
 }
 
 /** A B [m, k] of A [m, n] and B [n, k], as `multiply`. @param engine null: plain loops. @throws as `multiply` */
@@ -93,5 +94,5 @@ const ENGINE_GRAM_FROM_PRODUCTS = 1 << 20;
 export async function gramOfRowsWith(engine: MatmulEngine, rows: FeatureRows): Promise<GramTerm> {
   const { features } = rows;
   if (features.rows * features.cols ** 2 < ENGINE_GRAM_FROM_PRODUCTS) return rows;
-  return engine(transpose(features), features);
+  return transposedTimes(engine, features, features);
 }

@@ -7,7 +7,7 @@ import type { OutputAdapter, UnsupportedEntry } from '../adapters/write.ts';
 import { MismatchError, UsageError } from '../errors.ts';
 import type { RawTensor } from '../formats/raw-tensor.ts';
 import * as path from '../io/platform/paths.ts';
-import type { MatmulEngine } from '../linalg/cholesky-async.ts';
+import type { MatmulEngine } from '../linalg/matmul-engine.ts';
 import { matrix } from '../linalg/matrix.ts';
 import { adapterModuleId } from '../models/families/adapter-layers.ts';
 import { isKnownLayer } from '../models/families/known-layers.ts';

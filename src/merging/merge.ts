@@ -8,7 +8,7 @@ import type { OutputAdapter, UnsupportedEntry } from '../adapters/write.ts';
 import { ShapeError, UsageError } from '../errors.ts';
 import * as path from '../io/platform/paths.ts';
 import { sha256Of } from '../io/platform/sha256.ts';
-import type { MatmulEngine } from '../linalg/cholesky-async.ts';
+import type { MatmulEngine } from '../linalg/matmul-engine.ts';
 import { multiplySteps } from '../linalg/products.ts';
 import { readsPrompt } from '../models/families/family.ts';
 import { Pace, type Steps } from '../pace.ts';

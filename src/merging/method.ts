@@ -1,8 +1,8 @@
 /** What a way to merge the changes of several adapters in one layer is; methods/ has one a file, and their table. */
 
 import { UsageError } from '../errors.ts';
-import type { MatmulEngine } from '../linalg/cholesky-async.ts';
 import type { LowRank } from '../linalg/low-rank.ts';
+import type { MatmulEngine } from '../linalg/matmul-engine.ts';
 import type { Pace, Steps } from '../pace.ts';
 
 /** One adapter's change of a layer, ΔW = scale · up · down, and how much of it is wanted. */

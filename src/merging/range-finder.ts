@@ -6,9 +6,9 @@
 
 import { wholeDelta } from '../adapters/delta.ts';
 import { UsageError } from '../errors.ts';
-import type { MatmulEngine } from '../linalg/cholesky-async.ts';
 import { type LowRank, type Truncation, truncateSteps } from '../linalg/low-rank.ts';
 import { truncateWith } from '../linalg/low-rank-async.ts';
+import type { MatmulEngine } from '../linalg/matmul-engine.ts';
 import { assertFinite, type Matrix, matrix, transpose } from '../linalg/matrix.ts';
 import { dot } from '../linalg/products.ts';
 import { qrSteps } from '../linalg/qr.ts';

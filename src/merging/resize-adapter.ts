@@ -5,7 +5,7 @@ import { type BaseWeights, layerDeltaSteps, needsBase } from '../adapters/delta.
 import { encodeLayer, type FactorDType } from '../adapters/encode-layer.ts';
 import type { OutputAdapter } from '../adapters/write.ts';
 import * as path from '../io/platform/paths.ts';
-import type { MatmulEngine } from '../linalg/cholesky-async.ts';
+import type { MatmulEngine } from '../linalg/matmul-engine.ts';
 import { multiplySteps } from '../linalg/products.ts';
 import { adapterModuleId } from '../models/families/adapter-layers.ts';
 import { Pace } from '../pace.ts';

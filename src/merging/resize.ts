@@ -1,8 +1,8 @@
 /** Fewer factors for every layer of an adapter: fixed ranks, or as many as the layer's spectrum asks for. */
 import { UsageError } from '../errors.ts';
-import type { MatmulEngine } from '../linalg/cholesky-async.ts';
 import type { LowRank, Truncation } from '../linalg/low-rank.ts';
 import { decomposeWith } from '../linalg/low-rank-async.ts';
+import type { MatmulEngine } from '../linalg/matmul-engine.ts';
 import { Pace } from '../pace.ts';
 import { checkRankRule, keptRank, type RankRule } from './kept-rank.ts';
 

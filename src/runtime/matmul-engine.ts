@@ -7,8 +7,8 @@ import { ShapeError } from '../errors.ts';
 import { GraphBuilder } from '../graph/builder.ts';
 import { matmul } from '../graph/ops/matmul.ts';
 import { FREE_AXIS } from '../graph/value.ts';
-import type { MatmulEngine } from '../linalg/cholesky-async.ts';
-import { type Matrix, matrix } from '../linalg/matrix.ts';
+import type { MatmulEngine } from '../linalg/matmul-engine.ts';
+import { type Matrix, matrix, transpose } from '../linalg/matrix.ts';
 import { defaultRuntime } from './default-runtime.ts';
 import { LoadedGraphs } from './loaded-graphs.ts';
 import type { GraphUse, RunSettings } from './runtime.ts';
@@ -29,6 +29,12 @@ export interface MatmulEngineOptions extends RunSettings {
   readonly mostProducts?: number;
 }
 
+/** Which operands are read transposed. */
+interface Transposed {
+  readonly transA: boolean;
+  readonly transB: boolean;
+}
+
 /**
  * A MatmulEngine: one loaded graph for products of any shape, that run in the calling thread; and one per shape for those
  * that would hold it too long. What is larger than a run is multiplied some rows at a time, to the same bits. Dispose it
@@ -43,35 +49,47 @@ export class GraphMatmulEngine {
     this.#mostProducts = mostProducts;
   }
 
-  /** A B. @throws {ShapeError} if the inner sizes differ */
-  readonly multiply: MatmulEngine = async (a, b) => {
-    if (a.cols !== b.rows) {
-      throw new ShapeError(
-        `matrix product: inner axes differ: [${a.rows}, ${a.cols}] and [${b.rows}, ${b.cols}]`,
-      );
+  /** A B, and the same of transposed operands. @throws {ShapeError} if the inner sizes differ */
+  readonly multiply: MatmulEngine = Object.assign(
+    (a: Matrix, b: Matrix) => this.#product(a, b, { transA: false, transB: false }),
+    {
+      leftTransposed: (a: Matrix, b: Matrix) => this.#product(a, b, { transA: true, transB: false }),
+      rightTransposed: (a: Matrix, b: Matrix) => this.#product(a, b, { transA: false, transB: true }),
+    },
+  );
+
+  async #product(a: Matrix, b: Matrix, { transA, transB }: Transposed): Promise<Matrix> {
+    const [m, inner] = transA ? [a.cols, a.rows] : [a.rows, a.cols];
+    const [other, k] = transB ? [b.cols, b.rows] : [b.rows, b.cols];
+    if (inner !== other) {
+      const of = (x: Matrix, turned: boolean): string => `[${x.rows}, ${x.cols}]${turned ? 'ᵀ' : ''}`;
+      throw new ShapeError(`matrix product: inner axes differ: ${of(a, transA)} and ${of(b, transB)}`);
     }
-    const perRow = a.cols * b.cols;
+    const perRow = inner * k;
     const short = Math.min(this.#mostProducts ?? SHORT_PRODUCTS, SHORT_PRODUCTS);
-    const isShort = a.rows * perRow <= short || LEAST_ROWS * perRow <= short;
+    const isShort = m * perRow <= short || LEAST_ROWS * perRow <= short;
     const most = isShort ? short : (this.#mostProducts ?? MOST_PRODUCTS);
-    const parts = Math.max(1, Math.ceil((a.rows * perRow) / most));
-    const rows = Math.ceil(a.rows / parts);
-    if (rows === a.rows) return matrix(a.rows, b.cols, await this.#run(a, b, isShort));
-    const product = matrix(a.rows, b.cols);
-    for (let i = 0; i < a.rows; i += rows) {
-      const count = Math.min(rows, a.rows - i);
-      const part = matrix(count, a.cols, a.data.subarray(i * a.cols, (i + count) * a.cols));
-      product.data.set(await this.#run(part, b, isShort), i * b.cols);
+    const parts = Math.max(1, Math.ceil((m * perRow) / most));
+    const rows = Math.ceil(m / parts);
+    if (rows === m) return matrix(m, k, await this.#run(a, b, { transA, transB }, isShort));
+    // Rows of a transposed operand do not lie together.
+    const left = transA ? transpose(a) : a;
+    const product = matrix(m, k);
+    for (let i = 0; i < m; i += rows) {
+      const count = Math.min(rows, m - i);
+      const part = matrix(count, inner, left.data.subarray(i * inner, (i + count) * inner));
+      product.data.set(await this.#run(part, b, { transA: false, transB }, isShort), i * k);
     }
     return product;
-  };
+  }
 
-  async #run(a: Matrix, b: Matrix, isShort: boolean): Promise<Float64Array> {
+  async #run(a: Matrix, b: Matrix, transposed: Transposed, isShort: boolean): Promise<Float64Array> {
     const shapes = [a, b].map(({ rows, cols }) => (isShort ? [FREE_AXIS, FREE_AXIS] : [rows, cols]));
-    const product = await this.#graphs.get(shapes.join(), () => {
+    const { transA, transB } = transposed;
+    const product = await this.#graphs.get([shapes, transA, transB].join(), () => {
       const g = new GraphBuilder();
       const [left, right] = shapes as [number[], number[]];
-      g.output('c', matmul(g, g.input('a', 'float64', left), g.input('b', 'float64', right)));
+      g.output('c', matmul(g, g.input('a', 'float64', left), g.input('b', 'float64', right), transposed));
       return g.finish();
     });
     const { c } = await product.run({

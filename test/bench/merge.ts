@@ -1,6 +1,6 @@
 /**
  * Merging at full size: three rank-32 LoRAs of SD 1.5 into one, recompression of a rank-128 sum, and baking into
- * checkpoints of 2 GB (float16) and 4 GB (float32). One process each, start-up included; beside Python with PEFT where
+ * checkpoints of 2 GB (float16) and 4 GB (float32); `-- --only merge,rank,bake` runs parts. One process each, start-up included; beside Python with PEFT where
  * present (PYTHON names the interpreter), beside the shortest script with torch, and beside copying the checkpoint.
  * Whole processes are run in turn and the best of each is compared: what else the machine does then weighs less. Of
  * copying and baking the medians: how quickly a disk takes bytes varies several times over, and luck is no speed.
@@ -224,7 +224,110 @@ function best(runs: readonly (Timed | string)[]): Timed | string {
   return runs.reduce((a, b) => (typeof a === 'string' ? a : typeof b === 'string' ? b : b.ms < a.ms ? b : a));
 }
 
+type Row = Readonly<Record<string, string | null>>;
+
+/** Whole processes, ours beside others'. */
+function mergeRows(model: string, files: readonly string[], work: string): { rows: Row[]; details: object } {
+  const mineRuns: Timed[] = [];
+  const scriptRuns: (Timed | string)[] = [];
+  const peftRuns: (Timed | string)[] = [];
+  for (let round = 0; round < ROUNDS; round++) {
+    const out = (name: string): string => path.join(work, `${name}${round}.safetensors`);
+    const argv = [edlora, 'merge', ...files, '--quiet', '--out', out('ours')];
+    mineRuns.push(timed(process.execPath, argv));
+    scriptRuns.push(tryPython(['cat', out('script'), ...files]));
+    peftRuns.push(tryPython(['peft', model, out('peft'), ...files]));
+  }
+  const mine = best(mineRuns) as Timed;
+  const versionsOf = (run: Timed | string): string =>
+    typeof run === 'string' ? `skipped: ${run}` : (JSON.parse(run.output) as { versions: string }).versions;
+  const msOf = (run: Timed | string): number | null => (typeof run === 'string' ? null : run.ms);
+  const others = [
+    { name: 'PEFT, add_weighted_adapter', run: best(peftRuns), reach: '3 ×' },
+    { name: 'the fewest lines with torch', run: best(scriptRuns), reach: '2 ×' },
+  ];
+  return {
+    rows: others.map(({ name, run, reach }) => ({
+      what: `merge (cat), whole process; other: ${name} (${versionsOf(run)})`,
+      edlora: seconds(mine.ms),
+      other: typeof run === 'string' ? null : seconds(run.ms),
+      'edlora is faster': ratio(mine.ms, msOf(run)),
+      'to reach': reach,
+    })),
+    details: {
+      mergeMs: mineRuns.map(({ ms }) => ms),
+      scriptMs: scriptRuns.map(msOf),
+      peftMs: peftRuns.map(msOf),
+    },
+  };
+}
+
+/** Layers of each shape are measured and counted as often as they occur. */
+async function rankRows(layers: readonly Module[]): Promise<{ rows: Row[]; details: object }> {
+  const counts = new Map<string, number>();
+  for (const { shape } of layers) {
+    const key = `${shape[0]},${shape[1]}`;
+    counts.set(key, (counts.get(key) ?? 0) + 1);
+  }
+  const shapes = [...counts.keys()].map((key) => key.split(',').map(Number) as [number, number]);
+  const times = [...counts.values()];
+  const small = await recompress(shapes);
+  const smallMs = small.reduce((sum, { first, next }, i) => sum + first + next * (times[i]! - 1), 0);
+  const dense = tryPython(['svd', String(SUM_RANK), String(RANK), ...shapes.flat().map(String)]);
+  const layerMs =
+    typeof dense === 'string' ? null : (JSON.parse(dense.output) as { layerMs: number[] }).layerMs;
+  const denseMs = layerMs?.reduce((sum, ms, i) => sum + ms * times[i]!, 0) ?? null;
+  return {
+    rows: [
+      {
+        what: `rank ${SUM_RANK} sum to ${RANK}, all layers; other: dense SVD, torch.linalg.svd`,
+        edlora: seconds(smallMs),
+        other: denseMs === null ? null : seconds(denseMs),
+        'edlora is faster': ratio(smallMs, denseMs),
+        'to reach': '50 ×',
+      },
+    ],
+    details: shapes.map((shape, i) => ({
+      shape,
+      count: times[i],
+      ms: small[i],
+      denseMs: layerMs?.[i] ?? null,
+    })),
+  };
+}
+
+async function bakeRows(
+  model: string,
+  lora: string,
+  work: string,
+): Promise<{ rows: Row[]; details: object }> {
+  const bakes: BakeTimes[] = [];
+  for (const base of [model, await ensureRandomModel('F32')]) bakes.push(bakeBesideCopy(base, lora, work));
+  const rows = bakes.flatMap(({ bakeMs, copyMs, peakBytes, sizeBytes }): Row[] => [
+    {
+      what: `bake into ${(sizeBytes / 1e9).toFixed(2)} GB, whole process; other: copying`,
+      edlora: seconds(bakeMs),
+      other: seconds(copyMs),
+      'edlora is faster': ratio(bakeMs, copyMs),
+      'to reach': '0.7 ×',
+    },
+    {
+      what: 'the same, peak resident memory',
+      edlora: `${(peakBytes / 1e6).toFixed(0)} MB`,
+      other: null,
+      'edlora is faster': null,
+      'to reach': '500 MB',
+    },
+  ]);
+  return { rows, details: bakes };
+}
+
 async function main(): Promise<void> {
+  const known = ['merge', 'rank', 'bake'];
+  const at = process.argv.indexOf('--only');
+  const wanted = at < 0 ? known : process.argv[at + 1]!.split(',');
+  const unknown = wanted.filter((part) => !known.includes(part));
+  if (unknown.length > 0) throw new Error(`--only: expected ${known.join(', ')}, got ${unknown.join(', ')}`);
   const model = await ensureRandomModel('F16');
   const layers = await trainableLayers(model);
   const work = path.join(
@@ -239,97 +342,22 @@ async function main(): Promise<void> {
       files.push(path.join(work, `lora${i}.safetensors`));
       await writeRandomAdapter(files[i]!, layers, i + 1);
     }
-    const mineRuns: Timed[] = [];
-    const scriptRuns: (Timed | string)[] = [];
-    const peftRuns: (Timed | string)[] = [];
-    for (let round = 0; round < ROUNDS; round++) {
-      const out = (name: string): string => path.join(work, `${name}${round}.safetensors`);
-      const argv = [edlora, 'merge', ...files, '--quiet', '--out', out('ours')];
-      mineRuns.push(timed(process.execPath, argv));
-      scriptRuns.push(tryPython(['cat', out('script'), ...files]));
-      peftRuns.push(tryPython(['peft', model, out('peft'), ...files]));
-    }
-    const [mine, script, peft] = [best(mineRuns) as Timed, best(scriptRuns), best(peftRuns)];
-
-    const counts = new Map<string, number>();
-    for (const { shape } of layers) {
-      const key = `${shape[0]},${shape[1]}`;
-      counts.set(key, (counts.get(key) ?? 0) + 1);
-    }
-    const shapes = [...counts.keys()].map((key) => key.split(',').map(Number) as [number, number]);
-    const weighted = (times: readonly number[]): number =>
-      times.reduce((sum, ms, i) => sum + ms * [...counts.values()][i]!, 0);
-    const small = await recompress(shapes);
-    const smallMs = small.reduce(
-      (sum, { first, next }, i) => sum + first + next * ([...counts.values()][i]! - 1),
-      0,
-    );
-    const dense = tryPython(['svd', String(SUM_RANK), String(RANK), ...shapes.flat().map(String)]);
-    const denseMs =
-      typeof dense === 'string' ? null : (JSON.parse(dense.output) as { layerMs: number[] }).layerMs;
-
-    const bakes = [bakeBesideCopy(model, files[0]!, work)];
-    bakes.push(bakeBesideCopy(await ensureRandomModel('F32'), files[0]!, work));
-
-    const msOf = (run: Timed | string): number | null => (typeof run === 'string' ? null : run.ms);
-    const versionsOf = (run: Timed | string): string =>
-      typeof run === 'string' ? `skipped: ${run}` : (JSON.parse(run.output) as { versions: string }).versions;
-    const others = [
-      { name: 'PEFT', ms: msOf(peft), reach: '3 ×' },
-      { name: 'a script with torch', ms: msOf(script), reach: null },
-    ];
+    const rows: Row[] = [];
+    const details: Record<string, object> = {};
+    const add = (part: string, measured: { rows: Row[]; details: object }): void => {
+      rows.push(...measured.rows);
+      details[part] = measured.details;
+    };
+    if (wanted.includes('merge')) add('merge', mergeRows(model, files, work));
+    if (wanted.includes('rank')) add('rank', await rankRows(layers));
+    if (wanted.includes('bake')) add('bake', await bakeRows(model, files[0]!, work));
     printReport({
       title: `Merging at the size of SD 1.5: ${layers.length} layers, ${ADAPTERS} LoRAs of rank ${RANK} in float16`,
-      rows: [
-        ...others.map(({ name, ms, reach }) => ({
-          what: `merge (cat), whole process; other: ${name}`,
-          edlora: seconds(mine.ms),
-          other: ms === null ? null : seconds(ms),
-          'edlora is faster': ratio(mine.ms, ms),
-          'to reach': reach,
-        })),
-        {
-          what: `rank ${SUM_RANK} sum to ${RANK}, all layers; other: dense SVD`,
-          edlora: seconds(smallMs),
-          other: denseMs === null ? null : seconds(weighted(denseMs)),
-          'edlora is faster': ratio(smallMs, denseMs === null ? null : weighted(denseMs)),
-          'to reach': '50 ×',
-        },
-        ...bakes.flatMap(({ bakeMs, copyMs, peakBytes, sizeBytes }) => [
-          {
-            what: `bake into ${(sizeBytes / 1e9).toFixed(2)} GB, whole process; other: copying`,
-            edlora: seconds(bakeMs),
-            other: seconds(copyMs),
-            'edlora is faster': ratio(bakeMs, copyMs),
-            'to reach': '0.7 ×',
-          },
-          {
-            what: 'the same, peak resident memory',
-            edlora: `${(peakBytes / 1e6).toFixed(0)} MB`,
-            other: null,
-            'edlora is faster': null,
-            'to reach': '500 MB',
-          },
-        ]),
-      ],
+      rows,
       notes: [
         `merging: the best of ${ROUNDS} whole processes in turn; baking and copying: medians of ${DISK_ROUNDS}; load before ${loadBefore.toFixed(1)}, after ${loadavg()[0]!.toFixed(1)}`,
-        `PEFT: add_weighted_adapter(combination_type="cat"), ${versionsOf(peft)}`,
-        `script: the fewest lines with ${versionsOf(script)}`,
-        'recompression: layers of each shape are measured and counted as often as they occur; a dense SVD is torch.linalg.svd',
       ],
-      details: {
-        mergeMs: mineRuns.map(({ ms }) => ms),
-        scriptMs: scriptRuns.map(msOf),
-        peftMs: peftRuns.map(msOf),
-        shapes: shapes.map((shape, i) => ({
-          shape,
-          count: [...counts.values()][i],
-          ms: small[i],
-          denseMs: denseMs?.[i] ?? null,
-        })),
-        bakes,
-      },
+      details,
     });
   } finally {
     rmSync(work, { recursive: true, force: true });

@@ -5,6 +5,7 @@ import { matmul } from '../../src/graph/ops/matmul.ts';
 import { FREE_AXIS } from '../../src/graph/value.ts';
 import { type CholeskyFactor, cholesky, solveRows } from '../../src/linalg/cholesky.ts';
 import { ASYNC_PANEL_WIDTH, choleskyAsync, solveRowsAsync } from '../../src/linalg/cholesky-async.ts';
+import { timesTransposed, transposedTimes } from '../../src/linalg/matmul-engine.ts';
 import { type Matrix, matrix, transpose } from '../../src/linalg/matrix.ts';
 import { InterpreterRuntime } from '../../src/runtime/interpreter-runtime.ts';
 import { GraphMatmulEngine } from '../../src/runtime/matmul-engine.ts';
@@ -72,6 +73,24 @@ describe.each(Object.entries(engines))('Cholesky with products by %s', (_, engin
       await expect(choleskyAsync(again, engine)).rejects.toThrow(`at pivot ${pivot}`);
     }
   });
+});
+
+describe('products of transposed operands', () => {
+  it.each([undefined, 2 ** 13])(
+    'are those of turned ones, in runs of %s multiplications',
+    async (mostProducts) => {
+      const engine = new GraphMatmulEngine({ threads: 1, mostProducts });
+      const [a, b, c] = [randomMatrix(1, 300, 40), randomMatrix(2, 300, 24), randomMatrix(3, 70, 40)];
+      const left = await transposedTimes(engine.multiply, a, b);
+      expect([left.rows, left.cols]).toEqual([40, 24]);
+      expect(relativeError(left.data, naiveProduct(transpose(a), b).data)).toBeLessThan(1e-14);
+      const right = await timesTransposed(engine.multiply, a, c);
+      expect([right.rows, right.cols]).toEqual([300, 70]);
+      expect(relativeError(right.data, naiveProduct(a, transpose(c)).data)).toBeLessThan(1e-14);
+      await expect(transposedTimes(engine.multiply, a, c)).rejects.toThrow('[300, 40]ᵀ and [70, 40]');
+      await engine.dispose();
+    },
+  );
 });
 
 it('refuses a matrix that is not square', async () => {

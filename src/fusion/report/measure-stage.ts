@@ -3,9 +3,10 @@
  * merges beside them. With all factors of the layers stacked to S [R, n], every wanted number follows from the small cores
  * S G_i Sᵀ and Fᵀ F, so each Gram matrix is multiplied once, by the engine where it is large.
  */
-import type { MatmulEngine } from '../../linalg/cholesky-async.ts';
+
 import { gramTrace } from '../../linalg/gram.ts';
 import { frobeniusNormSteps, type LowRank, rankOf } from '../../linalg/low-rank.ts';
+import type { MatmulEngine } from '../../linalg/matmul-engine.ts';
 import { type Matrix, splitRows, stackRows, transpose } from '../../linalg/matrix.ts';
 import { GramProducts, multiplyTransposedWith } from '../../linalg/products-async.ts';
 import { Pace, type Steps } from '../../pace.ts';

@@ -26,10 +26,11 @@ import {
   diagonalOf,
   solveRowsSteps as solveCholeskyRows,
 } from '../../linalg/cholesky.ts';
-import { choleskyAsync, type MatmulEngine, solveRowsAsync } from '../../linalg/cholesky-async.ts';
+import { choleskyAsync, solveRowsAsync } from '../../linalg/cholesky-async.ts';
 import { eighSteps } from '../../linalg/eigh.ts';
 import { type GramTerm, multiplyByGramSteps } from '../../linalg/gram.ts';
 import { type LowRank, lowRank, sum, zeroDelta } from '../../linalg/low-rank.ts';
+import type { MatmulEngine } from '../../linalg/matmul-engine.ts';
 import { assertFinite, type Matrix, matrix, splitRows, stackRows } from '../../linalg/matrix.ts';
 import { multiplySteps, multiplyTransposedSteps } from '../../linalg/products.ts';
 import { GramProducts, multiplyTransposedWith, multiplyWith } from '../../linalg/products-async.ts';

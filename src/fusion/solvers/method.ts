@@ -5,8 +5,8 @@
  */
 
 import { UsageError } from '../../errors.ts';
-import type { MatmulEngine } from '../../linalg/cholesky-async.ts';
 import type { LowRank } from '../../linalg/low-rank.ts';
+import type { MatmulEngine } from '../../linalg/matmul-engine.ts';
 import { nearestName } from '../../nearest-name.ts';
 import { Pace } from '../../pace.ts';
 import { STAGES, type Stage } from '../stage.ts';

@@ -1,7 +1,7 @@
 /** The matrix of the objective's quadratic part, M = Σ_j G_j + β′ G_reg + λ I, and its weights in absolute terms. */
 import { NumericalError } from '../../errors.ts';
-import type { MatmulEngine } from '../../linalg/cholesky-async.ts';
 import { addGramSteps, type GramTerm, gramTrace } from '../../linalg/gram.ts';
+import type { MatmulEngine } from '../../linalg/matmul-engine.ts';
 import { type Matrix, matrix } from '../../linalg/matrix.ts';
 import { addScaled } from '../../linalg/products.ts';
 import { gramOfRowsWith } from '../../linalg/products-async.ts';

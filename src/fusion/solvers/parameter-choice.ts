@@ -2,7 +2,7 @@
  * `auto`: ridge and preservation chosen on features that were not solved on: other noise, other steps, other prompts of the
  * same concepts. Every candidate is solved and judged from Gram matrices alone; no network runs for it.
  */
-import type { MatmulEngine } from '../../linalg/cholesky-async.ts';
+import type { MatmulEngine } from '../../linalg/matmul-engine.ts';
 import { Pace } from '../../pace.ts';
 import type { CollectOptions } from '../options.ts';
 import { measureLayers } from '../report/measure-stage.ts';
