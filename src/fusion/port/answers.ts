@@ -13,8 +13,8 @@
  */
 import { readFloat64 } from '../../formats/raw-tensor.ts';
 import { type CholeskyFactor, solveLowerRowsSteps, solveUpperRowsSteps } from '../../linalg/cholesky.ts';
-import type { MatmulEngine } from '../../linalg/cholesky-async.ts';
 import { type LowRank, lowRank, toDense } from '../../linalg/low-rank.ts';
+import type { MatmulEngine } from '../../linalg/matmul-engine.ts';
 import { type Matrix, matrix, transpose } from '../../linalg/matrix.ts';
 import { svdSteps } from '../../linalg/svd.ts';
 import type { Checkpoint } from '../../models/checkpoint.ts';

@@ -1,6 +1,7 @@
 /** The left side of the answers' equations, the same for all layers since the shared embeddings are. */
 import { type CholeskyFactor, choleskySteps } from '../../linalg/cholesky.ts';
-import { choleskyAsync, type MatmulEngine } from '../../linalg/cholesky-async.ts';
+import { choleskyAsync } from '../../linalg/cholesky-async.ts';
+import type { MatmulEngine } from '../../linalg/matmul-engine.ts';
 import { type Matrix, transpose } from '../../linalg/matrix.ts';
 import type { Pace } from '../../pace.ts';
 import { addDiagonal, combined, trace } from './matrix-terms.ts';

@@ -8,7 +8,8 @@
  * V = R M⁻¹ with R = W̃' Σ f xᵀ + W̃ (β Σ f_c x_cᵀ + λ I), so that J = c − Σ_l ⟨R, V⟩ with c of the targets alone; and, V being the
  * best there is, dJ/dx is that with V as it is, 2 Vᵀ (V x − W̃' f). β and λ are those of the features that it begins with.
  */
-import { type MatmulEngine, solveRowsAsync } from '../../linalg/cholesky-async.ts';
+import { solveRowsAsync } from '../../linalg/cholesky-async.ts';
+import type { MatmulEngine } from '../../linalg/matmul-engine.ts';
 import { type Matrix, matrix, transpose } from '../../linalg/matrix.ts';
 import type { Checkpoint } from '../../models/checkpoint.ts';
 import type { ModelDeltas } from '../../models/lora.ts';
