@@ -40,7 +40,7 @@ const CHUNK_ROWS = 64;
 /** Side of the blocks in which matrices are symmetrised: two of them fit the first cache. */
 const BLOCK = 32;
 
-/** Rows [start, end) of a Gram matrix, of which columns [0, end) are computed. */
+/** Rows [start, end) of a Gram matrix, of which columns [start, n) are computed. */
 export interface GramStrip {
   readonly start: number;
   readonly end: number;
@@ -50,7 +50,7 @@ export interface GramStrip {
 const STRIPS_FROM_WIDTH = 256;
 const STRIPS = 4;
 
-/** The strips that cover the lower triangle of [n, n]; one holds all of a small matrix. */
+/** The strips that cover the upper triangle of [n, n]; one holds all of a small matrix. */
 export function gramStrips(size: number): GramStrip[] {
   const count = size < STRIPS_FROM_WIDTH ? 1 : STRIPS;
   const height = Math.ceil(size / count);
@@ -218,18 +218,21 @@ export function quadraticTrace(e: Matrix, gram: GramTerm): number {
   return Math.max(0, dot(product.data, 0, e.data, 0, e.data.length));
 }
 
+/** Where row i of a packed [n, n] begins: at its diagonal. */
+const packedStart = (n: number, i: number): number => (i * (2 * n - i + 1)) / 2;
+
 /**
- * A running float64 sum of Gram matrices [n, n]. Keeps one n × n array, no features.
+ * A running float64 sum of Gram matrices [n, n]. Keeps one triangle, no features.
  */
 export class GramAccumulator {
   readonly size: number;
   #rows = 0;
-  /** Lower triangle; what lies above the diagonal stays zero. */
+  /** Packed. */
   readonly #sum: Float64Array;
 
   constructor(size: number) {
     this.size = size;
-    this.#sum = new Float64Array(size * size);
+    this.#sum = new Float64Array(packedLength(size));
   }
 
   /** Feature rows N added so far. */
@@ -249,14 +252,22 @@ export class GramAccumulator {
     if (!Number.isInteger(rows)) {
       throw new ShapeError(`features: expected rows of ${n} numbers, got ${features.length} numbers`);
     }
+    // The lower triangle of a whole matrix: products are added to rows of it.
+    const sum = new Float64Array(n * n);
+    for (let i = 0, at = 0; i < n; i++) {
+      for (let j = i; j < n; j++) sum[j * n + i] = this.#sum[at++]!;
+    }
     for (let first = 0; first < rows; first += CHUNK_ROWS) {
       const depth = Math.min(CHUNK_ROWS, rows - first);
       const columns = new Float64Array(n * depth);
       for (let k = 0; k < depth; k++) {
         for (let j = 0; j < n; j++) columns[j * depth + k] = features[(first + k) * n + j]!;
       }
-      addSymmetricProduct(this.#sum, 0, n, 1, columns, n, depth);
+      addSymmetricProduct(sum, 0, n, 1, columns, n, depth);
       yield;
+    }
+    for (let i = 0, at = 0; i < n; i++) {
+      for (let j = i; j < n; j++) this.#sum[at++] = sum[j * n + i]!;
     }
     this.#rows += rows;
   }
@@ -275,10 +286,12 @@ export class GramAccumulator {
     const sum = this.#sum;
     for (let top = 0; top < n; top += BLOCK) {
       for (let left = 0; left <= top; left += BLOCK) {
-        const right = left + BLOCK;
-        for (let i = top; i < Math.min(top + BLOCK, n); i++) {
-          const last = Math.min(right, i + 1);
-          for (let j = left; j < last; j++) sum[i * n + j]! += (gram[i * n + j]! + gram[j * n + i]!) / 2;
+        const right = Math.min(left + BLOCK, n);
+        for (let j = left; j < right; j++) {
+          const row = packedStart(n, j) - j;
+          for (let i = Math.max(top, j); i < Math.min(top + BLOCK, n); i++) {
+            sum[row + i]! += (gram[i * n + j]! + gram[j * n + i]!) / 2;
+          }
         }
       }
     }
@@ -294,7 +307,7 @@ export class GramAccumulator {
   addStrips(values: Float64Array, rows: number): void {
     const n = this.size;
     const strips = gramStrips(n);
-    const length = strips.reduce((sum, { start, end }) => sum + (end - start) * end, 0);
+    const length = strips.reduce((sum, { start, end }) => sum + (end - start) * (n - start), 0);
     if (values.length !== length) {
       throw new ShapeError(
         `Gram matrix [${n}, ${n}] in strips: expected ${length} numbers, got ${values.length}`,
@@ -302,9 +315,10 @@ export class GramAccumulator {
     }
     const sum = this.#sum;
     let at = 0;
+    let to = 0;
     for (const { start, end } of strips) {
-      for (let i = start; i < end; i++, at += end) {
-        for (let j = 0; j <= i; j++) sum[i * n + j]! += values[at + j]!;
+      for (let i = start; i < end; i++, at += n - start) {
+        for (let j = i - start; j < n - start; j++) sum[to++]! += values[at + j]!;
       }
     }
     this.#rows += rows;
@@ -316,31 +330,16 @@ export class GramAccumulator {
   }
 
   trace(): number {
-    return gramTrace(matrix(this.size, this.size, this.#sum));
+    return gramTrace(this.toPacked());
   }
 
   /** The sum so far as a full symmetric matrix (a copy). */
   toMatrix(): Matrix {
-    const n = this.size;
-    const result = matrix(n, n);
-    for (let i = 0; i < n; i++) {
-      for (let j = 0; j <= i; j++) {
-        const value = this.#sum[i * n + j]!;
-        result.data[i * n + j] = value;
-        result.data[j * n + i] = value;
-      }
-    }
-    return result;
+    return toDenseGram(this.toPacked());
   }
 
-  /** The sum so far, half the numbers. */
+  /** The sum so far, half the numbers; not a copy: what is added later shows. */
   toPacked(): PackedSymmetric & { readonly packed: Float64Array } {
-    const n = this.size;
-    const packed = new Float64Array(packedLength(n));
-    let at = 0;
-    for (let i = 0; i < n; i++) {
-      for (let j = i; j < n; j++) packed[at++] = this.#sum[j * n + i]!;
-    }
-    return { size: n, packed };
+    return { size: this.size, packed: this.#sum };
   }
 }

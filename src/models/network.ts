@@ -5,14 +5,12 @@
 import { MismatchError, MissingWeightError, ShapeError } from '../errors.ts';
 import type { RawTensor } from '../formats/raw-tensor.ts';
 import { GraphBuilder } from '../graph/builder.ts';
+import { gramOfRows } from '../graph/gram-of-rows.ts';
 import type { Graph } from '../graph/graph.ts';
 import { conv } from '../graph/ops/convolution.ts';
-import { cast } from '../graph/ops/elementwise.ts';
-import { matmul } from '../graph/ops/matmul.ts';
-import { concat, reshape, slice } from '../graph/ops/movement.ts';
+import { reshape } from '../graph/ops/movement.ts';
 import { groupNorm } from '../graph/ops/normalization.ts';
 import type { Value } from '../graph/value.ts';
-import { gramStrips } from '../linalg/gram.ts';
 
 /** The weights of one component (UNet, text encoder, VAE) by diffusers' parameter names. */
 export interface WeightSource {
@@ -278,21 +276,9 @@ export class NetworkBuilder {
     if (form === 'rows') {
       this.g.output(output, weighed);
     } else {
-      this.g.output(output, this.#gram(weighed, width));
+      this.g.output(output, gramOfRows(this.g, weighed));
     }
     return { input, output, form, rows, width };
-  }
-
-  /** XᵀX in float64, the strips of its lower triangle one after the other. */
-  #gram(x: Value, width: number): Value {
-    const wide = cast(this.g, x, 'float64');
-    const columns = (from: number, to: number): Value =>
-      to - from === width ? wide : slice(this.g, wide, 1, from, to);
-    const strips = gramStrips(width).map(({ start, end }) => {
-      const product = matmul(this.g, columns(start, end), columns(0, end), { transA: true });
-      return reshape(this.g, product, [(end - start) * end]);
-    });
-    return strips.length === 1 ? strips[0]! : concat(this.g, strips, 0);
   }
 
   #flat(rows: Value): Value {

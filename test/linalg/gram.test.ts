@@ -63,7 +63,7 @@ describe('GramAccumulator', () => {
     const strips = gramStrips(n).flatMap(({ start, end }) =>
       Array.from({ length: end - start }, (_, k) => {
         const from = (start + k) * n;
-        return [...dense.data.subarray(from, from + end)];
+        return [...dense.data.subarray(from + start, from + n)];
       }).flat(),
     );
     const gram = new GramAccumulator(n);

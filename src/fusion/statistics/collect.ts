@@ -33,6 +33,7 @@ import type { Sampler } from '../../sampling/samplers/sampler.ts';
 import { float32, type Tensor } from '../../tensor/tensor.ts';
 import { idInStage, nameInStage } from '../stage.ts';
 import { areFewRows, FeatureSums, type SumState } from './feature-sums.ts';
+import { areSmallerAsRows, RowGrams } from './row-grams.ts';
 import { NO_STATISTICS, type StageStatistics } from './statistics.ts';
 
 /** Layer → its input. */
@@ -276,11 +277,14 @@ export async function collectSpatial(
   const rows = new GuidedRows(1, { scale: guidanceScale });
   const size = { batch: rows.count, latentHeight: height, latentWidth: width, tokens };
   const contrasted = rows.guided && contrast !== null;
+  /** Whether so many rows of a pass stay few in all passes. */
+  const staysFew = (count: number, width: number): boolean =>
+    areFewRows(count * sampler.timesteps.length * runs.length, width);
   const network = buildUnet(weights, config, size, {
     loraRanks,
     probes: {
       features: layers,
-      keepRows: (count, width) => areFewRows(count * sampler.timesteps.length * runs.length, width),
+      keepRows: (count, width) => staysFew(count, width) || areSmallerAsRows(count, width),
       ...(contrasted ? { weighRows: (g, values) => contrastRows(g, values, contrast) } : {}),
     },
   });
@@ -288,12 +292,16 @@ export async function collectSpatial(
   const factors = new UploadedFeeds(execution.runtime, deltaFeeds(own, loraRanks, known));
   const sums = new FeatureSums(inputsOf(network.probes));
   if (resume !== null) sums.restore(resume.sums);
+  const grams = new RowGrams(execution);
   const predict = async (pass: Pass, texts: Feeds): Promise<Float32Array> => {
     const outputs = await session.run({ ...pass.feeds, ...texts, ...factors.feeds });
     for (const { input, output, form, rows: count, width } of distinct(network.probes)) {
       const { data } = outputs[output]!;
+      // Of a large model all outputs together are gigabytes.
+      delete outputs[output];
       if (form === 'gram') sums.addStrips(input, data as Float64Array, width, count);
-      else sums.addRows(input, data as Float32Array, width);
+      else if (staysFew(count, width)) sums.addRows(input, data as Float32Array, width);
+      else sums.addStrips(input, await grams.strips(data as Float32Array, width), width, count);
     }
     return outputs.noise_pred!.data as Float32Array;
   };
@@ -325,6 +333,7 @@ export async function collectSpatial(
     return sums.finish();
   } finally {
     factors.dispose();
+    await grams.dispose();
     await session.dispose();
   }
 }
