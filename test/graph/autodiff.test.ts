@@ -190,8 +190,8 @@ describe('every rule agrees with the slope along random directions', () => {
     });
   }
 
-  it('MultiHeadAttention: some heads at a time', () => {
-    for (const scoresAtOnce of [1, 2 * 5 * 4 * 2]) {
+  it('MultiHeadAttention: some heads, or some queries, at a time', () => {
+    for (const scoresAtOnce of [1, 2 * 4 * 3, 2 * 5 * 4 * 2]) {
       const rules = { ...vjps, MultiHeadAttention: attentionVjp(scoresAtOnce) } as VjpTable;
       const write: Write = (g, q, k, v) => multiHeadAttention(g, { q: q!, k: k!, v: v! }, 3);
       const inputs = [n([2, 5, 6], 1), n([2, 4, 6], 2), n([2, 4, 9], 3)];
