@@ -153,7 +153,7 @@ export const sampleCommand: Command = {
     ],
     [
       `edlora sample --concepts ${CONCEPTS}/edlora_smiley.pth ${CONCEPTS}/edlora_bullseye.pth --combine switch --prompt "a <smiley1> <smiley2> and a <bullseye1> <bullseye2>" --width 128 --height 64 --guidance 4`,
-      'Two concepts that take turns, step by step (composite: the mean of both at every step)',
+      'Two concepts that take turns; composite is the mean of both at every step',
     ],
     [
       'edlora sample --base sd_xl_base_1.0.safetensors --base-config sdxl --loras style-sdxl.safetensors:0.8 --prompt "a cat" --original-size 1024x1024',
@@ -323,9 +323,12 @@ function guide(
     throw new UsageError(`--${kind}-…: expected --${kind} with a picture`);
   }
   if (adapter === undefined) {
-    const known = { keypose: 't2iadapter_openpose_sd14v1', sketch: 't2iadapter_sketch_sd14v1' }[kind];
+    const known = {
+      keypose: ['t2iadapter_openpose_sd14v1', 't2i-adapter-openpose-sdxl-1.0'],
+      sketch: ['t2iadapter_sketch_sd14v1', 't2i-adapter-sketch-sdxl-1.0'],
+    }[kind];
     throw new UsageError(
-      `--${kind}: expected --${kind}-adapter with the folder of a T2I-Adapter, e.g. a download of TencentARC/${known}`,
+      `--${kind}: expected --${kind}-adapter with the folder of a T2I-Adapter, e.g. a download of TencentARC/${known[0]}, for SDXL ${known[1]}`,
     );
   }
   return [{ adapter, image, ...defined({ strength, regions }) }];

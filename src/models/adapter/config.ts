@@ -3,8 +3,10 @@ import { z } from 'zod';
 import { jsonExcerpt } from '../../formats/excerpt.ts';
 
 export interface AdapterConfig {
+  /** `full_adapter` halves the picture before each feature but the first, `full_adapter_xl` before the third alone. */
+  readonly type: 'full_adapter' | 'full_adapter_xl';
   readonly inChannels: number;
-  /** Of each feature: one per down block of the UNet. */
+  /** Of each feature. */
   readonly channels: readonly number[];
   readonly numResBlocks: number;
   /** Pixels per cell of the first feature along each axis. */
@@ -15,9 +17,9 @@ const positive = z.number().int().positive().max(65_536);
 
 export const adapterSchema = z
   .object({
-    adapter_type: z.string().refine((type) => type === 'full_adapter', {
+    adapter_type: z.enum(['full_adapter', 'full_adapter_xl'], {
       error: ({ input }) =>
-        `expected full_adapter, got ${jsonExcerpt(input)}; an adapter for another architecture?`,
+        `expected full_adapter or full_adapter_xl, got ${jsonExcerpt(input)}; an adapter for another architecture?`,
     }),
     in_channels: positive.default(3),
     channels: z.array(positive).min(1).max(8).default([320, 640, 1280, 1280]),
@@ -26,6 +28,7 @@ export const adapterSchema = z
   })
   .transform(
     (json): AdapterConfig => ({
+      type: json.adapter_type,
       inChannels: json.in_channels,
       channels: json.channels,
       numResBlocks: json.num_res_blocks,

@@ -6,6 +6,7 @@ import * as path from '../../io/platform/paths.ts';
 import type { Checkpoint } from '../checkpoint.ts';
 import { readConfig } from '../config-file.ts';
 import type { WeightSource } from '../network.ts';
+import { featureShapes, isAddedBehind } from '../unet/adapter-features.ts';
 import { type AdapterConfig, adapterSchema } from './config.ts';
 
 export interface T2iAdapter {
@@ -17,7 +18,7 @@ export interface T2iAdapter {
 
 /**
  * Open an adapter: a diffusers folder with `config.json` and `diffusion_pytorch_model.safetensors`.
- * @throws {FormatError} if files are missing or damaged, or it is no full_adapter
+ * @throws {FormatError} if files are missing or damaged, or it is of another kind
  */
 export async function openT2iAdapter(folder: string): Promise<T2iAdapter> {
   const absolute = path.resolve(folder);
@@ -36,15 +37,24 @@ export function checkAdapterFits(
   base: Checkpoint,
   factor: number,
 ): void {
-  const channels = base.parts.unet.config.blocks.map((block) => block.channels);
+  const { config: unet } = base.parts.unet;
+  const channels = featureShapes(unet, 1, 1).map((shape) => shape.channels);
+  const behind = isAddedBehind(unet, 0);
+  const type = behind ? 'full_adapter_xl' : 'full_adapter';
+  if (config.type !== type) {
+    throw new MismatchError(
+      `${folder}: expected a ${type} for ${base.path}, got a ${config.type}; an adapter for another architecture?`,
+    );
+  }
   if (config.channels.join() !== channels.join()) {
     throw new MismatchError(
       `${folder}: expected features of ${channels.join(', ')} channels for ${base.path}, got ${config.channels.join(', ')}; an adapter for another architecture?`,
     );
   }
-  if (config.downscaleFactor !== factor) {
+  const wanted = behind ? 2 * factor : factor;
+  if (config.downscaleFactor !== wanted) {
     throw new MismatchError(
-      `${folder}: expected an adapter of factor ${factor} for ${base.path}, got ${config.downscaleFactor}`,
+      `${folder}: expected an adapter of factor ${wanted} for ${base.path}, got ${config.downscaleFactor}`,
     );
   }
 }

@@ -1,6 +1,6 @@
 /**
- * T2I-Adapter: a guiding picture to one feature per down block of the UNet, computed once per picture.
- * Source: diffusers, models/adapter.py (FullAdapter); Mou et al. 2023 (2302.08453).
+ * T2I-Adapter: a guiding picture to features that a UNet adds up with its own, computed once per picture.
+ * Source: diffusers, models/adapter.py (FullAdapter, FullAdapterXL); Mou et al. 2023 (2302.08453).
  */
 import { ShapeError } from '../../errors.ts';
 import type { GraphBuilder } from '../../graph/builder.ts';
@@ -13,12 +13,12 @@ import { conv2d } from '../layers.ts';
 import { type Network, NetworkBuilder, type WeightSource } from '../network.ts';
 import type { AdapterConfig } from './config.ts';
 
-/** Output [1, C_i, h_i, w_i]: the feature of down block i. */
-export const featureOutput = (block: number): string => `feature.${block}`;
+/** Output [1, C_i, h_i, w_i]: the i-th feature. */
+export const featureOutput = (feature: number): string => `feature.${feature}`;
 
 /**
- * Write the adapter. Input: `image` [1, 3, H, W] in [0, 1]. Outputs: `featureOutput(i)`, the first at 1/8 of the
- * picture, each further one half of that, rounded up.
+ * Write the adapter. Input: `image` [1, 3, H, W] in [0, 1]. Outputs: `featureOutput(i)`, the first at 1/8 of the picture (SDXL: 1/16),
+ * and where a block halves, one half of that, rounded up.
  * @throws {ShapeError} if the picture is not divisible by the adapter's factor
  */
 export function buildT2iAdapter(
@@ -28,13 +28,14 @@ export function buildT2iAdapter(
 ): Network {
   const net = new NetworkBuilder(weights);
   const { g } = net;
-  const { inChannels, channels, downscaleFactor, numResBlocks } = config;
+  const { type, inChannels, channels, downscaleFactor, numResBlocks } = config;
+  const halves = (block: number): boolean => (type === 'full_adapter_xl' ? block === 2 : block > 0);
   const image = g.input('image', 'float32', [1, inChannels, imageHeight, imageWidth]);
   net.within('adapter', () => {
     let x = conv2d(net, pixelUnshuffle(g, image, downscaleFactor), 'conv_in', { out: channels[0]! });
     channels.forEach((out, i) => {
       x = net.within(`body.${i}`, () => {
-        let y = i === 0 ? x : averagePool2(g, x);
+        let y = halves(i) ? averagePool2(g, x) : x;
         if (y.shape[1] !== out) y = conv2d(net, y, 'in_conv', { out, kernel: 1 });
         for (let j = 0; j < numResBlocks; j++) {
           y = net.within(`resnets.${j}`, () => {

@@ -2,6 +2,7 @@
 import { add } from '../../graph/ops/elementwise.ts';
 import type { Value } from '../../graph/value.ts';
 import type { NetworkBuilder } from '../network.ts';
+import { isAddedBehind } from './adapter-features.ts';
 import type { Attentions } from './attention.ts';
 import { downsample, resnet, transformer } from './blocks.ts';
 import type { UnetConfig } from './config.ts';
@@ -31,7 +32,7 @@ export function blockWriter(
 /**
  * Down blocks and middle.
  * @param hidden   the first convolution's output, [B, C₀, h, w]
- * @param features one per down block, added to the block's last output (T2I-Adapter); default none
+ * @param features of a T2I-Adapter, as adapter-features.ts says; default none
  * @returns the middle's output (the last block's where there is none), and what the second half takes up again, in order
  */
 export function downAndMiddle(
@@ -43,26 +44,29 @@ export function downAndMiddle(
 ): { hidden: Value; skips: Value[] } {
   const { blocks, layersPerBlock, middle = true } = config;
   const skips = [hidden];
+  const withFeature = (x: Value, i: number): Value =>
+    features[i] === undefined ? x : add(net.g, x, features[i]);
   blocks.forEach(({ channels, crossAttention }, i) => {
     net.within(`down_blocks.${i}`, () => {
       for (let j = 0; j < layersPerBlock; j++) {
         hidden = write.resnet(hidden, `resnets.${j}`, channels);
         if (crossAttention) hidden = write.transformer(hidden, `attentions.${j}`);
-        const feature = j === layersPerBlock - 1 ? features[i] : undefined;
-        if (feature !== undefined) hidden = add(net.g, hidden, feature);
+        if (j === layersPerBlock - 1 && !isAddedBehind(config, i)) hidden = withFeature(hidden, i);
         skips.push(hidden);
       }
       if (i === blocks.length - 1) return;
       hidden = downsample(net, hidden);
+      if (isAddedBehind(config, i)) hidden = withFeature(hidden, i);
       skips.push(hidden);
     });
   });
-  if (!middle) return { hidden, skips };
-  net.within('mid_block', () => {
-    const channels = hidden.shape[1]!;
-    hidden = write.resnet(hidden, 'resnets.0', channels);
-    hidden = write.transformer(hidden, 'attentions.0');
-    hidden = write.resnet(hidden, 'resnets.1', channels);
-  });
-  return { hidden, skips };
+  if (middle) {
+    net.within('mid_block', () => {
+      const channels = hidden.shape[1]!;
+      hidden = write.resnet(hidden, 'resnets.0', channels);
+      hidden = write.transformer(hidden, 'attentions.0');
+      hidden = write.resnet(hidden, 'resnets.1', channels);
+    });
+  }
+  return { hidden: withFeature(hidden, blocks.length), skips };
 }

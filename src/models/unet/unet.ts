@@ -9,6 +9,7 @@ import { concat, reshape, split } from '../../graph/ops/movement.ts';
 import type { Value } from '../../graph/value.ts';
 import { conv2d, normConv } from '../layers.ts';
 import { type Network, NetworkBuilder, type NetworkOptions, type WeightSource } from '../network.ts';
+import { featureShapes } from './adapter-features.ts';
 import { type Attentions, contextAttentions } from './attention.ts';
 import { upsample } from './blocks.ts';
 import type { UnetConfig } from './config.ts';
@@ -48,14 +49,14 @@ export interface UnetOptions extends NetworkOptions {
   readonly attentions?: (contextOf: (index: number) => Value) => Attentions;
   /** Factors that count in parts of the picture alone. Default: all count everywhere. */
   readonly places?: FactorPlaces | null;
-  /** Take one feature per down block, added to the block's output (T2I-Adapter). Default false. */
+  /** Take the features of a T2I-Adapter, as adapter-features.ts says. Default false. */
   readonly adapterFeatures?: boolean;
   /** Take one residual per skip connection and one for the middle (ControlNet). Default false. */
   readonly controlResiduals?: boolean;
 }
 
-/** Input [1, C_i, h_i, w_i]: the feature added to down block i. */
-export const adapterInput = (block: number): string => `adapter.${block}`;
+/** Input [1, C_i, h_i, w_i]: the i-th feature of a T2I-Adapter. */
+export const adapterInput = (feature: number): string => `adapter.${feature}`;
 /** Input [B, …]: the residual added to skip connection i. */
 export const controlDownInput = (skip: number): string => `control.down.${skip}`;
 /** Input [B, …]: the residual added to the middle's output. */
@@ -105,8 +106,8 @@ export function buildUnet(
       : sharedAttentions(sources, listening);
   const write = blockWriter(net, config, time, attentions);
   const features = adapterFeatures
-    ? levels.map(({ height, width }, i) =>
-        g.input(adapterInput(i), 'float32', [1, blocks[i]!.channels, height, width]),
+    ? featureShapes(config, latentHeight, latentWidth).map(({ channels, height, width }, i) =>
+        g.input(adapterInput(i), 'float32', [1, channels, height, width]),
       )
     : [];
 
