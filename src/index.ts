@@ -361,6 +361,11 @@ export { readTrainingFile } from './training/training-file.ts';
 
 // Drawing pictures: from requests by a pipeline, or from scenes with models, regions and guides.
 
+export type { AutoRegions, WordRegion } from './sampling/auto-regions/auto-regions.ts';
+export type { FoundPlace } from './sampling/auto-regions/found-places.ts';
+export type { PlaceDoubt } from './sampling/auto-regions/place-doubts.ts';
+export type { PlaceFinderName } from './sampling/auto-regions/place-finder.ts';
+export { type RegionTexts, regionTexts } from './sampling/auto-regions/region-texts.ts';
 export { COMBINATION_NAMES, type CombinationName } from './sampling/combine.ts';
 export type { ConceptUse } from './sampling/concept-places.ts';
 export {

@@ -70,6 +70,21 @@ const options = {
     group: SCENE,
     describe: 'Concepts act in the whole picture, not only in the regions that name them',
   },
+  'auto-regions': {
+    ...flag,
+    group: SCENE,
+    describe: 'Each concept of the prompt finds its place, and acts there alone; no region is drawn',
+  },
+  restart: {
+    ...flag,
+    default: undefined,
+    group: SCENE,
+    describe: 'Begin anew once places are found [default: yes]; --no-restart goes on',
+  },
+  'save-masks': option(
+    RESULTS,
+    'Folder for the places that --auto-regions found: masks, and a scene that draws in them',
+  ),
   combine: option(
     SCENE,
     `How several files act in a prompt without regions: ${COMBINATION_NAMES.join(', ')} [default: sum]`,
@@ -159,6 +174,10 @@ export const sampleCommand: Command = {
       'edlora sample --base sd_xl_base_1.0.safetensors --base-config sdxl --loras style-sdxl.safetensors:0.8 --prompt "a cat" --original-size 1024x1024',
       'An SDXL checkpoint with a LoRA; the folder sdxl has its tokenizers',
     ],
+    [
+      `edlora sample --concepts ${CONCEPTS}/edlora_smiley.pth ${CONCEPTS}/edlora_bullseye.pth --auto-regions --isolate 1 --prompt "a <smiley1> <smiley2> and a <bullseye1> <bullseye2>" --width 128 --height 64 --guidance 4 --save-masks masks`,
+      'Two concepts that find their places; masks/ has them, to be edited and drawn again',
+    ],
     ['edlora sample --from out/0000.png --seed 7', 'The same scene with another seed'],
   ],
   run: runSample,
@@ -182,6 +201,7 @@ async function runSample(args: Args, { io, signal, threads }: CommandContext): P
     grid: args.grid === true,
     metadata: args.metadata === true,
     previewEvery,
+    masks: text(args, 'save-masks'),
     signal,
     threads,
     onProgress: ({ done, total: stepCount, picture }) => {
@@ -189,7 +209,12 @@ async function runSample(args: Args, { io, signal, threads }: CommandContext): P
       line.update({ activity: `picture ${picture} of ${total}`, done, total: stepCount }, 'drawing');
     },
   }).finally(() => line.finish());
-  io.out(args.json === true ? json({ ...drawn, notes }) : resultText(planned, drawn, io));
+  if (args.quiet !== true) for (const note of drawn.notes) sayNote(io, note);
+  io.out(
+    args.json === true
+      ? json({ ...drawn, notes: [...notes, ...drawn.notes] })
+      : resultText(planned, drawn, io),
+  );
 }
 
 const json = (value: unknown): string => `${JSON.stringify(value, null, 2)}\n`;
@@ -269,6 +294,9 @@ function givenScene(args: Args): Record<string, unknown> {
   put('loras', list('loras')?.map(withStrength));
   put('embeddings', list('embeddings'));
   put('regions', list('region'));
+  if (args['auto-regions'] === true)
+    put('autoRegions', defined({ restart: args.restart as boolean | undefined }));
+  else if (args.restart !== undefined) throw new UsageError('--restart: expected --auto-regions');
   if (args['concepts-everywhere'] === true) put('conceptsEverywhere', true);
   const mix = list('style-mix');
   if (mix !== undefined) put('styleMix', Object.fromEntries(pairs('style-mix', mix)));
@@ -354,6 +382,10 @@ function planText({ scene, model, request }: PlannedScene): string {
       const acting = placedFiles(model, request.regions?.[i]?.concepts);
       return `region ${i + 1}  ${visible(shownPlace(own, embed, states))} @ ${where}${not ? ` : ${visible(not)}` : ''}${acting}`;
     }),
+    ...(request.autoRegions?.regions ?? []).map(
+      ({ prompt: own, concepts }, i) =>
+        `region ${i + 1}  ${visible(own)} @ where it is found${placedFiles(model, concepts)}`,
+    ),
     `${n} steps of ${name}, guidance ${guidance}, seed ${scene.seed}${request.isolate ? `, isolated ${request.isolate}` : ''}`,
     '',
   ].join('\n');
@@ -388,6 +420,7 @@ function resultText(planned: PlannedScene, drawn: DrawnScene, io: Io): string {
   const each = duration(elapsedMs / pictures.length);
   return [
     `${rows}${drawn.grid === null ? '' : `all of them: ${nearPath(drawn.grid)}\n`}`,
+    ...drawn.scenes.map((file) => `places, to edit and draw again: ${nearPath(file)}`),
     `${n} steps of ${name}, guidance ${guidance}; ${each} a picture.`,
     '',
   ].join('\n');

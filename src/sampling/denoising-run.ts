@@ -41,6 +41,13 @@ interface LoadedModel {
   readonly controls: LoadedControls;
 }
 
+/** Told of every call: how many are done, of how many, and the first picture's predicted latents, [1, C, h, w]. */
+export type OnStep = (step: {
+  readonly done: number;
+  readonly calls: number;
+  readonly predicted: Tensor<Float32Array>;
+}) => void | Promise<void>;
+
 export class DenoisingRun {
   readonly #context: RunContext;
   /** Of one picture: [1, C, h, w]. */
@@ -48,6 +55,8 @@ export class DenoisingRun {
   readonly #beginIndex: number;
   readonly #levels: DrawnRequest['levels'];
   #features: Feeds | null = null;
+  /** Keys and values of each model's texts, by rows of a pass. */
+  readonly #texts = new Map<string, Feeds>();
 
   /** @throws {UsageError} if the denoise strength leaves no step */
   constructor(context: RunContext) {
@@ -77,11 +86,13 @@ export class DenoisingRun {
    * @param pictures their places in the request; they share the passes of the UNet
    * @param places   of context and regions in them
    * @param onStep   learns the first picture's predicted latents
+   * @param calls    of the UNet; fewer than all leave the latents on their way. Default: all
    */
   async denoise(
     pictures: readonly number[],
     places: PicturePlaces,
-    onStep: (step: { done: number; calls: number; predicted: Tensor<Float32Array> }) => void | Promise<void>,
+    onStep: OnStep,
+    calls = this.calls,
   ): Promise<Tensor<Float32Array>[]> {
     const { request, sampler, execution, signal } = this.#context;
     const n = pictures.length;
@@ -103,8 +114,9 @@ export class DenoisingRun {
     const models: LoadedModel[] = [];
     try {
       for (const model of this.#context.models.keys()) models.push(await this.#loadModel(model, rows));
+      const timesteps = sampler.timesteps.slice(0, this.#beginIndex + calls);
       const final = await runGuided({
-        sampler,
+        sampler: { ...sampler, timesteps },
         rows,
         shape: this.#shape.slice(1),
         noise,
@@ -130,8 +142,11 @@ export class DenoisingRun {
     const { sources, strengths } = this.#context.models[model]!;
     const [negative, positive = negative!] = sources[0]!;
     const conditioning = rows.conditioning(negative!, [positive]);
+    const key = `${model} ${rows.count}`;
+    const keysValues = this.#texts.get(key) ?? (await unet.keysValues(sources, rows, strengths));
+    this.#texts.set(key, keysValues);
     const texts = {
-      ...(await unet.keysValues(sources, rows, strengths)),
+      ...keysValues,
       ...conditioningFeeds(conditioning),
       ...this.#features,
     };
@@ -168,7 +183,7 @@ export class DenoisingRun {
     for (const model of asked) {
       const { texts, controls } = models[model]!;
       const residuals = await controls.feeds(feeds);
-      const outputs = await unet.run({ ...texts, ...placed(model), ...residuals, ...feeds });
+      const outputs = await unet.run({ ...texts, ...placed(model, texts), ...residuals, ...feeds });
       places.heard(call, outputs);
       predictions.push([1 / asked.length, predictionOf(outputs)]);
     }

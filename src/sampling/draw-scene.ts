@@ -4,6 +4,7 @@ import { existsSync, readdirSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import path from 'node:path';
 import { InterruptedError, UsageError } from '../errors.ts';
+import { excerpt } from '../formats/excerpt.ts';
 import type { Picture } from '../formats/picture.ts';
 import { encodePng, readPngTexts, writePicture } from '../formats/png.ts';
 import { infoOf } from '../io/file-info.ts';
@@ -11,9 +12,11 @@ import { makeFolder, writeUnderFreeName } from '../io/replace-file.ts';
 import { toolVersion } from '../package-root.ts';
 import type { Progress } from '../progress.ts';
 import type { ExecutionRequest } from '../runtime/execution-context.ts';
+import type { AutoRegions } from './auto-regions/auto-regions.ts';
 import { openSceneModel, type SceneModel } from './model-source.ts';
 import { recipeTexts } from './picture-recipe.ts';
-import { Pipeline } from './sample.ts';
+import { Pipeline, type SampledPicture } from './sample.ts';
+import { saveMasks } from './saved-masks.ts';
 import type { NormalScene } from './scene.ts';
 import { type PreparedScene, prepareScene } from './scene-request.ts';
 
@@ -44,6 +47,8 @@ export interface DrawSceneOptions extends ExecutionRequest {
   readonly grid?: boolean;
   /** Write `preview.png` every so many steps; 0 (default) never. */
   readonly previewEvery?: number;
+  /** Folder for the places that `autoRegions` found, each picture's in one of its own (saved-masks.ts). Default: not kept. */
+  readonly masks?: string;
   /** Store the recipe in the pictures. Default true. */
   readonly metadata?: boolean;
   readonly onProgress?: (progress: DrawProgress) => void;
@@ -70,6 +75,10 @@ export interface DrawnScene {
   readonly pictures: readonly DrawnPicture[];
   /** The sheet; null if none was asked for. */
   readonly grid: string | null;
+  /** Scenes of the places that were kept, picture by picture. */
+  readonly scenes: readonly string[];
+  /** What was found out on the way: words that found no place. */
+  readonly notes: readonly string[];
   readonly elapsedMs: number;
 }
 
@@ -101,6 +110,12 @@ export async function drawScene(planned: PlannedScene, options: DrawSceneOptions
     threads,
     signal,
   });
+  const auto = request.autoRegions;
+  if (options.masks !== undefined && auto === undefined) {
+    throw new UsageError('masks: expected regions that find their places, got none');
+  }
+  const scenes: string[] = [];
+  const notes: string[] = [];
   const pictures: DrawnPicture[] = [];
   const kept: Picture[] = [];
   const count = request.count ?? 1;
@@ -128,6 +143,11 @@ export async function drawScene(planned: PlannedScene, options: DrawSceneOptions
         const { file, n } = await writeUnderFreeName(pictureName, [await encodePng(picture, texts)], next);
         next = n + 1;
         pictures.push({ file, seed: picture.seed, width: picture.width, height: picture.height });
+        if (auto !== undefined) notes.push(...placeNotes(picture, auto));
+        if (auto !== undefined && options.masks !== undefined) {
+          const found = { scene, auto, seed: picture.seed, places: picture.found };
+          scenes.push(await saveMasks(found, path.resolve(options.masks)));
+        }
         if (grid) kept.push(picture);
         finished++;
       },
@@ -150,7 +170,7 @@ export async function drawScene(planned: PlannedScene, options: DrawSceneOptions
     const sheetName = (n: number): string => path.join(folder, `grid-${numbered(n)}.png`);
     sheet = (await writeUnderFreeName(sheetName, [await encodePng(pictureGrid(kept))], first)).file;
   }
-  return { folder, pictures, grid: sheet, elapsedMs: performance.now() - start };
+  return { folder, pictures, grid: sheet, scenes, notes, elapsedMs: performance.now() - start };
 }
 
 /** Tells previews from pictures of that name. */
@@ -163,6 +183,21 @@ async function checkPreview(file: string): Promise<void> {
   if (texts.get('Comment') !== PREVIEW_TEXTS.Comment) {
     throw new UsageError(`${file}: exists, and is no preview; move it away, or draw without previews`);
   }
+}
+
+/** Words of a picture that found no place of their own, each with the share that it was given. */
+function placeNotes({ seed, found }: SampledPicture, { regions }: AutoRegions): string[] {
+  const called = (region: number): string => excerpt(regions[region]!.words.join(' '));
+  return found.flatMap(({ share, doubt }, region) => {
+    if (doubt === null) return [];
+    const why =
+      doubt.kind === 'flat'
+        ? 'its words are nowhere more than elsewhere'
+        : `its words are where ${called(doubt.word)} is`;
+    return [
+      `seed ${seed}: ${called(region)} found no place of its own (${why}); it was given ${Math.round(100 * share)} % of the picture. Try another seed, a prompt that says where it is, or a region drawn for it`,
+    ];
+  });
 }
 
 const numbered = (n: number): string => String(n).padStart(4, '0');

@@ -15,8 +15,11 @@ export interface Arrangement {
   readonly placement: ConceptPlacement;
   /** What is told of words in it; null: nothing. */
   readonly listening: Listening | null;
-  /** Indices and weights of the sources' rows, and the masks of the concepts, of one of the combined models. */
-  readonly feeds: (model: number) => Feeds;
+  /**
+   * Indices and weights of the sources' rows, and the masks of the concepts, of one of the combined models.
+   * @param texts keys and values of its sources
+   */
+  readonly feeds: (model: number, texts: Feeds) => Feeds;
 }
 
 export interface PicturePlaces {

@@ -58,11 +58,28 @@ export function sharePicture(
   levels: readonly { readonly height: number; readonly width: number }[],
   isolated: boolean,
 ): SharedPicture {
-  const feeds: Record<string, Tensor> = {};
   const weights = levels.map(({ height, width }) => sourceWeights(regions, height, width));
+  return shareWeights(weights, tokens, levels, { isolated });
+}
+
+export interface SharingOptions {
+  /** Whether regions keep to themselves. Default false. */
+  readonly isolated?: boolean;
+  /** Whether every source is computed for every row, so that one graph serves all weights. Default: where it has weight. */
+  readonly everywhere?: boolean;
+}
+
+/** @param weights of the sources, by level, [source][N] */
+export function shareWeights(
+  weights: readonly (readonly Float32Array[])[],
+  tokens: readonly number[],
+  levels: readonly { readonly height: number; readonly width: number }[],
+  { isolated = false, everywhere = false }: SharingOptions,
+): SharedPicture {
+  const feeds: Record<string, Tensor> = {};
   const apart = isolated ? keepApart(weights.map(partOwners), tokens.length, levels) : null;
   const layouts = levels.map(({ height, width }, level): LevelLayout => {
-    const { rows, places, perSource, weighted } = shareLevel(weights[level]!, height * width);
+    const { rows, places, perSource, weighted } = shareLevel(weights[level]!, height * width, everywhere);
     feeds[levelInputs.rows(level)] = int64([rows.length], rows);
     places.forEach(({ from, weight }, overlap) => {
       feeds[levelInputs.places(level, overlap)] = int64([from.length], from);
@@ -84,12 +101,13 @@ interface LevelShares {
   readonly weighted: boolean;
 }
 
-function shareLevel(weights: readonly Float32Array[], count: number): LevelShares {
+function shareLevel(weights: readonly Float32Array[], count: number, everywhere: boolean): LevelShares {
+  const rules = (weight: number): boolean => everywhere || weight > 0;
   const rows: number[] = [];
   const perSource = weights.map((own) => {
     const before = rows.length;
     own.forEach((weight, n) => {
-      if (weight > 0) rows.push(n);
+      if (rules(weight)) rows.push(n);
     });
     return rows.length - before;
   });
@@ -98,7 +116,7 @@ function shareLevel(weights: readonly Float32Array[], count: number): LevelShare
   let computed = 0;
   weights.forEach((own) => {
     own.forEach((weight, n) => {
-      if (weight === 0) return;
+      if (!rules(weight)) return;
       const overlap = taken[n]!++;
       places[overlap] ??= {
         from: new Array<number>(count).fill(0),
@@ -108,6 +126,6 @@ function shareLevel(weights: readonly Float32Array[], count: number): LevelShare
       places[overlap].weight[n] = weight;
     });
   });
-  const weighted = places.some(({ weight }) => weight.some((value) => value !== 1));
+  const weighted = everywhere || places.some(({ weight }) => weight.some((value) => value !== 1));
   return { perSource, rows, places, weighted };
 }

@@ -11,6 +11,7 @@ import type { PictureSizes } from '../models/families/conditioning.ts';
 import { BASE_FAMILIES, DEFAULT_FAMILY } from '../models/families/families.ts';
 import { nearestName } from '../nearest-name.ts';
 import { defined } from '../settings.ts';
+import { type AutoRegions, checkAutoRegions } from './auto-regions/auto-regions.ts';
 import { COMBINATION_NAMES, COMBINATIONS, type CombinationName } from './combine.ts';
 import type { ConceptUse } from './concept-places.ts';
 import { checkStates, type StatesInPlace } from './given-states.ts';
@@ -53,6 +54,8 @@ export interface SampleRequest extends StatesInPlace {
   readonly layerPrompts?: ReadonlyMap<number, string>;
   /** Texts with their places. Default none. */
   readonly regions?: readonly Region[];
+  /** Regions that find their places while the picture is drawn; not beside `regions`. Default none. */
+  readonly autoRegions?: AutoRegions;
   /** Concepts of the pipeline that act where the context rules. Default: all. */
   readonly concepts?: readonly ConceptUse[];
   /** How concepts that act in the context act together: `switch` and `composite` are for prompts without regions. Default `sum`. */
@@ -176,6 +179,7 @@ export function resolveRequest(
   }
   for (const [name, sizes] of sizesOf(resolved)) checkSizes(name, sizes);
   checkCombination(resolved);
+  if (resolved.autoRegions !== undefined) checkAuto(resolved, resolved.autoRegions);
   for (const { strength = 1 } of [...adapters, ...controls]) checkStrength(strength);
   for (const { strength } of adapters.flatMap(({ regionStrengths = [] }) => regionStrengths)) {
     checkStrength(strength);
@@ -215,7 +219,7 @@ export function resolveRequest(
       if (states !== undefined) checkStates(where, states, base.parts.maxPositions, crossAttentionDim);
     }
   }
-  if (isolate > 0 && regions.length === 0)
+  if (isolate > 0 && regions.length === 0 && resolved.autoRegions === undefined)
     throw new UsageError('isolate: there are no regions to keep apart');
   for (const index of resolved.layerPrompts.keys()) {
     if (!(Number.isInteger(index) && index >= 0 && index < layerCount)) {
@@ -288,6 +292,23 @@ function checkCombination({ combine, regions }: ResolvedRequest): void {
   );
 }
 
+/** @throws {UsageError} for what regions that find their places cannot stand beside */
+function checkAuto(
+  { regions, combine, layerPrompts, promptStates, negativeStates, prompt2, negativePrompt2 }: ResolvedRequest,
+  auto: AutoRegions,
+): void {
+  checkAutoRegions(auto);
+  const beside = [
+    regions.length > 0 ? 'drawn regions' : null,
+    COMBINATIONS[combine].apart ? `combine ${combine}` : null,
+    layerPrompts.size > 0 ? 'a style mix' : null,
+    prompt2 || negativePrompt2 ? 'a prompt of the second text encoder' : null,
+    promptStates !== undefined || negativeStates !== undefined ? "states in a prompt's place" : null,
+  ].find((what) => what !== null);
+  if (beside === undefined) return;
+  throw new UsageError(`autoRegions: places are found for words of one plain prompt, not beside ${beside}`);
+}
+
 /** Every text of a request. */
 export function textsOf({
   prompt,
@@ -296,8 +317,12 @@ export function textsOf({
   negativePrompt2 = '',
   regions = [],
   layerPrompts,
+  autoRegions,
 }: SampleRequest): string[] {
-  const inRegions = regions.flatMap((region) => [region.prompt, region.negativePrompt ?? '']);
+  const inRegions = [...regions, ...(autoRegions?.regions ?? [])].flatMap((region) => [
+    region.prompt,
+    region.negativePrompt ?? '',
+  ]);
   const own = [prompt, negativePrompt, prompt2, negativePrompt2];
   return [...own, ...inRegions, ...(layerPrompts?.values() ?? [])];
 }
@@ -315,8 +340,14 @@ export type SizedRequest = Pick<
   readonly negativePrompt?: string;
   readonly prompt2?: string;
   readonly negativePrompt2?: string;
-  readonly regions: readonly { readonly prompt: string; readonly negativePrompt?: string }[];
+  readonly regions: readonly SizedText[];
+  readonly autoRegions?: { readonly regions: readonly SizedText[] };
 };
+
+interface SizedText {
+  readonly prompt: string;
+  readonly negativePrompt?: string;
+}
 
 /** Masks as large as the picture that a request holds. */
 export function maskCount({ regions, adapters }: Pick<ResolvedRequest, 'regions' | 'adapters'>): number {
@@ -332,7 +363,7 @@ export async function checkRequestMemory(
   factor: number,
 ): Promise<void> {
   const { width, height, prompt, negativePrompt = '', prompt2 = '', negativePrompt2 = '' } = request;
-  const { layerPrompts, regions, guidanceScale: scale } = request;
+  const { layerPrompts, regions, autoRegions: auto, guidanceScale: scale } = request;
   if (masks * width * height > MAX_MASK_PIXELS) {
     throw new UsageError(
       `regions: expected masks, polygons and soft boxes of at most ${MAX_MASK_PIXELS} pixels together, got ${masks} of ${width} × ${height}; use plain boxes, or a smaller picture`,
@@ -342,7 +373,9 @@ export async function checkRequestMemory(
   // Layers' own prompts are not counted each: every layer reads one of them.
   const groups = [
     group(longest([prompt, prompt2, ...layerPrompts.values()]), longest([negativePrompt, negativePrompt2])),
-    ...regions.map((region) => group(region.prompt, region.negativePrompt ?? '')),
+    ...[...regions, ...(auto === undefined ? [] : [...auto.regions, { prompt }])].map((region) =>
+      group(region.prompt, region.negativePrompt ?? negativePrompt),
+    ),
   ];
   checkMemory({
     width,

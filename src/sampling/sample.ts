@@ -3,6 +3,8 @@
  * several pictures. Source of the whole: diffusers, pipelines/stable_diffusion/pipeline_stable_diffusion.py.
  */
 import { type BoundVocabulary, bindConcepts } from '../concepts/prompt.ts';
+import { UsageError } from '../errors.ts';
+import { excerpt } from '../formats/excerpt.ts';
 import type { Picture } from '../formats/picture.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
 import { type Conditioning, timeIdsOf } from '../models/families/conditioning.ts';
@@ -15,12 +17,14 @@ import {
 } from '../runtime/execution-context.ts';
 import { halvesAreWidenedInRuns } from '../runtime/half-weights.ts';
 import type { Tensor } from '../tensor/tensor.ts';
+import { type FoundPicture, findingRun } from './auto-regions/finding-run.ts';
+import type { FoundPlace } from './auto-regions/found-places.ts';
 import { checkpointSampler } from './checkpoint-schedule.ts';
 import { COMBINATIONS, combinedModels } from './combine.ts';
 import type { CombinedModel } from './combined-model.ts';
-import { alikeSources, conceptStrengths, type SourceStrengths } from './concept-places.ts';
-import { DenoisingRun } from './denoising-run.ts';
-import { withStates } from './given-states.ts';
+import { alikeSources, type ConceptUses, conceptStrengths, type SourceStrengths } from './concept-places.ts';
+import { DenoisingRun, type OnStep } from './denoising-run.ts';
+import { type StatesInPlace, withStates } from './given-states.ts';
 import { guidedPair } from './guidance.ts';
 import { LatentCodec } from './latent-codec.ts';
 import { type EncoderTexts, type LayerTexts, PromptEncoder } from './prompt-encoder.ts';
@@ -52,6 +56,8 @@ export interface SampledPicture extends Picture {
   readonly seed: number;
   /** What the autoencoder decoded, [1, C, h, w], scaled. */
   readonly latents: Tensor<Float32Array>;
+  /** Where the request's `autoRegions` were drawn at last, in their order; none without them. */
+  readonly found: readonly FoundPlace[];
 }
 
 export interface StepProgress {
@@ -131,9 +137,11 @@ export class Pipeline {
     const { signal = this.#execution.signal } = hooks;
     const resolved = this.resolve(request);
     await checkRequestMemory(resolved, maskCount(resolved), this.base, this.factor);
-    const { sampler: name, schedule, steps, eta, count, batchSize, seed } = resolved;
+    const { sampler: name, schedule, steps, eta, count, seed } = resolved;
+    // Places that are found are one picture's.
+    const batchSize = resolved.autoRegions === undefined ? resolved.batchSize : 1;
     const config = checkpointSampler(this.base, name, schedule);
-    const strengths = conceptStrengths(resolved, this.#concepts.length);
+    const strengths = conceptStrengths(usesOf(resolved), this.#concepts.length);
     const models: CombinedModel[] = [];
     for (const { unet, textEncoder } of combinedModels(COMBINATIONS[resolved.combine], strengths)) {
       models.push({ sources: await this.#encode(resolved, textEncoder), strengths: unet });
@@ -149,21 +157,21 @@ export class Pipeline {
       execution: this.#execution,
       signal,
     });
-    const places = run.drawnPlaces();
+    const draw = this.#drawing(run, resolved, models[0]!);
     const { keep = true } = hooks;
     const done: SampledPicture[] = [];
     let index = 0;
     for (let first = 0; first < count; first += batchSize) {
       const pictures = Array.from({ length: Math.min(batchSize, count - first) }, (_, i) => first + i);
-      const batch = await run.denoise(pictures, places, ({ done: step, calls: steps, predicted }) =>
+      const batch = await draw(pictures, ({ done: step, calls: steps, predicted }) =>
         hooks.onStep?.({ pictures, step, steps, preview: () => this.#codec.decode(predicted) }),
       );
       // Loaded again in no time, and the decoder needs the memory.
       if (halvesAreWidenedInRuns()) await this.#unet.dispose();
-      for (const latents of batch) {
+      for (const { latents, found } of batch) {
         signal?.throwIfAborted();
         const decoded = await this.#codec.decode(latents);
-        const picture = { ...decoded, index, seed: seed + index, latents };
+        const picture = { ...decoded, index, seed: seed + index, latents, found };
         if (keep) done.push(picture);
         await hooks.onPicture?.(picture);
         index++;
@@ -172,12 +180,36 @@ export class Pipeline {
     return done;
   }
 
+  /** How the pictures of a batch are drawn. */
+  #drawing(
+    run: DenoisingRun,
+    request: ResolvedRequest,
+    model: CombinedModel,
+  ): (pictures: readonly number[], onStep: OnStep) => Promise<FoundPicture[]> {
+    const { autoRegions: auto, prompt } = request;
+    if (auto === undefined) {
+      const places = run.drawnPlaces();
+      return async (pictures, onStep) =>
+        (await run.denoise(pictures, places, onStep)).map((latents) => ({ latents, found: [] }));
+    }
+    const encoder = this.#promptsWith(this.#concepts.map(() => 0));
+    const positions = auto.regions.map(({ words }) => wordsTogether(encoder.wordPositions(prompt, words)));
+    positions.forEach((layers, i) => {
+      if (layers.every((own) => own.length > 0)) return;
+      throw new UsageError(
+        `autoRegions: region ${i + 1}: "${excerpt(auto.regions[i]!.words.join(' '))}" is not in the prompt`,
+      );
+    });
+    const find = findingRun(run, { base: this.base, request, auto, model, positions, factor: this.factor });
+    return async ([index], onStep) => [await find(index!, onStep)];
+  }
+
   /** Text features of context and regions, each read with the concepts that act there. */
   async #encode(request: ResolvedRequest, strengths: SourceStrengths): Promise<Conditioning[][]> {
     const { layerCount } = this.vocabulary;
     const everywhere = (text: EncoderTexts): EncoderTexts[] => Array<EncoderTexts>(layerCount).fill(text);
     const { guidanceScale, layerPrompts, prompt2, negativePrompt2 } = request;
-    const places = [request, ...request.regions];
+    const places = sourceTexts(request);
     const sources = places.map(({ prompt, negativePrompt, promptStates, negativeStates }, place) => {
       const context = place === 0;
       const own = everywhere(promptStates === undefined ? inBoth(prompt, context ? prompt2 : '') : '');
@@ -237,4 +269,29 @@ export class Pipeline {
 /** A text, and what the second text encoder reads in its place, if anything. Source: diffusers, `prompt_2 = prompt_2 or prompt`. */
 function inBoth(text: string, second = ''): EncoderTexts {
   return second === '' ? text : [text, second];
+}
+
+/** The texts that share a picture: the context, then those of regions; of regions that find their places, the whole prompt at last. */
+function sourceTexts(
+  request: ResolvedRequest,
+): readonly (StatesInPlace & { readonly prompt: string; readonly negativePrompt?: string })[] {
+  const { autoRegions: auto, prompt, negativePrompt } = request;
+  if (auto === undefined) return [request, ...request.regions];
+  return [
+    { prompt: auto.background, negativePrompt },
+    ...auto.regions.map((region) => ({ negativePrompt, ...region })),
+    { prompt, negativePrompt },
+  ];
+}
+
+/** Where concepts act, source by source. */
+function usesOf({ concepts, regions, autoRegions: auto }: ResolvedRequest): ConceptUses {
+  return { concepts, regions: auto === undefined ? regions : [...auto.regions, { concepts }] };
+}
+
+/** Positions of several words by layer. @param positions [word][layer][position] */
+function wordsTogether(positions: readonly (readonly (readonly number[])[])[]): number[][] {
+  return positions[0]!.map((_, layer) =>
+    [...new Set(positions.flatMap((word) => word[layer]!))].sort((a, b) => a - b),
+  );
 }

@@ -21,10 +21,9 @@ export interface PlacedConcepts {
   readonly notes: readonly string[];
 }
 
-type Named = Pick<
-  NormalScene,
-  'prompt' | 'prompt2' | 'styleMix' | 'promptLoras' | 'regions' | 'conceptsEverywhere'
->;
+type Named = Pick<NormalScene, 'prompt' | 'prompt2' | 'styleMix' | 'promptLoras' | 'conceptsEverywhere'> & {
+  readonly regions: readonly Pick<NormalScene['regions'][number], 'prompt' | 'loras'>[];
+};
 
 /** @param concepts of the scene's model, in its order */
 export function placeConcepts(scene: Named, concepts: readonly SceneConcept[]): PlacedConcepts {

@@ -30,6 +30,7 @@ import {
 import { createSampler } from './samplers/create.ts';
 import { beginIndexFor } from './samplers/sampler.ts';
 import { DEFAULT_DENOISE, type NormalScene } from './scene.ts';
+import { wordedScene } from './scene-auto.ts';
 import { combinationNotes, placeConcepts } from './scene-concepts.ts';
 import { type SceneGuide, type ScenePlace, sceneRegion, sceneStrength } from './scene-schema.ts';
 import { openSceneStates, type SceneStates } from './scene-states.ts';
@@ -60,8 +61,15 @@ export async function prepareScene(scene: NormalScene, model: SceneModel): Promi
   const { base } = model;
   const factor = vaeFactor((await base.parts.vae()).config);
   const notes: string[] = [];
+  if (scene.autoRegions !== undefined && scene.prompt === undefined) {
+    throw new UsageError('autoRegions: expected a prompt with words of concepts, got none');
+  }
   const complete = withDefaultScene(scene, model, base.parts.unet.config.sampleSize * factor);
   const { width, height } = complete;
+  const auto = complete.autoRegions && {
+    ...wordedScene(complete.prompt, model),
+    ...complete.autoRegions,
+  };
   const layerPrompts = parseStyleMix(scene.styleMix ?? {}, base.parts.unet.config);
   checkPictureSize(width, height, factor);
   await checkRequestMemory(
@@ -77,6 +85,7 @@ export async function prepareScene(scene: NormalScene, model: SceneModel): Promi
       batchSize: scene.batch ?? REQUEST_DEFAULTS.batchSize,
       count: scene.count ?? REQUEST_DEFAULTS.count,
       regions: complete.regions,
+      autoRegions: auto,
     },
     drawnMasks(complete),
     base,
@@ -87,7 +96,10 @@ export async function prepareScene(scene: NormalScene, model: SceneModel): Promi
     await setImmediate();
     return drawShape(place, width, height, notes);
   };
-  const placed = placeConcepts(complete, model.concepts);
+  const placed = placeConcepts(
+    auto === undefined ? complete : { ...complete, prompt: auto.background, regions: auto.regions },
+    model.concepts,
+  );
   notes.push(...placed.notes);
   const regions: Region[] = [];
   for (const [i, { prompt, negative, weight, loras, ...place }] of complete.regions.entries()) {
@@ -126,6 +138,10 @@ export async function prepareScene(scene: NormalScene, model: SceneModel): Promi
   const request: SampleRequest = {
     prompt: complete.prompt,
     regions,
+    autoRegions: auto && {
+      ...auto,
+      regions: auto.regions.map((region, i) => ({ ...region, concepts: placed.regions[i]! })),
+    },
     concepts: placed.context,
     width,
     height,

@@ -177,8 +177,17 @@ export const sceneSchema = z.strictObject({
   /** Folder of the CLIP model that embeds pictures. Default: `clip/` in the base. */
   clip: path.optional(),
   ...inPlace,
-  /** Objects, or short forms `prompt @ left,top,right,bottom : negative`. */
-  regions: listUpTo(z.union([regionText, region]), MAX_REGIONS).optional(),
+  /** Objects, or short forms `prompt @ left,top,right,bottom : negative`; `auto`: each concept of the prompt finds its place. */
+  regions: z
+    .union([
+      listUpTo(z.union([regionText, region]), MAX_REGIONS),
+      z.literal('auto', { error: 'expected a list, or auto' }),
+    ])
+    .optional(),
+  /** `regions: auto` with its settings. */
+  autoRegions: z
+    .strictObject({ restart: z.boolean({ error: 'expected true or false' }).optional() })
+    .optional(),
   /** Mix-of-Show's `[prompt]-*-[negative]-*-[y0, x0, y1, x1]|…`; added to `regions`. */
   promptRewrite: regionText.optional(),
   /** Prompts for single cross-attention layers: `coarse`, `middle`, `fine`, `3`, `0-5`, `0,2,4`. */

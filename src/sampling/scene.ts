@@ -122,7 +122,8 @@ export function normalScene(
     concepts,
     loras,
     promptLoras: promptLoras.length > 0 ? promptLoras : undefined,
-    regions: (scene.regions ?? []).map((entry) => {
+    ...(scene.regions === 'auto' ? { autoRegions: scene.autoRegions ?? {} } : {}),
+    regions: (scene.regions === 'auto' ? [] : (scene.regions ?? [])).map((entry) => {
       const written: WrittenRegion =
         typeof entry === 'string' ? sceneRegion(parseRegion(entry), `region "${excerpt(entry)}"`) : entry;
       const called = calledIn(written.prompt);

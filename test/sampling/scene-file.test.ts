@@ -88,6 +88,7 @@ loras: [a.safetensors, {path: b.safetensors, strength: 0.5}]
     ],
     [`prompt: ${'x'.repeat(10_001)}`, /prompt: expected at most 10000 characters, got 10001/],
     ['init: { image: "a\\0b" }', /init.image: expected a path without NUL/],
+    ['regions: automatic', /regions: expected a list, or auto/],
     ['constructor: 1', /unknown key "constructor"/],
   ])('refuses %s with its range', (text, message) => {
     expect(() => parseSceneText(text, 'scene.yaml')).toThrow(message);

@@ -1,0 +1,209 @@
+/** Pictures in places that are found: those of regions drawn there, the same each time, and nothing beside them that cannot be. */
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { bindConcepts } from '../../../src/concepts/prompt.ts';
+import { UsageError } from '../../../src/errors.ts';
+import { lowRank } from '../../../src/linalg/low-rank.ts';
+import { matrix } from '../../../src/linalg/matrix.ts';
+import { type Checkpoint, openCheckpoint } from '../../../src/models/checkpoint.ts';
+import type { ModelDeltas } from '../../../src/models/lora.ts';
+import { hasNoPlace } from '../../../src/models/unet/factor-places.ts';
+import { levelSizes } from '../../../src/models/unet/structure.ts';
+import { executionContext } from '../../../src/runtime/execution-context.ts';
+import { autoCalls } from '../../../src/sampling/auto-regions/auto-regions.ts';
+import { FoundPlaces } from '../../../src/sampling/auto-regions/found-places.ts';
+import { checkpointSampler } from '../../../src/sampling/checkpoint-schedule.ts';
+import { DenoisingRun } from '../../../src/sampling/denoising-run.ts';
+import { GuidedRows } from '../../../src/sampling/guided-rows.ts';
+import type { LatentCodec } from '../../../src/sampling/latent-codec.ts';
+import { PromptEncoder } from '../../../src/sampling/prompt-encoder.ts';
+import { coverage, type Region } from '../../../src/sampling/region.ts';
+import { resolveRequest, type SampleRequest } from '../../../src/sampling/request.ts';
+import { Pipeline } from '../../../src/sampling/sample.ts';
+import { createSampler } from '../../../src/sampling/samplers/create.ts';
+import { UnetDenoiser } from '../../../src/sampling/unet-denoiser.ts';
+import { WordListener } from '../../../src/sampling/word-listening.ts';
+import { TorchGenerator } from '../../../src/tensor/random.ts';
+import { goldenPath } from '../../support/goldens.ts';
+
+let base: Checkpoint;
+let concepts: ModelDeltas[];
+let pipeline: Pipeline;
+beforeAll(async () => {
+  base = await openCheckpoint(goldenPath('goldens/tiny-random/model'));
+  concepts = [change(1), change(2)];
+  pipeline = await Pipeline.create(base, { placedDeltas: concepts });
+});
+afterAll(() => pipeline.dispose());
+
+/** A change of rank 2 of every layer that has a place, text encoder included. */
+function change(seed: number): ModelDeltas {
+  const random = new TorchGenerator(seed);
+  const factor = (rows: number, cols: number) =>
+    matrix(
+      rows,
+      cols,
+      Float64Array.from(random.randn(rows * cols), (value) => Math.fround(0.05 * value)),
+    );
+  const placeable = [...base.parts.layers].filter(({ layerName }) => !hasNoPlace(layerName));
+  return new Map(placeable.map(({ id, m, n }) => [id, lowRank(factor(m, 2), factor(2, n))]));
+}
+
+const AUTO = {
+  background: 'on grass',
+  regions: [
+    { prompt: 'a cat on grass', words: ['cat'], concepts: [{ concept: 0 }] },
+    { prompt: 'a dog on grass', words: ['dog'], concepts: [{ concept: 1 }] },
+  ],
+};
+const REQUEST: SampleRequest = {
+  prompt: 'a cat and a dog on grass',
+  negativePrompt: 'a bird',
+  width: 64,
+  height: 64,
+  steps: 3,
+  guidanceScale: 3,
+  sampler: 'ddim',
+  concepts: [],
+  seed: 3,
+};
+
+describe('a picture in found places', () => {
+  it('is the one that regions drawn there give, kept apart as they are', async () => {
+    const [auto] = await pipeline.sample({ ...REQUEST, isolate: 1, autoRegions: AUTO });
+    expect(auto!.found).toHaveLength(2);
+    const regions = AUTO.regions.map(
+      ({ words: _, ...region }, i): Region => ({
+        negativePrompt: 'a bird',
+        ...region,
+        shape: { kind: 'mask', mask: auto!.found[i]!.mask },
+      }),
+    );
+    const [drawn] = await pipeline.sample({ ...REQUEST, prompt: AUTO.background, isolate: 1, regions });
+    expect(auto!.latents.data).toBeAllClose(drawn!.latents.data, { rtol: 0, atol: 1e-5 });
+  });
+
+  it('is the same each time, and its own whichever is drawn before it', async () => {
+    const request = { ...REQUEST, autoRegions: { ...AUTO, restart: false } };
+    const steps: number[] = [];
+    const all = await pipeline.sample(
+      { ...request, count: 2, batchSize: 2 },
+      { onStep: ({ step }) => void steps.push(step) },
+    );
+    const [second] = await pipeline.sample({ ...request, seed: 4 });
+    expect(second!.latents.data).toEqual(all[1]!.latents.data);
+    expect(second!.found).toEqual(all[1]!.found);
+    expect(all[0]!.found).not.toEqual(all[1]!.found);
+    expect(steps).toEqual([1, 2, 3, 1, 2, 3]);
+  });
+
+  it('begins anew from the same noise, and says how many steps that takes', async () => {
+    const told: string[] = [];
+    const onStep = ({ step, steps }: { step: number; steps: number }) => void told.push(`${step}/${steps}`);
+    const [anew] = await pipeline.sample({ ...REQUEST, seed: 4, autoRegions: AUTO }, { onStep });
+    expect(told).toEqual(['1/4', '2/4', '3/4', '4/4']);
+    const [on] = await pipeline.sample({ ...REQUEST, seed: 4, autoRegions: { ...AUTO, restart: false } });
+    expect(on!.latents.data).not.toBeAllClose(anew!.latents.data, { rtol: 1e-3 });
+  });
+
+  it('is drawn by the whole prompt without concepts until places are found', async () => {
+    const plain = await pipeline.sample({ ...REQUEST, steps: 1 });
+    const looking = await pipeline.sample({ ...REQUEST, steps: 1, autoRegions: { ...AUTO, restart: false } });
+    expect(looking[0]!.latents.data).toBeAllClose(plain[0]!.latents.data, { rtol: 0, atol: 1e-5 });
+  });
+});
+
+it('places that move and are boxes give the picture of drawn boxes', async () => {
+  const half = (left: number, right: number): Region['shape'] => ({
+    kind: 'box',
+    box: { top: 0, left, bottom: 1, right },
+  });
+  const shapes = [half(0, 0.5), half(0.5, 1)];
+  const regions = AUTO.regions.map(
+    ({ prompt, concepts: uses }, i): Region => ({
+      prompt,
+      concepts: uses,
+      shape: shapes[i]!,
+    }),
+  );
+  const { config } = base.parts.unet;
+  const layers = base.parts.layers.contextCount;
+  const request = resolveRequest({ ...REQUEST, width: 128, steps: 2, regions }, base, 8, layers);
+  const vocabulary = bindConcepts(base.parts.tokenizers, [], layers);
+  const execution = executionContext();
+  const encoder = new PromptEncoder(base, vocabulary, new Map(), 0, execution);
+  const everywhere = (text: string): string[] => Array<string>(layers).fill(text);
+  const texts = [AUTO.background, ...AUTO.regions.map(({ prompt }) => prompt), REQUEST.prompt];
+  const sources = await encoder.encode(texts.map((text) => [everywhere('a bird'), everywhere(text)]));
+  const strengths = [
+    [0, 1, 0, 0],
+    [0, 0, 1, 0],
+  ];
+  const unet = new UnetDenoiser(base, new Map(), execution, concepts);
+  const run = new DenoisingRun({
+    base,
+    request,
+    unet,
+    codec: null as unknown as LatentCodec,
+    sampler: createSampler(checkpointSampler(base, 'ddim'), 2, { eta: 0 }),
+    models: [{ sources, strengths }],
+    factor: 8,
+    execution,
+  });
+  const levels = levelSizes(config, 8, 16);
+  const positions = encoder.wordPositions(REQUEST.prompt, ['cat', 'dog']);
+  const places = new FoundPlaces({
+    finder: {
+      title: 'boxes',
+      find: ({ size }) => shapes.map((shape) => coverage(shape, size.height, size.width)),
+      memory: 1,
+      moves: true,
+    },
+    words: 2,
+    levels,
+    tokens: sources.map((pair) => pair[0]!.context.shape[2]!),
+    strengths,
+    listener: new WordListener(config, [0, 1], positions, 77, new GuidedRows(1, { scale: 3 })),
+    lookingCalls: 1,
+    stillFrom: 2,
+    isolatedCalls: 0,
+  });
+  places.restart();
+  const [moving] = await run.denoise([0], places, () => {});
+  const [drawn] = await run.denoise([0], run.drawnPlaces(), () => {});
+  await unet.dispose();
+  expect(moving!.data).toBeAllClose(drawn!.data, { rtol: 0, atol: 1e-5 });
+});
+
+describe('calls of a run', () => {
+  it('look for a fifth of it, move for half, and stand still where regions are kept apart', () => {
+    expect(autoCalls(AUTO, 25, 0)).toEqual({ looking: 5, stillFrom: 13, isolated: 0 });
+    expect(autoCalls(AUTO, 25, 0.4)).toEqual({ looking: 5, stillFrom: 0, isolated: 10 });
+    expect(autoCalls({ ...AUTO, finder: 'one-step' }, 25, 0).stillFrom).toBe(0);
+    expect(autoCalls(AUTO, 1, 0)).toEqual({ looking: 1, stillFrom: 1, isolated: 0 });
+  });
+});
+
+describe('what cannot be', () => {
+  const drawn: Region[] = [
+    { prompt: 'a cat', shape: { kind: 'box', box: { top: 0, left: 0, bottom: 1, right: 1 } } },
+  ];
+  it.each<[string, Partial<SampleRequest>]>([
+    ['not beside drawn regions', { regions: drawn }],
+    ['not beside combine switch', { combine: 'switch' }],
+    ['not beside a style mix', { layerPrompts: new Map([[0, 'a cat']]) }],
+    [
+      '"owl" is not in the prompt',
+      { autoRegions: { ...AUTO, regions: [{ prompt: 'an owl', words: ['owl'] }] } },
+    ],
+    [
+      'expected words of the prompt, got none',
+      { autoRegions: { ...AUTO, regions: [{ prompt: 'a', words: [] }] } },
+    ],
+    ['got 0', { autoRegions: { ...AUTO, regions: [] } }],
+    ['expected soft or one-step', { autoRegions: { ...AUTO, finder: 'hard' as 'soft' } }],
+  ])('%s', async (message, wrong) => {
+    const sampled = pipeline.sample({ ...REQUEST, autoRegions: AUTO, ...wrong });
+    await expect(sampled).rejects.toThrow(UsageError);
+    await expect(sampled).rejects.toThrow(message);
+  });
+});
