@@ -131,4 +131,25 @@ describe('the objective of shared embeddings', () => {
       concepts[0]!.tokens.map((token) => readFloat32(vectorsOf(token)));
     expect(vectors(moved)).not.toEqual(vectors(mean));
   });
+
+  it('stops when asked, between two steps', async () => {
+    const stop = new AbortController();
+    const steps: number[] = [];
+    const asked = portable({
+      base,
+      deltas,
+      concepts: [concept],
+      captions: CAPTIONS,
+      options: { steps: 50, templates: TEMPLATES },
+      threads: 1,
+      signal: stop.signal,
+      onProgress: ({ action, done }) => {
+        expect(action).toBe('words');
+        steps.push(done);
+        if (done === 2) stop.abort(new Error('enough'));
+      },
+    });
+    await expect(asked).rejects.toThrow('enough');
+    expect(steps).toEqual([1, 2]);
+  });
 });
