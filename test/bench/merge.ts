@@ -37,6 +37,8 @@ const SUM_RANK = 128;
 const ADAPTERS = 3;
 /** Runs of a whole process. */
 const ROUNDS = 3;
+/** Layers of each shape that are cut. */
+const LAYER_RUNS = 8;
 /** Runs of copying and of baking. */
 const DISK_ROUNDS = 5;
 
@@ -100,19 +102,28 @@ async function writeRandomAdapter(file: string, layers: readonly Module[], seed:
 
 interface Timed {
   readonly ms: number;
+  /** Of all threads: says something beside other work too. */
+  readonly cpuMs: number;
   readonly output: string;
 }
 
 /** Run a process; the last line of its output. @throws {Error} with its messages if it fails */
 function timed(command: string, args: readonly string[]): Timed {
   const start = performance.now();
-  const { status, stdout, stderr, error } = spawnSync(command, args, {
+  // The shell's own account of its children: their user and system time in the last line.
+  const accounted = ['-c', '"$@"; status=$?; times >&2; exit $status', 'sh', command, ...args];
+  const { status, stdout, stderr, error } = spawnSync('sh', accounted, {
     encoding: 'utf8',
     maxBuffer: 1 << 26,
   });
   if (error !== undefined) throw error;
-  if (status !== 0) throw new Error(`${command} ${args[0]}: ${stderr.trim().split('\n').at(-1)}`);
-  return { ms: performance.now() - start, output: stdout.trim().split('\n').at(-1)! };
+  const messages = stderr.trim().split('\n');
+  if (status !== 0) throw new Error(`${command} ${args[0]}: ${messages.at(-3)}`);
+  const cpuMs = [...messages.at(-1)!.matchAll(/(\d+)m([\d.]+)s/g)].reduce(
+    (sum, [, minutes, seconds]) => sum + 60_000 * Number(minutes) + 1000 * Number(seconds),
+    0,
+  );
+  return { ms: performance.now() - start, cpuMs, output: stdout.trim().split('\n').at(-1)! };
 }
 
 const python = process.env.PYTHON ?? 'python3';
@@ -131,26 +142,29 @@ const ratio = (ours: number, theirs: number | null): string | null =>
   theirs === null ? null : `${(theirs / ours).toFixed(1)} ×`;
 const seconds = (ms: number): string => `${(ms / 1000).toFixed(2)} s`;
 
-/** Times of a shape's first layer, which loads the products, and of each further one. */
-async function recompress(
-  shapes: readonly (readonly [number, number])[],
-): Promise<{ first: number; next: number }[]> {
+interface LayerTimes {
+  readonly ms: number;
+  readonly cpuMs: number;
+}
+
+/** Time of one layer of each shape: the mean of several. */
+async function recompress(shapes: readonly (readonly [number, number])[]): Promise<LayerTimes[]> {
   const generator = new TorchGenerator(1);
   const random = (rows: number, cols: number) => matrix(rows, cols, generator.randnFloat64(rows * cols));
   const engine = new GraphMatmulEngine();
   // Once unmeasured, so that the functions are compiled.
   await truncateWith({ up: random(320, SUM_RANK), down: random(SUM_RANK, 320) }, RANK, engine.multiply);
-  const times: { first: number; next: number }[] = [];
+  const times: LayerTimes[] = [];
   for (const [m, n] of shapes) {
     const delta = { up: random(m, SUM_RANK), down: random(SUM_RANK, n) };
-    const run = async (): Promise<number> => {
-      const start = performance.now();
-      await truncateWith(delta, RANK, engine.multiply);
-      return performance.now() - start;
-    };
-    const first = await run();
-    const further = [await run(), await run(), await run()];
-    times.push({ first, next: further.reduce((a, b) => a + b) / further.length });
+    await truncateWith(delta, RANK, engine.multiply);
+    const [start, cpu] = [performance.now(), process.cpuUsage()];
+    for (let run = 0; run < LAYER_RUNS; run++) await truncateWith(delta, RANK, engine.multiply);
+    const { user, system } = process.cpuUsage(cpu);
+    times.push({
+      ms: (performance.now() - start) / LAYER_RUNS,
+      cpuMs: (user + system) / 1000 / LAYER_RUNS,
+    });
   }
   await engine.dispose();
   return times;
@@ -242,16 +256,21 @@ function mergeRows(model: string, files: readonly string[], work: string): { row
   const versionsOf = (run: Timed | string): string =>
     typeof run === 'string' ? `skipped: ${run}` : (JSON.parse(run.output) as { versions: string }).versions;
   const msOf = (run: Timed | string): number | null => (typeof run === 'string' ? null : run.ms);
+  const leastCpu = (runs: readonly (Timed | string)[]): number | null =>
+    runs.some((run) => typeof run === 'string')
+      ? null
+      : Math.min(...(runs as readonly Timed[]).map(({ cpuMs }) => cpuMs));
   const others = [
-    { name: 'PEFT, add_weighted_adapter', run: best(peftRuns), reach: '3 ×' },
-    { name: 'the fewest lines with torch', run: best(scriptRuns), reach: '2 ×' },
+    { name: 'PEFT, add_weighted_adapter', run: best(peftRuns), runs: peftRuns, reach: '3 ×' },
+    { name: 'the fewest lines with torch', run: best(scriptRuns), runs: scriptRuns, reach: '2 ×' },
   ];
   return {
-    rows: others.map(({ name, run, reach }) => ({
+    rows: others.map(({ name, run, runs, reach }) => ({
       what: `merge (cat), whole process; other: ${name} (${versionsOf(run)})`,
       edlora: seconds(mine.ms),
       other: typeof run === 'string' ? null : seconds(run.ms),
       'edlora is faster': ratio(mine.ms, msOf(run)),
+      'by processor time': ratio(leastCpu(mineRuns)!, leastCpu(runs)),
       'to reach': reach,
     })),
     details: {
@@ -272,26 +291,27 @@ async function rankRows(layers: readonly Module[]): Promise<{ rows: Row[]; detai
   const shapes = [...counts.keys()].map((key) => key.split(',').map(Number) as [number, number]);
   const times = [...counts.values()];
   const small = await recompress(shapes);
-  const smallMs = small.reduce((sum, { first, next }, i) => sum + first + next * (times[i]! - 1), 0);
+  const all = (layers: readonly LayerTimes[], which: keyof LayerTimes): number =>
+    layers.reduce((sum, layer, i) => sum + layer[which] * times[i]!, 0);
   const dense = tryPython(['svd', String(SUM_RANK), String(RANK), ...shapes.flat().map(String)]);
-  const layerMs =
-    typeof dense === 'string' ? null : (JSON.parse(dense.output) as { layerMs: number[] }).layerMs;
-  const denseMs = layerMs?.reduce((sum, ms, i) => sum + ms * times[i]!, 0) ?? null;
+  const denseTimes =
+    typeof dense === 'string' ? null : (JSON.parse(dense.output) as { layers: LayerTimes[] }).layers;
   return {
     rows: [
       {
         what: `rank ${SUM_RANK} sum to ${RANK}, all layers; other: dense SVD, torch.linalg.svd`,
-        edlora: seconds(smallMs),
-        other: denseMs === null ? null : seconds(denseMs),
-        'edlora is faster': ratio(smallMs, denseMs),
+        edlora: seconds(all(small, 'ms')),
+        other: denseTimes && seconds(all(denseTimes, 'ms')),
+        'edlora is faster': ratio(all(small, 'ms'), denseTimes && all(denseTimes, 'ms')),
+        'by processor time': ratio(all(small, 'cpuMs'), denseTimes && all(denseTimes, 'cpuMs')),
         'to reach': '50 ×',
       },
     ],
     details: shapes.map((shape, i) => ({
       shape,
       count: times[i],
-      ms: small[i],
-      denseMs: layerMs?.[i] ?? null,
+      edlora: small[i],
+      dense: denseTimes?.[i] ?? null,
     })),
   };
 }
