@@ -28,7 +28,7 @@ import { TorchGenerator } from '../../src/tensor/random.ts';
 import { float32, type Tensor } from '../../src/tensor/tensor.ts';
 import { ensureRandomLoras, LORA_LAYERS } from './random-loras.ts';
 import { ensureRandomSdxl } from './random-sdxl.ts';
-import { ensureRandomStatistics } from './random-statistics.ts';
+import { ensureRandomStatistics, SDXL_LORA } from './random-statistics.ts';
 
 const SIDE = 1024;
 const LATENT = SIDE / 8;
@@ -127,7 +127,7 @@ export const PARTS: Readonly<Record<string, (argument: string) => Promise<object
 /** The stages of a fusion of three LoRAs, all with the same statistics. */
 async function storedProblems(): Promise<StageProblem[]> {
   const base = await openCheckpoint(await ensureRandomSdxl());
-  const { statistics } = await openStatistics(await ensureRandomStatistics());
+  const { statistics } = await openStatistics(await ensureRandomStatistics(SDXL_LORA));
   const concepts: Awaited<ReturnType<typeof prepareConcept>>[] = [];
   for (const file of await ensureRandomLoras(CONCEPTS)) {
     concepts.push(await prepareConcept(base, { concept: await loadConcept(file), name: 'it' }));

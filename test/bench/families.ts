@@ -14,7 +14,7 @@ import { PARTS } from './families-parts.ts';
 import { gigabytes, type Row, row, seconds } from './goal-table.ts';
 import { ensureRandomLoras } from './random-loras.ts';
 import { ensureRandomSdxl } from './random-sdxl.ts';
-import { ensureRandomStatistics } from './random-statistics.ts';
+import { ensureRandomStatistics, SDXL_LORA } from './random-statistics.ts';
 
 const KNOWN = ['pass', 'torch', 'collect', 'linear', 'solve'] as const;
 type Known = (typeof KNOWN)[number];
@@ -72,7 +72,7 @@ async function collectRows(scope: 'attention' | 'linear'): Promise<void> {
 
 async function solveRows(): Promise<void> {
   await ensureRandomLoras(3);
-  await ensureRandomStatistics();
+  await ensureRandomStatistics(SDXL_LORA);
   const ours = await measured<{
     elapsedMs: number;
     cpuMs: number;

@@ -15,6 +15,11 @@ const RANK = 4;
 /** A trained delta moves a layer's answer by some per cent; products of two factors of this size do too. */
 const SIZE = 0.02;
 
+/** All attention linears of the UNet and the text encoder. */
+export const CONCEPT_LAYERS = [...textLayers(CLIP_VIT_L_TEXT), ...unetLayers(SD15_UNET)].filter(({ role }) =>
+  /attention|context/.test(role),
+);
+
 /**
  * Files of `count` concepts for SD 1.5: rank 4 on all attention linears of the UNet and the text encoder, two words
  * each. Made on the first call.
@@ -32,18 +37,16 @@ export async function ensureRandomConcepts(count: number): Promise<string[]> {
 async function writeConcept(file: string, index: number): Promise<void> {
   const generator = new TorchGenerator(1000 + index);
   const random = (count: number): Float32Array => generator.randn(count).map((value) => SIZE * value);
-  const layers = [...textLayers(CLIP_VIT_L_TEXT), ...unetLayers(SD15_UNET)]
-    .filter(({ role }) => /attention|context/.test(role))
-    .map(
-      ({ component, layerName, m, n }): MergedLayer => ({
-        component: component as MergedLayer['component'],
-        layerName,
-        up: random(m * RANK),
-        down: random(RANK * n),
-        rank: RANK,
-        kernel: null,
-      }),
-    );
+  const layers = CONCEPT_LAYERS.map(
+    ({ component, layerName, m, n }): MergedLayer => ({
+      component: component as MergedLayer['component'],
+      layerName,
+      up: random(m * RANK),
+      down: random(RANK * n),
+      rank: RANK,
+      kernel: null,
+    }),
+  );
   const tokens = [1, 2].map((k) => {
     const word = `<concept${index + 1}${'ab'[k - 1]}>`;
     const rows = crossAttentionNames(SD15_UNET).length;
