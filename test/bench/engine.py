@@ -20,12 +20,13 @@ if unet.config.addition_embed_type == "text_time":
     sizes = torch.tensor([[side * 8, side * 8, 0, 0, side * 8, side * 8]] * batch, dtype=torch.float32)
     pooled = unet.config.projection_class_embeddings_input_dim - 6 * unet.config.addition_time_embed_dim
     added = {"text_embeds": torch.randn(batch, pooled), "time_ids": sizes}
-times = []
+times, cpu = [], []
 with torch.no_grad():
     for _ in range(runs):
-        start = time.perf_counter()
+        start, used = time.perf_counter(), time.process_time()
         unet(sample, 500, context, added_cond_kwargs=added)
         times.append((time.perf_counter() - start) * 1000)
+        cpu.append((time.process_time() - used) * 1000)
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 decode = []
 if batch == 1 and side == 64:
@@ -36,4 +37,4 @@ if batch == 1 and side == 64:
             vae.decode(sample)
             decode.append((time.perf_counter() - start) * 1000)
 versions = f"torch {torch.__version__}, diffusers {diffusers.__version__}, {torch.get_num_threads()} threads"
-print(json.dumps({"loadMs": load * 1000, "forwardMs": times, "decodeMs": decode, "peakBytes": peak, "versions": versions}))
+print(json.dumps({"loadMs": load * 1000, "forwardMs": times, "cpuMs": cpu, "decodeMs": decode, "peakBytes": peak, "versions": versions}))
