@@ -2,7 +2,8 @@
  * Does each subject come where its region says, and nowhere else? Two fused concepts side by side on the miniature, and
  * two plain words on the base, region by region, with and without isolation; pictures of one subject alone beside it. Then
  * two, three and four concepts that act in their regions alone, see placed-concepts.ts.
- * `npm run eval:regions`; some minutes. `--seeds n`, `--placed` (the last part alone), `--concepts a b`, `--out folder` (writes the pictures),
+ * `npm run eval:regions`; some minutes. `--auto` draws prompts without boxes in place of all that, see auto-scenes.ts: `--samples n`, `--steps n`,
+ * `--counts 2,3`, `--base folder`, `--from folder` (with the concepts). `--seeds n`, `--placed` (the last part alone), `--concepts a b`, `--out folder` (writes the pictures),
  * `--figure file.svg`, `--json`.
  */
 import { mkdirSync, writeFileSync } from 'node:fs';
@@ -25,6 +26,7 @@ import { detect } from '../support/shapeland/detect.ts';
 import { crop, type Picture } from '../support/shapeland/picture.ts';
 import { CONCEPTS, type Colour, type ConceptName, type Shape } from '../support/shapeland/world.ts';
 import { printReport } from '../support/tool-output.ts';
+import { autoScenes } from './auto-scenes.ts';
 import { fusedModel, plainModel } from './draw.ts';
 import { wordsOf } from './identity.ts';
 import { placedConcepts } from './placed-concepts.ts';
@@ -35,6 +37,12 @@ const { values: options, positionals } = parseArgs({
     seeds: { type: 'string', default: '20' },
     concepts: { type: 'boolean', default: false },
     placed: { type: 'boolean', default: false },
+    auto: { type: 'boolean', default: false },
+    base: { type: 'string', default: defaultBase() },
+    from: { type: 'string', default: path.join(packageRoot(), 'fixtures/tiny-world/concepts') },
+    samples: { type: 'string', default: '160' },
+    steps: { type: 'string', default: '25' },
+    counts: { type: 'string', default: '2,3' },
     out: { type: 'string' },
     figure: { type: 'string' },
     json: { type: 'boolean', default: false },
@@ -181,7 +189,11 @@ async function judge(pair: Pair, parts: PipelineParts, own: ReadonlyMap<string, 
   }
 }
 
-const base = await openCheckpoint(defaultBase());
+const base = await openCheckpoint(options.base);
+if (options.auto) {
+  await reportAuto();
+  process.exit(0);
+}
 if (options.placed) {
   await reportPlaced();
   process.exit(0);
@@ -222,6 +234,26 @@ printReport({
   details,
 });
 await reportPlaced();
+
+async function reportAuto(): Promise<void> {
+  const samples = Number(options.samples);
+  const rows = await autoScenes(base, {
+    samples,
+    steps: Number(options.steps),
+    concepts: options.from,
+    counts: options.counts.split(',').map(Number),
+    onRow: (row) => process.stderr.write(`${Object.values(row).join(' | ')}\n`),
+  });
+  printReport({
+    title: `Several concepts in one prompt, no boxes, ${samples} samples`,
+    rows,
+    notes: [
+      `squares of the model's own size side by side; dpmpp-2m, ${options.steps} steps, guidance 4; the same seeds for all`,
+      'all, once each: every concept is found, none a second time, no two in one object',
+      'pictures one by one; seconds are of processors, decoding included',
+    ],
+  });
+}
 
 async function reportPlaced(): Promise<void> {
   printReport({
