@@ -15,14 +15,11 @@ import { type AutoRegions, checkAutoRegions } from './auto-regions/auto-regions.
 import { COMBINATION_NAMES, COMBINATIONS, type CombinationName } from './combine.ts';
 import type { ConceptUse } from './concept-places.ts';
 import { checkStates, type StatesInPlace } from './given-states.ts';
-import { guidedPair } from './guidance.ts';
-import { GuidedRows } from './guided-rows.ts';
 import type { AdapterGuide, ControlGuide } from './guides.ts';
 import {
   MAX_BATCH,
   MAX_COUNT,
   MAX_GUIDANCE,
-  MAX_MASK_PIXELS,
   MAX_ORIGINAL_SIDE,
   MAX_PIXELS,
   MAX_PROMPT_LENGTH,
@@ -34,7 +31,6 @@ import {
   MAX_STRENGTH,
   rangeMessage,
 } from './limits.ts';
-import { checkMemory, windowedTokens } from './memory-need.ts';
 import { checkRegion, type Region } from './region.ts';
 import type { ScheduleOverrides } from './scheduler-options.ts';
 
@@ -331,66 +327,6 @@ function checkStrength(value: number): void {
   if (Math.abs(value) <= MAX_STRENGTH) return;
   throw new UsageError(`strength of a guiding picture: ${rangeMessage(-MAX_STRENGTH, MAX_STRENGTH, value)}`);
 }
-
-/** What decides how much memory a request needs. */
-export type SizedRequest = Pick<
-  ResolvedRequest,
-  'width' | 'height' | 'prompt' | 'layerPrompts' | 'guidanceScale' | 'batchSize' | 'count'
-> & {
-  readonly negativePrompt?: string;
-  readonly prompt2?: string;
-  readonly negativePrompt2?: string;
-  readonly regions: readonly SizedText[];
-  readonly autoRegions?: { readonly regions: readonly SizedText[] };
-};
-
-interface SizedText {
-  readonly prompt: string;
-  readonly negativePrompt?: string;
-}
-
-/** Masks as large as the picture that a request holds. */
-export function maskCount({ regions, adapters }: Pick<ResolvedRequest, 'regions' | 'adapters'>): number {
-  const strengths = adapters.flatMap(({ regionStrengths = [] }) => regionStrengths);
-  return [...regions, ...strengths].filter(({ shape }) => shape.kind === 'mask').length;
-}
-
-/** @throws {UsageError} if the request's masks are too many, or drawing it needs more memory than there is */
-export async function checkRequestMemory(
-  request: SizedRequest,
-  masks: number,
-  base: Checkpoint,
-  factor: number,
-): Promise<void> {
-  const { width, height, prompt, negativePrompt = '', prompt2 = '', negativePrompt2 = '' } = request;
-  const { layerPrompts, regions, autoRegions: auto, guidanceScale: scale } = request;
-  if (masks * width * height > MAX_MASK_PIXELS) {
-    throw new UsageError(
-      `regions: expected masks, polygons and soft boxes of at most ${MAX_MASK_PIXELS} pixels together, got ${masks} of ${width} × ${height}; use plain boxes, or a smaller picture`,
-    );
-  }
-  const group = (positive: string, negative: string): string[] => guidedPair(scale, negative, positive);
-  // Layers' own prompts are not counted each: every layer reads one of them.
-  const groups = [
-    group(longest([prompt, prompt2, ...layerPrompts.values()]), longest([negativePrompt, negativePrompt2])),
-    ...[...regions, ...(auto === undefined ? [] : [...auto.regions, { prompt }])].map((region) =>
-      group(region.prompt, region.negativePrompt ?? negativePrompt),
-    ),
-  ];
-  checkMemory({
-    width,
-    height,
-    factor,
-    rows: new GuidedRows(Math.min(request.batchSize, request.count), { scale }).count,
-    tokens: windowedTokens(groups, base.tokenizer, base.parts.maxPositions),
-    masks,
-    unet: base.parts.unet.config,
-    vae: (await base.parts.vae()).config,
-  });
-}
-
-const longest = (texts: readonly string[]): string =>
-  texts.reduce((most, text) => (text.length > most.length ? text : most), '');
 
 /** @throws {UsageError} unless both sides are multiples of the factor, and sides and pixels within limits */
 export function checkPictureSize(width: number, height: number, factor: number): void {

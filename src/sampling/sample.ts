@@ -28,13 +28,8 @@ import { type StatesInPlace, withStates } from './given-states.ts';
 import { guidedPair } from './guidance.ts';
 import { LatentCodec } from './latent-codec.ts';
 import { type EncoderTexts, type LayerTexts, PromptEncoder } from './prompt-encoder.ts';
-import {
-  checkRequestMemory,
-  maskCount,
-  type ResolvedRequest,
-  resolveRequest,
-  type SampleRequest,
-} from './request.ts';
+import { type ResolvedRequest, resolveRequest, type SampleRequest } from './request.ts';
+import { checkRequestMemory, maskCount } from './request-memory.ts';
 import { createSampler } from './samplers/create.ts';
 import { UnetDenoiser } from './unet-denoiser.ts';
 

@@ -19,7 +19,6 @@ import { boxMask, feathered, pictureMask, polygonMask } from './region-mask.ts';
 import { parseMixOfShowRegions, parseMixOfShowStrengths } from './region-text.ts';
 import {
   checkPictureSize,
-  checkRequestMemory,
   REQUEST_DEFAULTS,
   type ResolvedRequest,
   resolveRequest,
@@ -27,6 +26,7 @@ import {
   textsOf,
   unknownWords,
 } from './request.ts';
+import { checkRequestMemory } from './request-memory.ts';
 import { createSampler } from './samplers/create.ts';
 import { beginIndexFor } from './samplers/sampler.ts';
 import { DEFAULT_DENOISE, type NormalScene } from './scene.ts';

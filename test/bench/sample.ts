@@ -1,7 +1,8 @@
 /**
  * Sampling at full size: a random-weight SD 1.5 at 512 × 512. What a step costs without guidance, with it, with two and
  * four regions, with isolation, and with a concept in each of four regions; what decoding takes. The same guided step in PyTorch where python3 with torch and
- * diffusers is present (PYTHON names the interpreter). `npm run bench:sample`; several minutes.
+ * diffusers is present (PYTHON names the interpreter). `npm run bench:sample`; several minutes. `-- --auto`: processor time of whole pictures
+ * whose two concepts find their places, to a plain picture.
  */
 import { spawnSync } from 'node:child_process';
 import path from 'node:path';
@@ -11,6 +12,7 @@ import { matrix } from '../../src/linalg/matrix.ts';
 import { type Checkpoint, openCheckpoint } from '../../src/models/checkpoint.ts';
 import type { ModelDeltas } from '../../src/models/lora.ts';
 import { packageRoot } from '../../src/package-root.ts';
+import type { AutoRegions } from '../../src/sampling/auto-regions/auto-regions.ts';
 import { LatentCodec } from '../../src/sampling/latent-codec.ts';
 import type { Region } from '../../src/sampling/region.ts';
 import type { SampleRequest } from '../../src/sampling/request.ts';
@@ -154,4 +156,81 @@ async function benchmark(): Promise<void> {
   });
 }
 
-await (process.argv.includes('--decode') ? decodeOnly() : benchmark());
+/** Steps of whole pictures. */
+const PICTURE_STEPS = 5;
+
+/** Ways to draw two concepts that nobody placed. */
+const AUTO: readonly (readonly [what: string, auto: Partial<AutoRegions> | null, isolate: number])[] = [
+  ['added up', null, 0],
+  ['found places, begun anew', {}, 0],
+  ['found places, going on', { restart: false }, 0],
+  ['found places, begun anew, isolated', {}, 1],
+];
+
+/** Processor seconds from the first step's beginning to the last one's end, loading of the network included. */
+async function pictureCost(
+  folder: string,
+  auto: Partial<AutoRegions> | null,
+  isolate: number,
+): Promise<number> {
+  const base = await openCheckpoint(folder);
+  const placedDeltas = [0, 1].map((seed) => randomConcept(base, seed));
+  const pipeline = await Pipeline.create(base, { placedDeltas });
+  const regions = ['cat', 'dog'].map((word, concept) => ({
+    prompt: `a ${word} on grass`,
+    words: [word],
+    concepts: [{ concept }],
+  }));
+  const abort = new AbortController();
+  const spent = (): number => {
+    const { user, system } = process.cpuUsage();
+    return (user + system) / 1e6;
+  };
+  const before = spent();
+  let cost = 0;
+  try {
+    const places =
+      auto === null ? {} : { concepts: [], autoRegions: { background: 'on grass', regions, ...auto } };
+    await pipeline.sample(
+      {
+        prompt: 'a cat and a dog on grass',
+        width: SIZE,
+        height: SIZE,
+        steps: PICTURE_STEPS,
+        isolate,
+        ...places,
+      },
+      {
+        signal: abort.signal,
+        onStep: ({ step, steps }) => {
+          cost = spent() - before;
+          if (step === steps) abort.abort();
+        },
+      },
+    );
+  } catch (error) {
+    if (!abort.signal.aborted) throw error;
+  } finally {
+    await pipeline.dispose();
+  }
+  return cost;
+}
+
+async function autoCosts(): Promise<void> {
+  const folder = await ensureRandomModel();
+  const rows = [];
+  let plain = 0;
+  for (const [what, auto, isolate] of AUTO) {
+    const cost = await pictureCost(folder, auto, isolate);
+    plain ||= cost;
+    rows.push({ what, 'CPU s a picture': cost.toFixed(1), 'to added up': `${(cost / plain).toFixed(2)} ×` });
+  }
+  printReport({
+    title: `Two concepts of rank 4 in one prompt at ${SIZE} × ${SIZE}, ${PICTURE_STEPS} steps with guidance, SD 1.5, random float32 weights`,
+    rows,
+    notes: ['text and loading of networks included, decoding not', 'begun anew: one step more in five'],
+  });
+}
+
+if (process.argv.includes('--decode')) await decodeOnly();
+else await (process.argv.includes('--auto') ? autoCosts() : benchmark());

@@ -5,12 +5,8 @@ import type { Picture } from '../../src/formats/picture.ts';
 import type { T2iAdapter } from '../../src/models/adapter/open.ts';
 import { type Checkpoint, openCheckpoint } from '../../src/models/checkpoint.ts';
 import { defaultBase } from '../../src/package-root.ts';
-import {
-  maskCount,
-  type ResolvedRequest,
-  resolveRequest,
-  type SampleRequest,
-} from '../../src/sampling/request.ts';
+import { type ResolvedRequest, resolveRequest, type SampleRequest } from '../../src/sampling/request.ts';
+import { maskCount } from '../../src/sampling/request-memory.ts';
 
 let base: Checkpoint;
 beforeAll(async () => {

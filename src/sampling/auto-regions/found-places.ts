@@ -71,7 +71,9 @@ export class FoundPlaces implements PicturePlaces {
     const whole = levels.map(({ height, width }) =>
       tokens.map((_, source) => new Float32Array(height * width).fill(source === words + 1 ? 1 : 0)),
     );
-    this.#looking = this.#arranged(whole, { everywhere: true }, request.listener.setup);
+    // One graph for looking and moving; where nothing moves, the whole prompt alone is less to do.
+    const everywhere = request.stillFrom > 0;
+    this.#looking = this.#arranged(whole, { everywhere }, request.listener.setup);
   }
 
   /** Draw from the first call on in the places that were found. */
