@@ -103,8 +103,9 @@ export const PARTS: Readonly<Record<string, (argument: string) => Promise<object
     }
     return { stepMs, layers: layers.length, peakBytes: peakBytes() };
   },
-  /** From statistics on disk to factors, every input of three LoRAs. Tells which systems were solved. */
-  solve: async () => {
+  /** From statistics on disk to factors, every so manieth input of three LoRAs. Tells which systems were solved. */
+  solve: async (argument) => {
+    const { every } = JSON.parse(argument) as { every: number };
     const problems = await storedProblems();
     const engine = new GraphMatmulEngine({ use: 'every-step' });
     const grams = new DenseGrams();
@@ -112,7 +113,7 @@ export const PARTS: Readonly<Record<string, (argument: string) => Promise<object
     const [start, cpu] = [performance.now(), process.cpuUsage()];
     for (const problem of problems) {
       const weights = { ridge: DEFAULTS.ridge[problem.stage] as number, preserve: 0 };
-      for (const layers of layersByInput(problem)) {
+      for (const layers of layersByInput(problem).filter((_, i) => i % every === 0)) {
         const { input } = inputProblem(problem, layers, weights, grams);
         const system = await factoriseInputWith(engine.multiply, input);
         const solved = await solveLayers(system, layerProblems(problem, layers, input));

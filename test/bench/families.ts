@@ -2,7 +2,8 @@
  * SDXL at full size, random weights in float16, 1024 × 1024, with --lean: what a pass of its UNet takes in time and memory, beside
  * PyTorch where it is installed (PYTHON names the interpreter); what a step of collecting takes; what solving three
  * rank-16 LoRAs on all their 722 layers takes beside LAPACK. `npm run bench:families`; `-- --only pass,torch,collect,solve`
- * runs parts, each in processes of its own. Rows come as they are measured, a table at the end.
+ * runs parts, each in processes of its own; `--every 7` solves every seventh input alone, sizes of all kinds among them. Rows come as
+ * they are measured, a table at the end.
  */
 import { fork, spawnSync } from 'node:child_process';
 import path from 'node:path';
@@ -85,7 +86,7 @@ async function collectRows(scope: 'attention' | 'linear'): Promise<void> {
   found(what, `${gigabytes(peakBytes)}, ${seconds(stepMs)} with loading`, '≤ 10 GB', peakBytes <= 10e9);
 }
 
-async function solveRows(): Promise<void> {
+async function solveRows(every: number): Promise<void> {
   await ensureRandomLoras(3);
   await ensureRandomStatistics(SDXL_LORA);
   const ours = await measured<{
@@ -93,7 +94,7 @@ async function solveRows(): Promise<void> {
     cpuMs: number;
     systems: [number, number][];
     peakBytes: number;
-  }>('solve');
+  }>('solve', { every });
   const what = `factorise and solve the ${ours.systems.length} inputs of three LoRAs`;
   process.stderr.write(`${what}: ${seconds(ours.elapsedMs)}; LAPACK next\n`);
   const script = path.join(packageRoot(), 'test', 'bench', 'solve.py');
@@ -132,7 +133,7 @@ if (argument('--part') !== undefined) {
   if (wanted.includes('collect') || wanted.includes('linear')) await ensureRandomLoras(1);
   if (wanted.includes('collect')) await collectRows('attention');
   if (wanted.includes('linear')) await collectRows('linear');
-  if (wanted.includes('solve')) await solveRows();
+  if (wanted.includes('solve')) await solveRows(Number(argument('--every') ?? 1));
   printReport({
     title: 'SDXL at full size, random float16 weights, 1024 × 1024, --lean',
     rows: rows.map((each) => ({ ...each })),

@@ -28,7 +28,6 @@ export function sessionOptions(
   { threads }: RunSettings,
 ): InferenceSession.SessionOptions {
   const { reorderWeights, allowSpinning } = PLANS[use];
-  const lean = halvesAreWidenedInRuns();
   const session: Record<string, string | Record<string, string>> = {};
   if (weightFolder !== null) session.model_external_initializers_file_folder_path = weightFolder;
   if (!reorderWeights) session.disable_prepacking = '1';
@@ -39,8 +38,6 @@ export function sessionOptions(
     logSeverityLevel: 3,
     // All values of a run in one block, from the second run on: 0.4 GB more at full size, and no faster.
     enableMemPattern: false,
-    // An arena grows in powers of two, and keeps what a run needed at its widest.
-    ...(lean ? { enableCpuMemArena: false } : {}),
     // An undefined property is refused there.
     ...(threads === undefined ? {} : { intraOpNumThreads: threads }),
     ...(inMemory.length === 0
@@ -49,7 +46,9 @@ export function sessionOptions(
     // What it folds are the casts of half-width weights, and little else.
     extra: {
       session,
-      ...(lean ? { optimization: { disable_specified_optimizers: 'ConstantFolding' } } : {}),
+      ...(halvesAreWidenedInRuns()
+        ? { optimization: { disable_specified_optimizers: 'ConstantFolding' } }
+        : {}),
     },
   };
 }
