@@ -7,7 +7,9 @@ import { matrix } from '../../../src/linalg/matrix.ts';
 import { type Checkpoint, openCheckpoint } from '../../../src/models/checkpoint.ts';
 import type { ModelDeltas } from '../../../src/models/lora.ts';
 import { hasNoPlace } from '../../../src/models/unet/factor-places.ts';
-import { levelSizes } from '../../../src/models/unet/structure.ts';
+import { keyInput } from '../../../src/models/unet/region-attention.ts';
+import { crossAttentionNames, levelSizes } from '../../../src/models/unet/structure.ts';
+import { heardKeyInput, heardWordsInput } from '../../../src/models/unet/word-shares.ts';
 import { executionContext } from '../../../src/runtime/execution-context.ts';
 import { autoCalls } from '../../../src/sampling/auto-regions/auto-regions.ts';
 import { FoundPlaces } from '../../../src/sampling/auto-regions/found-places.ts';
@@ -82,27 +84,20 @@ describe('a picture in found places', () => {
     expect(auto!.latents.data).toBeAllClose(drawn!.latents.data, { rtol: 0, atol: 1e-5 });
   });
 
-  it('is the same each time, and its own whichever is drawn before it', async () => {
+  it('is its own whichever is drawn before it, and another one begun anew; steps are told as they are made', async () => {
+    const told: string[] = [];
+    const onStep = ({ step, steps }: { step: number; steps: number }) => void told.push(`${step}/${steps}`);
     const request = { ...REQUEST, autoRegions: { ...AUTO, restart: false } };
-    const steps: number[] = [];
-    const all = await pipeline.sample(
-      { ...request, count: 2, batchSize: 2 },
-      { onStep: ({ step }) => void steps.push(step) },
-    );
+    const all = await pipeline.sample({ ...request, count: 2, batchSize: 2 }, { onStep });
     const [second] = await pipeline.sample({ ...request, seed: 4 });
     expect(second!.latents.data).toEqual(all[1]!.latents.data);
     expect(second!.found).toEqual(all[1]!.found);
     expect(all[0]!.found).not.toEqual(all[1]!.found);
-    expect(steps).toEqual([1, 2, 3, 1, 2, 3]);
-  });
-
-  it('begins anew from the same noise, and says how many steps that takes', async () => {
-    const told: string[] = [];
-    const onStep = ({ step, steps }: { step: number; steps: number }) => void told.push(`${step}/${steps}`);
+    expect(told).toEqual(['1/3', '2/3', '3/3', '1/3', '2/3', '3/3']);
+    told.length = 0;
     const [anew] = await pipeline.sample({ ...REQUEST, seed: 4, autoRegions: AUTO }, { onStep });
     expect(told).toEqual(['1/4', '2/4', '3/4', '4/4']);
-    const [on] = await pipeline.sample({ ...REQUEST, seed: 4, autoRegions: { ...AUTO, restart: false } });
-    expect(on!.latents.data).not.toBeAllClose(anew!.latents.data, { rtol: 1e-3 });
+    expect(second!.latents.data).not.toBeAllClose(anew!.latents.data, { rtol: 1e-3 });
   });
 
   it('is drawn by the whole prompt without concepts until places are found', async () => {
@@ -166,6 +161,17 @@ it('places that move and are boxes give the picture of drawn boxes', async () =>
     lookingCalls: 1,
     stillFrom: 2,
     isolatedCalls: 0,
+  });
+  // What is listened to is the whole prompt, the last source, in the rows that have it.
+  const rows = new GuidedRows(1, { scale: 3 });
+  const keys = await unet.keysValues(sources, rows, strengths);
+  const [name] = crossAttentionNames(config) as [string];
+  const fed = places.at(0).feeds(0, keys);
+  expect(fed[heardKeyInput(name)]).toEqual(rows.positive(keys[keyInput(name, 3)]!));
+  const columns = fed[heardWordsInput(name)]!.data as Float32Array;
+  positions.forEach((layers, word) => {
+    const told = Array.from({ length: 77 }, (_, t) => t).filter((t) => columns[2 * t + word] === 1);
+    expect(told).toEqual(layers[0]);
   });
   places.restart();
   const [moving] = await run.denoise([0], places, () => {});
