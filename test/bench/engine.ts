@@ -2,6 +2,7 @@
  * The engine at full size: a random-weight SD 1.5 UNet at 512 × 512, batch 1. Graph emission, session load, forward
  * pass, resident memory; decoding a picture; the UNet from a float16 file with and without --lean. UNet and decoder in
  * PyTorch where python3 with torch and diffusers is present (PYTHON names the interpreter).
+ * `npm run bench:engine`; `-- --only pass,decode,lean` runs parts.
  */
 import { spawnSync } from 'node:child_process';
 import path from 'node:path';
@@ -31,7 +32,25 @@ interface Measured {
   readonly nodes: number;
   readonly loadMs: number;
   readonly forwardMs: readonly number[];
+  /** Time of all threads: says something beside other work too. */
+  readonly forwardCpuMs: readonly number[];
   readonly peakBytes: number;
+}
+
+/** Run some work several times, each one timed. */
+async function clocked(
+  runs: number,
+  work: () => Promise<unknown>,
+): Promise<{ ms: number[]; cpuMs: number[] }> {
+  const [ms, cpuMs]: [number[], number[]] = [[], []];
+  for (let run = 0; run < runs; run++) {
+    const [start, startCpu] = [performance.now(), process.cpuUsage()];
+    await work();
+    ms.push(performance.now() - start);
+    const { user, system } = process.cpuUsage(startCpu);
+    cpuMs.push((user + system) / 1000);
+  }
+  return { ms, cpuMs };
 }
 
 async function measure(dtype: 'F32' | 'F16'): Promise<Measured> {
@@ -53,12 +72,7 @@ async function measure(dtype: 'F32' | 'F16'): Promise<Measured> {
       return [name, float32(shape, values)];
     }),
   );
-  const forwardMs: number[] = [];
-  for (let run = 0; run < RUNS; run++) {
-    start = performance.now();
-    await session.run(feeds);
-    forwardMs.push(performance.now() - start);
-  }
+  const { ms: forwardMs, cpuMs: forwardCpuMs } = await clocked(RUNS, () => session.run(feeds));
   const peakBytes = process.resourceUsage().maxRSS * 1024;
   await session.dispose();
   return {
@@ -68,6 +82,7 @@ async function measure(dtype: 'F32' | 'F16'): Promise<Measured> {
     nodes: graph.nodes.length,
     loadMs,
     forwardMs,
+    forwardCpuMs,
     peakBytes,
   };
 }
@@ -75,16 +90,18 @@ async function measure(dtype: 'F32' | 'F16'): Promise<Measured> {
 interface PythonMeasured {
   readonly loadMs: number;
   readonly forwardMs: readonly number[];
+  readonly cpuMs: readonly number[];
   readonly decodeMs: readonly number[];
+  readonly decodeCpuMs: readonly number[];
   readonly peakBytes: number;
   readonly versions: string;
 }
 
-/** The same forward pass by diffusers, in a process of its own; null with the reason when it cannot run. */
-function measurePython(folder: string): PythonMeasured | string {
+/** The same by diffusers, in a process of its own; the reason when it cannot run. @param runs of the UNet */
+function measurePython(folder: string, runs: number): PythonMeasured | string {
   const python = process.env.PYTHON ?? 'python3';
   const script = path.join(packageRoot(), 'test', 'bench', 'engine.py');
-  const { status, stdout, error } = spawnSync(python, [script, folder, String(RUNS)], { encoding: 'utf8' });
+  const { status, stdout, error } = spawnSync(python, [script, folder, String(runs)], { encoding: 'utf8' });
   if (error !== undefined) return `${python}: ${error.message}`;
   if (status !== 0) return `${python} without torch and diffusers, or it failed`;
   return JSON.parse(stdout.trim().split('\n').at(-1)!) as PythonMeasured;
@@ -94,15 +111,10 @@ function measurePython(folder: string): PythonMeasured | string {
 const warm = (times: readonly number[]): number => Math.min(...times.slice(1));
 
 /** Decoding one picture of 512 × 512, in a process of its own: the second run counts. */
-async function measureDecoder(): Promise<readonly number[]> {
+async function measureDecoder(): Promise<{ ms: number[]; cpuMs: number[] }> {
   const codec = new LatentCodec(await (await openCheckpoint(await ensureRandomModel())).parts.vae());
   const latents = float32([1, 4, 64, 64], new TorchGenerator(0).randn(4 * 64 * 64));
-  const times: number[] = [];
-  for (let run = 0; run < 2; run++) {
-    const start = performance.now();
-    await codec.decode(latents);
-    times.push(performance.now() - start);
-  }
+  const times = await clocked(2, () => codec.decode(latents));
   await codec.dispose();
   return times;
 }
@@ -123,65 +135,75 @@ if (process.argv[2] === '--halves') {
   process.exit(0);
 }
 
-const ours = await measure('F32');
-const decoder = await measureDecoder();
-await ensureRandomModel('F16');
-const [widened, lean] = [measureHalves(false), measureHalves(true)];
-const theirs = measurePython(await ensureRandomModel());
-const comparable = typeof theirs === 'object' ? theirs : null;
+type Row = Readonly<Record<string, string | null>>;
+
 const ratio = (a: number, b: number | undefined): string | null =>
   b === undefined ? null : `${(b / a).toFixed(2)} ×`;
-printReport({
-  title: 'SD 1.5 UNet (860 M parameters, random float32 weights), 512 × 512, batch 1, no guidance',
-  rows: [
-    {
-      what: 'graph emission',
-      edlora: `${ours.emitMs.toFixed(0)} ms`,
-      PyTorch: null,
-      'PyTorch / edlora': null,
-    },
-    {
-      what: 'graph encoding',
-      edlora: `${ours.encodeMs.toFixed(0)} ms`,
-      PyTorch: null,
-      'PyTorch / edlora': null,
-    },
-    {
-      what: 'load',
-      edlora: seconds(ours.loadMs),
-      PyTorch: comparable && seconds(comparable.loadMs),
-      'PyTorch / edlora': ratio(ours.loadMs, comparable?.loadMs),
-    },
-    {
-      what: 'first forward',
-      edlora: seconds(ours.forwardMs[0]!),
-      PyTorch: comparable && seconds(comparable.forwardMs[0]!),
-      'PyTorch / edlora': ratio(ours.forwardMs[0]!, comparable?.forwardMs[0]),
-    },
-    {
-      what: 'forward',
-      edlora: seconds(warm(ours.forwardMs)),
-      PyTorch: comparable && seconds(warm(comparable.forwardMs)),
-      'PyTorch / edlora': ratio(warm(ours.forwardMs), comparable ? warm(comparable.forwardMs) : undefined),
-    },
-    {
-      what: 'decoding a picture',
-      edlora: seconds(warm(decoder)),
-      PyTorch: comparable && seconds(warm(comparable.decodeMs)),
-      'PyTorch / edlora': ratio(warm(decoder), comparable ? warm(comparable.decodeMs) : undefined),
-    },
-    {
-      what: 'peak resident memory',
-      edlora: gigabytes(ours.peakBytes),
-      PyTorch: comparable && gigabytes(comparable.peakBytes),
-      'PyTorch / edlora': ratio(ours.peakBytes, comparable?.peakBytes),
-    },
-  ],
-  notes: [
-    `graph: ${ours.nodes} nodes, ${(ours.graphBytes / 1e6).toFixed(2)} MB; weights mapped from the safetensors file`,
+
+/** The figures of one row; `theirs` are null where nothing is compared. */
+function row(what: string, ours: number, theirs: number | undefined, unit: (value: number) => string): Row {
+  return {
+    what,
+    edlora: unit(ours),
+    PyTorch: theirs === undefined ? null : unit(theirs),
+    'PyTorch / edlora': ratio(ours, theirs),
+    'by processor time': null,
+  };
+}
+
+const known = ['pass', 'decode', 'lean'];
+const at = process.argv.indexOf('--only');
+const wanted = at < 0 ? known : process.argv[at + 1]!.split(',');
+const unknown = wanted.filter((part) => !known.includes(part));
+if (unknown.length > 0) throw new Error(`--only: expected ${known.join(', ')}, got ${unknown.join(', ')}`);
+
+const rows: Row[] = [];
+const notes: string[] = [];
+const details: Record<string, unknown> = {};
+const pass = wanted.includes('pass') ? await measure('F32') : null;
+const decoder = wanted.includes('decode') ? await measureDecoder() : null;
+if (pass !== null || decoder !== null) {
+  const theirs = measurePython(await ensureRandomModel(), pass === null ? 0 : RUNS);
+  const other = typeof theirs === 'object' ? theirs : null;
+  if (pass !== null) {
+    rows.push(
+      row('graph emission', pass.emitMs, undefined, seconds),
+      row('graph encoding', pass.encodeMs, undefined, seconds),
+      row('load', pass.loadMs, other?.loadMs, seconds),
+      row('first forward', pass.forwardMs[0]!, other?.forwardMs[0], seconds),
+      {
+        ...row('forward', warm(pass.forwardMs), other ? warm(other.forwardMs) : undefined, seconds),
+        'by processor time': ratio(warm(pass.forwardCpuMs), other ? warm(other.cpuMs) : undefined),
+      },
+      row('peak resident memory', pass.peakBytes, other?.peakBytes, gigabytes),
+    );
+    notes.push(
+      `graph: ${pass.nodes} nodes, ${(pass.graphBytes / 1e6).toFixed(2)} MB; weights mapped from the safetensors file`,
+    );
+  }
+  if (decoder !== null) {
+    rows.push({
+      ...row('decoding a picture', warm(decoder.ms), other ? warm(other.decodeMs) : undefined, seconds),
+      'by processor time': ratio(warm(decoder.cpuMs), other ? warm(other.decodeCpuMs) : undefined),
+    });
+  }
+  notes.push(other === null ? `comparison with PyTorch skipped: ${theirs as string}` : other.versions);
+  Object.assign(details, { edlora: pass, decoder, pytorch: other });
+}
+if (wanted.includes('lean')) {
+  await ensureRandomModel('F16');
+  const [widened, lean] = [measureHalves(false), measureHalves(true)];
+  const slower = (which: 'forwardMs' | 'forwardCpuMs'): string =>
+    (warm(lean[which]) / warm(widened[which])).toFixed(2);
+  notes.push(
     `from a float16 file: ${seconds(warm(widened.forwardMs))} and ${gigabytes(widened.peakBytes)}; with --lean ` +
-      `${seconds(warm(lean.forwardMs))} (${(warm(lean.forwardMs) / warm(widened.forwardMs)).toFixed(2)} ×) and ${gigabytes(lean.peakBytes)}`,
-    comparable === null ? `comparison with PyTorch skipped: ${theirs as string}` : comparable.versions,
-  ],
-  details: { edlora: ours, decoder, widened, lean, pytorch: comparable },
+      `${seconds(warm(lean.forwardMs))} (${slower('forwardMs')} ×, by processor time ${slower('forwardCpuMs')} ×) and ${gigabytes(lean.peakBytes)}`,
+  );
+  Object.assign(details, { widened, lean });
+}
+printReport({
+  title: 'SD 1.5 (UNet of 860 M parameters, random float32 weights), 512 × 512, batch 1, no guidance',
+  rows,
+  notes,
+  details,
 });
