@@ -35,7 +35,7 @@ const options = {
   blur: option(HOW, 'Spread of what is added to embeddings, so that means are read too [default: 0]'),
   rollout: option(
     HOW,
-    'Passes in which it makes states that it then learns from, beside the true ones [default: 0]',
+    'Share of prompts where it reads its own states alone, as in use; elsewhere its own from some position on [default: 0]',
   ),
   'held-out': option(HOW, 'Share of prompts that the result is measured on [default: 0.1]'),
   seed: option(HOW, 'Seed of split, order and noise [default: 0]'),
@@ -66,7 +66,7 @@ export const deprojectCommand: Command = {
   },
   examples: [
     [
-      `edlora deproject train --prompts ${LIST} --model vicinity-individual --epochs 16 --lr 3e-3 --noise 0.1 --rollout 3 --blur 0.5 --out d.safetensors`,
+      `edlora deproject train --prompts ${LIST} --model vicinity-individual --epochs 16 --lr 3e-3 --noise 0.1 --rollout 0.3 --blur 0.5 --out d.safetensors`,
       'On the miniature, two minutes of one core; with a blur it reads means',
     ],
     [

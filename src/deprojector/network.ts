@@ -1,10 +1,9 @@
 /** A deprojector as a graph: for training, with its parameters as inputs, and for use, all positions one after the other. */
 import { gradients } from '../graph/autodiff.ts';
-import type { GraphBuilder } from '../graph/builder.ts';
 import { writeGradients } from '../graph/gradient-outputs.ts';
 import type { Graph } from '../graph/graph.ts';
-import { mul, sub } from '../graph/ops/elementwise.ts';
-import { concat, reshape } from '../graph/ops/movement.ts';
+import { add, mul, sub } from '../graph/ops/elementwise.ts';
+import { concat, reshape, slice } from '../graph/ops/movement.ts';
 import { reduceMean } from '../graph/ops/reduction.ts';
 import { pruned } from '../graph/prune.ts';
 import type { Value } from '../graph/value.ts';
@@ -66,12 +65,38 @@ export function buildStep(
  * `states` [B, T, D].
  * @param weights parameters by name
  */
-export function buildApplication(
-  { model, shape, positions }: DeprojectorPlan,
-  weights: WeightSource,
-  batch: number,
-): Network {
+export function buildApplication(plan: DeprojectorPlan, weights: WeightSource, batch: number): Network {
   const net = new NetworkBuilder(weights);
+  net.g.output('states', concat(net.g, positionByPosition(net, plan, batch, plan.positions), 1));
+  return net.finish();
+}
+
+/**
+ * Write what a training step is to read where it learns from its own states: position after position, each from those before it,
+ * which are its own or given. Inputs: `embedding`, `origin` and every parameter, as of a step; `own` [B, T − 1, 1], 1 where its own
+ * state is read and else 0; `given` [B, T − 1, D], 0 where that is 1. Output: `before` [B, T − 1, D].
+ */
+export function buildOwnStates(plan: DeprojectorPlan, batch: number): Graph {
+  const net = new ParameterInputs();
+  const { g } = net;
+  const rows = plan.positions - 1;
+  const own = g.input('own', 'float32', [batch, rows, 1]);
+  const given = g.input('given', 'float32', [batch, rows, plan.shape.hiddenSize]);
+  const states = positionByPosition(net, plan, batch, rows, (state, i) =>
+    add(g, mul(g, state, slice(g, own, 1, i, i + 1)), slice(g, given, 1, i, i + 1)),
+  );
+  g.output('before', concat(g, states, 1));
+  return pruned(net.finish().graph);
+}
+
+/** The first `count` states, [B, 1, D] each. @param read what stands in place of a state that was made. Default: itself */
+function positionByPosition(
+  net: NetworkBuilder,
+  { model, shape }: DeprojectorPlan,
+  batch: number,
+  count: number,
+  read: (state: Value, position: number) => Value = (state) => state,
+): readonly Value[] {
   const { g } = net;
   const { hiddenSize: width } = shape;
   const embedding = g.input('embedding', 'float32', [batch, width]);
@@ -79,18 +104,15 @@ export function buildApplication(
   const next = model.begin(net, shape, reshape(g, embedding, [batch, 1, width]));
   const states: Value[] = [];
   let before: Value | null = null;
-  for (let i = 0; i < positions; i++) {
-    const state = layerNorm(net, next(before), FINAL_NORM, shape.layerNormEpsilon);
+  for (let i = 0; i < count; i++) {
+    const state = read(layerNorm(net, next(before), FINAL_NORM, shape.layerNormEpsilon), i);
     states.push(state);
-    before = relative(g, state, origin);
+    before = sub(g, state, origin);
   }
-  g.output('states', concat(g, states, 1));
-  return net.finish();
+  return states;
 }
 
 const FINAL_NORM = 'final_layer_norm';
-
-const relative = (g: GraphBuilder, state: Value, origin: Value): Value => sub(g, state, origin);
 
 /** A network whose parameters are inputs of the graph. */
 class ParameterInputs extends NetworkBuilder {

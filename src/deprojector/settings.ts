@@ -25,10 +25,10 @@ export const deprojectorSettingsSchema = z.strictObject({
   /** Spread of what is added to embeddings before they are brought to length 1 again, so that means between prompts are read, too. */
   blur: z.number().min(0).max(10).default(0),
   /**
-   * Passes before a step in which the model makes states behind the true ones; a random part of what it then reads is its own.
+   * Share of a step's prompts of which the model reads its own states alone; of the others its own from a random position on.
    * 0: it reads true states alone.
    */
-  rollout: whole(0, 76).default(0),
+  rollout: z.number().min(0).max(1).default(0),
   /** Share of prompts that are held out. */
   heldOut: z.number().min(0).max(0.9).default(0.1),
   seed: whole(-(2 ** 31), 2 ** 31).default(0),

@@ -25,7 +25,7 @@ import { type EmbeddingSpace, lengthOf, projected, projectionOf, takenBack, unit
 import { textEncoderHash } from './encoder-hash.ts';
 import { type HeldOutErrors, heldOutErrors } from './held-out.ts';
 import { initialParameter } from './initial.ts';
-import { buildStep, type DeprojectorStep } from './network.ts';
+import { buildOwnStates, buildStep, type DeprojectorStep } from './network.ts';
 import { cutPrompts, type PromptStates, promptStates } from './prompt-states.ts';
 import { distinctPrompts } from './prompts.ts';
 import { type DeprojectorInput, type DeprojectorSettings, deprojectorSettings } from './settings.ts';
@@ -202,11 +202,7 @@ class TrainingRun {
     const ahead =
       rollout === 0
         ? null
-        : await runtime.load(
-            buildStep(planOf(this.#frame), this.#batch, false).graph,
-            'training',
-            this.#execution,
-          );
+        : await runtime.load(buildOwnStates(planOf(this.#frame), this.#batch), 'training', this.#execution);
     try {
       while (losses.length < steps) {
         if (signal?.aborted) throw await this.#interrupted(signal.reason);
@@ -311,28 +307,23 @@ class TrainingRun {
     return { embedding, states, before, origin: float32([width], this.#data.origin) };
   }
 
-  /** Puts what the model makes in place of a random part of the true states before each position. */
+  /** Puts what the model itself makes in place of the true states from some position on. */
   async #readOwn(ahead: LoadedGraph, feeds: Record<string, Tensor>, step: number): Promise<void> {
     const { seed, rollout } = this.#settings;
     const { positions, width } = this.#data;
     const random = numberedGenerator(seed, RANDOM.own, step);
     const rows = positions - 1;
-    const shares = random.rand(this.#batch);
-    const given = feeds.before!.data as Float32Array;
-    for (let pass = 0; pass < rollout; pass++) {
-      const { predicted } = await ahead.run(feeds, ['predicted']);
-      const own = predicted!.data as Float32Array;
-      const before = given.slice();
-      const drawn = random.rand(this.#batch * rows);
-      for (let b = 0; b < this.#batch; b++) {
-        for (let i = 0; i < rows; i++) {
-          if (drawn[b * rows + i]! >= shares[b]!) continue;
-          const from = (b * positions + i) * width;
-          before.set(own.subarray(from, from + width), (b * rows + i) * width);
-        }
-      }
-      feeds.before = float32([this.#batch, rows, width], before);
+    const [whole, starts] = [random.rand(this.#batch), random.rand(this.#batch)];
+    const own = float32([this.#batch, rows, 1]);
+    const given = float32([this.#batch, rows, width], (feeds.before!.data as Float32Array).slice());
+    for (let b = 0; b < this.#batch; b++) {
+      const first = whole[b]! < rollout ? 0 : Math.floor(starts[b]! * positions);
+      own.data.fill(1, b * rows + first, (b + 1) * rows);
+      given.data.fill(0, (b * rows + first) * width, (b + 1) * rows * width);
     }
+    const { before, states, ...shared } = feeds;
+    const read = await ahead.run({ ...shared, own, given }, ['before']);
+    feeds.before = read.before!;
   }
 
   async #stopDiverged(loss: number): Promise<never> {

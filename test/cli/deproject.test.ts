@@ -132,7 +132,7 @@ describe('deproject train', () => {
       warmup: 4,
       noise: 0.1,
       blur: 0.3,
-      rollout: 2,
+      rollout: 0.4,
       seed: 9,
     };
     const argv = Object.entries({ ...settings, 'held-out': 0.2, 'save-every': 7 }).flatMap(

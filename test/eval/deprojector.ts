@@ -32,7 +32,7 @@ import { otherPairs } from './identity.ts';
 const { values } = parseArgs({
   options: {
     epochs: { type: 'string', default: '16' },
-    rollout: { type: 'string', default: '3' },
+    rollout: { type: 'string', default: '0.3' },
     blur: { type: 'string', default: '0.5' },
     keep: { type: 'string' },
     only: { type: 'string' },
