@@ -1,6 +1,6 @@
 /**
  * What deprojectors are worth on the miniature: errors of held-out states, pictures of single texts, of two texts averaged, and of
- * pictures; the three models against each other. `npm run eval:deprojector`; some ten minutes on a quiet machine.
+ * pictures; the three models against each other. `npm run eval:deprojector`; 25 CPU minutes.
  * `--epochs`, `--rollout` and `--blur` train otherwise, `--samples` draws less, `--only transformer` measures one model, `--keep folder` keeps
  * what was trained and drawn: a second run with the same settings goes on from it.
  */
@@ -182,7 +182,8 @@ const COMPOSITIONS = {
   '"a COLOUR thing" + "a SHAPE"': ['a COLOUR thing', 'a SHAPE', 1],
 } as const;
 type Composition = keyof typeof COMPOSITIONS;
-const BEST = '"photo of a COLOUR object" + 1.5 × "photo of a SHAPE"' satisfies Composition;
+/** What the goal is about, and what the models are compared by. */
+const JUDGED = '"a COLOUR thing" + "a SHAPE"' satisfies Composition;
 const filled = (text: string, { colour, shape }: { colour: string; shape: string }): string =>
   text.replace('COLOUR', colour).replace('SHAPE', shape);
 const encoder = base.family.base.tokenEncoder(base.parts, {});
@@ -190,7 +191,7 @@ const encoder = base.family.base.tokenEncoder(base.parts, {});
 const nullJudged = await kept('mean-of-states', async () => {
   const { vocabulary } = plainModel(base);
   const size = base.parts.maxPositions * textEncoder.config.hiddenSize;
-  const [first, second, weight] = COMPOSITIONS[BEST];
+  const [first, second, weight] = COMPOSITIONS[JUDGED];
   // Equal in every layer.
   const statesOf = async (text: string): Promise<Float32Array> =>
     (await encoder.encode(vocabulary.promptIds(text))).states.data.slice(0, size);
@@ -206,7 +207,7 @@ const errors: Record<string, string | number>[] = [];
 const pictures = [rowOf('direct, "photo of a COLOUR SHAPE"', direct.judged)];
 const composed = [
   rowOf('direct, "a COLOUR SHAPE"', joined),
-  rowOf(`mean of hidden states, ${BEST}`, nullJudged),
+  rowOf(`mean of hidden states, ${JUDGED}`, nullJudged),
 ];
 const fromPictures: Record<string, string>[] = [];
 const results: Record<string, { single: Judged; composed: Judged }> = {};
@@ -254,7 +255,7 @@ for (const name of NAMES) {
       return judge(await drawn(await statesOf(means)));
     });
     composed.push(rowOf(`${name}, ${title}`, own));
-    if (title === BEST) results[name] = { single: alone, composed: own };
+    if (title === JUDGED) results[name] = { single: alone, composed: own };
   }
   const again = await kept(`${name}-pictures`, async () => judge(await drawn(await statesOf(seen))));
   const circles = await kept(`${name}-circles`, async () => {
