@@ -1,8 +1,8 @@
 /**
- * Predictions that a refinement does not learn from: other seeds and other prompts. They say which step was the best, and when
- * it is enough.
+ * Predictions that a refinement does not learn from: other seeds and other prompts. They show whether it learned anything. They do
+ * not choose the step: on the miniature they were at their best long before pictures were.
  */
-import { BestCheck, type HeldOutCheck } from '../best-check.ts';
+import type { HeldOutCheck } from '../best-check.ts';
 import type { GuidedModel, RefineState, Rollouts } from './refine-states.ts';
 
 /** States of one teacher. */
@@ -16,7 +16,8 @@ export class HeldOut {
   readonly #rollouts: Rollouts;
   readonly #teachers: readonly HeldOutStates[];
   readonly #weight: (timestep: number) => number;
-  readonly #best = new BestCheck();
+  /** In the order in which they were made: the loss that the steps minimise, on these predictions. */
+  readonly checks: HeldOutCheck[] = [];
 
   /** @param weight of a state in the loss, by its timestep */
   constructor(rollouts: Rollouts, teachers: readonly HeldOutStates[], weight: (timestep: number) => number) {
@@ -25,19 +26,14 @@ export class HeldOut {
     this.#weight = weight;
   }
 
-  /** Look at a model after so many steps. @returns whether it is the best so far */
-  async look(step: number, model: GuidedModel): Promise<boolean> {
-    return this.#best.add({ step, error: await this.#error(model) });
+  /** Look at a model after so many steps. */
+  async look(step: number, model: GuidedModel): Promise<void> {
+    this.checks.push({ step, error: await this.#error(model) });
   }
 
-  /** In the order in which they were made: the loss that the steps minimise, on these predictions. */
-  get checks(): readonly HeldOutCheck[] {
-    return this.#best.checks;
-  }
-
-  /** Whether the last looks found nothing better. */
-  get isEnough(): boolean {
-    return this.#best.isEnough;
+  /** Whether the last look found less error than the first. */
+  get hasImproved(): boolean {
+    return this.checks.at(-1)!.error < this.checks[0]!.error;
   }
 
   async #error(model: GuidedModel): Promise<number> {

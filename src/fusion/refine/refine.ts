@@ -153,7 +153,7 @@ class RefineRun {
     const losses: number[] = [];
     const held = await this.#heldOut();
     await held?.look(0, this.#model());
-    let best = this.#layers();
+    const start = this.#layers();
     for (let step = 1; step <= steps; step++) {
       if (step > 1 && (step - 1) % roundSteps === 0) await this.#draw('ownPolicy');
       const { loss, gradients } = await this.#step(this.#batch());
@@ -172,11 +172,10 @@ class RefineRun {
         });
       }
       this.#advance('step', `${step}`);
-      if (held === null || !(step % checkSteps === 0 || step === steps)) continue;
-      if (await held.look(step, this.#model())) best = this.#layers();
-      else if (held.isEnough) break;
+      if (step % checkSteps === 0 || step === steps) await held?.look(step, this.#model());
     }
-    return { layers: held === null ? this.#layers() : best, losses, checks: held?.checks ?? [] };
+    const layers = held === null || held.hasImproved ? this.#layers() : start;
+    return { layers, losses, checks: held?.checks ?? [] };
   }
 
   async dispose(): Promise<void> {

@@ -92,7 +92,7 @@ export function refinementSection({ refinement }: FusionReport): PageSection[] {
         : [{ name: 'held out', points: checks.map(({ step, error }) => ({ x: step, y: error })) }]),
     ],
   });
-  const kept = checks.length === 0 ? '' : `; ${keptStep(checks)}`;
+  const kept = checks.length === 0 ? '' : `; ${heldOutChange(checks)}`;
   return [
     {
       heading: 'How the refinement went',
@@ -101,12 +101,10 @@ export function refinementSection({ refinement }: FusionReport): PageSection[] {
   ];
 }
 
-/** Which step's factors are the result. */
-function keptStep(checks: readonly HeldOutCheck[]): string {
-  const [first] = checks;
-  const best = checks.reduce((a, b) => (b.error < a.error ? b : a));
-  const fell = `${(100 * (1 - best.error / first!.error)).toFixed(0)} %`;
-  return best.step === 0
-    ? 'held-out predictions got no better, so nothing was changed'
-    : `those of step ${best.step} are kept, whose held-out error is ${fell} lower than before`;
+/** What became of the error on held-out predictions. */
+function heldOutChange(checks: readonly HeldOutCheck[]): string {
+  const change = checks.at(-1)!.error / checks[0]!.error - 1;
+  return change < 0
+    ? `the held-out error is ${(-100 * change).toFixed(0)} % lower than before`
+    : 'held-out predictions got no better, so nothing was changed';
 }

@@ -289,8 +289,8 @@ describe('refine', () => {
       };
     };
 
-    it('gives back the start where steps only make it worse, and soon stops', async () => {
-      const given = judged({ steps: 30, checkSteps: 3, learningRate: 1 });
+    it('gives back the start where steps make it worse', async () => {
+      const given = judged({ steps: 6, checkSteps: 3, learningRate: 1 });
       const seen: [number, number][] = [];
       const execution = executionContext({ threads: 1 }, ({ done, total }: RefineProgress) => {
         seen.push([done, total]);
@@ -303,17 +303,17 @@ describe('refine', () => {
         expect(moved, name).toBeLessThan(1e-5 * frobeniusNorm(delta));
       }
       // Two drawings each of two teachers, in two steps.
-      expect(seen.at(-1)).toEqual([8 + 6, 8 + 30]);
+      expect(seen.at(-1)).toEqual([8 + 6, 8 + 6]);
     });
 
-    it('gives back the best', async () => {
+    it('gives back the last step’s factors where they are better than the start', async () => {
       const given = judged({ steps: 8, checkSteps: 3, learningRate: 5e-3, preserve: 0 });
       const { layers, checks } = await refine(given);
       expect(checks.map(({ step }) => step)).toEqual([0, 3, 6, 8]);
       expect(checks.at(-1)!.error).toBeLessThan(0.95 * checks[0]!.error);
       const [again] = (await refine({ ...given, start: layers, options: { ...given.options, steps: 1 } }))
         .checks;
-      expect(again!.error / Math.min(...checks.map(({ error }) => error))).toBeCloseTo(1, 4);
+      expect(again!.error / checks.at(-1)!.error).toBeCloseTo(1, 4);
     });
 
     it('weighs teachers as a batch does', async () => {
