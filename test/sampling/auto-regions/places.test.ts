@@ -14,7 +14,7 @@ const hill = ([cy, cx]: Spot, n: number): number =>
   Math.exp(-((Math.floor(n / SIZE.width) - cy) ** 2 + ((n % SIZE.width) - cx) ** 2) / 50);
 
 /** Maps of words around their spots; a position's queries say which hill it stands on, if any. */
-function mapsOf(spots: readonly Spot[], height = 1, seed = 1): WordMaps {
+function mapsOf(spots: readonly Spot[], height = 1, seed = 1, like = height): WordMaps {
   const words = spots.length;
   const noise = new TorchGenerator(seed).randn(COUNT * (words + 1));
   const maps = new WordMaps(words, [SIZE], 0.8);
@@ -23,7 +23,7 @@ function mapsOf(spots: readonly Spot[], height = 1, seed = 1): WordMaps {
   for (let n = 0; n < COUNT; n++) {
     spots.forEach((spot, word) => {
       shares[n * words + word] = 0.1 * (1 + height * hill(spot, n) + 0.02 * noise[n * words + word]!);
-      queries[n * (words + 1) + word] = height * hill(spot, n);
+      queries[n * (words + 1) + word] = like * hill(spot, n);
     });
     queries[n * (words + 1) + words] = 0.3 * noise[n]!;
   }
@@ -78,6 +78,17 @@ describe('soft places', () => {
     for (const mask of masks) expect(shareOf(mask)).toBeGreaterThan(0.2);
     const both = masks[0]!.filter((value, n) => value > 0.3 && masks[1]![n]! > 0.3).length;
     expect(both / COUNT).toBeLessThan(0.2);
+  });
+
+  it('go by what cells are like, too', () => {
+    const spots: Spot[] = [
+      [8, 10],
+      [8, 22],
+    ];
+    const [told, alike] = [mapsOf(spots, 1, 1, 0), mapsOf(spots)];
+    expect(at(Float32Array.from(alike.likeness()[0]!), [8, 10])).toBeGreaterThan(0.7);
+    expect(at(Float32Array.from(alike.likeness()[0]!), [8, 22])).toBeLessThan(0.2);
+    expect(find(alike, null)).not.toEqual(find(told, null));
   });
 
   it('go with the picture', () => {
