@@ -7,6 +7,7 @@ const APART = [
   'test/fusion/statistics/statistics-cache.test.ts',
   'test/goldens/hostile.test.ts',
   'test/library.test.ts',
+  'test/linalg/leading-eigen.test.ts',
   'test/runtime/half-weights.test.ts',
   'test/sampling/adding-a-sampler.test.ts',
 ];

@@ -176,7 +176,7 @@ export const sampleCommand: Command = {
     ],
     [
       `edlora sample --concepts ${CONCEPTS}/edlora_smiley.pth ${CONCEPTS}/edlora_bullseye.pth --auto-regions --isolate 1 --prompt "a <smiley1> <smiley2> and a <bullseye1> <bullseye2>" --width 128 --height 64 --guidance 4 --save-masks masks`,
-      'Two concepts that find their places; masks/ has them, to be edited and drawn again',
+      'Two concepts find their places; masks/ has them, to edit and draw again',
     ],
     ['edlora sample --from out/0000.png --seed 7', 'The same scene with another seed'],
   ],
