@@ -10,7 +10,6 @@ export const OPTION_OF: Readonly<Record<string, string>> = {
   configFolder: 'base-config',
   guidanceScale: 'guidance',
   negative2: 'negative-2',
-  prompt2: 'prompt-2',
   program: 'for',
   renameTokens: 'rename',
   search: 'inputs',

@@ -63,7 +63,7 @@ describe('another device', () => {
     };
     const fusion = await fuse({ base, concepts, options, runtime });
     expect(fusion.layers.size).toBeGreaterThan(0);
-    expect(new Set(runtime.runs)).toEqual(new Set(['once', 'every-step']));
+    expect(new Set(runtime.runs)).toEqual(new Set(['once', 'every-step', 'many-small']));
     for (const [graph] of load.mock.calls) {
       expect(new Set(graph.inputs.map(({ dtype }) => dtype))).toEqual(new Set(['float64']));
     }
