@@ -20,8 +20,9 @@ export function areSmallerAsRows(rows: number, width: number): boolean {
 export class RowGrams {
   readonly #graphs: LoadedGraphs;
 
-  constructor(execution: ExecutionContext) {
-    this.#graphs = new LoadedGraphs(execution.runtime, 'many-small', execution);
+  /** @param execution its signal ends nothing here: a step's sums are all added, or none, so that what is kept is whole */
+  constructor({ runtime, threads }: ExecutionContext) {
+    this.#graphs = new LoadedGraphs(runtime, 'many-small', { threads });
   }
 
   /** Strips of XᵀX (`gramStrips`), one after the other. @param x X [N, n] */

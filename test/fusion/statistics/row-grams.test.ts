@@ -20,6 +20,13 @@ it.each([
   expect(found.toPacked().packed).toBeAllClose(wanted.toPacked().packed, { rtol: 1e-12, atol: 1e-11 });
 });
 
+it('are made to the end where the run has been ended: half of a step’s sums would be kept else', async () => {
+  const ended = new RowGrams(executionContext({ signal: AbortSignal.abort(new Error('enough')) }));
+  const x = new TorchGenerator(1).randn(15);
+  expect(await ended.strips(x, 3)).toEqual(await grams.strips(x, 3));
+  await ended.dispose();
+});
+
 describe('rows', () => {
   it('are smaller than strips of twice the width', () => {
     for (const width of [64, 1280, 5120]) {
