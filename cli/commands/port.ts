@@ -122,6 +122,7 @@ async function runPort(args: Args, { io, signal, threads }: CommandContext): Pro
         words: Object.fromEntries(written.words),
         layers: port.layers,
         wordChecks: port.wordChecks,
+        refineChecks: port.refineChecks,
       }),
     );
   else io.out(resultText(file, port, written, io));
@@ -138,7 +139,7 @@ function planText(file: string, out: string, called: ReadonlyMap<string, string>
 
 function resultText(
   file: string,
-  { layers, wordChecks }: Port,
+  { layers, wordChecks, refineChecks }: Port,
   { folder, files, words }: Awaited<ReturnType<typeof writePort>>,
   io: Io,
 ): string {
@@ -179,6 +180,7 @@ function resultText(
     'Kept: how near answers under one embedding per word come to those under one per layer, on',
     'templates that were not used. By its own weights: without new keys and values.',
     ...movedText(wordChecks),
+    ...refinedText(refineChecks),
     '',
     written,
     '',
@@ -191,9 +193,20 @@ function movedText(checks: Port['wordChecks']): string[] {
   if (first === undefined) return [];
   const best = checks.reduce((least, check) => (check.error < least.error ? check : least));
   return best === first
-    ? ['Embeddings: no step left less of the error on those templates, so they are the layers’ mean.']
+    ? ['Embeddings: no step left less of the error there, so they are the layers’ mean.']
     : [
-        `Embeddings: those of step ${best.step} leave ${percent(best.error)} of the error on those templates at full rank, the layers’`,
-        `mean ${percent(first.error)}.`,
+        `Embeddings: those of step ${best.step} leave ${percent(best.error)} of the error there at full rank,`,
+        `the layers’ mean ${percent(first.error)}.`,
       ];
+}
+
+/** What distillation was worth. */
+function refinedText(checks: Port['refineChecks']): string[] {
+  const [first, last] = [checks[0], checks.at(-1)];
+  if (first === undefined || last === undefined) return [];
+  return last.error < first.error
+    ? [
+        `Refined: predictions on those templates are wrong by ${percent(last.error / first.error)} of what they were.`,
+      ]
+    : ['Refined: predictions on those templates got no better, so keys and values are as they were solved.'];
 }

@@ -51,7 +51,7 @@ export interface Refinement {
   readonly layers: ReadonlyMap<string, LowRank>;
   /** Loss of every step before its update: mean weighted square over the batch's latent cells. */
   readonly losses: readonly number[];
-  /** The same on held-out predictions, where it was looked at; the layers are those of the least. Empty without any. */
+  /** The same on held-out predictions, where it was looked at. Empty without any. */
   readonly checks: readonly HeldOutCheck[];
 }
 

@@ -79,7 +79,7 @@ export async function refine(request: RefineRequest): Promise<Refinement> {
 const STEP_PASSES = 3;
 
 /**
- * Work that a refinement takes, at most.
+ * Work that a refinement takes.
  * @param teachers concepts, and one more if captions are preserved
  * @param judged   those of them with held-out prompts
  * @returns units that progress counts, and guided predictions of one picture that they are worth

@@ -1,5 +1,5 @@
 /**
- * Where words stand, as FreeFuse's repository has it: hard masks from one step. Each cell is the word's whose seeds it is most like, with
+ * Where words stand, as FreeFuse is described: hard masks from one step. Each cell is the word's whose seeds it is most like, with
  * shares evened out and neighbours voting; what is like none of them is surroundings; opening and closing clean the masks.
  * Differs from it: likeness is that of queries, in all layers that tell, and surroundings are what is less like every word than the mean.
  */

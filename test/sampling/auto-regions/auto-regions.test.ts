@@ -2,11 +2,8 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { bindConcepts } from '../../../src/concepts/prompt.ts';
 import { UsageError } from '../../../src/errors.ts';
-import { lowRank } from '../../../src/linalg/low-rank.ts';
-import { matrix } from '../../../src/linalg/matrix.ts';
 import { type Checkpoint, openCheckpoint } from '../../../src/models/checkpoint.ts';
 import type { ModelDeltas } from '../../../src/models/lora.ts';
-import { hasNoPlace } from '../../../src/models/unet/factor-places.ts';
 import { keyInput } from '../../../src/models/unet/region-attention.ts';
 import { crossAttentionNames, levelSizes } from '../../../src/models/unet/structure.ts';
 import { heardKeyInput, heardWordsInput } from '../../../src/models/unet/word-shares.ts';
@@ -24,31 +21,18 @@ import { Pipeline } from '../../../src/sampling/sample.ts';
 import { createSampler } from '../../../src/sampling/samplers/create.ts';
 import { UnetDenoiser } from '../../../src/sampling/unet-denoiser.ts';
 import { WordListener } from '../../../src/sampling/word-listening.ts';
-import { TorchGenerator } from '../../../src/tensor/random.ts';
 import { goldenPath } from '../../support/goldens.ts';
+import { randomChange } from '../../support/random-change.ts';
 
 let base: Checkpoint;
 let concepts: ModelDeltas[];
 let pipeline: Pipeline;
 beforeAll(async () => {
   base = await openCheckpoint(goldenPath('goldens/tiny-random/model'));
-  concepts = [change(1), change(2)];
+  concepts = [randomChange(base, 1), randomChange(base, 2)];
   pipeline = await Pipeline.create(base, { placedDeltas: concepts });
 });
 afterAll(() => pipeline.dispose());
-
-/** A change of rank 2 of every layer that has a place, text encoder included. */
-function change(seed: number): ModelDeltas {
-  const random = new TorchGenerator(seed);
-  const factor = (rows: number, cols: number) =>
-    matrix(
-      rows,
-      cols,
-      Float64Array.from(random.randn(rows * cols), (value) => Math.fround(0.05 * value)),
-    );
-  const placeable = [...base.parts.layers].filter(({ layerName }) => !hasNoPlace(layerName));
-  return new Map(placeable.map(({ id, m, n }) => [id, lowRank(factor(m, 2), factor(2, n))]));
-}
 
 const AUTO = {
   background: 'on grass',
