@@ -205,8 +205,6 @@ function refinedText(checks: Port['refineChecks']): string[] {
   const [first, last] = [checks[0], checks.at(-1)];
   if (first === undefined || last === undefined) return [];
   return last.error < first.error
-    ? [
-        `Refined: predictions on those templates are wrong by ${percent(last.error / first.error)} of what they were.`,
-      ]
-    : ['Refined: predictions on those templates got no better, so keys and values are as they were solved.'];
+    ? [`Refined: the error of predictions there is ${percent(last.error / first.error)} of what it was.`]
+    : ['Refined: predictions there got no better, so the LoRA is as it was solved.'];
 }
