@@ -26,7 +26,7 @@ export function conceptPrompts(
   name: string,
   templates: readonly string[],
 ): ConceptPrompts {
-  const texts = templates.map((template) => template.replaceAll('{}', name));
+  const texts = templates.map((template) => template.replaceAll('{}', () => name));
   const end = vocabulary.tokenizer.eosId;
   const layerTokens = new Set(vocabulary.tokens.flatMap(({ ids }) => ids));
   const nameIds = vocabulary.encode(name, { pad: false }).map((ids) => ids.slice(1, -1));

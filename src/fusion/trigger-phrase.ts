@@ -1,6 +1,11 @@
-/** What prompts call a LoRA that has no words of its own: the phrase that its header says, or that most of its captions had. */
+/**
+ * What prompts call a LoRA that has no words of its own: the phrase that its header says, or that most of its captions had. A header is
+ * anybody's text: what is too long for a name, or would steer a terminal, is passed over.
+ */
 import path from 'node:path';
 import type { Concept } from '../concepts/concept.ts';
+import { PROMPT_WORDS, WordMatcher } from '../models/clip/word-matcher.ts';
+import { visible } from '../visible.ts';
 
 export interface NamedBy {
   readonly name: string;
@@ -8,20 +13,33 @@ export interface NamedBy {
   readonly source: string;
 }
 
-/** Its trigger phrase, else the most frequent tag of its training captions, else its file's name. */
+/** Characters of a name: prompts stand around it, and 75 tokens are all that is read. */
+const LONGEST = 100;
+
+/** Its trigger phrase, else the most frequent phrase of its training captions, else its file's name. */
 export function triggerPhrase({ metadata, path: file }: Pick<Concept, 'metadata' | 'path'>): NamedBy {
-  const phrase = metadata.get('modelspec.trigger_phrase')?.trim() ?? '';
-  if (phrase !== '') return { name: phrase, source: 'modelspec.trigger_phrase of its header' };
-  const tag = mostFrequentTag(metadata.get('ss_tag_frequency'));
-  if (tag !== null) return { name: tag, source: 'the most frequent tag in ss_tag_frequency of its header' };
-  return { name: path.parse(file).name.replace(/[_-]+/g, ' ').trim(), source: "its file's name" };
+  const phrase = nameIn(metadata.get('modelspec.trigger_phrase') ?? '');
+  if (phrase !== null) return { name: phrase, source: 'modelspec.trigger_phrase of its header' };
+  return (
+    mostFrequent(metadata.get('ss_tag_frequency')) ?? {
+      name: path.parse(file).name.replace(/[_-]+/g, ' ').trim(),
+      source: "its file's name",
+    }
+  );
+}
+
+/** The text as a name, in one line; null for one that can be none. */
+function nameIn(text: string): string | null {
+  const name = text.replace(/\s+/g, ' ').trim();
+  return name === '' || name.length > LONGEST || visible(name) !== name ? null : name;
 }
 
 /**
- * sd-scripts writes how often each tag stood in the captions of each folder: `{"10_dog": {"sks dog": 20, "grass": 7}}`. Of several
- * tags that are equally frequent the first counts: captions begin with the trigger.
+ * sd-scripts writes how often each tag stood in the captions of each folder: `{"10_sks dog": {"sks dog": 20, "grass": 7}}`. A folder is called by
+ * repeats and phrase; where captions are sentences, each another, the phrase is in more of them than any tag has captions. Of several
+ * that are equally frequent the first tag counts: captions begin with the trigger.
  */
-function mostFrequentTag(text: string | undefined): string | null {
+function mostFrequent(text: string | undefined): NamedBy | null {
   let folders: unknown;
   try {
     folders = JSON.parse(text ?? 'null');
@@ -29,17 +47,32 @@ function mostFrequentTag(text: string | undefined): string | null {
     // A header may be cut off; it is one source of several.
     return null;
   }
-  const counts = new Map<string, number>();
-  for (const folder of Object.values(folders ?? {})) {
-    if (typeof folder !== 'object' || folder === null) continue;
-    for (const [tag, count] of Object.entries(folder as Record<string, unknown>)) {
-      const name = tag.trim();
-      if (name !== '' && typeof count === 'number' && count > 0) {
-        counts.set(name, (counts.get(name) ?? 0) + count);
+  const tags = new Map<string, number>();
+  const named = new Map<string, number>();
+  for (const [folder, counts] of Object.entries(folders ?? {})) {
+    if (typeof counts !== 'object' || counts === null) continue;
+    const phrase = nameIn(/^\d+_(.+)$/s.exec(folder)?.[1] ?? '');
+    const holds = new WordMatcher(phrase === null ? [] : [phrase], PROMPT_WORDS);
+    for (const [tag, count] of Object.entries(counts as Record<string, unknown>)) {
+      if (typeof count !== 'number' || !(count > 0)) continue;
+      const name = nameIn(tag);
+      if (name !== null) tags.set(name, (tags.get(name) ?? 0) + count);
+      if (phrase !== null && holds.find(tag).length > 0) {
+        named.set(phrase, (named.get(phrase) ?? 0) + count);
       }
     }
   }
-  let best: string | null = null;
-  for (const [tag, count] of counts) if (best === null || count > counts.get(best)!) best = tag;
+  const [tag, folder] = [largest(tags), largest(named)];
+  if (folder !== null && folder.count > (tag?.count ?? 0)) {
+    return { name: folder.name, source: "a folder's name in ss_tag_frequency of its header" };
+  }
+  if (tag === null) return null;
+  return { name: tag.name, source: 'the most frequent tag in ss_tag_frequency of its header' };
+}
+
+/** The first of the highest count. */
+function largest(counts: ReadonlyMap<string, number>): { name: string; count: number } | null {
+  let best: { name: string; count: number } | null = null;
+  for (const [name, count] of counts) if (best === null || count > best.count) best = { name, count };
   return best;
 }

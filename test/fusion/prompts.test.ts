@@ -42,6 +42,11 @@ describe('rows of a concept', () => {
     for (const list of found) expect(list).toHaveLength(words + 1);
   });
 
+  it('are those of a name with signs that patterns know', () => {
+    const { ids } = conceptPrompts(wordless, "toy $& $'", ['a {} b']);
+    expect(ids[0]![0]).toEqual(wordless.promptIds("a toy $& $' b", { pad: false })[0]);
+  });
+
   it('are found where a template says the words once more', () => {
     const { found, published } = rows(vocabulary, '<maple1> lamp', ['{} beside <maple2>']);
     expect(found).toEqual(published);

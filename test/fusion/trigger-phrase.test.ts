@@ -35,5 +35,37 @@ describe('the name of a LoRA without words', () => {
       'my toy v2',
     ],
     ['its file’s name where the phrase is empty', { 'modelspec.trigger_phrase': ' ' }, 'my toy v2'],
+    [
+      'its folder’s name where captions are sentences',
+      {
+        ss_tag_frequency: {
+          '10_sks toy': { 'a sks toy on grass': 2, 'photo of a SKS toy': 2, 'sks toys': 3, grass: 2 },
+        },
+      },
+      'sks toy',
+    ],
+    [
+      'a tag that is as frequent as its folder’s name',
+      { ss_tag_frequency: { '10_toy': { 'sks toy': 4 } } },
+      'sks toy',
+    ],
+    ['no folder without repeats', { ss_tag_frequency: { toy: { 'a toy': 1, 'the toy': 1 } } }, 'a toy'],
+    ['in one line', { 'modelspec.trigger_phrase': 'sks\n  toy' }, 'sks toy'],
+    [
+      'never longer than a prompt can hold',
+      {
+        'modelspec.trigger_phrase': 'toy '.repeat(26),
+        ss_tag_frequency: { '1_b': { [`${'c'.repeat(101)}`]: 9, b: 1 } },
+      },
+      'b',
+    ],
+    [
+      'never what steers a terminal',
+      {
+        'modelspec.trigger_phrase': 'toy\u001b[2J',
+        ss_tag_frequency: { '5_to\u202ey': { 'to\u202ey': 9, 'sks toy': 1 } },
+      },
+      'sks toy',
+    ],
   ])('is %s', (_, entries, expected) => expect(named(entries)).toBe(expected));
 });

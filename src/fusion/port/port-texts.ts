@@ -50,7 +50,7 @@ export class PortTexts {
     this.#readNative = this.#reader(this.#native.embeddingRows, deltas);
     const filled = (heldOut: boolean): string[] =>
       names.flatMap((name) =>
-        templates.filter((_, i) => isHeldOut(i) === heldOut).map((text) => text.replaceAll('{}', name)),
+        templates.filter((_, i) => isHeldOut(i) === heldOut).map((text) => text.replaceAll('{}', () => name)),
       );
     this.prompts = [...filled(false), ...filled(true)];
     this.knownCount = filled(false).length;
