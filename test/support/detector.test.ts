@@ -2,7 +2,12 @@ import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { TorchGenerator } from '../../src/tensor/random.ts';
-import { CONCEPT_THRESHOLDS, conceptIdentity, conceptScore } from './shapeland/concept-detector.ts';
+import {
+  CONCEPT_THRESHOLDS,
+  conceptIdentity,
+  conceptPlace,
+  conceptScore,
+} from './shapeland/concept-detector.ts';
 import { type Detection, detect } from './shapeland/detect.ts';
 import { crop, type Picture, readPicture } from './shapeland/picture.ts';
 import { erode, largestComponent, median, percentile } from './shapeland/segment.ts';
@@ -94,6 +99,11 @@ describe('agreement with the Python reference', () => {
       const picture = await readPicture(path.join(fixtures, 'concepts', reference.file));
       expectSame(picture, reference);
       expect(reference.concept).toBe(reference.name);
+      for (const name of CONCEPTS) {
+        const match = conceptScore(picture, name);
+        const isThere = match.score >= CONCEPT_THRESHOLDS[name];
+        expect(conceptPlace(picture, name), name).toEqual(isThere ? match : null);
+      }
     },
   );
 

@@ -143,8 +143,16 @@ export function conceptScore(picture: Picture, name: ConceptName): ConceptMatch 
   return bestMatch(fieldOf(picture), name);
 }
 
-function bestMatch(field: Field, name: ConceptName): ConceptMatch {
-  let best: ConceptMatch = { score: -1, cx: 0, cy: 0, radius: 0 };
+/** Where the concept is, if it is there: the same as `conceptScore` from its threshold on, in a part of the time. */
+export function conceptPlace(picture: Picture, name: ConceptName): ConceptMatch | null {
+  const threshold = CONCEPT_THRESHOLDS[name];
+  const match = bestMatch(fieldOf(picture), name, threshold - 1e-6);
+  return match.score >= threshold ? match : null;
+}
+
+/** @param floor what is not above it is not looked at closely */
+function bestMatch(field: Field, name: ConceptName, floor = -1): ConceptMatch {
+  let best: ConceptMatch = { score: floor, cx: 0, cy: 0, radius: 0 };
   for (const radius of RADII) {
     const template = templateOf(name, radius);
     const { size } = template;

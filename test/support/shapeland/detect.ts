@@ -14,10 +14,9 @@ import {
   shapeMask,
 } from './world.ts';
 
-export interface Detection {
+export interface SeenObject {
   readonly colour: Colour;
   readonly shape: Shape;
-  readonly ground: Ground;
   /** Overlap with the best shape's outline, less a penalty for another aspect ratio. */
   readonly iou: number;
   /** Middle of the object's bounding box, pixels. */
@@ -27,6 +26,10 @@ export interface Detection {
   readonly area: number;
   /** Median colour of the object's core. */
   readonly rgb: readonly number[];
+}
+
+export interface Detection extends SeenObject {
+  readonly ground: Ground;
 }
 
 interface Bounds {
@@ -97,12 +100,10 @@ function shapeScore(shape: Shape, object: Plane): number {
   return both / Math.max(1, either) - 0.35 * aspect;
 }
 
-/** The main object, or `null` if there is none of at least 60 pixels. */
-export function detect(picture: Picture): Detection | null {
-  const { width, height, data } = picture;
-  const { ground, mask } = segment(picture);
-  const count = (pixels: Uint8Array) => pixels.reduce((a, b) => a + b, 0);
-  if (count(mask) < 60) return null;
+const count = (pixels: Uint8Array): number => pixels.reduce((a, b) => a + b, 0);
+
+/** Colour and shape of what a mask covers. */
+export function describeObject({ width, height, data }: Picture, mask: Uint8Array): SeenObject {
   // Colour is read inside the object, away from its soft edge, as far as it is thick enough.
   const once = erode(mask, width, height);
   const twice = erode(once, width, height);
@@ -115,14 +116,18 @@ export function detect(picture: Picture): Detection | null {
   return {
     colour: nearest(COLOURS, rgb),
     shape: SHAPES[scores.indexOf(iou)]!,
-    ground: nearest(
-      GROUNDS,
-      medianColour(ground, () => true),
-    ),
     iou,
     cx: bounds.x0 + bounds.width / 2,
     cy: bounds.y0 + bounds.height / 2,
     area: count(mask),
     rgb,
   };
+}
+
+/** The main object, or `null` if there is none of at least 60 pixels. */
+export function detect(picture: Picture): Detection | null {
+  const { ground, mask } = segment(picture);
+  if (count(mask) < 60) return null;
+  const colour = medianColour(ground, () => true);
+  return { ...describeObject(picture, mask), ground: nearest(GROUNDS, colour) };
 }

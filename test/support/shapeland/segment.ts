@@ -78,10 +78,10 @@ export function fitGround({ width, height, data }: Picture): Float64Array {
   return ground;
 }
 
-/** The largest connected part of a mask (neighbours in 8 directions), the first of equals in reading order. */
-export function largestComponent(mask: Uint8Array, width: number, height: number): Uint8Array {
+/** The connected parts of a mask (neighbours in 8 directions), in reading order: the pixels of each. */
+export function components(mask: Uint8Array, width: number, height: number): number[][] {
   const seen = mask.slice();
-  let largest: number[] = [];
+  const parts: number[][] = [];
   for (let start = 0; start < seen.length; start++) {
     if (seen[start] === 0) continue;
     const part = [start];
@@ -96,11 +96,23 @@ export function largestComponent(mask: Uint8Array, width: number, height: number
         }
       }
     }
-    if (part.length > largest.length) largest = part;
+    parts.push(part);
   }
-  const out = new Uint8Array(mask.length);
-  for (const at of largest) out[at] = 1;
+  return parts;
+}
+
+/** The mask that is set at these pixels alone. */
+export function maskOf(pixels: readonly number[], count: number): Uint8Array {
+  const out = new Uint8Array(count);
+  for (const at of pixels) out[at] = 1;
   return out;
+}
+
+/** The largest connected part of a mask, the first of equals in reading order. */
+export function largestComponent(mask: Uint8Array, width: number, height: number): Uint8Array {
+  const parts = components(mask, width, height);
+  const largest = parts.reduce((best, part) => (part.length > best.length ? part : best), []);
+  return maskOf(largest, mask.length);
 }
 
 /** Pixels whose four neighbours are set as well; beyond the edge nothing is set. */
@@ -117,18 +129,24 @@ export function erode(mask: Uint8Array, width: number, height: number): Uint8Arr
 export interface Segmentation {
   /** Ground colours, [H, W, 3]. */
   readonly ground: Float64Array;
-  /** 1 on the main object, [H, W]. */
+  /** 1 on objects, [H, W]. */
   readonly mask: Uint8Array;
 }
 
-/** Pixels farther than 42 from the ground's colour, the largest connected part of them. */
-export function segment(picture: Picture): Segmentation {
+/** Pixels farther than 42 from the ground's colour, and that colour everywhere. */
+export function foreground(picture: Picture): Segmentation {
   const ground = fitGround(picture);
-  const apart = new Uint8Array(picture.width * picture.height);
-  for (let i = 0; i < apart.length; i++) {
+  const mask = new Uint8Array(picture.width * picture.height);
+  for (let i = 0; i < mask.length; i++) {
     let square = 0;
     for (let c = 3 * i; c < 3 * i + 3; c++) square += (picture.data[c]! - ground[c]!) ** 2;
-    apart[i] = Math.sqrt(square) > 42 ? 1 : 0;
+    mask[i] = Math.sqrt(square) > 42 ? 1 : 0;
   }
-  return { ground, mask: largestComponent(apart, picture.width, picture.height) };
+  return { ground, mask };
+}
+
+/** The largest connected part of the foreground. */
+export function segment(picture: Picture): Segmentation {
+  const { ground, mask } = foreground(picture);
+  return { ground, mask: largestComponent(mask, picture.width, picture.height) };
 }
