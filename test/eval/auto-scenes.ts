@@ -3,36 +3,26 @@
  * their fusion, LoRA Switch and Composite, places from one step as FreeFuse takes them, places as edlora finds them, and boxes drawn
  * for them. What a picture costs stands beside it.
  */
-import path from 'node:path';
-import type { Concept } from '../../src/concepts/concept.ts';
-import { loadConcept } from '../../src/concepts/concept-file.ts';
 import { conceptDeltas } from '../../src/concepts/fit.ts';
-import { bindConcepts } from '../../src/concepts/prompt.ts';
 import { fuse } from '../../src/fusion/fuse.ts';
-import type { Checkpoint } from '../../src/models/checkpoint.ts';
-import { vaeFactor } from '../../src/models/vae/config.ts';
 import type { PlaceFinderName } from '../../src/sampling/auto-regions/place-finder.ts';
 import { regionTexts } from '../../src/sampling/auto-regions/region-texts.ts';
 import type { CombinationName } from '../../src/sampling/combine.ts';
 import type { SampleRequest } from '../../src/sampling/request.ts';
 import { Pipeline, type PipelineParts } from '../../src/sampling/sample.ts';
-import {
-  CONCEPT_THRESHOLDS,
-  type ConceptMatch,
-  conceptScore,
-} from '../support/shapeland/concept-detector.ts';
+import { type ConceptMatch, conceptPlace } from '../support/shapeland/concept-detector.ts';
 import type { Picture } from '../support/shapeland/picture.ts';
-import { CONCEPTS, type ConceptName } from '../support/shapeland/world.ts';
+import type { ConceptName } from '../support/shapeland/world.ts';
 import { fusedModel } from './draw.ts';
-import { wordsOf } from './identity.ts';
+import { vocabularyOf, type World, type WorldConcept } from './worlds.ts';
 
 export interface AutoSettings {
   readonly samples: number;
   readonly steps: number;
-  /** Folder of the concepts, `edlora_<name>.pth`. */
-  readonly concepts: string;
-  /** How many concepts stand in one picture. */
-  readonly counts: readonly number[];
+  /** Concepts that stand in one picture. */
+  readonly sets: readonly (readonly ConceptName[])[];
+  /** Which rows. Default: all. */
+  readonly methods?: readonly string[];
   /** Told of every row as it is there. */
   readonly onRow: (row: Record<string, string>) => void;
 }
@@ -40,20 +30,16 @@ export interface AutoSettings {
 /** `{}` is the list of the concepts. */
 const TEMPLATES = ['{}', 'photo of {}', '{} on a blue background', 'a picture of {}'];
 
-interface Scene {
-  readonly names: readonly ConceptName[];
-  readonly concepts: readonly Concept[];
-  readonly side: number;
-}
+type Scene = readonly WorldConcept[];
 
-const groupsOf = (names: readonly string[]): string[][] => names.map((name) => wordsOf(name).split(' '));
+const groupsOf = (scene: Scene): string[][] => scene.map(({ phrase }) => phrase.split(' '));
 
 function found(
   prompt: string,
-  { names }: Scene,
+  scene: Scene,
   settings: { readonly finder?: PlaceFinderName; readonly restart?: boolean },
 ): Partial<SampleRequest> {
-  const groups = groupsOf(names);
+  const groups = groupsOf(scene);
   const { regions, background } = regionTexts(prompt, groups);
   return {
     prompt,
@@ -66,9 +52,9 @@ function found(
   };
 }
 
-function drawn(prompt: string, { names }: Scene): Partial<SampleRequest> {
-  const { regions, background } = regionTexts(prompt, groupsOf(names));
-  const edge = (i: number): number => i / names.length;
+function drawn(prompt: string, scene: Scene): Partial<SampleRequest> {
+  const { regions, background } = regionTexts(prompt, groupsOf(scene));
+  const edge = (i: number): number => i / scene.length;
   return {
     prompt: background,
     concepts: [],
@@ -109,20 +95,18 @@ interface Verdict {
   readonly mixed: boolean;
 }
 
-function judge(picture: Picture, names: readonly ConceptName[]): Verdict {
-  const matches = names.map((name) => conceptScore(picture, name));
-  const present = names.map((name, i) => matches[i]!.score >= CONCEPT_THRESHOLDS[name]);
-  const doubled = names.some(
-    (name, i) =>
-      present[i]! && conceptScore(without(picture, matches[i]!), name).score >= CONCEPT_THRESHOLDS[name],
-  );
+function judge(picture: Picture, scene: Scene): Verdict {
+  const matches = scene.map(({ name }) => conceptPlace(picture, name));
+  const doubled = scene.some(({ name }, i) => {
+    const match = matches[i]!;
+    return match !== null && conceptPlace(without(picture, match), name) !== null;
+  });
   const mixed = matches.some((own, i) =>
     matches.some(
-      (other, j) =>
-        j < i && present[i]! && present[j]! && Math.hypot(own.cx - other.cx, own.cy - other.cy) < own.radius,
+      (other, j) => j < i && own && other && Math.hypot(own.cx - other.cx, own.cy - other.cy) < own.radius,
     ),
   );
-  return { present, doubled, mixed };
+  return { present: matches.map((match) => match !== null), doubled, mixed };
 }
 
 /** The picture with a match painted over in gray. */
@@ -140,53 +124,50 @@ const cpuSeconds = (): number => {
   return (user + system) / 1e6;
 };
 
-/** One row per method and number of concepts. */
-export async function autoScenes(
-  base: Checkpoint,
-  settings: AutoSettings,
-): Promise<Record<string, string>[]> {
-  const { samples, steps } = settings;
-  const side = base.parts.unet.config.sampleSize * vaeFactor((await base.parts.vae()).config);
+/** `a <smiley1> <smiley2>, a <bullseye1> <bullseye2> and a chkr board` */
+function listed(scene: Scene): string {
+  const all = scene.map(({ phrase }) => `a ${phrase}`);
+  return `${all.slice(0, -1).join(', ')} and ${all.at(-1)}`;
+}
+
+/** One row per method and set of concepts. */
+export async function autoScenes(world: World, settings: AutoSettings): Promise<Record<string, string>[]> {
+  const { base, canvases } = world;
+  const { samples, steps, methods = Object.keys(METHODS) } = settings;
   const rows: Record<string, string>[] = [];
-  for (const count of settings.counts) {
-    const names = CONCEPTS.slice(0, count);
-    const concepts: Concept[] = [];
-    for (const name of names) {
-      concepts.push(await loadConcept(path.join(settings.concepts, `edlora_${name}.pth`)));
-    }
-    const scene: Scene = { names, concepts, side };
+  for (const names of settings.sets) {
+    const scene: WorldConcept[] = [];
+    for (const name of names) scene.push(await world.concept(name));
     const placedDeltas = [];
-    for (const concept of concepts) placedDeltas.push(await conceptDeltas(base, concept));
-    const vocabulary = bindConcepts(base.parts.tokenizers, concepts, base.parts.layers.contextCount);
-    const own: PipelineParts = { placedDeltas, vocabulary };
-    const fusion = await fuse({ base, concepts: concepts.map((concept) => ({ concept })) });
+    for (const { concept } of scene) placedDeltas.push(await conceptDeltas(base, concept));
+    const own: PipelineParts = { placedDeltas, vocabulary: vocabularyOf(world, scene) };
+    const [width, height] = canvases[names.length]!;
     let plain = 0;
     for (const [method, requestOf] of Object.entries(METHODS)) {
-      const pipeline = await Pipeline.create(base, method === 'fused' ? fusedModel(fusion) : own);
+      if (!methods.includes(method)) continue;
+      const parts =
+        method === 'fused'
+          ? fusedModel(await fuse({ base, concepts: scene.map(({ concept }) => ({ concept })) }))
+          : own;
+      const pipeline = await Pipeline.create(base, parts);
       const verdicts: Verdict[] = [];
       let seconds = 0;
       try {
         for (const [t, template] of TEMPLATES.entries()) {
-          const listed = names.map((name) => `a ${wordsOf(name)}`);
-          const list =
-            listed.length === 2
-              ? listed.join(' and ')
-              : `${listed.slice(0, -1).join(', ')} and ${listed.at(-1)}`;
-          const prompt = template.replace('{}', list);
+          const prompt = template.replace('{}', listed(scene));
           const before = cpuSeconds();
           const pictures = await pipeline.sample({
+            prompt,
             ...requestOf(prompt, scene),
-            prompt: requestOf(prompt, scene).prompt ?? prompt,
-            width: count * side,
-            height: side,
-            guidanceScale: 4,
-            sampler: 'dpmpp-2m',
+            width,
+            height,
+            ...world.quick,
             steps,
             seed: t * samples,
             count: Math.ceil(samples / TEMPLATES.length),
           });
           seconds += cpuSeconds() - before;
-          verdicts.push(...pictures.map((picture) => judge(picture, names)));
+          verdicts.push(...pictures.map((picture) => judge(picture, scene)));
         }
       } finally {
         await pipeline.dispose();
@@ -196,7 +177,7 @@ export async function autoScenes(
       const each = seconds / verdicts.length;
       if (plain === 0) plain = each;
       const row = {
-        concepts: String(count),
+        concepts: String(names.length),
         method,
         'all, once each': share(
           ({ present, doubled, mixed }) => present.every(Boolean) && !doubled && !mixed,
@@ -206,7 +187,7 @@ export async function autoScenes(
         doubled: share(({ doubled }) => doubled),
         mixed: share(({ mixed }) => mixed),
         'CPU s a picture': each.toFixed(2),
-        'of the sum’s': (each / plain).toFixed(2),
+        'to the first': `${(each / plain).toFixed(2)} ×`,
       };
       settings.onRow(row);
       rows.push(row);

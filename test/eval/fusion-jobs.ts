@@ -8,7 +8,7 @@ import { conceptDeltas } from '../../src/concepts/fit.ts';
 import { bootstrapMean, type Interval } from '../../src/evaluation/bootstrap.ts';
 import { evaluate } from '../../src/evaluation/evaluate.ts';
 import { readPictureFolder } from '../../src/evaluation/picture-folder.ts';
-import { defaultPrompts } from '../../src/evaluation/prompt-sets.ts';
+import { loadPrompts } from '../../src/evaluation/prompt-sets.ts';
 import { mean } from '../../src/evaluation/similarity.ts';
 import { summedParts } from '../../src/evaluation/weight-sum.ts';
 import { fuse } from '../../src/fusion/fuse.ts';
@@ -18,24 +18,20 @@ import type { LowRank } from '../../src/linalg/low-rank.ts';
 import { layerContext } from '../../src/merging/merge.ts';
 import { MERGE_DEFAULTS, type MergeTerm } from '../../src/merging/method.ts';
 import { type MergeMethodName, mergeMethod } from '../../src/merging/methods/index.ts';
-import { type Checkpoint, openCheckpoint } from '../../src/models/checkpoint.ts';
+import type { Checkpoint } from '../../src/models/checkpoint.ts';
 import { ClipEncoder } from '../../src/models/clip/clip-encoder.ts';
 import { openClipModel } from '../../src/models/clip/clip-model.ts';
 import type { LayerId } from '../../src/models/families/layer-table.ts';
 import type { ModelDeltas } from '../../src/models/lora.ts';
-import { defaultBase, packageRoot } from '../../src/package-root.ts';
 import { Pipeline, type PipelineParts } from '../../src/sampling/sample.ts';
 import { CONCEPT_THRESHOLDS, conceptScore } from '../support/shapeland/concept-detector.ts';
 import { detect } from '../support/shapeland/detect.ts';
-import { CONCEPTS, type ConceptName } from '../support/shapeland/world.ts';
-import { otherPairs, wordsOf } from './identity.ts';
+import type { ConceptName } from '../support/shapeland/world.ts';
+import { otherPairs } from './identity.ts';
 import { trainedJointly } from './joint-training.ts';
+import { SIDE, type World, type WorldConcept } from './worlds.ts';
 
-/** Pictures per prompt and concept. */
-export const SEEDS = 4;
 export const OTHER_PROMPTS = 20;
-/** DPM-Solver++ 2M: 8 steps find single concepts as often as 25 do (67, 67, 65 of 80 against 66, 69, 62). */
-export const SAMPLING = { sampler: 'dpmpp-2m', steps: 8, guidanceScale: 4 } as const;
 /** The average is the sum at 1 / concepts: three strengths of each count in all. */
 export const SUM_STRENGTHS = [0.7, 1] as const;
 
@@ -77,12 +73,12 @@ export interface JobResult {
 }
 
 /**
- * Single concepts first, then every way for two, three and four of them.
+ * Single concepts first, then every way for each of the world's sets.
  * @param jointSteps for how many steps a concept they are also trained together; 0: they are not
  */
-export function allJobs(jointSteps: number): Job[] {
-  const singles = CONCEPTS.map(
-    (concept): Job => ({ label: 'single', concepts: [concept], way: { kind: 'single' } }),
+export function allJobs({ concepts, sets }: Pick<World, 'concepts' | 'sets'>, jointSteps: number): Job[] {
+  const singles = concepts.map(
+    ({ name }): Job => ({ label: 'single', concepts: [name], way: { kind: 'single' } }),
   );
   const joint: [string, Way][] =
     jointSteps === 0 ? [] : [['joint training', { kind: 'joint', steps: jointSteps }]];
@@ -99,58 +95,66 @@ export function allJobs(jointSteps: number): Job[] {
     ),
     [`the default, --refine ${REFINE}`, { kind: 'fuse', options: { refine: REFINE } }],
   ];
-  const together = [2, 3, 4].flatMap((count) =>
-    ways.map(([label, way]): Job => ({ label, way, concepts: CONCEPTS.slice(0, count) })),
+  const together = sets.flatMap((names) =>
+    ways.map(([label, way]): Job => ({ label, way, concepts: names })),
   );
-  // Measured on four concepts only, to keep the whole within a quarter of an hour.
+  // Measured on the largest set only, to keep the whole within a quarter of an hour.
   const ofFour: [string, Way][] = [
     ['custom-diffusion', { kind: 'fuse', options: { method: 'custom-diffusion' } }],
     ['null-space', { kind: 'merge', method: 'null-space' }],
   ];
-  return [...singles, ...together, ...ofFour.map(([label, way]) => ({ label, way, concepts: CONCEPTS }))];
+  return [...singles, ...together, ...ofFour.map(([label, way]) => ({ label, way, concepts: sets.at(-1)! }))];
 }
 
 const NOTHING = { text: 0, cross: 0, spatial: 0 };
 
 /** Everything jobs share: opened once per process. */
 export class FusionBench {
+  readonly #world: World;
   readonly #base: Checkpoint;
   readonly #clip: ClipEncoder;
   readonly #prompts: readonly string[];
+  /** Pictures per prompt and concept. */
+  readonly #seeds: number;
   /** Statistics of one concept serve all jobs. */
   readonly #cache = mkdtempSync(path.join(tmpdir(), 'edlora-eval-'));
 
-  private constructor(base: Checkpoint, clip: ClipEncoder, prompts: readonly string[]) {
-    this.#base = base;
+  private constructor(world: World, clip: ClipEncoder, prompts: readonly string[], seeds: number) {
+    this.#world = world;
+    this.#base = world.base;
     this.#clip = clip;
     this.#prompts = prompts;
+    this.#seeds = seeds;
   }
 
-  static async open(): Promise<FusionBench> {
-    const base = await openCheckpoint(defaultBase());
-    const clip = new ClipEncoder(await openClipModel(path.join(defaultBase(), 'clip')));
-    return new FusionBench(base, clip, await defaultPrompts(base));
+  static async open(world: World, seeds: number): Promise<FusionBench> {
+    const clip = new ClipEncoder(await openClipModel(world.clip));
+    return new FusionBench(world, clip, await loadPrompts(world.prompts), seeds);
   }
 
   async run({ concepts, way }: Job): Promise<JobResult> {
-    const loaded: Concept[] = [];
-    for (const file of await filesOf(concepts, way)) loaded.push(await loadConcept(file));
+    const own: WorldConcept[] = [];
+    for (const name of concepts) own.push(await this.#world.concept(name));
+    const loaded =
+      way.kind === 'joint'
+        ? [await loadConcept(await trainedJointly(concepts, way.steps))]
+        : own.map(({ concept }) => concept);
     // One thread a process: the miniature's products are too small to share.
     const parts = { ...(await this.#model(loaded, way)), threads: 1 };
     const results: ConceptResult[] = [];
     const found: number[] = [];
     const groups: number[] = [];
-    for (const [i, concept] of concepts.entries()) {
+    for (const [i, { name: concept, phrase, pictures }] of own.entries()) {
       const hits: number[] = [];
       const { variants } = await evaluate({
         base: this.#base,
         clip: this.#clip,
         prompts: this.#prompts,
-        samples: SEEDS * this.#prompts.length,
-        references: await readPictureFolder(path.join(folder, concept)),
-        sampling: SAMPLING,
-        batchSize: SEEDS,
-        variants: [{ name: concept, words: wordsOf(concept), parts }],
+        samples: this.#seeds * this.#prompts.length,
+        references: await readPictureFolder(pictures),
+        sampling: this.#sampling,
+        batchSize: this.#seeds,
+        variants: [{ name: concept, words: phrase, parts }],
         onPicture: ({ picture }) => {
           hits.push(conceptScore(picture, concept).score >= CONCEPT_THRESHOLDS[concept] ? 1 : 0);
           return '';
@@ -193,13 +197,17 @@ export class FusionBench {
     }
   }
 
+  get #sampling() {
+    return { ...this.#world.quick, width: SIDE, height: SIDE };
+  }
+
   async #others(parts: PipelineParts): Promise<number> {
     const pipeline = await Pipeline.create(this.#base, parts);
     try {
       let right = 0;
       for (const [i, { colour, shape }] of otherPairs(OTHER_PROMPTS).entries()) {
         const prompt = `photo of a ${colour} ${shape}`;
-        const [picture] = await pipeline.sample({ ...SAMPLING, prompt, seed: 1000 + i });
+        const [picture] = await pipeline.sample({ ...this.#sampling, prompt, seed: 1000 + i });
         const seen = detect(picture!);
         if (seen?.colour === colour && seen.shape === shape) right++;
       }
@@ -213,14 +221,6 @@ export class FusionBench {
     await this.#clip.dispose();
     rmSync(this.#cache, { recursive: true, force: true });
   }
-}
-
-const folder = path.join(packageRoot(), 'fixtures/tiny-world/concepts');
-
-/** The files that a way begins with. */
-async function filesOf(concepts: readonly ConceptName[], way: Way): Promise<string[]> {
-  if (way.kind === 'joint') return [await trainedJointly(concepts, way.steps)];
-  return concepts.map((name) => path.join(folder, `edlora_${name}.pth`));
 }
 
 /** The concepts' changes merged layer by layer. */

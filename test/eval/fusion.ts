@@ -1,31 +1,43 @@
 /**
- * What fusion gains and costs on the miniature, against every simpler way: identity rate by the detector, CLIP image
+ * What fusion gains and costs on a miniature, against every simpler way: identity rate by the detector, CLIP image
  * and text alignment, other prompts. `npm run eval:fusion`; `-- --json`; `-- --figure file.svg` writes the figure;
- * `-- --only normal` draws single concepts and the ways whose names hold that text; `-- --joint 800` trains the concepts
- * together as well, for so many steps each, where that was not done yet (some ten minutes a concept and row).
+ * `-- --only normal` draws single concepts and the ways whose names hold that text (several: one `--only` each); `-- --joint 800` trains the
+ * concepts together as well, for so many steps each, where that was not done yet (some ten minutes a concept and row).
+ * `-- --world tiny-world-xl` measures on the miniature of SDXL's family (`--folder` says where its files lie), `--set beachball+checker` puts
+ * these together alone, `--seeds 1` draws one picture a prompt in place of four.
  * One process per core draws; about a quarter of an hour on two.
  */
 import { type ChildProcess, fork } from 'node:child_process';
 import { writeFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { fileURLToPath } from 'node:url';
+import { parseArgs } from 'node:util';
 import { scatterChart } from '../../src/charts/scatter-chart.ts';
 import { standaloneSvg } from '../../src/charts/svg.ts';
 import { printReport } from '../support/tool-output.ts';
-import {
-  allJobs,
-  FusionBench,
-  type Job,
-  type JobResult,
-  OTHER_PROMPTS,
-  SAMPLING,
-  SEEDS,
-} from './fusion-jobs.ts';
+import { allJobs, FusionBench, type Job, type JobResult, OTHER_PROMPTS } from './fusion-jobs.ts';
+import { WORLD_OPTIONS, type World, worldOf } from './worlds.ts';
+
+const { values } = parseArgs({
+  options: {
+    ...WORLD_OPTIONS,
+    only: { type: 'string', multiple: true, default: [''] },
+    set: { type: 'string', multiple: true },
+    joint: { type: 'string', default: '0' },
+    seeds: { type: 'string', default: '4' },
+    figure: { type: 'string' },
+    json: { type: 'boolean' },
+    worker: { type: 'boolean' },
+  },
+});
+/** Pictures per prompt and concept. */
+const SEEDS = Number(values.seeds);
 
 type Reply = { readonly result: JobResult } | { readonly error: string };
 
-if (process.argv.includes('--worker')) {
-  const bench = await FusionBench.open();
+const world = await worldOf(values);
+if (values.worker) {
+  const bench = await FusionBench.open(world, SEEDS);
   process.on('message', async (job: Job) => {
     const reply: Reply = await bench.run(job).then(
       (result) => ({ result }),
@@ -41,14 +53,13 @@ if (process.argv.includes('--worker')) {
 
 async function main(): Promise<void> {
   const started = performance.now();
-  const only = argument('--only') ?? '';
-  const jobs = allJobs(Number(argument('--joint') ?? 0)).filter(
-    ({ label, way }) => way.kind === 'single' || label.includes(only),
+  const jobs = allJobs(chosen(world), Number(values.joint)).filter(
+    ({ label, way }) => way.kind === 'single' || values.only.some((text) => label.includes(text)),
   );
   const results = new Map<Job, JobResult>();
   const waiting = [...jobs];
   const workers = Array.from({ length: Math.min(availableParallelism(), jobs.length) }, () =>
-    fork(fileURLToPath(import.meta.url), ['--worker']),
+    fork(fileURLToPath(import.meta.url), [...process.argv.slice(2), '--worker']),
   );
   await Promise.all(
     workers.map(async (worker) => {
@@ -64,10 +75,12 @@ async function main(): Promise<void> {
   report(jobs, results, performance.now() - started);
 }
 
-/** What follows an option on the command line. */
-function argument(name: string): string | undefined {
-  const at = process.argv.indexOf(name);
-  return at < 0 ? undefined : process.argv[at + 1];
+/** The sets that are asked for, and the concepts in them. */
+function chosen({ concepts, sets }: World): Pick<World, 'concepts' | 'sets'> {
+  if (values.set === undefined) return { concepts, sets };
+  const names = values.set.map((set) => set.split('+'));
+  const inOrder = names.map((set) => concepts.map(({ name }) => name).filter((name) => set.includes(name)));
+  return { concepts: concepts.filter(({ name }) => names.flat().includes(name)), sets: inOrder };
 }
 
 /** A worker's answer to one job. */
@@ -94,7 +107,7 @@ function report(jobs: readonly Job[], results: ReadonlyMap<Job, JobResult>, elap
     const alone = concepts.map(({ concept }) => singles.get(concept)!.identity.mean);
     const reference = alone.reduce((a, b) => a + b, 0) / alone.length;
     return {
-      concepts: job.concepts.length === 1 ? job.concepts[0]! : job.concepts.length,
+      concepts: job.concepts.join(' + '),
       model: job.label,
       identity: `${percent(identity.mean)} (${percent(identity.low)} to ${percent(identity.high)})`,
       'of single': reference > 0 ? percent(identity.mean / reference) : null,
@@ -104,8 +117,7 @@ function report(jobs: readonly Job[], results: ReadonlyMap<Job, JobResult>, elap
       'other prompts': percent(otherPrompts),
     };
   });
-  const figure = argument('--figure');
-  if (figure !== undefined) {
+  if (values.figure !== undefined) {
     const chart = scatterChart({
       title: 'Identity kept against other prompts kept, two to four concepts in one model',
       xLabel: 'identity rate, %',
@@ -122,18 +134,19 @@ function report(jobs: readonly Job[], results: ReadonlyMap<Job, JobResult>, elap
           y: 100 * results.get(job)!.otherPrompts,
         })),
     });
-    writeFileSync(figure, standaloneSvg(chart));
+    writeFileSync(values.figure, standaloneSvg(chart));
   }
+  const { sampler, steps, guidanceScale } = world.quick;
   const pictures = [...results.values()].reduce((sum, result) => sum + result.pictures, 0);
   printReport({
-    title: 'Fusion on the miniature, against simpler ways',
+    title: `Fusion on ${values.world}, against simpler ways`,
     rows,
     notes: [
       `identity: share of pictures in which the detector finds the concept, over 20 prompts × ${SEEDS} seeds per concept; 95 % interval over prompts`,
-      'of single: against the mean rate of the same concepts alone; per concept: in the order smiley, bullseye, beachball, checker',
-      'CLIP-I: mean cosine with the ten training pictures; CLIP-T: with the prompt without the concept; both by the miniature’s own CLIP',
+      'of single: against the mean rate of the same concepts alone; per concept: in the order in which they are named',
+      'CLIP-I: mean cosine with the ten training pictures; CLIP-T: with the prompt without the concept; both by the CLIP of tiny-world',
       `other prompts: ${OTHER_PROMPTS} × "photo of a COLOUR SHAPE", both words right`,
-      `${SAMPLING.sampler}, ${SAMPLING.steps} steps, guidance ${SAMPLING.guidanceScale}; ${pictures} pictures, ${(elapsedMs / 60_000).toFixed(1)} minutes`,
+      `${sampler}, ${steps} steps, guidance ${guidanceScale}; ${pictures} pictures, ${(elapsedMs / 60_000).toFixed(1)} minutes`,
     ],
     details: jobs.map((job) => ({ ...job, ...results.get(job)! })),
   });

@@ -4,13 +4,9 @@
  * its subject is drawn alone: in a picture of that size; for the context's shape, which has the whole canvas and no place of its own
  * there, in the same square of the base's picture of the same canvas, all of whose noise is the scene's.
  */
-import path from 'node:path';
-import type { Concept } from '../../src/concepts/concept.ts';
-import { loadConcept } from '../../src/concepts/concept-file.ts';
 import { conceptDeltas } from '../../src/concepts/fit.ts';
-import { bindConcepts } from '../../src/concepts/prompt.ts';
 import type { Checkpoint } from '../../src/models/checkpoint.ts';
-import { packageRoot } from '../../src/package-root.ts';
+import { vaeFactor } from '../../src/models/vae/config.ts';
 import type { Region } from '../../src/sampling/region.ts';
 import type { SampleRequest } from '../../src/sampling/request.ts';
 import { Pipeline, type PipelineParts } from '../../src/sampling/sample.ts';
@@ -18,17 +14,14 @@ import { TorchGenerator } from '../../src/tensor/random.ts';
 import { CONCEPT_THRESHOLDS, conceptScore } from '../support/shapeland/concept-detector.ts';
 import { detect } from '../support/shapeland/detect.ts';
 import { crop, type Picture } from '../support/shapeland/picture.ts';
-import { CONCEPTS, type ConceptName } from '../support/shapeland/world.ts';
-import { wordsOf } from './identity.ts';
+import type { ConceptName } from '../support/shapeland/world.ts';
+import { SIDE, vocabularyOf, type World, type WorldConcept } from './worlds.ts';
 
-const SIDE = 64;
 /** Columns between squares. */
 const GAP = 16;
-const FACTOR = 4;
 const PLAIN = 'photo of a red circle';
-const SETTINGS = { guidanceScale: 4, sampler: 'ddim', steps: 25, batchSize: 10, seed: 0 } as const;
 
-const promptOf = (name: ConceptName): string => `photo of a ${wordsOf(name)}`;
+const promptOf = ({ phrase }: WorldConcept): string => `photo of a ${phrase}`;
 const shows = (name: ConceptName) => (picture: Picture) =>
   conceptScore(picture, name).score >= CONCEPT_THRESHOLDS[name];
 const isPlain = (picture: Picture): boolean => {
@@ -36,9 +29,17 @@ const isPlain = (picture: Picture): boolean => {
   return found !== null && found.colour === 'red' && found.shape === 'circle';
 };
 
-/** Noise of a row of squares, [4, 16, w]: that of the single picture in each, fresh numbers between them. */
-function rowNoise(seed: number, squares: number): Float32Array {
-  const [cells, gap] = [SIDE / FACTOR, GAP / FACTOR];
+/** How the scenes of a world are drawn. */
+interface Drawing {
+  readonly settings: World['careful'] & Pick<SampleRequest, 'count' | 'batchSize' | 'seed'>;
+  readonly seeds: number;
+  /** Pixels per latent cell. */
+  readonly factor: number;
+}
+
+/** Noise of a row of squares, [4, h, w]: that of the single picture in each, fresh numbers between them. */
+function rowNoise(seed: number, squares: number, factor: number): Float32Array {
+  const [cells, gap] = [SIDE / factor, GAP / factor];
   const own = new TorchGenerator(seed).randn(4 * cells * cells);
   const width = squares * cells + (squares - 1) * gap;
   const row = new TorchGenerator(seed + 1_000_000).randn(4 * cells * width);
@@ -54,28 +55,30 @@ function rowNoise(seed: number, squares: number): Float32Array {
 type PlainPlace = 'region' | 'context';
 
 /** The base's own picture of a row of squares, the plain shape everywhere. */
-function canvas(squares: number, seeds: number): SampleRequest & { readonly width: number } {
+function canvas(
+  squares: number,
+  { settings, seeds, factor }: Drawing,
+): SampleRequest & { readonly width: number } {
   return {
-    ...SETTINGS,
-    count: seeds,
+    ...settings,
     prompt: PLAIN,
     width: squares * SIDE + (squares - 1) * GAP,
     height: SIDE,
-    initialNoise: Array.from({ length: seeds }, (_, seed) => rowNoise(seed, squares)),
+    initialNoise: Array.from({ length: seeds }, (_, seed) => rowNoise(seed, squares, factor)),
   };
 }
 
 /** Squares side by side: one for each concept, and the plain shape's at the end. */
-function scene(names: readonly ConceptName[], seeds: number, plain: PlainPlace): SampleRequest {
-  const empty = canvas(names.length + 1, seeds);
+function scene(concepts: readonly WorldConcept[], drawing: Drawing, plain: PlainPlace): SampleRequest {
+  const empty = canvas(concepts.length + 1, drawing);
   const { width } = empty;
   const region = (prompt: string, i: number, concepts: readonly number[]): Region => {
     const left = i * (SIDE + GAP);
     const box = { top: 0, bottom: 1, left: left / width, right: (left + SIDE) / width };
     return { prompt, shape: { kind: 'box', box }, concepts: concepts.map((concept) => ({ concept })) };
   };
-  const regions = names.map((name, i) => region(promptOf(name), i, [i]));
-  if (plain === 'region') regions.push(region(PLAIN, names.length, []));
+  const regions = concepts.map((concept, i) => region(promptOf(concept), i, [i]));
+  if (plain === 'region') regions.push(region(PLAIN, concepts.length, []));
   return { ...empty, prompt: plain === 'context' ? PLAIN : '', concepts: [], regions, isolate: 1 };
 }
 
@@ -91,37 +94,38 @@ async function pictures(base: Checkpoint, parts: PipelineParts, request: SampleR
 const share = (cases: readonly boolean[]): string =>
   cases.length === 0 ? '–' : `${Math.round((100 * cases.filter(Boolean).length) / cases.length)} %`;
 
-const SCENES: readonly (readonly [concepts: number, plain: PlainPlace])[] = [
-  [2, 'region'],
-  [3, 'region'],
-  [4, 'region'],
-  [2, 'context'],
-  [3, 'context'],
-  [4, 'context'],
-];
+const PLACES: readonly PlainPlace[] = ['region', 'context'];
 
-/** One row per subject of each scene. */
-export async function placedConcepts(base: Checkpoint, seeds: number): Promise<Record<string, string>[]> {
-  const concepts: Concept[] = [];
+/** One row per subject of each scene. @param sets of concepts that stand in one picture */
+export async function placedConcepts(
+  world: World,
+  seeds: number,
+  sets: readonly (readonly ConceptName[])[],
+): Promise<Record<string, string>[]> {
+  const { base } = world;
+  const settings = { ...world.careful, count: seeds, batchSize: 10, seed: 0 };
+  const drawing = { settings, seeds, factor: vaeFactor((await base.parts.vae()).config) };
+  const single = { ...settings, width: SIDE, height: SIDE };
+  const concepts = new Map<ConceptName, WorldConcept>();
   const alone = new Map<ConceptName, boolean[]>();
-  for (const name of CONCEPTS) {
-    const file = path.join(packageRoot(), 'fixtures/tiny-world/concepts', `edlora_${name}.pth`);
-    const concept = await loadConcept(file);
-    concepts.push(concept);
-    const vocabulary = bindConcepts(base.tokenizer, [concept]);
-    const parts = { deltas: await conceptDeltas(base, concept), vocabulary };
-    const drawn = await pictures(base, parts, { ...SETTINGS, count: seeds, prompt: promptOf(name) });
+  for (const name of new Set(sets.flat())) {
+    const known = await world.concept(name);
+    concepts.set(name, known);
+    const parts = {
+      deltas: await conceptDeltas(base, known.concept),
+      vocabulary: vocabularyOf(world, [known]),
+    };
+    const drawn = await pictures(base, parts, { ...single, prompt: promptOf(known) });
     alone.set(name, drawn.map(shows(name)));
   }
-  const plain = (await pictures(base, {}, { ...SETTINGS, count: seeds, prompt: PLAIN })).map(isPlain);
+  const plain = (await pictures(base, {}, { ...single, prompt: PLAIN })).map(isPlain);
   const rows: Record<string, string>[] = [];
-  for (const [count, place] of SCENES) {
-    const names = CONCEPTS.slice(0, count);
-    const own = concepts.slice(0, count);
+  for (const [place, names] of PLACES.flatMap((each) => sets.map((set) => [each, set] as const))) {
+    const own = names.map((name) => concepts.get(name)!);
     const placedDeltas = [];
-    for (const concept of own) placedDeltas.push(await conceptDeltas(base, concept));
-    const vocabulary = bindConcepts(base.tokenizer, own);
-    const drawn = await pictures(base, { placedDeltas, vocabulary }, scene(names, seeds, place));
+    for (const { concept } of own) placedDeltas.push(await conceptDeltas(base, concept));
+    const vocabulary = vocabularyOf(world, own);
+    const drawn = await pictures(base, { placedDeltas, vocabulary }, scene(own, drawing, place));
     const square = (picture: Picture, i: number): Picture => crop(picture, i * (SIDE + GAP), 0, SIDE, SIDE);
     const places = [...names.keys(), names.length];
     names.forEach((name, i) => {
@@ -131,7 +135,7 @@ export async function placedConcepts(base: Checkpoint, seeds: number): Promise<R
         places.flatMap((at) => (at === i ? [] : [shows(name)(square(picture, at))])),
       );
       rows.push({
-        concepts: String(count),
+        concepts: String(names.length),
         'plain shape in': place,
         subject: name,
         alone: share(before),
@@ -144,10 +148,10 @@ export async function placedConcepts(base: Checkpoint, seeds: number): Promise<R
     const before =
       place === 'region'
         ? plain
-        : (await pictures(base, {}, canvas(names.length + 1, seeds))).map(isPlainHere);
+        : (await pictures(base, {}, canvas(names.length + 1, drawing))).map(isPlainHere);
     const inContext = drawn.map(isPlainHere);
     rows.push({
-      concepts: String(count),
+      concepts: String(names.length),
       'plain shape in': place,
       subject: 'red circle',
       alone: share(before),

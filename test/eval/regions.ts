@@ -1,9 +1,10 @@
 /**
- * Does each subject come where its region says, and nowhere else? Two fused concepts side by side on the miniature, and
+ * Does each subject come where its region says, and nowhere else? Two fused concepts side by side on a miniature, and
  * two plain words on the base, region by region, with and without isolation; pictures of one subject alone beside it. Then
  * two, three and four concepts that act in their regions alone, see placed-concepts.ts.
  * `npm run eval:regions`; some minutes. `--auto` draws prompts without boxes in place of all that, see auto-scenes.ts: `--samples n`, `--steps n`,
- * `--counts 2,3`, `--base folder`, `--from folder` (with the concepts). `--seeds n`, `--placed` (the last part alone), `--concepts a b`, `--out folder` (writes the pictures),
+ * `--counts 2,3` (the first concepts of the world), `--method name` (rows). `--set smiley+beachball`: these concepts in one picture, there and in the
+ * last part. `--seeds n`, `--placed` (the last part alone), `--concepts a b`, `--world tiny-world-xl`, `--folder folder` (where its files lie), `--out folder` (writes the pictures),
  * `--figure file.svg`, `--json`.
  */
 import { mkdirSync, writeFileSync } from 'node:fs';
@@ -11,13 +12,10 @@ import path from 'node:path';
 import { parseArgs } from 'node:util';
 import { type Bar, barChart } from '../../src/charts/bar-chart.ts';
 import { standaloneSvg } from '../../src/charts/svg.ts';
-import { loadConcept } from '../../src/concepts/concept-file.ts';
 import { conceptDeltas } from '../../src/concepts/fit.ts';
-import { bindConcepts } from '../../src/concepts/prompt.ts';
 import { encodePng } from '../../src/formats/png.ts';
 import { fuse } from '../../src/fusion/fuse.ts';
-import { openCheckpoint } from '../../src/models/checkpoint.ts';
-import { defaultBase, packageRoot } from '../../src/package-root.ts';
+import { vaeFactor } from '../../src/models/vae/config.ts';
 import type { SampleRequest } from '../../src/sampling/request.ts';
 import { Pipeline, type PipelineParts, type SampledPicture } from '../../src/sampling/sample.ts';
 import { TorchGenerator } from '../../src/tensor/random.ts';
@@ -27,9 +25,9 @@ import { crop, type Picture } from '../support/shapeland/picture.ts';
 import { CONCEPTS, type Colour, type ConceptName, type Shape } from '../support/shapeland/world.ts';
 import { printReport } from '../support/tool-output.ts';
 import { autoScenes } from './auto-scenes.ts';
-import { fusedModel, plainModel } from './draw.ts';
-import { wordsOf } from './identity.ts';
+import { fusedModel } from './draw.ts';
 import { placedConcepts } from './placed-concepts.ts';
+import { SIDE, vocabularyOf, WORLD_OPTIONS, type WorldConcept, worldOf } from './worlds.ts';
 
 const { values: options, positionals } = parseArgs({
   allowPositionals: true,
@@ -38,11 +36,12 @@ const { values: options, positionals } = parseArgs({
     concepts: { type: 'boolean', default: false },
     placed: { type: 'boolean', default: false },
     auto: { type: 'boolean', default: false },
-    base: { type: 'string', default: defaultBase() },
-    from: { type: 'string', default: path.join(packageRoot(), 'fixtures/tiny-world/concepts') },
+    ...WORLD_OPTIONS,
     samples: { type: 'string', default: '160' },
     steps: { type: 'string', default: '25' },
     counts: { type: 'string', default: '2,3' },
+    set: { type: 'string', multiple: true },
+    method: { type: 'string', multiple: true },
     out: { type: 'string' },
     figure: { type: 'string' },
     json: { type: 'boolean', default: false },
@@ -54,14 +53,14 @@ const isConcept = (name: string): name is ConceptName => (CONCEPTS as readonly s
 if (names.length !== 2 || !names.every(isConcept)) {
   throw new Error(`expected two of ${CONCEPTS.join(', ')}, got ${names.join(', ')}`);
 }
-/** The detectors see squares of the size that they were made for. */
-const SIDE = 64;
+const world = await worldOf(options);
+const { base } = world;
 /** Of a square picture, in latent cells. */
-const CELLS = 16;
+const CELLS = SIDE / vaeFactor((await base.parts.vae()).config);
 const SETTINGS = {
-  guidanceScale: 4,
-  sampler: 'ddim',
-  steps: 25,
+  ...world.careful,
+  width: SIDE,
+  height: SIDE,
   count: SEEDS,
   batchSize: 10,
   seed: 0,
@@ -74,9 +73,9 @@ interface Subject {
   readonly isIn: (picture: Picture) => boolean;
 }
 
-const conceptSubject = (name: ConceptName): Subject => ({
+const conceptSubject = ({ name, phrase }: WorldConcept): Subject => ({
   label: name,
-  prompt: `photo of a ${wordsOf(name)}`,
+  prompt: `photo of a ${phrase}`,
   isIn: (picture) => conceptScore(picture, name).score >= CONCEPT_THRESHOLDS[name],
 });
 const plainSubject = (colour: Colour, shape: Shape): Subject => ({
@@ -105,10 +104,10 @@ function scene([left, right]: Pair, gap: number, isolate: number): SampleRequest
   };
 }
 
-/** Noise [4, 16, 16] of each seed, the same as sampling by seeds draws. */
+/** Noise [4, h, w] of each seed, the same as sampling by seeds draws. */
 const NOISE = Array.from({ length: SEEDS }, (_, seed) => new TorchGenerator(seed).randn(4 * CELLS * CELLS));
 
-/** The same noise in both halves, so that each half begins as the picture of its subject alone did: [4, 16, 32]. */
+/** The same noise in both halves, so that each half begins as the picture of its subject alone did: [4, h, 2w]. */
 function twice(noise: Float32Array): Float32Array {
   const both = new Float32Array(2 * noise.length);
   for (let row = 0; row < 4 * CELLS; row++) {
@@ -189,7 +188,6 @@ async function judge(pair: Pair, parts: PipelineParts, own: ReadonlyMap<string, 
   }
 }
 
-const base = await openCheckpoint(options.base);
 if (options.auto) {
   await reportAuto();
   process.exit(0);
@@ -198,22 +196,22 @@ if (options.placed) {
   await reportPlaced();
   process.exit(0);
 }
-const concepts = [];
+const concepts: WorldConcept[] = [];
 const own = new Map<string, boolean[]>();
 for (const name of names) {
-  const file = path.join(packageRoot(), 'fixtures/tiny-world/concepts', `edlora_${name}.pth`);
-  const concept = await loadConcept(file);
-  concepts.push({ concept });
+  const known = await world.concept(name);
+  concepts.push(known);
   const parts = {
-    deltas: await conceptDeltas(base, concept),
-    vocabulary: bindConcepts(base.tokenizer, [concept]),
+    deltas: await conceptDeltas(base, known.concept),
+    vocabulary: vocabularyOf(world, [known]),
   };
-  const { prompt, isIn } = conceptSubject(name);
+  const { prompt, isIn } = conceptSubject(known);
   own.set(name, (await drawAll(parts, { ...SETTINGS, prompt }, `own LoRA ${name}`)).map(isIn));
 }
-const subjects = names.map(conceptSubject) as unknown as Pair;
-await judge([plainSubject('red', 'circle'), plainSubject('blue', 'square')], plainModel(base), new Map());
-await judge(subjects, fusedModel(await fuse({ base, concepts })), own);
+const subjects = concepts.map(conceptSubject) as unknown as Pair;
+await judge([plainSubject('red', 'circle'), plainSubject('blue', 'square')], {}, new Map());
+const fusion = await fuse({ base, concepts: concepts.map(({ concept }) => ({ concept })) });
+await judge(subjects, fusedModel(fusion), own);
 if (options.figure !== undefined) {
   const chart = barChart({
     title: `Found where its region says, of ${SEEDS} pictures`,
@@ -237,28 +235,40 @@ await reportPlaced();
 
 async function reportAuto(): Promise<void> {
   const samples = Number(options.samples);
-  const rows = await autoScenes(base, {
+  const rows = await autoScenes(world, {
     samples,
     steps: Number(options.steps),
-    concepts: options.from,
-    counts: options.counts.split(',').map(Number),
+    sets: autoSets(),
+    methods: options.method,
     onRow: (row) => process.stderr.write(`${Object.values(row).join(' | ')}\n`),
   });
   printReport({
     title: `Several concepts in one prompt, no boxes, ${samples} samples`,
     rows,
     notes: [
-      `squares of the model's own size side by side; dpmpp-2m, ${options.steps} steps, guidance 4; the same seeds for all`,
+      `${world.quick.sampler}, ${options.steps} steps, guidance ${world.quick.guidanceScale}; the same seeds for all`,
       'all, once each: every concept is found, none a second time, no two in one object',
       'pictures one by one; seconds are of processors, decoding included',
     ],
   });
 }
 
+/** Concepts that stand in one picture, as `--set` names them. */
+function namedSets(): ConceptName[][] | undefined {
+  return options.set?.map((set) => set.split('+').filter(isConcept));
+}
+
+function autoSets(): ConceptName[][] {
+  const named = namedSets();
+  if (named !== undefined) return named;
+  const all = world.concepts.map(({ name }) => name);
+  return options.counts.split(',').map((count) => all.slice(0, Number(count)));
+}
+
 async function reportPlaced(): Promise<void> {
   printReport({
     title: `Concepts that act in their own region alone, ${SEEDS} seeds each`,
-    rows: await placedConcepts(base, SEEDS),
+    rows: await placedConcepts(world, SEEDS, namedSets() ?? world.sets),
     notes: [
       'squares of 64 × 64 with 16 free columns between them, isolated',
       'alone: own LoRA, or the base, 64 × 64, same prompt, same noise; of the context’s shape: the base on the same canvas, same square',
