@@ -9,7 +9,7 @@ export function fileStorage(source: SourceFile, offset: number, sizeBytes: numbe
     sizeBytes,
     range: { file: source.path, offset, length: sizeBytes },
     opened: source,
-    read: (begin, end) => readFileRange(source, offset + begin, offset + end),
+    read: (begin, end, into) => readFileRange(source, offset + begin, offset + end, into),
   };
 }
 

@@ -59,8 +59,8 @@ async function holdingDescriptor(file: string, open: OpenFile): Promise<HeldFile
     const { range, opened, sizeBytes } = tensor.storage;
     if (range === null || opened === undefined || opened.inode !== source.inode) return null;
     if (opened.modifiedNs !== source.modifiedNs || opened.device !== source.device) return null;
-    const read = (begin: number, end: number): Uint8Array => {
-      return holder.open.read(holder.source, range.offset + begin, range.offset + end);
+    const read = (begin: number, end: number, into?: Uint8Array<ArrayBuffer>): Uint8Array => {
+      return holder.open.read(holder.source, range.offset + begin, range.offset + end, into);
     };
     // Without a range: nobody maps what another file of the same name may replace.
     tensors.set(name, { ...tensor, storage: { sizeBytes, range: null, opened, read } });

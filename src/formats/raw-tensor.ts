@@ -85,14 +85,15 @@ export function byteRangeOf(tensor: RawTensor): ByteRange | null {
 /**
  * The tensor's bytes in row-major order, whatever its strides. May be a view of memory that others share:
  * do not write to it.
+ * @param into memory that they may be written to and returned in
  * @throws {FormatError} if the file cannot be read or is damaged
  */
-export function readBytes(tensor: RawTensor): Uint8Array {
+export function readBytes(tensor: RawTensor, into?: Uint8Array<ArrayBuffer>): Uint8Array {
   const width = dtypeWidth(tensor.dtype);
   const count = elementCount(tensor.shape);
   const begin = tensor.storageOffset * width;
   if (count === 0) return new Uint8Array(0);
-  if (isContiguous(tensor)) return tensor.storage.read(begin, begin + count * width);
+  if (isContiguous(tensor)) return tensor.storage.read(begin, begin + count * width, into);
   const last = tensor.shape.reduce((sum, size, axis) => sum + (size - 1) * tensor.strides[axis]!, 0);
   return gather(tensor.storage.read(begin, begin + (last + 1) * width), tensor, count, width);
 }
@@ -124,10 +125,14 @@ export function readFloat32(tensor: RawTensor): Float32Array {
   return decodeFloat32(readBytes(tensor), tensor.dtype);
 }
 
-/** As `readFloat32`, in float64: exact but for 64-bit integers beyond 2^53. */
-export function readFloat64(tensor: RawTensor): Float64Array {
+/**
+ * As `readFloat32`, in float64: exact but for 64-bit integers beyond 2^53.
+ * @param into as many numbers, which those of float64 in a file are written to and returned in
+ */
+export function readFloat64(tensor: RawTensor, into?: Float64Array<ArrayBuffer>): Float64Array {
   refuseUndecodable(tensor);
-  return decodeFloat64(readBytes(tensor), tensor.dtype);
+  const bytes = into && new Uint8Array(into.buffer, into.byteOffset, into.byteLength);
+  return decodeFloat64(readBytes(tensor, tensor.dtype === 'F64' ? bytes : undefined), tensor.dtype);
 }
 
 function refuseUndecodable(tensor: RawTensor): void {

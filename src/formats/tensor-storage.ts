@@ -19,8 +19,12 @@ export interface TensorStorage {
   readonly opened?: FileIdentity;
   /** Bytes that are best asked for at a time, where they are made when they are read. */
   readonly pieceBytes?: number;
-  /** Bytes `[begin, end)` of the storage, little-endian. @throws {FormatError} when the file cannot be read. */
-  read(begin: number, end: number): Uint8Array;
+  /**
+   * Bytes `[begin, end)` of the storage, little-endian.
+   * @param into as many bytes, aligned to 8, which those of a file are written to and returned in
+   * @throws {FormatError} when the file cannot be read.
+   */
+  read(begin: number, end: number, into?: Uint8Array<ArrayBuffer>): Uint8Array;
   /**
    * Compare the bytes with the checksum that the file keeps of them; absent where the format has none.
    * Costs one pass over the storage the first time, in steps, and nothing later. `read` does it by itself, in one go.

@@ -1,9 +1,8 @@
 /** One stage's layers, input by input: layers that read the same input share what its solver prepares for it. */
 import { MismatchError } from '../errors.ts';
-import type { GramTerm } from '../linalg/gram.ts';
 import { type LowRank, rankOf } from '../linalg/low-rank.ts';
 import type { MatmulEngine } from '../linalg/matmul-engine.ts';
-import { DenseGrams } from '../linalg/products-async.ts';
+import { ReusedMemory } from '../linalg/reused-memory.ts';
 import type { LayerDeltas } from '../models/lora.ts';
 import { Pace, type Steps } from '../pace.ts';
 import { type MeasuredLayer, measureLayers } from './report/measure-stage.ts';
@@ -62,9 +61,9 @@ export interface SolvedLayer {
  */
 export async function solveStage(problem: StageProblem, solver: StageSolver): Promise<SolvedLayer[]> {
   const solved = new Map<string, SolvedLayer>();
-  const grams = solver.engine === null ? undefined : new DenseGrams();
+  const memory = new ReusedMemory();
   for (const layers of layersByInput(problem)) {
-    for (const layer of await solveInput(problem, layers, solver, grams)) solved.set(layer.layerName, layer);
+    for (const layer of await solveInput(problem, layers, solver, memory)) solved.set(layer.layerName, layer);
   }
   return problem.layers.map(({ layerName }) => solved.get(layerName)!);
 }
@@ -109,29 +108,26 @@ export function layersByInput({ layers, collected, stage }: StageProblem): reado
 
 /**
  * The shared problem of layers that read one input, and the rows behind it. Reads the statistics.
- * @param dense where Gram matrices are made dense; they hold until the next input's are
+ * @param memory for the numbers of one input after the other: earlier problems are void
  */
 export function inputProblem(
   { collected, prior }: StageProblem,
   [first]: readonly StageLayer[],
   { ridge, preserve }: Pick<StageSolver, 'ridge' | 'preserve'>,
-  dense?: DenseGrams,
+  memory?: ReusedMemory,
 ): { input: InputProblem; rows: number } {
   const { layerName, inputSize } = first!;
   const inputs = collected.map((concept) => concept.inputOf.get(layerName)!);
+  memory?.reuse();
   const reserved = prior?.inputOf.get(layerName);
-  dense?.nextInput();
-  const termOf = (statistics: StageStatistics, name: string): GramTerm => {
-    const term = statistics.term(name);
-    return dense?.dense(term) ?? term;
-  };
   return {
     input: {
       inputName: layerName,
       inputSize,
-      grams: collected.map((concept, i) => termOf(concept, inputs[i]!)),
-      preserve: reserved === undefined ? null : { gram: termOf(prior!, reserved), weight: preserve },
+      grams: collected.map((concept, i) => concept.term(inputs[i]!, memory)),
+      preserve: reserved === undefined ? null : { gram: prior!.term(reserved, memory), weight: preserve },
       ridge,
+      ...(memory === undefined ? {} : { memory }),
     },
     rows: collected.reduce((sum, concept, i) => sum + concept.rows.get(inputs[i]!)!, 0),
   };
@@ -155,10 +151,10 @@ async function solveInput(
   problem: StageProblem,
   layers: readonly StageLayer[],
   solver: StageSolver,
-  grams: DenseGrams | undefined,
+  memory: ReusedMemory,
 ): Promise<SolvedLayer[]> {
   const { method, iterations, rank, rankShare, engine, onLayer, pace = new Pace() } = solver;
-  const { input, rows } = inputProblem(problem, layers, solver, grams);
+  const { input, rows } = inputProblem(problem, layers, solver, memory);
   const prepared = await prepareMethod(method, input, {
     stage: problem.stage,
     rows,

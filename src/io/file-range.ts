@@ -50,18 +50,20 @@ function asReadError(file: string, error: unknown): FormatError {
  * Bytes `[begin, end)` of a file, in a buffer of their own (offset 0, hence aligned for any number type).
  * The file's present size is checked before anything is allocated.
  * @param source a path, or a file found before, which must still be what it was then
+ * @param into   as many bytes to fill and return in place of a buffer of their own
  * @throws {FormatError} if the file is shorter than `end`, has changed, or cannot be read
  */
 export function readFileRange(
   source: string | SourceFile,
   begin: number,
   end: number,
+  into?: Uint8Array<ArrayBuffer>,
 ): Uint8Array<ArrayBuffer> {
   const file = typeof source === 'string' ? source : source.path;
   let descriptor: number | undefined;
   try {
     descriptor = openSync(file, 'r');
-    return readDescriptorRange(source, descriptor, begin, end);
+    return readDescriptorRange(source, descriptor, begin, end, into);
   } catch (error) {
     throw asReadError(file, error);
   } finally {
@@ -100,9 +102,14 @@ export class OpenFile {
    * @param source the file as it was when it was found
    * @throws {FormatError} as `readFileRange`, and once it is closed
    */
-  read(source: SourceFile, begin: number, end: number): Uint8Array<ArrayBuffer> {
+  read(
+    source: SourceFile,
+    begin: number,
+    end: number,
+    into?: Uint8Array<ArrayBuffer>,
+  ): Uint8Array<ArrayBuffer> {
     if (!this.#open) throw new FormatError(this.path, 'internal: read after it was closed');
-    return readDescriptorRange(source, this.#descriptor, begin, end);
+    return readDescriptorRange(source, this.#descriptor, begin, end, into);
   }
 
   close(): void {
@@ -118,6 +125,7 @@ function readDescriptorRange(
   descriptor: number,
   begin: number,
   end: number,
+  into?: Uint8Array<ArrayBuffer>,
 ): Uint8Array<ArrayBuffer> {
   const file = typeof source === 'string' ? source : source.path;
   try {
@@ -130,7 +138,7 @@ function readDescriptorRange(
         `expected at least ${end} bytes, got ${now.sizeBytes}; truncated, or changed since it was opened?`,
       );
     }
-    const bytes = freshBytes(end - begin);
+    const bytes = into?.length === end - begin ? into : freshBytes(end - begin);
     for (let done = 0; done < bytes.length; ) {
       const count = readSync(descriptor, bytes, done, Math.min(bytes.length - done, MAX_READ), begin + done);
       if (count === 0) {

@@ -1,87 +1,231 @@
 /**
  * The blocked Cholesky factorisation, and solves with it, with their matrix products computed elsewhere, for matrices of
- * thousands of rows.
+ * thousands of rows. `cholesky` judges it in tests.
  */
-import { type CholeskyFactor, cholesky, diagonalOf, eliminatePanel, solveRows } from './cholesky.ts';
-import { type MatmulEngine, timesTransposed } from './matmul-engine.ts';
+import { ShapeError } from '../errors.ts';
+import { type CholeskyFactor, conditionOfPivots, diagonalOf, eliminatePanel } from './cholesky.ts';
+import { type Gram, gramSize, packedStart } from './gram.ts';
+import { type MatmulEngine, substitute, transposedTimes } from './matmul-engine.ts';
 import { assertSquare, type Matrix, matrix, transpose } from './matrix.ts';
-import { addScaled } from './products.ts';
+import { addScaled, copyRun } from './products.ts';
+import { numbersOf, type ReusedMemory } from './reused-memory.ts';
 
-/** Columns factorised at a time: wide enough for the engine, narrow enough for plain loops over the diagonal's blocks. */
+/** Rows factorised at a time: enough for the engine, few enough for plain loops over the diagonal's blocks. */
 export const ASYNC_PANEL_WIDTH = 64;
+/** Panels in a block of columns: few products per panel, each of a matrix that the caches hold. */
+const PANELS_PER_BLOCK = 4;
+const BLOCK_WIDTH = ASYNC_PANEL_WIDTH * PANELS_PER_BLOCK;
 
-/**
- * A = L Lᵀ for symmetric positive definite A [n, n]; A's lower triangle is overwritten by L. Differs from `cholesky`
- * in order: each panel takes all earlier columns into account at once (left-looking), as one product
- * L[begin:, :begin] · L[begin:end, :begin]ᵀ with a long inner axis; and what lies below a panel's diagonal block is divided
- * by that block as products with its inverse. n up to one panel needs no engine.
- *
- * @throws {ShapeError} if A is not square
- * @throws {NumericalError} if a pivot is not positive, or A holds NaN or infinity; A is then spoilt
- */
-export async function choleskyAsync(a: Matrix, engine: MatmulEngine): Promise<CholeskyFactor> {
-  assertSquare('cholesky', a);
-  const n = a.rows;
-  if (n <= ASYNC_PANEL_WIDTH) return cholesky(a);
-  const diagonal = diagonalOf(a);
-  // The largest of all copies of finished columns.
-  const scratch = new Float64Array(Math.ceil(n / 2) ** 2);
-  for (let begin = 0; begin < n; begin += ASYNC_PANEL_WIDTH) {
-    const end = Math.min(n, begin + ASYNC_PANEL_WIDTH);
-    if (begin > 0) await subtractEarlierColumns(a, begin, end, engine, scratch);
-    eliminatePanel(a, begin, end, diagonal, end);
-    if (end < n) await divideBelow(a, begin, end, engine);
-  }
-  return { size: n, lower: a.data };
+/** A factor whose solves are computed elsewhere too. */
+export interface AsyncCholeskyFactor {
+  readonly size: number;
+  /** As `conditionLowerBound`. */
+  readonly condition: number;
+  /** X = B A⁻¹ [k, n] for k right-hand sides as rows of B [k, n], as `solveRows`. @throws {ShapeError} if the widths differ */
+  solveRows(b: Matrix): Promise<Matrix>;
+  /** The factor as plain loops take it: a copy. */
+  toLower(): CholeskyFactor;
 }
 
-/** A[begin:, begin:end] −= L[begin:, :begin] · L[begin:end, :begin]ᵀ, in the lower triangle. */
-async function subtractEarlierColumns(
-  a: Matrix,
+/**
+ * A = L Lᵀ for symmetric positive definite A [n, n], of which the upper triangle is read. Differs from `cholesky` in order: rows of
+ * U = Lᵀ are made panel by panel, each taking all earlier ones into account at once (left-looking), as products with a long inner
+ * axis; U lies in blocks of columns, so that the rows above a panel are one run of memory in each.
+ *
+ * @param memory that the factor lies in; without, memory of its own
+ * @throws {ShapeError} if A is not square
+ * @throws {NumericalError} if a pivot is not positive, or A holds NaN or infinity
+ */
+export async function choleskyAsync(
+  a: Gram,
+  engine: MatmulEngine,
+  memory?: ReusedMemory,
+): Promise<AsyncCholeskyFactor> {
+  if ('rows' in a) assertSquare('cholesky', a);
+  const factor = new BlockedFactor(gramSize(a), engine, memory);
+  await factor.eliminate(a);
+  return factor;
+}
+
+/** Rows [begin, end) of U, of which the diagonal block is inverted. */
+interface Panel {
+  readonly begin: number;
+  readonly end: number;
+  /** D [w, w], zeros below its diagonal. */
+  readonly triangle: Matrix;
+  /** D⁻¹ */
+  readonly inverse: Matrix;
+}
+
+/** Columns [begin, end) of U, and its rows [0, end). */
+interface Block {
+  readonly begin: number;
+  readonly end: number;
+  readonly values: Matrix;
+}
+
+class BlockedFactor implements AsyncCholeskyFactor {
+  readonly size: number;
+  readonly #engine: MatmulEngine;
+  readonly #blocks: readonly Block[];
+  readonly #panels: Panel[] = [];
+  /** Copies of columns above a panel. */
+  readonly #columns: Float64Array;
+
+  readonly #memory: ReusedMemory | undefined;
+
+  constructor(size: number, engine: MatmulEngine, memory: ReusedMemory | undefined) {
+    this.size = size;
+    this.#engine = engine;
+    this.#blocks = ranges(size, BLOCK_WIDTH).map(({ begin, end }) => ({
+      begin,
+      end,
+      values: matrix(end, end - begin, numbersOf(memory, end * (end - begin))),
+    }));
+    this.#columns = numbersOf(memory, size * ASYNC_PANEL_WIDTH);
+    this.#memory = memory;
+  }
+
+  get condition(): number {
+    const pivots = new Float64Array(this.size);
+    for (const { begin, triangle } of this.#panels) pivots.set(diagonalOf(triangle), begin);
+    return conditionOfPivots(pivots);
+  }
+
+  async eliminate(a: Gram): Promise<void> {
+    const n = this.size;
+    const data = 'rows' in a ? a.data : a.packed;
+    /** Where element (i, 0) of A would stand. */
+    const rowStart = (i: number): number => ('rows' in a ? i * n : packedStart(n, i) - i);
+    const diagonal = Float64Array.from({ length: n }, (_, i) => data[rowStart(i) + i]!);
+    const rest = numbersOf(this.#memory, (BLOCK_WIDTH - ASYNC_PANEL_WIDTH) * n);
+    const given = numbersOf(this.#memory, ASYNC_PANEL_WIDTH * BLOCK_WIDTH);
+    const made = numbersOf(this.#memory, ASYNC_PANEL_WIDTH * BLOCK_WIDTH);
+    for (const [p, { begin, end }] of ranges(n, ASYNC_PANEL_WIDTH).entries()) {
+      const width = end - begin;
+      /** Columns [left, right) of the panel's rows of A. */
+      const rowsOf = (left: number, right: number): Matrix => {
+        const rows = matrix(width, right - left, given.subarray(0, width * (right - left)));
+        for (let i = 0; i < width; i++) {
+          const row = rowStart(begin + i);
+          copyRun(data, row + left, rows.data, i * (right - left), right - left);
+        }
+        return rows;
+      };
+      const own = this.#blocks[Math.floor(p / PANELS_PER_BLOCK)]!;
+      const above = begin === 0 ? null : columnsOf(own, begin, begin, end, this.#columns);
+      const corner = cornerOf(rowStart, data, begin, end);
+      if (above !== null) {
+        const product = await transposedTimes(this.#engine, above, above);
+        addScaled(-1, product.data, 0, corner.data, 0, corner.data.length);
+      }
+      const panel = finishedPanel(corner, begin, diagonal);
+      this.#panels.push(panel);
+      place(own, panel.triangle, begin, begin);
+      const { triangle, inverse } = panel;
+      const step = { transposed: true, triangle, inverse };
+      if (end < own.end) {
+        // Columns of the panel's own block do not lie in a run of memory.
+        const into = matrix(width, own.end - end, made.subarray(0, width * (own.end - end)));
+        const known = above && { a: above, b: columnsOf(own, begin, end, own.end, rest) };
+        await substitute(this.#engine, { ...step, c: rowsOf(end, own.end), known, into });
+        place(own, into, begin, end);
+      }
+      for (const block of this.#blocks.slice(Math.floor(p / PANELS_PER_BLOCK) + 1)) {
+        const known = above && { a: above, b: rowRange(block.values, 0, begin) };
+        const into = rowRange(block.values, begin, end);
+        await substitute(this.#engine, { ...step, c: rowsOf(block.begin, block.end), known, into });
+      }
+    }
+  }
+
+  async solveRows(b: Matrix): Promise<Matrix> {
+    const n = this.size;
+    if (b.cols !== n) {
+      throw new ShapeError(`Cholesky solve: expected rows of ${n} numbers, got [${b.rows}, ${b.cols}]`);
+    }
+    // Unknowns in rows, so that those that are known stand in one run of memory.
+    const given = transpose(b);
+    const x = matrix(n, b.rows, numbersOf(this.#memory, n * b.rows));
+    for (const [p, { begin, end, triangle, inverse }] of this.#panels.entries()) {
+      const own = this.#blocks[Math.floor(p / PANELS_PER_BLOCK)]!;
+      const above = begin === 0 ? null : columnsOf(own, begin, begin, end, this.#columns);
+      await substitute(this.#engine, {
+        ...{ transposed: true, triangle, inverse },
+        c: rowRange(given, begin, end),
+        known: above && { a: above, b: rowRange(x, 0, begin) },
+        into: rowRange(x, begin, end),
+      });
+    }
+    for (const block of this.#blocks.toReversed()) {
+      const panels = this.#panels.filter(({ begin }) => begin >= block.begin && begin < block.end);
+      for (const { begin, end, triangle, inverse } of panels.toReversed()) {
+        const right = blockRows(block, begin, end, end, block.end, this.#columns);
+        await substitute(this.#engine, {
+          ...{ transposed: false, triangle, inverse },
+          c: rowRange(x, begin, end),
+          known: right && { a: right, b: rowRange(given, end, block.end) },
+          into: rowRange(given, begin, end),
+        });
+      }
+      if (block.begin === 0) break;
+      const found = rowRange(given, block.begin, block.end);
+      const product = await this.#engine(rowRange(block.values, 0, block.begin), found);
+      addScaled(-1, product.data, 0, x.data, 0, product.data.length);
+    }
+    return transpose(given);
+  }
+
+  toLower(): CholeskyFactor {
+    const n = this.size;
+    const lower = new Float64Array(n * n);
+    for (const { begin, values } of this.#blocks) {
+      for (let i = 0; i < values.rows; i++) {
+        for (let j = Math.max(0, i - begin); j < values.cols; j++) {
+          lower[(begin + j) * n + i] = values.data[i * values.cols + j]!;
+        }
+      }
+    }
+    return { size: n, lower };
+  }
+}
+
+/** [0, size) in pieces of a width. */
+function ranges(size: number, width: number): { readonly begin: number; readonly end: number }[] {
+  return Array.from({ length: Math.ceil(size / width) }, (_, i) => ({
+    begin: i * width,
+    end: Math.min(size, (i + 1) * width),
+  }));
+}
+
+/** A[begin:end, begin:end], as its upper triangle says. */
+function cornerOf(
+  rowStart: (i: number) => number,
+  data: ArrayLike<number>,
   begin: number,
   end: number,
-  engine: MatmulEngine,
-  scratch: Float64Array,
-): Promise<void> {
-  const n = a.rows;
-  const left = blockOf(a, begin, n, 0, begin, scratch);
-  const right = matrix(end - begin, begin, left.data.subarray(0, (end - begin) * begin));
-  const { cols: width, data: product } = await timesTransposed(engine, left, right);
-  for (let i = begin, from = 0; i < n; i++, from += width) {
-    const row = i * n + begin;
-    const last = Math.min(width, i + 1 - begin);
-    for (let j = 0; j < last; j++) a.data[row + j]! -= product[from + j]!;
-  }
-}
-
-/**
- * X D⁻ᵀ in place of X, the rows below the finished diagonal block D. By the inverse of D, and once more for what that
- * leaves: a product with an inverse alone loses as many digits as D's condition has.
- */
-async function divideBelow(a: Matrix, begin: number, end: number, engine: MatmulEngine): Promise<void> {
-  const n = a.rows;
-  const given = blockOf(a, end, n, begin, end);
-  const upper = upperOf(a, begin, end);
-  const inverse = invertUpper(upper);
-  const quotient = await engine(given, inverse);
-  const product = await engine(quotient, upper);
-  for (let i = 0; i < product.data.length; i++) given.data[i]! -= product.data[i]!;
-  const rest = await engine(given, inverse);
+): Matrix {
   const width = end - begin;
-  for (let i = end, from = 0; i < n; i++, from += width) {
-    const row = i * n + begin;
-    for (let j = 0; j < width; j++) a.data[row + j] = quotient.data[from + j]! + rest.data[from + j]!;
-  }
-}
-
-/** Dᵀ of the lower triangular diagonal block D = A[begin:end, begin:end], zeros below its diagonal. */
-function upperOf({ rows: n, data }: Matrix, begin: number, end: number): Matrix {
-  const width = end - begin;
-  const upper = matrix(width, width);
+  const corner = matrix(width, width);
   for (let i = 0; i < width; i++) {
-    for (let j = 0; j <= i; j++) upper.data[j * width + i] = data[(begin + i) * n + begin + j]!;
+    const row = rowStart(begin + i) + begin;
+    for (let j = i; j < width; j++) {
+      corner.data[i * width + j] = data[row + j]!;
+      corner.data[j * width + i] = data[row + j]!;
+    }
   }
-  return upper;
+  return corner;
+}
+
+/** The factor of a diagonal block from which all earlier rows are taken. */
+function finishedPanel(corner: Matrix, begin: number, diagonal: Float64Array): Panel {
+  const width = corner.rows;
+  eliminatePanel(corner, 0, width, diagonal, { first: begin, size: diagonal.length });
+  const triangle = matrix(width, width);
+  for (let i = 0; i < width; i++) {
+    for (let j = 0; j <= i; j++) triangle.data[j * width + i] = corner.data[i * width + j]!;
+  }
+  return { begin, end: begin + width, triangle, inverse: invertUpper(triangle) };
 }
 
 /** U⁻¹ of an upper triangular U, row by row from the last. */
@@ -99,84 +243,37 @@ function invertUpper(upper: Matrix): Matrix {
   return inverse;
 }
 
-/** Unknowns solved for at a time, between two products. */
-const SOLVE_WIDTH = 64;
-/** Below this many multiplications a plain solve is as fast as copying panels for the engine. */
-const SOLVE_FROM = 1 << 20;
-
-/**
- * X = B A⁻¹ [k, n] for k right-hand sides as rows of B [k, n]: the same as `solveRows`, panel by panel, with what known
- * unknowns contribute to others as one product.
- * @param from multiplications k · n² from which the engine is used
- * @throws {ShapeError} if the widths differ
- */
-export async function solveRowsAsync(
-  factor: CholeskyFactor,
-  b: Matrix,
-  engine: MatmulEngine,
-  from: number = SOLVE_FROM,
-): Promise<Matrix> {
-  const { size: n, lower } = factor;
-  if (b.cols !== n || b.rows * n * n < from) return solveRows(factor, b);
-  const l = matrix(n, n, lower);
-  const scratch = new Float64Array(SOLVE_WIDTH * n);
-  const count = b.rows;
-  // Unknowns in rows, so that those that are known stand in one run of memory.
-  const columns = transpose(b);
-  for (let begin = 0; begin < n; begin += SOLVE_WIDTH) {
-    const end = Math.min(n, begin + SOLVE_WIDTH);
-    if (begin > 0) {
-      const known = matrix(begin, count, columns.data.subarray(0, begin * count));
-      const product = await engine(blockOf(l, begin, end, 0, begin, scratch), known);
-      addScaled(-1, product.data, 0, columns.data, begin * count, product.data.length);
-    }
-    for (let j = begin; j < end; j++) {
-      for (let k = begin; k < j; k++) {
-        addScaled(-lower[j * n + k]!, columns.data, k * count, columns.data, j * count, count);
-      }
-      const pivot = lower[j * n + j]!;
-      for (let at = j * count; at < (j + 1) * count; at++) columns.data[at]! /= pivot;
-    }
-  }
-  const x = transpose(columns);
-  for (let end = n; end > 0; ) {
-    const begin = SOLVE_WIDTH * Math.floor((end - 1) / SOLVE_WIDTH);
-    for (let j = end - 1; j >= begin; j--) {
-      const pivot = lower[j * n + j]!;
-      for (let r = 0; r < count; r++) {
-        const value = x.data[r * n + j]! / pivot;
-        x.data[r * n + j] = value;
-        addScaled(-value, lower, j * n + begin, x.data, r * n + begin, j - begin);
-      }
-    }
-    if (begin > 0) {
-      const known = blockOf(x, 0, count, begin, end);
-      const product = await engine(known, blockOf(l, begin, end, 0, begin, scratch));
-      for (let r = 0; r < count; r++) {
-        addScaled(-1, product.data, r * begin, x.data, r * n, begin);
-      }
-    }
-    end = begin;
-  }
-  return x;
+/** Rows [top, bottom) of a matrix; not a copy. */
+function rowRange({ cols, data }: Matrix, top: number, bottom: number): Matrix {
+  return matrix(bottom - top, cols, data.subarray(top * cols, bottom * cols));
 }
 
-/**
- * Rows [top, bottom) of columns [left, right) as a matrix of their own.
- * @param memory to write it to; default: new
- */
-function blockOf(
-  { cols, data }: Matrix,
+/** The first `rows` rows of U's columns [left, right), all of one block, copied to the beginning of `memory`. */
+function columnsOf(block: Block, rows: number, left: number, right: number, memory: Float64Array): Matrix {
+  return blockRows(block, 0, rows, left, right, memory)!;
+}
+
+/** Rows [top, bottom) of U's columns [left, right), all of one block, copied to the beginning of `memory`; null if there are none. */
+function blockRows(
+  { begin, values: { cols, data } }: Block,
   top: number,
   bottom: number,
   left: number,
   right: number,
-  memory?: Float64Array,
-): Matrix {
-  const [rows, width] = [bottom - top, right - left];
-  const result = matrix(rows, width, memory?.subarray(0, rows * width));
+  memory: Float64Array,
+): Matrix | null {
+  const width = right - left;
+  if (width === 0) return null;
+  const result = matrix(bottom - top, width, memory.subarray(0, (bottom - top) * width));
   for (let i = top, to = 0; i < bottom; i++, to += width) {
-    result.data.set(data.subarray(i * cols + left, i * cols + right), to);
+    copyRun(data, i * cols + left - begin, result.data, to, width);
   }
   return result;
+}
+
+/** Write a matrix to U from row `top` and column `left` on. */
+function place({ begin, values }: Block, { rows, cols, data }: Matrix, top: number, left: number): void {
+  for (let i = 0; i < rows; i++) {
+    copyRun(data, i * cols, values.data, (top + i) * values.cols + left - begin, cols);
+  }
 }

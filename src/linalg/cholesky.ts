@@ -26,8 +26,8 @@ export interface CholeskyFactor {
  * Factorise columns [begin, end) of A, whose earlier columns were already eliminated from the trailing block.
  *
  * @param a  [n, n], modified
- * @param diagonal  the diagonal of A before any step; a pivot below n · 2⁻⁵² of its own entry has no correct digit left
- * @param bottom  rows from here on are left alone; default: none
+ * @param diagonal  the diagonal before any step; a pivot below size · 2⁻⁵² of its own entry has no correct digit left
+ * @param place  where A begins, if it is a diagonal block of a larger matrix, whose diagonal is given then
  * @throws {NumericalError} naming the pivot that is not positive
  */
 export function eliminatePanel(
@@ -35,12 +35,12 @@ export function eliminatePanel(
   begin: number,
   end: number,
   diagonal: Float64Array,
-  bottom: number = a.rows,
+  { first, size }: { readonly first: number; readonly size: number } = { first: 0, size: a.rows },
 ): void {
   const n = a.rows;
   const data = a.data;
-  const lowest = n * Number.EPSILON;
-  for (let i = begin; i < bottom; i++) {
+  const lowest = size * Number.EPSILON;
+  for (let i = begin; i < n; i++) {
     const row = i * n + begin;
     const last = Math.min(i, end);
     for (let j = begin; j < last; j++) {
@@ -49,10 +49,11 @@ export function eliminatePanel(
     }
     if (i < end) {
       const pivot = data[i * n + i]! - dot(data, row, data, row, i - begin);
-      if (!(pivot > lowest * diagonal[i]!) || !Number.isFinite(pivot)) {
+      const least = lowest * diagonal[first + i]!;
+      if (!(pivot > least) || !Number.isFinite(pivot)) {
         throw new NumericalError(
-          `matrix [${n}, ${n}] not positive definite at pivot ${i}: expected more than ` +
-            `${(lowest * diagonal[i]!).toExponential(2)}, got ${pivot.toExponential(2)}`,
+          `matrix [${size}, ${size}] not positive definite at pivot ${first + i}: expected more than ` +
+            `${least.toExponential(2)}, got ${pivot.toExponential(2)}`,
           { value: pivot },
         );
       }
@@ -164,13 +165,17 @@ function rightHandSides({ size: n }: CholeskyFactor, b: Matrix): Matrix {
 }
 
 /** (max Lⱼⱼ / min Lⱼⱼ)²: a lower bound of the condition number of A, free of charge. 1 for an empty matrix. */
-export function conditionLowerBound(factor: CholeskyFactor): number {
-  const { size: n, lower } = factor;
+export function conditionLowerBound({ size: n, lower }: CholeskyFactor): number {
+  return conditionOfPivots(Float64Array.from({ length: n }, (_, i) => lower[i * n + i]!));
+}
+
+/** The same from all Lⱼⱼ. */
+export function conditionOfPivots(pivots: Float64Array): number {
   let smallest = Number.POSITIVE_INFINITY;
   let largest = 0;
-  for (let i = 0; i < n; i++) {
-    smallest = Math.min(smallest, lower[i * n + i]!);
-    largest = Math.max(largest, lower[i * n + i]!);
+  for (const pivot of pivots) {
+    smallest = Math.min(smallest, pivot);
+    largest = Math.max(largest, pivot);
   }
-  return n === 0 ? 1 : (largest / smallest) ** 2;
+  return pivots.length === 0 ? 1 : (largest / smallest) ** 2;
 }

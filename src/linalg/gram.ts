@@ -219,7 +219,7 @@ export function quadraticTrace(e: Matrix, gram: GramTerm): number {
 }
 
 /** Where row i of a packed [n, n] begins: at its diagonal. */
-const packedStart = (n: number, i: number): number => (i * (2 * n - i + 1)) / 2;
+export const packedStart = (n: number, i: number): number => (i * (2 * n - i + 1)) / 2;
 
 /**
  * A running float64 sum of Gram matrices [n, n]. Keeps one triangle, no features.

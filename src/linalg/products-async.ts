@@ -1,74 +1,92 @@
 /** Products that are computed elsewhere where they are large, and by plain loops where they are not. */
 
-import { type FeatureRows, type GramTerm, gramSize, multiplyByGram, toDenseGram } from './gram.ts';
+import {
+  type FeatureRows,
+  type GramTerm,
+  gramSize,
+  multiplyByGram,
+  type PackedSymmetric,
+  packedStart,
+} from './gram.ts';
 import { type MatmulEngine, timesTransposed, transposedTimes } from './matmul-engine.ts';
 import { type Matrix, matrix } from './matrix.ts';
-import { multiply, multiplyTransposed } from './products.ts';
+import { addScaled, multiply, multiplyTransposed } from './products.ts';
+import { numbersOf, type ReusedMemory } from './reused-memory.ts';
 
 /** Up to this width plain loops multiply as fast as the engine starts. */
 const ENGINE_FROM_WIDTH = 256;
 /** Multiplications of which the same is true. */
 const ENGINE_FROM_PRODUCTS = 1 << 17;
 
+/** Rows of a packed Gram matrix at a time: some of them stay in the caches between two products. */
+const STRIP_ROWS = 256;
+
 /**
- * Products with several Gram matrices of one width, one after the other. The dense form of each is made in the same
- * memory: fresh memory for each costs more than the products do.
+ * Products with several Gram matrices, one after the other. Packed ones are multiplied strip by strip: with the rows S of the upper
+ * triangle, their diagonal halved, A G is the sum of all A_S S, and of A Sᵀ in the columns of S.
  */
 export class GramProducts {
   readonly #engine: MatmulEngine | null;
-  #dense: Matrix | undefined;
+  readonly #memory: ReusedMemory | undefined;
+  #strip = new Float64Array(0);
 
   /** @param engine null: plain loops */
-  constructor(engine: MatmulEngine | null) {
+  constructor(engine: MatmulEngine | null, memory?: ReusedMemory) {
     this.#engine = engine;
+    this.#memory = memory;
   }
 
   /** A G [r, n] of rows A [r, n], as `multiplyByGram`. Calls may follow each other only. @throws as `multiplyByGram` */
   async multiply(a: Matrix, gram: GramTerm): Promise<Matrix> {
     const n = gramSize(gram);
-    if (this.#engine === null || n < ENGINE_FROM_WIDTH || a.rows === 0) return multiplyByGram(a, gram);
+    if (this.#engine === null || n < ENGINE_FROM_WIDTH || a.rows === 0 || a.cols !== n) {
+      return multiplyByGram(a, gram);
+    }
     if ('features' in gram) {
       const { features } = gram;
       if (a.rows * n * features.rows < ENGINE_FROM_PRODUCTS) return multiplyByGram(a, gram);
       return this.#engine(await timesTransposed(this.#engine, a, features), features);
     }
-    if (this.#dense?.rows !== n) this.#dense = matrix(n, n);
-    return this.#engine(a, toDenseGram(gram, this.#dense));
+    return 'packed' in gram ? this.#multiplyPacked(this.#engine, a, gram) : this.#engine(a, gram);
+  }
+
+  async #multiplyPacked(
+    engine: MatmulEngine,
+    a: Matrix,
+    { size: n, packed }: PackedSymmetric,
+  ): Promise<Matrix> {
+    const product = matrix(a.rows, n);
+    if (this.#strip.length < STRIP_ROWS * n) this.#strip = numbersOf(this.#memory, STRIP_ROWS * n);
+    for (let top = 0; top < n; top += STRIP_ROWS) {
+      const rows = Math.min(STRIP_ROWS, n - top);
+      const strip = matrix(rows, n - top, this.#strip.subarray(0, rows * (n - top)));
+      for (let i = 0; i < rows; i++) {
+        const from = packedStart(n, top + i);
+        const to = i * strip.cols;
+        strip.data.fill(0, to, to + i);
+        strip.data.set(packed.subarray(from, from + n - top - i), to + i);
+        strip.data[to + i]! /= 2;
+      }
+      addColumns(product, top, await engine(columnsOf(a, top, top + rows), strip));
+      addColumns(product, top, await timesTransposed(engine, columnsOf(a, top, n), strip));
+    }
+    return product;
   }
 }
 
-/** Numbers of dense Gram matrices at a time: 0.5 GB. */
-const MOST_NUMBERS = 1 << 26;
-
-/**
- * Packed Gram matrices made dense once, for all that is computed from them; for one input after the other, in the same
- * memory. Those that plain loops multiply by, those rounded to float32 and those beyond some size stay packed.
- */
-export class DenseGrams {
-  readonly #mostNumbers: number;
-  readonly #memory: Matrix[] = [];
-  #used = 0;
-
-  constructor(mostNumbers: number = MOST_NUMBERS) {
-    this.#mostNumbers = mostNumbers;
+/** Columns [left, right), copied. */
+function columnsOf({ rows, cols, data }: Matrix, left: number, right: number): Matrix {
+  const width = right - left;
+  const result = matrix(rows, width);
+  for (let i = 0; i < rows; i++) {
+    result.data.set(data.subarray(i * cols + left, i * cols + right), i * width);
   }
+  return result;
+}
 
-  /** A term in its dense form, where it has one here; whatever was given earlier for another input is overwritten. */
-  dense(gram: GramTerm): GramTerm {
-    if (!('packed' in gram) || gram.packed instanceof Float32Array) return gram;
-    const { size } = gram;
-    if (size < ENGINE_FROM_WIDTH) return gram;
-    if ((this.#used + 1) * size * size > this.#mostNumbers) return gram;
-    if (this.#memory[0]?.rows !== size) this.#memory.length = 0;
-    const at = this.#used++;
-    this.#memory[at] ??= matrix(size, size);
-    return toDenseGram(gram, this.#memory[at]);
-  }
-
-  /** The next term is another input's. */
-  nextInput(): void {
-    this.#used = 0;
-  }
+/** target[:, left:] += A */
+function addColumns(target: Matrix, left: number, { rows, cols, data }: Matrix): void {
+  for (let i = 0; i < rows; i++) addScaled(1, data, i * cols, target.data, i * target.cols + left, cols);
 }
 
 /** A Bᵀ [m, k] of A [m, n] and B [k, n], as `multiplyTransposed`. @param engine null: plain loops. @throws as `multiplyTransposed` */

@@ -48,6 +48,24 @@ export function addScaled(
   for (let i = 0; i < length; i++) b[bStart + i]! += factor * a[aStart + i]!;
 }
 
+/** Numbers up to which a loop copies quicker than a view of them is made. */
+const SHORT_RUN = 128;
+
+/** b[bStart + i] = a[aStart + i] over `length` numbers of two arrays. */
+export function copyRun(
+  a: Float32Array | Float64Array,
+  aStart: number,
+  b: Float64Array,
+  bStart: number,
+  length: number,
+): void {
+  if (a instanceof Float64Array && length <= SHORT_RUN) {
+    for (let i = 0; i < length; i++) b[bStart + i] = a[aStart + i]!;
+  } else {
+    b.set(a.subarray(aStart, aStart + length), bStart);
+  }
+}
+
 /** C [rows, cols] inside a larger row-major array: element (i, j) at `start + i * stride + j`. */
 interface Target {
   readonly data: Float64Array;

@@ -2,8 +2,8 @@
 import { ShapeError } from '../errors.ts';
 import type { Graph } from '../graph/graph.ts';
 import { describe, fits } from '../graph/value.ts';
-import { sizeOf, type TensorData } from '../tensor/tensor.ts';
-import type { Feeds } from './runtime.ts';
+import { sizeOf, type Tensor } from '../tensor/tensor.ts';
+import type { Feeds, Targets } from './runtime.ts';
 
 /** @throws {ShapeError} when an input is missing, unknown or of another dtype or shape */
 export function checkFeeds({ inputs }: Graph, feeds: Feeds): void {
@@ -21,13 +21,24 @@ export function checkFeeds({ inputs }: Graph, feeds: Feeds): void {
   }
 }
 
-/** @throws {ShapeError} when an array is not as long as the output it is for, or there is no such output */
-export function checkTargets({ outputs }: Graph, into: Readonly<Record<string, TensorData>>): void {
-  for (const [name, { length }] of Object.entries(into)) {
-    const value = outputs.get(name);
-    if (value === undefined) throw new ShapeError(`output "${name}": the graph has no such output`);
-    const count = sizeOf(value.shape);
-    if (length !== count)
-      throw new ShapeError(`output "${name}": expected an array of ${count}, got one of ${length}`);
-  }
+/**
+ * The tensors that outputs are written to, in their shapes.
+ * @throws {ShapeError} when an array is not as long as the output it is for, a tensor not of its shape, or there is no such output
+ */
+export function checkTargets({ outputs }: Graph, into: Targets): Record<string, Tensor> {
+  return Object.fromEntries(
+    Object.entries(into).map(([name, target]) => {
+      const value = outputs.get(name);
+      if (value === undefined) throw new ShapeError(`output "${name}": the graph has no such output`);
+      if ('data' in target) {
+        if (target.dtype === value.dtype && fits(target.shape, value.shape)) return [name, target];
+        throw new ShapeError(`output "${name}": expected ${describe(value)}, got ${describe(target)}`);
+      }
+      const count = sizeOf(value.shape);
+      if (target.length !== count) {
+        throw new ShapeError(`output "${name}": expected an array of ${count}, got one of ${target.length}`);
+      }
+      return [name, { dtype: value.dtype, shape: value.shape, data: target } as Tensor];
+    }),
+  );
 }

@@ -5,7 +5,7 @@
 import { EdloraError } from '../errors.ts';
 import type { Graph } from '../graph/graph.ts';
 import { interpret } from '../graph/interpret.ts';
-import type { Tensor, TensorData } from '../tensor/tensor.ts';
+import type { Tensor } from '../tensor/tensor.ts';
 import { checkFeeds, checkTargets } from './check-feeds.ts';
 import type { DeviceTensor, Feeds, GraphUse, LoadedGraph, RunSettings, Runtime } from './runtime.ts';
 
@@ -18,9 +18,9 @@ export class InterpreterRuntime implements Runtime {
       run: async (feeds, wanted = [...graph.outputs.keys()], into = {}) => {
         signal?.throwIfAborted();
         checkFeeds(graph, feeds);
-        checkTargets(graph, into);
+        const targets = checkTargets(graph, into);
         const results = interpret(graph, tensorsOf(feeds));
-        return Object.fromEntries(wanted.map((name) => [name, placed(results[name]!, into[name])]));
+        return Object.fromEntries(wanted.map((name) => [name, placed(results[name]!, targets[name])]));
       },
       dispose: async () => undefined,
     };
@@ -42,8 +42,7 @@ function tensorsOf(feeds: Feeds): Record<string, Tensor> {
   );
 }
 
-function placed(result: Tensor, target: TensorData | undefined): Tensor {
-  if (target === undefined) return result;
-  target.set(result.data as never);
-  return { ...result, data: target };
+function placed(result: Tensor, target: Tensor | undefined): Tensor {
+  target?.data.set(result.data as never);
+  return target ?? result;
 }

@@ -36,23 +36,23 @@ export interface DeviceTensor {
 /** Inputs of a run by name: from memory, or from where the runtime has them. */
 export type Feeds = Readonly<Record<string, Tensor | DeviceTensor>>;
 
+/** Where outputs of a run are written to, by name. */
+export type Targets = Readonly<Record<string, TensorData | Tensor>>;
+
 /** A graph that is ready to run. Runs are independent of each other. Dispose it when done. */
 export interface LoadedGraph {
   /**
    * One run.
    * @param feeds  every input of the graph
    * @param wanted names of the outputs to compute; default all. What only others need need not be computed
-   * @param into   arrays that outputs are written to, by name; their tensors in the result lie over them
-   * @throws {ShapeError} when an input is missing, unknown or of another dtype or shape, or an array's length is wrong
+   * @param into   arrays that outputs are written to, by name, or tensors over them where axes of an output are free; the result's
+   *               tensors lie over them
+   * @throws {ShapeError} when an input is missing, unknown or of another dtype or shape, or what an output is written to does not fit it
    * @throws {FormatError} when a file that weights lie in has changed since it was opened
    * @throws {EdloraError} when the runtime fails, with its reason
    * @throws the signal's reason
    */
-  run(
-    feeds: Feeds,
-    wanted?: readonly string[],
-    into?: Readonly<Record<string, TensorData>>,
-  ): Promise<Record<string, Tensor>>;
+  run(feeds: Feeds, wanted?: readonly string[], into?: Targets): Promise<Record<string, Tensor>>;
   /** Free its memory. */
   dispose(): Promise<void>;
 }

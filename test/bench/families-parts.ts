@@ -15,7 +15,7 @@ import { collectSpatial } from '../../src/fusion/statistics/collect.ts';
 import { openStatistics } from '../../src/fusion/statistics/statistics-file.ts';
 import { layersWithin } from '../../src/fusion/statistics/statistics-store.ts';
 import { rankOf } from '../../src/linalg/low-rank.ts';
-import { DenseGrams } from '../../src/linalg/products-async.ts';
+import { ReusedMemory } from '../../src/linalg/reused-memory.ts';
 import { openCheckpoint } from '../../src/models/checkpoint.ts';
 import { timeIdsOf } from '../../src/models/families/conditioning.ts';
 import { SDXL_UNET } from '../../src/models/families/sdxl-configs.ts';
@@ -108,13 +108,13 @@ export const PARTS: Readonly<Record<string, (argument: string) => Promise<object
     const { every } = JSON.parse(argument) as { every: number };
     const problems = await storedProblems();
     const engine = new GraphMatmulEngine({ use: 'every-step' });
-    const grams = new DenseGrams();
+    const memory = new ReusedMemory();
     const systems: [size: number, rightHandSides: number][] = [];
     const [start, cpu] = [performance.now(), process.cpuUsage()];
     for (const problem of problems) {
       const weights = { ridge: DEFAULTS.ridge[problem.stage] as number, preserve: 0 };
       for (const layers of layersByInput(problem).filter((_, i) => i % every === 0)) {
-        const { input } = inputProblem(problem, layers, weights, grams);
+        const { input } = inputProblem(problem, layers, weights, memory);
         const system = await factoriseInputWith(engine.multiply, input);
         const solved = await solveLayers(system, layerProblems(problem, layers, input));
         systems.push([system.rank, solved.reduce((sum, delta) => sum + rankOf(delta), 0)]);

@@ -19,7 +19,7 @@ import type { Statistics } from '../../src/fusion/statistics/statistics.ts';
 import { openStatistics } from '../../src/fusion/statistics/statistics-file.ts';
 import { layersWithin } from '../../src/fusion/statistics/statistics-store.ts';
 import { rankOf } from '../../src/linalg/low-rank.ts';
-import { DenseGrams } from '../../src/linalg/products-async.ts';
+import { ReusedMemory } from '../../src/linalg/reused-memory.ts';
 import { openCheckpoint } from '../../src/models/checkpoint.ts';
 import { within } from '../../src/models/families/layer-table.ts';
 import { deltaFeeds, deltaRanks } from '../../src/models/lora.ts';
@@ -129,12 +129,12 @@ export const PARTS: Readonly<Record<string, (argument: string) => Promise<object
   solve: async (argument) => {
     const problems = await storedProblems(JSON.parse(argument) as StoredRequest);
     const engine = new GraphMatmulEngine({ use: 'every-step' });
-    const grams = new DenseGrams();
+    const memory = new ReusedMemory();
     const systems: [size: number, rightHandSides: number][] = [];
     const [start, cpu] = [performance.now(), process.cpuUsage()];
     for (const problem of problems) {
       for (const layers of layersByInput(problem)) {
-        const { input } = inputProblem(problem, layers, weights(problem), grams);
+        const { input } = inputProblem(problem, layers, weights(problem), memory);
         const system = await factoriseInputWith(engine.multiply, input);
         const solved = await solveLayers(system, layerProblems(problem, layers, input));
         systems.push([system.rank, solved.reduce((sum, delta) => sum + rankOf(delta), 0)]);

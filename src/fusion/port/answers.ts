@@ -62,7 +62,7 @@ export async function solveAnswers(request: AnswersRequest): Promise<Answers> {
   const { known: x, unseen: xUnseen } = shared;
   const gram = await multiply(transpose(x), x);
   const weights = absoluteWeights(options, gram, captions);
-  const factor = await normalFactor(gram, captions, weights, pace, multiply);
+  const factor = (await normalFactor(gram, captions, weights, multiply)).toLower();
   /** β Σ (f_c − x_c) x_cᵀ */
   const captionGap = combined(captions.cross, weights.beta, captions.gram, -weights.beta);
   const answers = new Map<LayerId, LowRank>();

@@ -1,14 +1,9 @@
 /** The left side of the answers' equations, the same for all layers since the shared embeddings are. */
-import { type CholeskyFactor, choleskySteps } from '../../linalg/cholesky.ts';
-import { choleskyAsync } from '../../linalg/cholesky-async.ts';
+import { type AsyncCholeskyFactor, choleskyAsync } from '../../linalg/cholesky-async.ts';
 import type { MatmulEngine } from '../../linalg/matmul-engine.ts';
 import { type Matrix, transpose } from '../../linalg/matrix.ts';
-import type { Pace } from '../../pace.ts';
 import { addDiagonal, combined, trace } from './matrix-terms.ts';
 import type { PortOptions } from './port-options.ts';
-
-/** From here on the engine factorises faster than the plain loops. */
-const ENGINE_FROM_ROWS = 512;
 
 /** Captions in the model with the changes and in the base, as far as the equations ask. */
 export interface CaptionTerms {
@@ -47,12 +42,9 @@ export async function normalFactor(
   gram: Matrix,
   captions: CaptionTerms,
   { beta, lambda }: AbsoluteWeights,
-  pace: Pace,
   multiply: MatmulEngine,
-): Promise<CholeskyFactor> {
+): Promise<AsyncCholeskyFactor> {
   const normal = combined(gram, 1, captions.gram, beta);
   addDiagonal(normal, lambda);
-  return normal.rows < ENGINE_FROM_ROWS
-    ? await pace.run(choleskySteps(normal))
-    : await choleskyAsync(normal, multiply);
+  return choleskyAsync(normal, multiply);
 }

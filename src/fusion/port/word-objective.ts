@@ -8,7 +8,6 @@
  * V = R M⁻¹ with R = W̃' Σ f xᵀ + W̃ (β Σ f_c x_cᵀ + λ I), so that J = c − Σ_l ⟨R, V⟩ with c of the targets alone; and, V being the
  * best there is, dJ/dx is that with V as it is, 2 Vᵀ (V x − W̃' f). β and λ are those of the features that it begins with.
  */
-import { solveRowsAsync } from '../../linalg/cholesky-async.ts';
 import type { MatmulEngine } from '../../linalg/matmul-engine.ts';
 import { type Matrix, matrix, transpose } from '../../linalg/matrix.ts';
 import type { Checkpoint } from '../../models/checkpoint.ts';
@@ -104,7 +103,7 @@ export class WordObjective {
     const { captions, pace, multiply } = this.#parts;
     const { beta, lambda } = this.#weights;
     const gram = await multiply(transpose(x), x);
-    const factor = await normalFactor(gram, captions, this.#weights, pace, multiply);
+    const factor = await normalFactor(gram, captions, this.#weights, multiply);
     const kept = combined(matrix(gram.rows, gram.cols), 1, captions.cross, beta);
     addDiagonal(kept, lambda);
     let loss = 0;
@@ -115,7 +114,7 @@ export class WordObjective {
     for (const { weight, own, features, shares } of this.#places) {
       const cross = await multiply(transpose(features.known), x);
       const right = combined(await multiply(own, cross), 1, await multiply(weight, kept), 1);
-      const answer = await solveRowsAsync(factor, right, multiply);
+      const answer = await factor.solveRows(right);
       loss -= inner(right, answer);
       squares = combined(squares, 1, await multiply(transpose(answer), answer), 1);
       const back = await multiply(transpose(own), answer);

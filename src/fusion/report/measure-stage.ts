@@ -35,14 +35,14 @@ export async function measureLayers(
   engine: MatmulEngine | null,
   pace: Pace = new Pace(),
 ): Promise<MeasuredLayer[]> {
-  const { grams, preserve } = layers[0]!.input;
+  const { grams, preserve, memory } = layers[0]!.input;
   const blocks: LayerBlocks[] = [];
   for (const [l, layer] of layers.entries()) blocks.push(await LayerBlocks.of(layer, fused[l]!, engine));
   const stacked = stackRows(
     layers[0]!.input.inputSize,
     blocks.map(({ downs }) => downs),
   );
-  const gramProducts = new GramProducts(engine);
+  const gramProducts = new GramProducts(engine, memory);
   for (const [i, gram] of grams.entries()) {
     const product = await gramProducts.multiply(stacked, gram);
     const products = splitRows(

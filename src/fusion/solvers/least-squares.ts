@@ -26,9 +26,9 @@ import {
   diagonalOf,
   solveRowsSteps as solveCholeskyRows,
 } from '../../linalg/cholesky.ts';
-import { choleskyAsync, solveRowsAsync } from '../../linalg/cholesky-async.ts';
+import { type AsyncCholeskyFactor, choleskyAsync } from '../../linalg/cholesky-async.ts';
 import { eighSteps } from '../../linalg/eigh.ts';
-import { type GramTerm, multiplyByGramSteps } from '../../linalg/gram.ts';
+import { type Gram, type GramTerm, gramSize, multiplyByGramSteps, toDenseGram } from '../../linalg/gram.ts';
 import { type LowRank, lowRank, sum, zeroDelta } from '../../linalg/low-rank.ts';
 import type { MatmulEngine } from '../../linalg/matmul-engine.ts';
 import { assertFinite, type Matrix, matrix, splitRows, stackRows } from '../../linalg/matrix.ts';
@@ -66,8 +66,8 @@ interface Equations extends AbsoluteWeights {
   readonly side: NormalSystem['side'];
   /** K, computed anew. */
   readonly symmetric: () => Steps<Matrix>;
-  /** The same, large products by the engine. */
-  readonly symmetricWith: (engine: MatmulEngine, pace: Pace) => Promise<Matrix>;
+  /** The same, large products by the engine; of a dense one the upper triangle counts. */
+  readonly symmetricWith: (engine: MatmulEngine, pace: Pace) => Promise<Gram>;
   /** Rows T of which T K⁻¹ gives the right factors. */
   readonly targets: (downs: Downs) => Steps<Matrix>;
   /** The same for several layers, whose factors meet the features of each concept in one product. */
@@ -97,21 +97,26 @@ export function* factoriseInputSteps(input: InputProblem): Steps<NormalSystem> {
   const equations = equationsOf(input);
   const symmetric = yield* equations.symmetric();
   try {
-    if (input.ridge === 0) return system(input, equations, yield* minimumNorm(symmetric, input));
-    const diagonal = diagonalOf(symmetric);
-    try {
-      return system(input, equations, triangular(yield* choleskySteps(symmetric)));
-    } catch (cause) {
-      if (!isIndefinite(cause)) throw cause;
-      return system(input, equations, yield* minimumNorm(unspoilt(symmetric, diagonal), input));
-    }
+    return system(input, equations, yield* factorised(symmetric, input));
   } catch (cause) {
     throw explained(input.inputName, cause);
   }
 }
 
+/** By plain loops; a dense matrix is overwritten. */
+function* factorised(symmetric: Matrix, input: InputProblem): Steps<Factorised> {
+  if (input.ridge === 0) return yield* minimumNorm(symmetric, input);
+  const diagonal = diagonalOf(symmetric);
+  try {
+    return triangular(yield* choleskySteps(symmetric));
+  } catch (cause) {
+    if (!isIndefinite(cause)) throw cause;
+    return yield* minimumNorm(unspoilt(symmetric, diagonal), input);
+  }
+}
+
 /** Below this many rows the plain loops are as fast as handing products to the graph runtime. */
-const ENGINE_FROM_ROWS = 192;
+const ENGINE_FROM_ROWS = 96;
 
 /**
  * The same as `factoriseInput`, with the bulk of a large Cholesky factorisation (ridge > 0) done by `engine`.
@@ -127,28 +132,31 @@ export async function factoriseInputWith(
 ): Promise<NormalSystem> {
   const equations = equationsOf(input);
   const symmetric = await equations.symmetricWith(engine, pace);
-  let factor: CholeskyFactor;
+  let factor: AsyncCholeskyFactor;
   try {
-    if (input.ridge === 0) return system(input, equations, await pace.run(minimumNorm(symmetric, input)));
-    const diagonal = diagonalOf(symmetric);
+    if (input.ridge === 0 || gramSize(symmetric) < fromRows) {
+      return system(input, equations, await pace.run(factorised(toDenseGram(symmetric), input)));
+    }
     try {
-      factor =
-        symmetric.rows < fromRows
-          ? await pace.run(choleskySteps(symmetric))
-          : await choleskyAsync(symmetric, engine);
+      factor = await choleskyAsync(symmetric, engine, input.memory);
     } catch (cause) {
       if (!isIndefinite(cause)) throw cause;
-      const again = unspoilt(symmetric, diagonal);
-      return system(input, equations, await pace.run(minimumNorm(again, input)));
+      return system(input, equations, await pace.run(minimumNorm(toDenseGram(symmetric), input)));
     }
   } catch (cause) {
     throw explained(input.inputName, cause);
   }
+  const { size, condition } = factor;
+  let lower: CholeskyFactor | undefined;
+  const solve: SolveRows = (b) => {
+    lower ??= factor.toLower();
+    return solveCholeskyRows(lower, b);
+  };
   return {
-    ...system(input, equations, triangular(factor)),
+    ...system(input, equations, { rank: size, condition, solve }),
     rightFactorsOf: async (layers) => {
       const targets = await equations.targetsWith(engine, layers);
-      const rows = await solveRowsAsync(factor, stackRows(factor.size, targets), engine);
+      const rows = await factor.solveRows(stackRows(size, targets));
       return splitRows(
         await equations.answerWith(engine, rows),
         targets.map(({ rows: count }) => count),
@@ -230,7 +238,7 @@ function featureSide(input: InputProblem, weights: AbsoluteWeights): Equations {
     },
     targetsWith: async (engine, layers) => {
       const { inputSize, grams } = input;
-      const gramProducts = new GramProducts(engine);
+      const gramProducts = new GramProducts(engine, input.memory);
       const products = await productsPerConcept(layers, inputSize, grams.length, (downs, i) =>
         gramProducts.multiply(downs, grams[i]!),
       );

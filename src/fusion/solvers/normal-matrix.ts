@@ -1,10 +1,21 @@
 /** The matrix of the objective's quadratic part, M = Σ_j G_j + β′ G_reg + λ I, and its weights in absolute terms. */
 import { NumericalError } from '../../errors.ts';
-import { addGramSteps, type GramTerm, gramTrace } from '../../linalg/gram.ts';
+import {
+  addGramSteps,
+  type Gram,
+  type GramTerm,
+  gramTrace,
+  type PackedSymmetric,
+  packedLength,
+  packedStart,
+  packedSymmetric,
+  toDenseGram,
+} from '../../linalg/gram.ts';
 import type { MatmulEngine } from '../../linalg/matmul-engine.ts';
 import { type Matrix, matrix } from '../../linalg/matrix.ts';
 import { addScaled } from '../../linalg/products.ts';
 import { gramOfRowsWith } from '../../linalg/products-async.ts';
+import { numbersOf } from '../../linalg/reused-memory.ts';
 import type { Pace, Steps } from '../../pace.ts';
 import { checkInput, type InputProblem } from './problem.ts';
 
@@ -55,31 +66,57 @@ export function* normalMatrix(input: InputProblem, weights: AbsoluteWeights): St
   return ridged(normal, weights);
 }
 
-/** The same, with the Gram matrices of rows computed by `engine` where they are large. */
+/** The same, packed, with the Gram matrices of rows computed by `engine` where they are large. */
 export async function normalMatrixWith(
   engine: MatmulEngine,
   input: InputProblem,
   weights: AbsoluteWeights,
   pace: Pace,
-): Promise<Matrix> {
-  const normal = matrix(input.inputSize, input.inputSize);
-  const dense: (readonly [Matrix, number])[] = [];
+): Promise<PackedSymmetric> {
+  const { inputSize: n } = input;
+  const terms: (readonly [Gram, number])[] = [];
   for (const [gram, weight] of summands(input, weights)) {
     const summed = 'features' in gram ? await gramOfRowsWith(engine, gram) : gram;
-    if ('rows' in summed) dense.push([summed, weight]);
-    else await pace.run(addGramSteps(normal, summed, weight));
+    terms.push(['features' in summed ? toDenseGram(summed) : summed, weight]);
   }
-  await pace.run(addDense(normal, dense));
-  return ridged(normal, weights);
+  const packed = numbersOf(input.memory, packedLength(n)).fill(0);
+  await pace.run(addPacked(packed, n, terms));
+  for (let i = 0; i < n; i++) packed[packedStart(n, i)]! += weights.lambda;
+  return packedSymmetric(n, packed);
 }
 
-/** target += Σ weight · G, row by row, so that each row of the target is written to memory once. */
-function* addDense(target: Matrix, terms: readonly (readonly [Matrix, number])[]): Steps<void> {
-  const n = target.cols;
-  for (let i = 0; i < n; i++) {
-    for (const [{ data }, weight] of terms) addScaled(weight, data, i * n, target.data, i * n, n);
-    if (i % ROWS_PER_STEP === 0) yield;
+/** target += Σ weight · G, some rows at a time, so that the target is written to memory once. */
+function* addPacked(
+  target: Float64Array,
+  n: number,
+  terms: readonly (readonly [Gram, number])[],
+): Steps<void> {
+  for (let top = 0; top < n; top += ROWS_PER_STEP) {
+    const bottom = Math.min(n, top + ROWS_PER_STEP);
+    for (const [gram, weight] of terms) {
+      if ('packed' in gram) {
+        const [begin, end] = [packedStart(n, top), packedStart(n, bottom)];
+        addWeighted(weight, gram.packed, begin, target, begin, end - begin);
+      } else {
+        for (let i = top; i < bottom; i++) {
+          addWeighted(weight, gram.data, i * n + i, target, packedStart(n, i), n - i);
+        }
+      }
+    }
+    yield;
   }
+}
+
+function addWeighted(
+  weight: number,
+  from: Float32Array | Float64Array,
+  start: number,
+  target: Float64Array,
+  at: number,
+  count: number,
+): void {
+  if (from instanceof Float64Array) addScaled(weight, from, start, target, at, count);
+  else for (let i = 0; i < count; i++) target[at + i]! += weight * from[start + i]!;
 }
 
 function summands(

@@ -10,6 +10,7 @@
 import { ShapeError, UsageError } from '../../errors.ts';
 import { type GramTerm, gramSize } from '../../linalg/gram.ts';
 import type { LowRank } from '../../linalg/low-rank.ts';
+import type { ReusedMemory } from '../../linalg/reused-memory.ts';
 
 /** Prior preservation: features on which the base model's answers are to stay. */
 export interface Preservation {
@@ -34,6 +35,8 @@ export interface InputProblem {
   readonly preserve: Preservation | null;
   /** λ in units of the mean diagonal of Σ G_i; ≥ 0. 0 asks for the minimum-norm optimum. Example: 1e-2. */
   readonly ridge: number;
+  /** Where what is computed of it may lie; all of that is void once the next input is taken up. */
+  readonly memory?: ReusedMemory;
 }
 
 /** One linear layer, or 1×1 convolution, to fuse. */

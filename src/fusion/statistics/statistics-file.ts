@@ -169,10 +169,13 @@ function openedStage(
   return {
     inputOf: layers,
     rows: counts,
-    term: (input) => {
+    term: (input, memory) => {
       const found = terms.get(input);
       if (found === undefined) throw new FormatError(file, `expected statistics of ${stage} ${input}`);
-      const values = found.tensor.dtype === 'F64' ? readFloat64(found.tensor) : readFloat32(found.tensor);
+      const values =
+        found.tensor.dtype === 'F64'
+          ? readFloat64(found.tensor, memory?.take(packedLength(found.size)))
+          : readFloat32(found.tensor);
       return termFrom(values, found.size, found.features);
     },
   };

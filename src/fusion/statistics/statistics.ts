@@ -5,6 +5,7 @@
 import { ShapeError } from '../../errors.ts';
 import { type GramTerm, packedSymmetric, packFloat64 } from '../../linalg/gram.ts';
 import { type Matrix, matrix } from '../../linalg/matrix.ts';
+import type { ReusedMemory } from '../../linalg/reused-memory.ts';
 import type { Stage } from '../stage.ts';
 
 /** Features of the layers of one stage, of one concept or of the base. */
@@ -15,9 +16,10 @@ export interface StageStatistics {
   readonly rows: ReadonlyMap<string, number>;
   /**
    * G [n, n] of an input, or the rows X [N, n] behind it. Statistics that lie in a file are read anew at each call.
+   * @param memory that a Gram matrix may be read to
    * @throws {FormatError} if the file has changed or vanished
    */
-  term(input: string): GramTerm;
+  term(input: string, memory?: ReusedMemory): GramTerm;
 }
 
 /** Features of a concept, or of the base, in all stages. */

@@ -3,9 +3,9 @@ import { EdloraError } from '../../errors.ts';
 import type { Graph } from '../../graph/graph.ts';
 import { checkUnchanged, type FileIdentity } from '../../io/file-identity.ts';
 import { Pace } from '../../pace.ts';
-import type { Tensor, TensorData } from '../../tensor/tensor.ts';
+import type { Tensor } from '../../tensor/tensor.ts';
 import { checkFeeds, checkTargets } from '../check-feeds.ts';
-import type { Feeds, GraphUse, LoadedGraph, RunSettings } from '../runtime.ts';
+import type { Feeds, GraphUse, LoadedGraph, RunSettings, Targets } from '../runtime.ts';
 import { encodeGraph } from './encode.ts';
 import type { SessionHost } from './session-host.ts';
 import { sessionOptions } from './session-options.ts';
@@ -54,27 +54,17 @@ export class GraphSession implements LoadedGraph {
     return new GraphSession(host, session, graph, mapped, signal);
   }
 
-  async run(
-    feeds: Feeds,
-    wanted?: readonly string[],
-    into: Readonly<Record<string, TensorData>> = {},
-  ): Promise<Record<string, Tensor>> {
+  async run(feeds: Feeds, wanted?: readonly string[], into: Targets = {}): Promise<Record<string, Tensor>> {
     this.#signal?.throwIfAborted();
     // Touching a mapped file that is gone would end the process.
     checkUnchanged(this.#mapped);
     checkFeeds(this.#graph, feeds);
-    checkTargets(this.#graph, into);
+    const targets = checkTargets(this.#graph, into);
     const names = wanted ?? [...this.#graph.outputs.keys()];
-    const outputs = names.map((name) => [`output:${name}`, this.#target(name, into[name])] as const);
+    const outputs = names.map((name) => [`output:${name}`, targets[name] ?? null] as const);
     const running = this.#host.run(this.#session, feeds, Object.fromEntries(outputs), this.#signal);
     const results = await unchanged('run', this.#mapped, this.#signal, running);
     return Object.fromEntries(outputs.map(([output, target], i) => [names[i]!, target ?? results[output]!]));
-  }
-
-  #target(name: string, data: TensorData | undefined): Tensor | null {
-    if (data === undefined) return null;
-    const { dtype, shape } = this.#graph.outputs.get(name)!;
-    return { dtype, shape, data } as Tensor;
   }
 
   dispose(): Promise<void> {

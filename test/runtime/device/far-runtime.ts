@@ -29,14 +29,13 @@ export class FarRuntime implements Runtime {
         signal?.throwIfAborted();
         if (!this.memory.has(loaded)) throw new EdloraError('internal: a graph ran after it was disposed of');
         checkFeeds(graph, feeds);
-        checkTargets(graph, into);
+        const targets = checkTargets(graph, into);
         this.runs.push(use);
         const results = interpret(graph, this.#here(feeds));
         return Object.fromEntries(
           wanted.map((name) => {
-            const { data, ...of } = results[name]!;
-            into[name]?.set(data as never);
-            return [name, { ...of, data: into[name] ?? data }];
+            targets[name]?.data.set(results[name]!.data as never);
+            return [name, targets[name] ?? results[name]!];
           }),
         );
       },
