@@ -13,7 +13,7 @@ import { numbersOf, type ReusedMemory } from './reused-memory.ts';
 /** Rows factorised at a time: enough for the engine, few enough for plain loops over the diagonal's blocks. */
 export const ASYNC_PANEL_WIDTH = 64;
 /** Panels in a block of columns: few products per panel, each of a matrix that the caches hold. */
-const PANELS_PER_BLOCK = 4;
+const PANELS_PER_BLOCK = 10;
 const BLOCK_WIDTH = ASYNC_PANEL_WIDTH * PANELS_PER_BLOCK;
 
 /** A factor whose solves are computed elsewhere too. */
@@ -101,6 +101,7 @@ class BlockedFactor implements AsyncCholeskyFactor {
     const rest = numbersOf(this.#memory, (BLOCK_WIDTH - ASYNC_PANEL_WIDTH) * n);
     const given = numbersOf(this.#memory, ASYNC_PANEL_WIDTH * BLOCK_WIDTH);
     const made = numbersOf(this.#memory, ASYNC_PANEL_WIDTH * BLOCK_WIDTH);
+    const [triangles, inverses] = [this.#panelNumbers(), this.#panelNumbers()];
     for (const [p, { begin, end }] of ranges(n, ASYNC_PANEL_WIDTH).entries()) {
       const width = end - begin;
       /** Columns [left, right) of the panel's rows of A. */
@@ -114,12 +115,17 @@ class BlockedFactor implements AsyncCholeskyFactor {
       };
       const own = this.#blocks[Math.floor(p / PANELS_PER_BLOCK)]!;
       const above = begin === 0 ? null : columnsOf(own, begin, begin, end, this.#columns);
-      const corner = cornerOf(rowStart, data, begin, end);
+      const corner = cornerOf(rowStart, data, begin, end, given);
       if (above !== null) {
-        const product = await transposedTimes(this.#engine, above, above);
+        const into = matrix(width, width, made.subarray(0, width * width));
+        const product = await transposedTimes(this.#engine, above, above, into);
         addScaled(-1, product.data, 0, corner.data, 0, corner.data.length);
       }
-      const panel = finishedPanel(corner, begin, diagonal);
+      const memory = {
+        triangle: triangles.subarray(begin * ASYNC_PANEL_WIDTH, begin * ASYNC_PANEL_WIDTH + width * width),
+        inverse: inverses.subarray(begin * ASYNC_PANEL_WIDTH, begin * ASYNC_PANEL_WIDTH + width * width),
+      };
+      const panel = finishedPanel(corner, begin, diagonal, memory);
       this.#panels.push(panel);
       place(own, panel.triangle, begin, begin);
       const { triangle, inverse } = panel;
@@ -137,6 +143,11 @@ class BlockedFactor implements AsyncCholeskyFactor {
         await substitute(this.#engine, { ...step, c: rowsOf(block.begin, block.end), known, into });
       }
     }
+  }
+
+  /** A square of each panel's width. */
+  #panelNumbers(): Float64Array {
+    return numbersOf(this.#memory, this.size * ASYNC_PANEL_WIDTH).fill(0);
   }
 
   async solveRows(b: Matrix): Promise<Matrix> {
@@ -198,15 +209,16 @@ function ranges(size: number, width: number): { readonly begin: number; readonly
   }));
 }
 
-/** A[begin:end, begin:end], as its upper triangle says. */
+/** A[begin:end, begin:end], as its upper triangle says, at the beginning of `memory`. */
 function cornerOf(
   rowStart: (i: number) => number,
   data: ArrayLike<number>,
   begin: number,
   end: number,
+  memory: Float64Array,
 ): Matrix {
   const width = end - begin;
-  const corner = matrix(width, width);
+  const corner = matrix(width, width, memory.subarray(0, width * width));
   for (let i = 0; i < width; i++) {
     const row = rowStart(begin + i) + begin;
     for (let j = i; j < width; j++) {
@@ -217,21 +229,33 @@ function cornerOf(
   return corner;
 }
 
-/** The factor of a diagonal block from which all earlier rows are taken. */
-function finishedPanel(corner: Matrix, begin: number, diagonal: Float64Array): Panel {
+/**
+ * The factor of a diagonal block from which all earlier rows are taken.
+ * @param memory zeros that it is written to
+ */
+function finishedPanel(
+  corner: Matrix,
+  begin: number,
+  diagonal: Float64Array,
+  memory: Readonly<Record<'triangle' | 'inverse', Float64Array>>,
+): Panel {
   const width = corner.rows;
   eliminatePanel(corner, 0, width, diagonal, { first: begin, size: diagonal.length });
-  const triangle = matrix(width, width);
+  const triangle = matrix(width, width, memory.triangle);
   for (let i = 0; i < width; i++) {
     for (let j = 0; j <= i; j++) triangle.data[j * width + i] = corner.data[i * width + j]!;
   }
-  return { begin, end: begin + width, triangle, inverse: invertUpper(triangle) };
+  return {
+    begin,
+    end: begin + width,
+    triangle,
+    inverse: invertUpper(triangle, matrix(width, width, memory.inverse)),
+  };
 }
 
-/** U⁻¹ of an upper triangular U, row by row from the last. */
-function invertUpper(upper: Matrix): Matrix {
+/** U⁻¹ of an upper triangular U, row by row from the last, in place of zeros. */
+function invertUpper(upper: Matrix, inverse: Matrix): Matrix {
   const n = upper.rows;
-  const inverse = matrix(n, n);
   for (let i = n - 1; i >= 0; i--) {
     const pivot = upper.data[i * n + i]!;
     inverse.data[i * n + i] = 1 / pivot;

@@ -10,7 +10,7 @@ import {
 } from './gram.ts';
 import { type MatmulEngine, timesTransposed, transposedTimes } from './matmul-engine.ts';
 import { type Matrix, matrix } from './matrix.ts';
-import { addScaled, multiply, multiplyTransposed } from './products.ts';
+import { addScaled, copyRun, multiply, multiplyTransposed } from './products.ts';
 import { numbersOf, type ReusedMemory } from './reused-memory.ts';
 
 /** Up to this width plain loops multiply as fast as the engine starts. */
@@ -28,7 +28,7 @@ const STRIP_ROWS = 256;
 export class GramProducts {
   readonly #engine: MatmulEngine | null;
   readonly #memory: ReusedMemory | undefined;
-  #strip = new Float64Array(0);
+  readonly #scratch: Float64Array[] = [];
 
   /** @param engine null: plain loops */
   constructor(engine: MatmulEngine | null, memory?: ReusedMemory) {
@@ -50,16 +50,23 @@ export class GramProducts {
     return 'packed' in gram ? this.#multiplyPacked(this.#engine, a, gram) : this.#engine(a, gram);
   }
 
+  /** So many numbers of one of the memories that all products use. */
+  #numbers(which: number, count: number): Float64Array {
+    if ((this.#scratch[which]?.length ?? -1) < count) this.#scratch[which] = numbersOf(this.#memory, count);
+    return this.#scratch[which]!;
+  }
+
   async #multiplyPacked(
     engine: MatmulEngine,
     a: Matrix,
     { size: n, packed }: PackedSymmetric,
   ): Promise<Matrix> {
     const product = matrix(a.rows, n);
-    if (this.#strip.length < STRIP_ROWS * n) this.#strip = numbersOf(this.#memory, STRIP_ROWS * n);
+    const [operand, into] = [this.#numbers(0, a.rows * n), this.#numbers(1, a.rows * n)];
+    const strips = this.#numbers(2, STRIP_ROWS * n);
     for (let top = 0; top < n; top += STRIP_ROWS) {
       const rows = Math.min(STRIP_ROWS, n - top);
-      const strip = matrix(rows, n - top, this.#strip.subarray(0, rows * (n - top)));
+      const strip = over(strips, rows, n - top);
       for (let i = 0; i < rows; i++) {
         const from = packedStart(n, top + i);
         const to = i * strip.cols;
@@ -67,20 +74,24 @@ export class GramProducts {
         strip.data.set(packed.subarray(from, from + n - top - i), to + i);
         strip.data[to + i]! /= 2;
       }
-      addColumns(product, top, await engine(columnsOf(a, top, top + rows), strip));
-      addColumns(product, top, await timesTransposed(engine, columnsOf(a, top, n), strip));
+      const right = columnsOf(a, top, n, operand);
+      addColumns(product, top, await timesTransposed(engine, right, strip, over(into, a.rows, rows)));
+      const left = columnsOf(a, top, top + rows, operand);
+      addColumns(product, top, await engine(left, strip, over(into, a.rows, n - top)));
     }
     return product;
   }
 }
 
-/** Columns [left, right), copied. */
-function columnsOf({ rows, cols, data }: Matrix, left: number, right: number): Matrix {
-  const width = right - left;
-  const result = matrix(rows, width);
-  for (let i = 0; i < rows; i++) {
-    result.data.set(data.subarray(i * cols + left, i * cols + right), i * width);
-  }
+/** A matrix at the beginning of some numbers. */
+function over(numbers: Float64Array, rows: number, cols: number): Matrix {
+  return matrix(rows, cols, numbers.subarray(0, rows * cols));
+}
+
+/** Columns [left, right), copied to the beginning of some numbers. */
+function columnsOf({ rows, cols, data }: Matrix, left: number, right: number, memory: Float64Array): Matrix {
+  const result = over(memory, rows, right - left);
+  for (let i = 0; i < rows; i++) copyRun(data, i * cols + left, result.data, i * result.cols, result.cols);
   return result;
 }
 

@@ -8,6 +8,7 @@ import { ASYNC_PANEL_WIDTH, choleskyAsync } from '../../src/linalg/cholesky-asyn
 import { packFloat64 } from '../../src/linalg/gram.ts';
 import { timesTransposed, transposedTimes } from '../../src/linalg/matmul-engine.ts';
 import { type Matrix, matrix, transpose } from '../../src/linalg/matrix.ts';
+import { ReusedMemory } from '../../src/linalg/reused-memory.ts';
 import { InterpreterRuntime } from '../../src/runtime/interpreter-runtime.ts';
 import { GraphMatmulEngine } from '../../src/runtime/matmul-engine.ts';
 import { OnnxRuntime } from '../../src/runtime/onnxruntime/onnx-runtime.ts';
@@ -49,6 +50,19 @@ describe.each(Object.entries(engines))('Cholesky with products by %s', (_, engin
     expect(relativeError(x.data, solveRows(plain, b).data)).toBeLessThan(1e-11);
     expect(factor.condition / conditionLowerBound(plain)).toBeCloseTo(1, 10);
     expect(b.data).toEqual(before.data);
+  });
+
+  it('is the same in memory that held other numbers', async () => {
+    const memory = new ReusedMemory();
+    for (const n of [700, 130, 64]) {
+      const a = gramOf(randomMatrix(n, n + 20, n));
+      const b = randomMatrix(n + 1, 3, n);
+      const factor = await choleskyAsync(packFloat64(a), engine, memory);
+      expect((await factor.solveRows(b)).data).toEqual(
+        (await (await choleskyAsync(packFloat64(a), engine)).solveRows(b)).data,
+      );
+      memory.reuse();
+    }
   });
 
   it('keeps the digits that a product with an inverse loses', async () => {

@@ -85,6 +85,8 @@ export async function normalMatrixWith(
   return packedSymmetric(n, packed);
 }
 
+type Weighted = readonly [packed: Float64Array, weight: number];
+
 /** target += Σ weight · G, some rows at a time, so that the target is written to memory once. */
 function* addPacked(
   target: Float64Array,
@@ -93,30 +95,31 @@ function* addPacked(
 ): Steps<void> {
   for (let top = 0; top < n; top += ROWS_PER_STEP) {
     const bottom = Math.min(n, top + ROWS_PER_STEP);
+    const [begin, end] = [packedStart(n, top), packedStart(n, bottom)];
+    let four: Weighted[] = [];
     for (const [gram, weight] of terms) {
-      if ('packed' in gram) {
-        const [begin, end] = [packedStart(n, top), packedStart(n, bottom)];
-        addWeighted(weight, gram.packed, begin, target, begin, end - begin);
+      if ('packed' in gram && gram.packed instanceof Float64Array) {
+        four.push([gram.packed, weight]);
+        if (four.length < 4) continue;
+        addFour(four, target, begin, end);
+        four = [];
+      } else if ('packed' in gram) {
+        for (let i = begin; i < end; i++) target[i]! += weight * gram.packed[i]!;
       } else {
         for (let i = top; i < bottom; i++) {
-          addWeighted(weight, gram.data, i * n + i, target, packedStart(n, i), n - i);
+          addScaled(weight, gram.data, i * n + i, target, packedStart(n, i), n - i);
         }
       }
     }
+    for (const [packed, weight] of four) addScaled(weight, packed, begin, target, begin, end - begin);
     yield;
   }
 }
 
-function addWeighted(
-  weight: number,
-  from: Float32Array | Float64Array,
-  start: number,
-  target: Float64Array,
-  at: number,
-  count: number,
-): void {
-  if (from instanceof Float64Array) addScaled(weight, from, start, target, at, count);
-  else for (let i = 0; i < count; i++) target[at + i]! += weight * from[start + i]!;
+/** Four at a time: what is read and written of the target is most of the work. */
+function addFour(terms: readonly Weighted[], target: Float64Array, begin: number, end: number): void {
+  const [[a, p], [b, q], [c, r], [d, s]] = terms as [Weighted, Weighted, Weighted, Weighted];
+  for (let i = begin; i < end; i++) target[i]! += p * a[i]! + q * b[i]! + (r * c[i]! + s * d[i]!);
 }
 
 function summands(
