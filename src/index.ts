@@ -94,6 +94,7 @@ export type {
   RunSettings,
   Runtime,
   RuntimeTraits,
+  Targets,
 } from './runtime/runtime.ts';
 
 // Concepts and LoRA files: read, bound to words, written.
@@ -491,8 +492,9 @@ export type { TargetRules } from './io/targets.ts';
 export { removeUnfinishedFiles } from './io/temporary-names.ts';
 export type { FeatureRows, Gram, GramTerm, PackedSymmetric } from './linalg/gram.ts';
 export { type LowRank, rankOf } from './linalg/low-rank.ts';
-export type { MatmulEngine } from './linalg/matmul-engine.ts';
+export type { MatmulEngine, Substitution } from './linalg/matmul-engine.ts';
 export type { Matrix } from './linalg/matrix.ts';
+export type { ReusedMemory } from './linalg/reused-memory.ts';
 export type { Pace, Steps } from './pace.ts';
 export type { Tensor, TensorData, TensorDType } from './tensor/tensor.ts';
 
