@@ -137,6 +137,7 @@ export {
   type ConceptConfig,
   renameTokens,
 } from './concepts/prompt.ts';
+export { type FoundName, headerPhrase } from './concepts/trigger-phrase.ts';
 
 // Deprojectors: from an embedding, or a mean of several, back to the text encoder's states.
 

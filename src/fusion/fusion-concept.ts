@@ -2,10 +2,10 @@
 import type { Concept } from '../concepts/concept.ts';
 import { conceptName } from '../concepts/concept.ts';
 import { conceptDeltas } from '../concepts/fit.ts';
+import { triggerPhrase } from '../concepts/trigger-phrase.ts';
 import { excerpt } from '../formats/excerpt.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
 import type { ModelDeltas } from '../models/lora.ts';
-import { triggerPhrase } from './trigger-phrase.ts';
 
 export interface FusionConceptInput {
   readonly concept: Concept;

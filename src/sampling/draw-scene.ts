@@ -145,7 +145,8 @@ export async function drawScene(planned: PlannedScene, options: DrawSceneOptions
         pictures.push({ file, seed: picture.seed, width: picture.width, height: picture.height });
         if (auto !== undefined) notes.push(...placeNotes(picture, auto));
         if (auto !== undefined && options.masks !== undefined) {
-          const found = { scene, auto, seed: picture.seed, places: picture.found };
+          const { seed, found: places } = picture;
+          const found = { scene, auto, concepts: model.concepts, seed, places };
           scenes.push(await saveMasks(found, path.resolve(options.masks)));
         }
         if (grid) kept.push(picture);

@@ -10,6 +10,7 @@ import { loadConcept } from '../concepts/concept-file.ts';
 import { type EmbeddingFile, loadEmbeddings } from '../concepts/embedding-file.ts';
 import { conceptDeltas } from '../concepts/fit.ts';
 import { type BoundVocabulary, bindConcepts, type ConceptConfig } from '../concepts/prompt.ts';
+import { type FoundName, headerPhrase } from '../concepts/trigger-phrase.ts';
 import { FormatError, UsageError } from '../errors.ts';
 import { infoOf } from '../io/file-info.ts';
 import { placeOfRecord } from '../io/recorded-path.ts';
@@ -42,6 +43,8 @@ export interface SceneConcept {
   /** As the scene has it. */
   readonly path: string;
   readonly words: readonly string[];
+  /** What its header calls it, if it has no words of its own. */
+  readonly phrase: FoundName | null;
   /** Changes of the base, of strength 1. */
   readonly deltas: ModelDeltas;
   /** Strengths where words call it, or everywhere; null for a file that only `<lora:…>` names, with strengths of its own. */
@@ -110,6 +113,7 @@ export async function openSceneModel(sources: ModelSources): Promise<SceneModel>
     placed.push({
       path: file,
       words: concept.tokens.map(({ word }) => word),
+      phrase: concept.tokens.length === 0 ? headerPhrase(concept) : null,
       deltas: await conceptDeltas(base, concept, { convolutions: true }),
       own,
     });

@@ -10,14 +10,16 @@ import { relativeRecord } from '../io/recorded-path.ts';
 import { makeFolder, writeFileAtomically } from '../io/replace-file.ts';
 import type { AutoRegions } from './auto-regions/auto-regions.ts';
 import type { FoundPlace } from './auto-regions/found-places.ts';
+import type { SceneConcept } from './model-source.ts';
 import type { SoftMask } from './region.ts';
-import { type NormalScene, normalScene } from './scene.ts';
+import { type NormalScene, normalScene, type WeightFile } from './scene.ts';
 import type { Scene } from './scene-schema.ts';
 
 export interface FoundScene {
   /** As it was drawn, with defaults in place. */
   readonly scene: NormalScene;
   readonly auto: AutoRegions;
+  readonly concepts: readonly SceneConcept[];
   /** Of the picture. */
   readonly seed: number;
   /** In the order of the regions. */
@@ -28,22 +30,48 @@ export interface FoundScene {
  * @param folder that holds a folder for each picture; made if missing
  * @returns the scene file
  */
-export async function saveMasks({ scene, auto, seed, places }: FoundScene, folder: string): Promise<string> {
+export async function saveMasks(found: FoundScene, folder: string): Promise<string> {
+  const { scene, auto, concepts, seed, places } = found;
   await makeFolder(folder);
   const own = await freshFolder(folder, seed);
   const { width = 0, height = 0 } = scene;
   const regions = [];
+  const placed = wordless(auto, concepts);
   for (const [i, { prompt, words, negativePrompt }] of auto.regions.entries()) {
     const mask = path.join(own, `${i + 1}-${fileName(words)}.png`);
     await writePicture(mask, grayPicture(places[i]!.mask, width, height), {});
-    regions.push({ prompt, negative: negativePrompt, mask });
+    regions.push({ prompt, negative: negativePrompt, mask, loras: placed[i] });
   }
   const { autoRegions: _, ...rest } = scene;
-  const drawn = { ...rest, prompt: auto.background, seed, count: 1, batch: 1, regions };
+  const everywhere = ({ path: file }: WeightFile): boolean =>
+    !placed.some((files) => files?.some((own) => own.path === file));
+  const drawn = {
+    ...rest,
+    concepts: scene.concepts.filter(everywhere),
+    loras: scene.loras.filter(everywhere),
+    prompt: auto.background,
+    seed,
+    count: 1,
+    batch: 1,
+    regions,
+  };
   const seen = normalScene(drawn as Scene, (file) => relativeRecord(path.resolve(file), own) ?? file);
   const file = path.join(own, 'scene.yaml');
   await writeFileAtomically(file, [stringify(JSON.parse(JSON.stringify(seen)))]);
   return file;
+}
+
+/** By region, the files that no word of theirs brings there: a drawn region has to name them. */
+function wordless({ regions }: AutoRegions, concepts: readonly SceneConcept[]): (WeightFile[] | undefined)[] {
+  return regions.map(({ words, concepts: uses = [] }) => {
+    const files = uses.flatMap(({ concept, unetStrength = 1, textEncoderStrength = 1 }) => {
+      const { path: file, phrase } = concepts[concept]!;
+      return phrase !== null && words.includes(phrase.name)
+        ? [{ path: file, unetStrength, textEncoderStrength }]
+        : [];
+    });
+    return files.length === 0 ? undefined : files;
+  });
 }
 
 /** A folder that was not there: `seed-7`, or `seed-7-2` and so on. */

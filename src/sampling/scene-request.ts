@@ -30,7 +30,7 @@ import { checkRequestMemory } from './request-memory.ts';
 import { createSampler } from './samplers/create.ts';
 import { beginIndexFor } from './samplers/sampler.ts';
 import { DEFAULT_DENOISE, type NormalScene } from './scene.ts';
-import { wordedScene } from './scene-auto.ts';
+import { calledByPhrase, wordedScene } from './scene-auto.ts';
 import { combinationNotes, placeConcepts } from './scene-concepts.ts';
 import { type SceneGuide, type ScenePlace, sceneRegion, sceneStrength } from './scene-schema.ts';
 import { openSceneStates, type SceneStates } from './scene-states.ts';
@@ -96,11 +96,13 @@ export async function prepareScene(scene: NormalScene, model: SceneModel): Promi
     await setImmediate();
     return drawShape(place, width, height, notes);
   };
+  const named =
+    auto === undefined ? { concepts: model.concepts, notes: [] } : calledByPhrase(auto, model.concepts);
   const placed = placeConcepts(
     auto === undefined ? complete : { ...complete, prompt: auto.background, regions: auto.regions },
-    model.concepts,
+    named.concepts,
   );
-  notes.push(...placed.notes);
+  notes.push(...named.notes, ...placed.notes);
   const regions: Region[] = [];
   for (const [i, { prompt, negative, weight, loras, ...place }] of complete.regions.entries()) {
     regions.push({
@@ -140,7 +142,10 @@ export async function prepareScene(scene: NormalScene, model: SceneModel): Promi
     regions,
     autoRegions: auto && {
       ...auto,
-      regions: auto.regions.map((region, i) => ({ ...region, concepts: placed.regions[i]! })),
+      regions: auto.regions.map(({ loras: _, ...region }, i) => ({
+        ...region,
+        concepts: placed.regions[i]!,
+      })),
     },
     concepts: placed.context,
     width,

@@ -54,6 +54,61 @@ describe('a prompt', () => {
   });
 });
 
+describe('LoRAs without words', () => {
+  const XL = path.join(packageRoot(), 'fixtures/tiny-world-xl');
+  const lora = (name: string): string => path.join(XL, 'concepts', `${name}.safetensors`);
+  const plain = {
+    base: path.join(XL, 'model'),
+    loras: [{ path: lora('beachball'), strength: 0.5 }, lora('checker')],
+    prompt: 'a chkr board and a bchbll ball',
+    regions: 'auto' as const,
+    width: 128,
+    height: 64,
+    steps: 1,
+  };
+
+  it('are called by the phrase of their header, act there alone, and are said to', async () => {
+    const { request, notes } = await planScene(normalScene(plain));
+    const regions = request.autoRegions!.regions.map(({ prompt, concepts }) => ({ prompt, concepts }));
+    expect(regions).toEqual([
+      { prompt: 'a chkr board', concepts: [{ concept: 1, unetStrength: 1, textEncoderStrength: 1 }] },
+      { prompt: 'a bchbll ball', concepts: [{ concept: 0, unetStrength: 0.5, textEncoderStrength: 0.5 }] },
+    ]);
+    expect(request.concepts).toEqual([]);
+    expect(notes).toEqual([
+      `beachball.safetensors: acts where "bchbll ball" is going to stand (a folder's name in ss_tag_frequency of its header)`,
+      `checker.safetensors: acts where "chkr board" is going to stand (a folder's name in ss_tag_frequency of its header)`,
+    ]);
+  });
+
+  it('act everywhere where the prompt does not call them', async () => {
+    const { request } = await planScene(normalScene({ ...plain, prompt: 'a chkr board' }));
+    const [region] = request.autoRegions!.regions;
+    expect(region!.concepts!.map(({ concept }) => concept)).toEqual([0, 1]);
+    expect(request.concepts!.map(({ concept }) => concept)).toEqual([0]);
+  });
+
+  it('are named by the regions of places that are kept', async () => {
+    const masks = scratch('phrases');
+    const { scenes } = await drawScene(await planScene(normalScene(plain)), {
+      folder: scratch('balls'),
+      masks,
+    });
+    const again = normalScene(await readSceneFile(scenes[0]!), (name) =>
+      path.resolve(path.dirname(scenes[0]!), name),
+    );
+    expect(again.loras).toEqual([]);
+    expect(again.regions.map(({ loras }) => loras)).toEqual([
+      [{ path: lora('checker'), unetStrength: 1, textEncoderStrength: 1 }],
+      [{ path: lora('beachball'), unetStrength: 0.5, textEncoderStrength: 0.5 }],
+    ]);
+    const { request } = await planScene(again);
+    expect(request.regions!.map(({ concepts }) => concepts!.map(({ unetStrength }) => unetStrength))).toEqual(
+      [[1], [0.5]],
+    );
+  });
+});
+
 it('places are kept as files, drawn again from them, and never written over', async () => {
   const folder = scratch('pictures');
   const masks = scratch('masks');

@@ -11,6 +11,7 @@ const whole = { unetStrength: 1, textEncoderStrength: 1 };
 const concept = (path: string, words: string[], own: SceneConcept['own'] = whole): SceneConcept => ({
   path,
   words,
+  phrase: null,
   deltas: new Map(),
   own,
 });

@@ -2,12 +2,12 @@
  * What prompts call a LoRA that has no words of its own: the phrase that its header says, or that most of its captions had. A header is
  * anybody's text: what is too long for a name, or would steer a terminal, is passed over.
  */
-import path from 'node:path';
-import type { Concept } from '../concepts/concept.ts';
+import * as path from '../io/platform/paths.ts';
 import { PROMPT_WORDS, WordMatcher } from '../models/clip/word-matcher.ts';
 import { visible } from '../visible.ts';
+import type { Concept } from './concept.ts';
 
-export interface NamedBy {
+export interface FoundName {
   readonly name: string;
   /** Where it comes from, for people. */
   readonly source: string;
@@ -16,13 +16,18 @@ export interface NamedBy {
 /** Characters of a name: prompts stand around it, and 75 tokens are all that is read. */
 const LONGEST = 100;
 
-/** Its trigger phrase, else the most frequent phrase of its training captions, else its file's name. */
-export function triggerPhrase({ metadata, path: file }: Pick<Concept, 'metadata' | 'path'>): NamedBy {
+/** Its trigger phrase, else the most frequent phrase of its training captions; null where its header says neither. */
+export function headerPhrase({ metadata }: Pick<Concept, 'metadata'>): FoundName | null {
   const phrase = nameIn(metadata.get('modelspec.trigger_phrase') ?? '');
   if (phrase !== null) return { name: phrase, source: 'modelspec.trigger_phrase of its header' };
+  return mostFrequent(metadata.get('ss_tag_frequency'));
+}
+
+/** What its header says, else its file's name. */
+export function triggerPhrase(concept: Pick<Concept, 'metadata' | 'path'>): FoundName {
   return (
-    mostFrequent(metadata.get('ss_tag_frequency')) ?? {
-      name: path.parse(file).name.replace(/[_-]+/g, ' ').trim(),
+    headerPhrase(concept) ?? {
+      name: path.parse(concept.path).name.replace(/[_-]+/g, ' ').trim(),
       source: "its file's name",
     }
   );
@@ -39,7 +44,7 @@ function nameIn(text: string): string | null {
  * repeats and phrase; where captions are sentences, each another, the phrase is in more of them than any tag has captions. Of several
  * that are equally frequent the first tag counts: captions begin with the trigger.
  */
-function mostFrequent(text: string | undefined): NamedBy | null {
+function mostFrequent(text: string | undefined): FoundName | null {
   let folders: unknown;
   try {
     folders = JSON.parse(text ?? 'null');

@@ -1,6 +1,6 @@
 /** What prompts call a LoRA without words, by its header. */
 import { describe, expect, it } from 'vitest';
-import { triggerPhrase } from '../../src/fusion/trigger-phrase.ts';
+import { triggerPhrase } from '../../src/concepts/trigger-phrase.ts';
 
 const named = (entries: Record<string, unknown>) =>
   triggerPhrase({
