@@ -12,7 +12,8 @@ import { defaultRuntime } from '../../src/runtime/default-runtime.ts';
 import { checkpointSampler } from '../../src/sampling/checkpoint-schedule.ts';
 import { GuidedRows } from '../../src/sampling/guided-rows.ts';
 import { runGuided } from '../../src/sampling/guided-run.ts';
-import { ddim } from '../../src/sampling/samplers/ddim.ts';
+import { createSampler } from '../../src/sampling/samplers/create.ts';
+import type { Sampler } from '../../src/sampling/samplers/sampler.ts';
 import { TorchGenerator } from '../../src/tensor/random.ts';
 import { float32, type Tensor } from '../../src/tensor/tensor.ts';
 import type { Picture } from '../support/shapeland/picture.ts';
@@ -26,9 +27,21 @@ export interface DrawingModel {
   readonly threads?: number;
 }
 
+/** How pictures are denoised. */
+export interface Sampling {
+  readonly sampler: 'ddim' | 'dpmpp-2m';
+  readonly steps: number;
+}
+
+export const SAMPLINGS = {
+  ddim: { sampler: 'ddim', steps: 25 },
+  /** A third of the work: finds single concepts as often (67, 67, 65 of 80 against 66, 69, 62). */
+  fast: { sampler: 'dpmpp-2m', steps: 8 },
+} as const satisfies Record<string, Sampling>;
+
 export interface DrawOptions {
-  /** Default 25. */
-  readonly steps?: number;
+  /** Default DDIM, 25 steps. */
+  readonly sampling?: Sampling;
   /** Default 4, as in the table of the miniature. */
   readonly guidanceScale?: number;
   readonly seed: number;
@@ -61,13 +74,13 @@ function everyLayer(states: Float32Array, layers: number): Float32Array {
 export async function draw(
   model: DrawingModel,
   prompts: readonly Drawable[],
-  { steps = 25, guidanceScale = 4, seed }: DrawOptions,
+  { sampling = SAMPLINGS.ddim, guidanceScale = 4, seed }: DrawOptions,
 ): Promise<Picture[]> {
   const { base, vocabulary } = model;
   const { sampleSize: size, inChannels } = base.parts.unet.config;
   const pixels = inChannels * size * size;
   const noise = new TorchGenerator(seed).randn(prompts.length * pixels);
-  const sampler = ddim(checkpointSampler(base, 'ddim'), steps);
+  const sampler = createSampler(checkpointSampler(base, sampling.sampler), sampling.steps);
   const added = vocabulary.embeddingRows;
   const encoder = base.family.base.tokenEncoder(base.parts, { added, deltas: model.deltas });
   const encoded = new Map<string, Float32Array>();
@@ -99,7 +112,7 @@ export async function draw(
 
 async function denoise(
   { base, deltas, threads }: DrawingModel,
-  sampler: ReturnType<typeof ddim>,
+  sampler: Sampler,
   contexts: readonly Float32Array[],
   empty: Float32Array,
   guidanceScale: number,

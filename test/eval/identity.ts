@@ -2,7 +2,7 @@
 import { CONCEPT_THRESHOLDS, conceptScore } from '../support/shapeland/concept-detector.ts';
 import { detect } from '../support/shapeland/detect.ts';
 import { COLOURS, type ConceptName, SHAPES } from '../support/shapeland/world.ts';
-import { type DrawingModel, draw } from './draw.ts';
+import { type DrawingModel, draw, type Sampling } from './draw.ts';
 
 /** As in the miniature's table. */
 export const CONCEPT_TEMPLATES = [
@@ -15,17 +15,23 @@ export const CONCEPT_TEMPLATES = [
 /** `smiley` → `<smiley1> <smiley2>` */
 export const wordsOf = (concept: string): string => `<${concept}1> <${concept}2>`;
 
+/** How the pictures are drawn, where not as in the miniature's table. */
+export interface RateOptions {
+  readonly sampling?: Sampling;
+  readonly seed?: number;
+}
+
 /** Share of pictures in which the concept is found, and the mean score. */
 export async function identityRate(
   model: DrawingModel,
   concept: ConceptName,
   samples: number,
-  seed = 11,
+  { sampling, seed = 11 }: RateOptions = {},
 ): Promise<{ rate: number; score: number }> {
   const prompts = Array.from({ length: samples }, (_, i) =>
     CONCEPT_TEMPLATES[i % CONCEPT_TEMPLATES.length]!.replace('{}', wordsOf(concept)),
   );
-  const pictures = await draw(model, prompts, { seed });
+  const pictures = await draw(model, prompts, { seed, sampling });
   const scores = pictures.map((picture) => conceptScore(picture, concept).score);
   return {
     rate: scores.filter((score) => score >= CONCEPT_THRESHOLDS[concept]).length / samples,
@@ -41,10 +47,14 @@ export function otherPairs(count: number): { colour: string; shape: string }[] {
 }
 
 /** Share of "photo of a COLOUR SHAPE" in which both words are right. */
-export async function otherPromptsRate(model: DrawingModel, samples: number, seed = 3): Promise<number> {
+export async function otherPromptsRate(
+  model: DrawingModel,
+  samples: number,
+  { sampling, seed = 3 }: RateOptions = {},
+): Promise<number> {
   const pairs = otherPairs(samples);
   const prompts = pairs.map(({ colour, shape }) => `photo of a ${colour} ${shape}`);
-  const pictures = await draw(model, prompts, { seed });
+  const pictures = await draw(model, prompts, { seed, sampling });
   const right = pictures.filter((picture, i) => {
     const found = detect(picture);
     return found !== null && found.colour === pairs[i]!.colour && found.shape === pairs[i]!.shape;
