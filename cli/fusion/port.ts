@@ -14,7 +14,7 @@ export const portOptionsIn = (group: string) =>
     'port-rank': option(group, `Rank of the ported keys and values [default: ${PORT_DEFAULTS.rank}]`),
     'port-steps': option(
       group,
-      `Gradient steps on the embeddings before keys and values are solved for, e.g. 40 [default: ${PORT_DEFAULTS.steps}]`,
+      `Gradient steps on the embeddings before keys and values are solved for, at most; 0: the layers’ mean [default: ${PORT_DEFAULTS.steps}]`,
     ),
     'port-refine': option(
       group,

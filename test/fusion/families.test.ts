@@ -78,7 +78,7 @@ describe.each(['sdxl', 'sd2'])('%s', (family) => {
       deltas: new Map([...fusion.layers].map(([id, { delta }]) => [id, delta])),
       concepts: fusion.concepts.map(({ concept }) => concept),
       captions: ['a cat'],
-      options: { rank: 2 },
+      options: { rank: 2, steps: 0 },
     });
     expect(port.layers).toHaveLength(2 * base.parts.layers.contextCount);
     const { files } = await writePort(base, port, words, scratch('portable'));

@@ -20,7 +20,7 @@ import { vectorsOf } from '../../support/tokens.ts';
 const TEMPLATES = ['photo of a {}', '{}', 'a {} on a table', 'two of them, {} and a dog'];
 const CAPTIONS = ['photo of a dog', ''];
 const RIDGE = 1e-3;
-const FULL = { rank: 1024, ridge: RIDGE, templates: TEMPLATES };
+const FULL = { rank: 1024, ridge: RIDGE, steps: 0, templates: TEMPLATES };
 const ID: LayerId = 'unet:mid_block.attentions.0.transformer_blocks.0.attn2.to_v';
 
 let base: Checkpoint;

@@ -132,7 +132,7 @@ describe('the objective of shared embeddings', () => {
     expect(vectors(moved)).not.toEqual(vectors(mean));
   });
 
-  it('stops when asked, between two steps', async () => {
+  it('is descended unless asked not to, and stops when asked between two steps', async () => {
     const stop = new AbortController();
     const steps: number[] = [];
     const asked = portable({
@@ -140,11 +140,11 @@ describe('the objective of shared embeddings', () => {
       deltas,
       concepts: [concept],
       captions: CAPTIONS,
-      options: { steps: 50, templates: TEMPLATES },
+      options: { templates: TEMPLATES },
       threads: 1,
       signal: stop.signal,
-      onProgress: ({ action, done }) => {
-        expect(action).toBe('words');
+      onProgress: ({ action, done, total }) => {
+        expect([action, total]).toEqual(['words', 40]);
         steps.push(done);
         if (done === 2) stop.abort(new Error('enough'));
       },
