@@ -1,7 +1,7 @@
 /**
  * `npm run test:interop`: files in every scheme that diffusers and PEFT read, loaded by them. Every layer's weight must be ours to
- * 1e-5 of its change, and no name may be left over. Kinds other than plain LoRA are not diffusers': it leaves DoRA's magnitudes out. Then a ported
- * concept is drawn by diffusers' own pipeline: the picture must be that of the sampler here to 1 of 255.
+ * 1e-5 of its change, and no name may be left over. Kinds other than plain LoRA are not diffusers': it leaves DoRA's magnitudes out. Then a
+ * ported concept and a ported fusion are drawn by diffusers' own pipeline: pictures must be those of the sampler here to 1 of 255.
  *
  *     EDLORA_PYTHON=/path/to/python npm run test:interop
  *
@@ -25,7 +25,7 @@ import { inOneGo } from '../../src/pace.ts';
 import { defaultBase, packageRoot } from '../../src/package-root.ts';
 import { TorchGenerator } from '../../src/tensor/random.ts';
 import { fusedOnSdxl } from './fused-sdxl.ts';
-import { portableDifference } from './portable.ts';
+import { portableDifferences } from './portable.ts';
 
 const TOLERANCE = 1e-5;
 
@@ -148,13 +148,14 @@ try {
     if (found !== null) faults++;
     process.stdout.write(`a fusion on SDXL, ${naming}: ${found ?? `${layers} layers right`}\n`);
   }
-  const difference = await portableDifference(python, folder);
-  if (!(difference <= 1)) faults++;
-  process.stdout.write(
-    `a ported concept in diffusers' pipeline: pixels differ by ${difference} of 255 at most\n`,
-  );
+  for (const { what, difference } of await portableDifferences(python, folder)) {
+    if (!(difference <= 1)) faults++;
+    process.stdout.write(`${what} in diffusers' pipeline: pixels differ by ${difference} of 255 at most\n`);
+  }
 } finally {
   rmSync(folder, { recursive: true, force: true });
 }
-process.stdout.write(`${cases.length} files, a fusion on SDXL and a ported concept, ${faults} faults\n`);
+process.stdout.write(
+  `${cases.length} files, a fusion on SDXL, a ported concept and a ported fusion, ${faults} faults\n`,
+);
 process.exitCode = faults === 0 ? 0 : 1;

@@ -1,12 +1,16 @@
-/** A ported concept drawn by diffusers' own pipeline, beside the sampler here with the same files, seeds and steps. */
+/** A ported concept and a ported fusion drawn by diffusers' own pipeline, beside the sampler here with the same files, seeds and steps. */
 import { spawnSync } from 'node:child_process';
 import path from 'node:path';
+import { loadConcept } from '../../src/concepts/concept-file.ts';
 import { openTensorFile } from '../../src/formats/open-tensor-file.ts';
 import { readFloat32 } from '../../src/formats/raw-tensor.ts';
 import { defaultCaptions, withEmptyPrompt } from '../../src/fusion/captions.ts';
+import { fuse } from '../../src/fusion/fuse.ts';
+import { writeFusion } from '../../src/fusion/output.ts';
 import { portable } from '../../src/fusion/port/port.ts';
 import { openPortSource } from '../../src/fusion/port/port-source.ts';
 import { writePort } from '../../src/fusion/port/write-port.ts';
+import { openCheckpoint } from '../../src/models/checkpoint.ts';
 import { defaultBase, packageRoot } from '../../src/package-root.ts';
 import { openSceneModel } from '../../src/sampling/model-source.ts';
 import { Pipeline } from '../../src/sampling/sample.ts';
@@ -17,10 +21,27 @@ const SEEDS = [0, 1, 2];
 const STEPS = 10;
 const GUIDANCE = 4;
 
-/** The largest difference of a pixel's value, of 255. @param folder for the files */
-export async function portableDifference(python: string, folder: string): Promise<number> {
-  const concept = path.join(packageRoot(), 'fixtures/tiny-world/concepts/edlora_smiley.pth');
-  const source = await openPortSource(concept);
+const [SMILEY, BULLSEYE] = ['smiley', 'bullseye'].map((name) =>
+  path.join(packageRoot(), `fixtures/tiny-world/concepts/edlora_${name}.pth`),
+) as [string, string];
+
+/** What is ported, with the largest difference of a pixel's value, of 255. @param folder for the files */
+export async function portableDifferences(
+  python: string,
+  folder: string,
+): Promise<{ what: string; difference: number }[]> {
+  const base = await openCheckpoint(defaultBase());
+  const concepts = [{ concept: await loadConcept(SMILEY) }, { concept: await loadConcept(BULLSEYE) }];
+  const fused = path.join(folder, 'fused');
+  await writeFusion(await fuse({ base, concepts }), fused);
+  return [
+    { what: 'a ported concept', difference: await differenceOf(SMILEY, python, path.join(folder, 'one')) },
+    { what: 'a ported fusion', difference: await differenceOf(fused, python, path.join(folder, 'two')) },
+  ];
+}
+
+async function differenceOf(file: string, python: string, folder: string): Promise<number> {
+  const source = await openPortSource(file);
   const captions = withEmptyPrompt(await defaultCaptions(source.base));
   const port = await portable({ ...source, captions });
   const out = path.join(folder, 'portable');
