@@ -56,8 +56,8 @@ export class FoundPlaces implements PicturePlaces {
   #doubts: readonly PlaceDoubt[] = [];
   /** Whether more was heard since masks were made. */
   #news = false;
-  #moving: Arrangement | null = null;
-  readonly #still = new Map<boolean, Arrangement>();
+  #drawn: Arrangement | null = null;
+  readonly #apart = new Map<boolean, Arrangement>();
   #started = false;
 
   constructor(request: FoundRequest) {
@@ -71,9 +71,7 @@ export class FoundPlaces implements PicturePlaces {
     const whole = levels.map(({ height, width }) =>
       tokens.map((_, source) => new Float32Array(height * width).fill(source === words + 1 ? 1 : 0)),
     );
-    // One graph for looking and moving; where nothing moves, the whole prompt alone is less to do.
-    const everywhere = request.stillFrom > 0;
-    this.#looking = this.#arranged(whole, { everywhere }, request.listener.setup);
+    this.#looking = this.#arranged(whole, { everywhere: this.#oneGraph }, request.listener.setup);
   }
 
   /** Draw from the first call on in the places that were found. */
@@ -97,16 +95,25 @@ export class FoundPlaces implements PicturePlaces {
     return this.#masks.map((data) => ({ ...this.#maps.size, data }));
   }
 
+  /**
+   * Whether one graph serves all calls of all pictures: every source computed everywhere, and telling also when nobody listens. That is a few
+   * per cent of a call, and loading a graph for each picture's places takes as long as several calls. Regions that keep to themselves
+   * have graphs of their own.
+   */
+  get #oneGraph(): boolean {
+    return this.#request.isolatedCalls === 0;
+  }
+
   at(call: number): Arrangement {
-    const { lookingCalls, stillFrom, isolatedCalls } = this.#request;
+    const { lookingCalls, isolatedCalls, listener } = this.#request;
     if (call < lookingCalls && !this.#started) return this.#looking;
-    if (call < stillFrom) {
-      this.#moving ??= this.#arranged(this.#weights(), { everywhere: true }, this.#request.listener.setup);
-      return this.#moving;
+    if (this.#oneGraph) {
+      this.#drawn ??= this.#arranged(this.#weights(), { everywhere: true }, listener.setup);
+      return this.#drawn;
     }
     const isolated = call < isolatedCalls;
-    const known = this.#still.get(isolated) ?? this.#arranged(this.#weights(), { isolated }, null);
-    this.#still.set(isolated, known);
+    const known = this.#apart.get(isolated) ?? this.#arranged(this.#weights(), { isolated }, null);
+    this.#apart.set(isolated, known);
     return known;
   }
 
@@ -117,7 +124,7 @@ export class FoundPlaces implements PicturePlaces {
     // Once places are drawn, words are told where they were put.
     if (call < lookingCalls && !this.#started) this.#doubts = placeDoubts(this.#maps);
     this.#news = true;
-    this.#moving = null;
+    this.#drawn = null;
   }
 
   #weights(): Float32Array[][] {

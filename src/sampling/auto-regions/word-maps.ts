@@ -48,28 +48,35 @@ export class WordMaps {
 
   /** By word: attention of every cell, 1 on average. */
   attention(): Float64Array[] {
-    return Array.from({ length: this.words }, (_, word) => {
-      const all = new Float64Array(this.size.height * this.size.width);
-      for (const { size, maps } of this.#sums) {
-        const own = enlarged(maps[word]!, size, this.size);
-        for (let n = 0; n < all.length; n++) all[n]! += own[n]! / this.#weight;
-      }
-      return all;
-    });
+    return Array.from({ length: this.words }, (_, word) =>
+      this.#onCells(this.#sums.map(({ maps }) => maps[word]!)).map((value) => value / this.#weight),
+    );
   }
 
   /** By word: how like every cell's queries are to those of the cells with most attention, −1 … 1. */
   likeness(): Float64Array[] {
-    const layers = this.#last;
-    return Array.from({ length: this.words }, (_, word) => {
-      const all = new Float64Array(this.size.height * this.size.width);
-      for (const { place, queries } of layers) {
-        const { size, maps } = this.#sums[place.level]!;
-        const own = enlarged(likenessOf(queries, maps[word]!), size, this.size);
-        for (let n = 0; n < all.length; n++) all[n]! += own[n]! / layers.length;
-      }
-      return all;
+    const byLevel = this.#sums.map(({ maps }) => maps.map((map) => new Float64Array(map.length)));
+    for (const { place, queries } of this.#last) {
+      const { maps } = this.#sums[place.level]!;
+      const directions = directionsOf(queries, maps[0]!.length);
+      maps.forEach((attention, word) => {
+        const sum = byLevel[place.level]![word]!;
+        likenessOf(directions, attention).forEach((value, n) => {
+          sum[n]! += value / this.#last.length;
+        });
+      });
+    }
+    return Array.from({ length: this.words }, (_, word) => this.#onCells(byLevel.map((maps) => maps[word]!)));
+  }
+
+  /** Maps of all levels, added up on the cells of the latents. */
+  #onCells(maps: readonly Float64Array[]): Float64Array {
+    const all = new Float64Array(this.size.height * this.size.width);
+    maps.forEach((map, level) => {
+      const own = enlarged(map, this.#sums[level]!.size, this.size);
+      for (let n = 0; n < all.length; n++) all[n]! += own[n]!;
     });
+    return all;
   }
 }
 
@@ -79,24 +86,47 @@ function meanOf(count: number, value: (n: number) => number): number {
   return sum / count;
 }
 
-/** Cosine of each row, less the mean row, with the mean of the rows that have most attention. @param queries [N, C] */
-function likenessOf(queries: Float32Array, attention: Float64Array): Float64Array {
-  const count = attention.length;
+/** Rows less their mean, and how long each is. */
+interface Directions {
+  /** [N, C] */
+  readonly rows: Float32Array;
+  readonly lengths: Float64Array;
+}
+
+/** @param queries [N, C] */
+function directionsOf(queries: Float32Array, count: number): Directions {
   const width = queries.length / count;
-  const order = Array.from(attention.keys()).sort((a, b) => attention[b]! - attention[a]! || a - b);
-  const seeds = order.slice(0, Math.max(1, Math.round(SEED_SHARE * count)));
   const mean = new Float64Array(width);
-  for (let i = 0; i < queries.length; i++) mean[i % width]! += queries[i]! / count;
-  const seed = new Float64Array(width);
-  for (const n of seeds) for (let c = 0; c < width; c++) seed[c]! += queries[n * width + c]! - mean[c]!;
-  const length = Math.hypot(...seed);
-  return Float64Array.from({ length: count }, (_, n) => {
-    let [dot, square] = [0, 0];
+  for (let n = 0; n < count; n++) for (let c = 0; c < width; c++) mean[c]! += queries[n * width + c]! / count;
+  const rows = new Float32Array(queries.length);
+  const lengths = new Float64Array(count);
+  for (let n = 0; n < count; n++) {
+    let square = 0;
     for (let c = 0; c < width; c++) {
       const value = queries[n * width + c]! - mean[c]!;
-      dot += value * seed[c]!;
+      rows[n * width + c] = value;
       square += value * value;
     }
-    return dot / (length * Math.sqrt(square) + 1e-12);
-  });
+    lengths[n] = Math.sqrt(square);
+  }
+  return { rows, lengths };
+}
+
+/** Cosine of each row with the mean of the rows that have most attention. */
+function likenessOf({ rows, lengths }: Directions, attention: Float64Array): Float64Array {
+  const count = attention.length;
+  const width = rows.length / count;
+  const order = Array.from(attention.keys()).sort((a, b) => attention[b]! - attention[a]! || a - b);
+  const seed = new Float64Array(width);
+  for (const n of order.slice(0, Math.max(1, Math.round(SEED_SHARE * count)))) {
+    for (let c = 0; c < width; c++) seed[c]! += rows[n * width + c]!;
+  }
+  const length = Math.hypot(...seed);
+  const cosines = new Float64Array(count);
+  for (let n = 0; n < count; n++) {
+    let dot = 0;
+    for (let c = 0; c < width; c++) dot += rows[n * width + c]! * seed[c]!;
+    cosines[n] = dot / (length * lengths[n]! + 1e-12);
+  }
+  return cosines;
 }
