@@ -350,13 +350,11 @@ export {
   type TrainedFiles,
   writeTrained,
 } from './training/output.ts';
+export { type TrainingProgress, type TrainingRequest, trainingSettings } from './training/prepared-run.ts';
 export type { StepLog } from './training/run-state.ts';
 export {
   type TrainedConcept,
-  type TrainingProgress,
-  type TrainingRequest,
   train,
-  trainingSettings,
 } from './training/train.ts';
 export type { ParameterGroup } from './training/trainables.ts';
 export { readTrainingFile } from './training/training-file.ts';

@@ -1,69 +1,30 @@
 /**
- * A training run: pictures to latents, then steps of loss, gradients and AdamW, resumable at any saved step. The same
+ * A training run: steps of loss, gradients and AdamW on what prepared-run.ts made ready, resumable at any saved step. The same
  * settings and seed give the same numbers, whether the run was interrupted or not.
  */
-
-import path from 'node:path';
 import type { ConceptToken } from '../concepts/concept.ts';
 import type { MergedLayer } from '../concepts/lora-file.ts';
 import { bindConcepts } from '../concepts/prompt.ts';
-import { InterruptedError, NumericalError, UsageError } from '../errors.ts';
-import type { Picture } from '../formats/picture.ts';
+import { InterruptedError, NumericalError } from '../errors.ts';
 import { readFloat32 } from '../formats/raw-tensor.ts';
-import { safeParse } from '../formats/safe-parse.ts';
-import { makeFolder } from '../io/replace-file.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
 import { TOKEN_TABLE } from '../models/clip/text-encoder.ts';
-import { PROMPT_WORDS, WordMatcher } from '../models/clip/word-matcher.ts';
 import type { Family } from '../models/families/family.ts';
-import { vaeFactor } from '../models/vae/config.ts';
 import { type AdamWState, adamwState, adamwStep } from '../optim/adamw.ts';
 import { learningRate } from '../optim/learning-rate.ts';
-import type { Progress } from '../progress.ts';
-import {
-  type ExecutionContext,
-  type ExecutionRequest,
-  executionContext,
-  withProgress,
-} from '../runtime/execution-context.ts';
-import { checkpointSchedule } from '../sampling/checkpoint-schedule.ts';
-import { noiseSchedule } from '../sampling/noise-schedule.ts';
+import type { ExecutionContext } from '../runtime/execution-context.ts';
 import { Pipeline } from '../sampling/sample.ts';
 import { numberedGenerator } from '../tensor/numbered-generator.ts';
-import { BatchMaker } from './batch.ts';
-import { classPictures } from './class-pictures.ts';
+import type { BatchMaker } from './batch.ts';
 import { meanRowNorm } from './concept-embeddings.ts';
 import { withWords } from './data/captions.ts';
-import { encodePictures, type TrainingItem } from './data/latent-cache.ts';
-import { readTrainingFolder, type TrainingPicture } from './data/training-folder.ts';
 import { type DensityPenalty, densityPenalty } from './kernel-density.ts';
-import { TRAINING_METHODS } from './methods/index.ts';
-import { type ResolvedSettings, resolveSettings, type TrainingMethod } from './methods/method.ts';
-import { type TrainingInput, trainingSchema } from './options.ts';
+import type { ResolvedSettings, TrainingMethod } from './methods/method.ts';
+import { type PreparedRun, prepareRun, RANDOM, type TrainingRequest } from './prepared-run.ts';
 import { drawMasks } from './rank-masks.ts';
 import { type RunState, restoreState, type StepLog, saveState } from './run-state.ts';
 import { TrainingStep } from './step.ts';
-import { type ParameterGroup, planWords, Trainables, type TrainedWords } from './trainables.ts';
-
-export interface TrainingProgress extends Progress {
-  readonly phase: 'class pictures' | 'encoding pictures' | 'training';
-  /** While training: the step just done. */
-  readonly step?: StepLog & { readonly rates: Readonly<Record<ParameterGroup, number>> };
-}
-
-export interface TrainingRequest extends Omit<ExecutionRequest, 'threads'> {
-  readonly base: Checkpoint;
-  readonly settings: TrainingInput;
-  /** Where the state is saved (its folder is made), and class pictures are drawn where no folder is named. Default: it is not saved. */
-  readonly stateFile?: string;
-  /** Go on from the state file, if there is one. Default false. */
-  readonly resume?: boolean;
-  readonly onProgress?: (progress: TrainingProgress) => void;
-  /** Called with each sample picture, every `sampleEvery` steps. */
-  readonly onSample?: (picture: Picture, step: number) => void | Promise<void>;
-  /** Stops between two steps; the state is saved first. */
-  readonly signal?: AbortSignal;
-}
+import type { ParameterGroup, Trainables, TrainedWords } from './trainables.ts';
 
 export interface TrainedConcept {
   /** Of the base. */
@@ -78,37 +39,20 @@ export interface TrainedConcept {
   readonly views: number;
 }
 
-/** Purposes of a run's random numbers: each has generators of its own. */
-const RANDOM = { start: 0, views: 1, classViews: 2, step: 3 } as const;
-
 /**
  * Train.
  * @throws {UsageError} for settings, words or starts that cannot be; {FormatError} naming all unusable pictures
  * @throws {NumericalError} if loss or gradients stop being finite: the step is named, the state before it is saved
  */
 export async function train(request: TrainingRequest): Promise<TrainedConcept> {
-  const run = await TrainingRun.prepare(request);
+  const prepared = await prepareRun(request);
+  const run = new TrainingRun(request, prepared);
   try {
+    await run.resume();
     return await run.finish();
   } finally {
     await run.dispose();
   }
-}
-
-/** Settings checked and completed with the method's defaults. @throws {UsageError} naming each wrong one */
-export function trainingSettings(input: TrainingInput): {
-  method: TrainingMethod;
-  settings: ResolvedSettings;
-} {
-  const parsed = safeParse(trainingSchema, input);
-  if (!parsed.success) {
-    const problems = parsed.error.issues.map(
-      ({ path, message }) => `${path.join('.') || 'settings'}: ${message}`,
-    );
-    throw new UsageError(problems.join('\n'));
-  }
-  const method = TRAINING_METHODS[parsed.data.method];
-  return { method, settings: resolveSettings(method, parsed.data) };
 }
 
 class TrainingRun {
@@ -126,15 +70,8 @@ class TrainingRun {
   readonly #execution: ExecutionContext;
   readonly #counts: { readonly pictures: number; readonly views: number };
 
-  private constructor(
-    request: TrainingRequest,
-    method: TrainingMethod,
-    settings: ResolvedSettings,
-    trainables: Trainables,
-    batches: BatchMaker,
-    counts: { readonly pictures: number; readonly views: number },
-    execution: ExecutionContext,
-  ) {
+  constructor(request: TrainingRequest, prepared: PreparedRun) {
+    const { method, settings, trainables, batches, counts, execution } = prepared;
     this.#request = request;
     this.#method = method;
     this.#settings = settings;
@@ -168,56 +105,12 @@ class TrainingRun {
         : new Map();
   }
 
-  /** Everything that can go wrong before the first step. */
-  static async prepare(request: TrainingRequest): Promise<TrainingRun> {
-    const { base, onProgress } = request;
-    const { method, settings } = trainingSettings(request.settings);
-    const schedule = checkpointSchedule(base);
-    const prediction = predictionOf(base, schedule.predictionType);
-    const execution = executionContext({ ...request, threads: settings.threads });
-    if (request.stateFile !== undefined) await makeFolder(path.dirname(path.resolve(request.stateFile)));
-    const pictures = await readTrainingFolder(settings.data, settings);
-    const plan = planWords(settings, pictures.length);
-    checkCaptions(pictures, settings, plan.words);
-    const random = numberedGenerator(settings.seed, RANDOM.start, 0);
-    const trainables = new Trainables(base, method, settings, plan, random);
-    if (trainables.parameters().length === 0) {
-      throw new UsageError('nothing is trained: name words with `token`, or set learning rates above 0');
-    }
-    const vae = await base.parts.vae();
-    const resolution = settings.resolution ?? base.parts.unet.config.sampleSize * vaeFactor(vae.config);
-    const encode = (files: readonly TrainingPicture[], purpose: number): Promise<TrainingItem[]> =>
-      encodePictures(
-        vae,
-        files,
-        { ...settings, resolution },
-        numberedGenerator(settings.seed, purpose, 0),
-        withProgress(execution, (done: number) =>
-          onProgress?.({ phase: 'encoding pictures', done, total: files.length }),
-        ),
-      );
-    const items = await encode(pictures, RANDOM.views);
-    const keepsPrior = method.prior && settings.priorWeight > 0;
-    const classItems = keepsPrior
-      ? await encode(await classPicturesOf(request, settings, execution), RANDOM.classViews)
-      : [];
-    const batches = new BatchMaker({
-      items,
-      classItems,
-      settings,
-      trainables,
-      window: base.parts.maxPositions,
-      schedule: noiseSchedule(schedule),
-      unet: base.parts.unet.config,
-      prediction,
-    });
-    const counts = { pictures: pictures.length, views: items.length };
-    const run = new TrainingRun(request, method, settings, trainables, batches, counts, execution);
-    if (request.resume && request.stateFile !== undefined) {
-      const parameters = trainables.parameters();
-      run.#savedNone = !(await restoreState(request.stateFile, settings, parameters, run.#state));
-    }
-    return run;
+  /** From the state file, if that is asked for and there is one. */
+  async resume(): Promise<void> {
+    const { resume = false, stateFile } = this.#request;
+    if (!resume || stateFile === undefined) return;
+    const parameters = this.#trainables.parameters();
+    this.#savedNone = !(await restoreState(stateFile, this.#settings, parameters, this.#state));
   }
 
   async finish(): Promise<TrainedConcept> {
@@ -377,48 +270,6 @@ class TrainingRun {
     } finally {
       await pipeline.dispose();
     }
-  }
-}
-
-function predictionOf(base: Checkpoint, type: string): 'epsilon' | 'v_prediction' {
-  if (type === 'epsilon' || type === 'v_prediction') return type;
-  throw new UsageError(`${base.path}: expected a base that predicts noise or v, got ${type}`);
-}
-
-function classPicturesOf(
-  request: TrainingRequest,
-  settings: ResolvedSettings,
-  execution: ExecutionContext,
-): Promise<TrainingPicture[]> {
-  const folder =
-    settings.classData !== '' ? settings.classData : `${request.stateFile ?? settings.data}-class`;
-  const { base, onProgress } = request;
-  return classPictures(base, folder, {
-    classPrompt: settings.classPrompt,
-    classImages: settings.classImages,
-    seed: settings.seed,
-    unrecorded: settings.classData !== '',
-    execution: withProgress(execution, (done: number) =>
-      onProgress?.({ phase: 'class pictures', done, total: settings.classImages }),
-    ),
-  });
-}
-
-/** Words that no caption has would never be trained. */
-function checkCaptions(
-  pictures: readonly TrainingPicture[],
-  settings: ResolvedSettings,
-  words: readonly string[],
-): void {
-  if (words.length === 0) return;
-  const matcher = new WordMatcher(words, PROMPT_WORDS);
-  const without = pictures.filter(
-    ({ caption }) => settings.templates === 'none' && matcher.find(withWords(caption, words)).length === 0,
-  );
-  if (without.length === pictures.length) {
-    throw new UsageError(
-      `${settings.data}: no caption has ${words.join(' ')} or <TOK> (the first is "${pictures[0]!.caption}"); write <TOK> where the words belong`,
-    );
   }
 }
 

@@ -8,7 +8,7 @@ import { BatchMaker, type BatchSources } from '../../src/training/batch.ts';
 import type { TrainingItem } from '../../src/training/data/latent-cache.ts';
 import { maskedWeights, noisyBatch, plainWeights, weightedBySnr } from '../../src/training/loss-weights.ts';
 import type { TrainingInput } from '../../src/training/options.ts';
-import { trainingSettings } from '../../src/training/train.ts';
+import { trainingSettings } from '../../src/training/prepared-run.ts';
 import type { Trainables } from '../../src/training/trainables.ts';
 
 const [channels, latentHeight, latentWidth] = [4, 3, 2];

@@ -2,7 +2,7 @@
 import { describe, expect, it } from 'vitest';
 import { UsageError } from '../../src/errors.ts';
 import type { TrainingInput } from '../../src/training/options.ts';
-import { trainingSettings } from '../../src/training/train.ts';
+import { trainingSettings } from '../../src/training/prepared-run.ts';
 
 const settingsOf = (given: Partial<TrainingInput>) =>
   trainingSettings({ data: 'pictures', ...given }).settings;

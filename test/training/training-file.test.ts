@@ -5,7 +5,7 @@ import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { FormatError } from '../../src/errors.ts';
 import type { TrainingInput } from '../../src/training/options.ts';
-import { trainingSettings } from '../../src/training/train.ts';
+import { trainingSettings } from '../../src/training/prepared-run.ts';
 import { readTrainingFile } from '../../src/training/training-file.ts';
 
 let folder = '';

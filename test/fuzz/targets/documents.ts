@@ -12,7 +12,7 @@ import { normalScene } from '../../../src/sampling/scene.ts';
 import { readSceneFile } from '../../../src/sampling/scene-file.ts';
 import { prepareScene } from '../../../src/sampling/scene-request.ts';
 import type { TrainingInput } from '../../../src/training/options.ts';
-import { trainingSettings } from '../../../src/training/train.ts';
+import { trainingSettings } from '../../../src/training/prepared-run.ts';
 import { readTrainingFile } from '../../../src/training/training-file.ts';
 import { attempt, type Seed, type Target } from '../target.ts';
 import { miniature } from './adapters.ts';
