@@ -46,16 +46,13 @@ interface WorldEntry {
 
 const edlora = (name: ConceptName, ending: string): ConceptEntry => ({
   name,
-  file: `edlora_${name}.${ending}`,
+  file: `concepts/edlora_${name}.${ending}`,
   phrase: wordsOf(name),
 });
-const inConcepts = (entry: ConceptEntry): ConceptEntry => ({ ...entry, file: `concepts/${entry.file}` });
 
 export const WORLDS = {
   'tiny-world': {
-    concepts: (['smiley', 'bullseye', 'beachball', 'checker'] as const).map((name) =>
-      inConcepts(edlora(name, 'pth')),
-    ),
+    concepts: (['smiley', 'bullseye', 'beachball', 'checker'] as const).map((name) => edlora(name, 'pth')),
     sets: [
       ['smiley', 'bullseye'],
       ['smiley', 'bullseye', 'beachball'],
@@ -71,15 +68,16 @@ export const WORLDS = {
     concepts: [
       edlora('smiley', 'safetensors'),
       edlora('bullseye', 'safetensors'),
-      { name: 'beachball', file: 'beachball.safetensors', phrase: 'bchbll ball' },
-      { name: 'checker', file: 'checker.safetensors', phrase: 'chkr board' },
+      { name: 'beachball', file: 'concepts/beachball.safetensors', phrase: 'bchbll ball' },
+      { name: 'checker', file: 'concepts/checker.safetensors', phrase: 'chkr board' },
     ],
     sets: [
       ['beachball', 'checker'],
       ['smiley', 'bullseye'],
       ['smiley', 'bullseye', 'beachball', 'checker'],
     ],
-    canvases: { 2: [128, 64], 3: [192, 64], 4: [256, 64] },
+    // Wider than 128 pixels it draws things twice.
+    canvases: { 2: [128, 64], 3: [128, 96] },
     sceneSizes: [
       [64, 64],
       [96, 64],
@@ -88,7 +86,7 @@ export const WORLDS = {
       [128, 64],
       [128, 96],
     ],
-    quick: { sampler: 'dpmpp-2m', steps: 10, guidanceScale: 4 },
+    quick: { sampler: 'dpmpp-2m', steps: 8, guidanceScale: 4 },
     careful: { sampler: 'euler', steps: 25, guidanceScale: 4 },
   },
 } as const satisfies Record<string, WorldEntry>;

@@ -7,7 +7,9 @@ import type { ModelDeltas } from '../../../src/models/lora.ts';
 import { keyInput } from '../../../src/models/unet/region-attention.ts';
 import { crossAttentionNames, levelSizes } from '../../../src/models/unet/structure.ts';
 import { heardKeyInput, heardWordsInput } from '../../../src/models/unet/word-shares.ts';
+import { defaultRuntime } from '../../../src/runtime/default-runtime.ts';
 import { executionContext } from '../../../src/runtime/execution-context.ts';
+import type { Runtime } from '../../../src/runtime/runtime.ts';
 import { autoCalls } from '../../../src/sampling/auto-regions/auto-regions.ts';
 import { FoundPlaces } from '../../../src/sampling/auto-regions/found-places.ts';
 import { checkpointSampler } from '../../../src/sampling/checkpoint-schedule.ts';
@@ -82,6 +84,28 @@ describe('a picture in found places', () => {
     const [anew] = await pipeline.sample({ ...REQUEST, seed: 4, autoRegions: AUTO }, { onStep });
     expect(told).toEqual(['1/4', '2/4', '3/4', '4/4']);
     expect(second!.latents.data).not.toBeAllClose(anew!.latents.data, { rtol: 1e-3 });
+  });
+
+  it.each([
+    ['one graph, whose places are fed', 0, 1],
+    // For looking, and for each picture's own borders.
+    ['graphs of their own where they are kept apart', 1, 4],
+  ])('shares with others %s', async (_, isolate, loads) => {
+    let counted = 0;
+    const inner = defaultRuntime();
+    const runtime: Runtime = {
+      traits: inner.traits,
+      load: (graph, use, settings) => {
+        if (use === 'every-step' && graph.outputs.has('noise_pred')) counted++;
+        return inner.load(graph, use, settings);
+      },
+      upload: (tensor) => inner.upload(tensor),
+      dispose: () => inner.dispose(),
+    };
+    const counting = await Pipeline.create(base, { placedDeltas: concepts, runtime });
+    await counting.sample({ ...REQUEST, count: 2, isolate, autoRegions: AUTO });
+    await counting.dispose();
+    expect(counted).toBe(loads);
   });
 
   it('is drawn by the whole prompt without concepts until places are found', async () => {
