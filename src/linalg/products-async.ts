@@ -7,6 +7,7 @@ import {
   multiplyByGram,
   type PackedSymmetric,
   packedStart,
+  toDenseGram,
 } from './gram.ts';
 import { type MatmulEngine, timesTransposed, transposedTimes } from './matmul-engine.ts';
 import { type Matrix, matrix } from './matrix.ts';
@@ -20,6 +21,9 @@ const ENGINE_FROM_PRODUCTS = 1 << 17;
 
 /** Rows of a packed Gram matrix at a time: some of them stay in the caches between two products. */
 const STRIP_ROWS = 256;
+
+/** Rows from which it costs less to make a Gram matrix dense than to divide them into strips. */
+const MOST_STRIP_ROWS = 128;
 
 /**
  * Products with several Gram matrices, one after the other. Packed ones are multiplied strip by strip: with the rows S of the upper
@@ -36,8 +40,12 @@ export class GramProducts {
     this.#memory = memory;
   }
 
-  /** A G [r, n] of rows A [r, n], as `multiplyByGram`. Calls may follow each other only. @throws as `multiplyByGram` */
-  async multiply(a: Matrix, gram: GramTerm): Promise<Matrix> {
+  /**
+   * A G [r, n] of rows A [r, n], as `multiplyByGram`. Calls may follow each other only.
+   * @param into that the product may be written to and returned in
+   * @throws as `multiplyByGram`
+   */
+  async multiply(a: Matrix, gram: GramTerm, into?: Matrix): Promise<Matrix> {
     const n = gramSize(gram);
     if (this.#engine === null || n < ENGINE_FROM_WIDTH || a.rows === 0 || a.cols !== n) {
       return multiplyByGram(a, gram);
@@ -45,9 +53,12 @@ export class GramProducts {
     if ('features' in gram) {
       const { features } = gram;
       if (a.rows * n * features.rows < ENGINE_FROM_PRODUCTS) return multiplyByGram(a, gram);
-      return this.#engine(await timesTransposed(this.#engine, a, features), features);
+      return this.#engine(await timesTransposed(this.#engine, a, features), features, into);
     }
-    return 'packed' in gram ? this.#multiplyPacked(this.#engine, a, gram) : this.#engine(a, gram);
+    if ('rows' in gram) return this.#engine(a, gram, into);
+    if (a.rows <= MOST_STRIP_ROWS) return this.#multiplyPacked(this.#engine, a, gram);
+    const dense = toDenseGram(gram, matrix(n, n, this.#numbers(3, n * n).subarray(0, n * n)));
+    return this.#engine(a, dense, into);
   }
 
   /** So many numbers of one of the memories that all products use. */

@@ -151,6 +151,11 @@ describe('packed and dense Gram matrices', () => {
       }
     }
     expect(products).toBe(n < 256 ? 0 : 4 * 2 * Math.ceil(n / 256));
+    const many = randomMatrix(7, 140, n);
+    const gram = packFloat64(naiveProduct(transpose(a), a));
+    const into = matrix(140, n);
+    const product = await grams.multiply(many, gram, into);
+    expect(product.data).toBeAllClose(multiplyByGram(many, gram).data, { rtol: 1e-12, atol: 1e-11 });
     await expect(grams.multiply(matrix(3, n - 1), matrix(n, n))).rejects.toThrow(ShapeError);
   });
 

@@ -7,8 +7,9 @@
 import { gramTrace } from '../../linalg/gram.ts';
 import { frobeniusNormSteps, type LowRank, rankOf } from '../../linalg/low-rank.ts';
 import type { MatmulEngine } from '../../linalg/matmul-engine.ts';
-import { type Matrix, splitRows, stackRows, transpose } from '../../linalg/matrix.ts';
+import { type Matrix, matrix, splitRows, stackRows, transpose } from '../../linalg/matrix.ts';
 import { GramProducts, multiplyTransposedWith } from '../../linalg/products-async.ts';
+import { numbersOf } from '../../linalg/reused-memory.ts';
 import { Pace, type Steps } from '../../pace.ts';
 import type { LayerProblem } from '../solvers/problem.ts';
 import type { ConceptRetention, LayerRetention } from './retention.ts';
@@ -43,8 +44,9 @@ export async function measureLayers(
     blocks.map(({ downs }) => downs),
   );
   const gramProducts = new GramProducts(engine, memory);
+  const into = matrix(stacked.rows, stacked.cols, numbersOf(memory, stacked.data.length));
   for (const [i, gram] of grams.entries()) {
-    const product = await gramProducts.multiply(stacked, gram);
+    const product = await gramProducts.multiply(stacked, gram, into);
     const products = splitRows(
       product,
       blocks.map(({ downs }) => downs.rows),
@@ -66,6 +68,9 @@ export async function measureLayers(
   return measured;
 }
 
+/** A sum below this share of its terms has lost more digits than a norm may. */
+const CANCELLED = 1e-5;
+
 /** One layer's factors side by side, and what has been seen of them. */
 class LayerBlocks {
   /** [A_1; …; A_k; V*], of the concepts that train the layer. */
@@ -74,6 +79,8 @@ class LayerBlocks {
   readonly #fused: LowRank;
   /** Uᵀ U of [B_1 … B_k, U*]. */
   readonly #upGram: Matrix;
+  /** A Aᵀ of the downs. */
+  readonly #downGram: Matrix;
   /** First row of each concept's factors, and one behind the last: that of the fused ones. */
   readonly #starts: readonly number[];
   readonly #crosstalk: number[][] = [];
@@ -93,7 +100,15 @@ class LayerBlocks {
       layer.outputSize,
       all.map(({ up }) => transpose(up)),
     );
-    return new LayerBlocks(layer, fused, downs, await multiplyTransposedWith(engine, ups, ups), engine);
+    const upGram = await multiplyTransposedWith(engine, ups, ups);
+    return new LayerBlocks(
+      layer,
+      fused,
+      downs,
+      upGram,
+      await multiplyTransposedWith(engine, downs, downs),
+      engine,
+    );
   }
 
   private constructor(
@@ -101,12 +116,14 @@ class LayerBlocks {
     fused: LowRank,
     downs: Matrix,
     upGram: Matrix,
+    downGram: Matrix,
     engine: MatmulEngine | null,
   ) {
     this.#layer = layer;
     this.#fused = fused;
     this.downs = downs;
     this.#upGram = upGram;
+    this.#downGram = downGram;
     this.#engine = engine;
     const starts = [0];
     for (const delta of layer.deltas) starts.push(starts.at(-1)! + (delta === null ? 0 : rankOf(delta)));
@@ -162,6 +179,21 @@ class LayerBlocks {
     this.#preservedChange = energy > 0 ? Math.sqrt(Math.max(0, value) / energy) : 0;
   }
 
+  /** ‖ΔW‖_F of one block, from the Gram matrices of its factors; where these cancel out, as `frobeniusNorm`. */
+  *#norm(block: number, delta: LowRank): Steps<number> {
+    const size = this.downs.rows;
+    const [begin, end] = [this.#starts[block]!, this.#starts[block + 1] ?? size];
+    let [squared, terms] = [0, 0];
+    for (let p = begin; p < end; p++) {
+      for (let q = begin; q < end; q++) {
+        const term = this.#upGram.data[p * size + q]! * this.#downGram.data[p * size + q]!;
+        squared += term;
+        terms += Math.abs(term);
+      }
+    }
+    return squared > CANCELLED * terms ? Math.sqrt(squared) : yield* frobeniusNormSteps(delta);
+  }
+
   *finish(rows: number): Steps<MeasuredLayer> {
     const { layerName, deltas, outputSize } = this.#layer;
     const concepts = deltas.map((_, i): ConceptRetention => {
@@ -169,10 +201,10 @@ class LayerBlocks {
       const residual = this.#residuals[i]!;
       return { ownEffect, residual, retention: ownEffect > 0 ? 1 - residual / ownEffect : null };
     });
-    const changeNorm = yield* frobeniusNormSteps(this.#fused);
+    const changeNorm = yield* this.#norm(deltas.length, this.#fused);
     let largest = 0;
-    for (const delta of deltas) {
-      if (delta !== null) largest = Math.max(largest, yield* frobeniusNormSteps(delta));
+    for (const [i, delta] of deltas.entries()) {
+      if (delta !== null) largest = Math.max(largest, yield* this.#norm(i, delta));
     }
     return {
       layerName,
