@@ -1,8 +1,12 @@
 /** How long a fusion will take, and in how much memory: from two of its own denoising steps, run for nothing else. */
+import { packedLength } from '../linalg/gram.ts';
+import { rankOf } from '../linalg/low-rank.ts';
+import type { Checkpoint } from '../models/checkpoint.ts';
 import { executionContext, withProgress } from '../runtime/execution-context.ts';
 import { type FusionAction, type FusionTask, fusionTasks } from './expected-work.ts';
 import type { FuseRequest, FusionPlan } from './plan.ts';
 import { heldOutOptions } from './solvers/parameter-choice.ts';
+import { idInStage } from './stage.ts';
 import { Collector, priorCaptions } from './statistics/collector.ts';
 import { StatisticsStore, scopesOf } from './statistics/statistics-store.ts';
 
@@ -15,7 +19,7 @@ export interface FusionEstimate {
   readonly passMs: number | null;
   /** All of the fusion, by the measured step; null likewise. */
   readonly elapsedMs: number | null;
-  /** Most memory that this process has held so far, the measured steps included; null likewise. */
+  /** Most memory that this process will hold: as it did in the measured steps, or what solving needs beside it; null likewise. */
   readonly memoryBytes: number | null;
 }
 
@@ -33,11 +37,18 @@ export async function estimateFusion(request: FuseRequest, plan: FusionPlan): Pr
   const passes = tasks.filter(isRun).reduce((sum, { units }) => sum + units, 0);
   const keptPasses = tasks.reduce((sum, task) => sum + keptOf(task), 0);
   if (passes === keptPasses) return { passes, keptPasses, passMs: null, elapsedMs: null, memoryBytes: null };
+  const solving = process.memoryUsage.rss() + solveBytes(base, plan);
   const stamps: number[] = [];
-  const execution = withProgress(executionContext(request), () => stamps.push(performance.now()));
-  const collector = new Collector(base, vocabulary, layers, { ...options, steps: 2, runs: 1 }, execution);
+  const execution = withProgress(executionContext(request), () => {
+    if (stamps.push(performance.now()) === MEASURED_STEPS) throw new Enough();
+  });
+  // As many steps as there will be: what is kept of a layer, and in which form, goes by their number.
+  const steps = options.runs > 1 ? options.steps : Math.max(MEASURED_STEPS, options.steps);
+  const collector = new Collector(base, vocabulary, layers, { ...options, steps }, execution);
   const [{ name, deltas }] = concepts as [FusionPlan['concepts'][number]];
-  await collector.spatial(name, deltas);
+  await collector.spatial(name, deltas).catch((reason: unknown) => {
+    if (!(reason instanceof Enough)) throw reason;
+  });
   // The first step waits for the network to be loaded.
   const passMs = stamps[1]! - stamps[0]!;
   const { cost: passCost } = tasks.find(isRun)!;
@@ -47,8 +58,38 @@ export async function estimateFusion(request: FuseRequest, plan: FusionPlan): Pr
     keptPasses,
     passMs,
     elapsedMs: (passMs * work) / passCost,
-    memoryBytes: process.resourceUsage().maxRSS * 1024,
+    memoryBytes: Math.max(process.resourceUsage().maxRSS * 1024, solving),
   };
+}
+
+const MEASURED_STEPS = 2;
+
+/** Ends the measured run. */
+class Enough extends Error {}
+
+/** Factors from which the report's products take a dense Gram matrix. */
+const MANY_FACTORS = 128;
+
+/**
+ * What solving holds of the widest input: packed Gram matrices of all concepts and of captions, their sum and its factor, and for many
+ * factors one dense matrix and two of all factors.
+ */
+function solveBytes({ parts }: Checkpoint, { concepts, captions, layers }: FusionPlan): number {
+  let most = 0;
+  for (const stage of ['text', 'spatial'] as const) {
+    for (const layerName of layers[stage]) {
+      const id = idInStage(stage, layerName);
+      const { n } = parts.layers.get(id)!;
+      const factors = concepts.reduce((sum, { deltas }) => {
+        const delta = deltas.get(id);
+        return sum + (delta === undefined ? 0 : rankOf(delta));
+      }, 0);
+      const packed = packedLength(n) * (concepts.length + (captions.length > 0 ? 3 : 2));
+      const dense = 2 * factors > MANY_FACTORS ? n * n : 0;
+      most = Math.max(most, 8 * (packed + dense + 2 * 2 * factors * n));
+    }
+  }
+  return most;
 }
 
 type KeptSteps = ReadonlyMap<FusionAction, number>;

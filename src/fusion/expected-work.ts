@@ -28,11 +28,11 @@ export interface FusionTask {
 }
 
 /**
- * A multiplication of the solve, by n²(n/3 + r) of a layer with n inputs and r columns in all, against one of a network.
- * From what `npm run bench:fusion` says of three concepts: 20 s for all layers, 9.5 s for a step. An upper bound since
- * products do most of the solve.
+ * A multiplication of the solve, by n²(n/3 + r + 2kr) of a layer with n inputs and r columns of k concepts in all, against one of a
+ * network: the factorisation, the right-hand sides, and what the report measures of every concept. From processor times of one thread by
+ * `npm run bench:fusion` for 3 and for 14 concepts, 6 s and 33 s, and a step's 20 s; a step makes more of a second thread.
  */
-const SOLVE_COST = 34;
+const SOLVE_COST = 6;
 
 /** Everything that a plan would do if no statistics were kept. */
 export async function fusionTasks(base: Checkpoint, plan: FusionPlan): Promise<FusionTask[]> {
@@ -103,7 +103,7 @@ function solveCost(base: Checkpoint, { layers, concepts }: FusionPlan, stage: St
     const id = idInStage(stage, layerName);
     const { n } = base.parts.layers.get(id)!;
     const rank = concepts.reduce((ranks, { deltas }) => ranks + (deltas.get(id)?.down.rows ?? 0), 0);
-    return total + n * n * (n / 3 + rank);
+    return total + n * n * (n / 3 + rank + 2 * concepts.length * rank);
   }, 0);
   return (SOLVE_COST * sum) / layers[stage].length;
 }

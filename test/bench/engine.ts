@@ -2,7 +2,7 @@
  * The engine at full size: a random-weight SD 1.5 UNet at 512 × 512, batch 1. Graph emission, session load, forward
  * pass, resident memory; decoding a picture; the UNet from a float16 file with and without --lean. UNet and decoder in
  * PyTorch where python3 with torch and diffusers is present (PYTHON names the interpreter).
- * `npm run bench:engine`; `-- --only pass,decode,lean` runs parts.
+ * `npm run bench:engine`; `-- --only pass,decode,lean` runs parts, `-- --runs 2` fewer passes (the first does not count).
  */
 import { spawnSync } from 'node:child_process';
 import path from 'node:path';
@@ -19,7 +19,8 @@ import { float32, sizeOf } from '../../src/tensor/tensor.ts';
 import { printReport } from '../support/tool-output.ts';
 import { ensureRandomModel } from './random-sd15.ts';
 
-const RUNS = 4;
+const runsAt = process.argv.indexOf('--runs');
+const RUNS = runsAt < 0 ? 4 : Number(process.argv[runsAt + 1]);
 const SIZE = { batch: 1, latentHeight: 64, latentWidth: 64, tokens: 77 };
 
 const seconds = (ms: number): string => `${(ms / 1000).toFixed(2)} s`;
@@ -122,12 +123,21 @@ async function measureDecoder(): Promise<{ ms: number[]; cpuMs: number[] }> {
 /** The same UNet from a float16 file, with weights widened at load or in the run. */
 function measureHalves(lean: boolean): Measured {
   const env = { ...process.env, EDLORA_LEAN: lean ? '1' : '0' };
-  const { stdout, stderr } = spawnSync(process.execPath, [fileURLToPath(import.meta.url), '--halves'], {
-    encoding: 'utf8',
-    env,
-  });
+  const { stdout, stderr } = spawnSync(
+    process.execPath,
+    [fileURLToPath(import.meta.url), '--halves', '--runs', String(RUNS)],
+    {
+      encoding: 'utf8',
+      env,
+    },
+  );
   if (stdout === '') throw new Error(stderr);
-  return JSON.parse(stdout) as Measured;
+  const measured = JSON.parse(stdout) as Measured;
+  const { forwardMs, peakBytes } = measured;
+  process.stderr.write(
+    `${lean ? 'lean' : 'widened'}: ${forwardMs.map(seconds).join(', ')}, ${gigabytes(peakBytes)}\n`,
+  );
+  return measured;
 }
 
 if (process.argv[2] === '--halves') {
