@@ -2,7 +2,8 @@
  * What a portable concept keeps: identity rate and other prompts of every shipped concept, and of every pair's fusion, with one
  * embedding per layer (native), with the mean embedding and the concept's own weights, and ported. `npm run eval:portable`; each
  * row is said on standard error as it comes. `--only smiley,bullseye` (that concept, or that pair's fusion), `--concepts` (concepts
- * alone, no pairs), `--ways native,portable`, `--samples n`, `--fast` (8 steps of DPM-Solver++ in place of 25 of DDIM), `--json`; `--rank`, `--ridge`, `--preserve`, `--steps`, `--refine` as of `edlora port`.
+ * alone, no pairs), `--ways native,portable`, `--samples n`, `--fast` (8 steps of DPM-Solver++ in place of 25 of DDIM), `--json`;
+ * `--rank`, `--ridge`, `--preserve`, `--steps`, `--refine` as of `edlora port`.
  */
 import path from 'node:path';
 import { parseArgs } from 'node:util';
@@ -133,6 +134,8 @@ printReport({
   rows,
   notes: [
     `ported at ${FIGURES.map((name) => `${name} ${PORT[name]}`).join(', ')}; ${HOW.sampling.sampler}, ${HOW.sampling.steps} steps, guidance 4`,
-    'mean: the mean of the layers’ embeddings with the concept’s own weights',
+    ...(WAYS.includes('mean')
+      ? ['mean: the mean of the layers’ embeddings with the concept’s own weights']
+      : []),
   ],
 });
