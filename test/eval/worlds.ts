@@ -67,14 +67,13 @@ export const WORLDS = {
   'tiny-world-xl': {
     concepts: [
       edlora('smiley', 'safetensors'),
-      edlora('bullseye', 'safetensors'),
       { name: 'beachball', file: 'concepts/beachball.safetensors', phrase: 'bchbll ball' },
       { name: 'checker', file: 'concepts/checker.safetensors', phrase: 'chkr board' },
     ],
     sets: [
       ['beachball', 'checker'],
-      ['smiley', 'bullseye'],
-      ['smiley', 'bullseye', 'beachball', 'checker'],
+      ['smiley', 'beachball'],
+      ['smiley', 'beachball', 'checker'],
     ],
     // Wider than 128 pixels it draws things twice.
     canvases: { 2: [128, 64], 3: [128, 96] },
