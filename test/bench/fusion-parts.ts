@@ -18,7 +18,10 @@ import { collectSpatial } from '../../src/fusion/statistics/collect.ts';
 import type { Statistics } from '../../src/fusion/statistics/statistics.ts';
 import { openStatistics } from '../../src/fusion/statistics/statistics-file.ts';
 import { layersWithin } from '../../src/fusion/statistics/statistics-store.ts';
+import { choleskyAsync } from '../../src/linalg/cholesky-async.ts';
+import { GramAccumulator, type PackedSymmetric, packedStart } from '../../src/linalg/gram.ts';
 import { rankOf } from '../../src/linalg/low-rank.ts';
+import { matrix } from '../../src/linalg/matrix.ts';
 import { ReusedMemory } from '../../src/linalg/reused-memory.ts';
 import { openCheckpoint } from '../../src/models/checkpoint.ts';
 import { within } from '../../src/models/families/layer-table.ts';
@@ -143,9 +146,40 @@ export const PARTS: Readonly<Record<string, (argument: string) => Promise<object
     const elapsedMs = performance.now() - start;
     const { user, system } = process.cpuUsage(cpu);
     await engine.dispose();
-    return { elapsedMs, cpuMs: (user + system) / 1000, systems };
+    return { elapsedMs, cpuMs: (user + system) / 1000, systems, inMemory: await factorised(systems) };
   },
 };
+
+/** Matrices and right-hand sides of these sizes, in memory and packed, factorised and solved: what LAPACK is asked for beside it. */
+async function factorised(
+  systems: readonly (readonly [size: number, rightHandSides: number])[],
+): Promise<{ elapsedMs: number; cpuMs: number }> {
+  const numbers = (count: number): Float64Array => Float64Array.from(new TorchGenerator(7).randn(count));
+  const packed = new Map<number, PackedSymmetric>();
+  for (const [n] of systems) {
+    if (packed.has(n)) continue;
+    const sum = new GramAccumulator(n);
+    sum.addRows(numbers(64 * n));
+    const own = sum.toPacked();
+    for (let i = 0; i < n; i++) own.packed[packedStart(n, i)]! += n;
+    packed.set(n, own);
+  }
+  const sides = systems.map(([n, k]) => matrix(k, n, numbers(k * n)));
+  const engine = new GraphMatmulEngine({ use: 'every-step' });
+  const memory = new ReusedMemory();
+  const solve = async (i: number): Promise<void> => {
+    memory.reuse();
+    const factor = await choleskyAsync(packed.get(systems[i]![0])!, engine.multiply, memory);
+    await factor.solveRows(sides[i]!);
+  };
+  await solve(0);
+  const [start, cpu] = [performance.now(), process.cpuUsage()];
+  for (const i of systems.keys()) await solve(i);
+  const elapsedMs = performance.now() - start;
+  const { user, system } = process.cpuUsage(cpu);
+  await engine.dispose();
+  return { elapsedMs, cpuMs: (user + system) / 1000 };
+}
 
 interface StoredRequest {
   readonly files: readonly string[];
