@@ -1,8 +1,10 @@
 /** What bench:fusion measures in processes of their own, each alone with its memory. */
 import { loadConcept } from '../../src/concepts/concept-file.ts';
+import { estimateFusion } from '../../src/fusion/estimate.ts';
 import { fuse } from '../../src/fusion/fuse.ts';
 import { prepareConcept } from '../../src/fusion/fusion-concept.ts';
 import { DEFAULTS } from '../../src/fusion/options.ts';
+import { planFusion } from '../../src/fusion/plan.ts';
 import {
   inputProblem,
   layerProblems,
@@ -99,12 +101,15 @@ export const PARTS: Readonly<Record<string, (argument: string) => Promise<object
   /** The whole fusion of three concepts; statistics from the folder, if they are there. */
   fuse: async (argument) => {
     const { cache, steps } = JSON.parse(argument) as { cache: string; steps: number };
-    const start = performance.now();
     const base = await openCheckpoint(await ensureRandomModel());
     const concepts = [];
     for (const file of await ensureRandomConcepts(3)) concepts.push({ concept: await loadConcept(file) });
-    const { report } = await fuse({ base, concepts, options: { steps, runs: 1 }, cacheFolder: cache });
+    const request = { base, concepts, options: { steps, runs: 1 }, cacheFolder: cache };
+    const estimate = await estimateFusion(request, await planFusion(request));
+    const start = performance.now();
+    const { report } = await fuse(request);
     return {
+      estimate,
       elapsedMs: performance.now() - start,
       solveMs: report.stages.reduce((sum, stage) => sum + stage.elapsedMs, 0),
       peakBytes: peakBytes(),

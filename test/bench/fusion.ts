@@ -9,6 +9,7 @@ import { mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
+import type { FusionEstimate } from '../../src/fusion/estimate.ts';
 import { packageRoot } from '../../src/package-root.ts';
 import { printReport } from '../support/tool-output.ts';
 import { MANY, PARTS } from './fusion-parts.ts';
@@ -43,6 +44,7 @@ async function collectRows(): Promise<Row[]> {
 }
 
 interface Fused {
+  readonly estimate: FusionEstimate;
   readonly elapsedMs: number;
   readonly solveMs: number;
   readonly peakBytes: number;
@@ -56,6 +58,9 @@ async function fusionRows(only: (part: string) => boolean, steps: number): Promi
     const again = await measured<Fused>('fuse', { cache, steps });
     const rows: Row[] = [];
     if (only('stored')) {
+      const { elapsedMs, memoryBytes } = first.estimate;
+      const estimated = elapsedMs ?? Number.NaN;
+      const ratio = (told: number, taken: number): string => (told / taken).toFixed(2);
       const size = Math.max(...again.files.map((file) => statSync(file).size));
       rows.push(
         row('solve of all layers, 3 concepts', seconds(again.solveMs), '≤ 20 s', again.solveMs <= 20_000),
@@ -66,6 +71,12 @@ async function fusionRows(only: (part: string) => boolean, steps: number): Promi
           first.peakBytes <= 6e9,
         ),
         row(`whole fusion with collection, ${steps} steps`, seconds(first.elapsedMs), '–', true),
+        row(
+          'the estimate of it, time and memory',
+          `${ratio(estimated, first.elapsedMs)}, ${ratio(memoryBytes!, first.peakBytes)} of what it took`,
+          'within 25 %',
+          Math.abs(estimated / first.elapsedMs - 1) <= 0.25,
+        ),
         row(
           'whole fusion from stored statistics',
           seconds(again.elapsedMs),
