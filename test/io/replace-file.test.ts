@@ -29,6 +29,15 @@ it('writes bytes and text, and replaces what was there', async () => {
   expect(readdirSync(scratch())).toEqual(['note']);
 });
 
+it('writes what takes several calls', async () => {
+  const file = path.join(folder, 'long');
+  const bytes = Uint8Array.from({ length: 1_300_001 }, (_, i) => (i * i) >> 7);
+  await writeFileAtomically(file, ['begin', bytes, 'end']);
+  expect(readFileSync(file).equals(Buffer.concat([Buffer.from('begin'), bytes, Buffer.from('end')]))).toBe(
+    true,
+  );
+});
+
 it('keeps the old file and leaves nothing behind when the content fails', async () => {
   const file = scratch('kept');
   writeFileSync(file, 'old');
