@@ -12,6 +12,7 @@ import { crossAttentionNames } from '../models/unet/structure.ts';
 import { buildUnet } from '../models/unet/unet.ts';
 import type { Listening } from '../models/unet/word-shares.ts';
 import { type ExecutionContext, executionContext } from '../runtime/execution-context.ts';
+import { halvesAreWidenedInRuns } from '../runtime/half-weights.ts';
 import type { LoadedGraph } from '../runtime/runtime.ts';
 import { UploadedFeeds } from '../runtime/uploaded.ts';
 import { float32, type Tensor } from '../tensor/tensor.ts';
@@ -47,7 +48,10 @@ export class UnetDenoiser {
   #loaded: {
     key: string;
     session: LoadedGraph;
-    inputs: ReadonlySet<string>;
+    /** Shapes by name. */
+    inputs: ReadonlyMap<string, readonly number[]>;
+    /** How many runs make a pass, each of one row. */
+    runs: number;
     factors: UploadedFeeds;
   } | null = null;
 
@@ -115,20 +119,24 @@ export class UnetDenoiser {
   /** Load the UNet for a setup; nothing happens if it is loaded already. */
   async load(setup: UnetSetup): Promise<void> {
     const { rows, latentHeight, latentWidth, layout, listening, adapterFeatures, controlResiduals } = setup;
-    const key = JSON.stringify({ ...setup, listening: listening && [...listening.layers, listening] });
+    const lean = halvesAreWidenedInRuns();
+    const key = JSON.stringify({ ...setup, lean, listening: listening && [...listening.layers, listening] });
     if (this.#loaded?.key === key) return;
     await this.dispose();
     const { weights, config, layers } = this.#base.parts.unet;
     const { deltas, places } = this.#placed(setup.placement);
     const loraRanks = deltaRanks(deltas);
-    const size = { batch: rows, latentHeight, latentWidth, tokens: layout.tokens[0]! };
+    // Row by row a pass takes as long, and half of the memory beside the weights. What is told of words is told of all rows.
+    const runs = lean && !listening ? rows : 1;
+    const size = { batch: rows / runs, latentHeight, latentWidth, tokens: layout.tokens[0]! };
     const options = { sources: layout, listening, places, adapterFeatures, controlResiduals, loraRanks };
     const { graph } = buildUnet(weights, config, size, options);
     const { runtime } = this.#execution;
     this.#loaded = {
       key,
       session: await runtime.load(graph, 'every-step', this.#execution),
-      inputs: new Set(graph.inputs.map(({ name }) => name)),
+      inputs: new Map(graph.inputs.map(({ name, shape }) => [name, shape])),
+      runs,
       factors: new UploadedFeeds(runtime, deltaFeeds(deltas, loraRanks, layers)),
     };
   }
@@ -143,9 +151,20 @@ export class UnetDenoiser {
 
   /** The same with everything that the network tells: `noise_pred`, and the outputs of word-shares.ts. */
   async run(feeds: Feeds): Promise<Feeds> {
-    const { session, inputs, factors } = this.#loaded!;
+    const { session, inputs, runs, factors } = this.#loaded!;
     const known = Object.entries(feeds).filter(([name]) => inputs.has(name));
-    return session.run({ ...factors.feeds, ...Object.fromEntries(known) });
+    if (runs === 1) return session.run({ ...factors.feeds, ...Object.fromEntries(known) });
+    const told: Feeds[] = [];
+    for (let row = 0; row < runs; row++) {
+      const own = known.map(([name, tensor]) => {
+        const isOfRows = tensor.shape[0] !== inputs.get(name)![0];
+        return [name, isOfRows ? rowsOf(tensor, [row, row + 1]) : tensor] as const;
+      });
+      told.push(await session.run({ ...factors.feeds, ...Object.fromEntries(own) }));
+    }
+    return Object.fromEntries(
+      Object.keys(told[0]!).map((name) => [name, joined(told.map((each) => each[name]!))]),
+    );
   }
 
   /** The factors of all that acts, side by side, and the masks that they stand under. */
@@ -197,6 +216,16 @@ function splitDeltas(deltas: ModelDeltas): SplitDeltas {
     unet: new Map(all.filter(([name]) => !isKeyOrValue(name))),
     text: new Map(all.filter(([name]) => isKeyOrValue(name))),
   };
+}
+
+/** Tensors of one row, one after the other. */
+function joined(rows: readonly Tensor[]): Tensor<Float32Array> {
+  const [{ shape, data }] = rows as [Tensor];
+  const all = new Float32Array(rows.length * data.length);
+  rows.forEach((row, i) => {
+    all.set(row.data as Float32Array, i * data.length);
+  });
+  return float32([rows.length, ...shape.slice(1)], all);
 }
 
 /** Rows [from, to) of the first axis. */

@@ -30,7 +30,7 @@ it('writes bytes and text, and replaces what was there', async () => {
 });
 
 it('writes what takes several calls', async () => {
-  const file = path.join(folder, 'long');
+  const file = scratch('long');
   const bytes = Uint8Array.from({ length: 1_300_001 }, (_, i) => (i * i) >> 7);
   await writeFileAtomically(file, ['begin', bytes, 'end']);
   expect(readFileSync(file).equals(Buffer.concat([Buffer.from('begin'), bytes, Buffer.from('end')]))).toBe(
