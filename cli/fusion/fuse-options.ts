@@ -101,7 +101,7 @@ export const fuseOptions = {
     requiresArg: true,
     group: 'How:',
     describe:
-      'Steps of distillation after the solve, towards each concept’s own pictures; for many or hard concepts, e.g. 300 [default: 0]',
+      'Steps of distillation after the solve, towards each concept’s own pictures, e.g. 300; look at pictures of both [default: 0]',
   },
   rank: {
     type: 'string',
