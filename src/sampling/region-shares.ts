@@ -4,6 +4,7 @@
  */
 import { type LevelLayout, levelInputs, type SourceLayout } from '../models/unet/region-attention.ts';
 import { float32, int64, type Tensor } from '../tensor/tensor.ts';
+import { joined } from './guided-rows.ts';
 import { coverage, type Region } from './region.ts';
 import { keepApart, partOwners } from './region-parts.ts';
 
@@ -80,6 +81,7 @@ export function shareWeights(
   const apart = isolated ? keepApart(weights.map(partOwners), tokens.length, levels) : null;
   const layouts = levels.map(({ height, width }, level): LevelLayout => {
     const { rows, places, perSource, weighted } = shareLevel(weights[level]!, height * width, everywhere);
+    feeds[levelInputs.shares(level)] = float32([tokens.length, height * width], joined(weights[level]!));
     feeds[levelInputs.rows(level)] = int64([rows.length], rows);
     places.forEach(({ from, weight }, overlap) => {
       feeds[levelInputs.places(level, overlap)] = int64([from.length], from);

@@ -9,6 +9,7 @@ import { type FactorPlaces, hasNoPlace } from '../models/unet/factor-places.ts';
 import { buildKeysValues, isKeyOrValue, keysOutput, valuesOutput } from '../models/unet/keys-values.ts';
 import { keyInput, type SourceLayout, valueInput } from '../models/unet/region-attention.ts';
 import { crossAttentionNames } from '../models/unet/structure.ts';
+import { textEmbedsInput } from '../models/unet/time-embedding.ts';
 import { buildUnet } from '../models/unet/unet.ts';
 import type { Listening } from '../models/unet/word-shares.ts';
 import { type ExecutionContext, executionContext } from '../runtime/execution-context.ts';
@@ -72,7 +73,7 @@ export class UnetDenoiser {
   }
 
   /**
-   * K and V of all cross-attentions for all sources, as the UNet's inputs.
+   * What all sources say, as the UNet's inputs: K and V of all cross-attentions, and the pooled text where there is one.
    * @param rows      of a pass: each text is repeated for every picture
    * @param strengths of the concepts for each source. Default: all whole
    */
@@ -84,6 +85,10 @@ export class UnetDenoiser {
     const { weights, config, layers } = this.#base.parts.unet;
     const names = crossAttentionNames(config);
     const feeds: Record<string, Tensor> = {};
+    sources.forEach((contexts, source) => {
+      const { pooled } = stackedConditioning(contexts);
+      if (pooled !== undefined) feeds[textEmbedsInput(source)] = rows.spread(pooled);
+    });
     const sets = [this.#own.text, ...this.#concepts.map(({ text }) => text)];
     // Texts of one length, read by the same concepts, share a run.
     const tokensOf = (source: number): number => sources[source]![0]!.context.shape[2]!;

@@ -7,7 +7,7 @@ import { conv2d } from '../layers.ts';
 import { type Network, NetworkBuilder, type WeightSource } from '../network.ts';
 import { contextAttentions } from '../unet/attention.ts';
 import { blockWriter, downAndMiddle } from '../unet/down-path.ts';
-import { timeEmbedding } from '../unet/time-embedding.ts';
+import { timeEmbedding, wholeTime } from '../unet/time-embedding.ts';
 import { CONTROL_MIDDLE_INPUT, contextInput, controlDownInput, type UnetSize } from '../unet/unet.ts';
 import type { ControlNetConfig } from './config.ts';
 
@@ -52,7 +52,7 @@ export function buildControlNet(
   const { batch, latentHeight, latentWidth } = size;
   const out = config.blocks[0]!.channels;
   const sample = g.input('sample', 'float32', [batch, config.inChannels, latentHeight, latentWidth]);
-  const time = timeEmbedding(net, config, batch);
+  const time = wholeTime(timeEmbedding(net, config, batch));
   const attentions = contextAttentions(contextInput(g, config, size, true));
   const condition = g.input('condition', 'float32', [1, out, latentHeight, latentWidth]);
   const first = add(g, conv2d(net, sample, 'conv_in', { out }), condition);

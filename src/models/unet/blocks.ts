@@ -6,17 +6,18 @@ import { resizeNearest } from '../../graph/ops/convolution.ts';
 import { add, gelu, mul } from '../../graph/ops/elementwise.ts';
 import { split } from '../../graph/ops/movement.ts';
 import type { Value } from '../../graph/value.ts';
-import { conv2d, groupNorm, layerNorm, linear, normConv, pictureWide, toImage, toTokens } from '../layers.ts';
+import { conv2d, groupNorm, layerNorm, linear, normConv, toImage, toTokens } from '../layers.ts';
 import type { NetworkBuilder } from '../network.ts';
 import type { Attentions } from './attention.ts';
 import type { UnetConfig } from './config.ts';
 import type { AttentionPlace, TransformerPlace } from './structure.ts';
+import type { TimeWriter } from './time-embedding.ts';
 
-/** x [B, C, H, W], SiLU of the time embedding [B, 4·C₀] → [B, out, H, W] */
+/** x [B, C, H, W] → [B, out, H, W] */
 export function resnet(
   net: NetworkBuilder,
   x: Value,
-  timeActivated: Value,
+  time: TimeWriter,
   out: number,
   config: UnetConfig,
 ): Value {
@@ -24,7 +25,7 @@ export function resnet(
   const options = { out, groups: config.normGroups, epsilon: config.normEpsilon };
   const [, channels, height, width] = x.shape as [number, number, number, number];
   let hidden = normConv(net, x, { norm: 'norm1', conv: 'conv1' }, options);
-  hidden = add(g, hidden, pictureWide(net, timeActivated, 'time_emb_proj', { out, height, width }));
+  hidden = add(g, hidden, time(net, 'time_emb_proj', { out, height, width }));
   hidden = normConv(net, hidden, { norm: 'norm2', conv: 'conv2' }, options);
   const shortcut = channels === out ? x : conv2d(net, x, 'conv_shortcut', { out, kernel: 1 });
   return add(g, shortcut, hidden);

@@ -7,6 +7,7 @@ import type { Attentions } from './attention.ts';
 import { downsample, resnet, transformer } from './blocks.ts';
 import type { UnetConfig } from './config.ts';
 import { transformerPlaces } from './structure.ts';
+import type { TimeWriter } from './time-embedding.ts';
 
 /** Resnets and transformers of one network, by the name of the layer in the current scope. */
 export interface BlockWriter {
@@ -14,11 +15,10 @@ export interface BlockWriter {
   transformer(x: Value, name: string): Value;
 }
 
-/** @param time SiLU of the time embedding, [B, 4·C₀] */
 export function blockWriter(
   net: NetworkBuilder,
   config: UnetConfig,
-  time: Value,
+  time: TimeWriter,
   attentions: Attentions,
 ): BlockWriter {
   const places = new Map(transformerPlaces(config).map((place) => [place.path, place]));

@@ -79,6 +79,8 @@ export const levelInputs = {
   places: (level: number, overlap: number): string => `level.${level}.places.${overlap}`,
   /** [1, N, 1]: the weight of that contribution; 0 where a row has fewer. */
   weights: (level: number, overlap: number): string => `level.${level}.weights.${overlap}`,
+  /** [S, N]: the weights of the sources, where UNets read their pooled texts. */
+  shares: (level: number): string => `level.${level}.shares`,
   /** int64 [N]: rows of the picture, part by part. */
   partRows: (level: number): string => `level.${level}.part_rows`,
   /** int64 [N]: where in that order each row stands. */

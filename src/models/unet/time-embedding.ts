@@ -7,9 +7,25 @@ import { add, cos, mul, silu, sin } from '../../graph/ops/elementwise.ts';
 import { concat, reshape } from '../../graph/ops/movement.ts';
 import type { Value } from '../../graph/value.ts';
 import { float32 } from '../../tensor/tensor.ts';
-import { linear } from '../layers.ts';
+import { linear, pictureWide } from '../layers.ts';
 import type { NetworkBuilder } from '../network.ts';
 import { TIME_IDS, type UnetConfig } from './config.ts';
+
+/** What a residual block adds for the timestep, by the name of its layer: [B, out, 1, 1], or [B, out, H, W] where it differs by place. */
+export type TimeWriter = (
+  net: NetworkBuilder,
+  name: string,
+  size: { readonly out: number; readonly height: number; readonly width: number },
+) => Value;
+
+/** The same for the whole picture. @param time SiLU of the embedding, [B, 4 · C₀] */
+export function wholeTime(time: Value): TimeWriter {
+  return (net, name, size) => pictureWide(net, time, name, size);
+}
+
+/** Input [B, P]: the pooled text of a source. */
+export const textEmbedsInput = (source: number): string =>
+  source === 0 ? 'text_embeds' : `text_embeds.${source}`;
 
 /** numbers [N, 1] → sinusoids [N, width]: cosines first where the config flips them. */
 export function sinusoids(
@@ -30,9 +46,10 @@ export function sinusoids(
 /**
  * What the residual blocks read of the timestep, from inputs that are made here: `timestep` [B], and in UNets with added
  * inputs `text_embeds` [B, P] and `time_ids` [B, 6].
- * @returns SiLU of the embedding, [B, 4 · C₀]
+ * @param sources texts that share the picture. Default 1
+ * @returns SiLU of the embedding, [B, 4 · C₀]; of several sources, in UNets that read their pooled text, [B, S, 4 · C₀]
  */
-export function timeEmbedding(net: NetworkBuilder, config: UnetConfig, batch: number): Value {
+export function timeEmbedding(net: NetworkBuilder, config: UnetConfig, batch: number, sources = 1): Value {
   const { g } = net;
   const [{ channels }] = config.blocks as [UnetConfig['blocks'][number]];
   const timestep = reshape(g, g.input('timestep', 'float32', [batch]), [batch, 1]);
@@ -40,14 +57,22 @@ export function timeEmbedding(net: NetworkBuilder, config: UnetConfig, batch: nu
   const { addedInputs, sizeEmbeddingDim } = config;
   if (addedInputs === undefined || sizeEmbeddingDim === undefined) return silu(g, time);
   const sizesWidth = TIME_IDS * sizeEmbeddingDim;
-  const pooled = g.input('text_embeds', 'float32', [batch, addedInputs - sizesWidth]);
+  const width = addedInputs - sizesWidth;
+  const pooled = Array.from({ length: sources }, (_, source) =>
+    g.input(textEmbedsInput(source), 'float32', [batch, width]),
+  );
   const ids = reshape(g, g.input('time_ids', 'float32', [batch, TIME_IDS]), [batch * TIME_IDS, 1]);
   const sizes = reshape(g, sinusoids(net, ids, sizeEmbeddingDim, config), [batch, sizesWidth]);
-  const added = embedding(net, 'add_embedding', concat(g, [pooled, sizes], 1), 4 * channels);
-  return silu(g, add(g, time, added));
+  if (sources === 1) {
+    const added = embedding(net, 'add_embedding', concat(g, [pooled[0]!, sizes], 1), 4 * channels);
+    return silu(g, add(g, time, added));
+  }
+  const read = pooled.map((own) => reshape(g, concat(g, [own, sizes], 1), [batch, 1, addedInputs]));
+  const added = embedding(net, 'add_embedding', concat(g, read, 1), 4 * channels);
+  return silu(g, add(g, reshape(g, time, [batch, 1, 4 * channels]), added));
 }
 
-/** Two linear layers with SiLU between them: x [B, n] → [B, out]. */
+/** Two linear layers with SiLU between them, over the last axis: x [B, …, n] → [B, …, out]. */
 function embedding(net: NetworkBuilder, name: string, x: Value, out: number): Value {
   return net.within(name, () => {
     const hidden = linear(net, x, 'linear_1', { out });

@@ -16,8 +16,9 @@ import type { UnetConfig } from './config.ts';
 import { blockWriter, downAndMiddle } from './down-path.ts';
 import { type FactorPlaces, placedFactors } from './factor-places.ts';
 import { type SourceLayout, sharedAttentions, sharedConv, sharedGroupNorm } from './region-attention.ts';
+import { sharedTime } from './region-time.ts';
 import { attentionPlaces, levelSizes } from './structure.ts';
-import { timeEmbedding } from './time-embedding.ts';
+import { timeEmbedding, wholeTime } from './time-embedding.ts';
 import type { Listening } from './word-shares.ts';
 
 export interface UnetSize {
@@ -99,7 +100,9 @@ export function buildUnet(
   const { g } = net;
   const { blocks } = config;
   const sample = g.input('sample', 'float32', [batch, config.inChannels, latentHeight, latentWidth]);
-  const time = timeEmbedding(net, config, batch);
+  const texts = config.addedInputs === undefined ? 1 : (sources?.tokens.length ?? 1);
+  const embedded = timeEmbedding(net, config, batch, texts);
+  const time = texts === 1 ? wholeTime(embedded) : sharedTime(embedded, levels);
   const attentions =
     sources === null
       ? attentionsOver(contextInput(g, config, size, layerwiseContext))
