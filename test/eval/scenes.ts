@@ -65,7 +65,8 @@ async function drawn(scenes: readonly NamedScene[], objects: number): Promise<Dr
   const found: Drawn[] = [];
   const pipeline = await Pipeline.create(base, {});
   try {
-    for (const [width, height] of [...new Set(sized.map(({ size }) => size))]) {
+    const sizes = new Map(sized.map(({ size }) => [size.join(), size]));
+    for (const [width, height] of sizes.values()) {
       const own = sized.filter(({ size }) => size[0] === width && size[1] === height);
       for (const { seed, ...scene } of own) {
         const [picture] = await pipeline.sample({ ...sampling, prompt: scene.text, width, height, seed });
