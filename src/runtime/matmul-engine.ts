@@ -17,6 +17,8 @@ import type { GraphUse, RunSettings } from './runtime.ts';
 
 /** Multiplications of a run of some 15 ms on two cores, which the calling thread computes itself. */
 const SHORT_PRODUCTS = 2 ** 28;
+/** Multiplications below which two threads take longer than one: they wait for each other, and for what is computed in between. */
+const ONE_THREAD_PRODUCTS = 2 ** 25;
 /** Rows below which a part of a product costs more to begin than to compute. */
 const LEAST_ROWS = 64;
 /**
@@ -46,10 +48,13 @@ const tensor = ({ rows, cols, data }: Matrix): Tensor => ({ dtype: 'float64', sh
  */
 export class GraphMatmulEngine {
   readonly #graphs: LoadedGraphs;
+  /** What one thread computes. */
+  readonly #oneThread: LoadedGraphs;
   readonly #mostProducts: number | undefined;
 
   constructor({ use = 'many-small', mostProducts, ...settings }: MatmulEngineOptions = {}) {
     this.#graphs = new LoadedGraphs(defaultRuntime(), use, settings);
+    this.#oneThread = new LoadedGraphs(defaultRuntime(), use, { ...settings, threads: 1 });
     this.#mostProducts = mostProducts;
   }
 
@@ -102,7 +107,9 @@ export class GraphMatmulEngine {
   async #run(a: Matrix, b: Matrix, transposed: Transposed, isShort: boolean, into: Matrix): Promise<void> {
     const shapes = [a, b].map(({ rows, cols }) => (isShort ? [FREE_AXIS, FREE_AXIS] : [rows, cols]));
     const { transA, transB } = transposed;
-    const product = await this.#graphs.get([shapes, transA, transB].join(), () => {
+    const products = a.rows * a.cols * (transB ? b.rows : b.cols);
+    const graphs = isShort && products < ONE_THREAD_PRODUCTS ? this.#oneThread : this.#graphs;
+    const product = await graphs.get([shapes, transA, transB].join(), () => {
       const g = new GraphBuilder();
       const [left, right] = shapes as [number[], number[]];
       g.output('c', matmul(g, g.input('a', 'float64', left), g.input('b', 'float64', right), transposed));
@@ -113,7 +120,7 @@ export class GraphMatmulEngine {
 
   async #substitute({ transposed, c, known, triangle, inverse, into }: Substitution): Promise<void> {
     const isFirst = known === null;
-    const graph = await this.#graphs.get(['substitute', transposed, isFirst].join(), () => {
+    const graph = await this.#oneThread.get(['substitute', transposed, isFirst].join(), () => {
       const g = new GraphBuilder();
       const input = (name: string): Value => g.input(name, 'float64', [FREE_AXIS, FREE_AXIS]);
       const times = (left: Value, right: Value): Value => matmul(g, left, right, { transA: transposed });
@@ -130,7 +137,8 @@ export class GraphMatmulEngine {
   }
 
   /** Free all of them. */
-  dispose(): Promise<void> {
-    return this.#graphs.dispose();
+  async dispose(): Promise<void> {
+    await this.#graphs.dispose();
+    await this.#oneThread.dispose();
   }
 }
