@@ -361,7 +361,7 @@ export { readTrainingFile } from './training/training-file.ts';
 
 // Drawing pictures: from requests by a pipeline, or from scenes with models, regions and guides.
 
-export type { AutoRegions, WordRegion } from './sampling/auto-regions/auto-regions.ts';
+export { AUTO_ISOLATE, type AutoRegions, type WordRegion } from './sampling/auto-regions/auto-regions.ts';
 export type { FoundPlace } from './sampling/auto-regions/found-places.ts';
 export type { PlaceDoubt } from './sampling/auto-regions/place-doubts.ts';
 export type { PlaceFinderName } from './sampling/auto-regions/place-finder.ts';

@@ -3,6 +3,7 @@ import path from 'node:path';
 import type { Options } from 'yargs';
 import { UsageError } from '../../src/errors.ts';
 import {
+  AUTO_ISOLATE,
   COMBINATION_NAMES,
   checkScene,
   DEFAULT_DENOISE,
@@ -109,7 +110,10 @@ export const sampleOptions = {
     'model, karras, leading, linspace, trailing; karras+trailing for both [default: model]',
   ),
   eta: option(HOW, 'ddim: share of fresh noise, 0 … 1 [default: 0]'),
-  isolate: option(HOW, 'Share of the steps in which regions keep to themselves, 0 … 1 [default: 0]'),
+  isolate: option(
+    HOW,
+    `Share of the steps in which regions keep to themselves, 0 … 1 [default: 0, found ones ${AUTO_ISOLATE}]`,
+  ),
   'clip-skip': option(HOW, 'Layers of the text encoder to leave out [default: 0]'),
   seed: option(HOW, `Seed of the first picture; each further one takes the next [default: ${seed}]`),
   count: option(HOW, `Pictures [default: ${count}]`),

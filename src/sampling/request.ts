@@ -11,7 +11,7 @@ import type { PictureSizes } from '../models/families/conditioning.ts';
 import { BASE_FAMILIES, DEFAULT_FAMILY } from '../models/families/families.ts';
 import { nearestName } from '../nearest-name.ts';
 import { defined } from '../settings.ts';
-import { type AutoRegions, checkAutoRegions } from './auto-regions/auto-regions.ts';
+import { AUTO_ISOLATE, type AutoRegions, checkAutoRegions } from './auto-regions/auto-regions.ts';
 import { COMBINATION_NAMES, COMBINATIONS, type CombinationName } from './combine.ts';
 import type { ConceptUse } from './concept-places.ts';
 import { checkStates, type StatesInPlace } from './given-states.ts';
@@ -56,7 +56,7 @@ export interface SampleRequest extends StatesInPlace {
   readonly concepts?: readonly ConceptUse[];
   /** How concepts that act in the context act together: `switch` and `composite` are for prompts without regions. Default `sum`. */
   readonly combine?: CombinationName;
-  /** Share of the steps, from the first, in which regions keep to themselves (see region-parts.ts), 0 … 1. Default 0. */
+  /** Share of the steps, from the first, in which regions keep to themselves (see region-parts.ts), 0 … 1. Default 0, of `autoRegions` 0.5. */
   readonly isolate?: number;
   /** Pixels, a multiple of the autoencoder's factor (8 for SD 1.x). Default: what the model was trained at. */
   readonly width?: number;
@@ -151,6 +151,7 @@ export function resolveRequest(
     width: size,
     height: size,
     ...REQUEST_DEFAULTS,
+    ...(request.autoRegions === undefined ? {} : { isolate: AUTO_ISOLATE }),
     sampler: base.family.base.sampler,
     prompt: request.prompt,
   };

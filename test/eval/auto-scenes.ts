@@ -38,11 +38,13 @@ function found(
   prompt: string,
   scene: Scene,
   settings: { readonly finder?: PlaceFinderName; readonly restart?: boolean },
+  isolate = 0,
 ): Partial<SampleRequest> {
   const groups = groupsOf(scene);
   const { regions, background } = regionTexts(prompt, groups);
   return {
     prompt,
+    isolate,
     concepts: [],
     autoRegions: {
       ...settings,
@@ -77,12 +79,11 @@ const METHODS: Readonly<Record<string, (prompt: string, scene: Scene) => Partial
   'one step, hard (FreeFuse)': (prompt, scene) => found(prompt, scene, { finder: 'one-step' }),
   'found places': (prompt, scene) => found(prompt, scene, {}),
   'found places, going on': (prompt, scene) => found(prompt, scene, { restart: false }),
-  'found places, isolated': (prompt, scene) => ({ ...found(prompt, scene, {}), isolate: 1 }),
-  'found places, going on, isolated': (prompt, scene) => ({
-    ...found(prompt, scene, { restart: false }),
-    isolate: 1,
-  }),
+  'found places, half isolated': (prompt, scene) => found(prompt, scene, {}, 0.5),
+  'found places, isolated': (prompt, scene) => found(prompt, scene, {}, 1),
+  'found places, going on, isolated': (prompt, scene) => found(prompt, scene, { restart: false }, 1),
   'drawn boxes': drawn,
+  'drawn boxes, half isolated': (prompt, scene) => ({ ...drawn(prompt, scene), isolate: 0.5 }),
   'drawn boxes, isolated': (prompt, scene) => ({ ...drawn(prompt, scene), isolate: 1 }),
 };
 

@@ -68,13 +68,14 @@ describe('LoRAs without words', () => {
   };
 
   it('are called by the phrase of their header, act there alone, and are said to', async () => {
-    const { request, notes } = await planScene(normalScene(plain));
+    const { request, notes, scene } = await planScene(normalScene(plain));
     const regions = request.autoRegions!.regions.map(({ prompt, concepts }) => ({ prompt, concepts }));
     expect(regions).toEqual([
       { prompt: 'a chkr board', concepts: [{ concept: 1, unetStrength: 1, textEncoderStrength: 1 }] },
       { prompt: 'a bchbll ball', concepts: [{ concept: 0, unetStrength: 0.5, textEncoderStrength: 0.5 }] },
     ]);
     expect(request.concepts).toEqual([]);
+    expect(scene.isolate).toBe(0.5);
     expect(notes).toEqual([
       `beachball.safetensors: acts where "bchbll ball" is going to stand (a folder's name in ss_tag_frequency of its header)`,
       `checker.safetensors: acts where "chkr board" is going to stand (a folder's name in ss_tag_frequency of its header)`,

@@ -26,6 +26,8 @@ export interface AutoRegions {
   readonly finder?: PlaceFinderName;
 }
 
+/** Share of the steps in which found regions keep to themselves unless told otherwise: concepts are made apart, borders blend later. */
+export const AUTO_ISOLATE = 0.5;
 /** Share of the calls in which the whole prompt draws and is listened to. */
 const LOOKING = 0.2;
 /** Share of the calls after which places stand still. */

@@ -52,6 +52,7 @@ const REQUEST: SampleRequest = {
   guidanceScale: 3,
   sampler: 'ddim',
   concepts: [],
+  isolate: 0,
   seed: 3,
 };
 
