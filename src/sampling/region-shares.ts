@@ -81,7 +81,9 @@ export function shareWeights(
   const apart = isolated ? keepApart(weights.map(partOwners), tokens.length, levels) : null;
   const layouts = levels.map(({ height, width }, level): LevelLayout => {
     const { rows, places, perSource, weighted } = shareLevel(weights[level]!, height * width, everywhere);
-    feeds[levelInputs.shares(level)] = float32([tokens.length, height * width], joined(weights[level]!));
+    const shares = float32([tokens.length, height * width]);
+    shares.data.set(joined(weights[level]!));
+    feeds[levelInputs.shares(level)] = shares;
     feeds[levelInputs.rows(level)] = int64([rows.length], rows);
     places.forEach(({ from, weight }, overlap) => {
       feeds[levelInputs.places(level, overlap)] = int64([from.length], from);
