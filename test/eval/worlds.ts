@@ -67,16 +67,17 @@ export const WORLDS = {
   'tiny-world-xl': {
     concepts: [
       edlora('smiley', 'safetensors'),
+      edlora('bullseye', 'safetensors'),
       { name: 'beachball', file: 'concepts/beachball.safetensors', phrase: 'bchbll ball' },
       { name: 'checker', file: 'concepts/checker.safetensors', phrase: 'chkr board' },
     ],
     sets: [
+      ['smiley', 'bullseye'],
       ['beachball', 'checker'],
-      ['smiley', 'beachball'],
-      ['smiley', 'beachball', 'checker'],
+      ['smiley', 'bullseye', 'beachball', 'checker'],
     ],
     // Wider than 128 pixels it draws things twice.
-    canvases: { 2: [128, 64], 3: [128, 96] },
+    canvases: { 2: [128, 64], 3: [128, 96], 4: [128, 96] },
     sceneSizes: [
       [64, 64],
       [96, 64],
