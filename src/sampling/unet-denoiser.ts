@@ -2,7 +2,7 @@
 
 import { rankOf } from '../linalg/low-rank.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
-import { type Conditioning, stackedConditioning } from '../models/families/conditioning.ts';
+import { type Conditioning, joinedRows, stackedConditioning } from '../models/families/conditioning.ts';
 import { within } from '../models/families/layer-table.ts';
 import { deltaFeeds, deltaRanks, type LayerDeltas, type ModelDeltas, sumDeltas } from '../models/lora.ts';
 import { type FactorPlaces, hasNoPlace } from '../models/unet/factor-places.ts';
@@ -168,7 +168,10 @@ export class UnetDenoiser {
       told.push(await session.run({ ...factors.feeds, ...Object.fromEntries(own) }));
     }
     return Object.fromEntries(
-      Object.keys(told[0]!).map((name) => [name, joined(told.map((each) => each[name]!))]),
+      Object.keys(told[0]!).map((name) => [
+        name,
+        joinedRows(told.map((each) => each[name] as Tensor<Float32Array>)),
+      ]),
     );
   }
 
@@ -221,16 +224,6 @@ function splitDeltas(deltas: ModelDeltas): SplitDeltas {
     unet: new Map(all.filter(([name]) => !isKeyOrValue(name))),
     text: new Map(all.filter(([name]) => isKeyOrValue(name))),
   };
-}
-
-/** Tensors of one row, one after the other. */
-function joined(rows: readonly Tensor[]): Tensor<Float32Array> {
-  const [{ shape, data }] = rows as [Tensor];
-  const all = new Float32Array(rows.length * data.length);
-  rows.forEach((row, i) => {
-    all.set(row.data as Float32Array, i * data.length);
-  });
-  return float32([rows.length, ...shape.slice(1)], all);
 }
 
 /** Rows [from, to) of the first axis. */
