@@ -26,7 +26,7 @@ import { deltaFeeds, deltaRanks, type LayerDeltas, type ModelDeltas } from '../.
 import type { FeatureProbe, Probes } from '../../models/network.ts';
 import { buildUnet } from '../../models/unet/unet.ts';
 import { type ExecutionContext, executionContext } from '../../runtime/execution-context.ts';
-import { UploadedFeeds } from '../../runtime/uploaded.ts';
+import { GraphInParts } from '../../runtime/graph-in-parts.ts';
 import { GuidedRows } from '../../sampling/guided-rows.ts';
 import { type Pass, runGuided } from '../../sampling/guided-run.ts';
 import type { Sampler } from '../../sampling/samplers/sampler.ts';
@@ -247,8 +247,10 @@ export interface SpatialSettings {
   readonly contrast: number | null;
   /** Where an earlier collection of the same runs stopped. */
   readonly resume?: SpatialState | null;
-  /** Called after each step; `state()` copies the sums. */
-  readonly onStep?: (subject: string, state: () => SpatialState) => void | Promise<void>;
+  /** Called after each step; `state()` tells where it is, or null once a later step has added to the sums. */
+  readonly onStep?: (subject: string, state: () => SpatialState | null) => void | Promise<void>;
+  /** Weights that are in memory at a time, about. Default as graph-in-parts.ts says. */
+  readonly partBytes?: number;
 }
 
 /**
@@ -268,7 +270,7 @@ export async function collectSpatial(
   settings: SpatialSettings,
   execution: ExecutionContext = executionContext(),
 ): Promise<StageStatistics> {
-  const { sampler, latentSize, guidanceScale, contrast, resume = null, onStep } = settings;
+  const { sampler, latentSize, guidanceScale, contrast, resume = null, onStep, partBytes } = settings;
   const { height, width } = latentSize;
   const { config, weights, layers: known } = base.parts.unet;
   const own = within('unet', deltas);
@@ -288,22 +290,29 @@ export async function collectSpatial(
       ...(contrasted ? { weighRows: (g, values) => contrastRows(g, values, contrast) } : {}),
     },
   });
-  const session = await execution.runtime.load(network.graph, 'every-step', execution);
-  const factors = new UploadedFeeds(execution.runtime, deltaFeeds(own, loraRanks, known));
+  const session = new GraphInParts(network.graph, execution, { partBytes });
+  const factors = deltaFeeds(own, loraRanks, known);
   const sums = new FeatureSums(inputsOf(network.probes));
   if (resume !== null) sums.restore(resume.sums);
   const grams = new RowGrams(execution);
+  const probeOf = new Map([...distinct(network.probes)].map((probe) => [probe.output, probe]));
+  /** Outputs of which the sums hold something. */
+  let added = 0;
   const predict = async (pass: Pass, texts: Feeds): Promise<Float32Array> => {
-    const outputs = await session.run({ ...pass.feeds, ...texts, ...factors.feeds });
-    for (const { input, output, form, rows: count, width } of distinct(network.probes)) {
-      const { data } = outputs[output]!;
-      // Of a large model all outputs together are gigabytes.
-      delete outputs[output];
+    let prediction!: Float32Array;
+    await session.run({ ...pass.feeds, ...texts, ...factors }, async (name, { data }) => {
+      added++;
+      const probe = probeOf.get(name);
+      if (probe === undefined) {
+        prediction = data as Float32Array;
+        return;
+      }
+      const { input, form, rows: count, width } = probe;
       if (form === 'gram') sums.addStrips(input, data as Float64Array, width, count);
       else if (staysFew(count, width)) sums.addRows(input, data as Float32Array, width);
       else sums.addStrips(input, await grams.strips(data as Float32Array, width), width, count);
-    }
-    return outputs.noise_pred!.data as Float32Array;
+    });
+    return prediction;
   };
   try {
     for (let done = resume?.runsDone ?? 0; done < runs.length; done++) {
@@ -322,17 +331,18 @@ export async function collectSpatial(
         onStep: async ({ index, prediction }) => {
           predictions.push(prediction.slice());
           const last = index + 1 === sampler.timesteps.length;
-          await onStep?.(subject, () => ({
+          const told = added;
+          const state = (): SpatialState => ({
             runsDone: last ? done + 1 : done,
             predictions: last ? [] : [...predictions],
             sums: sums.state(),
-          }));
+          });
+          await onStep?.(subject, () => (added === told ? state() : null));
         },
       });
     }
     return sums.finish();
   } finally {
-    factors.dispose();
     await grams.dispose();
     await session.dispose();
   }

@@ -42,8 +42,8 @@ export type CollectContext = ExecutionContext<CollectedUnit>;
 /** Where a collection of spatial features may go on, and where it leaves off. */
 export interface Resumption {
   readonly state: SpatialState | null;
-  /** Called after each step. */
-  readonly onStep: (state: () => SpatialState) => void | Promise<void>;
+  /** Called after each step, as `SpatialSettings.onStep`. */
+  readonly onStep: (state: () => SpatialState | null) => void | Promise<void>;
 }
 
 /** Denoising runs whose features speak for the base, at most, when guided; each costs as much as one of a concept. */

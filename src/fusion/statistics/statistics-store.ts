@@ -307,7 +307,7 @@ export class StatisticsStore {
     let [cost, last] = [0, Number.NEGATIVE_INFINITY];
     let stateful = true;
     // Of the last step that is done, while it is not written.
-    let unwritten: (() => SpatialState) | null = null;
+    let unwritten: (() => SpatialState | null) | null = null;
     const resumption: Resumption = {
       state: partial.state,
       onStep: async (current) => {
@@ -315,7 +315,7 @@ export class StatisticsStore {
         if (!stateful) return;
         unwritten = current;
         if (now - last < STATE_SHARE * cost && this.#execution.signal?.aborted !== true) return;
-        stateful = await this.#stateKept(file, () => partial.write(current()));
+        stateful = await this.#stateKept(file, () => partial.write(current()!));
         unwritten = null;
         last = performance.now();
         cost = last - now;
@@ -330,10 +330,10 @@ export class StatisticsStore {
       partial.finish();
       return statistics;
     } catch (error) {
-      const state = unwritten as (() => SpatialState) | null;
       // The step after it was ended in its middle.
+      const state = (unwritten as (() => SpatialState | null) | null)?.() ?? null;
       if (state !== null && error === this.#execution.signal?.reason) {
-        await this.#stateKept(file, () => partial.write(state()));
+        await this.#stateKept(file, () => partial.write(state));
       }
       partial.release();
       throw error;

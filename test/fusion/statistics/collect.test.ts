@@ -5,6 +5,7 @@ import {
   collectSpatial,
   collectText,
   type DenoisingRun,
+  type SpatialSettings,
   type SpatialState,
 } from '../../../src/fusion/statistics/collect.ts';
 import type { StageStatistics } from '../../../src/fusion/statistics/statistics.ts';
@@ -14,6 +15,8 @@ import type { TokenEncoder } from '../../../src/models/families/conditioning.ts'
 import { type PromptIds, plainIds } from '../../../src/models/families/prompt-ids.ts';
 import { buildUnet } from '../../../src/models/unet/unet.ts';
 import { defaultRuntime } from '../../../src/runtime/default-runtime.ts';
+import { type ExecutionContext, executionContext } from '../../../src/runtime/execution-context.ts';
+import type { Runtime } from '../../../src/runtime/runtime.ts';
 import { checkpointSchedule } from '../../../src/sampling/checkpoint-schedule.ts';
 import { dpmSolver } from '../../../src/sampling/samplers/dpm-solver.ts';
 import { TorchGenerator } from '../../../src/tensor/random.ts';
@@ -72,7 +75,7 @@ describe('collecting over denoising runs', () => {
         latentSize: { height: SIDE, width: SIDE },
         guidanceScale,
         contrast: null,
-        onStep: (_, state) => void states.push(state()),
+        onStep: (_, state) => void states.push(state()!),
       });
       const [predicted] = states[0]!.predictions;
       const start = one.noise.map((value) => value * sampler.initNoiseSigma);
@@ -83,6 +86,76 @@ describe('collecting over denoising runs', () => {
       expect(predicted!).toBeAllClose(expected, { rtol: 1e-4, atol: 1e-4 });
     },
   );
+});
+
+describe('a network in parts', () => {
+  /** Rows, Gram matrices, and rows that become such. */
+  const LAYERS = [
+    'down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q',
+    'down_blocks.1.attentions.0.transformer_blocks.0.ff.net.2',
+    'mid_block.attentions.0.transformer_blocks.0.attn1.to_q',
+    'up_blocks.2.attentions.1.transformer_blocks.0.attn1.to_out.0',
+  ];
+  const collect = (
+    partBytes: number,
+    more: Partial<SpatialSettings> = {},
+    execution: ExecutionContext = executionContext(),
+  ) =>
+    collectSpatial(
+      base,
+      new Map(),
+      LAYERS,
+      [run()],
+      {
+        sampler: dpmSolver(checkpointSchedule(base), 3),
+        latentSize: { height: SIDE, width: SIDE },
+        guidanceScale: 3,
+        contrast: 3,
+        partBytes,
+        ...more,
+      },
+      execution,
+    );
+  const expectStatistics = (found: StageStatistics, expected: StageStatistics, tolerance: number): void => {
+    expect([...found.inputOf]).toEqual([...expected.inputOf]);
+    expect([...found.rows]).toEqual([...expected.rows]);
+    for (const input of expected.rows.keys()) {
+      const [own, other] = [found, expected].map((all) => toDenseGram(all.term(input)).data);
+      expect(own!, input).toBeAllClose(other!, { rtol: tolerance, atol: tolerance });
+    }
+  };
+
+  it('has the same statistics; and stopped between two parts, no state of them, but that of the step before', async () => {
+    const parts = await collect(3e6);
+    const whole = await collect(Number.POSITIVE_INFINITY);
+    const forms = [...whole.rows.keys()].map((input) => ('features' in whole.term(input) ? 'rows' : 'gram'));
+    expect(new Set(forms).size).toBe(2);
+    expectStatistics(parts, whole, 1e-5);
+
+    const stop = new AbortController();
+    const reason = new Error('enough');
+    let [state, kept]: [() => SpatialState | null, SpatialState | null] = [() => null, null];
+    let loads = 0;
+    const runtime: Runtime = {
+      traits: defaultRuntime().traits,
+      load: (...given) => {
+        // The third part of the second step.
+        if (kept !== null && ++loads === 3) stop.abort(reason);
+        return defaultRuntime().load(...given);
+      },
+      upload: (tensor) => defaultRuntime().upload(tensor),
+      dispose: async () => undefined,
+    };
+    const onStep = (_: string, current: () => SpatialState | null): void => {
+      state = current;
+      kept = structuredClone(current());
+    };
+    const stopped = collect(3e6, { onStep }, executionContext({ runtime, signal: stop.signal }));
+    await expect(stopped).rejects.toBe(reason);
+    expect(kept).not.toBeNull();
+    expect(state()).toBeNull();
+    expectStatistics(await collect(3e6, { resume: kept }), parts, 0);
+  });
 });
 
 /** The same features in either form: once as rows, and `times` as often as a Gram matrix. */
