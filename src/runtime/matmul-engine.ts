@@ -108,7 +108,7 @@ export class GraphMatmulEngine {
     const shapes = [a, b].map(({ rows, cols }) => (isShort ? [FREE_AXIS, FREE_AXIS] : [rows, cols]));
     const { transA, transB } = transposed;
     const products = a.rows * a.cols * (transB ? b.rows : b.cols);
-    const graphs = isShort && products < ONE_THREAD_PRODUCTS ? this.#oneThread : this.#graphs;
+    const graphs = isShort ? this.#threadsFor(products) : this.#graphs;
     const product = await graphs.get([shapes, transA, transB].join(), () => {
       const g = new GraphBuilder();
       const [left, right] = shapes as [number[], number[]];
@@ -118,9 +118,14 @@ export class GraphMatmulEngine {
     await product.run({ a: tensor(a), b: tensor(b) }, ['c'], { c: tensor(into) });
   }
 
+  #threadsFor(products: number): LoadedGraphs {
+    return products < ONE_THREAD_PRODUCTS ? this.#oneThread : this.#graphs;
+  }
+
   async #substitute({ transposed, c, known, triangle, inverse, into }: Substitution): Promise<void> {
     const isFirst = known === null;
-    const graph = await this.#oneThread.get(['substitute', transposed, isFirst].join(), () => {
+    const products = isFirst ? 0 : known.b.rows * into.rows * into.cols;
+    const graph = await this.#threadsFor(products).get(['substitute', transposed, isFirst].join(), () => {
       const g = new GraphBuilder();
       const input = (name: string): Value => g.input(name, 'float64', [FREE_AXIS, FREE_AXIS]);
       const times = (left: Value, right: Value): Value => matmul(g, left, right, { transA: transposed });
