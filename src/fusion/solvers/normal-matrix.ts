@@ -19,7 +19,8 @@ import { numbersOf } from '../../linalg/reused-memory.ts';
 import type { Pace, Steps } from '../../pace.ts';
 import { checkInput, type InputProblem } from './problem.ts';
 
-const ROWS_PER_STEP = 64;
+/** Numbers of the sum at a time: they stay in the caches from one term to the next. */
+const NUMBERS_PER_STEP = 2 ** 16;
 
 /** λ and β′ of an input, in the units of its Gram matrices. */
 export interface AbsoluteWeights {
@@ -79,23 +80,25 @@ export async function normalMatrixWith(
     const summed = 'features' in gram ? await gramOfRowsWith(engine, gram) : gram;
     terms.push(['features' in summed ? toDenseGram(summed) : summed, weight]);
   }
-  const packed = numbersOf(input.memory, packedLength(n)).fill(0);
-  await pace.run(addPacked(packed, n, terms));
+  const packed = numbersOf(input.memory, packedLength(n));
+  await pace.run(sumPacked(packed, n, terms));
   for (let i = 0; i < n; i++) packed[packedStart(n, i)]! += weights.lambda;
   return packedSymmetric(n, packed);
 }
 
 type Weighted = readonly [packed: Float64Array, weight: number];
 
-/** target += Σ weight · G, some rows at a time, so that the target is written to memory once. */
-function* addPacked(
+/** target = Σ weight · G, some rows at a time, so that the target is written to memory once. */
+function* sumPacked(
   target: Float64Array,
   n: number,
   terms: readonly (readonly [Gram, number])[],
 ): Steps<void> {
-  for (let top = 0; top < n; top += ROWS_PER_STEP) {
-    const bottom = Math.min(n, top + ROWS_PER_STEP);
+  const rows = Math.max(1, Math.floor(NUMBERS_PER_STEP / n));
+  for (let top = 0; top < n; top += rows) {
+    const bottom = Math.min(n, top + rows);
     const [begin, end] = [packedStart(n, top), packedStart(n, bottom)];
+    target.fill(0, begin, end);
     let four: Weighted[] = [];
     for (const [gram, weight] of terms) {
       if ('packed' in gram && gram.packed instanceof Float64Array) {
@@ -111,7 +114,8 @@ function* addPacked(
         }
       }
     }
-    for (const [packed, weight] of four) addScaled(weight, packed, begin, target, begin, end - begin);
+    if (four.length === 3) addFour([...four, [four[0]![0], 0]], target, begin, end);
+    else for (const [packed, weight] of four) addScaled(weight, packed, begin, target, begin, end - begin);
     yield;
   }
 }

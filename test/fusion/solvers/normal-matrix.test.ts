@@ -12,7 +12,8 @@ import { inOneGo, Pace } from '../../../src/pace.ts';
 import { gramOf } from '../../support/fusion-problems.ts';
 import { naiveProduct, randomMatrix } from '../../support/matrices.ts';
 
-const n = 70;
+/** The sum is made some rows at a time. */
+const n = 300;
 const engine = async (...[a, b]: Parameters<typeof naiveProduct>) => naiveProduct(a, b);
 
 const exact = (seed: number): GramTerm => packFloat64(gramOf(randomMatrix(seed, 90, n)));
@@ -35,6 +36,7 @@ const input = (grams: readonly GramTerm[], memory?: ReusedMemory): InputProblem 
 describe('the normal matrix with an engine', () => {
   it.each([
     ['one', [exact(1)]],
+    ['two', [exact(1), exact(2)]],
     ['nine packed ones', Array.from({ length: 9 }, (_, i) => exact(i))],
     ['all forms', [exact(1), rounded(2), exact(3), dense(4), rows(5, 3), exact(6), exact(7), rows(8, 400)]],
   ])('is the plain one: %s', async (_, grams) => {
