@@ -1,50 +1,40 @@
 /**
- * Several concepts in one prompt and no boxes: how often are all of them there, each once and by itself? The plain sum of their LoRAs,
- * their fusion, LoRA Switch and Composite, places from one step as FreeFuse takes them, places as edlora finds them, and boxes drawn
- * for them. What a picture costs stands beside it.
+ * Several concepts in one prompt and no boxes: pictures of each way to draw them, and what is to be seen in them. The plain sum of
+ * their LoRAs, their fusion, LoRA Switch and Composite, places from one step as FreeFuse takes them, places as edlora finds them, and
+ * boxes drawn for them.
  */
 import { conceptDeltas } from '../../src/concepts/fit.ts';
-import { fuse } from '../../src/fusion/fuse.ts';
+import { AUTO_ISOLATE } from '../../src/sampling/auto-regions/auto-regions.ts';
 import type { PlaceFinderName } from '../../src/sampling/auto-regions/place-finder.ts';
 import { regionTexts } from '../../src/sampling/auto-regions/region-texts.ts';
 import type { CombinationName } from '../../src/sampling/combine.ts';
+import { openSceneModel } from '../../src/sampling/model-source.ts';
 import type { SampleRequest } from '../../src/sampling/request.ts';
-import { Pipeline, type PipelineParts } from '../../src/sampling/sample.ts';
+import { Pipeline, type PipelineParts, type SampledPicture } from '../../src/sampling/sample.ts';
 import { type ConceptMatch, conceptPlace } from '../support/shapeland/concept-detector.ts';
 import type { Picture } from '../support/shapeland/picture.ts';
 import type { ConceptName } from '../support/shapeland/world.ts';
-import { fusedModel } from './draw.ts';
 import { vocabularyOf, type World, type WorldConcept } from './worlds.ts';
 
-export interface AutoSettings {
-  readonly samples: number;
-  readonly steps: number;
-  /** Concepts that stand in one picture. */
-  readonly sets: readonly (readonly ConceptName[])[];
-  /** Which rows. Default: all. */
-  readonly methods?: readonly string[];
-  /** Told of every row as it is there. */
-  readonly onRow: (row: Record<string, string>) => void;
-}
-
 /** `{}` is the list of the concepts. */
-const TEMPLATES = ['{}', 'photo of {}', '{} on a blue background', 'a picture of {}'];
+export const AUTO_TEMPLATES = ['{}', 'photo of {}', '{} on a blue background', 'a picture of {}'];
 
-type Scene = readonly WorldConcept[];
+export type Scene = readonly WorldConcept[];
 
 const groupsOf = (scene: Scene): string[][] => scene.map(({ phrase }) => phrase.split(' '));
 
-function found(
-  prompt: string,
-  scene: Scene,
-  settings: { readonly finder?: PlaceFinderName; readonly restart?: boolean },
-  isolate = 0,
-): Partial<SampleRequest> {
+interface Finding {
+  readonly finder?: PlaceFinderName;
+  readonly restart?: boolean;
+  readonly isolate?: number;
+}
+
+function found(prompt: string, scene: Scene, { isolate, ...settings }: Finding = {}): Partial<SampleRequest> {
   const groups = groupsOf(scene);
   const { regions, background } = regionTexts(prompt, groups);
   return {
     prompt,
-    isolate,
+    ...(isolate === undefined ? {} : { isolate }),
     concepts: [],
     autoRegions: {
       ...settings,
@@ -54,11 +44,12 @@ function found(
   };
 }
 
-function drawn(prompt: string, scene: Scene): Partial<SampleRequest> {
+function drawn(prompt: string, scene: Scene, isolate: number): Partial<SampleRequest> {
   const { regions, background } = regionTexts(prompt, groupsOf(scene));
   const edge = (i: number): number => i / scene.length;
   return {
     prompt: background,
+    isolate,
     concepts: [],
     regions: regions.map((text, i) => ({
       prompt: text,
@@ -70,25 +61,41 @@ function drawn(prompt: string, scene: Scene): Partial<SampleRequest> {
 
 const combined = (prompt: string, combine: CombinationName): Partial<SampleRequest> => ({ prompt, combine });
 
-/** What is drawn for a prompt. `fused` is drawn by the fusion, everything else by the concepts' own files. */
-const METHODS: Readonly<Record<string, (prompt: string, scene: Scene) => Partial<SampleRequest>>> = {
-  'sum of LoRAs': (prompt) => combined(prompt, 'sum'),
-  fused: (prompt) => ({ prompt }),
-  'LoRA Switch': (prompt) => combined(prompt, 'switch'),
-  'LoRA Composite': (prompt) => combined(prompt, 'composite'),
-  'one step, hard (FreeFuse)': (prompt, scene) => found(prompt, scene, { finder: 'one-step' }),
-  'found places': (prompt, scene) => found(prompt, scene, {}),
-  'found places, going on': (prompt, scene) => found(prompt, scene, { restart: false }),
-  'found places, half isolated': (prompt, scene) => found(prompt, scene, {}, 0.5),
-  'found places, isolated': (prompt, scene) => found(prompt, scene, {}, 1),
-  'found places, going on, isolated': (prompt, scene) => found(prompt, scene, { restart: false }, 1),
-  'drawn boxes': drawn,
-  'drawn boxes, half isolated': (prompt, scene) => ({ ...drawn(prompt, scene), isolate: 0.5 }),
-  'drawn boxes, isolated': (prompt, scene) => ({ ...drawn(prompt, scene), isolate: 1 }),
-};
+export interface AutoMethod {
+  readonly name: string;
+  /** Whether it is a setting of another one, drawn where it is asked for. */
+  readonly variant?: boolean;
+  /** Whether the concepts' fusion draws, in place of their own files. */
+  readonly fused?: boolean;
+  readonly request: (prompt: string, scene: Scene) => Partial<SampleRequest>;
+}
+
+/** The first is what costs are compared with. */
+export const AUTO_METHODS: readonly AutoMethod[] = [
+  { name: 'sum of LoRAs', request: (prompt) => combined(prompt, 'sum') },
+  { name: 'fused', fused: true, request: (prompt) => ({ prompt }) },
+  { name: 'LoRA Switch', request: (prompt) => combined(prompt, 'switch') },
+  { name: 'LoRA Composite', request: (prompt) => combined(prompt, 'composite') },
+  {
+    name: 'one step, hard (FreeFuse)',
+    request: (prompt, scene) => found(prompt, scene, { finder: 'one-step', restart: true, isolate: 0 }),
+  },
+  { name: 'found places', request: found },
+  ...[true, false].flatMap((restart) =>
+    [0, 0.5, 1].map((isolate): AutoMethod => {
+      const name = `found places, ${restart ? 'begun anew' : 'going on'}, isolate ${isolate}`;
+      return { name, variant: true, request: (prompt, scene) => found(prompt, scene, { restart, isolate }) };
+    }),
+  ),
+  { name: 'drawn boxes', request: (prompt, scene) => drawn(prompt, scene, AUTO_ISOLATE) },
+  ...[0, 1].map((isolate): AutoMethod => {
+    const name = `drawn boxes, isolate ${isolate}`;
+    return { name, variant: true, request: (prompt, scene) => drawn(prompt, scene, isolate) };
+  }),
+];
 
 /** What is to be seen of the concepts of a scene. */
-interface Verdict {
+export interface Verdict {
   readonly present: readonly boolean[];
   /** Some concept is there twice. */
   readonly doubled: boolean;
@@ -131,68 +138,98 @@ function listed(scene: Scene): string {
   return `${all.slice(0, -1).join(', ')} and ${all.at(-1)}`;
 }
 
-/** One row per method and set of concepts. */
-export async function autoScenes(world: World, settings: AutoSettings): Promise<Record<string, string>[]> {
-  const { base, canvases } = world;
-  const { samples, steps, methods = Object.keys(METHODS) } = settings;
-  const rows: Record<string, string>[] = [];
-  for (const names of settings.sets) {
+/** Some of the pictures of one way to draw a set of concepts. */
+export interface AutoJob {
+  readonly concepts: readonly ConceptName[];
+  readonly method: string;
+  /** Of the samples: the first, and one past the last. */
+  readonly from: number;
+  readonly to: number;
+  /** Folder of the concepts' fusion, where that draws. */
+  readonly fusion?: string;
+}
+
+export interface AutoPictures {
+  readonly verdicts: readonly Verdict[];
+  /** Of processors, decoding included. */
+  readonly seconds: number;
+}
+
+/** A world in which such jobs are done. What one job loaded serves the next. */
+export class AutoBench {
+  readonly #world: World;
+  readonly #samples: number;
+  readonly #steps: number;
+  readonly #onPicture: (job: AutoJob, picture: SampledPicture) => Promise<void>;
+  #opened: { key: string; pipeline: Pipeline; scene: Scene } | null = null;
+
+  /** @param samples of every row: they share the templates evenly */
+  constructor(
+    world: World,
+    { samples, steps }: { readonly samples: number; readonly steps: number },
+    onPicture: (job: AutoJob, picture: SampledPicture) => Promise<void> = async () => {},
+  ) {
+    this.#world = world;
+    this.#samples = samples;
+    this.#steps = steps;
+    this.#onPicture = onPicture;
+  }
+
+  async run(job: AutoJob): Promise<AutoPictures> {
+    const world = this.#world;
+    const { request } = AUTO_METHODS.find(({ name }) => name === job.method)!;
+    const { pipeline, scene } = await this.#open(job);
+    const [width, height] = world.canvases[scene.length]!;
+    const each = this.#samples / AUTO_TEMPLATES.length;
+    const verdicts: Verdict[] = [];
+    let seconds = 0;
+    for (const [t, template] of AUTO_TEMPLATES.entries()) {
+      const [from, to] = [Math.max(job.from, t * each), Math.min(job.to, (t + 1) * each)];
+      if (from >= to) continue;
+      const prompt = template.replace('{}', listed(scene));
+      const before = cpuSeconds();
+      const pictures = await pipeline.sample({
+        prompt,
+        ...request(prompt, scene),
+        width,
+        height,
+        ...world.quick,
+        steps: this.#steps,
+        seed: t * this.#samples + (from - t * each),
+        count: to - from,
+      });
+      seconds += cpuSeconds() - before;
+      verdicts.push(...pictures.map((picture) => judge(picture, scene)));
+      for (const picture of pictures) await this.#onPicture(job, picture);
+    }
+    return { verdicts, seconds };
+  }
+
+  async #open({ concepts, fusion }: AutoJob): Promise<{ pipeline: Pipeline; scene: Scene }> {
+    const key = `${concepts.join('+')} ${fusion ?? ''}`;
+    if (this.#opened?.key === key) return this.#opened;
+    await this.dispose();
     const scene: WorldConcept[] = [];
-    for (const name of names) scene.push(await world.concept(name));
+    for (const name of concepts) scene.push(await this.#world.concept(name));
+    const { base } = this.#world;
+    // Rows are compared by the processor's time, which threads of one process would share out.
+    const parts: PipelineParts = { threads: 1, ...(await this.#parts(scene, fusion)) };
+    this.#opened = { key, scene, pipeline: await Pipeline.create(base, parts) };
+    return this.#opened;
+  }
+
+  async #parts(scene: Scene, fusion: string | undefined): Promise<PipelineParts> {
+    const { base } = this.#world;
+    if (fusion !== undefined) {
+      return openSceneModel({ base: base.path, fused: fusion, concepts: [], loras: [] });
+    }
     const placedDeltas = [];
     for (const { concept } of scene) placedDeltas.push(await conceptDeltas(base, concept));
-    const own: PipelineParts = { placedDeltas, vocabulary: vocabularyOf(world, scene) };
-    const [width, height] = canvases[names.length]!;
-    let plain = 0;
-    for (const [method, requestOf] of Object.entries(METHODS)) {
-      if (!methods.includes(method)) continue;
-      const parts =
-        method === 'fused'
-          ? fusedModel(await fuse({ base, concepts: scene.map(({ concept }) => ({ concept })) }))
-          : own;
-      const pipeline = await Pipeline.create(base, parts);
-      const verdicts: Verdict[] = [];
-      let seconds = 0;
-      try {
-        for (const [t, template] of TEMPLATES.entries()) {
-          const prompt = template.replace('{}', listed(scene));
-          const before = cpuSeconds();
-          const pictures = await pipeline.sample({
-            prompt,
-            ...requestOf(prompt, scene),
-            width,
-            height,
-            ...world.quick,
-            steps,
-            seed: t * samples,
-            count: Math.ceil(samples / TEMPLATES.length),
-          });
-          seconds += cpuSeconds() - before;
-          verdicts.push(...pictures.map((picture) => judge(picture, scene)));
-        }
-      } finally {
-        await pipeline.dispose();
-      }
-      const share = (cases: (verdict: Verdict) => boolean): string =>
-        `${Math.round((100 * verdicts.filter(cases).length) / verdicts.length)} %`;
-      const each = seconds / verdicts.length;
-      if (plain === 0) plain = each;
-      const row = {
-        concepts: String(names.length),
-        method,
-        'all, once each': share(
-          ({ present, doubled, mixed }) => present.every(Boolean) && !doubled && !mixed,
-        ),
-        all: share(({ present }) => present.every(Boolean)),
-        ...Object.fromEntries(names.map((name, i) => [name, share(({ present }) => present[i]!)])),
-        doubled: share(({ doubled }) => doubled),
-        mixed: share(({ mixed }) => mixed),
-        'CPU s a picture': each.toFixed(2),
-        'to the first': `${(each / plain).toFixed(2)} ×`,
-      };
-      settings.onRow(row);
-      rows.push(row);
-    }
+    return { placedDeltas, vocabulary: vocabularyOf(this.#world, scene) };
   }
-  return rows;
+
+  async dispose(): Promise<void> {
+    await this.#opened?.pipeline.dispose();
+    this.#opened = null;
+  }
 }

@@ -5,17 +5,16 @@
  * concepts together as well, for so many steps each, where that was not done yet (some ten minutes a concept and row).
  * `-- --world tiny-world-xl` measures on the miniature of SDXL's family (`--folder` says where its files lie), `--set beachball+checker` puts
  * these together alone, `--seeds 1` draws one picture a prompt in place of four.
- * One process per core draws; about a quarter of an hour on two.
+ * One process per core draws (`--workers n` says how many); about a quarter of an hour on two.
  */
-import { type ChildProcess, fork } from 'node:child_process';
 import { writeFileSync } from 'node:fs';
-import { availableParallelism } from 'node:os';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { scatterChart } from '../../src/charts/scatter-chart.ts';
 import { standaloneSvg } from '../../src/charts/svg.ts';
 import { printReport } from '../support/tool-output.ts';
 import { allJobs, FusionBench, type Job, type JobResult, OTHER_PROMPTS } from './fusion-jobs.ts';
+import { serveJobs, shareOut, WORKER_OPTIONS } from './job-workers.ts';
 import { WORLD_OPTIONS, type World, worldOf } from './worlds.ts';
 
 const { values } = parseArgs({
@@ -27,28 +26,19 @@ const { values } = parseArgs({
     seeds: { type: 'string', default: '4' },
     figure: { type: 'string' },
     json: { type: 'boolean' },
-    worker: { type: 'boolean' },
+    ...WORKER_OPTIONS,
   },
 });
 /** Pictures per prompt and concept. */
 const SEEDS = Number(values.seeds);
 
-type Reply = { readonly result: JobResult } | { readonly error: string };
-
 const world = await worldOf(values);
 if (values.worker) {
   const bench = await FusionBench.open(world, SEEDS);
-  process.on('message', async (job: Job) => {
-    const reply: Reply = await bench.run(job).then(
-      (result) => ({ result }),
-      (error: Error) => ({ error: error.stack ?? error.message }),
-    );
-    process.send!(reply);
-  });
-  process.on('disconnect', async () => {
-    await bench.dispose();
-    process.exit();
-  });
+  serveJobs(
+    (job: Job) => bench.run(job),
+    () => bench.dispose(),
+  );
 } else await main();
 
 async function main(): Promise<void> {
@@ -56,23 +46,17 @@ async function main(): Promise<void> {
   const jobs = allJobs(chosen(world), Number(values.joint)).filter(
     ({ label, way }) => way.kind === 'single' || values.only.some((text) => label.includes(text)),
   );
-  const results = new Map<Job, JobResult>();
-  const waiting = [...jobs];
-  const workers = Array.from({ length: Math.min(availableParallelism(), jobs.length) }, () =>
-    fork(fileURLToPath(import.meta.url), [...process.argv.slice(2), '--worker']),
-  );
-  await Promise.all(
-    workers.map(async (worker) => {
-      for (let job = waiting.shift(); job !== undefined; job = waiting.shift()) {
-        results.set(job, await asked(worker, job));
-        process.stderr.write(
-          `${results.size} of ${jobs.length}: ${job.concepts.join(' + ')}, ${job.label}\n`,
-        );
-      }
-      worker.disconnect();
-    }),
-  );
-  report(jobs, results, performance.now() - started);
+  let done = 0;
+  const results = await shareOut<Job, JobResult>({
+    jobs,
+    workers: Number(values.workers),
+    program: fileURLToPath(import.meta.url),
+    onResult: (_, job) => {
+      done++;
+      process.stderr.write(`${done} of ${jobs.length}: ${job.concepts.join(' + ')}, ${job.label}\n`);
+    },
+  });
+  report(jobs, new Map(jobs.map((job, i) => [job, results[i]!])), performance.now() - started);
 }
 
 /** The sets that are asked for, and the concepts in them. */
@@ -81,20 +65,6 @@ function chosen({ concepts, sets }: World): Pick<World, 'concepts' | 'sets'> {
   const names = values.set.map((set) => set.split('+'));
   const inOrder = names.map((set) => concepts.map(({ name }) => name).filter((name) => set.includes(name)));
   return { concepts: concepts.filter(({ name }) => names.flat().includes(name)), sets: inOrder };
-}
-
-/** A worker's answer to one job. */
-function asked(worker: ChildProcess, job: Job): Promise<JobResult> {
-  return new Promise((resolve, reject) => {
-    const gone = (code: number | null): void => reject(new Error(`a worker ended early (exit ${code})`));
-    worker.once('exit', gone);
-    worker.once('message', (reply: Reply) => {
-      worker.off('exit', gone);
-      if ('result' in reply) resolve(reply.result);
-      else reject(new Error(reply.error));
-    });
-    worker.send(job);
-  });
 }
 
 function report(jobs: readonly Job[], results: ReadonlyMap<Job, JobResult>, elapsedMs: number): void {

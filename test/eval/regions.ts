@@ -2,13 +2,15 @@
  * Does each subject come where its region says, and nowhere else? Two fused concepts side by side on a miniature, and
  * two plain words on the base, region by region, with and without isolation; pictures of one subject alone beside it. Then
  * two, three and four concepts that act in their regions alone, see placed-concepts.ts.
- * `npm run eval:regions`; some minutes. `--auto` draws prompts without boxes in place of all that, see auto-scenes.ts: `--samples n`, `--steps n`,
- * `--counts 2,3` (the first concepts of the world), `--method name` (rows). `--set smiley+beachball`: these concepts in one picture, there and in the
+ * `npm run eval:regions`; some minutes. `--auto` draws prompts without boxes in place of all that, see auto-report.ts: `--samples n`, `--steps n`,
+ * `--counts 2,3` (the first concepts of the world), `--method name` (rows), `--workers n` (processes; default one per core), `--fused
+ * smiley+bullseye=folder` (a fusion of them, where it was made already). `--set smiley+beachball`: these concepts in one picture, there and in the
  * last part. `--seeds n`, `--placed` (the last part alone), `--concepts a b`, `--world tiny-world-xl`, `--folder folder` (where its files lie), `--out folder` (writes the pictures),
  * `--figure file.svg`, `--json`.
  */
 import { mkdirSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { type Bar, barChart } from '../../src/charts/bar-chart.ts';
 import { standaloneSvg } from '../../src/charts/svg.ts';
@@ -24,8 +26,10 @@ import { detect } from '../support/shapeland/detect.ts';
 import { crop, type Picture } from '../support/shapeland/picture.ts';
 import { CONCEPTS, type Colour, type ConceptName, type Shape } from '../support/shapeland/world.ts';
 import { printReport } from '../support/tool-output.ts';
-import { autoScenes } from './auto-scenes.ts';
+import { reportAuto } from './auto-report.ts';
+import { AutoBench, type AutoJob } from './auto-scenes.ts';
 import { fusedModel } from './draw.ts';
+import { serveJobs, WORKER_OPTIONS } from './job-workers.ts';
 import { placedConcepts } from './placed-concepts.ts';
 import { SIDE, vocabularyOf, WORLD_OPTIONS, type WorldConcept, worldOf } from './worlds.ts';
 
@@ -37,21 +41,24 @@ const { values: options, positionals } = parseArgs({
     placed: { type: 'boolean', default: false },
     auto: { type: 'boolean', default: false },
     ...WORLD_OPTIONS,
+    ...WORKER_OPTIONS,
     samples: { type: 'string', default: '160' },
     steps: { type: 'string', default: '25' },
     counts: { type: 'string', default: '2,3' },
     set: { type: 'string', multiple: true },
     method: { type: 'string', multiple: true },
+    fused: { type: 'string', multiple: true, default: [] },
     out: { type: 'string' },
     figure: { type: 'string' },
     json: { type: 'boolean', default: false },
   },
 });
 const SEEDS = Number(options.seeds);
-const names = options.concepts ? positionals : ['smiley', 'bullseye'];
 const isConcept = (name: string): name is ConceptName => (CONCEPTS as readonly string[]).includes(name);
-if (names.length !== 2 || !names.every(isConcept)) {
-  throw new Error(`expected two of ${CONCEPTS.join(', ')}, got ${names.join(', ')}`);
+const named = options.concepts ? positionals : ['smiley', 'bullseye'];
+const names = named.filter(isConcept);
+if (names.length !== 2 || named.length !== 2) {
+  throw new Error(`expected two of ${CONCEPTS.join(', ')}, got ${named.join(', ')}`);
 }
 const world = await worldOf(options);
 const { base } = world;
@@ -188,69 +195,75 @@ async function judge(pair: Pair, parts: PipelineParts, own: ReadonlyMap<string, 
   }
 }
 
-if (options.auto) {
-  await reportAuto();
-  process.exit(0);
-}
-if (options.placed) {
+if (options.auto) await auto();
+else {
+  if (!options.placed) await reportSides();
   await reportPlaced();
-  process.exit(0);
 }
-const concepts: WorldConcept[] = [];
-const own = new Map<string, boolean[]>();
-for (const name of names) {
-  const known = await world.concept(name);
-  concepts.push(known);
-  const parts = {
-    deltas: await conceptDeltas(base, known.concept),
-    vocabulary: vocabularyOf(world, [known]),
-  };
-  const { prompt, isIn } = conceptSubject(known);
-  own.set(name, (await drawAll(parts, { ...SETTINGS, prompt }, `own LoRA ${name}`)).map(isIn));
-}
-const subjects = concepts.map(conceptSubject) as unknown as Pair;
-await judge([plainSubject('red', 'circle'), plainSubject('blue', 'square')], {}, new Map());
-const fusion = await fuse({ base, concepts: concepts.map(({ concept }) => ({ concept })) });
-await judge(subjects, fusedModel(fusion), own);
-if (options.figure !== undefined) {
-  const chart = barChart({
-    title: `Found where its region says, of ${SEEDS} pictures`,
-    valueLabel: 'pictures, %',
-    domain: [0, 100],
-    bars,
-  });
-  writeFileSync(options.figure, standaloneSvg(chart));
-}
-printReport({
-  title: `Two subjects side by side, ${SEEDS} seeds each, found by the pixel detectors`,
-  rows,
-  notes: [
-    'alone: 64 × 64, same prompt and seeds; scenes: 128 × 64; plain words by the base, concepts by their fusion',
-    'of those drawn alone: seeds at which the same model draws the subject alone; each half of a scene begins with the same noise as those pictures',
-    `${SETTINGS.sampler}, ${SETTINGS.steps} steps, guidance ${SETTINGS.guidanceScale}; isolation over all steps, gap a tenth of the width`,
-  ],
-  details,
-});
-await reportPlaced();
 
-async function reportAuto(): Promise<void> {
-  const samples = Number(options.samples);
-  const rows = await autoScenes(world, {
-    samples,
-    steps: Number(options.steps),
-    sets: autoSets(),
-    methods: options.method,
-    onRow: (row) => process.stderr.write(`${Object.values(row).join(' | ')}\n`),
-  });
+/** Two subjects side by side: plain words by the base, concepts by their fusion. */
+async function reportSides(): Promise<void> {
+  const concepts: WorldConcept[] = [];
+  const own = new Map<string, boolean[]>();
+  for (const name of names) {
+    const known = await world.concept(name);
+    concepts.push(known);
+    const parts = {
+      deltas: await conceptDeltas(base, known.concept),
+      vocabulary: vocabularyOf(world, [known]),
+    };
+    const { prompt, isIn } = conceptSubject(known);
+    own.set(name, (await drawAll(parts, { ...SETTINGS, prompt }, `own LoRA ${name}`)).map(isIn));
+  }
+  const subjects = concepts.map(conceptSubject) as unknown as Pair;
+  await judge([plainSubject('red', 'circle'), plainSubject('blue', 'square')], {}, new Map());
+  const fusion = await fuse({ base, concepts: concepts.map(({ concept }) => ({ concept })) });
+  await judge(subjects, fusedModel(fusion), own);
+  if (options.figure !== undefined) {
+    const chart = barChart({
+      title: `Found where its region says, of ${SEEDS} pictures`,
+      valueLabel: 'pictures, %',
+      domain: [0, 100],
+      bars,
+    });
+    writeFileSync(options.figure, standaloneSvg(chart));
+  }
   printReport({
-    title: `Several concepts in one prompt, no boxes, ${samples} samples`,
+    title: `Two subjects side by side, ${SEEDS} seeds each, found by the pixel detectors`,
     rows,
     notes: [
-      `${world.quick.sampler}, ${options.steps} steps, guidance ${world.quick.guidanceScale}; the same seeds for all`,
-      'all, once each: every concept is found, none a second time, no two in one object',
-      'pictures one by one; seconds are of processors, decoding included',
+      'alone: 64 × 64, same prompt and seeds; scenes: 128 × 64; plain words by the base, concepts by their fusion',
+      'of those drawn alone: seeds at which the same model draws the subject alone; each half of a scene begins with the same noise as those pictures',
+      `${SETTINGS.sampler}, ${SETTINGS.steps} steps, guidance ${SETTINGS.guidanceScale}; isolation over all steps, gap a tenth of the width`,
     ],
+    details,
   });
+}
+
+async function auto(): Promise<void> {
+  const settings = { samples: Number(options.samples), steps: Number(options.steps) };
+  if (!options.worker) {
+    await reportAuto(world, {
+      ...settings,
+      sets: autoSets(),
+      methods: options.method,
+      fusions: new Map(options.fused.map((each) => each.split('=') as [string, string])),
+      workers: Number(options.workers),
+      program: fileURLToPath(import.meta.url),
+    });
+    return;
+  }
+  const { out } = options;
+  const bench = new AutoBench(world, settings, async ({ concepts, method }: AutoJob, picture) => {
+    if (out === undefined) return;
+    mkdirSync(out, { recursive: true });
+    const file = `${concepts.join('-')}-${method.replaceAll(/\W+/g, '-')}-${picture.seed}.png`;
+    writeFileSync(path.join(out, file), await encodePng(picture));
+  });
+  serveJobs(
+    (job: AutoJob) => bench.run(job),
+    () => bench.dispose(),
+  );
 }
 
 /** Concepts that stand in one picture, as `--set` names them. */
