@@ -16,7 +16,8 @@ import { combine } from './linear-combination.ts';
 import type { PicturePlaces } from './picture-places.ts';
 import type { ResolvedRequest } from './request.ts';
 import { beginIndexFor, type DrawNoise, type Sampler } from './samplers/sampler.ts';
-import { predictionOf, type UnetDenoiser } from './unet-denoiser.ts';
+import { Turns } from './turns.ts';
+import { predictionOf, setupKey, type UnetDenoiser } from './unet-denoiser.ts';
 
 type Feeds = Readonly<Record<string, Tensor>>;
 
@@ -56,7 +57,9 @@ export class DenoisingRun {
   readonly #levels: DrawnRequest['levels'];
   #features: Feeds | null = null;
   /** Keys and values of each model's texts, by rows of a pass. */
-  readonly #texts = new Map<string, Feeds>();
+  readonly #texts = new Map<string, Promise<Feeds>>();
+  /** Of what is denoised side by side. */
+  readonly #turns = new Turns();
 
   /** @throws {UsageError} if the denoise strength leaves no step */
   constructor(context: RunContext) {
@@ -79,6 +82,11 @@ export class DenoisingRun {
     const { request, models } = this.#context;
     const isolatedCalls = Math.round(request.isolate * this.calls);
     return drawnPlaces({ regions: request.regions, isolatedCalls, models, levels: this.#levels });
+  }
+
+  /** Pictures that are drawn side by side, each with passes and places of its own: networks are loaded for all of them. */
+  sideBySide<T>(pictures: readonly number[], draw: (index: number) => Promise<T>): Promise<T[]> {
+    return Promise.all(pictures.map((index) => this.#turns.member(() => draw(index))));
   }
 
   /**
@@ -143,10 +151,10 @@ export class DenoisingRun {
     const [negative, positive = negative!] = sources[0]!;
     const conditioning = rows.conditioning(negative!, [positive]);
     const key = `${model} ${rows.count}`;
-    const keysValues = this.#texts.get(key) ?? (await unet.keysValues(sources, rows, strengths));
-    this.#texts.set(key, keysValues);
+    const known = this.#texts.get(key) ?? unet.keysValues(sources, rows, strengths);
+    this.#texts.set(key, known);
     const texts = {
-      ...keysValues,
+      ...(await known),
       ...conditioningFeeds(conditioning),
       ...this.#features,
     };
@@ -168,7 +176,7 @@ export class DenoisingRun {
     const { request, unet } = this.#context;
     const call = index - this.#beginIndex;
     const { layout, placement, listening, feeds: placed } = places.at(call);
-    await unet.load({
+    const setup = {
       rows: rows.count,
       latentHeight: this.#shape[2],
       latentWidth: this.#shape[3],
@@ -177,13 +185,17 @@ export class DenoisingRun {
       listening,
       adapterFeatures: request.adapters.length > 0,
       controlResiduals: request.controls.length > 0,
-    });
+    };
+    const kind = setupKey(setup);
     const asked = COMBINATIONS[request.combine].models(call, models.length);
     const predictions: [number, Float32Array][] = [];
     for (const model of asked) {
       const { texts, controls } = models[model]!;
       const residuals = await controls.feeds(feeds);
-      const outputs = await unet.run({ ...texts, ...placed(model, texts), ...residuals, ...feeds });
+      const outputs = await this.#turns.take(kind, async () => {
+        await unet.load(setup);
+        return unet.run({ ...texts, ...placed(model, texts), ...residuals, ...feeds });
+      });
       places.heard(call, outputs);
       predictions.push([1 / asked.length, predictionOf(outputs)]);
     }

@@ -3,7 +3,7 @@
  * which neighbours a convolution must not read. Regions see themselves; the background, which the context owns, sees everything.
  */
 import { PART_KERNEL } from '../models/unet/part-conv.ts';
-import { levelInputs, SEAM_STRIDES, type SeamCounts } from '../models/unet/region-attention.ts';
+import { levelInputs, type PartsLayout, SEAM_STRIDES } from '../models/unet/region-attention.ts';
 import { float32, int64, type Tensor } from '../tensor/tensor.ts';
 
 export interface Size {
@@ -11,9 +11,10 @@ export interface Size {
   readonly width: number;
 }
 
-export interface LevelParts {
-  readonly parts: readonly number[];
-  readonly seams: SeamCounts;
+/** Parts of a picture that are kept apart: how, by level, and the inputs of region-attention.ts for it. */
+export interface KeptApart {
+  readonly levels: readonly PartsLayout[];
+  readonly feeds: Record<string, Tensor>;
 }
 
 /** Owner of the rows of the background. */
@@ -26,17 +27,14 @@ export function partOwners(weights: readonly Float32Array[]): number[] {
   );
 }
 
-/**
- * @param owners of each row, by level
- * @returns the layout's part by level, and the inputs of region-attention.ts for it
- */
-export function keepApart(
+/** By a network that is written for the parts' borders. @param owners of each row, by level */
+export function cutApart(
   owners: readonly (readonly number[])[],
   sources: number,
   levels: readonly Size[],
-): { levels: LevelParts[]; feeds: Record<string, Tensor> } {
+): KeptApart {
   const feeds: Record<string, Tensor> = {};
-  const layouts = levels.map((size, level): LevelParts => {
+  const layouts = levels.map((size, level): PartsLayout => {
     const { sizes, rows } = partition(owners[level]!, sources);
     const back = new Array<number>(rows.length);
     rows.forEach((row, place) => {
@@ -44,9 +42,7 @@ export function keepApart(
     });
     feeds[levelInputs.partRows(level)] = int64([rows.length], rows);
     feeds[levelInputs.partPlaces(level)] = int64([back.length], back);
-    const { members, owners: own } = partMatrices(rows, sizes);
-    feeds[levelInputs.partMembers(level)] = members;
-    feeds[levelInputs.partOwners(level)] = own;
+    Object.assign(feeds, statistics(level, rows, sizes));
     const seams: Record<number, number> = {};
     for (const stride of SEAM_STRIDES) {
       const target = level + stride - 1;
@@ -59,9 +55,43 @@ export function keepApart(
       feeds[levelInputs.seamForeign(level, stride)] = float32(shape, Float32Array.from(found.foreign));
       feeds[levelInputs.seamPlaces(level, stride)] = int64([found.places.length], found.places);
     }
-    return { parts: sizes, seams };
+    return { kind: 'cut', rows: sizes, seams };
   });
   return { levels: layouts, feeds };
+}
+
+/** By a network that serves any borders. @param owners of each row, by level */
+export function feedApart(
+  owners: readonly (readonly number[])[],
+  sources: number,
+  levels: readonly Size[],
+): KeptApart {
+  const feeds: Record<string, Tensor> = {};
+  levels.forEach((size, level) => {
+    const own = owners[level]!;
+    const { sizes, rows } = partition(own, sources);
+    Object.assign(feeds, statistics(level, rows, sizes));
+    const flags = own.flatMap((owner) =>
+      Array.from({ length: sources - 1 }, (_, i) => (owner === i + 1 ? 1 : 0)),
+    );
+    feeds[levelInputs.partFlags(level)] = float32([1, own.length, 1, sources - 1], Float32Array.from(flags));
+    const inside = Float32Array.from(own, (_, n) => (isBorder({ ...size, owners: own }, n) ? 0 : 1));
+    feeds[levelInputs.inside(level)] = float32([1, 1, size.height, size.width], inside);
+  });
+  return { levels: levels.map(() => ({ kind: 'fed', count: sources })), feeds };
+}
+
+/** Whether a cell touches another part, on the side of the background or of the later region: borders are one cell wide. */
+function isBorder({ height, width, owners }: OwnedLevel, n: number): boolean {
+  const own = owners[n]!;
+  const [y, x] = [Math.floor(n / width), n % width];
+  for (let row = Math.max(0, y - 1); row <= Math.min(height - 1, y + 1); row++) {
+    for (let column = Math.max(0, x - 1); column <= Math.min(width - 1, x + 1); column++) {
+      const other = owners[row * width + column]!;
+      if (other !== own && (own === BACKGROUND || (other !== BACKGROUND && other < own))) return true;
+    }
+  }
+  return false;
 }
 
 /** Rows part by part: regions first, the background's last. */
@@ -71,11 +101,12 @@ function partition(owners: readonly number[], sources: number): { sizes: number[
   return { sizes: parts.map((part) => part.length), rows: parts.flat() };
 }
 
-/** Rows of each part's statistics (its own; for the background all) and rows of each part, [N, P]. */
-function partMatrices(
+/** Rows of each part's statistics (its own; for the background all) and rows of each part. */
+function statistics(
+  level: number,
   rows: readonly number[],
   sizes: readonly number[],
-): { members: Tensor<Float32Array>; owners: Tensor<Float32Array> } {
+): Record<string, Tensor> {
   const shape = [rows.length, sizes.length];
   const [members, owners] = [float32(shape), float32(shape)];
   let at = 0;
@@ -88,7 +119,7 @@ function partMatrices(
     for (const row of rows.slice(at, at + size)) owners.data[row * sizes.length + part] = 1;
     at += size;
   });
-  return { members, owners };
+  return { [levelInputs.partMembers(level)]: members, [levelInputs.partOwners(level)]: owners };
 }
 
 interface OwnedLevel extends Size {

@@ -6,7 +6,7 @@ import { type LevelLayout, levelInputs, type SourceLayout } from '../models/unet
 import { float32, int64, type Tensor } from '../tensor/tensor.ts';
 import { joined } from './guided-rows.ts';
 import { coverage, type Region } from './region.ts';
-import { keepApart, partOwners } from './region-parts.ts';
+import { cutApart, feedApart, type KeptApart, partOwners } from './region-parts.ts';
 
 /** Weights below this are nothing. */
 const NEGLIGIBLE = 1e-6;
@@ -48,7 +48,10 @@ export interface SharedPicture {
   readonly weights: readonly (readonly Float32Array[])[];
 }
 
+type Levels = readonly { readonly height: number; readonly width: number }[];
+
 /**
+ * By a network that is written for these regions: each source is computed where it has weight.
  * @param tokens   text positions of context and regions
  * @param levels   size of the UNet's latents at each level
  * @param isolated whether regions keep to themselves
@@ -56,29 +59,39 @@ export interface SharedPicture {
 export function sharePicture(
   regions: readonly Region[],
   tokens: readonly number[],
-  levels: readonly { readonly height: number; readonly width: number }[],
+  levels: Levels,
   isolated: boolean,
 ): SharedPicture {
   const weights = levels.map(({ height, width }) => sourceWeights(regions, height, width));
-  return shareWeights(weights, tokens, levels, { isolated });
+  const kept = isolated ? cutApart(weights.map(partOwners), tokens.length, levels) : null;
+  return shared(weights, tokens, levels, kept, false);
 }
 
-export interface SharingOptions {
-  /** Whether regions keep to themselves. Default false. */
-  readonly isolated?: boolean;
-  /** Whether every source is computed for every row, so that one graph serves all weights. Default: where it has weight. */
-  readonly everywhere?: boolean;
-}
-
-/** @param weights of the sources, by level, [source][N] */
-export function shareWeights(
+/**
+ * By a network that serves any weights: every source is computed everywhere.
+ * @param weights  of the sources, by level, [source][N]
+ * @param isolated whether regions keep to themselves; null: by a network that cannot keep them apart, which is a little faster
+ */
+export function shareAnyPicture(
   weights: readonly (readonly Float32Array[])[],
   tokens: readonly number[],
-  levels: readonly { readonly height: number; readonly width: number }[],
-  { isolated = false, everywhere = false }: SharingOptions,
+  levels: Levels,
+  isolated: boolean | null,
+): SharedPicture {
+  const owners = weights.map((own) => (isolated ? partOwners(own) : Array.from(own[0]!, () => 0)));
+  const kept = isolated === null ? null : feedApart(owners, tokens.length, levels);
+  return shared(weights, tokens, levels, kept, true);
+}
+
+/** @param everywhere whether sources are computed where they have no weight too */
+function shared(
+  weights: readonly (readonly Float32Array[])[],
+  tokens: readonly number[],
+  levels: Levels,
+  kept: KeptApart | null,
+  everywhere: boolean,
 ): SharedPicture {
   const feeds: Record<string, Tensor> = {};
-  const apart = isolated ? keepApart(weights.map(partOwners), tokens.length, levels) : null;
   const layouts = levels.map(({ height, width }, level): LevelLayout => {
     const { rows, places, perSource, weighted } = shareLevel(weights[level]!, height * width, everywhere);
     const shares = float32([tokens.length, height * width]);
@@ -89,10 +102,9 @@ export function shareWeights(
       feeds[levelInputs.places(level, overlap)] = int64([from.length], from);
       feeds[levelInputs.weights(level, overlap)] = float32([1, weight.length, 1], weight);
     });
-    const { parts = null, seams = null } = apart?.levels[level] ?? {};
-    return { rows: perSource, depth: places.length, weighted, parts, seams };
+    return { rows: perSource, depth: places.length, weighted, apart: kept?.levels[level] ?? null };
   });
-  return { layout: { tokens, levels: layouts }, feeds: { ...feeds, ...apart?.feeds }, weights };
+  return { layout: { tokens, levels: layouts }, feeds: { ...feeds, ...kept?.feeds }, weights };
 }
 
 interface LevelShares {

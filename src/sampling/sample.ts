@@ -31,6 +31,7 @@ import { type EncoderTexts, type LayerTexts, PromptEncoder } from './prompt-enco
 import { type ResolvedRequest, resolveRequest, type SampleRequest } from './request.ts';
 import { checkRequestMemory, maskCount } from './request-memory.ts';
 import { createSampler } from './samplers/create.ts';
+import { SlowestStep } from './slowest-step.ts';
 import { UnetDenoiser } from './unet-denoiser.ts';
 
 export interface PipelineParts extends ExecutionRequest {
@@ -74,6 +75,9 @@ export interface SampleHooks {
   /** Stops between two steps by throwing its reason; default: the pipeline's, which waits for no step. Pictures already handed to `onPicture` are finished. */
   readonly signal?: AbortSignal;
 }
+
+/** Pictures with places of their own that are drawn at a time, call by call. Their latents are all that each of them holds. */
+const SIDE_BY_SIDE = 8;
 
 /** A base with its changes, loaded once for any number of pictures. Dispose it when done. */
 export class Pipeline {
@@ -133,8 +137,8 @@ export class Pipeline {
     const resolved = this.resolve(request);
     await checkRequestMemory(resolved, maskCount(resolved), this.base, this.factor);
     const { sampler: name, schedule, steps, eta, count, seed } = resolved;
-    // Places that are found are one picture's.
-    const batchSize = resolved.autoRegions === undefined ? resolved.batchSize : 1;
+    // Places that are found are one picture's: such pictures share networks, not passes.
+    const batchSize = resolved.autoRegions === undefined ? resolved.batchSize : SIDE_BY_SIDE;
     const config = checkpointSampler(this.base, name, schedule);
     const strengths = conceptStrengths(usesOf(resolved), this.#concepts.length);
     const models: CombinedModel[] = [];
@@ -196,7 +200,10 @@ export class Pipeline {
       );
     });
     const find = findingRun(run, { base: this.base, request, auto, model, positions, factor: this.factor });
-    return async ([index], onStep) => [await find(index!, onStep)];
+    return (pictures, onStep) => {
+      const steps = new SlowestStep(pictures, onStep);
+      return run.sideBySide(pictures, (index) => find(index, steps.of(index)));
+    };
   }
 
   /** Text features of context and regions, each read with the concepts that act there. */

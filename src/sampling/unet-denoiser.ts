@@ -15,7 +15,7 @@ import type { Listening } from '../models/unet/word-shares.ts';
 import { type ExecutionContext, executionContext } from '../runtime/execution-context.ts';
 import { halvesAreWidenedInRuns } from '../runtime/half-weights.ts';
 import type { LoadedGraph } from '../runtime/runtime.ts';
-import { UploadedFeeds } from '../runtime/uploaded.ts';
+import { RepeatedFeeds, UploadedFeeds } from '../runtime/uploaded.ts';
 import { float32, type Tensor } from '../tensor/tensor.ts';
 import { alikeSources, type ConceptPlacement, type SourceStrengths } from './concept-places.ts';
 import type { GuidedRows } from './guided-rows.ts';
@@ -55,6 +55,8 @@ export class UnetDenoiser {
     runs: number;
     factors: UploadedFeeds;
   } | null = null;
+  /** Texts, masks and indices: the same from call to call. */
+  readonly #repeated: RepeatedFeeds;
 
   /**
    * @param deltas   changes of the base everywhere; those of the UNet count
@@ -70,6 +72,7 @@ export class UnetDenoiser {
     this.#own = splitDeltas(deltas);
     this.#concepts = concepts.map(splitDeltas);
     this.#execution = execution;
+    this.#repeated = new RepeatedFeeds(execution.runtime);
   }
 
   /**
@@ -125,9 +128,9 @@ export class UnetDenoiser {
   async load(setup: UnetSetup): Promise<void> {
     const { rows, latentHeight, latentWidth, layout, listening, adapterFeatures, controlResiduals } = setup;
     const lean = halvesAreWidenedInRuns();
-    const key = JSON.stringify({ ...setup, lean, listening: listening && [...listening.layers, listening] });
+    const key = setupKey(setup);
     if (this.#loaded?.key === key) return;
-    await this.dispose();
+    await this.#unload();
     const { weights, config, layers } = this.#base.parts.unet;
     const { deltas, places } = this.#placed(setup.placement);
     const loraRanks = deltaRanks(deltas);
@@ -158,7 +161,7 @@ export class UnetDenoiser {
   async run(feeds: Feeds): Promise<Feeds> {
     const { session, inputs, runs, factors } = this.#loaded!;
     const known = Object.entries(feeds).filter(([name]) => inputs.has(name));
-    if (runs === 1) return session.run({ ...factors.feeds, ...Object.fromEntries(known) });
+    if (runs === 1) return session.run({ ...factors.feeds, ...this.#repeated.of(known) });
     const told: Feeds[] = [];
     for (let row = 0; row < runs; row++) {
       const own = known.map(([name, tensor]) => {
@@ -200,11 +203,23 @@ export class UnetDenoiser {
     return { deltas, places: { masks: sets.length, columns: new Map(columns) } };
   }
 
-  async dispose(): Promise<void> {
+  async #unload(): Promise<void> {
     this.#loaded?.factors.dispose();
     await this.#loaded?.session.dispose();
     this.#loaded = null;
   }
+
+  async dispose(): Promise<void> {
+    this.#repeated.dispose();
+    await this.#unload();
+  }
+}
+
+/** Setups of one key share a loaded network. */
+export function setupKey(setup: UnetSetup): string {
+  const { listening } = setup;
+  const lean = halvesAreWidenedInRuns();
+  return JSON.stringify({ ...setup, lean, listening: listening && [...listening.layers, listening] });
 }
 
 /** Of what a run of the UNet gives, [B, C, h, w]. */

@@ -29,6 +29,8 @@ export class WordListener {
   readonly #positions: readonly (readonly (readonly number[])[])[];
   readonly #rows: GuidedRows;
   readonly setup: Listening;
+  /** Of the keys that were asked for last. */
+  #fed: { readonly keys: Tensor; readonly feeds: Feeds } | null = null;
 
   /**
    * @param levels    which of the UNet's levels tell
@@ -56,6 +58,8 @@ export class WordListener {
   /** @param keys of all sources, as `UnetDenoiser.keysValues` gives them; @param source the prompt's */
   feeds(keys: Feeds, source: number): Feeds {
     const { words, tokens } = this.setup;
+    const first = keys[keyInput(nameOf(this.#places[0]!), source)]!;
+    if (this.#fed?.keys === first) return this.#fed.feeds;
     const feeds: Record<string, Tensor> = {};
     for (const place of this.#places) {
       const name = nameOf(place);
@@ -66,6 +70,7 @@ export class WordListener {
       });
       feeds[heardWordsInput(name)] = columns;
     }
+    this.#fed = { keys: first, feeds };
     return feeds;
   }
 

@@ -4,8 +4,8 @@ import { describe, expect, it } from 'vitest';
 import { GraphBuilder } from '../../src/graph/builder.ts';
 import { interpret } from '../../src/graph/interpret.ts';
 import { conv } from '../../src/graph/ops/convolution.ts';
-import { plainLayout, sharedConv } from '../../src/models/unet/region-attention.ts';
-import { keepApart } from '../../src/sampling/region-parts.ts';
+import { levelInputs, plainLayout, sharedConv } from '../../src/models/unet/region-attention.ts';
+import { cutApart, feedApart } from '../../src/sampling/region-parts.ts';
 import { TorchGenerator } from '../../src/tensor/random.ts';
 import { float32 } from '../../src/tensor/tensor.ts';
 
@@ -40,12 +40,12 @@ describe.each([1, 2] as const)('a convolution of stride %i', (stride) => {
         const run = async (values: Float32Array, apart: boolean) => {
           const g = new GraphBuilder();
           const picture = g.input('x', 'float32', [BATCH, CHANNELS, input.height, input.width]);
-          const kept = keepApart(owners, 3, levels);
+          const kept = cutApart(owners, 3, levels);
           const rows = levels.map(({ height, width }) => height * width);
           const plain = plainLayout(1, rows);
           const layout = {
             ...plain,
-            levels: plain.levels.map((level, i) => ({ ...level, ...kept.levels[i]! })),
+            levels: plain.levels.map((level, i) => ({ ...level, apart: kept.levels[i]! })),
           };
           const write = apart ? sharedConv(layout, levels) : conv;
           g.output('y', write(g, picture, g.constant(weight), null, options));
@@ -69,4 +69,39 @@ describe.each([1, 2] as const)('a convolution of stride %i', (stride) => {
       { numRuns: 25 },
     );
   });
+});
+
+it('of fed parts, nothing of one part reaches the inside of another', async () => {
+  await fc.assert(
+    fc.asyncProperty(pictures, fc.nat(), async ({ levels: [size], owners: [own] }, seed) => {
+      const random = new TorchGenerator(seed);
+      const count = size!.height * size!.width;
+      const weight = float32([OUT, CHANNELS, 3, 3], random.randn(OUT * CHANNELS * 9));
+      const kept = feedApart([own], 3, [size!]);
+      const inside = kept.feeds[levelInputs.inside(0)]!;
+      const run = (values: Float32Array): Float32Array => {
+        const g = new GraphBuilder();
+        const picture = g.input('x', 'float32', [1, CHANNELS, size!.height, size!.width]);
+        const plain = plainLayout(1, [count]);
+        const layout = { ...plain, levels: [{ ...plain.levels[0]!, apart: kept.levels[0]! }] };
+        const options = { stride: 1, pads: 1 };
+        g.output('y', sharedConv(layout, [size!])(g, picture, g.constant(weight), null, options));
+        const graph = g.finish();
+        return interpret(graph, { x: float32(picture.shape, values), [levelInputs.inside(0)]: inside }).y!
+          .data as Float32Array;
+      };
+      const x = random.randn(CHANNELS * count);
+      const all = run(x);
+      for (const owner of [0, 1, 2]) {
+        const alone = run(x.map((value, i) => (own[i % count] === owner ? value : 0)));
+        all.forEach((value, i) => {
+          const n = i % count;
+          if (own[n] === owner && inside.data[n] === 1) expect(value).toBeCloseTo(alone[i]!, 4);
+        });
+      }
+      // A part of one piece has no border.
+      expect([...inside.data].some((value) => value === 0)).toBe(new Set(own).size > 1);
+    }),
+    { numRuns: 25 },
+  );
 });

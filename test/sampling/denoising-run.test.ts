@@ -41,7 +41,7 @@ async function denoise(request: Partial<ResolvedRequest>, negative = 0, positive
     },
     run: async ({ sample }: { sample: Tensor<Float32Array> }) => {
       const rows = sample.shape[0]!;
-      asked.push({ isolated: setup!.layout.levels[0]!.parts !== null, rows });
+      asked.push({ isolated: setup!.layout.levels[0]!.apart !== null, rows });
       const one = sample.data.length / rows;
       const answer = sample.data.map((_, i) => (rows === 2 && i < one ? negative : positive));
       return { noise_pred: { ...sample, data: answer } };

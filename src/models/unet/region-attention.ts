@@ -12,15 +12,17 @@ import type { GraphBuilder } from '../../graph/builder.ts';
 import { multiHeadAttention } from '../../graph/ops/attention.ts';
 import { conv } from '../../graph/ops/convolution.ts';
 import { add, mul } from '../../graph/ops/elementwise.ts';
-import { concat, gather, slice, split } from '../../graph/ops/movement.ts';
+import { concat, gather, split } from '../../graph/ops/movement.ts';
 import { groupNorm } from '../../graph/ops/normalization.ts';
 import type { Value } from '../../graph/value.ts';
 import { linear } from '../layers.ts';
 import type { ConvWriter, GroupNormWriter, NetworkBuilder } from '../network.ts';
 import { type Attentions, attention } from './attention.ts';
+import { cutAttention, fedAttention } from './part-attention.ts';
 import { PART_KERNEL, partConv, type Seams } from './part-conv.ts';
 import { type PartMatrices, partGroupNorm } from './part-norm.ts';
 import type { AttentionPlace } from './structure.ts';
+import { textEmbedsInput } from './time-embedding.ts';
 import { type Listening, tellWords } from './word-shares.ts';
 
 /** How sources share the rows of one resolution. Only sizes: the numbers are fed. */
@@ -32,13 +34,28 @@ export interface LevelLayout {
   /** Whether any weight differs from 1. */
   readonly weighted: boolean;
   /**
-   * Parts that are kept apart: rows of each. Rows of a part attend to that part, those of the last (the background) to
-   * all; group norms take their statistics from the same rows, and convolutions read no others. `null`: all attend to all.
+   * Parts that are kept apart: rows of a part attend to that part, those of the last (the background) to all; group norms take
+   * their statistics from the same rows, and convolutions read no others. `null`: all see all.
    */
-  readonly parts: readonly number[] | null;
-  /** Where convolutions would read over borders of parts. `null`: they read what they read. */
-  readonly seams: SeamCounts | null;
+  readonly apart: PartsLayout | null;
 }
+
+/**
+ * `cut`: the network is written for the parts' borders; exact. `fed`: for any borders, which are fed, so that one network serves
+ * all; convolutions see nothing of the cells at a border instead of nothing beyond it (part-conv.ts).
+ */
+export type PartsLayout =
+  | {
+      readonly kind: 'cut';
+      /** Of each part. */
+      readonly rows: readonly number[];
+      /** Where convolutions would read over borders. */
+      readonly seams: SeamCounts;
+    }
+  | { readonly kind: 'fed'; readonly count: number };
+
+/** How many parts there are. */
+const partCount = (apart: PartsLayout): number => (apart.kind === 'cut' ? apart.rows.length : apart.count);
 
 /** By a convolution's stride: seams of its output, the first of each included. */
 export type SeamCounts = Readonly<Record<number, number>>;
@@ -59,8 +76,7 @@ export function plainLayout(tokens: number, rows: readonly number[]): SourceLayo
     rows: [count],
     depth: 1,
     weighted: false,
-    parts: null,
-    seams: null,
+    apart: null,
   });
   return { tokens: [tokens], levels: rows.map(level) };
 }
@@ -70,6 +86,12 @@ export const keyInput = (attentionName: string, source: number): string => `${at
 /** Input [B, T, C] of a cross-attention (`….attn2`): the values of a source. */
 export const valueInput = (attentionName: string, source: number): string =>
   `${attentionName}.value.${source}`;
+
+/** Names of a source's inputs: keys, values, and the pooled text of UNets that read one. @param names of the cross-attentions */
+export const sourceInputs = (names: readonly string[], source: number): string[] => [
+  ...names.flatMap((name) => [keyInput(name, source), valueInput(name, source)]),
+  textEmbedsInput(source),
+];
 
 /** Names of a level's inputs. */
 export const levelInputs = {
@@ -85,10 +107,14 @@ export const levelInputs = {
   partRows: (level: number): string => `level.${level}.part_rows`,
   /** int64 [N]: where in that order each row stands. */
   partPlaces: (level: number): string => `level.${level}.part_places`,
+  /** [1, N, 1, P − 1]: 1 where a row belongs to a part that is fed, without the background. */
+  partFlags: (level: number): string => `level.${level}.part_flags`,
   /** [N, P]: 1 where a part's statistics include a row. */
   partMembers: (level: number): string => `level.${level}.part_members`,
   /** [N, P]: 1 where a row belongs to a part. */
   partOwners: (level: number): string => `level.${level}.part_owners`,
+  /** [1, 1, height, width]: 0 at borders of parts that are fed, else 1. */
+  inside: (level: number): string => `level.${level}.inside`,
   /** Of convolutions from a level with a stride: what `Seams` of part-conv.ts has. */
   seamTaps: (level: number, stride: number): string => `level.${level}.seam_taps.${stride}`,
   seamForeign: (level: number, stride: number): string => `level.${level}.seam_foreign.${stride}`,
@@ -125,6 +151,15 @@ export function sharedAttentions(layout: SourceLayout, listening: Listening | nu
     const { level } = place;
     const { rows, depth, weighted } = layout.levels[level]!;
     const count = q.shape[1]!;
+    const weightsOf = (overlap: number): Value => {
+      const name = levelInputs.weights(level, overlap);
+      return once(name, () => g.input(name, 'float32', [1, count, 1]));
+    };
+    // Each source's contribution to a row is that of its own number.
+    if (rows.every((n) => n === count) && depth === rows.length) {
+      const parts = rows.map((_, source) => mul(g, attend(net, q, source, place), weightsOf(source)));
+      return parts.reduce((sum, part) => add(g, sum, part));
+    }
     const total = rows.reduce((sum, n) => sum + n, 0);
     const picked = gather(g, q, indices(g, levelInputs.rows(level), total), 1);
     const present = rows.flatMap((n, source) => (n > 0 ? [{ source, n }] : []));
@@ -142,14 +177,7 @@ export function sharedAttentions(layout: SourceLayout, listening: Listening | nu
     let result: Value | null = null;
     for (let overlap = 0; overlap < depth; overlap++) {
       let part = gather(g, attended, indices(g, levelInputs.places(level, overlap), count), 1);
-      if (weighted) {
-        const name = levelInputs.weights(level, overlap);
-        part = mul(
-          g,
-          part,
-          once(name, () => g.input(name, 'float32', [1, count, 1])),
-        );
-      }
+      if (weighted) part = mul(g, part, weightsOf(overlap));
       result = result === null ? part : add(g, result, part);
     }
     return result!;
@@ -165,9 +193,20 @@ export function sharedAttentions(layout: SourceLayout, listening: Listening | nu
       return linear(net, y, 'to_out.0', { out });
     },
     self: (net, x, place) => {
-      const { parts } = layout.levels[place.level]!;
-      if (parts === null) return attention(net, x, x, place.numHeads);
-      return separateAttention(net, x, place, parts, indices);
+      const { apart } = layout.levels[place.level]!;
+      if (apart === null) return attention(net, x, x, place.numHeads);
+      const { g } = net;
+      const count = x.shape[1]!;
+      if (apart.kind === 'fed') {
+        const name = levelInputs.partFlags(place.level);
+        const flags = once(name, () => g.input(name, 'float32', [1, count, 1, apart.count - 1]));
+        return fedAttention(net, x, place.numHeads, flags);
+      }
+      return cutAttention(net, x, place.numHeads, {
+        sizes: apart.rows,
+        rows: indices(g, levelInputs.partRows(place.level), count),
+        places: indices(g, levelInputs.partPlaces(place.level), count),
+      });
     },
   };
 }
@@ -184,9 +223,9 @@ export function sharedGroupNorm(
   return (g, x, weight, bias, options) => {
     const [, , height, width] = x.shape as [number, number, number, number];
     const level = levels.findIndex((size) => size.height === height && size.width === width);
-    const parts = layouts[level]?.parts ?? null;
-    if (parts === null) return groupNorm(g, x, weight, bias, options);
-    const shape = [height * width, parts.length];
+    const apart = layouts[level]?.apart ?? null;
+    if (apart === null) return groupNorm(g, x, weight, bias, options);
+    const shape = [height * width, partCount(apart)];
     const matrices = inputs.get(level) ?? {
       members: g.input(levelInputs.partMembers(level), 'float32', shape),
       owners: g.input(levelInputs.partOwners(level), 'float32', shape),
@@ -205,12 +244,21 @@ export function sharedConv(
   levels: readonly { readonly height: number; readonly width: number }[],
 ): ConvWriter {
   const inputs = new Map<string, Seams>();
+  const insides = new Map<number, Value>();
   return (g, x, weight, bias, options) => {
     const [, , height, width] = x.shape as [number, number, number, number];
     const level = levels.findIndex((size) => size.height === height && size.width === width);
     const { stride } = options;
-    const count = layouts[level]?.seams?.[stride] ?? 0;
-    if (weight.shape[2] !== PART_KERNEL || count <= 1) return conv(g, x, weight, bias, options);
+    const apart = layouts[level]?.apart ?? null;
+    if (weight.shape[2] !== PART_KERNEL || apart === null) return conv(g, x, weight, bias, options);
+    if (apart.kind === 'fed') {
+      const inside =
+        insides.get(level) ?? g.input(levelInputs.inside(level), 'float32', [1, 1, height, width]);
+      insides.set(level, inside);
+      return conv(g, mul(g, x, inside), weight, bias, options);
+    }
+    const count = apart.seams[stride] ?? 0;
+    if (count <= 1) return conv(g, x, weight, bias, options);
     const key = levelInputs.seamTaps(level, stride);
     const taps = [PART_KERNEL, PART_KERNEL * count];
     const rows = Math.ceil(height / stride) * Math.ceil(width / stride);
@@ -222,37 +270,4 @@ export function sharedConv(
     inputs.set(key, seams);
     return partConv(g, x, weight, bias, options, seams);
   };
-}
-
-/** Self-attention in parts; exact, and cheaper than over all rows. */
-function separateAttention(
-  net: NetworkBuilder,
-  x: Value,
-  { level, numHeads }: AttentionPlace,
-  parts: readonly number[],
-  indices: (g: GraphBuilder, name: string, count: number) => Value,
-): Value {
-  const { g } = net;
-  const [, count, out] = x.shape as [number, number, number];
-  const order = indices(g, levelInputs.partRows(level), count);
-  const back = indices(g, levelInputs.partPlaces(level), count);
-  const project = (name: string): Value => gather(g, linear(net, x, name, { out, bias: false }), order, 1);
-  const [q, k, v] = [project('to_q'), project('to_k'), project('to_v')];
-  let start = 0;
-  const attended: Value[] = [];
-  parts.forEach((size, part) => {
-    const [from, to] = [start, start + size];
-    start = to;
-    if (size === 0) return;
-    const background = part === parts.length - 1;
-    const rowsOf = (all: Value): Value => (size === count ? all : slice(g, all, 1, from, to));
-    attended.push(
-      multiHeadAttention(
-        g,
-        { q: rowsOf(q), k: background ? k : rowsOf(k), v: background ? v : rowsOf(v) },
-        numHeads,
-      ),
-    );
-  });
-  return linear(net, gather(g, concat(g, attended, 1), back, 1), 'to_out.0', { out });
 }

@@ -29,7 +29,7 @@ export interface AutoRegions {
 /** Share of the steps in which found regions keep to themselves unless told otherwise: concepts are made apart, borders blend later. */
 export const AUTO_ISOLATE = 0.5;
 /** Share of the calls in which the whole prompt draws and is listened to. */
-const LOOKING = 0.2;
+const LOOKING = 0.08;
 /** Share of the calls after which places stand still. */
 const MOVING = 0.5;
 

@@ -1,6 +1,6 @@
 /** Pictures whose regions find their places: each by itself, since its places are its own. */
 import type { Checkpoint } from '../../models/checkpoint.ts';
-import { attentionPlaces, levelSizes } from '../../models/unet/structure.ts';
+import { attentionPlaces, crossAttentionNames, levelSizes } from '../../models/unet/structure.ts';
 import type { Tensor } from '../../tensor/tensor.ts';
 import type { CombinedModel } from '../combined-model.ts';
 import type { DenoisingRun, OnStep } from '../denoising-run.ts';
@@ -45,6 +45,7 @@ export function findingRun(
     levels,
     attentionPlaces(config).map(({ level }) => level),
   );
+  const listener = new WordListener(config, told, positions, tokens.at(-1)!, rows);
   const { looking, stillFrom, isolated } = autoCalls(auto, run.calls, request.isolate);
   return async (index, onStep) => {
     const places = new FoundPlaces({
@@ -53,7 +54,8 @@ export function findingRun(
       levels,
       tokens,
       strengths: model.strengths,
-      listener: new WordListener(config, told, positions, tokens.at(-1)!, rows),
+      listener,
+      attentions: crossAttentionNames(config),
       lookingCalls: looking,
       stillFrom,
       isolatedCalls: isolated,

@@ -1,9 +1,11 @@
 /**
  * Places that are found while a picture is drawn. In the first calls the whole prompt draws, without the concepts, and is listened to;
  * then each concept has the place that was found for it, which moves with the picture until it stands, or stays where regions
- * are to keep to themselves. Sources: the surroundings, the regions, and last the whole prompt.
+ * are to keep to themselves. Sources: the surroundings, the regions, and last the whole prompt, which is never drawn beside the others.
+ *
+ * One network looks, and one draws, in any places: loading one takes as long as several calls of it, and computing what no place needs takes less.
  */
-import type { Listening } from '../../models/unet/word-shares.ts';
+import { plainLayout, sourceInputs } from '../../models/unet/region-attention.ts';
 import type { Tensor } from '../../tensor/tensor.ts';
 import {
   type ConceptPlacement,
@@ -13,7 +15,7 @@ import {
 } from '../concept-places.ts';
 import type { Arrangement, PicturePlaces } from '../picture-places.ts';
 import type { Region, SoftMask } from '../region.ts';
-import { type SharingOptions, shareWeights, sourceWeights } from '../region-shares.ts';
+import { shareAnyPicture, sourceWeights } from '../region-shares.ts';
 import type { WordListener } from '../word-listening.ts';
 import type { MapSize } from './map-numbers.ts';
 import { type PlaceDoubt, placeDoubts } from './place-doubts.ts';
@@ -31,6 +33,8 @@ export interface FoundRequest {
   readonly tokens: readonly number[];
   readonly strengths: SourceStrengths;
   readonly listener: WordListener;
+  /** Names of the cross-attentions. */
+  readonly attentions: readonly string[];
   /** Calls that are drawn by the whole prompt. */
   readonly lookingCalls: number;
   /** Call from which places stand still. */
@@ -51,27 +55,26 @@ export class FoundPlaces implements PicturePlaces {
   readonly #request: FoundRequest;
   readonly #maps: WordMaps;
   readonly #placement: ConceptPlacement;
+  /** Text positions of what is drawn at once: all sources but the whole prompt. */
+  readonly #tokens: readonly number[];
   readonly #looking: Arrangement;
   #masks: readonly Float32Array[] | null = null;
   #doubts: readonly PlaceDoubt[] = [];
   /** Whether more was heard since masks were made. */
   #news = false;
-  #drawn: Arrangement | null = null;
-  readonly #apart = new Map<boolean, Arrangement>();
+  readonly #drawn = new Map<boolean | null, Arrangement>();
   #started = false;
 
   constructor(request: FoundRequest) {
     const { words, levels, strengths, tokens } = request;
     this.#request = request;
     this.#maps = new WordMaps(words, levels, request.finder.memory);
+    this.#tokens = tokens.slice(0, -1);
     this.#placement = conceptPlacement(
-      strengths,
-      tokens.map(() => true),
+      strengths.map((own) => own.slice(0, -1)),
+      this.#tokens.map(() => true),
     );
-    const whole = levels.map(({ height, width }) =>
-      tokens.map((_, source) => new Float32Array(height * width).fill(source === words + 1 ? 1 : 0)),
-    );
-    this.#looking = this.#arranged(whole, { everywhere: this.#oneGraph }, request.listener.setup);
+    this.#looking = lookingAlone(request);
   }
 
   /** Draw from the first call on in the places that were found. */
@@ -95,25 +98,12 @@ export class FoundPlaces implements PicturePlaces {
     return this.#masks.map((data) => ({ ...this.#maps.size, data }));
   }
 
-  /**
-   * Whether one graph serves all calls of all pictures: every source computed everywhere, and telling also when nobody listens. That is a few
-   * per cent of a call, and loading a graph for each picture's places takes as long as several calls. Regions that keep to themselves
-   * have graphs of their own.
-   */
-  get #oneGraph(): boolean {
-    return this.#request.isolatedCalls === 0;
-  }
-
   at(call: number): Arrangement {
-    const { lookingCalls, isolatedCalls, listener } = this.#request;
+    const { lookingCalls, isolatedCalls } = this.#request;
     if (call < lookingCalls && !this.#started) return this.#looking;
-    if (this.#oneGraph) {
-      this.#drawn ??= this.#arranged(this.#weights(), { everywhere: true }, listener.setup);
-      return this.#drawn;
-    }
-    const isolated = call < isolatedCalls;
-    const known = this.#apart.get(isolated) ?? this.#arranged(this.#weights(), { isolated }, null);
-    this.#apart.set(isolated, known);
+    const isolated = isolatedCalls === 0 ? null : call < isolatedCalls;
+    const known = this.#drawn.get(isolated) ?? this.#drawing(isolated);
+    this.#drawn.set(isolated, known);
     return known;
   }
 
@@ -124,27 +114,46 @@ export class FoundPlaces implements PicturePlaces {
     // Once places are drawn, words are told where they were put.
     if (call < lookingCalls && !this.#started) this.#doubts = placeDoubts(this.#maps);
     this.#news = true;
-    this.#drawn = null;
+    this.#drawn.clear();
   }
 
-  #weights(): Float32Array[][] {
+  /** @param isolated as `shareAnyPicture` */
+  #drawing(isolated: boolean | null): Arrangement {
+    const { levels, strengths, listener, tokens, stillFrom } = this.#request;
     const regions = this.masks.map((mask): Region => ({ prompt: '', shape: { kind: 'mask', mask } }));
-    return this.#request.levels.map(({ height, width }) => [
-      ...sourceWeights(regions, height, width),
-      new Float32Array(height * width),
-    ]);
-  }
-
-  #arranged(weights: Float32Array[][], options: SharingOptions, listening: Listening | null): Arrangement {
-    const { tokens, levels, strengths, words, listener } = this.#request;
-    const { layout, feeds } = shareWeights(weights, tokens, levels, options);
+    const weights = levels.map(({ height, width }) => sourceWeights(regions, height, width));
+    const { layout, feeds } = shareAnyPicture(weights, this.#tokens, levels, isolated);
     const placed = this.#placement.placed.map((concept) => strengths[concept]!);
     const own = { ...feeds, ...conceptMasks(weights, placed) };
+    // Places that move are told in all calls, whether that is heard or not.
+    const listens = stillFrom > 0;
     return {
       layout,
       placement: this.#placement,
-      listening,
-      feeds: (_, texts) => (listening === null ? own : { ...own, ...listener.feeds(texts, words + 1) }),
+      listening: listens ? listener.setup : null,
+      feeds: (_, texts) => (listens ? { ...own, ...listener.feeds(texts, tokens.length - 1) } : own),
     };
   }
+}
+
+/** The whole prompt everywhere, by what acts everywhere. */
+function lookingAlone({ levels, tokens, strengths, listener, attentions }: FoundRequest): Arrangement {
+  const whole = tokens.length - 1;
+  const names = sourceInputs(attentions, whole);
+  const layout = plainLayout(
+    tokens[whole]!,
+    levels.map(({ height, width }) => height * width),
+  );
+  return {
+    layout,
+    placement: { everywhere: strengths.map((own) => own[whole]!), placed: [] },
+    listening: listener.setup,
+    feeds: (_, texts) => {
+      const first = sourceInputs(attentions, 0).flatMap((name, i) => {
+        const own = texts[names[i]!];
+        return own === undefined ? [] : [[name, own] as const];
+      });
+      return { ...Object.fromEntries(first), ...listener.feeds(texts, whole) };
+    },
+  };
 }
