@@ -63,7 +63,10 @@ async function holdingDescriptor(file: string, open: OpenFile): Promise<HeldFile
       return holder.open.read(holder.source, range.offset + begin, range.offset + end, into);
     };
     // Without a range: nobody maps what another file of the same name may replace.
-    tensors.set(name, { ...tensor, storage: { sizeBytes, range: null, opened, read } });
+    const readLater = (begin: number, end: number, into?: Uint8Array<ArrayBuffer>): Promise<Uint8Array> => {
+      return holder.open.readLater(holder.source, range.offset + begin, range.offset + end, into);
+    };
+    tensors.set(name, { ...tensor, storage: { sizeBytes, range: null, opened, read, readLater } });
   }
   forgotten.register(holder, open);
   return { opened: { ...found, tensors }, close: () => open.close() };

@@ -135,6 +135,20 @@ export function readFloat64(tensor: RawTensor, into?: Float64Array<ArrayBuffer>)
   return decodeFloat64(readBytes(tensor, tensor.dtype === 'F64' ? bytes : undefined), tensor.dtype);
 }
 
+/** As `readFloat64`, while the caller goes on where the file can be read so. */
+export async function readFloat64Later(
+  tensor: RawTensor,
+  into?: Float64Array<ArrayBuffer>,
+): Promise<Float64Array> {
+  const { dtype, shape, storage, storageOffset } = tensor;
+  if (storage.readLater === undefined || dtype !== 'F64' || !isContiguous(tensor)) {
+    return readFloat64(tensor, into);
+  }
+  const [begin, length] = [storageOffset, elementCount(shape)].map((count) => count * dtypeWidth(dtype));
+  const bytes = into && new Uint8Array(into.buffer, into.byteOffset, into.byteLength);
+  return decodeFloat64(await storage.readLater(begin!, begin! + length!, bytes), dtype);
+}
+
 function refuseUndecodable(tensor: RawTensor): void {
   if (isDecodable(tensor.dtype)) return;
   const kind = tensor.dtype === 'C64' ? 'complex numbers (C64)' : 'packed 4-bit numbers (F4)';

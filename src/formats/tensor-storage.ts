@@ -25,6 +25,8 @@ export interface TensorStorage {
    * @throws {FormatError} when the file cannot be read.
    */
   read(begin: number, end: number, into?: Uint8Array<ArrayBuffer>): Uint8Array;
+  /** The same while the caller goes on; absent where nothing is gained by that. */
+  readLater?(begin: number, end: number, into?: Uint8Array<ArrayBuffer>): Promise<Uint8Array>;
   /**
    * Compare the bytes with the checksum that the file keeps of them; absent where the format has none.
    * Costs one pass over the storage the first time, in steps, and nothing later. `read` does it by itself, in one go.

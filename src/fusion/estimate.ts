@@ -71,8 +71,8 @@ class Enough extends Error {}
 const MANY_FACTORS = 128;
 
 /**
- * What solving holds of the widest input: packed Gram matrices of all concepts and of captions, their sum and its factor, and for many
- * factors one dense matrix and two of all factors.
+ * What solving holds of the widest input: packed Gram matrices of all concepts and of captions, those of the next input, the sum and its
+ * factor, and for many factors one dense matrix and two of all factors.
  */
 function solveBytes({ parts }: Checkpoint, { concepts, captions, layers }: FusionPlan): number {
   let most = 0;
@@ -84,7 +84,7 @@ function solveBytes({ parts }: Checkpoint, { concepts, captions, layers }: Fusio
         const delta = deltas.get(id);
         return sum + (delta === undefined ? 0 : rankOf(delta));
       }, 0);
-      const packed = packedLength(n) * (concepts.length + (captions.length > 0 ? 3 : 2));
+      const packed = packedLength(n) * (2 * (concepts.length + (captions.length > 0 ? 1 : 0)) + 2);
       const dense = 2 * factors > MANY_FACTORS ? n * n : 0;
       most = Math.max(most, 8 * (packed + dense + 2 * 2 * factors * n));
     }

@@ -1,5 +1,6 @@
 /** One stage's layers, input by input: layers that read the same input share what its solver prepares for it. */
 import { MismatchError } from '../errors.ts';
+import type { GramTerm } from '../linalg/gram.ts';
 import { type LowRank, rankOf } from '../linalg/low-rank.ts';
 import type { MatmulEngine } from '../linalg/matmul-engine.ts';
 import { ReusedMemory } from '../linalg/reused-memory.ts';
@@ -61,9 +62,8 @@ export interface SolvedLayer {
  */
 export async function solveStage(problem: StageProblem, solver: StageSolver): Promise<SolvedLayer[]> {
   const solved = new Map<string, SolvedLayer>();
-  const memory = new ReusedMemory();
-  for (const layers of layersByInput(problem)) {
-    for (const layer of await solveInput(problem, layers, solver, memory)) solved.set(layer.layerName, layer);
+  for await (const each of inputProblems(problem, layersByInput(problem), solver)) {
+    for (const layer of await solveInput(problem, each, solver)) solved.set(layer.layerName, layer);
   }
   return problem.layers.map(({ layerName }) => solved.get(layerName)!);
 }
@@ -75,8 +75,8 @@ export async function measureStage(
   changes: ReadonlyMap<string, LowRank>,
 ): Promise<ReadonlyMap<string, MeasuredLayer>> {
   const measured = new Map<string, MeasuredLayer>();
-  for (const layers of layersByInput(problem)) {
-    const { input, rows } = inputProblem(problem, layers, settings);
+  for await (const each of inputProblems(problem, layersByInput(problem), settings)) {
+    const { layers, input, rows } = each;
     const fused = layers.map(({ layerName }) => changes.get(layerName)!);
     const found = await measureLayers(
       layerProblems(problem, layers, input),
@@ -106,28 +106,68 @@ export function layersByInput({ layers, collected, stage }: StageProblem): reado
   return [...groups.values()];
 }
 
+/** The shared problem of layers that read one input, and how many rows are behind it. */
+export interface SharedInput {
+  readonly layers: readonly StageLayer[];
+  readonly input: InputProblem;
+  readonly rows: number;
+}
+
 /**
- * The shared problem of layers that read one input, and the rows behind it. Reads the statistics.
- * @param memory for the numbers of one input after the other: earlier problems are void
+ * One shared problem after the other: the statistics of the next one are read while one is solved. They lie in memory that is used
+ * again, so an earlier problem is void.
+ * @param groups as `layersByInput`
  */
-export function inputProblem(
+export async function* inputProblems(
+  problem: StageProblem,
+  groups: readonly (readonly StageLayer[])[],
+  weights: Pick<StageSolver, 'ridge' | 'preserve'>,
+): AsyncGenerator<SharedInput, void, undefined> {
+  const memory = new ReusedMemory();
+  const read = [new ReusedMemory(), new ReusedMemory()] as const;
+  const begin = (i: number): Promise<SharedInput> | null => {
+    if (i === groups.length) return null;
+    const into = read[i % 2 === 0 ? 0 : 1];
+    into.reuse();
+    const reading = inputProblem(problem, groups[i]!, weights, into);
+    // Whoever waits for it hears of a failure, if anybody does.
+    reading.catch(() => undefined);
+    return reading;
+  };
+  let next = begin(0);
+  for (let i = 0; next !== null; i++) {
+    const { input, ...rest } = await next;
+    next = begin(i + 1);
+    memory.reuse();
+    yield { ...rest, input: { ...input, memory } };
+  }
+}
+
+/**
+ * The shared problem of layers that read one input. Reads the statistics.
+ * @param memory that they may be read to
+ */
+export async function inputProblem(
   { collected, prior }: StageProblem,
-  [first]: readonly StageLayer[],
+  layers: readonly StageLayer[],
   { ridge, preserve }: Pick<StageSolver, 'ridge' | 'preserve'>,
   memory?: ReusedMemory,
-): { input: InputProblem; rows: number } {
-  const { layerName, inputSize } = first!;
+): Promise<SharedInput> {
+  const { layerName, inputSize } = layers[0]!;
   const inputs = collected.map((concept) => concept.inputOf.get(layerName)!);
-  memory?.reuse();
   const reserved = prior?.inputOf.get(layerName);
+  const [preserved, ...grams] = await Promise.all([
+    reserved === undefined ? null : prior!.termLater(reserved, memory),
+    ...collected.map((concept, i) => concept.termLater(inputs[i]!, memory)),
+  ]);
   return {
+    layers,
     input: {
       inputName: layerName,
       inputSize,
-      grams: collected.map((concept, i) => concept.term(inputs[i]!, memory)),
-      preserve: reserved === undefined ? null : { gram: prior!.term(reserved, memory), weight: preserve },
+      grams: grams as GramTerm[],
+      preserve: preserved === null ? null : { gram: preserved!, weight: preserve },
       ridge,
-      ...(memory === undefined ? {} : { memory }),
     },
     rows: collected.reduce((sum, concept, i) => sum + concept.rows.get(inputs[i]!)!, 0),
   };
@@ -149,12 +189,10 @@ export function layerProblems(
 
 async function solveInput(
   problem: StageProblem,
-  layers: readonly StageLayer[],
+  { layers, input, rows }: SharedInput,
   solver: StageSolver,
-  memory: ReusedMemory,
 ): Promise<SolvedLayer[]> {
   const { method, iterations, rank, rankShare, engine, onLayer, pace = new Pace() } = solver;
-  const { input, rows } = inputProblem(problem, layers, solver, memory);
   const prepared = await prepareMethod(method, input, {
     stage: problem.stage,
     rows,

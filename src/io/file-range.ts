@@ -5,7 +5,7 @@
 import { FormatError } from '../errors.ts';
 import { changedError, difference, type FileIdentity, identify, identifyOpen } from './file-identity.ts';
 import { readingReason } from './on-disk.ts';
-import { closeSync, openSync, readSync, statSync } from './platform/disk.ts';
+import { closeSync, openSync, readLater, readSync, statSync } from './platform/disk.ts';
 import { freshBytes } from './platform/machine.ts';
 import * as path from './platform/paths.ts';
 
@@ -77,6 +77,8 @@ export class OpenFile {
   readonly path: string;
   readonly #descriptor: number;
   #open = true;
+  /** Reads under way, which need the descriptor. */
+  #reading = 0;
 
   /** @throws {FormatError} if it cannot be opened */
   constructor(file: string) {
@@ -108,14 +110,39 @@ export class OpenFile {
     end: number,
     into?: Uint8Array<ArrayBuffer>,
   ): Uint8Array<ArrayBuffer> {
-    if (!this.#open) throw new FormatError(this.path, 'internal: read after it was closed');
+    this.#checkOpen();
     return readDescriptorRange(source, this.#descriptor, begin, end, into);
+  }
+
+  /** The same while the caller goes on; a file that is closed meanwhile is read to the end. */
+  async readLater(
+    source: SourceFile,
+    begin: number,
+    end: number,
+    into?: Uint8Array<ArrayBuffer>,
+  ): Promise<Uint8Array<ArrayBuffer>> {
+    this.#checkOpen();
+    this.#reading++;
+    try {
+      return await readDescriptorRangeLater(source, this.#descriptor, begin, end, into);
+    } finally {
+      this.#reading--;
+      this.#closeIfUnused();
+    }
   }
 
   close(): void {
     if (!this.#open) return;
     this.#open = false;
-    closeSync(this.#descriptor);
+    this.#closeIfUnused();
+  }
+
+  #checkOpen(): void {
+    if (!this.#open) throw new FormatError(this.path, 'internal: read after it was closed');
+  }
+
+  #closeIfUnused(): void {
+    if (!this.#open && this.#reading === 0) closeSync(this.#descriptor);
   }
 }
 
@@ -129,25 +156,61 @@ function readDescriptorRange(
 ): Uint8Array<ArrayBuffer> {
   const file = typeof source === 'string' ? source : source.path;
   try {
-    const now = identifyOpen(file, descriptor);
-    const changed = typeof source === 'string' ? null : difference(source, now);
-    if (changed !== null) throw changedError(file, changed);
-    if (!(begin >= 0 && begin <= end && end <= now.sizeBytes)) {
-      throw new FormatError(
-        file,
-        `expected at least ${end} bytes, got ${now.sizeBytes}; truncated, or changed since it was opened?`,
-      );
-    }
-    const bytes = into?.length === end - begin ? into : freshBytes(end - begin);
+    const bytes = checkedRange(source, descriptor, begin, end, into);
     for (let done = 0; done < bytes.length; ) {
       const count = readSync(descriptor, bytes, done, Math.min(bytes.length - done, MAX_READ), begin + done);
-      if (count === 0) {
-        throw new FormatError(file, `expected ${end} bytes, got ${begin + done}; it shrank while being read`);
-      }
-      done += count;
+      done += checkedCount(file, count, begin + done, end);
     }
     return bytes;
   } catch (error) {
     throw asReadError(file, error);
   }
+}
+
+/** The same while the caller goes on. */
+async function readDescriptorRangeLater(
+  source: SourceFile,
+  descriptor: number,
+  begin: number,
+  end: number,
+  into?: Uint8Array<ArrayBuffer>,
+): Promise<Uint8Array<ArrayBuffer>> {
+  try {
+    const bytes = checkedRange(source, descriptor, begin, end, into);
+    for (let done = 0; done < bytes.length; ) {
+      const length = Math.min(bytes.length - done, MAX_READ);
+      const count = await readLater(descriptor, bytes, done, length, begin + done);
+      done += checkedCount(source.path, count, begin + done, end);
+    }
+    return bytes;
+  } catch (error) {
+    throw asReadError(source.path, error);
+  }
+}
+
+/** Memory for bytes that the file has. */
+function checkedRange(
+  source: string | SourceFile,
+  descriptor: number,
+  begin: number,
+  end: number,
+  into: Uint8Array<ArrayBuffer> | undefined,
+): Uint8Array<ArrayBuffer> {
+  const file = typeof source === 'string' ? source : source.path;
+  const now = identifyOpen(file, descriptor);
+  const changed = typeof source === 'string' ? null : difference(source, now);
+  if (changed !== null) throw changedError(file, changed);
+  if (!(begin >= 0 && begin <= end && end <= now.sizeBytes)) {
+    throw new FormatError(
+      file,
+      `expected at least ${end} bytes, got ${now.sizeBytes}; truncated, or changed since it was opened?`,
+    );
+  }
+  return into?.length === end - begin ? into : freshBytes(end - begin);
+}
+
+/** How many bytes a call has read. */
+function checkedCount(file: string, count: number, from: number, end: number): number {
+  if (count > 0) return count;
+  throw new FormatError(file, `expected ${end} bytes, got ${from}; it shrank while being read`);
 }

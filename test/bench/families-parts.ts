@@ -3,7 +3,7 @@ import { loadConcept } from '../../src/concepts/concept-file.ts';
 import { prepareConcept } from '../../src/fusion/fusion-concept.ts';
 import { DEFAULTS } from '../../src/fusion/options.ts';
 import {
-  inputProblem,
+  inputProblems,
   layerProblems,
   layersByInput,
   type StageLayer,
@@ -15,7 +15,6 @@ import { collectSpatial } from '../../src/fusion/statistics/collect.ts';
 import { openStatistics } from '../../src/fusion/statistics/statistics-file.ts';
 import { layersWithin } from '../../src/fusion/statistics/statistics-store.ts';
 import { rankOf } from '../../src/linalg/low-rank.ts';
-import { ReusedMemory } from '../../src/linalg/reused-memory.ts';
 import { openCheckpoint } from '../../src/models/checkpoint.ts';
 import { timeIdsOf } from '../../src/models/families/conditioning.ts';
 import { SDXL_UNET } from '../../src/models/families/sdxl-configs.ts';
@@ -106,13 +105,12 @@ export const PARTS: Readonly<Record<string, (argument: string) => Promise<object
     const { every } = JSON.parse(argument) as { every: number };
     const problems = await storedProblems();
     const engine = new GraphMatmulEngine({ use: 'every-step' });
-    const memory = new ReusedMemory();
     const systems: [size: number, rightHandSides: number][] = [];
     const [start, cpu] = [performance.now(), process.cpuUsage()];
     for (const problem of problems) {
       const weights = { ridge: DEFAULTS.ridge[problem.stage] as number, preserve: 0 };
-      for (const layers of layersByInput(problem).filter((_, i) => i % every === 0)) {
-        const { input } = inputProblem(problem, layers, weights, memory);
+      const wanted = layersByInput(problem).filter((_, i) => i % every === 0);
+      for await (const { layers, input } of inputProblems(problem, wanted, weights)) {
         const system = await factoriseInputWith(engine.multiply, input);
         const solved = await solveLayers(system, layerProblems(problem, layers, input));
         systems.push([system.rank, solved.reduce((sum, delta) => sum + rankOf(delta), 0)]);

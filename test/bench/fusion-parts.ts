@@ -6,7 +6,7 @@ import { prepareConcept } from '../../src/fusion/fusion-concept.ts';
 import { DEFAULTS } from '../../src/fusion/options.ts';
 import { planFusion } from '../../src/fusion/plan.ts';
 import {
-  inputProblem,
+  inputProblems,
   layerProblems,
   layersByInput,
   type StageLayer,
@@ -137,12 +137,14 @@ export const PARTS: Readonly<Record<string, (argument: string) => Promise<object
   solve: async (argument) => {
     const problems = await storedProblems(JSON.parse(argument) as StoredRequest);
     const engine = new GraphMatmulEngine({ use: 'every-step' });
-    const memory = new ReusedMemory();
     const systems: [size: number, rightHandSides: number][] = [];
     const [start, cpu] = [performance.now(), process.cpuUsage()];
     for (const problem of problems) {
-      for (const layers of layersByInput(problem)) {
-        const { input } = inputProblem(problem, layers, weights(problem), memory);
+      for await (const { layers, input } of inputProblems(
+        problem,
+        layersByInput(problem),
+        weights(problem),
+      )) {
         const system = await factoriseInputWith(engine.multiply, input);
         const solved = await solveLayers(system, layerProblems(problem, layers, input));
         systems.push([system.rank, solved.reduce((sum, delta) => sum + rankOf(delta), 0)]);

@@ -7,7 +7,13 @@ import { Pace } from '../../pace.ts';
 import type { CollectOptions } from '../options.ts';
 import { measureLayers } from '../report/measure-stage.ts';
 import type { ParameterChoice } from '../report/report.ts';
-import { inputProblem, layerProblems, layersByInput, type StageProblem } from '../solve-stage.ts';
+import {
+  inputProblem,
+  inputProblems,
+  layerProblems,
+  layersByInput,
+  type StageProblem,
+} from '../solve-stage.ts';
 import type { StageStatistics } from '../statistics/statistics.ts';
 import { fusionMethod, METHOD_DEFAULTS, prepareMethod } from './method.ts';
 
@@ -102,8 +108,10 @@ async function judge(
 ): Promise<Omit<ParameterChoice['candidates'][number], 'value'>> {
   const effects = problem.deltas.map(() => ({ own: 0, residual: 0 }));
   let [preserved, energies, largestChange] = [0, 0, null as number | null];
-  for (const layers of layersByInput(problem)) {
-    const { input, rows } = inputProblem(problem, layers, { ridge, preserve });
+  for await (const { layers, input, rows } of inputProblems(problem, layersByInput(problem), {
+    ridge,
+    preserve,
+  })) {
     const prepared = await prepareMethod(fusionMethod('normal'), input, {
       stage: problem.stage,
       rows,
@@ -113,7 +121,7 @@ async function judge(
     });
     const solutions = await prepared.solve(layerProblems(problem, layers, input));
     const fused = solutions.map(({ delta }) => delta);
-    const judged = inputProblem({ ...problem, collected: heldOut }, layers, { ridge, preserve });
+    const judged = await inputProblem({ ...problem, collected: heldOut }, layers, { ridge, preserve });
     const measured = await measureLayers(
       layerProblems(problem, layers, judged.input),
       fused,

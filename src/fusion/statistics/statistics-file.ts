@@ -13,6 +13,7 @@ import {
   type RawTensor,
   readFloat32,
   readFloat64,
+  readFloat64Later,
 } from '../../formats/raw-tensor.ts';
 import { safeParse } from '../../formats/safe-parse.ts';
 import { writeSafetensors } from '../../formats/safetensors.ts';
@@ -161,6 +162,11 @@ function openedStage(
     }
     terms.set(input, { tensor, size, features });
   }
+  const stored = (input: string) => {
+    const found = terms.get(input);
+    if (found === undefined) throw new FormatError(file, `expected statistics of ${stage} ${input}`);
+    return found;
+  };
   const layers = new Map(Object.entries(inputOf));
   for (const [layerName, input] of layers) {
     if (!terms.has(input))
@@ -170,13 +176,18 @@ function openedStage(
     inputOf: layers,
     rows: counts,
     term: (input, memory) => {
-      const found = terms.get(input);
-      if (found === undefined) throw new FormatError(file, `expected statistics of ${stage} ${input}`);
+      const { tensor, size, features } = stored(input);
       const values =
-        found.tensor.dtype === 'F64'
-          ? readFloat64(found.tensor, memory?.take(packedLength(found.size)))
-          : readFloat32(found.tensor);
-      return termFrom(values, found.size, found.features);
+        tensor.dtype === 'F64' ? readFloat64(tensor, memory?.take(packedLength(size))) : readFloat32(tensor);
+      return termFrom(values, size, features);
+    },
+    termLater: async (input, memory) => {
+      const { tensor, size, features } = stored(input);
+      const values =
+        tensor.dtype === 'F64'
+          ? await readFloat64Later(tensor, memory?.take(packedLength(size)))
+          : readFloat32(tensor);
+      return termFrom(values, size, features);
     },
   };
 }

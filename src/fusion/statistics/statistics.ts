@@ -20,6 +20,8 @@ export interface StageStatistics {
    * @throws {FormatError} if the file has changed or vanished
    */
   term(input: string, memory?: ReusedMemory): GramTerm;
+  /** The same, read while the caller goes on. */
+  termLater(input: string, memory?: ReusedMemory): Promise<GramTerm>;
 }
 
 /** Features of a concept, or of the base, in all stages. */
@@ -31,6 +33,7 @@ export const NO_STATISTICS: StageStatistics = {
   term: (input) => {
     throw new ShapeError(`${input}: no statistics were collected for it`);
   },
+  termLater: async (input) => NO_STATISTICS.term(input),
 };
 
 /** Statistics in memory, from terms by input. */
@@ -39,14 +42,8 @@ export function statisticsOf(
   rows: ReadonlyMap<string, number>,
   terms: ReadonlyMap<string, GramTerm>,
 ): StageStatistics {
-  return {
-    inputOf,
-    rows,
-    term: (input) => {
-      const term = terms.get(input);
-      return term ?? NO_STATISTICS.term(input);
-    },
-  };
+  const term = (input: string): GramTerm => terms.get(input) ?? NO_STATISTICS.term(input);
+  return { inputOf, rows, term, termLater: async (input) => term(input) };
 }
 
 /**

@@ -27,6 +27,7 @@ import {
   statisticsBeside,
 } from '../../../src/fusion/statistics/statistics-store.ts';
 import { toDenseGram } from '../../../src/linalg/gram.ts';
+import { ReusedMemory } from '../../../src/linalg/reused-memory.ts';
 import type { Checkpoint } from '../../../src/models/checkpoint.ts';
 import { defaultRuntime } from '../../../src/runtime/default-runtime.ts';
 import { executionContext } from '../../../src/runtime/execution-context.ts';
@@ -93,6 +94,7 @@ describe('statistics in files', () => {
       for (const [input, rows] of kept.statistics[stage].rows) {
         expect(stored.statistics[stage].rows.get(input)).toBe(rows);
         const theirs = stored.statistics[stage].term(input);
+        expect(await stored.statistics[stage].termLater(input, new ReusedMemory())).toEqual(theirs);
         expect(toDenseGram(theirs).data, input).toEqual(toDenseGram(kept.statistics[stage].term(input)).data);
       }
     }
