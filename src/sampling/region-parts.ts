@@ -75,20 +75,20 @@ export function feedApart(
       Array.from({ length: sources - 1 }, (_, i) => (owner === i + 1 ? 1 : 0)),
     );
     feeds[levelInputs.partFlags(level)] = float32([1, own.length, 1, sources - 1], Float32Array.from(flags));
+    if (level === 0) return;
     const inside = Float32Array.from(own, (_, n) => (isBorder({ ...size, owners: own }, n) ? 0 : 1));
     feeds[levelInputs.inside(level)] = float32([1, 1, size.height, size.width], inside);
   });
   return { levels: levels.map(() => ({ kind: 'fed', count: sources })), feeds };
 }
 
-/** Whether a cell touches another part, on the side of the background or of the later region: borders are one cell wide. */
+/** Whether a cell touches another part: a border has a cell on each side. */
 function isBorder({ height, width, owners }: OwnedLevel, n: number): boolean {
   const own = owners[n]!;
   const [y, x] = [Math.floor(n / width), n % width];
   for (let row = Math.max(0, y - 1); row <= Math.min(height - 1, y + 1); row++) {
     for (let column = Math.max(0, x - 1); column <= Math.min(width - 1, x + 1); column++) {
-      const other = owners[row * width + column]!;
-      if (other !== own && (own === BACKGROUND || (other !== BACKGROUND && other < own))) return true;
+      if (owners[row * width + column] !== own) return true;
     }
   }
   return false;

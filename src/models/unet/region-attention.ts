@@ -42,7 +42,8 @@ export interface LevelLayout {
 
 /**
  * `cut`: the network is written for the parts' borders; exact. `fed`: for any borders, which are fed, so that one network serves
- * all; convolutions see nothing of the cells at a border instead of nothing beyond it (part-conv.ts).
+ * all: convolutions see nothing of the cells on both sides of a border, so that nothing passes it. At full size they see all: a
+ * prediction is of the noise that stands in a cell itself, and what passes there does not come far.
  */
 export type PartsLayout =
   | {
@@ -113,7 +114,7 @@ export const levelInputs = {
   partMembers: (level: number): string => `level.${level}.part_members`,
   /** [N, P]: 1 where a row belongs to a part. */
   partOwners: (level: number): string => `level.${level}.part_owners`,
-  /** [1, 1, height, width]: 0 at borders of parts that are fed, else 1. */
+  /** [1, 1, height, width], below full size: 0 at borders of parts that are fed, else 1. */
   inside: (level: number): string => `level.${level}.inside`,
   /** Of convolutions from a level with a stride: what `Seams` of part-conv.ts has. */
   seamTaps: (level: number, stride: number): string => `level.${level}.seam_taps.${stride}`,
@@ -252,6 +253,7 @@ export function sharedConv(
     const apart = layouts[level]?.apart ?? null;
     if (weight.shape[2] !== PART_KERNEL || apart === null) return conv(g, x, weight, bias, options);
     if (apart.kind === 'fed') {
+      if (level === 0) return conv(g, x, weight, bias, options);
       const inside =
         insides.get(level) ?? g.input(levelInputs.inside(level), 'float32', [1, 1, height, width]);
       insides.set(level, inside);
