@@ -35,8 +35,8 @@ export interface AutoSettings {
   readonly program: string;
 }
 
-/** Pictures of one job: few enough that all processes end together. */
-const CHUNK = 10;
+/** Pictures of one job: as many as are drawn side by side, few enough that all processes end together. */
+const CHUNK = 8;
 
 interface Row {
   readonly set: string;
