@@ -79,6 +79,10 @@ export interface SampleHooks {
 /** Pictures with places of their own that are drawn at a time, call by call. Their latents are all that each of them holds. */
 const SIDE_BY_SIDE = 8;
 
+/** How many are drawn at a time. What guides a picture has networks of its own, which are not to be held for several. */
+const sideBySide = ({ init, adapters, controls }: ResolvedRequest): number =>
+  init === undefined && adapters.length + controls.length === 0 ? SIDE_BY_SIDE : 1;
+
 /** A base with its changes, loaded once for any number of pictures. Dispose it when done. */
 export class Pipeline {
   readonly base: Checkpoint;
@@ -138,7 +142,7 @@ export class Pipeline {
     await checkRequestMemory(resolved, maskCount(resolved), this.base, this.factor);
     const { sampler: name, schedule, steps, eta, count, seed } = resolved;
     // Places that are found are one picture's: such pictures share networks, not passes.
-    const batchSize = resolved.autoRegions === undefined ? resolved.batchSize : SIDE_BY_SIDE;
+    const batchSize = resolved.autoRegions === undefined ? resolved.batchSize : sideBySide(resolved);
     const config = checkpointSampler(this.base, name, schedule);
     const strengths = conceptStrengths(usesOf(resolved), this.#concepts.length);
     const models: CombinedModel[] = [];

@@ -88,6 +88,16 @@ describe('a picture in found places', () => {
     expect(second!.latents.data).not.toBeAllClose(anew!.latents.data, { rtol: 1e-3 });
   });
 
+  it('is drawn alone where a picture guides it, whose networks are not to be held for several', async () => {
+    const told: string[] = [];
+    const onStep = ({ step, steps }: { step: number; steps: number }) => void told.push(`${step}/${steps}`);
+    const { width, height } = pipeline.resolve(REQUEST);
+    const picture = { width, height, data: new Uint8Array(3 * width * height).fill(90) };
+    const request = { ...REQUEST, steps: 2, count: 2, init: { picture, denoise: 1 } };
+    await pipeline.sample({ ...request, autoRegions: { ...AUTO, restart: false } }, { onStep });
+    expect(told).toEqual(['1/2', '2/2', '1/2', '2/2']);
+  });
+
   it.each([0, 0.5])(
     'shares graphs with others, isolated for %d of the steps: one looks, one draws',
     async (isolate) => {
