@@ -56,6 +56,8 @@ export interface EvaluateRequest extends ExecutionRequest {
   readonly samples?: number;
   /** Default 0. */
   readonly seed?: number;
+  /** Added to `seed` from one prompt to the next; with 0 all prompts begin with the same noise. Default 0. */
+  readonly seedStep?: number;
   readonly sampling?: EvaluationSampling;
   /** Pictures of one prompt in one pass of the UNet. Default 4. */
   readonly batchSize?: number;
@@ -239,14 +241,15 @@ async function drawVariant(
   before: number,
   samples: number,
 ): Promise<Drawn[]> {
-  const { variants, prompts, seed = 0, batchSize = 4, sampling = {}, runtime, threads, signal } = request;
+  const { variants, prompts, seed = 0, seedStep = 0, batchSize = 4, sampling = {} } = request;
+  const { runtime, threads, signal } = request;
   const drawn: Drawn[] = [];
   const pipeline = await Pipeline.create(base, withDefaults(parts, { runtime, threads, signal }));
   try {
     for (const { prompt, seeds } of plan) {
       const text = withWords(prompts[prompt]!, words);
       await pipeline.sample(
-        { ...sampling, prompt: text, seed, count: seeds, batchSize },
+        { ...sampling, prompt: text, seed: seed + prompt * seedStep, count: seeds, batchSize },
         {
           onPicture: async (picture) => {
             const sample = { variant: name, index: drawn.length, prompt: text, seed: picture.seed, picture };

@@ -108,6 +108,14 @@ export function allJobs({ concepts, sets }: Pick<World, 'concepts' | 'sets'>, jo
 
 const NOTHING = { text: 0, cross: 0, spatial: 0 };
 
+/** What the pictures of a concept begin with. */
+export interface PictureNoise {
+  /** Pictures of each prompt. */
+  readonly seeds: number;
+  /** Whether every prompt has noise of its own, in place of the same for all. */
+  readonly ownNoise: boolean;
+}
+
 /** Everything jobs share: opened once per process. */
 export class FusionBench {
   readonly #world: World;
@@ -116,20 +124,23 @@ export class FusionBench {
   readonly #prompts: readonly string[];
   /** Pictures per prompt and concept. */
   readonly #seeds: number;
+  /** Whether every prompt has noise of its own. */
+  readonly #ownNoise: boolean;
   /** Statistics of one concept serve all jobs. */
   readonly #cache = mkdtempSync(path.join(tmpdir(), 'edlora-eval-'));
 
-  private constructor(world: World, clip: ClipEncoder, prompts: readonly string[], seeds: number) {
+  private constructor(world: World, clip: ClipEncoder, prompts: readonly string[], pictures: PictureNoise) {
     this.#world = world;
     this.#base = world.base;
     this.#clip = clip;
     this.#prompts = prompts;
-    this.#seeds = seeds;
+    this.#seeds = pictures.seeds;
+    this.#ownNoise = pictures.ownNoise;
   }
 
-  static async open(world: World, seeds: number): Promise<FusionBench> {
+  static async open(world: World, pictures: PictureNoise): Promise<FusionBench> {
     const clip = new ClipEncoder(await openClipModel(world.clip));
-    return new FusionBench(world, clip, await loadPrompts(world.prompts), seeds);
+    return new FusionBench(world, clip, await loadPrompts(world.prompts), pictures);
   }
 
   async run({ concepts, way }: Job): Promise<JobResult> {
@@ -154,6 +165,7 @@ export class FusionBench {
         references: await readPictureFolder(pictures),
         sampling: this.#sampling,
         batchSize: this.#seeds,
+        ...(this.#ownNoise ? { seedStep: this.#seeds } : {}),
         variants: [{ name: concept, words: phrase, parts }],
         onPicture: ({ picture }) => {
           hits.push(conceptScore(picture, concept).score >= CONCEPT_THRESHOLDS[concept] ? 1 : 0);

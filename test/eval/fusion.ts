@@ -4,7 +4,8 @@
  * `-- --only normal` draws single concepts and the ways whose names hold that text (several: one `--only` each); `-- --joint 800` trains the
  * concepts together as well, for so many steps each, where that was not done yet (some ten minutes a concept and row).
  * `-- --world tiny-world-xl` measures on the miniature of SDXL's family (`--folder` says where its files lie), `--set beachball+checker` puts
- * these together alone, `--seeds 1` draws one picture a prompt in place of four.
+ * these together alone, `--seeds 1` draws one picture a prompt in place of four, `--own-noise` each prompt from noise of its own (few seeds
+ * that all prompts share are few facts).
  * One process per core draws (`--workers n` says how many); about a quarter of an hour on two.
  */
 import { writeFileSync } from 'node:fs';
@@ -24,6 +25,7 @@ const { values } = parseArgs({
     set: { type: 'string', multiple: true },
     joint: { type: 'string', default: '0' },
     seeds: { type: 'string', default: '4' },
+    'own-noise': { type: 'boolean', default: false },
     figure: { type: 'string' },
     json: { type: 'boolean' },
     ...WORKER_OPTIONS,
@@ -34,7 +36,7 @@ const SEEDS = Number(values.seeds);
 
 const world = await worldOf(values);
 if (values.worker) {
-  const bench = await FusionBench.open(world, SEEDS);
+  const bench = await FusionBench.open(world, { seeds: SEEDS, ownNoise: values['own-noise'] });
   serveJobs(
     (job: Job) => bench.run(job),
     () => bench.dispose(),

@@ -92,6 +92,23 @@ describe('evaluate', () => {
     expect(single!.image.mean).toBeGreaterThan(plain!.image.mean);
   });
 
+  it('may begin each prompt with noise of its own', async () => {
+    const { variants } = await evaluate({
+      base,
+      clip,
+      references,
+      variants: [{ name: 'base', words: 'circle' }],
+      prompts: ['a <TOK>', 'a <TOK>'],
+      samples: 4,
+      seed: 3,
+      seedStep: 2,
+      sampling: { steps: 1, guidanceScale: 1 },
+    });
+    const { samples } = variants[0]!;
+    expect(samples.map(({ seed }) => seed)).toEqual([3, 4, 5, 6]);
+    expect(samples[2]!.imageAlignment).not.toBe(samples[0]!.imageAlignment);
+  });
+
   it('refuses models of one name, and nothing to do, before it draws', async () => {
     const request: EvaluateRequest = {
       base,
