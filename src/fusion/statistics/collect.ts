@@ -62,26 +62,41 @@ export async function collectText(
   const inputOf = new Map<string, string>();
   const sums = new FeatureSums(inputOf);
   const wanted = new Set(layers.map((name) => idInStage('text', name)));
+  const texts = withoutRepetitions(prompts);
   for (const [encoder, [id, part]] of [...parts.textEncoders].entries()) {
     const own = [...part.layers.values()].filter((layer) => wanted.has(layer.id));
     if (own.length === 0) continue;
-    const texts: EncoderTexts = {
-      ids: prompts.map((prompt) => prompt[encoder]!),
+    const read: EncoderTexts = {
+      ids: texts.map(({ prompt }) => prompt[encoder]!),
+      counts: texts.map(({ count }) => count),
       embeddings: new TokenEmbeddings(part.weights, part.config, added?.(id)),
       deltas: within(id, deltas),
     };
     const named = (name: string): string => nameInStage('text', id, name);
     const names = own.map(({ layerName }) => layerName);
-    for (const [layerName, input] of await addTextFeatures(sums, part, texts, names, named, execution)) {
+    for (const [layerName, input] of await addTextFeatures(sums, part, read, names, named, execution)) {
       inputOf.set(named(layerName), named(input));
     }
   }
   return sums.finish();
 }
 
+/** Layer prompts of a LoRA without words of its own are all the same: each runs once, and counts as often as it stands there. */
+function withoutRepetitions(prompts: readonly PromptIds[]): { prompt: PromptIds; count: number }[] {
+  const found = new Map<string, { prompt: PromptIds; count: number }>();
+  for (const prompt of prompts) {
+    const key = JSON.stringify(prompt);
+    const { count } = found.get(key) ?? { count: 0 };
+    found.set(key, { prompt, count: count + 1 });
+  }
+  return [...found.values()];
+}
+
 /** What one text encoder reads, and how. */
 interface EncoderTexts {
   readonly ids: readonly TokenIds[];
+  /** How often each counts. */
+  readonly counts: readonly number[];
   readonly embeddings: TokenEmbeddings;
   readonly deltas: LayerDeltas;
 }
@@ -90,7 +105,7 @@ interface EncoderTexts {
 async function addTextFeatures(
   sums: FeatureSums,
   part: TextPart,
-  { ids: prompts, embeddings, deltas }: EncoderTexts,
+  { ids: prompts, counts, embeddings, deltas }: EncoderTexts,
   layers: readonly string[],
   named: (input: string) => string,
   execution: ExecutionContext,
@@ -98,16 +113,18 @@ async function addTextFeatures(
   const { tokenizer } = part;
   const tokens = Math.max(...prompts.map((ids) => ids.length));
   const padded = prompts.map((ids) => [...ids, ...Array(tokens - ids.length).fill(tokenizer.padId)]);
+  /** Of every row of tokens, and of the one row of each prompt that is projected. */
   const weights = float32([prompts.length * tokens, 1]);
+  const weightsOfPrompts = float32([prompts.length, 1], counts.map(Math.sqrt));
   prompts.forEach((ids, b) => {
-    weights.data.fill(1, b * tokens, b * tokens + ids.length);
+    weights.data.fill(weightsOfPrompts.data[b]!, b * tokens, b * tokens + ids.length);
   });
   const rowCount = prompts.reduce((sum, ids) => sum + ids.length, 0);
   // The projection reads one row of every prompt, none of them padding.
   const projects = layers.includes('text_projection');
   const isOfTokens = (rows: number): boolean => rows === weights.shape[0];
   const feeds: Record<string, Tensor> = {};
-  let rowWeights: Value | null = null;
+  const inputs = new Map<string, Value>();
   const { outputs, probes } = await encodeText(
     part,
     embeddings,
@@ -119,10 +136,13 @@ async function addTextFeatures(
         features: layers,
         keepRows: (rows, width) => areFewRows(isOfTokens(rows) ? rowCount : rows, width),
         weighRows: (g, rows) => {
-          if (!isOfTokens(rows.shape[0]!)) return rows;
-          rowWeights ??= g.input('row_weights', 'float32', weights.shape);
-          feeds.row_weights = weights;
-          return mul(g, rows, rowWeights);
+          const [name, own] = isOfTokens(rows.shape[0]!)
+            ? (['row_weights', weights] as const)
+            : (['prompt_weights', weightsOfPrompts] as const);
+          const input = inputs.get(name) ?? g.input(name, 'float32', own.shape);
+          inputs.set(name, input);
+          feeds[name] = own;
+          return mul(g, rows, input);
         },
       },
       feeds,

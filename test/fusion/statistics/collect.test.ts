@@ -1,5 +1,6 @@
 /** What a guided collection predicts with, both prompts side by side; and what a collection keeps of features. */
 import { beforeAll, describe, expect, it } from 'vitest';
+import { nameInStage, stageOf } from '../../../src/fusion/stage.ts';
 import {
   collectCrossPrior,
   collectSpatial,
@@ -21,7 +22,7 @@ import { checkpointSchedule } from '../../../src/sampling/checkpoint-schedule.ts
 import { dpmSolver } from '../../../src/sampling/samplers/dpm-solver.ts';
 import { TorchGenerator } from '../../../src/tensor/random.ts';
 import { float32, sizeOf, type Tensor } from '../../../src/tensor/tensor.ts';
-import { goldenPath } from '../../support/goldens.ts';
+import { familiesPath, goldenPath } from '../../support/goldens.ts';
 
 const SIDE = 8;
 const LAYER = 'mid_block.attentions.0.transformer_blocks.0.attn1.to_q';
@@ -176,9 +177,55 @@ describe('few rows are kept as they are', () => {
     const prompts = ['a photo', 'tree'].map((text) => plainIds(base.parts.tokenizers, text));
     expect(prompts[0]![0]!.length).not.toBe(prompts[1]![0]!.length);
     const layers = [...base.parts.textEncoder.layers.keys()].filter((name) => name.endsWith('q_proj'));
+    const of = (texts: readonly PromptIds[]) => collectText(base, undefined, texts, new Map(), layers);
+    const few = await of(prompts);
+    const [first, second] = [await of(prompts.slice(0, 1)), await of(prompts.slice(1))];
+    for (const input of few.rows.keys()) {
+      expect(few.rows.get(input)).toBe(prompts[0]![0]!.length + prompts[1]![0]!.length);
+      const sum = toDenseGram(first.term(input)).data.map(
+        (value, i) => value + toDenseGram(second.term(input)).data[i]!,
+      );
+      expect(toDenseGram(few.term(input)).data, input).toBeAllClose(sum, { rtol: 1e-5, atol: 1e-6 });
+    }
+    // So many that they are summed.
+    const words = [
+      'red',
+      'green',
+      'blue',
+      'dog',
+      'cat',
+      'house',
+      'sea',
+      'sky',
+      'road',
+      'boat',
+      'field',
+      'hill',
+    ];
+    const many = words.map((word) => plainIds(base.parts.tokenizers, `a photo of a ${word} and a tree`));
+    const summed = await of(many);
+    const input = [...summed.rows.keys()][0]!;
+    expect('features' in summed.term(input)).toBe(false);
+    expect(summed.rows.get(input)).toBe(many.reduce((total, [ids]) => total + ids!.length, 0));
+  });
+
+  it('of the same prompt again and again once, and count as often, with the row that is projected', async () => {
+    const xl = await openCheckpoint(familiesPath('sdxl', 'model'));
+    const { parts } = xl;
+    const prompts = ['a photo', 'tree'].map((text) => plainIds(parts.tokenizers, text));
+    const layers = parts.layers
+      .linear()
+      .filter((layer) => stageOf(layer) === 'text' && /q_proj|text_projection/.test(layer.layerName))
+      .map(({ component, layerName }) => nameInStage('text', component, layerName));
     const of = (times: number) =>
-      collectText(base, undefined, Array(times).fill(prompts).flat(), new Map(), layers);
-    expectSame(await of(1), await of(8), 8);
+      collectText(xl, undefined, Array(times).fill(prompts).flat(), new Map(), layers);
+    const [once, often] = [await of(1), await of(5)];
+    expect([...often.rows.keys()].some((input) => input.includes('text_projection'))).toBe(true);
+    for (const [input, rows] of once.rows) {
+      expect(often.rows.get(input), input).toBe(rows);
+      const expected = toDenseGram(once.term(input)).data.map((value) => 5 * value);
+      expect(toDenseGram(often.term(input)).data, input).toBeAllClose(expected, { rtol: 1e-5, atol: 1e-6 });
+    }
   });
 
   it('of captions as K and V see them', async () => {
