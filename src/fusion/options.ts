@@ -35,7 +35,10 @@ export interface CollectOptions {
   readonly steps: number;
   /** Seed of the initial latents; every run draws its own from it. Default 0. */
   readonly seed: number;
-  /** Prompts with `{}` for the concept's name. Denoising runs take them in turn. */
+  /**
+   * Prompts with `{}` for the concept's name. Text encoders and K/V see all of them, denoising runs take them in turn. Default: the
+   * two of the reference, and six that put the name beside other words.
+   */
   readonly promptTemplates: readonly string[];
   /** Denoising runs per concept, each from its own noise. Default 2, minimum 1; 1 in the reference. */
   readonly runs: number;
@@ -60,11 +63,26 @@ export interface CollectOptions {
 
 export type FusionOptions = SolveOptions & CollectOptions;
 
-/** Ridge and preservation from the measurements on the trained miniature (docs/fusion.md). */
+const PUBLISHED_TEMPLATES = ['photo of a {}', '{}'] as const;
+
+/**
+ * A text encoder that was solved on two wordings answers others badly, alone or fused (docs/fusion.md, "Text"). They cost a pass of
+ * the text encoders each.
+ */
+const OTHER_WORDINGS = [
+  'a {} beside a window',
+  'a {} in the snow',
+  'two people beside a {}',
+  'a drawing of a {} at night',
+  'a large {} in front of a red house',
+  'a {} and a blue car',
+] as const;
+
+/** Ridge and preservation from the measurements on the trained miniatures (docs/fusion.md). */
 export const DEFAULTS: FusionOptions = {
   stages: STAGES,
   method: 'normal',
-  ridge: { text: 1e-2, cross: 1e-1, spatial: 1e-2 },
+  ridge: { text: 1e-1, cross: 1e-1, spatial: 1e-2 },
   preserve: { text: 0.3, cross: 1, spatial: 0.02 },
   rank: null,
   rankShare: DEFAULT_ENERGY_SHARE,
@@ -72,7 +90,7 @@ export const DEFAULTS: FusionOptions = {
   iterations: METHOD_DEFAULTS.iterations,
   steps: 20,
   seed: 0,
-  promptTemplates: ['photo of a {}', '{}'],
+  promptTemplates: [...PUBLISHED_TEMPLATES, ...OTHER_WORDINGS],
   runs: 2,
   guidanceScale: 4,
   contrast: 2.5,
@@ -88,6 +106,7 @@ export const PRESETS = {
   'mix-of-show': {
     ridge: { text: 1e-6, cross: 1e-6, spatial: 1e-6 },
     preserve: { text: 0, cross: 0, spatial: 0 },
+    promptTemplates: [...PUBLISHED_TEMPLATES],
     runs: 1,
     guidanceScale: 1,
     statistics: 'fused',

@@ -63,7 +63,12 @@ describe('solvers', () => {
   });
 
   it('lbfgs comes near the normal equations and tells its losses', async () => {
-    const settings = { stages: ['cross'], preserve: PER_STAGE(0), ridge: PER_STAGE(1e-3) } as const;
+    const settings = {
+      stages: ['cross'],
+      preserve: PER_STAGE(0),
+      ridge: PER_STAGE(1e-3),
+      promptTemplates: ['photo of a {}', '{}'],
+    } as const;
     const [direct, iterated] = [
       await fused(settings),
       await fused({ ...settings, method: 'lbfgs', iterations: 200 }),

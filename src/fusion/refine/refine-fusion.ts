@@ -57,7 +57,8 @@ export async function refineFusion(fusion: FusionToRefine): Promise<Refinement> 
       name,
       deltas: inOwn.deltas,
       empty: await inOwn.noPrompt(),
-      prompts: await read(options.promptTemplates),
+      // Those that guide denoising runs.
+      prompts: await read(options.promptTemplates.slice(0, options.runs)),
       heldOut: await read(JUDGING_TEMPLATES),
     });
   }

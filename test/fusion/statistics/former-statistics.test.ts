@@ -10,6 +10,8 @@ import { StatisticsStore } from '../../../src/fusion/statistics/statistics-store
 import { type Checkpoint, openCheckpoint } from '../../../src/models/checkpoint.ts';
 import { defaultBase, packageRoot } from '../../../src/package-root.ts';
 
+/** The defaults of those versions. */
+const FORMER = { ...DEFAULTS, promptTemplates: ['photo of a {}', '{}'] };
 const SCOPES = { text: 'attention', cross: 'attention', spatial: 'attention' } as const;
 
 let base: Checkpoint;
@@ -22,7 +24,7 @@ beforeAll(async () => {
 async function nameOf(name: string): Promise<string> {
   const store = new StatisticsStore(base, 'cache');
   return statisticsFileName(
-    await store.recipeOf(await prepareConcept(base, { concept, name }), SCOPES, DEFAULTS),
+    await store.recipeOf(await prepareConcept(base, { concept, name }), SCOPES, FORMER),
   );
 }
 
