@@ -104,7 +104,7 @@ describe('fuse --extend', () => {
       options: { steps: number; ridge: unknown };
       concepts: { name: string }[];
     };
-    expect(recipe.options).toMatchObject({ steps: 1, ridge: { text: 0.01, cross: 0.1, spatial: 0.05 } });
+    expect(recipe.options).toMatchObject({ steps: 1, ridge: { text: 0.1, cross: 0.1, spatial: 0.05 } });
     expect(recipe.concepts.map(({ name }) => name)).toEqual([
       '<smiley1> <smiley2>',
       '<bullseye1> <bullseye2>',
