@@ -70,16 +70,15 @@ export function sharePicture(
 /**
  * By a network that serves any weights: every source is computed everywhere.
  * @param weights  of the sources, by level, [source][N]
- * @param isolated whether regions keep to themselves; null: by a network that cannot keep them apart, which is a little faster
+ * @param isolated whether regions keep to themselves
  */
 export function shareAnyPicture(
   weights: readonly (readonly Float32Array[])[],
   tokens: readonly number[],
   levels: Levels,
-  isolated: boolean | null,
+  isolated: boolean,
 ): SharedPicture {
-  const owners = weights.map((own) => (isolated ? partOwners(own) : Array.from(own[0]!, () => 0)));
-  const kept = isolated === null ? null : feedApart(owners, tokens.length, levels);
+  const kept = isolated ? feedApart(weights.map(partOwners), tokens.length, levels) : null;
   return shared(weights, tokens, levels, kept, true);
 }
 

@@ -11,8 +11,8 @@
 import type { GraphBuilder } from '../../graph/builder.ts';
 import { multiHeadAttention } from '../../graph/ops/attention.ts';
 import { conv } from '../../graph/ops/convolution.ts';
-import { add, mul } from '../../graph/ops/elementwise.ts';
-import { concat, gather, split } from '../../graph/ops/movement.ts';
+import { add, mul, sub } from '../../graph/ops/elementwise.ts';
+import { concat, gather, slice, split } from '../../graph/ops/movement.ts';
 import { groupNorm } from '../../graph/ops/normalization.ts';
 import type { Value } from '../../graph/value.ts';
 import { linear } from '../layers.ts';
@@ -42,8 +42,8 @@ export interface LevelLayout {
 
 /**
  * `cut`: the network is written for the parts' borders; exact. `fed`: for any borders, which are fed, so that one network serves
- * all: convolutions see nothing of the cells on both sides of a border, so that nothing passes it. At full size they see all: a
- * prediction is of the noise that stands in a cell itself, and what passes there does not come far.
+ * all: convolutions see the cells on both sides of a border from these cells alone, so that nothing passes it. At full size they see
+ * all: what passes there does not come far.
  */
 export type PartsLayout =
   | {
@@ -257,7 +257,12 @@ export function sharedConv(
       const inside =
         insides.get(level) ?? g.input(levelInputs.inside(level), 'float32', [1, 1, height, width]);
       insides.set(level, inside);
-      return conv(g, mul(g, x, inside), weight, bias, options);
+      const seen = conv(g, mul(g, x, inside), weight, bias, options);
+      if (stride !== 1) return seen;
+      // Cells at a border see themselves, as every cell does.
+      const centre = slice(g, slice(g, weight, 2, 1, 2), 3, 1, 2);
+      const border = mul(g, x, sub(g, g.scalar(1), inside));
+      return add(g, seen, conv(g, border, centre, null, { stride: 1, pads: 0 }));
     }
     const count = apart.seams[stride] ?? 0;
     if (count <= 1) return conv(g, x, weight, bias, options);

@@ -3,7 +3,8 @@
  * then each concept has the place that was found for it, which moves with the picture until it stands, or stays where regions
  * are to keep to themselves. Sources: the surroundings, the regions, and last the whole prompt, which is never drawn beside the others.
  *
- * One network looks, and one draws, in any places: loading one takes as long as several calls of it, and computing what no place needs takes less.
+ * One network looks, one draws in any places, and one more keeps them apart: loading one takes as long as several calls of it, and computing what
+ * no place needs takes less.
  */
 import { plainLayout, sourceInputs } from '../../models/unet/region-attention.ts';
 import type { Tensor } from '../../tensor/tensor.ts';
@@ -62,7 +63,7 @@ export class FoundPlaces implements PicturePlaces {
   #doubts: readonly PlaceDoubt[] = [];
   /** Whether more was heard since masks were made. */
   #news = false;
-  readonly #drawn = new Map<boolean | null, Arrangement>();
+  readonly #drawn = new Map<boolean, Arrangement>();
   #started = false;
 
   constructor(request: FoundRequest) {
@@ -101,7 +102,7 @@ export class FoundPlaces implements PicturePlaces {
   at(call: number): Arrangement {
     const { lookingCalls, isolatedCalls } = this.#request;
     if (call < lookingCalls && !this.#started) return this.#looking;
-    const isolated = isolatedCalls === 0 ? null : call < isolatedCalls;
+    const isolated = call < isolatedCalls;
     const known = this.#drawn.get(isolated) ?? this.#drawing(isolated);
     this.#drawn.set(isolated, known);
     return known;
@@ -117,8 +118,8 @@ export class FoundPlaces implements PicturePlaces {
     this.#drawn.clear();
   }
 
-  /** @param isolated as `shareAnyPicture` */
-  #drawing(isolated: boolean | null): Arrangement {
+  /** @param isolated whether regions keep to themselves */
+  #drawing(isolated: boolean): Arrangement {
     const { levels, strengths, listener, tokens, stillFrom } = this.#request;
     const regions = this.masks.map((mask): Region => ({ prompt: '', shape: { kind: 'mask', mask } }));
     const weights = levels.map(({ height, width }) => sourceWeights(regions, height, width));

@@ -98,9 +98,12 @@ describe('a picture in found places', () => {
     expect(told).toEqual(['1/2', '2/2', '1/2', '2/2']);
   });
 
-  it.each([0, 0.5])(
-    'shares graphs with others, isolated for %d of the steps: one looks, one draws',
-    async (isolate) => {
+  it.each([
+    [0, 2],
+    [0.5, 3],
+  ])(
+    'shares graphs with others, isolated for %d of the steps: %d, one of which looks',
+    async (isolate, loads) => {
       let counted = 0;
       const inner = defaultRuntime();
       const runtime: Runtime = {
@@ -115,7 +118,7 @@ describe('a picture in found places', () => {
       const counting = await Pipeline.create(base, { placedDeltas: concepts, runtime });
       await counting.sample({ ...REQUEST, steps: 2, count: 2, isolate, autoRegions: AUTO });
       await counting.dispose();
-      expect(counted).toBe(2);
+      expect(counted).toBe(loads);
     },
   );
 
