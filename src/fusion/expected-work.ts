@@ -89,7 +89,8 @@ function promptCosts(
     prompt += multiplyAdds(buildTextEncoder(weights, config, { batch: 1, tokens }).graph);
   }
   const { ids } = conceptPrompts(vocabulary, concepts[0]!.name, options.promptTemplates);
-  const all = ids.flat();
+  // Layer prompts that are all the same run once.
+  const all = [...new Map(ids.flat().map((text) => [JSON.stringify(text), text])).values()];
   const used = all.reduce((sum, { length }) => sum + length, 0) / tokens;
   return {
     text: { concept: prompt * used, captions: prompt * captions.length },

@@ -62,13 +62,13 @@ export async function collectText(
   const inputOf = new Map<string, string>();
   const sums = new FeatureSums(inputOf);
   const wanted = new Set(layers.map((name) => idInStage('text', name)));
-  const texts = withoutRepetitions(prompts);
+  const { texts, places } = withoutRepetitions(prompts);
   for (const [encoder, [id, part]] of [...parts.textEncoders].entries()) {
     const own = [...part.layers.values()].filter((layer) => wanted.has(layer.id));
     if (own.length === 0) continue;
     const read: EncoderTexts = {
-      ids: texts.map(({ prompt }) => prompt[encoder]!),
-      counts: texts.map(({ count }) => count),
+      ids: texts.map((prompt) => prompt[encoder]!),
+      counts: texts.map((_, text) => places.filter((place) => place === text).length),
       embeddings: new TokenEmbeddings(part.weights, part.config, added?.(id)),
       deltas: within(id, deltas),
     };
@@ -81,15 +81,17 @@ export async function collectText(
   return sums.finish();
 }
 
-/** Layer prompts of a LoRA without words of its own are all the same: each runs once, and counts as often as it stands there. */
-function withoutRepetitions(prompts: readonly PromptIds[]): { prompt: PromptIds; count: number }[] {
-  const found = new Map<string, { prompt: PromptIds; count: number }>();
-  for (const prompt of prompts) {
+/** Layer prompts of a LoRA without words of its own are all the same: those that differ, and which of them each one is. */
+function withoutRepetitions(prompts: readonly PromptIds[]): { texts: PromptIds[]; places: number[] } {
+  const known = new Map<string, number>();
+  const texts: PromptIds[] = [];
+  const places = prompts.map((prompt) => {
     const key = JSON.stringify(prompt);
-    const { count } = found.get(key) ?? { count: 0 };
-    found.set(key, { prompt, count: count + 1 });
-  }
-  return [...found.values()];
+    const place = known.get(key) ?? texts.push(prompt) - 1;
+    known.set(key, place);
+    return place;
+  });
+  return { texts, places };
 }
 
 /** What one text encoder reads, and how. */
@@ -197,11 +199,12 @@ export async function collectCross(
         `internal: ${perLayer.length} layer prompts for ${crossLayers.length} cross-attentions`,
       );
     }
-    const { states } = await encoder.encode(perLayer);
+    const { texts, places } = withoutRepetitions(perLayer);
+    const { states } = await encoder.encode(texts);
     const [, tokens, width] = states.shape as [number, number, number];
     perLayer.forEach((ids, layer) => {
       for (const row of rowsOf(ids)) {
-        const start = (layer * tokens + row) * width;
+        const start = (places[layer]! * tokens + row) * width;
         sums.addRows(crossLayers[layer]!, states.data.subarray(start, start + width), width);
       }
     });
