@@ -6,11 +6,6 @@
  * nobody asks for. So 1 and less mean no guidance everywhere: the prompted prediction alone, at half the cost.
  * Source: diffusers, pipeline_stable_diffusion.py, `do_classifier_free_guidance`.
  */
-import type { GraphBuilder } from '../graph/builder.ts';
-import { mul, sub } from '../graph/ops/elementwise.ts';
-import { slice } from '../graph/ops/movement.ts';
-import type { Value } from '../graph/value.ts';
-import { float32 } from '../tensor/tensor.ts';
 
 export interface Guidance {
   /** g; 1 or less is no guidance. */
@@ -18,6 +13,9 @@ export interface Guidance {
   /** φ, 0 … 1. Default 0. */
   readonly rescale?: number;
 }
+
+/** The prompted prediction alone. */
+export const UNGUIDED: Guidance = { scale: 1 };
 
 /** Whether every picture is predicted twice, without its prompt and with it. */
 export function isGuided(scale: number): boolean {
@@ -59,19 +57,6 @@ export function guide(
     for (let i = 0; i < size; i++) own[i] = own[i]! * factor;
   }
   return guided;
-}
-
-/**
- * The same as a node, g · positive − (g − 1) · negative, of both predictions [2 · n, C, h, w]; without rescaling.
- * @returns [n, C, h, w]
- */
-export function guideValue(g: GraphBuilder, output: Value, pictures: number, scale: number): Value {
-  const times = (value: number) => g.constant(float32([1, 1, 1, 1], [value]));
-  return sub(
-    g,
-    mul(g, slice(g, output, 0, pictures, 2 * pictures), times(scale)),
-    mul(g, slice(g, output, 0, 0, pictures), times(scale - 1)),
-  );
 }
 
 /** Sample standard deviation, as torch's `std`. */

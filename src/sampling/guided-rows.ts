@@ -2,11 +2,9 @@
  * Which rows one pass of the network has. Of n pictures: with guidance the negative of each, then the positive of each;
  * without it the positive of each.
  */
-import type { GraphBuilder } from '../graph/builder.ts';
-import type { Value } from '../graph/value.ts';
 import { type Conditioning, stackedConditioning } from '../models/families/conditioning.ts';
 import { float32, type Tensor } from '../tensor/tensor.ts';
-import { type Guidance, guide, guidedPair, guideValue, isGuided } from './guidance.ts';
+import { type Guidance, guide, guidedPair, isGuided } from './guidance.ts';
 
 export class GuidedRows {
   /** n. */
@@ -61,16 +59,17 @@ export class GuidedRows {
     return this.guided ? guide(output, this.pictures, this.guidance) : output;
   }
 
-  /** The same as a node. */
-  predictionValue(g: GraphBuilder, output: Value): Value {
-    return this.guided ? guideValue(g, output, this.pictures, this.guidance.scale) : output;
+  /** The part of it that read the prompts, [n, …]. */
+  prompted(output: Float32Array): Float32Array {
+    return output.subarray((output.length * (this.count - this.pictures)) / this.count);
   }
 
   /** The positive part of an output whose rows, [B · k, d], are those of the pass, k times finer. */
   positive({ shape, data }: Tensor): Tensor<Float32Array> {
-    const own = (shape[0]! * this.pictures) / this.count;
-    const width = data.length / shape[0]!;
-    return float32([own, ...shape.slice(1)], (data as Float32Array).subarray((shape[0]! - own) * width));
+    return float32(
+      [(shape[0]! * this.pictures) / this.count, ...shape.slice(1)],
+      this.prompted(data as Float32Array),
+    );
   }
 }
 

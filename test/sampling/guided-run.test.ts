@@ -1,7 +1,5 @@
 /** What a step is made of, with a network that says which row it was asked for. */
 import { describe, expect, it } from 'vitest';
-import { GraphBuilder } from '../../src/graph/builder.ts';
-import { interpret } from '../../src/graph/interpret.ts';
 import { guide } from '../../src/sampling/guidance.ts';
 import { GuidedRows } from '../../src/sampling/guided-rows.ts';
 import { type GuidedStep, type Pass, runGuided } from '../../src/sampling/guided-run.ts';
@@ -86,17 +84,6 @@ describe('guidance', () => {
       { rtol: 1e-5, atol: 1e-6 },
     );
   });
-
-  it.each([0.5, 1, 3])('is the same in a graph, at %d', async (scale) => {
-    const rows = new GuidedRows(2, { scale });
-    const g = new GraphBuilder();
-    const output = g.input('output', 'float32', [rows.count, ...SHAPE]);
-    g.output('prediction', rows.predictionValue(g, output));
-    const data = new TorchGenerator(3).randn(rows.count * SIZE);
-    const { prediction } = interpret(g.finish(), { output: float32([rows.count, ...SHAPE], data) });
-    expect(prediction!.shape).toEqual([2, ...SHAPE]);
-    expect(prediction!.data as Float32Array).toBeAllClose(rows.prediction(data), { rtol: 1e-5, atol: 1e-6 });
-  });
 });
 
 describe('rows', () => {
@@ -123,6 +110,8 @@ describe('rows', () => {
     const finer = float32([6, 2], [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]);
     expect(new GuidedRows(1, { scale: 2 }).positive(finer)).toEqual(float32([3, 2], [3, 3, 4, 4, 5, 5]));
     expect(new GuidedRows(1, { scale: 1 }).positive(finer)).toEqual(finer);
+    expect([...new GuidedRows(2, { scale: 2 }).prompted(Float32Array.of(1, 2, 3, 4))]).toEqual([3, 4]);
+    expect([...new GuidedRows(2, { scale: 1 }).prompted(Float32Array.of(1, 2))]).toEqual([1, 2]);
   });
 });
 

@@ -35,7 +35,7 @@ export interface FusionToRefine {
 }
 
 /**
- * Move the UNet's fused factors so that guided predictions are those of each concept's own model, and those of the base
+ * Move the UNet's fused factors so that predictions are those of each concept's own model, and those of the base
  * for generic captions.
  * @throws as `refine`
  */

@@ -10,7 +10,6 @@ import type { ModelPart } from '../../models/checkpoint.ts';
 import { loraDownInput, loraUpInput } from '../../models/network.ts';
 import type { UnetConfig } from '../../models/unet/config.ts';
 import { buildUnet, type UnetSize } from '../../models/unet/unet.ts';
-import type { GuidedRows } from '../../sampling/guided-rows.ts';
 import { float32 } from '../../tensor/tensor.ts';
 import { blockOf } from '../../training/unet-graph.ts';
 
@@ -24,26 +23,25 @@ export interface RefineGraphOptions {
 }
 
 /**
- * Write the graph: Σ_b w_b ‖z_b − target_b‖² of B guided predictions, and its gradients.
+ * Write the graph: Σ_b w_b ‖e_b − target_b‖² of B predictions, and its gradients.
  *
- * Inputs: those of `buildUnet` for the rows of B pictures; `target` [B, C, h, w]; `row_weight` [B, 1, 1, 1].
+ * Inputs: those of `buildUnet` for B rows; `target` [B, C, h, w]; `row_weight` [B, 1, 1, 1].
  * Outputs: `loss` [1]; `gradientOutput` of both factors of every trained layer.
- * @param rows of B pictures
+ * @param batch B
  * @throws {MissingWeightError | ShapeError | MismatchError} when weights or ranks do not fit the config
  */
 export function buildRefineStep(
   { weights, config }: ModelPart<UnetConfig>,
-  rows: GuidedRows,
+  batch: number,
   size: Omit<UnetSize, 'batch'>,
   { ranks, trained, recomputeBlocks }: RefineGraphOptions,
 ): Graph {
-  const batch = rows.pictures;
-  const network = buildUnet(weights, config, { ...size, batch: rows.count }, { loraRanks: ranks });
+  const network = buildUnet(weights, config, { ...size, batch }, { loraRanks: ranks });
   const g = GraphBuilder.continuing(network.graph);
   const predicted = network.graph.outputs.get('noise_pred')!;
-  const target = g.input('target', 'float32', [batch, ...predicted.shape.slice(1)]);
+  const target = g.input('target', 'float32', predicted.shape);
   const weight = g.input('row_weight', 'float32', [batch, 1, 1, 1]);
-  const difference = sub(g, rows.predictionValue(g, predicted), target);
+  const difference = sub(g, predicted, target);
   const squares = mul(g, mul(g, difference, difference), weight);
   const loss = reduceSum(g, reduceSum(g, squares, [1, 2, 3], false), [0]);
   g.output('loss', loss);

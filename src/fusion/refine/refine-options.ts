@@ -2,7 +2,7 @@
 import { UsageError } from '../../errors.ts';
 
 export interface RefineOptions {
-  /** Gradient steps; 0 returns the start. Each costs about three forward passes of `batch` guided predictions. */
+  /** Gradient steps; 0 returns the start. Each costs about three forward passes of `batch` predictions. */
   readonly steps: number;
   /**
    * Steps between two looks at held-out predictions, where teachers have prompts for them. Where the last look finds no less error
@@ -11,13 +11,13 @@ export interface RefineOptions {
   readonly checkSteps: number;
   /** Adam's, at its highest; rises over 10 steps and falls to 0 along a cosine. */
   readonly learningRate: number;
-  /** Guided predictions compared in one step, and pictures drawn together. */
+  /** Predictions compared in one step, and pictures drawn together. */
   readonly batch: number;
   /** Pictures of one pass of a network, a divisor of `batch`: what memory has room for. Others come one after the other. */
   readonly picturesPerPass: number;
   /** Share of the rows of all batches that generic captions get, in [0, 1). */
   readonly preserve: number;
-  /** 1 or less compares predictions by the prompt alone. */
+  /** Of the drawings by which latents are visited. What is compared is the prediction by the prompt alone. */
   readonly guidanceScale: number;
   /** Steps of DPM-Solver++ 2M per drawing. */
   readonly denoisingSteps: number;

@@ -1,4 +1,4 @@
-/** Latents that denoising visits, each with the guided prediction that a model should make there. */
+/** Latents that guided denoising visits, each with the prediction that a model should make there under its prompt. */
 
 import type { ModelPart } from '../../models/checkpoint.ts';
 import { type Conditioning, conditioningFeeds } from '../../models/families/conditioning.ts';
@@ -18,13 +18,13 @@ export interface RefinePrompt {
   readonly fused: Conditioning;
 }
 
-/** One place where the fused model's guided prediction z is compared. */
+/** One place where the fused model's prediction is compared. */
 export interface RefineState {
   /** [C · h · w], as the network sees them. */
   readonly latents: Float32Array;
   readonly timestep: number;
   readonly prompt: RefinePrompt;
-  /** z of the teacher at these latents, [C · h · w]. */
+  /** What the teacher predicts at these latents for the prompt, [C · h · w]; guidance is not in it. */
   readonly target: Float32Array;
 }
 
@@ -85,11 +85,11 @@ export class Rollouts {
   }
 
   /**
-   * Draw pictures with guidance and note the teacher's prediction at every step.
+   * Draw pictures with guidance and note what the teacher predicts for the prompt at every step.
    * @param prompts  of B pictures, a multiple of those of a pass
    * @param noise    standard normal, [B · C · h · w]
    * @param teacher  reads `own` of each prompt
-   * @param driver   whose predictions the latents follow, reading `fused`; null: the teacher's own
+   * @param driver   whose guided predictions the latents follow, reading `fused`; null: the teacher's own
    * @param onStep   called after each step of the pictures of a pass
    * @returns step by step, B states in each
    * @throws {ShapeError} when deltas or text features do not fit
@@ -141,15 +141,19 @@ export class Rollouts {
           );
     const pixels = noise.length / prompts.length;
     const states: RefineState[] = [];
+    let output: Float32Array;
     await runGuided({
       sampler,
       rows: this.#rows,
       shape: [this.#config.inChannels, latentHeight, latentWidth],
       noise,
       signal,
-      predict: drive,
-      onStep: async ({ pass, prediction, timestep }) => {
-        const targets = driver === null ? prediction : this.#rows.prediction(await ask(pass));
+      predict: async (pass) => {
+        output = await drive(pass);
+        return output;
+      },
+      onStep: async ({ pass, timestep }) => {
+        const targets = this.#rows.prompted(driver === null ? output : await ask(pass));
         prompts.forEach((prompt, i) => {
           const of = (values: Float32Array): Float32Array => values.slice(i * pixels, (i + 1) * pixels);
           states.push({ latents: of(pass.feeds.sample.data), timestep, prompt, target: of(targets) });
@@ -161,7 +165,7 @@ export class Rollouts {
   }
 
   /**
-   * A model's guided predictions at states, each [C · h · w]. It reads `fused` of their prompts.
+   * A model's predictions at states, each [C · h · w], without guidance. It reads `fused` of their prompts.
    * @param states a multiple of the pictures of a pass
    */
   async predict(states: readonly RefineState[], model: GuidedModel): Promise<Float32Array[]> {
@@ -173,7 +177,7 @@ export class Rollouts {
         model,
         part.map(({ prompt }) => prompt.fused),
       );
-      const all = this.#rows.prediction(
+      const all = this.#rows.prompted(
         await ask({ feeds: stateFeeds(part, this.#rows, this.#size, this.#config) }),
       );
       const cells = all.length / pictures;

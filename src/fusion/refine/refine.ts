@@ -2,15 +2,18 @@
  * Refinement of a fusion by distillation: gradient steps on what pictures are made of, after the closed form.
  *
  * The closed form asks of every layer on its own to act as each concept's layer does. Here the whole fused UNet is asked
- * for the concept's guided noise prediction, z = e_u + g (e_c − e_u):
+ * for the concept's noise prediction under its prompt:
  *
- *   min over the factors  Σ_i E_{x, t} w(t) ‖z_fused(x, t, prompt_i) − z_i(x, t, prompt_i)‖²
+ *   min over the factors  Σ_i E_{x, t} w(t) ‖e_fused(x, t, prompt_i) − e_i(x, t, prompt_i)‖²
  *
  * over concepts i with their own models as teachers, and generic captions with the base as theirs. Latents x are those
- * that the teacher visits when it draws, and from the second round on, for half of the rows, those that the fused model
- * visits: errors that feed on each other are only seen there (dataset aggregation, Ross et al. 2011, 1011.0686).
- * w(t) = min(σ/α, 8): an error of the noise prediction moves the picture by σ/α times as much, so that what a picture
- * becomes is decided at the noisy steps, whose errors are the smallest.
+ * that the teacher visits when it draws with guidance, and from the second round on, for half of the rows, those that the
+ * fused model visits: errors that feed on each other are only seen there (dataset aggregation, Ross et al. 2011, 1011.0686).
+ * w(t) = min(σ/α, 1): the last steps hardly move a picture.
+ *
+ * Guidance is in the latents and not in what is compared. A concept's own model draws some of its concept for the empty
+ * prompt too, so that its guided prediction, e_u + g (e_c − e_u), tells less of the concept than what the fused model makes
+ * of the same e_c and the base's e_u; and learning it moves e_u, which all concepts share.
  *
  * The factors keep their ranks: the result is a LoRA as before.
  */
@@ -25,6 +28,7 @@ import { adamwState, adamwStep } from '../../optim/adamw.ts';
 import { Pace } from '../../pace.ts';
 import { type ExecutionContext, executionContext } from '../../runtime/execution-context.ts';
 import type { LoadedGraph } from '../../runtime/runtime.ts';
+import { UNGUIDED } from '../../sampling/guidance.ts';
 import { GuidedRows } from '../../sampling/guided-rows.ts';
 import { noiseSchedule } from '../../sampling/noise-schedule.ts';
 import { dpmSolver } from '../../sampling/samplers/dpm-solver.ts';
@@ -43,7 +47,7 @@ import {
 } from './refine-request.ts';
 import { type GuidedModel, type RefineState, Rollouts, stateFeeds } from './refine-states.ts';
 
-const MAX_NOISE_RATIO = 8;
+const MAX_NOISE_RATIO = 1;
 const WARM_UP_STEPS = 10;
 /** Of the rows of a teacher from the second round on. */
 const OWN_POLICY_SHARE = 0.5;
@@ -75,8 +79,8 @@ export async function refine(request: RefineRequest): Promise<Refinement> {
   }
 }
 
-/** A guided prediction with its way back, against the prediction alone. */
-const STEP_PASSES = 3;
+/** A prediction with its way back, against a guided prediction alone. */
+const STEP_PASSES = 1.5;
 
 /**
  * Work that a refinement takes.
@@ -112,7 +116,9 @@ class RefineRun {
   readonly #ranks: ReadonlyMap<string, number>;
   readonly #feeds: Record<string, Tensor>;
   readonly #alphasCumprod: Float32Array;
-  readonly #rows: GuidedRows;
+  /** Of drawing, and of what is compared. */
+  readonly #drawn: GuidedRows;
+  readonly #compared: GuidedRows;
   /** Inputs of the graph that are trained. */
   readonly #trained: readonly string[];
   readonly #latentSize: { readonly latentHeight: number; readonly latentWidth: number };
@@ -141,7 +147,8 @@ class RefineRun {
     this.#alphasCumprod = noiseSchedule(schedule).alphasCumprod;
     this.#trained = [...request.start.keys()].flatMap((layer) => [loraDownInput(layer), loraUpInput(layer)]);
     const { sampleSize } = base.parts.unet.config;
-    this.#rows = new GuidedRows(options.picturesPerPass, { scale: options.guidanceScale });
+    this.#drawn = new GuidedRows(options.picturesPerPass, { scale: options.guidanceScale });
+    this.#compared = new GuidedRows(options.picturesPerPass, UNGUIDED);
     this.#latentSize = { latentHeight: sampleSize, latentWidth: sampleSize };
   }
 
@@ -186,17 +193,17 @@ class RefineRun {
   async #load(): Promise<void> {
     const execution = this.#execution;
     const { base, schedule, start } = this.#request;
-    const { denoisingSteps, recomputeBlocks } = this.#options;
+    const { denoisingSteps, picturesPerPass, recomputeBlocks } = this.#options;
     const size = { ...this.#latentSize, tokens: base.parts.maxPositions };
     const drawn = commonRanks([
       this.#deltas(this.#ranks.keys()),
       ...this.#pools.map(({ teacher }) => teacher.deltas),
     ]);
-    this.#rollouts = await Rollouts.create(base.parts.unet, this.#rows, size, drawn, {
+    this.#rollouts = await Rollouts.create(base.parts.unet, this.#drawn, size, drawn, {
       sampler: dpmSolver(schedule, denoisingSteps),
       execution,
     });
-    const graph = buildRefineStep(base.parts.unet, this.#rows, size, {
+    const graph = buildRefineStep(base.parts.unet, picturesPerPass, size, {
       ranks: this.#ranks,
       trained: start.keys(),
       recomputeBlocks,
@@ -291,11 +298,11 @@ class RefineRun {
       weight.data[i] = this.#weight(state.timestep) / (batch * cells);
     });
     return this.#training!.run({
-      ...stateFeeds(states, this.#rows, this.#latentSize, config),
+      ...stateFeeds(states, this.#compared, this.#latentSize, config),
       target,
       row_weight: weight,
       ...conditioningFeeds(
-        this.#rows.conditioning(
+        this.#compared.conditioning(
           empty,
           states.map(({ prompt }) => prompt.fused),
         ),
@@ -304,7 +311,7 @@ class RefineRun {
     });
   }
 
-  /** w(t) = min(σ/α, 8). */
+  /** w(t) = min(σ/α, 1). */
   #weight(timestep: number): number {
     const last = this.#alphasCumprod.length - 1;
     const alpha = this.#alphasCumprod[Math.min(last, Math.max(0, Math.round(timestep)))]!;

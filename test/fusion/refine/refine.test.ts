@@ -12,7 +12,11 @@ import { type RefinePrompt, type RefineState, Rollouts } from '../../../src/fusi
 import { gradientOutput } from '../../../src/graph/gradient-outputs.ts';
 import { frobeniusNorm, rankOf, scale, subtract } from '../../../src/linalg/low-rank.ts';
 import type { Checkpoint } from '../../../src/models/checkpoint.ts';
-import { type Conditioning, conditioningFeeds } from '../../../src/models/families/conditioning.ts';
+import {
+  type Conditioning,
+  conditioningFeeds,
+  stackedConditioning,
+} from '../../../src/models/families/conditioning.ts';
 import { within } from '../../../src/models/families/layer-table.ts';
 import { commonRanks, deltaFeeds, deltaRanks, type LayerDeltas } from '../../../src/models/lora.ts';
 import { loraUpInput } from '../../../src/models/network.ts';
@@ -20,6 +24,7 @@ import { crossAttentionNames } from '../../../src/models/unet/structure.ts';
 import { buildUnet } from '../../../src/models/unet/unet.ts';
 import { defaultRuntime } from '../../../src/runtime/default-runtime.ts';
 import { executionContext } from '../../../src/runtime/execution-context.ts';
+import type { LoadedGraph } from '../../../src/runtime/runtime.ts';
 import { checkpointSchedule } from '../../../src/sampling/checkpoint-schedule.ts';
 import { GuidedRows } from '../../../src/sampling/guided-rows.ts';
 import { noiseSchedule } from '../../../src/sampling/noise-schedule.ts';
@@ -177,7 +182,7 @@ describe('refine', () => {
       };
     };
 
-    it('weighs errors by σ / α, at most by 8', async () => {
+    it('compares predictions by the prompt alone where guidance leads, and weighs errors by σ / α, at most by 1', async () => {
       const guidanceScale = 3;
       // From the noisiest timestep on.
       const trailing: SchedulerConfig = { ...schedule, timestepSpacing: 'trailing' };
@@ -204,32 +209,36 @@ describe('refine', () => {
       const noise = random.randn(CELLS);
       const states = await rollouts.draw(concept!.prompts, noise, concept!, null, () => {});
       await rollouts.dispose();
-      const ranks = deltaRanks(fused);
-      const network = buildUnet(
-        base.parts.unet.weights,
-        base.parts.unet.config,
-        { ...size, batch: 2 },
-        { loraRanks: ranks },
-      );
-      const session = await defaultRuntime().load(network.graph, 'every-step');
-      const lossOf = async ({ latents, timestep, target, prompt }: RefineState): Promise<number> => {
-        const { noise_pred } = await session.run({
-          sample: float32([2, 4, 8, 8], Float32Array.of(...latents, ...latents)),
-          timestep: float32([2], [timestep, timestep]),
-          ...conditioningFeeds(rows.conditioning(given.empty, [prompt.fused])),
-          ...deltaFeeds(fused, ranks, base.parts.unet.layers),
-        });
-        const out = noise_pred!.data as Float32Array;
-        const error = target.reduce((sum, value, i) => {
-          const predicted = out[i]! + guidanceScale * (out[CELLS + i]! - out[i]!);
-          return sum + (predicted - value) ** 2 / CELLS;
-        }, 0);
-        const alpha = noiseSchedule(schedule).alphasCumprod[Math.round(timestep)]!;
-        return Math.min(8, Math.sqrt(1 - alpha) / Math.sqrt(alpha)) * error;
+      // Every state once more: the teacher's own prediction there, and the fused model's.
+      const sessions: LoadedGraph[] = [];
+      const predictor = async (deltas: LayerDeltas) => {
+        const ranks = deltaRanks(deltas);
+        const { weights, config } = base.parts.unet;
+        const network = buildUnet(weights, config, { ...size, batch: 1 }, { loraRanks: ranks });
+        const session = await defaultRuntime().load(network.graph, 'every-step');
+        sessions.push(session);
+        return async ({ latents, timestep }: RefineState, text: Conditioning): Promise<Float32Array> => {
+          const { noise_pred } = await session.run({
+            sample: float32([1, 4, 8, 8], latents),
+            timestep: float32([1], [timestep]),
+            ...conditioningFeeds(text),
+            ...deltaFeeds(deltas, ranks, base.parts.unet.layers),
+          });
+          return noise_pred!.data as Float32Array;
+        };
+      };
+      const [ofTeacher, ofFused] = [await predictor(own), await predictor(fused)];
+      const lossOf = async (state: RefineState): Promise<number> => {
+        const target = await ofTeacher(state, state.prompt.own);
+        expect(state.target).toBeAllClose(target, { rtol: 1e-3, atol: 1e-4 });
+        const out = await ofFused(state, state.prompt.fused);
+        const error = target.reduce((sum, value, i) => sum + (out[i]! - value) ** 2 / CELLS, 0);
+        const alpha = noiseSchedule(schedule).alphasCumprod[Math.round(state.timestep)]!;
+        return Math.min(1, Math.sqrt(1 - alpha) / Math.sqrt(alpha)) * error;
       };
       const expected: number[] = [];
       for (const state of states) expected.push(await lossOf(state));
-      await session.dispose();
+      for (const session of sessions) await session.dispose();
       expect(states).toHaveLength(4);
       const chosen = losses.map(() => {
         random.rand(1);
@@ -240,13 +249,13 @@ describe('refine', () => {
         chosen.map((i) => expected[i]!),
         { rtol: 1e-3 },
       );
-      // The first is cut at 8, the last is not.
+      // The first is cut at 1, the last is not.
       const ratios = sampler.timesteps.map((t) => {
         const alpha = noiseSchedule(schedule).alphasCumprod[Math.round(t)]!;
         return Math.sqrt((1 - alpha) / alpha);
       });
-      expect(ratios[0]).toBeGreaterThan(8);
-      expect(ratios.at(-1)).toBeLessThan(8);
+      expect(ratios[0]).toBeGreaterThan(1);
+      expect(ratios.at(-1)).toBeLessThan(1);
     });
 
     it('visits where the fused model goes itself from the second round on, in half of the rows', async () => {
@@ -383,44 +392,40 @@ describe('refine', () => {
 });
 
 describe('buildRefineStep', () => {
-  it('measures the guided prediction, and its gradient is the slope', async () => {
+  it('measures the prediction, and its gradient is the slope', async () => {
     const { config, weights } = base.parts.unet;
     const size = { latentHeight: 8, latentWidth: 8, tokens: base.parts.textEncoder.config.maxPositions };
     const ranks = deltaRanks(own);
     const [layer] = [...own.keys()];
-    const guidanceScale = 3;
     const options = { ranks, trained: [layer!] };
-    const rows = new GuidedRows(2, { scale: guidanceScale });
     const random = new TorchGenerator(5);
     const cells = 4 * 8 * 8;
-    const latents = random.randn(2 * cells);
-    const sample = float32([4, 4, 8, 8], Float32Array.of(...latents, ...latents));
+    const sample = float32([2, 4, 8, 8], random.randn(2 * cells));
     const target = float32([2, 4, 8, 8], random.randn(2 * cells));
     const rowWeight = float32([2, 1, 1, 1], Float32Array.of(0.25, 2));
     const common: Record<string, Tensor> = {
       sample,
-      timestep: float32([4], Float32Array.of(900, 300, 900, 300)),
-      ...conditioningFeeds(rows.conditioning(context(0), [context(1), context(2)])),
+      timestep: float32([2], Float32Array.of(900, 300)),
+      ...conditioningFeeds(stackedConditioning([context(1), context(2)])),
       ...deltaFeeds(own, ranks, base.parts.unet.layers),
     };
     const plain = await defaultRuntime().load(
-      buildUnet(weights, config, { ...size, batch: 4 }, { loraRanks: ranks }).graph,
+      buildUnet(weights, config, { ...size, batch: 2 }, { loraRanks: ranks }).graph,
       'training',
     );
     const predicted = (await plain.run(common)).noise_pred!.data as Float32Array;
     let expected = 0;
     for (let i = 0; i < 2 * cells; i++) {
-      const [empty, text] = [predicted[i]!, predicted[2 * cells + i]!];
-      const error = empty + guidanceScale * (text - empty) - target.data[i]!;
+      const error = predicted[i]! - target.data[i]!;
       expected += rowWeight.data[i < cells ? 0 : 1]! * error * error;
     }
     const feeds: Record<string, Tensor> = { ...common, target, row_weight: rowWeight };
     const step = await defaultRuntime().load(
-      buildRefineStep(base.parts.unet, rows, size, { ...options, recomputeBlocks: false }),
+      buildRefineStep(base.parts.unet, 2, size, { ...options, recomputeBlocks: false }),
       'training',
     );
     const again = await defaultRuntime().load(
-      buildRefineStep(base.parts.unet, rows, size, { ...options, recomputeBlocks: true }),
+      buildRefineStep(base.parts.unet, 2, size, { ...options, recomputeBlocks: true }),
       'training',
     );
     const out = await step.run(feeds);
