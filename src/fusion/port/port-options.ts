@@ -1,5 +1,6 @@
 /** Options of porting and their defaults. */
 import { UsageError } from '../../errors.ts';
+import { CONTEXTS, HELD_OUT_OF } from '../contexts.ts';
 
 export interface PortOptions {
   /** Rank of the answer of every key and value layer. Default 16, or what the layer can have. */
@@ -28,33 +29,8 @@ export const PORT_DEFAULTS: PortOptions = {
   steps: 40,
   refine: 0,
   seed: 0,
-  templates: [
-    'photo of a {}',
-    '{}',
-    'a {} on a table',
-    'a photo of a {} in a garden',
-    'a picture of a {} at night',
-    'two of them, a {} and a dog',
-    'a small {} on a white background',
-    'close up of the {}',
-    'a drawing of a {}',
-    'a cat beside a {}',
-    '{}, soft light',
-    'a large {} in front of a blue wall',
-    'painting of {} by the sea',
-    'the {} to the left of a red ball',
-    'a rendering of a {} on a gray background',
-    'a {} and a tree',
-  ],
+  templates: CONTEXTS,
 };
-
-/** Templates of which one is held out. */
-const HELD_OUT_OF = 4;
-
-/** Whether a template tells what was kept, and is not learnt from. @param index of it */
-export function isHeldOut(index: number): boolean {
-  return index % HELD_OUT_OF === HELD_OUT_OF - 1;
-}
 
 /** More takes longer than training anew. */
 const MAX_STEPS = 100_000;
