@@ -4,7 +4,8 @@
  * comes. `-- --refine 200` with that many steps of refinement; `-- --options '{"runs":4}'` with other options of a fusion;
  * `-- --only smiley,bullseye` fuses those alone (repeatable); `-- --joint 800` trains each set together, for so many steps a
  * concept, instead of fusing it; `-- --files '.build/eval-training/{}-ed-lora-orthogonal-0.safetensors'` takes other files of the
- * concepts; `-- --samples 160`; `-- --fast` draws with 8 steps of DPM-Solver++ in place of 25 of DDIM.
+ * concepts; `-- --samples 160`; `-- --fast` draws with 8 steps of DPM-Solver++ in place of 25 of DDIM; `-- --threads 1` where several
+ * of these run side by side, each on a core.
  */
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -36,6 +37,7 @@ const { values } = parseArgs({
     files: { type: 'string', default: path.join('fixtures/tiny-world/concepts', 'edlora_{}.pth') },
     only: { type: 'string', multiple: true },
     fast: { type: 'boolean', default: false },
+    threads: { type: 'string' },
     json: { type: 'boolean' },
   },
 });
@@ -45,6 +47,7 @@ const [REFINE, JOINT, SAMPLES] = [values.refine, values.joint, values.samples].m
   number,
 ];
 
+const THREADS = values.threads === undefined ? undefined : Number(values.threads);
 const OPTIONS: Partial<FusionOptions> = { ...JSON.parse(values.options), refine: REFINE };
 const HOW = { sampling: values.fast ? SAMPLINGS.fast : SAMPLINGS.ddim };
 
@@ -66,10 +69,10 @@ for (const name of CONCEPTS.filter((name) => sets.some((names) => names.includes
   const input = { concept: await loadConcept(file) };
   concepts.set(name, input);
   const { deltas, concept } = await prepareConcept(base, input);
-  const model = { base, deltas, vocabulary: bindConcepts(base.tokenizer, [concept]) };
+  const model = { base, deltas, vocabulary: bindConcepts(base.tokenizer, [concept]), threads: THREADS };
   alone.set(name, (await identityRate(model, name, SAMPLES, HOW)).rate);
 }
-const otherAlone = await otherPromptsRate(plainModel(base), SAMPLES, HOW);
+const otherAlone = await otherPromptsRate({ ...plainModel(base), threads: THREADS }, SAMPLES, HOW);
 
 const percent = (rate: number): string => `${Math.round(100 * rate)} %`;
 const mean = (rates: readonly number[]): number => rates.reduce((a, b) => a + b, 0) / rates.length;
@@ -104,13 +107,13 @@ async function together(
   if (JOINT > 0) {
     const concept = await loadConcept(await trainedJointly(names, JOINT));
     const deltas = await conceptDeltas(base, concept);
-    const model = { base, deltas, vocabulary: bindConcepts(base.tokenizer, [concept]) };
+    const model = { base, deltas, vocabulary: bindConcepts(base.tokenizer, [concept]), threads: THREADS };
     return { model, seconds: null };
   }
   const inputs = names.map((name) => concepts.get(name)!);
-  const fusion = await fuse({ base, concepts: inputs, options: OPTIONS, cacheFolder });
+  const fusion = await fuse({ base, concepts: inputs, options: OPTIONS, cacheFolder, threads: THREADS });
   const { elapsedMs, collectMs } = fusion.report;
-  return { model: fusedModel(fusion), seconds: (elapsedMs - collectMs) / 1000 };
+  return { model: { ...fusedModel(fusion), threads: THREADS }, seconds: (elapsedMs - collectMs) / 1000 };
 }
 
 const way =

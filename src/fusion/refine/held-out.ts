@@ -8,7 +8,7 @@ import type { GuidedModel, RefineState, Rollouts } from './refine-states.ts';
 /** States of one teacher. */
 export interface HeldOutStates {
   readonly states: readonly RefineState[];
-  /** Share of the rows that this teacher has in a batch. */
+  /** Share of the steps that are this teacher's. */
   readonly share: number;
 }
 

@@ -5,7 +5,7 @@ import type { Checkpoint } from '../../models/checkpoint.ts';
 import type { ModelDeltas } from '../../models/lora.ts';
 import type { ExecutionContext } from '../../runtime/execution-context.ts';
 import { checkpointSchedule } from '../../sampling/checkpoint-schedule.ts';
-import { CONTEXTS, isHeldOut } from '../contexts.ts';
+import { CONTEXTS } from '../contexts.ts';
 import type { FusionConcept } from '../fusion-concept.ts';
 import type { FusionOptions } from '../options.ts';
 import { PromptReader } from '../prompt-reader.ts';
@@ -15,6 +15,14 @@ import { refine, refineWork } from './refine.ts';
 import { REFINE_DEFAULTS, type RefineOptions } from './refine-options.ts';
 import type { Refinement, RefineProgress, Teacher } from './refine-request.ts';
 import type { RefinePrompt } from './refine-states.ts';
+
+/** Prompts that a concept is judged by. */
+const JUDGING_TEMPLATES = [
+  'a picture of a {}',
+  'a {} on a chair',
+  'a photo of a {} in front of a wall',
+  'a small {}',
+];
 
 export interface FusionToRefine {
   readonly base: Checkpoint;
@@ -36,8 +44,6 @@ export async function refineFusion(fusion: FusionToRefine): Promise<Refinement> 
   const { base, vocabulary, concepts, captions, options, deltas: fused, execution } = fusion;
   const reader = new PromptReader(base, vocabulary, execution);
   const inFused = new ModelReading(base, reader, fused);
-  const taught = CONTEXTS.filter((_, i) => !isHeldOut(i));
-  const judging = CONTEXTS.filter((_, i) => isHeldOut(i));
   const teachers: Teacher[] = [];
   for (const { name, deltas } of concepts) {
     const inOwn = new ModelReading(base, reader, deltas);
@@ -52,8 +58,8 @@ export async function refineFusion(fusion: FusionToRefine): Promise<Refinement> 
       name,
       deltas: inOwn.deltas,
       empty: await inOwn.noPrompt(),
-      prompts: await read([...new Set([...options.promptTemplates, ...taught])]),
-      heldOut: await read(judging),
+      prompts: await read([...new Set([...options.promptTemplates, ...CONTEXTS])]),
+      heldOut: await read(JUDGING_TEMPLATES),
     });
   }
   return refine({
@@ -83,8 +89,8 @@ export function fusionRefineWork(
 
 function settingsOf(
   base: Checkpoint,
-  { refine: steps, guidanceScale, steps: collected, seed }: FusionOptions,
+  { refine: steps, steps: collected, seed }: FusionOptions,
 ): RefineOptions {
   const denoisingSteps = Math.min(collected, REFINE_DEFAULTS.denoisingSteps);
-  return refineOptionsFor(base, { steps, guidanceScale, denoisingSteps, seed });
+  return refineOptionsFor(base, { steps, denoisingSteps, seed });
 }

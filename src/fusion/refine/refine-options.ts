@@ -15,7 +15,7 @@ export interface RefineOptions {
   readonly batch: number;
   /** Pictures of one pass of a network, a divisor of `batch`: what memory has room for. Others come one after the other. */
   readonly picturesPerPass: number;
-  /** Share of the rows of all batches that generic captions get, in [0, 1). */
+  /** Share of the steps that generic captions get, in [0, 1). */
   readonly preserve: number;
   /** Of the drawings by which latents are visited. What is compared is the prediction by the prompt alone. */
   readonly guidanceScale: number;
@@ -41,7 +41,7 @@ export const REFINE_DEFAULTS: RefineOptions = {
   batch: 8,
   picturesPerPass: 8,
   preserve: 0.5,
-  guidanceScale: 4,
+  guidanceScale: 1,
   denoisingSteps: 20,
   runs: 32,
   roundSteps: 100,

@@ -6,14 +6,14 @@
  *
  *   min over the factors  Σ_i E_{x, t} w(t) ‖e_fused(x, t, prompt_i) − e_i(x, t, prompt_i)‖²
  *
- * over concepts i with their own models as teachers, and generic captions with the base as theirs. Latents x are those
- * that the teacher visits when it draws with guidance, and from the second round on, for half of the rows, those that the
- * fused model visits: errors that feed on each other are only seen there (dataset aggregation, Ross et al. 2011, 1011.0686).
- * w(t) = min(σ/α, 1): the last steps hardly move a picture.
+ * over concepts i with their own models as teachers, and generic captions with the base as theirs; every step is one
+ * teacher's. Latents x are those that the teacher visits when it draws, and from the second round on, for half of the rows,
+ * those that the fused model visits: errors that feed on each other are only seen there (dataset aggregation, Ross et al.
+ * 2011, 1011.0686). w(t) = min(σ/α, 1): the last steps hardly move a picture.
  *
- * Guidance is in the latents and not in what is compared. A concept's own model draws some of its concept for the empty
- * prompt too, so that its guided prediction, e_u + g (e_c − e_u), tells less of the concept than what the fused model makes
- * of the same e_c and the base's e_u; and learning it moves e_u, which all concepts share.
+ * Guidance is not in what is compared. A concept's own model draws some of its concept for the empty prompt too, so that its
+ * guided prediction, e_u + g (e_c − e_u), tells less of the concept than what the fused model makes of the same e_c and the
+ * base's e_u; and learning it moves e_u, which all concepts share.
  *
  * The factors keep their ranks: the result is a LoRA as before.
  */
@@ -126,7 +126,7 @@ class RefineRun {
   #training: LoadedGraph | null = null;
   #done = 0;
   #turn = 0;
-  #preservedRows = 0;
+  #preservedSteps = 0;
 
   constructor(
     request: RefineRequest,
@@ -249,16 +249,16 @@ class RefineRun {
     return teachers.length === 0 ? null : new HeldOut(this.#rollouts!, teachers, weight);
   }
 
-  /** Rows of the next step: the preserved share first, then concepts in turn. */
+  /** Rows of the next step, all of one teacher: the captions' when their share is due, else the next concept's. */
   #batch(): RefineState[] {
     const { batch, preserve } = this.#options;
     const conceptCount = this.#request.concepts.length;
     const generic = this.#pools[conceptCount];
+    this.#preservedSteps += generic === undefined ? 0 : preserve;
+    const own = this.#preservedSteps < 1;
+    if (!own) this.#preservedSteps--;
+    const { visited, ownPolicy } = own ? this.#pools[this.#turn++ % conceptCount]! : generic!;
     return Array.from({ length: batch }, () => {
-      this.#preservedRows += generic === undefined ? 0 : preserve;
-      const own = this.#preservedRows < 1;
-      if (!own) this.#preservedRows--;
-      const { visited, ownPolicy } = own ? this.#pools[this.#turn++ % conceptCount]! : generic!;
       const [which] = this.#random.rand(1);
       const states = ownPolicy.length > 0 && which! < OWN_POLICY_SHARE ? ownPolicy : visited;
       return states[this.#random.randint(0, states.length, 1)[0]!]!;

@@ -126,6 +126,15 @@ describe('refine', () => {
     expect(losses[0]).toBeLessThan(1e-8);
   });
 
+  it('gives every step to one teacher, captions as many as their share', async () => {
+    // The start is the concept's own model: its steps find nothing to do, those of captions do.
+    const options = { ...QUICK, steps: 8, roundSteps: 8, preserve: 0.25, learningRate: 1e-12 };
+    const { losses } = await refine({ ...request(options), start: own, fixed: new Map() });
+    expect(losses.map((loss) => loss > 1e-9)).toEqual(
+      [3, 7].reduce((all, i) => all.with(i, true), Array(8).fill(false)),
+    );
+  });
+
   it('takes pictures one after the other where memory has no room for more, to the same numbers', async () => {
     const given = request({ ...QUICK, checkSteps: 1, recomputeBlocks: true });
     const judged = { ...given, concepts: given.concepts.map((each) => ({ ...each, heldOut: [prompt(5)] })) };
