@@ -8,6 +8,7 @@ import { buildTextEncoder } from '../models/clip/text-encoder.ts';
 import { buildUnet } from '../models/unet/unet.ts';
 import type { Progress } from '../progress.ts';
 import { GuidedRows } from '../sampling/guided-rows.ts';
+import type { FusionOptions } from './options.ts';
 import { type FusionPlan, preserves } from './plan.ts';
 import { conceptPrompts } from './prompts.ts';
 import { fusionRefineWork } from './refine/refine-fusion.ts';
@@ -63,17 +64,23 @@ export async function fusionTasks(base: Checkpoint, plan: FusionPlan): Promise<F
     ];
   });
   const { units, passes } = fusionRefineWork(base, options, concepts.length, captions.length);
+  const prediction = pass / guidedRows(options).count;
   return [
     ...tasks,
-    { stage: 'spatial', action: 'refine', units, cost: (passes * pass) / Math.max(1, units) },
+    { stage: 'spatial', action: 'refine', units, cost: (passes * prediction) / Math.max(1, units) },
   ];
+}
+
+/** Rows of one picture's step. */
+function guidedRows({ guidanceScale }: FusionOptions): GuidedRows {
+  return new GuidedRows(1, { scale: guidanceScale });
 }
 
 /** One step of a denoising run with all its sums. */
 async function passCost(base: Checkpoint, { layers, options }: FusionPlan): Promise<number> {
   const { weights, config } = base.parts.unet;
   const { height, width } = await latentSizeFor(base, options);
-  const batch = new GuidedRows(1, { scale: options.guidanceScale }).count;
+  const batch = guidedRows(options).count;
   const size = { batch, latentHeight: height, latentWidth: width, tokens: base.parts.maxPositions };
   return multiplyAdds(buildUnet(weights, config, size, { probes: { features: layers.spatial } }).graph);
 }

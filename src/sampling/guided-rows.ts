@@ -59,17 +59,11 @@ export class GuidedRows {
     return this.guided ? guide(output, this.pictures, this.guidance) : output;
   }
 
-  /** The part of it that read the prompts, [n, …]. */
-  prompted(output: Float32Array): Float32Array {
-    return output.subarray((output.length * (this.count - this.pictures)) / this.count);
-  }
-
   /** The positive part of an output whose rows, [B · k, d], are those of the pass, k times finer. */
   positive({ shape, data }: Tensor): Tensor<Float32Array> {
-    return float32(
-      [(shape[0]! * this.pictures) / this.count, ...shape.slice(1)],
-      this.prompted(data as Float32Array),
-    );
+    const own = (shape[0]! * this.pictures) / this.count;
+    const width = data.length / shape[0]!;
+    return float32([own, ...shape.slice(1)], (data as Float32Array).subarray((shape[0]! - own) * width));
   }
 }
 

@@ -110,8 +110,6 @@ describe('rows', () => {
     const finer = float32([6, 2], [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]);
     expect(new GuidedRows(1, { scale: 2 }).positive(finer)).toEqual(float32([3, 2], [3, 3, 4, 4, 5, 5]));
     expect(new GuidedRows(1, { scale: 1 }).positive(finer)).toEqual(finer);
-    expect([...new GuidedRows(2, { scale: 2 }).prompted(Float32Array.of(1, 2, 3, 4))]).toEqual([3, 4]);
-    expect([...new GuidedRows(2, { scale: 1 }).prompted(Float32Array.of(1, 2))]).toEqual([1, 2]);
   });
 });
 

@@ -71,7 +71,6 @@ export async function refinePort({
     teachers.push({
       name,
       deltas: inGiven.deltas,
-      empty: await inGiven.noPrompt(),
       prompts: await read(templates.filter((_, i) => !isHeldOut(i))),
       heldOut: await read(templates.filter((_, i) => isHeldOut(i))),
     });
@@ -80,7 +79,6 @@ export async function refinePort({
     base,
     schedule: checkpointSchedule(base),
     start: inPorted.deltas,
-    empty: await inPorted.noPrompt(),
     concepts: teachers,
     preserved: await captionTeacher(new ModelReading(base, reader), inPorted, captions),
     options,

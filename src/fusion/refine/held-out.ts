@@ -2,8 +2,10 @@
  * Predictions that a refinement does not learn from: other seeds and other prompts. They show whether it learned anything. They do
  * not choose the step: on the miniature they were at their best long before pictures were.
  */
+
+import type { LayerDeltas } from '../../models/lora.ts';
 import type { HeldOutCheck } from '../best-check.ts';
-import type { GuidedModel, RefineState, Rollouts } from './refine-states.ts';
+import type { RefineState, Rollouts } from './refine-states.ts';
 
 /** States of one teacher. */
 export interface HeldOutStates {
@@ -27,7 +29,7 @@ export class HeldOut {
   }
 
   /** Look at a model after so many steps. */
-  async look(step: number, model: GuidedModel): Promise<void> {
+  async look(step: number, model: LayerDeltas): Promise<void> {
     this.checks.push({ step, error: await this.#error(model) });
   }
 
@@ -36,7 +38,7 @@ export class HeldOut {
     return this.checks.at(-1)!.error < this.checks[0]!.error;
   }
 
-  async #error(model: GuidedModel): Promise<number> {
+  async #error(model: LayerDeltas): Promise<number> {
     let total = 0;
     for (const { states, share } of this.#teachers) {
       const predicted = await this.#rollouts.predict(states, model);

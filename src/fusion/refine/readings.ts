@@ -62,7 +62,6 @@ export async function captionTeacher(
   return {
     name: 'captions',
     deltas: base.deltas,
-    empty: await base.noPrompt(),
     prompts: taught.filter((_, i) => !isJudging(i)),
     heldOut: taught.filter((_, i) => isJudging(i)),
   };

@@ -57,7 +57,6 @@ export async function refineFusion(fusion: FusionToRefine): Promise<Refinement> 
     teachers.push({
       name,
       deltas: inOwn.deltas,
-      empty: await inOwn.noPrompt(),
       prompts: await read([...new Set([...options.promptTemplates, ...CONTEXTS])]),
       heldOut: await read(JUDGING_TEMPLATES),
     });
@@ -66,7 +65,6 @@ export async function refineFusion(fusion: FusionToRefine): Promise<Refinement> 
     base,
     schedule: checkpointSchedule(base),
     start: inFused.deltas,
-    empty: await inFused.noPrompt(),
     concepts: teachers,
     preserved: await captionTeacher(new ModelReading(base, reader), inFused, captions),
     options: settingsOf(base, options),

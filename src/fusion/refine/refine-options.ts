@@ -17,8 +17,11 @@ export interface RefineOptions {
   readonly picturesPerPass: number;
   /** Share of the steps that generic captions get, in [0, 1). */
   readonly preserve: number;
-  /** Of the drawings by which latents are visited. What is compared is the prediction by the prompt alone. */
-  readonly guidanceScale: number;
+  /**
+   * How far the result lies from the start towards the last step's factors, in (0, 1]: between the two more of the start's other
+   * prompts is left than identity is lost. After Wortsman et al. 2022 (2109.01903), who do so with all weights.
+   */
+  readonly reach: number;
   /** Steps of DPM-Solver++ 2M per drawing. */
   readonly denoisingSteps: number;
   /** Drawings by each teacher before the first step; rounded up to full batches. */
@@ -31,17 +34,17 @@ export interface RefineOptions {
 }
 
 /**
- * Of the few settings that were tried on the trained miniature: with `preserve` at .25 a fusion of four loses other prompts,
- * with .4 identity. Fewer steps and drawings bring held-out predictions as near, and lose concepts in pictures.
+ * Of the settings that were tried on the trained miniature (docs/fusion.md): fewer steps find less of the concepts, captions in fewer
+ * of them leave less of other prompts.
  */
 export const REFINE_DEFAULTS: RefineOptions = {
-  steps: 300,
+  steps: 400,
   checkSteps: 50,
   learningRate: 2e-3,
   batch: 8,
   picturesPerPass: 8,
-  preserve: 0.5,
-  guidanceScale: 1,
+  preserve: 0.6,
+  reach: 0.75,
   denoisingSteps: 20,
   runs: 32,
   roundSteps: 100,
@@ -66,14 +69,14 @@ export function checkRefineOptions(options: RefineOptions): void {
       `refine picturesPerPass: expected a divisor of the batch of ${batch}, got ${picturesPerPass}`,
     );
   }
-  const { learningRate, preserve, guidanceScale } = options;
+  const { learningRate, preserve, reach } = options;
   if (!(learningRate > 0 && Number.isFinite(learningRate))) {
     throw new UsageError(`refine learning rate: expected a number > 0, got ${learningRate}`);
   }
   if (!(preserve >= 0 && preserve < 1)) {
     throw new UsageError(`refine preserve: expected a share ≥ 0 and < 1, got ${preserve}`);
   }
-  if (!Number.isFinite(guidanceScale)) {
-    throw new UsageError(`refine guidance: expected a number, got ${guidanceScale}`);
+  if (!(reach > 0 && reach <= 1)) {
+    throw new UsageError(`refine reach: expected a share > 0 and ≤ 1, got ${reach}`);
   }
 }

@@ -8,12 +8,14 @@ import type { ExecutionContext } from '../../runtime/execution-context.ts';
 import type { SchedulerConfig } from '../../sampling/scheduler-config.ts';
 import type { HeldOutCheck } from '../best-check.ts';
 import type { RefineOptions } from './refine-options.ts';
-import type { GuidedModel, RefinePrompt } from './refine-states.ts';
+import type { RefinePrompt } from './refine-states.ts';
 
 /** A model to be imitated: a concept's own, or the base (no deltas) for generic captions. */
-export interface Teacher extends GuidedModel {
+export interface Teacher {
   /** For messages and progress. */
   readonly name: string;
+  /** Of the UNet's layers. */
+  readonly deltas: LayerDeltas;
   /** At least one; drawn in turn. */
   readonly prompts: readonly RefinePrompt[];
   /** Other prompts, by which the result is judged. Default none: the last step counts. */
@@ -28,8 +30,6 @@ export interface RefineRequest {
   readonly start: LayerDeltas;
   /** Changes of other layers of the UNet, which stay as they are. Default none. */
   readonly fixed?: LayerDeltas;
-  /** The empty prompt as the fused model reads it, one row. */
-  readonly empty: Conditioning;
   readonly concepts: readonly Teacher[];
   /** The base with generic captions; null preserves nothing. */
   readonly preserved: Teacher | null;
@@ -59,7 +59,7 @@ export interface Refinement {
  * Check that everything fits the base.
  * @throws {UsageError} for no concepts, layers or prompts; {ShapeError} if deltas or text features do not fit
  */
-export function checkRequest({ base, start, fixed, empty, concepts, preserved }: RefineRequest): void {
+export function checkRequest({ base, start, fixed, concepts, preserved }: RefineRequest): void {
   if (start.size === 0) throw new UsageError('refine: expected at least one layer');
   if (concepts.length === 0) throw new UsageError('refine: expected at least one concept');
   for (const [layerName, { up, down }] of start) {
@@ -84,13 +84,8 @@ export function checkRequest({ base, start, fixed, empty, concepts, preserved }:
       );
     }
   };
-  check('empty prompt', empty);
-  for (const { name, prompts, heldOut = [], empty: own } of [
-    ...concepts,
-    ...(preserved ? [preserved] : []),
-  ]) {
+  for (const { name, prompts, heldOut = [] } of [...concepts, ...(preserved ? [preserved] : [])]) {
     if (prompts.length === 0) throw new UsageError(`refine: ${name}: expected at least one prompt`);
-    check(`${name}, empty prompt`, own);
     for (const prompt of [...prompts, ...heldOut]) {
       check(name, prompt.own);
       check(name, prompt.fused);

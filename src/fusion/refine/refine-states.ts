@@ -1,13 +1,18 @@
-/** Latents that guided denoising visits, each with the prediction that a model should make there under its prompt. */
+/** Latents that denoising visits, each with the prediction that a model should make there under its prompt. */
 
 import type { ModelPart } from '../../models/checkpoint.ts';
-import { type Conditioning, conditioningFeeds } from '../../models/families/conditioning.ts';
+import {
+  type Conditioning,
+  conditioningFeeds,
+  stackedConditioning,
+} from '../../models/families/conditioning.ts';
 import { deltaFeeds, type LayerDeltas } from '../../models/lora.ts';
 import type { UnetConfig } from '../../models/unet/config.ts';
 import { buildUnet, type UnetSize } from '../../models/unet/unet.ts';
 import type { ExecutionContext } from '../../runtime/execution-context.ts';
 import type { LoadedGraph } from '../../runtime/runtime.ts';
-import type { GuidedRows } from '../../sampling/guided-rows.ts';
+import { UNGUIDED } from '../../sampling/guidance.ts';
+import { GuidedRows } from '../../sampling/guided-rows.ts';
 import { type Pass, runGuided } from '../../sampling/guided-run.ts';
 import type { Sampler } from '../../sampling/samplers/sampler.ts';
 import { float32 } from '../../tensor/tensor.ts';
@@ -24,15 +29,8 @@ export interface RefineState {
   readonly latents: Float32Array;
   readonly timestep: number;
   readonly prompt: RefinePrompt;
-  /** What the teacher predicts at these latents for the prompt, [C · h · w]; guidance is not in it. */
+  /** What the teacher predicts there, [C · h · w]. */
   readonly target: Float32Array;
-}
-
-/** A UNet with deltas, and what it reads for the empty prompt, one row. */
-export interface GuidedModel {
-  /** Of the UNet's layers. */
-  readonly deltas: LayerDeltas;
-  readonly empty: Conditioning;
 }
 
 export interface RolloutOptions {
@@ -68,28 +66,29 @@ export class Rollouts {
   }
 
   /**
-   * @param rows  of the pictures of one pass
+   * @param pictures of one pass
    * @param ranks of every layer that any of the models changes, the largest of each
    */
   static async create(
     unet: ModelPart<UnetConfig>,
-    rows: GuidedRows,
+    pictures: number,
     size: Omit<UnetSize, 'batch'>,
     ranks: ReadonlyMap<string, number>,
     options: RolloutOptions,
   ): Promise<Rollouts> {
-    const doubled = { ...size, batch: rows.count };
-    const { graph } = buildUnet(unet.weights, unet.config, doubled, { loraRanks: ranks });
+    const batch = { ...size, batch: pictures };
+    const { graph } = buildUnet(unet.weights, unet.config, batch, { loraRanks: ranks });
+    const rows = new GuidedRows(pictures, UNGUIDED);
     const session = await options.execution.runtime.load(graph, 'training', options.execution);
     return new Rollouts(session, unet, rows, size, ranks, options);
   }
 
   /**
-   * Draw pictures with guidance and note what the teacher predicts for the prompt at every step.
+   * Draw pictures by their prompts alone and note what the teacher predicts at every step.
    * @param prompts  of B pictures, a multiple of those of a pass
    * @param noise    standard normal, [B · C · h · w]
-   * @param teacher  reads `own` of each prompt
-   * @param driver   whose guided predictions the latents follow, reading `fused`; null: the teacher's own
+   * @param teacher  changes of the UNet that reads `own` of each prompt
+   * @param driver   of the one whose predictions the latents follow, reading `fused`; null: the teacher's own
    * @param onStep   called after each step of the pictures of a pass
    * @returns step by step, B states in each
    * @throws {ShapeError} when deltas or text features do not fit
@@ -98,8 +97,8 @@ export class Rollouts {
   async draw(
     prompts: readonly RefinePrompt[],
     noise: Float32Array,
-    teacher: GuidedModel,
-    driver: GuidedModel | null,
+    teacher: LayerDeltas,
+    driver: LayerDeltas | null,
     onStep: () => void,
   ): Promise<RefineState[]> {
     const { pictures } = this.#rows;
@@ -119,8 +118,8 @@ export class Rollouts {
   async #drawTogether(
     prompts: readonly RefinePrompt[],
     noise: Float32Array,
-    teacher: GuidedModel,
-    driver: GuidedModel | null,
+    teacher: LayerDeltas,
+    driver: LayerDeltas | null,
     onStep: () => void,
   ): Promise<RefineState[]> {
     const {
@@ -141,19 +140,15 @@ export class Rollouts {
           );
     const pixels = noise.length / prompts.length;
     const states: RefineState[] = [];
-    let output: Float32Array;
     await runGuided({
       sampler,
       rows: this.#rows,
       shape: [this.#config.inChannels, latentHeight, latentWidth],
       noise,
       signal,
-      predict: async (pass) => {
-        output = await drive(pass);
-        return output;
-      },
-      onStep: async ({ pass, timestep }) => {
-        const targets = this.#rows.prompted(driver === null ? output : await ask(pass));
+      predict: drive,
+      onStep: async ({ pass, prediction, timestep }) => {
+        const targets = driver === null ? prediction : await ask(pass);
         prompts.forEach((prompt, i) => {
           const of = (values: Float32Array): Float32Array => values.slice(i * pixels, (i + 1) * pixels);
           states.push({ latents: of(pass.feeds.sample.data), timestep, prompt, target: of(targets) });
@@ -165,21 +160,19 @@ export class Rollouts {
   }
 
   /**
-   * A model's predictions at states, each [C · h · w], without guidance. It reads `fused` of their prompts.
+   * Predictions at states, each [C · h · w]. The model reads `fused` of their prompts.
    * @param states a multiple of the pictures of a pass
    */
-  async predict(states: readonly RefineState[], model: GuidedModel): Promise<Float32Array[]> {
+  async predict(states: readonly RefineState[], deltas: LayerDeltas): Promise<Float32Array[]> {
     const { pictures } = this.#rows;
     const predictions: Float32Array[] = [];
     for (let first = 0; first < states.length; first += pictures) {
       const part = states.slice(first, first + pictures);
       const ask = this.#network(
-        model,
+        deltas,
         part.map(({ prompt }) => prompt.fused),
       );
-      const all = this.#rows.prompted(
-        await ask({ feeds: stateFeeds(part, this.#rows, this.#size, this.#config) }),
-      );
+      const all = await ask({ feeds: stateFeeds(part, this.#size, this.#config) });
       const cells = all.length / pictures;
       predictions.push(...part.map((_, i) => all.slice(i * cells, (i + 1) * cells)));
     }
@@ -193,12 +186,12 @@ export class Rollouts {
 
   /** What a model predicts for all rows of a pass. */
   #network(
-    { deltas, empty }: GuidedModel,
+    deltas: LayerDeltas,
     prompts: readonly Conditioning[],
   ): (pass: Pick<Pass, 'feeds'>) => Promise<Float32Array> {
     const fixed = {
       ...deltaFeeds(deltas, this.#ranks, this.#layers),
-      ...conditioningFeeds(this.#rows.conditioning(empty, prompts)),
+      ...conditioningFeeds(stackedConditioning(prompts)),
     };
     return async ({ feeds }) => {
       const { noise_pred } = await this.#session.run({ ...feeds, ...fixed });
@@ -210,7 +203,6 @@ export class Rollouts {
 /** Latents and timesteps of the pictures of one pass, as the UNet takes them. */
 export function stateFeeds(
   states: readonly RefineState[],
-  rows: GuidedRows,
   { latentHeight, latentWidth }: Pick<UnetSize, 'latentHeight' | 'latentWidth'>,
   { inChannels }: Pick<UnetConfig, 'inChannels'>,
 ): Pass['feeds'] {
@@ -220,5 +212,5 @@ export function stateFeeds(
     latents.data.set(state.latents, i * state.latents.length);
     timesteps.data[i] = state.timestep;
   });
-  return { sample: rows.both(latents), timestep: rows.both(timesteps) };
+  return { sample: latents, timestep: timesteps };
 }

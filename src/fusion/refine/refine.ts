@@ -21,15 +21,13 @@ import { NumericalError } from '../../errors.ts';
 import { gradientOutput } from '../../graph/gradient-outputs.ts';
 import { type LowRank, lowRank, rankOf, truncateSteps } from '../../linalg/low-rank.ts';
 import { matrix } from '../../linalg/matrix.ts';
-import { conditioningFeeds } from '../../models/families/conditioning.ts';
+import { conditioningFeeds, stackedConditioning } from '../../models/families/conditioning.ts';
 import { commonRanks, deltaFeeds, deltaRanks, type LayerDeltas } from '../../models/lora.ts';
 import { loraDownInput, loraUpInput } from '../../models/network.ts';
 import { adamwState, adamwStep } from '../../optim/adamw.ts';
 import { Pace } from '../../pace.ts';
 import { type ExecutionContext, executionContext } from '../../runtime/execution-context.ts';
 import type { LoadedGraph } from '../../runtime/runtime.ts';
-import { UNGUIDED } from '../../sampling/guidance.ts';
-import { GuidedRows } from '../../sampling/guided-rows.ts';
 import { noiseSchedule } from '../../sampling/noise-schedule.ts';
 import { dpmSolver } from '../../sampling/samplers/dpm-solver.ts';
 import { withDefaults } from '../../settings.ts';
@@ -45,7 +43,7 @@ import {
   type RefineRequest,
   type Teacher,
 } from './refine-request.ts';
-import { type GuidedModel, type RefineState, Rollouts, stateFeeds } from './refine-states.ts';
+import { type RefineState, Rollouts, stateFeeds } from './refine-states.ts';
 
 const MAX_NOISE_RATIO = 1;
 const WARM_UP_STEPS = 10;
@@ -79,23 +77,28 @@ export async function refine(request: RefineRequest): Promise<Refinement> {
   }
 }
 
-/** A prediction with its way back, against a guided prediction alone. */
-const STEP_PASSES = 1.5;
+/** A prediction with its way back, against the prediction alone. */
+const STEP_PASSES = 3;
 
 /**
  * Work that a refinement takes.
  * @param teachers concepts, and one more if captions are preserved
  * @param judged   those of them with held-out prompts
- * @returns units that progress counts, and guided predictions of one picture that they are worth
+ * @returns units that progress counts, and predictions of one picture that they are worth
  */
 export function refineWork(
   { steps, runs, batch, picturesPerPass, denoisingSteps, roundSteps }: RefineOptions,
   teachers: number,
   judged: number,
 ): { readonly units: number; readonly passes: number } {
-  const drawings = Math.ceil(runs / batch) + Math.ceil(steps / roundSteps) - 1;
-  const drawn = (drawings * teachers + judged) * denoisingSteps * batch;
-  return { units: steps + drawn / picturesPerPass, passes: STEP_PASSES * steps * batch + drawn };
+  const rounds = Math.ceil(steps / roundSteps) - 1;
+  const visited = (Math.ceil(runs / batch) * teachers + judged) * denoisingSteps * batch;
+  const ownPolicy = rounds * teachers * denoisingSteps * batch;
+  return {
+    units: steps + (visited + ownPolicy) / picturesPerPass,
+    // Where the fused model goes, its teacher predicts beside it.
+    passes: STEP_PASSES * steps * batch + visited + 2 * ownPolicy,
+  };
 }
 
 /** A teacher's states: where it goes itself, and where the fused model went. */
@@ -116,9 +119,6 @@ class RefineRun {
   readonly #ranks: ReadonlyMap<string, number>;
   readonly #feeds: Record<string, Tensor>;
   readonly #alphasCumprod: Float32Array;
-  /** Of drawing, and of what is compared. */
-  readonly #drawn: GuidedRows;
-  readonly #compared: GuidedRows;
   /** Inputs of the graph that are trained. */
   readonly #trained: readonly string[];
   readonly #latentSize: { readonly latentHeight: number; readonly latentWidth: number };
@@ -147,8 +147,6 @@ class RefineRun {
     this.#alphasCumprod = noiseSchedule(schedule).alphasCumprod;
     this.#trained = [...request.start.keys()].flatMap((layer) => [loraDownInput(layer), loraUpInput(layer)]);
     const { sampleSize } = base.parts.unet.config;
-    this.#drawn = new GuidedRows(options.picturesPerPass, { scale: options.guidanceScale });
-    this.#compared = new GuidedRows(options.picturesPerPass, UNGUIDED);
     this.#latentSize = { latentHeight: sampleSize, latentWidth: sampleSize };
   }
 
@@ -161,6 +159,7 @@ class RefineRun {
     const held = await this.#heldOut();
     await held?.look(0, this.#model());
     const start = this.#layers();
+    const began = this.#trained.map((name) => (this.#feeds[name]!.data as Float32Array).slice());
     for (let step = 1; step <= steps; step++) {
       if (step > 1 && (step - 1) % roundSteps === 0) await this.#draw('ownPolicy');
       const { loss, gradients } = await this.#step(this.#batch());
@@ -179,10 +178,20 @@ class RefineRun {
         });
       }
       this.#advance('step', `${step}`);
+      if (step === steps) this.#withdraw(began);
       if (step % checkSteps === 0 || step === steps) await held?.look(step, this.#model());
     }
     const layers = held === null || held.hasImproved ? this.#layers() : start;
     return { layers, losses, checks: held?.checks ?? [] };
+  }
+
+  /** Back from where the steps went, towards where they began. @param began the trained factors' numbers */
+  #withdraw(began: readonly Float32Array[]): void {
+    const { reach } = this.#options;
+    for (const [i, name] of this.#trained.entries()) {
+      const { data } = this.#feeds[name]! as Tensor<Float32Array>;
+      for (const [k, from] of began[i]!.entries()) data[k] = from + reach * (data[k]! - from);
+    }
   }
 
   async dispose(): Promise<void> {
@@ -199,7 +208,7 @@ class RefineRun {
       this.#deltas(this.#ranks.keys()),
       ...this.#pools.map(({ teacher }) => teacher.deltas),
     ]);
-    this.#rollouts = await Rollouts.create(base.parts.unet, this.#drawn, size, drawn, {
+    this.#rollouts = await Rollouts.create(base.parts.unet, picturesPerPass, size, drawn, {
       sampler: dpmSolver(schedule, denoisingSteps),
       execution,
     });
@@ -221,7 +230,7 @@ class RefineRun {
       const chosen = Array.from({ length: batch }, (_, i) => prompts[(pool.drawn + i) % prompts.length]!);
       pool.drawn += batch;
       const noise = this.#random.randn(batch * this.#cells);
-      const states = await this.#rollouts!.draw(chosen, noise, teacher, fused, () =>
+      const states = await this.#rollouts!.draw(chosen, noise, teacher.deltas, fused, () =>
         this.#advance('draw', teacher.name),
       );
       pool[into].push(...states);
@@ -239,7 +248,7 @@ class RefineRun {
       if (heldOut.length === 0) continue;
       const prompts = Array.from({ length: batch }, (_, k) => heldOut[k % heldOut.length]!);
       const noise = this.#random.randn(batch * this.#cells);
-      const drawn = await this.#rollouts!.draw(prompts, noise, teacher, null, () =>
+      const drawn = await this.#rollouts!.draw(prompts, noise, teacher.deltas, null, () =>
         this.#advance('draw', teacher.name),
       );
       const share = i < conceptCount ? ofConcepts / conceptCount : preserve;
@@ -288,7 +297,7 @@ class RefineRun {
   #pass(states: readonly RefineState[]): Promise<Record<string, Tensor>> {
     const { batch } = this.#options;
     const { latentHeight, latentWidth } = this.#latentSize;
-    const { empty, base } = this.#request;
+    const { base } = this.#request;
     const { config } = base.parts.unet;
     const cells = this.#cells;
     const target = float32([states.length, config.inChannels, latentHeight, latentWidth]);
@@ -298,15 +307,10 @@ class RefineRun {
       weight.data[i] = this.#weight(state.timestep) / (batch * cells);
     });
     return this.#training!.run({
-      ...stateFeeds(states, this.#compared, this.#latentSize, config),
+      ...stateFeeds(states, this.#latentSize, config),
       target,
       row_weight: weight,
-      ...conditioningFeeds(
-        this.#compared.conditioning(
-          empty,
-          states.map(({ prompt }) => prompt.fused),
-        ),
-      ),
+      ...conditioningFeeds(stackedConditioning(states.map(({ prompt }) => prompt.fused))),
       ...this.#feeds,
     });
   }
@@ -325,8 +329,8 @@ class RefineRun {
   }
 
   /** The fused model as it is now. */
-  #model(): GuidedModel {
-    return { deltas: this.#deltas(this.#ranks.keys()), empty: this.#request.empty };
+  #model(): LayerDeltas {
+    return this.#deltas(this.#ranks.keys());
   }
 
   /** What is refined, as it is now. @throws {NumericalError} naming a layer that is not finite */

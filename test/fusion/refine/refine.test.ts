@@ -26,7 +26,6 @@ import { defaultRuntime } from '../../../src/runtime/default-runtime.ts';
 import { executionContext } from '../../../src/runtime/execution-context.ts';
 import type { LoadedGraph } from '../../../src/runtime/runtime.ts';
 import { checkpointSchedule } from '../../../src/sampling/checkpoint-schedule.ts';
-import { GuidedRows } from '../../../src/sampling/guided-rows.ts';
 import { noiseSchedule } from '../../../src/sampling/noise-schedule.ts';
 import { dpmSolver } from '../../../src/sampling/samplers/dpm-solver.ts';
 import type { SchedulerConfig } from '../../../src/sampling/scheduler-config.ts';
@@ -74,7 +73,6 @@ const prompt = (seed: number): RefinePrompt => {
 const teacher = (name: string, deltas: LayerDeltas, seed: number): Teacher => ({
   name,
   deltas,
-  empty: context(0),
   prompts: [prompt(seed), prompt(seed + 1)],
 });
 
@@ -88,7 +86,6 @@ function request(options: Partial<RefineOptions> = QUICK): RefineRequest {
       [...own].filter(([name]) => !isFixed(name)).map(([name, delta]) => [name, scale(delta, 0.5)]),
     ),
     fixed: new Map([...own].filter(([name]) => isFixed(name))),
-    empty: context(0),
     concepts: [teacher('maple', own, 1)],
     preserved: teacher('captions', new Map(), 11),
     options,
@@ -124,6 +121,17 @@ describe('refine', () => {
   it('has nothing to do where the start is the teacher', async () => {
     const { losses } = await refine({ ...request(), start: own, fixed: new Map(), preserved: null });
     expect(losses[0]).toBeLessThan(1e-8);
+  });
+
+  it('ends between the start and where the steps went', async () => {
+    const at = async (reach: number): Promise<number[]> => {
+      const { layers } = await refine(request({ ...QUICK, reach }));
+      return [...layers.values()].flatMap(({ up, down }) => [...up.data, ...down.data]);
+    };
+    const [quarter, half, whole] = [await at(0.25), await at(0.5), await at(1)];
+    const expected = half.map((value, i) => value + 2 * (value - quarter[i]!));
+    expect(whole).toBeAllClose(expected, { rtol: 1e-4, atol: 1e-6 });
+    expect(whole).not.toEqual(half);
   });
 
   it('gives every step to one teacher, captions as many as their share', async () => {
@@ -191,19 +199,17 @@ describe('refine', () => {
       };
     };
 
-    it('compares predictions by the prompt alone where guidance leads, and weighs errors by σ / α, at most by 1', async () => {
-      const guidanceScale = 3;
+    it('compares predictions by the prompt alone, and weighs errors by σ / α, at most by 1', async () => {
       // From the noisiest timestep on.
       const trailing: SchedulerConfig = { ...schedule, timestepSpacing: 'trailing' };
       const given = {
-        ...lone({ steps: 12, roundSteps: 12, denoisingSteps: 4, guidanceScale }),
+        ...lone({ steps: 12, roundSteps: 12, denoisingSteps: 4 }),
         schedule: trailing,
       };
       const { losses } = await refine(given);
       // The states that the teacher visits, and the choice among them, from the same random numbers.
       const random = new TorchGenerator(3);
       const sampler = dpmSolver(trailing, 4);
-      const rows = new GuidedRows(1, { scale: guidanceScale });
       const size = {
         latentHeight: 8,
         latentWidth: 8,
@@ -211,12 +217,12 @@ describe('refine', () => {
       };
       const fused: LayerDeltas = new Map([...given.fixed!, ...given.start]);
       const [concept] = given.concepts;
-      const rollouts = await Rollouts.create(base.parts.unet, rows, size, commonRanks([fused, own]), {
+      const rollouts = await Rollouts.create(base.parts.unet, 1, size, commonRanks([fused, own]), {
         sampler,
         execution: executionContext(),
       });
       const noise = random.randn(CELLS);
-      const states = await rollouts.draw(concept!.prompts, noise, concept!, null, () => {});
+      const states = await rollouts.draw(concept!.prompts, noise, concept!.deltas, null, () => {});
       await rollouts.dispose();
       // Every state once more: the teacher's own prediction there, and the fused model's.
       const sessions: LoadedGraph[] = [];
@@ -390,6 +396,7 @@ describe('refine', () => {
       [{ options: { ...QUICK, batch: 0 } }, UsageError, /batch: expected a whole number ≥ 1, got 0/],
       [{ options: { ...QUICK, picturesPerPass: 3 } }, UsageError, /divisor of the batch of 2, got 3/],
       [{ options: { ...QUICK, preserve: 1 } }, UsageError, /preserve: expected/],
+      [{ options: { ...QUICK, reach: 0 } }, UsageError, /reach: expected/],
       [{ options: { ...QUICK, learningRate: Number.NaN } }, UsageError, /learning rate: expected/],
     ];
     for (const [change, type, message] of cases) {
