@@ -35,9 +35,6 @@ export const OTHER_PROMPTS = 20;
 /** The average is the sum at 1 / concepts: three strengths of each count in all. */
 export const SUM_STRENGTHS = [0.7, 1] as const;
 
-/** Steps of refinement that are measured. */
-const REFINE = 80;
-
 /** How the concepts of a model come together. */
 export type Way =
   | { readonly kind: 'single' }
@@ -74,14 +71,20 @@ export interface JobResult {
 
 /**
  * Single concepts first, then every way for each of the world's sets.
- * @param jointSteps for how many steps a concept they are also trained together; 0: they are not
+ * @param joint  for how many steps a concept they are also trained together; 0: they are not
+ * @param refine by how many steps the default is also refined; 0: it is not
  */
-export function allJobs({ concepts, sets }: Pick<World, 'concepts' | 'sets'>, jointSteps: number): Job[] {
+export function allJobs(
+  { concepts, sets }: Pick<World, 'concepts' | 'sets'>,
+  { joint: jointSteps, refine }: { readonly joint: number; readonly refine: number },
+): Job[] {
   const singles = concepts.map(
     ({ name }): Job => ({ label: 'single', concepts: [name], way: { kind: 'single' } }),
   );
   const joint: [string, Way][] =
     jointSteps === 0 ? [] : [['joint training', { kind: 'joint', steps: jointSteps }]];
+  const refined: [string, Way][] =
+    refine === 0 ? [] : [[`the default, refined by ${refine} steps`, { kind: 'fuse', options: { refine } }]];
   const ways: [string, Way][] = [
     ...joint,
     ...SUM_STRENGTHS.map((strength): [string, Way] => [`sum ${strength}`, { kind: 'sum', strength }]),
@@ -93,7 +96,7 @@ export function allJobs({ concepts, sets }: Pick<World, 'concepts' | 'sets'>, jo
         { kind: 'fuse', options: { statistics, ...(preserve ? {} : { preserve: NOTHING }) } },
       ]),
     ),
-    [`the default, --refine ${REFINE}`, { kind: 'fuse', options: { refine: REFINE } }],
+    ...refined,
   ];
   const together = sets.flatMap((names) =>
     ways.map(([label, way]): Job => ({ label, way, concepts: names })),

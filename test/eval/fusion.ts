@@ -2,7 +2,8 @@
  * What fusion gains and costs on a miniature, against every simpler way: identity rate by the detector, CLIP image
  * and text alignment, other prompts. `npm run eval:fusion`; `-- --json`; `-- --figure file.svg` writes the figure;
  * `-- --only normal` draws single concepts and the ways whose names hold that text (several: one `--only` each); `-- --joint 800` trains the
- * concepts together as well, for so many steps each, where that was not done yet (some ten minutes a concept and row).
+ * concepts together as well, for so many steps each, where that was not done yet (some ten minutes a concept and row);
+ * `-- --refine 400` refines the default as well, some minutes a row.
  * `-- --world tiny-world-xl` measures on the miniature of SDXL's family (`--folder` says where its files lie), `--set beachball+checker` puts
  * these together alone, `--seeds 1` draws one picture a prompt in place of four, `--own-noise` each prompt from noise of its own (few seeds
  * that all prompts share are few facts).
@@ -24,6 +25,7 @@ const { values } = parseArgs({
     only: { type: 'string', multiple: true, default: [''] },
     set: { type: 'string', multiple: true },
     joint: { type: 'string', default: '0' },
+    refine: { type: 'string', default: '0' },
     seeds: { type: 'string', default: '4' },
     'own-noise': { type: 'boolean', default: false },
     figure: { type: 'string' },
@@ -45,7 +47,7 @@ if (values.worker) {
 
 async function main(): Promise<void> {
   const started = performance.now();
-  const jobs = allJobs(chosen(world), Number(values.joint)).filter(
+  const jobs = allJobs(chosen(world), { joint: Number(values.joint), refine: Number(values.refine) }).filter(
     ({ label, way }) => way.kind === 'single' || values.only.some((text) => label.includes(text)),
   );
   let done = 0;
