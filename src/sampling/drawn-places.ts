@@ -3,7 +3,7 @@ import type { CombinedModel } from './combined-model.ts';
 import { type ConceptPlacement, conceptMasks, conceptPlacement } from './concept-places.ts';
 import type { Arrangement, PicturePlaces } from './picture-places.ts';
 import type { Region } from './region.ts';
-import { type SharedPicture, shareAnyPicture, sharePicture, sourceWeights } from './region-shares.ts';
+import { type SharedPicture, sharePicture } from './region-shares.ts';
 
 export interface DrawnRequest {
   readonly regions: readonly Region[];
@@ -14,11 +14,10 @@ export interface DrawnRequest {
   readonly levels: readonly { readonly height: number; readonly width: number }[];
 }
 
-export function drawnPlaces(request: DrawnRequest): PicturePlaces {
-  const { isolatedCalls, models } = request;
+export function drawnPlaces({ regions, isolatedCalls, models, levels }: DrawnRequest): PicturePlaces {
   const { sources } = models[0]!;
   const tokens = sources.map((contexts) => contexts[0]!.context.shape[2]!);
-  const shared = sharing(request, tokens);
+  const shared = (isolated: boolean): SharedPicture => sharePicture(regions, tokens, levels, isolated);
   const together = shared(false);
   const present = sources.map((_, source) => together.layout.levels.some(({ rows }) => rows[source]! > 0));
   const placement =
@@ -36,21 +35,6 @@ export function drawnPlaces(request: DrawnRequest): PicturePlaces {
   const plain = arranged(together);
   const apart = isolatedCalls > 0 ? arranged(shared(true)) : plain;
   return { at: (call) => (call < isolatedCalls ? apart : plain), heard: () => {} };
-}
-
-/**
- * How the picture is shared, kept apart or not. Boxes lie on cells, so that their borders are kept exactly by a network written for them;
- * masks' borders are wherever they are, as those of places that are found.
- */
-function sharing(
-  { regions, isolatedCalls, levels }: DrawnRequest,
-  tokens: readonly number[],
-): (isolated: boolean) => SharedPicture {
-  if (isolatedCalls === 0 || regions.every(({ shape }) => shape.kind === 'box')) {
-    return (isolated) => sharePicture(regions, tokens, levels, isolated);
-  }
-  const weights = levels.map(({ height, width }) => sourceWeights(regions, height, width));
-  return (isolated) => shareAnyPicture(weights, tokens, levels, isolated);
 }
 
 /** One graph for all models: each concept of any of them under a mask of its own. */

@@ -27,8 +27,8 @@ export function partOwners(weights: readonly Float32Array[]): number[] {
   );
 }
 
-/** By a network that is written for the parts' borders. @param owners of each row, by level */
-export function cutApart(
+/** @param owners of each row, by level */
+export function keepApart(
   owners: readonly (readonly number[])[],
   sources: number,
   levels: readonly Size[],
@@ -55,43 +55,9 @@ export function cutApart(
       feeds[levelInputs.seamForeign(level, stride)] = float32(shape, Float32Array.from(found.foreign));
       feeds[levelInputs.seamPlaces(level, stride)] = int64([found.places.length], found.places);
     }
-    return { kind: 'cut', rows: sizes, seams };
+    return { rows: sizes, seams };
   });
   return { levels: layouts, feeds };
-}
-
-/** By a network that serves any borders. @param owners of each row, by level */
-export function feedApart(
-  owners: readonly (readonly number[])[],
-  sources: number,
-  levels: readonly Size[],
-): KeptApart {
-  const feeds: Record<string, Tensor> = {};
-  levels.forEach((size, level) => {
-    const own = owners[level]!;
-    const { sizes, rows } = partition(own, sources);
-    Object.assign(feeds, statistics(level, rows, sizes));
-    const flags = own.flatMap((owner) =>
-      Array.from({ length: sources - 1 }, (_, i) => (owner === i + 1 ? 1 : 0)),
-    );
-    feeds[levelInputs.partFlags(level)] = float32([1, own.length, 1, sources - 1], Float32Array.from(flags));
-    if (level === 0) return;
-    const inside = Float32Array.from(own, (_, n) => (isBorder({ ...size, owners: own }, n) ? 0 : 1));
-    feeds[levelInputs.inside(level)] = float32([1, 1, size.height, size.width], inside);
-  });
-  return { levels: levels.map(() => ({ kind: 'fed', count: sources })), feeds };
-}
-
-/** Whether a cell touches another part: a border has a cell on each side. */
-function isBorder({ height, width, owners }: OwnedLevel, n: number): boolean {
-  const own = owners[n]!;
-  const [y, x] = [Math.floor(n / width), n % width];
-  for (let row = Math.max(0, y - 1); row <= Math.min(height - 1, y + 1); row++) {
-    for (let column = Math.max(0, x - 1); column <= Math.min(width - 1, x + 1); column++) {
-      if (owners[row * width + column] !== own) return true;
-    }
-  }
-  return false;
 }
 
 /** Rows part by part: regions first, the background's last. */

@@ -6,7 +6,7 @@ import { type LevelLayout, levelInputs, type SourceLayout } from '../models/unet
 import { float32, int64, type Tensor } from '../tensor/tensor.ts';
 import { joined } from './guided-rows.ts';
 import { coverage, type Region } from './region.ts';
-import { cutApart, feedApart, type KeptApart, partOwners } from './region-parts.ts';
+import { type KeptApart, keepApart, partOwners } from './region-parts.ts';
 
 /** Weights below this are nothing. */
 const NEGLIGIBLE = 1e-6;
@@ -63,12 +63,12 @@ export function sharePicture(
   isolated: boolean,
 ): SharedPicture {
   const weights = levels.map(({ height, width }) => sourceWeights(regions, height, width));
-  const kept = isolated ? cutApart(weights.map(partOwners), tokens.length, levels) : null;
+  const kept = isolated ? keepApart(weights.map(partOwners), tokens.length, levels) : null;
   return shared(weights, tokens, levels, kept, false);
 }
 
 /**
- * By a network that serves any weights: every source is computed everywhere.
+ * By a network that serves any weights, save where regions keep to themselves: every source is computed everywhere.
  * @param weights  of the sources, by level, [source][N]
  * @param isolated whether regions keep to themselves
  */
@@ -78,7 +78,7 @@ export function shareAnyPicture(
   levels: Levels,
   isolated: boolean,
 ): SharedPicture {
-  const kept = isolated ? feedApart(weights.map(partOwners), tokens.length, levels) : null;
+  const kept = isolated ? keepApart(weights.map(partOwners), tokens.length, levels) : null;
   return shared(weights, tokens, levels, kept, true);
 }
 

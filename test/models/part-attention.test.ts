@@ -1,4 +1,4 @@
-/** Self-attention that keeps to parts: by a network written for their borders, and by one that is fed any. */
+/** Self-attention that keeps to parts. */
 import fc from 'fast-check';
 import { expect, it } from 'vitest';
 import { openCheckpoint } from '../../src/models/checkpoint.ts';
@@ -6,7 +6,7 @@ import { NetworkBuilder } from '../../src/models/network.ts';
 import { plainLayout, sharedAttentions } from '../../src/models/unet/region-attention.ts';
 import { attentionPlaces } from '../../src/models/unet/structure.ts';
 import { defaultRuntime } from '../../src/runtime/default-runtime.ts';
-import { cutApart, feedApart, type KeptApart } from '../../src/sampling/region-parts.ts';
+import { type KeptApart, keepApart } from '../../src/sampling/region-parts.ts';
 import { TorchGenerator } from '../../src/tensor/random.ts';
 import { float32 } from '../../src/tensor/tensor.ts';
 
@@ -32,20 +32,47 @@ async function attended(x: Float32Array, kept: KeptApart | null): Promise<Float3
   return y!.data as Float32Array;
 }
 
-it('is the same by both, also where a part is empty, and everybody’s where all is background', async () => {
+it('of a part is what it attends to alone, of the background all; everybody’s where all is background', async () => {
   const owners = fc.array(fc.integer({ min: 0, max: 2 }), { minLength: ROWS, maxLength: ROWS });
   await fc.assert(
     fc.asyncProperty(owners, fc.nat(), async (own, seed) => {
       const x = new TorchGenerator(seed).randn(2 * ROWS * WIDTH);
-      const cut = await attended(x, cutApart([own], 3, [SIZE]));
-      expect(await attended(x, feedApart([own], 3, [SIZE]))).toBeAllClose(cut, { rtol: 1e-5, atol: 1e-5 });
+      const apart = await attended(x, keepApart([own], 3, [SIZE]));
+      const all = await attended(x, null);
+      for (const part of [0, 1, 2]) {
+        // Whatever stands in the rows of others.
+        const first = own.indexOf(part);
+        const alone =
+          part === 0 ? all : await attended(replaced(x, own, part, first), keepApart([own], 3, [SIZE]));
+        own.forEach((owner, row) => {
+          if (owner === part)
+            expect(rowOf(apart, row)).toBeAllClose(rowOf(alone, row), { rtol: 1e-5, atol: 1e-5 });
+        });
+      }
     }),
     { numRuns: 12 },
   );
   const x = new TorchGenerator(0).randn(2 * ROWS * WIDTH);
   const background = Array<number>(ROWS).fill(0);
-  expect(await attended(x, feedApart([background], 3, [SIZE]))).toBeAllClose(await attended(x, null), {
+  expect(await attended(x, keepApart([background], 3, [SIZE]))).toBeAllClose(await attended(x, null), {
     rtol: 1e-5,
     atol: 1e-6,
   });
 });
+
+/** A row of the first picture. */
+const rowOf = (values: Float32Array, row: number): Float32Array =>
+  values.slice(row * WIDTH, (row + 1) * WIDTH);
+
+/** Every row of another part replaced by one of this part's. */
+function replaced(x: Float32Array, own: readonly number[], part: number, first: number): Float32Array {
+  const other = x.slice();
+  for (const picture of [0, 1]) {
+    own.forEach((owner, row) => {
+      if (owner === part || first < 0) return;
+      const [to, from] = [picture * ROWS + row, picture * ROWS + first].map((at) => at * WIDTH);
+      other.set(x.subarray(from, from! + WIDTH), to);
+    });
+  }
+  return other;
+}

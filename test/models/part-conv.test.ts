@@ -4,8 +4,8 @@ import { describe, expect, it } from 'vitest';
 import { GraphBuilder } from '../../src/graph/builder.ts';
 import { interpret } from '../../src/graph/interpret.ts';
 import { conv } from '../../src/graph/ops/convolution.ts';
-import { levelInputs, plainLayout, sharedConv } from '../../src/models/unet/region-attention.ts';
-import { cutApart, feedApart } from '../../src/sampling/region-parts.ts';
+import { plainLayout, sharedConv } from '../../src/models/unet/region-attention.ts';
+import { keepApart } from '../../src/sampling/region-parts.ts';
 import { TorchGenerator } from '../../src/tensor/random.ts';
 import { float32 } from '../../src/tensor/tensor.ts';
 
@@ -40,7 +40,7 @@ describe.each([1, 2] as const)('a convolution of stride %i', (stride) => {
         const run = async (values: Float32Array, apart: boolean) => {
           const g = new GraphBuilder();
           const picture = g.input('x', 'float32', [BATCH, CHANNELS, input.height, input.width]);
-          const kept = cutApart(owners, 3, levels);
+          const kept = keepApart(owners, 3, levels);
           const rows = levels.map(({ height, width }) => height * width);
           const plain = plainLayout(1, rows);
           const layout = {
@@ -69,50 +69,4 @@ describe.each([1, 2] as const)('a convolution of stride %i', (stride) => {
       { numRuns: 25 },
     );
   });
-});
-
-it('of fed parts, below full size, nothing passes from one part to another', async () => {
-  await fc.assert(
-    fc.asyncProperty(pictures, fc.nat(), async ({ levels, owners }, seed) => {
-      const random = new TorchGenerator(seed);
-      const kept = feedApart(owners, 3, levels);
-      const weight = float32([OUT, CHANNELS, 3, 3], random.randn(OUT * CHANNELS * 9));
-      const run = (level: number, values: Float32Array): Float32Array => {
-        const { height, width } = levels[level]!;
-        const g = new GraphBuilder();
-        const picture = g.input('x', 'float32', [1, CHANNELS, height, width]);
-        const plain = plainLayout(1, [1, 1]);
-        const layout = {
-          ...plain,
-          levels: plain.levels.map((own, i) => ({ ...own, apart: kept.levels[i]! })),
-        };
-        const options = { stride: 1, pads: 1 };
-        g.output('y', sharedConv(layout, levels)(g, picture, g.constant(weight), null, options));
-        const graph = g.finish();
-        // The finest level is as it is.
-        expect(graph.inputs.map(({ name }) => name)).toEqual(
-          level === 0 ? ['x'] : ['x', levelInputs.inside(1)],
-        );
-        const fed = level === 0 ? {} : { [levelInputs.inside(1)]: kept.feeds[levelInputs.inside(1)]! };
-        return interpret(graph, { x: float32(picture.shape, values), ...fed }).y!.data as Float32Array;
-      };
-      const [fine, own] = owners;
-      run(0, random.randn(CHANNELS * fine.length));
-      const x = random.randn(CHANNELS * own.length);
-      if (levels[0]!.height === levels[1]!.height && levels[0]!.width === levels[1]!.width) return;
-      const all = run(1, x);
-      for (const owner of [0, 1, 2]) {
-        const alone = run(
-          1,
-          x.map((value, i) => (own[i % own.length] === owner ? value : 0)),
-        );
-        all.forEach((value, i) => {
-          if (own[i % own.length] === owner) expect(value).toBeCloseTo(alone[i]!, 4);
-        });
-      }
-      const { data } = kept.feeds[levelInputs.inside(1)]!;
-      expect([...data].some((value) => value === 0)).toBe(new Set(own).size > 1);
-    }),
-    { numRuns: 25 },
-  );
 });

@@ -11,14 +11,14 @@
 import type { GraphBuilder } from '../../graph/builder.ts';
 import { multiHeadAttention } from '../../graph/ops/attention.ts';
 import { conv } from '../../graph/ops/convolution.ts';
-import { add, mul, sub } from '../../graph/ops/elementwise.ts';
-import { concat, gather, slice, split } from '../../graph/ops/movement.ts';
+import { add, mul } from '../../graph/ops/elementwise.ts';
+import { concat, gather, split } from '../../graph/ops/movement.ts';
 import { groupNorm } from '../../graph/ops/normalization.ts';
 import type { Value } from '../../graph/value.ts';
 import { linear } from '../layers.ts';
 import type { ConvWriter, GroupNormWriter, NetworkBuilder } from '../network.ts';
 import { type Attentions, attention } from './attention.ts';
-import { cutAttention, fedAttention } from './part-attention.ts';
+import { partAttention } from './part-attention.ts';
 import { PART_KERNEL, partConv, type Seams } from './part-conv.ts';
 import { type PartMatrices, partGroupNorm } from './part-norm.ts';
 import type { AttentionPlace } from './structure.ts';
@@ -40,23 +40,13 @@ export interface LevelLayout {
   readonly apart: PartsLayout | null;
 }
 
-/**
- * `cut`: the network is written for the parts' borders; exact. `fed`: for any borders, which are fed, so that one network serves
- * all: convolutions see the cells on both sides of a border from these cells alone, so that nothing passes it. At full size they see
- * all: what passes there does not come far.
- */
-export type PartsLayout =
-  | {
-      readonly kind: 'cut';
-      /** Of each part. */
-      readonly rows: readonly number[];
-      /** Where convolutions would read over borders. */
-      readonly seams: SeamCounts;
-    }
-  | { readonly kind: 'fed'; readonly count: number };
-
-/** How many parts there are. */
-const partCount = (apart: PartsLayout): number => (apart.kind === 'cut' ? apart.rows.length : apart.count);
+/** Parts whose borders the network is written for. */
+export interface PartsLayout {
+  /** Of each part. */
+  readonly rows: readonly number[];
+  /** Where convolutions would read over borders. */
+  readonly seams: SeamCounts;
+}
 
 /** By a convolution's stride: seams of its output, the first of each included. */
 export type SeamCounts = Readonly<Record<number, number>>;
@@ -108,14 +98,10 @@ export const levelInputs = {
   partRows: (level: number): string => `level.${level}.part_rows`,
   /** int64 [N]: where in that order each row stands. */
   partPlaces: (level: number): string => `level.${level}.part_places`,
-  /** [1, N, 1, P − 1]: 1 where a row belongs to a part that is fed, without the background. */
-  partFlags: (level: number): string => `level.${level}.part_flags`,
   /** [N, P]: 1 where a part's statistics include a row. */
   partMembers: (level: number): string => `level.${level}.part_members`,
   /** [N, P]: 1 where a row belongs to a part. */
   partOwners: (level: number): string => `level.${level}.part_owners`,
-  /** [1, 1, height, width], below full size: 0 at borders of parts that are fed, else 1. */
-  inside: (level: number): string => `level.${level}.inside`,
   /** Of convolutions from a level with a stride: what `Seams` of part-conv.ts has. */
   seamTaps: (level: number, stride: number): string => `level.${level}.seam_taps.${stride}`,
   seamForeign: (level: number, stride: number): string => `level.${level}.seam_foreign.${stride}`,
@@ -198,12 +184,7 @@ export function sharedAttentions(layout: SourceLayout, listening: Listening | nu
       if (apart === null) return attention(net, x, x, place.numHeads);
       const { g } = net;
       const count = x.shape[1]!;
-      if (apart.kind === 'fed') {
-        const name = levelInputs.partFlags(place.level);
-        const flags = once(name, () => g.input(name, 'float32', [1, count, 1, apart.count - 1]));
-        return fedAttention(net, x, place.numHeads, flags);
-      }
-      return cutAttention(net, x, place.numHeads, {
+      return partAttention(net, x, place.numHeads, {
         sizes: apart.rows,
         rows: indices(g, levelInputs.partRows(place.level), count),
         places: indices(g, levelInputs.partPlaces(place.level), count),
@@ -226,7 +207,7 @@ export function sharedGroupNorm(
     const level = levels.findIndex((size) => size.height === height && size.width === width);
     const apart = layouts[level]?.apart ?? null;
     if (apart === null) return groupNorm(g, x, weight, bias, options);
-    const shape = [height * width, partCount(apart)];
+    const shape = [height * width, apart.rows.length];
     const matrices = inputs.get(level) ?? {
       members: g.input(levelInputs.partMembers(level), 'float32', shape),
       owners: g.input(levelInputs.partOwners(level), 'float32', shape),
@@ -245,25 +226,12 @@ export function sharedConv(
   levels: readonly { readonly height: number; readonly width: number }[],
 ): ConvWriter {
   const inputs = new Map<string, Seams>();
-  const insides = new Map<number, Value>();
   return (g, x, weight, bias, options) => {
     const [, , height, width] = x.shape as [number, number, number, number];
     const level = levels.findIndex((size) => size.height === height && size.width === width);
     const { stride } = options;
     const apart = layouts[level]?.apart ?? null;
     if (weight.shape[2] !== PART_KERNEL || apart === null) return conv(g, x, weight, bias, options);
-    if (apart.kind === 'fed') {
-      if (level === 0) return conv(g, x, weight, bias, options);
-      const inside =
-        insides.get(level) ?? g.input(levelInputs.inside(level), 'float32', [1, 1, height, width]);
-      insides.set(level, inside);
-      const seen = conv(g, mul(g, x, inside), weight, bias, options);
-      if (stride !== 1) return seen;
-      // Cells at a border see themselves, as every cell does.
-      const centre = slice(g, slice(g, weight, 2, 1, 2), 3, 1, 2);
-      const border = mul(g, x, sub(g, g.scalar(1), inside));
-      return add(g, seen, conv(g, border, centre, null, { stride: 1, pads: 0 }));
-    }
     const count = apart.seams[stride] ?? 0;
     if (count <= 1) return conv(g, x, weight, bias, options);
     const key = levelInputs.seamTaps(level, stride);

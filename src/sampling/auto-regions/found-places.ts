@@ -3,8 +3,8 @@
  * then each concept has the place that was found for it, which moves with the picture until it stands, or stays where regions
  * are to keep to themselves. Sources: the surroundings, the regions, and last the whole prompt, which is never drawn beside the others.
  *
- * One network looks, one draws in any places, and one more keeps them apart: loading one takes as long as several calls of it, and computing what
- * no place needs takes less.
+ * One network looks and one draws in any places, as loading one takes as long as several calls of it, and computing what no place needs takes
+ * less. Where places are kept apart a network is written for their borders.
  */
 import { plainLayout, sourceInputs } from '../../models/unet/region-attention.ts';
 import type { Tensor } from '../../tensor/tensor.ts';
