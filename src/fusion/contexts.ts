@@ -17,11 +17,3 @@ export const CONTEXTS: readonly string[] = [
   'a rendering of a {} on a gray background',
   'a {} and a tree',
 ];
-
-/** Templates of which one is held out. */
-export const HELD_OUT_OF = 4;
-
-/** Whether a template tells what was kept, and is not learnt from. @param index of it */
-export function isHeldOut(index: number): boolean {
-  return index % HELD_OUT_OF === HELD_OUT_OF - 1;
-}

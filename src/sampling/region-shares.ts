@@ -67,19 +67,14 @@ export function sharePicture(
   return shared(weights, tokens, levels, kept, false);
 }
 
-/**
- * By a network that serves any weights, save where regions keep to themselves: every source is computed everywhere.
- * @param weights  of the sources, by level, [source][N]
- * @param isolated whether regions keep to themselves
- */
+/** By a network that serves any regions: every source is computed everywhere, and regions do not keep to themselves. */
 export function shareAnyPicture(
-  weights: readonly (readonly Float32Array[])[],
+  regions: readonly Region[],
   tokens: readonly number[],
   levels: Levels,
-  isolated: boolean,
 ): SharedPicture {
-  const kept = isolated ? keepApart(weights.map(partOwners), tokens.length, levels) : null;
-  return shared(weights, tokens, levels, kept, true);
+  const weights = levels.map(({ height, width }) => sourceWeights(regions, height, width));
+  return shared(weights, tokens, levels, null, true);
 }
 
 /** @param everywhere whether sources are computed where they have no weight too */

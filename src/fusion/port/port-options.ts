@@ -1,6 +1,6 @@
 /** Options of porting and their defaults. */
 import { UsageError } from '../../errors.ts';
-import { CONTEXTS, HELD_OUT_OF } from '../contexts.ts';
+import { CONTEXTS } from '../contexts.ts';
 
 export interface PortOptions {
   /** Rank of the answer of every key and value layer. Default 16, or what the layer can have. */
@@ -31,6 +31,14 @@ export const PORT_DEFAULTS: PortOptions = {
   seed: 0,
   templates: CONTEXTS,
 };
+
+/** Templates of which one is held out. */
+const HELD_OUT_OF = 4;
+
+/** Whether a template tells what was kept, and is not learnt from. @param index of it */
+export function isHeldOut(index: number): boolean {
+  return index % HELD_OUT_OF === HELD_OUT_OF - 1;
+}
 
 /** More takes longer than training anew. */
 const MAX_STEPS = 100_000;

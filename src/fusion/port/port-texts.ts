@@ -7,7 +7,7 @@ import type { TokenEncoder, TokenEncoderOptions } from '../../models/families/co
 import { type PromptIds, paddedIds } from '../../models/families/prompt-ids.ts';
 import type { ModelDeltas } from '../../models/lora.ts';
 import type { ExecutionContext } from '../../runtime/execution-context.ts';
-import { isHeldOut } from '../contexts.ts';
+import { isHeldOut } from './port-options.ts';
 
 /** Features of the templates, [Σ T, D]: those that are learnt from, and those that are held out. */
 export interface TemplateRows {

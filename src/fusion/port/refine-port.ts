@@ -7,7 +7,6 @@ import type { ModelDeltas } from '../../models/lora.ts';
 import type { ExecutionContext } from '../../runtime/execution-context.ts';
 import { checkpointSchedule } from '../../sampling/checkpoint-schedule.ts';
 import type { HeldOutCheck } from '../best-check.ts';
-import { isHeldOut } from '../contexts.ts';
 import { PromptReader } from '../prompt-reader.ts';
 import { conceptPrompts } from '../prompts.ts';
 import { captionTeacher, ModelReading } from '../refine/readings.ts';
@@ -15,6 +14,7 @@ import { refine } from '../refine/refine.ts';
 import type { RefineOptions } from '../refine/refine-options.ts';
 import type { RefineProgress, Teacher } from '../refine/refine-request.ts';
 import type { RefinePrompt } from '../refine/refine-states.ts';
+import { isHeldOut } from './port-options.ts';
 
 /** Changes of a base, and the concepts whose words it reads with them. */
 export interface WordedModel {

@@ -1,8 +1,7 @@
 /**
  * Predictions that a refinement does not learn from: other seeds and other prompts. They show whether it learned anything. They do
- * not choose the step: on the miniature they were at their best long before pictures were.
+ * not choose the step: losses fall by ways that lose concepts too (docs/fusion.md).
  */
-
 import type { LayerDeltas } from '../../models/lora.ts';
 import type { HeldOutCheck } from '../best-check.ts';
 import type { RefineState, Rollouts } from './refine-states.ts';

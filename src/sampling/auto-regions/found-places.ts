@@ -16,7 +16,7 @@ import {
 } from '../concept-places.ts';
 import type { Arrangement, PicturePlaces } from '../picture-places.ts';
 import type { Region, SoftMask } from '../region.ts';
-import { shareAnyPicture, sourceWeights } from '../region-shares.ts';
+import { shareAnyPicture, sharePicture } from '../region-shares.ts';
 import type { WordListener } from '../word-listening.ts';
 import type { MapSize } from './map-numbers.ts';
 import { type PlaceDoubt, placeDoubts } from './place-doubts.ts';
@@ -122,8 +122,9 @@ export class FoundPlaces implements PicturePlaces {
   #drawing(isolated: boolean): Arrangement {
     const { levels, strengths, listener, tokens, stillFrom } = this.#request;
     const regions = this.masks.map((mask): Region => ({ prompt: '', shape: { kind: 'mask', mask } }));
-    const weights = levels.map(({ height, width }) => sourceWeights(regions, height, width));
-    const { layout, feeds } = shareAnyPicture(weights, this.#tokens, levels, isolated);
+    const { layout, feeds, weights } = isolated
+      ? sharePicture(regions, this.#tokens, levels, true)
+      : shareAnyPicture(regions, this.#tokens, levels);
     const placed = this.#placement.placed.map((concept) => strengths[concept]!);
     const own = { ...feeds, ...conceptMasks(weights, placed) };
     // Places that move are told in all calls, whether that is heard or not.
