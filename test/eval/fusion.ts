@@ -55,9 +55,12 @@ async function main(): Promise<void> {
     jobs,
     workers: Number(values.workers),
     program: fileURLToPath(import.meta.url),
-    onResult: (_, job) => {
+    onResult: ({ concepts, otherPrompts }, job) => {
       done++;
-      process.stderr.write(`${done} of ${jobs.length}: ${job.concepts.join(' + ')}, ${job.label}\n`);
+      const found = concepts.map(({ identity }) => percent(identity)).join(' ');
+      process.stderr.write(
+        `${done} of ${jobs.length}: ${job.concepts.join(' + ')}, ${job.label}: ${found}, others ${percent(otherPrompts)}\n`,
+      );
     },
   });
   report(jobs, new Map(jobs.map((job, i) => [job, results[i]!])), performance.now() - started);
@@ -71,8 +74,11 @@ function chosen({ concepts, sets }: World): Pick<World, 'concepts' | 'sets'> {
   return { concepts: concepts.filter(({ name }) => names.flat().includes(name)), sets: inOrder };
 }
 
+function percent(share: number): string {
+  return `${(100 * share).toFixed(0)} %`;
+}
+
 function report(jobs: readonly Job[], results: ReadonlyMap<Job, JobResult>, elapsedMs: number): void {
-  const percent = (share: number): string => `${(100 * share).toFixed(0)} %`;
   const singles = new Map(
     jobs.filter(({ way }) => way.kind === 'single').map((job) => [job.concepts[0]!, results.get(job)!]),
   );
