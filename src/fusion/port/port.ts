@@ -13,7 +13,7 @@ import { GraphMatmulEngine } from '../../runtime/matmul-engine.ts';
 import { withDefaults } from '../../settings.ts';
 import type { HeldOutCheck } from '../best-check.ts';
 import { refineOptionsFor } from '../refine/readings.ts';
-import type { RefineProgress } from '../refine/refine-request.ts';
+import { latentSizeOf, type RefineProgress } from '../refine/refine-request.ts';
 import { type PortedLayer, solveAnswers } from './answers.ts';
 import { captionTerms } from './normal-equations.ts';
 import { optimiseWords } from './optimise-words.ts';
@@ -113,7 +113,7 @@ export async function portable(request: PortRequest): Promise<Port> {
       names,
       captions,
       templates,
-      options: refineOptionsFor(base, { steps: refine, seed: options.seed }),
+      options: refineOptionsFor(base, latentSizeOf(base), { steps: refine, seed: options.seed }),
       execution: withProgress<RefineProgress>(execution, ({ done, total }) =>
         onProgress?.({ action: 'refine', done, total }),
       ),

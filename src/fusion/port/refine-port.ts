@@ -12,7 +12,7 @@ import { conceptPrompts } from '../prompts.ts';
 import { captionTeacher, ModelReading } from '../refine/readings.ts';
 import { refine } from '../refine/refine.ts';
 import type { RefineOptions } from '../refine/refine-options.ts';
-import type { RefineProgress, Teacher } from '../refine/refine-request.ts';
+import { latentSizeOf, type RefineProgress, type Teacher } from '../refine/refine-request.ts';
 import type { RefinePrompt } from '../refine/refine-states.ts';
 import { isHeldOut } from './port-options.ts';
 
@@ -55,8 +55,9 @@ export async function refinePort({
   const native = bindConcepts(tokenizers, given.concepts, layers.contextCount);
   const shared = bindConcepts(tokenizers, ported.concepts, layers.contextCount);
   const reader = new PromptReader(base, shared, execution);
-  const inGiven = new ModelReading(base, new PromptReader(base, native, execution), given.deltas);
-  const inPorted = new ModelReading(base, reader, ported.deltas);
+  const size = latentSizeOf(base);
+  const inGiven = new ModelReading(new PromptReader(base, native, execution), size, given.deltas);
+  const inPorted = new ModelReading(reader, size, ported.deltas);
   const teachers: Teacher[] = [];
   for (const name of names) {
     const read = async (some: readonly string[]): Promise<RefinePrompt[]> => {
@@ -80,7 +81,7 @@ export async function refinePort({
     schedule: checkpointSchedule(base),
     start: inPorted.deltas,
     concepts: teachers,
-    preserved: await captionTeacher(new ModelReading(base, reader), inPorted, captions),
+    preserved: await captionTeacher(new ModelReading(reader, size), inPorted, captions),
     options,
     execution,
   });

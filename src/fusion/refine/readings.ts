@@ -7,28 +7,28 @@ import type { LayerDeltas, ModelDeltas } from '../../models/lora.ts';
 import { denoisedCaptions } from '../captions.ts';
 import type { PromptReader } from '../prompt-reader.ts';
 import { REFINE_DEFAULTS, type RefineOptions } from './refine-options.ts';
-import type { Teacher } from './refine-request.ts';
+import type { LatentSize, Teacher } from './refine-request.ts';
 import type { RefinePrompt } from './refine-states.ts';
 
 /** Captions by which the base teaches; one in five of them judges. */
 const TAUGHT_CAPTIONS = 20;
 const JUDGING_CAPTION = 5;
-/** Side of latents up to which a whole batch is one pass. */
-const SMALL_LATENTS = 32;
+/** Numbers of one picture in a UNet's first level up to which a whole batch is one pass. SD 1.5 has ten times as many. */
+const SMALL_LEVEL = 2 ** 17;
 
 /** A base with some changes, reading prompts with the words that a reader knows. */
 export class ModelReading {
   readonly #reader: PromptReader;
   readonly #encoder: TokenEncoder;
-  readonly #size: { readonly height: number; readonly width: number };
+  readonly #size: LatentSize;
   /** Changes of the UNet. */
   readonly deltas: LayerDeltas;
 
-  constructor(base: Checkpoint, reader: PromptReader, deltas: ModelDeltas = new Map()) {
-    const { sampleSize } = base.parts.unet.config;
+  /** @param size of the latents */
+  constructor(reader: PromptReader, size: LatentSize, deltas: ModelDeltas = new Map()) {
     this.#reader = reader;
     this.#encoder = reader.encoder(deltas);
-    this.#size = { height: sampleSize, width: sampleSize };
+    this.#size = size;
     this.deltas = within('unet', deltas);
   }
 
@@ -67,14 +67,16 @@ export async function captionTeacher(
   };
 }
 
-/** Options of a refinement of a base of this size. */
+/** Options of a refinement of a base, by latents of this size. */
 export function refineOptionsFor(
   base: Checkpoint,
+  { height, width }: LatentSize,
   given: Pick<RefineOptions, 'steps'> & Partial<RefineOptions>,
 ): RefineOptions {
   const options = { ...REFINE_DEFAULTS, ...given };
-  // Of a model of that size the way back of one guided picture takes as much memory as a step of training with two.
-  return base.parts.unet.config.sampleSize <= SMALL_LATENTS
+  const { blocks } = base.parts.unet.config;
+  // Of a larger model the way back of one guided picture takes as much memory as a step of training with two.
+  return height * width * blocks[0]!.channels <= SMALL_LEVEL
     ? options
     : { ...options, picturesPerPass: 1, recomputeBlocks: true };
 }

@@ -10,10 +10,11 @@ import type { FusionConcept } from '../fusion-concept.ts';
 import type { FusionOptions } from '../options.ts';
 import { PromptReader } from '../prompt-reader.ts';
 import { conceptPrompts } from '../prompts.ts';
+import { latentSizeFor } from '../statistics/collector.ts';
 import { captionTeacher, ModelReading, refineOptionsFor } from './readings.ts';
 import { refine, refineWork } from './refine.ts';
 import { REFINE_DEFAULTS, type RefineOptions } from './refine-options.ts';
-import type { Refinement, RefineProgress, Teacher } from './refine-request.ts';
+import type { LatentSize, Refinement, RefineProgress, Teacher } from './refine-request.ts';
 import type { RefinePrompt } from './refine-states.ts';
 
 /** Prompts that a concept is judged by. */
@@ -43,10 +44,11 @@ export interface FusionToRefine {
 export async function refineFusion(fusion: FusionToRefine): Promise<Refinement> {
   const { base, vocabulary, concepts, captions, options, deltas: fused, execution } = fusion;
   const reader = new PromptReader(base, vocabulary, execution);
-  const inFused = new ModelReading(base, reader, fused);
+  const size = await latentSizeFor(base, options);
+  const inFused = new ModelReading(reader, size, fused);
   const teachers: Teacher[] = [];
   for (const { name, deltas } of concepts) {
-    const inOwn = new ModelReading(base, reader, deltas);
+    const inOwn = new ModelReading(reader, size, deltas);
     const read = async (templates: readonly string[]): Promise<RefinePrompt[]> => {
       const prompts = [];
       for (const ids of conceptPrompts(vocabulary, name, templates).padded) {
@@ -63,32 +65,35 @@ export async function refineFusion(fusion: FusionToRefine): Promise<Refinement> 
   }
   return refine({
     base,
+    size,
     schedule: checkpointSchedule(base),
     start: inFused.deltas,
     concepts: teachers,
-    preserved: await captionTeacher(new ModelReading(base, reader), inFused, captions),
-    options: settingsOf(base, options),
+    preserved: await captionTeacher(new ModelReading(reader, size), inFused, captions),
+    options: settingsOf(base, size, options),
     execution,
   });
 }
 
 /** Work of the refinement of a fusion, as `refineWork`. */
-export function fusionRefineWork(
+export async function fusionRefineWork(
   base: Checkpoint,
   options: FusionOptions,
   concepts: number,
   captions: number,
-): ReturnType<typeof refineWork> {
+): Promise<ReturnType<typeof refineWork>> {
   if (options.refine === 0) return { units: 0, passes: 0 };
   const teachers = concepts + (captions > 0 ? 1 : 0);
+  const settings = settingsOf(base, await latentSizeFor(base, options), options);
   // A list of one caption has none to judge by.
-  return refineWork(settingsOf(base, options), teachers, captions > 1 ? teachers : concepts);
+  return refineWork(settings, teachers, captions > 1 ? teachers : concepts);
 }
 
 function settingsOf(
   base: Checkpoint,
+  size: LatentSize,
   { refine: steps, steps: collected, seed }: FusionOptions,
 ): RefineOptions {
   const denoisingSteps = Math.min(collected, REFINE_DEFAULTS.denoisingSteps);
-  return refineOptionsFor(base, { steps, denoisingSteps, seed });
+  return refineOptionsFor(base, size, { steps, denoisingSteps, seed });
 }

@@ -22,8 +22,22 @@ export interface Teacher {
   readonly heldOut?: readonly RefinePrompt[];
 }
 
+/** Sides of latents, in cells. */
+export interface LatentSize {
+  readonly height: number;
+  readonly width: number;
+}
+
+/** Of the latents that a base was trained at. */
+export function latentSizeOf({ parts }: Checkpoint): LatentSize {
+  const { sampleSize } = parts.unet.config;
+  return { height: sampleSize, width: sampleSize };
+}
+
 export interface RefineRequest {
   readonly base: Checkpoint;
+  /** Of the latents that are drawn and compared. Default: those that the base was trained at. */
+  readonly size?: LatentSize;
   /** Noise schedule of the base, for DPM-Solver. */
   readonly schedule: SchedulerConfig;
   /** Layers of the UNet to refine, with the factors to begin with. Ranks stay. */

@@ -38,6 +38,7 @@ import { buildRefineStep } from './refine-graph.ts';
 import { checkRefineOptions, REFINE_DEFAULTS, type RefineOptions } from './refine-options.ts';
 import {
   checkRequest,
+  latentSizeOf,
   type Refinement,
   type RefineProgress,
   type RefineRequest,
@@ -134,7 +135,7 @@ class RefineRun {
     options: RefineOptions,
     execution: ExecutionContext<RefineProgress>,
   ) {
-    const { base, fixed = new Map(), concepts, preserved, schedule } = request;
+    const { base, size = latentSizeOf(base), fixed = new Map(), concepts, preserved, schedule } = request;
     this.#request = request;
     this.#options = options;
     this.#execution = execution;
@@ -146,8 +147,7 @@ class RefineRun {
     this.#feeds = deltaFeeds(deltas, this.#ranks, base.parts.unet.layers);
     this.#alphasCumprod = noiseSchedule(schedule).alphasCumprod;
     this.#trained = [...request.start.keys()].flatMap((layer) => [loraDownInput(layer), loraUpInput(layer)]);
-    const { sampleSize } = base.parts.unet.config;
-    this.#latentSize = { latentHeight: sampleSize, latentWidth: sampleSize };
+    this.#latentSize = { latentHeight: size.height, latentWidth: size.width };
   }
 
   async finish(): Promise<Refinement> {

@@ -1,0 +1,63 @@
+/** How much of a refinement one pass takes, and at which size it draws. */
+import { beforeAll, describe, expect, it, vi } from 'vitest';
+import { loadConcept } from '../../../src/concepts/concept-file.ts';
+import { fuse } from '../../../src/fusion/fuse.ts';
+import { refineOptionsFor } from '../../../src/fusion/refine/readings.ts';
+import { Rollouts } from '../../../src/fusion/refine/refine-states.ts';
+import { openCheckpoint } from '../../../src/models/checkpoint.ts';
+import { vaeFactor } from '../../../src/models/vae/config.ts';
+import { defaultBase, packageRoot } from '../../../src/package-root.ts';
+import { type SmallFusion, smallFusion } from '../../support/small-fusion.ts';
+
+let small: SmallFusion;
+beforeAll(async () => {
+  small = await smallFusion();
+});
+
+describe('passes of a refinement', () => {
+  it.each([
+    ['the miniature, at its size', () => defaultBase(), 16, 8],
+    ["SDXL's miniature, at its size", () => `${packageRoot()}/fixtures/tiny-world-xl/model`, 48, 8],
+    ["the miniature at SD 1.5's numbers", () => defaultBase(), 203, 1],
+  ])('of %s', async (_, folder, side, pictures) => {
+    const base = await openCheckpoint(folder());
+    const { picturesPerPass, recomputeBlocks } = refineOptionsFor(
+      base,
+      { height: side, width: side },
+      { steps: 1 },
+    );
+    expect(picturesPerPass).toBe(pictures);
+    expect(recomputeBlocks).toBe(pictures === 1);
+  });
+});
+
+describe('the size of a refinement', () => {
+  it.each([
+    ['by default the one that the base was trained at', null, [1, 1]],
+    ['that of the pictures that features are collected of', [2, 1], [2, 1]],
+  ])('is %s', async (_, given, [wide, high]) => {
+    const { base, concepts } = small;
+    const { sampleSize } = base.parts.unet.config;
+    const side = sampleSize * vaeFactor((await base.parts.vae()).config);
+    const size = given === null ? null : { width: given[0]! * side, height: given[1]! * side };
+    const create = vi.spyOn(Rollouts, 'create').mockRejectedValue(new Error('seen'));
+    try {
+      const request = { base, concepts: [{ concept: await loadConcept(concepts.maple) }] };
+      const options = {
+        size,
+        stages: ['cross'],
+        promptTemplates: ['a {}'],
+        steps: 1,
+        runs: 1,
+        refine: 1,
+      } as const;
+      await expect(fuse({ ...request, preserveCaptions: [], options })).rejects.toThrow('seen');
+      expect(create.mock.calls[0]![2]).toMatchObject({
+        latentWidth: wide! * sampleSize,
+        latentHeight: high! * sampleSize,
+      });
+    } finally {
+      create.mockRestore();
+    }
+  });
+});
