@@ -73,27 +73,36 @@ export interface JobResult {
  * Single concepts first, then every way for each of the world's sets.
  * @param joint  for how many steps a concept they are also trained together; 0: they are not
  * @param refine by how many steps the default is also refined; 0: it is not
+ * @param options of every fusion, beside its own
  */
 export function allJobs(
   { concepts, sets }: Pick<World, 'concepts' | 'sets'>,
-  { joint: jointSteps, refine }: { readonly joint: number; readonly refine: number },
+  {
+    joint: jointSteps,
+    refine,
+    options: others,
+  }: { readonly joint: number; readonly refine: number; readonly options: Partial<FusionOptions> },
 ): Job[] {
   const singles = concepts.map(
     ({ name }): Job => ({ label: 'single', concepts: [name], way: { kind: 'single' } }),
   );
   const joint: [string, Way][] =
     jointSteps === 0 ? [] : [['joint training', { kind: 'joint', steps: jointSteps }]];
+  const fused = (options: Partial<FusionOptions>): Way => ({
+    kind: 'fuse',
+    options: { ...others, ...options },
+  });
   const refined: [string, Way][] =
-    refine === 0 ? [] : [[`the default, refined by ${refine} steps`, { kind: 'fuse', options: { refine } }]];
+    refine === 0 ? [] : [[`the default, refined by ${refine} steps`, fused({ refine })]];
   const ways: [string, Way][] = [
     ...joint,
     ...SUM_STRENGTHS.map((strength): [string, Way] => [`sum ${strength}`, { kind: 'sum', strength }]),
     ['average', { kind: 'average' }],
-    ['lbfgs, as published', { kind: 'fuse', options: { ...PRESETS['mix-of-show'], method: 'lbfgs' } }],
+    ['lbfgs, as published', fused({ ...PRESETS['mix-of-show'], method: 'lbfgs' })],
     ...(['fused', 'own'] as const).flatMap((statistics) =>
       [true, false].map((preserve): [string, Way] => [
         `normal, ${statistics} statistics${preserve ? ', preserve' : ''}`,
-        { kind: 'fuse', options: { statistics, ...(preserve ? {} : { preserve: NOTHING }) } },
+        fused({ statistics, ...(preserve ? {} : { preserve: NOTHING }) }),
       ]),
     ),
     ...refined,
@@ -103,7 +112,7 @@ export function allJobs(
   );
   // Measured on the largest set only, to keep the whole within a quarter of an hour.
   const ofFour: [string, Way][] = [
-    ['custom-diffusion', { kind: 'fuse', options: { method: 'custom-diffusion' } }],
+    ['custom-diffusion', fused({ method: 'custom-diffusion' })],
     ['null-space', { kind: 'merge', method: 'null-space' }],
   ];
   return [...singles, ...together, ...ofFour.map(([label, way]) => ({ label, way, concepts: sets.at(-1)! }))];

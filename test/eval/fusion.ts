@@ -3,7 +3,8 @@
  * and text alignment, other prompts. `npm run eval:fusion`; `-- --json`; `-- --figure file.svg` writes the figure;
  * `-- --only normal` draws single concepts and the ways whose names hold that text (several: one `--only` each); `-- --joint 800` trains the
  * concepts together as well, for so many steps each, where that was not done yet (some ten minutes a concept and row);
- * `-- --refine 400` refines the default as well, some minutes a row.
+ * `-- --refine 400` refines the default as well, some minutes a row; `-- --options '{"size":{"width":64,"height":64}}'` gives every fusion these
+ * options too.
  * `-- --world tiny-world-xl` measures on the miniature of SDXL's family (`--folder` says where its files lie), `--set beachball+checker` puts
  * these together alone, `--seeds 1` draws one picture a prompt in place of four, `--own-noise` each prompt from noise of its own (few seeds
  * that all prompts share are few facts).
@@ -14,6 +15,7 @@ import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { scatterChart } from '../../src/charts/scatter-chart.ts';
 import { standaloneSvg } from '../../src/charts/svg.ts';
+import type { FusionOptions } from '../../src/fusion/options.ts';
 import { printReport } from '../support/tool-output.ts';
 import { allJobs, FusionBench, type Job, type JobResult, OTHER_PROMPTS } from './fusion-jobs.ts';
 import { serveJobs, shareOut, WORKER_OPTIONS } from './job-workers.ts';
@@ -26,6 +28,7 @@ const { values } = parseArgs({
     set: { type: 'string', multiple: true },
     joint: { type: 'string', default: '0' },
     refine: { type: 'string', default: '0' },
+    options: { type: 'string', default: '{}' },
     seeds: { type: 'string', default: '4' },
     'own-noise': { type: 'boolean', default: false },
     figure: { type: 'string' },
@@ -47,7 +50,12 @@ if (values.worker) {
 
 async function main(): Promise<void> {
   const started = performance.now();
-  const jobs = allJobs(chosen(world), { joint: Number(values.joint), refine: Number(values.refine) }).filter(
+  const settings = {
+    joint: Number(values.joint),
+    refine: Number(values.refine),
+    options: JSON.parse(values.options) as Partial<FusionOptions>,
+  };
+  const jobs = allJobs(chosen(world), settings).filter(
     ({ label, way }) => way.kind === 'single' || values.only.some((text) => label.includes(text)),
   );
   let done = 0;
@@ -126,6 +134,7 @@ function report(jobs: readonly Job[], results: ReadonlyMap<Job, JobResult>, elap
       'of single: against the mean rate of the same concepts alone; per concept: in the order in which they are named',
       'CLIP-I: mean cosine with the ten training pictures; CLIP-T: with the prompt without the concept; both by the CLIP of tiny-world',
       `other prompts: ${OTHER_PROMPTS} × "photo of a COLOUR SHAPE", both words right`,
+      ...(values.options === '{}' ? [] : [`every fusion with ${values.options}`]),
       `${sampler}, ${steps} steps, guidance ${guidanceScale}; ${pictures} pictures, ${(elapsedMs / 60_000).toFixed(1)} minutes`,
     ],
     details: jobs.map((job) => ({ ...job, ...results.get(job)! })),
