@@ -3,8 +3,9 @@ import { loadConcept } from '../../src/concepts/concept-file.ts';
 import { estimateFusion } from '../../src/fusion/estimate.ts';
 import { fuse } from '../../src/fusion/fuse.ts';
 import { prepareConcept } from '../../src/fusion/fusion-concept.ts';
-import { DEFAULTS } from '../../src/fusion/options.ts';
+import { DEFAULTS, type FusionOptions } from '../../src/fusion/options.ts';
 import { planFusion } from '../../src/fusion/plan.ts';
+import type { FusionProgress } from '../../src/fusion/report/report.ts';
 import {
   inputProblems,
   layerProblems,
@@ -35,6 +36,7 @@ import { checkpointSchedule } from '../../src/sampling/checkpoint-schedule.ts';
 import { dpmSolver } from '../../src/sampling/samplers/dpm-solver.ts';
 import { TorchGenerator } from '../../src/tensor/random.ts';
 import { float32 } from '../../src/tensor/tensor.ts';
+import { seconds } from './goal-table.ts';
 import { ensureRandomConcepts } from './random-concepts.ts';
 import { ensureRandomModel } from './random-sd15.ts';
 
@@ -43,6 +45,25 @@ const SCOPES = { text: 'attention', cross: 'attention', spatial: 'attention' } a
 const TIMED = 4;
 export const MANY = 14;
 const peakBytes = (): number => process.resourceUsage().maxRSS * 1024;
+
+/** What the fusion preserves: a few of the shipped list's kind, since each takes as many steps as a concept. */
+const CAPTIONS = ['a dog on grass', 'a street in the rain', 'a bowl of fruit', 'an old portrait'];
+
+/** A whole fusion: where its statistics lie, of how many steps, and of pictures of which size. */
+export interface FusionAsked extends Pick<FusionOptions, 'steps' | 'size'> {
+  readonly cache: string;
+}
+
+/** A line on standard error where another action begins, and every ten seconds. */
+function progressLines(start: number): (progress: FusionProgress) => void {
+  let [last, said] = ['', Number.NEGATIVE_INFINITY];
+  return ({ stage, action, done, total }) => {
+    const now = performance.now();
+    if (`${stage} ${action}` === last && now - said < 10_000) return;
+    [last, said] = [`${stage} ${action}`, now];
+    process.stderr.write(`${((now - start) / 1000).toFixed(0)} s: ${last}, ${done} of ${total}\n`);
+  };
+}
 
 /** What child processes do, each alone with its memory. */
 export const PARTS: Readonly<Record<string, (argument: string) => Promise<object>>> = {
@@ -100,14 +121,24 @@ export const PARTS: Readonly<Record<string, (argument: string) => Promise<object
   },
   /** The whole fusion of three concepts; statistics from the folder, if they are there. */
   fuse: async (argument) => {
-    const { cache, steps } = JSON.parse(argument) as { cache: string; steps: number };
+    const { cache, ...features } = JSON.parse(argument) as FusionAsked;
     const base = await openCheckpoint(await ensureRandomModel());
     const concepts = [];
     for (const file of await ensureRandomConcepts(3)) concepts.push({ concept: await loadConcept(file) });
-    const request = { base, concepts, options: { steps, runs: 1 }, cacheFolder: cache };
+    const request = {
+      base,
+      concepts,
+      preserveCaptions: CAPTIONS,
+      options: { ...features, runs: 1 },
+      cacheFolder: cache,
+    };
     const estimate = await estimateFusion(request, await planFusion(request));
+    const { passes, passMs, elapsedMs: told } = estimate;
+    process.stderr.write(
+      `${passes} steps${passMs === null ? '' : ` of ${seconds(passMs)}, ${seconds(told!)} in all`}, says the estimate\n`,
+    );
     const start = performance.now();
-    const { report } = await fuse(request);
+    const { report } = await fuse({ ...request, onProgress: progressLines(start) });
     return {
       estimate,
       elapsedMs: performance.now() - start,

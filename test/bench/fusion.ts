@@ -2,7 +2,8 @@
  * Fusion at full size: a random-weight SD 1.5 and random rank-4 concepts on all attention linears. What collecting costs
  * over plain forward passes, what solving costs in time and memory, from 3 concepts to 14, and gradient fusion by PyTorch
  * beside it. `npm run bench:fusion`; `-- --steps 20` collects as many steps as a real run (with
- * fewer, the widest layers keep rows); `-- --only collect,stored,many,lapack,lbfgs` runs parts.
+ * fewer, the widest layers keep rows); `-- --only collect,stored,many,lapack,lbfgs` runs parts; `-- --size 256` draws the whole fusion's pictures
+ * at that size.
  */
 import { fork, spawnSync } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs';
@@ -12,7 +13,7 @@ import { fileURLToPath } from 'node:url';
 import type { FusionEstimate } from '../../src/fusion/estimate.ts';
 import { packageRoot } from '../../src/package-root.ts';
 import { printReport } from '../support/tool-output.ts';
-import { MANY, PARTS } from './fusion-parts.ts';
+import { type FusionAsked, MANY, PARTS } from './fusion-parts.ts';
 import { gigabytes, type Row, row, seconds } from './goal-table.ts';
 import { gradientRows } from './gradient-fusion.ts';
 import { ensureRandomConcepts } from './random-concepts.ts';
@@ -51,11 +52,12 @@ interface Fused {
   readonly files: readonly string[];
 }
 
-async function fusionRows(steps: number): Promise<Row[]> {
+async function fusionRows({ steps, size: pictures }: Omit<FusionAsked, 'cache'>): Promise<Row[]> {
   const cache = mkdtempSync(path.join(tmpdir(), 'edlora-bench-'));
+  const asked: FusionAsked = { cache, steps, size: pictures };
   try {
-    const first = await measured<Fused>('fuse', { cache, steps });
-    const again = await measured<Fused>('fuse', { cache, steps });
+    const first = await measured<Fused>('fuse', asked);
+    const again = await measured<Fused>('fuse', asked);
     const { elapsedMs, memoryBytes } = first.estimate;
     const estimated = elapsedMs ?? Number.NaN;
     const ratio = (told: number, taken: number): string => (told / taken).toFixed(2);
@@ -162,6 +164,8 @@ if (argument('--part') !== undefined) {
   if (unknown.length > 0) throw new Error(`--only: expected ${known.join(', ')}, got ${unknown.join(', ')}`);
   const only = (part: string): boolean => wanted?.includes(part) ?? true;
   const steps = Number(argument('--steps') ?? 2);
+  const side = Number(argument('--size') ?? 512);
+  const size = { width: side, height: side };
   const before = process.platform === 'linux' ? [`load before: ${load()}`] : [];
   await ensureRandomModel();
   await ensureRandomConcepts(MANY);
@@ -173,7 +177,7 @@ if (argument('--part') !== undefined) {
     rows.push(...measured);
   }
   for (const count of only('many') ? [3, MANY] : []) rows.push(...(await solveRows(count)));
-  if (only('stored')) rows.push(...(await fusionRows(steps)));
+  if (only('stored')) rows.push(...(await fusionRows({ steps, size })));
   const gradient = only('lbfgs') ? await gradientRows() : null;
   rows.push(...(gradient?.rows ?? []));
   printReport({
