@@ -5,6 +5,7 @@
 import { existsSync } from 'node:fs';
 import path from 'node:path';
 import { z } from 'zod';
+import { isAdapterFolder } from '../adapters/read.ts';
 import { type Concept, conceptName } from '../concepts/concept.ts';
 import { loadConcept } from '../concepts/concept-file.ts';
 import { type EmbeddingFile, loadEmbeddings } from '../concepts/embedding-file.ts';
@@ -185,6 +186,12 @@ interface FusedCheckpoint {
 async function openFused(folder: string): Promise<FusionFolder | FusedCheckpoint> {
   if (!infoOf(folder)?.isDirectory()) {
     throw new FormatError(folder, 'expected the folder of a fusion');
+  }
+  if (isAdapterFolder(folder)) {
+    throw new FormatError(
+      folder,
+      'expected a fusion or a fused checkpoint, got a LoRA; name it among the concepts',
+    );
   }
   if (existsSync(path.join(folder, 'unet'))) return { kind: 'checkpoint', folder };
   const lora = ['lora.safetensors', 'lora'].map((name) => path.join(folder, name)).find(existsSync);

@@ -68,6 +68,16 @@ describe('port', () => {
     const { code, err } = await edloraRun('port', lora, '--base', model, '--out', path.join(folder, 'none'));
     expect(code).toBe(2);
     expect(err).toContain('has no words of its own, so there is nothing to port');
+    // A folder of PEFT's has one for each network, as a model has.
+    const peft = path.join(folder, 'peft');
+    expect((await edloraRun('convert', edlora, peft, '--format', 'peft', '--drop')).code).toBe(0);
+    const other = await edloraRun('port', peft, '--base', model, '--out', path.join(folder, 'none'));
+    expect([other.code, other.err]).toEqual([2, expect.stringContaining('nothing to port')]);
+    const drawn = ['--fused', peft, '--prompt', 'a tree', '--dry-run'];
+    const { err: refused } = await edloraRun('sample', ...drawn);
+    expect(refused).toContain(
+      'expected a fusion or a fused checkpoint, got a LoRA; name it among the concepts',
+    );
   });
 
   it('refuses what is no number of steps, before it reads a thing', async () => {

@@ -1,4 +1,5 @@
 /** What is ported: one concept file, or the folder of a fusion. */
+import { isAdapterFolder } from '../../adapters/read.ts';
 import type { Concept } from '../../concepts/concept.ts';
 import { UsageError } from '../../errors.ts';
 import { infoOf } from '../../io/file-info.ts';
@@ -26,7 +27,7 @@ export interface PortSourceOptions {
 }
 
 /**
- * Open a concept file (ED-LoRA, or LoRA with words) or a fusion's folder.
+ * Open a concept (a file of an ED-LoRA or a LoRA with words, or a LoRA's folder) or a fusion's folder.
  * @throws {UsageError} if it has no words of its own
  * @throws {FormatError | MismatchError} if it is damaged or does not fit the base
  */
@@ -34,14 +35,14 @@ export async function openPortSource(
   file: string,
   { base, baseConfig, prediction, strength = 1 }: PortSourceOptions = {},
 ): Promise<PortSource> {
-  const isFolder = infoOf(file)?.isDirectory() === true;
+  const isFusion = infoOf(file)?.isDirectory() === true && !isAdapterFolder(file);
   const entry = { path: file, unetStrength: strength, textEncoderStrength: strength };
   const model = await openSceneModel({
     base,
     baseConfig,
     prediction,
-    fused: isFolder ? file : undefined,
-    concepts: isFolder ? [] : [entry],
+    fused: isFusion ? file : undefined,
+    concepts: isFusion ? [] : [entry],
     loras: [],
   });
   if (model.worded.length === 0) {
