@@ -2,7 +2,8 @@
  * Sampling at full size: a random-weight SD 1.5 at 512 × 512. What a step costs without guidance, with it, with two and
  * four regions, with isolation, and with a concept in each of four regions; what decoding takes. The same guided step in PyTorch where python3 with torch and
  * diffusers is present (PYTHON names the interpreter). `npm run bench:sample`; several minutes. `-- --auto`: processor time of whole pictures
- * whose two concepts find their places, to a plain picture, row by row as they are there; with `--size 256` in a quarter of the time.
+ * whose two concepts find their places, to a plain picture, row by row as they are there; with `--size 256` in a quarter of the time, with
+ * `--only 'found places'` of these alone.
  */
 import { spawnSync } from 'node:child_process';
 import path from 'node:path';
@@ -24,7 +25,12 @@ import { ensureRandomModel } from './random-sd15.ts';
 
 /** Steps per setting; the first warms up, the fastest of the others counts. */
 const STEPS = 4;
-const SIZE = process.argv.includes('--size') ? Number(process.argv[process.argv.indexOf('--size') + 1]) : 512;
+const SIZE = Number(argument('--size') ?? 512);
+
+function argument(name: string): string | undefined {
+  const at = process.argv.indexOf(name);
+  return at < 0 ? undefined : process.argv[at + 1];
+}
 
 const seconds = (ms: number): string => `${(ms / 1000).toFixed(2)} s`;
 const gigabytes = (bytes: number): string => `${(bytes / 1e9).toFixed(2)} GB`;
@@ -220,7 +226,15 @@ async function autoCosts(): Promise<void> {
   const folder = await ensureRandomModel();
   const rows = [];
   let plain = 0;
-  for (const [what, auto, isolate] of AUTO) {
+  const only = argument('--only');
+  const [reference, ...others] = AUTO;
+  if (only !== undefined && !others.some(([name]) => name === only)) {
+    throw new Error(`--only: expected ${others.map(([name]) => name).join(' or ')}, got ${only}`);
+  }
+  for (const [what, auto, isolate] of [
+    reference!,
+    ...others.filter(([name]) => only === undefined || name === only),
+  ]) {
     const cost = await pictureCost(folder, auto, isolate);
     plain ||= cost;
     const row = { what, 'CPU s a picture': cost.toFixed(1), 'to added up': `${(cost / plain).toFixed(2)} ×` };
