@@ -9,7 +9,7 @@ import { checkpointSchedule } from '../../sampling/checkpoint-schedule.ts';
 import type { HeldOutCheck } from '../best-check.ts';
 import { PromptReader } from '../prompt-reader.ts';
 import { conceptPrompts } from '../prompts.ts';
-import { captionTeacher, ModelReading } from '../refine/readings.ts';
+import { captionTeacher, ModelReading, noPromptOf } from '../refine/readings.ts';
 import { refine } from '../refine/refine.ts';
 import type { RefineOptions } from '../refine/refine-options.ts';
 import { latentSizeOf, type RefineProgress, type Teacher } from '../refine/refine-request.ts';
@@ -76,12 +76,14 @@ export async function refinePort({
       heldOut: await read(templates.filter((_, i) => isHeldOut(i))),
     });
   }
+  const inBase = new ModelReading(reader, size);
   const refined = await refine({
     base,
     schedule: checkpointSchedule(base),
     start: inPorted.deltas,
+    noPrompt: await noPromptOf(inBase, inPorted),
     concepts: teachers,
-    preserved: await captionTeacher(new ModelReading(reader, size), inPorted, captions),
+    preserved: await captionTeacher(inBase, inPorted, captions),
     options,
     execution,
   });

@@ -10,7 +10,7 @@ import { REFINE_DEFAULTS, type RefineOptions } from './refine-options.ts';
 import type { LatentSize, Teacher } from './refine-request.ts';
 import type { RefinePrompt } from './refine-states.ts';
 
-/** Captions by which the base teaches; one in five of them judges. */
+/** Captions by which the base teaches; one in five of them also judges, by other seeds. */
 const TAUGHT_CAPTIONS = 20;
 const JUDGING_CAPTION = 5;
 /** Numbers of one picture in a UNet's first level up to which a whole batch is one pass. SD 1.5 has ten times as many. */
@@ -47,6 +47,11 @@ export class ModelReading {
   }
 }
 
+/** No prompt, as both read it. @param student whose predictions are to be the base's */
+export async function noPromptOf(base: ModelReading, student: ModelReading): Promise<RefinePrompt> {
+  return { own: await base.noPrompt(), fused: await student.noPrompt() };
+}
+
 /** The base as the teacher of captions; null without any. @param student whose predictions are to be the base's */
 export async function captionTeacher(
   base: ModelReading,
@@ -58,12 +63,11 @@ export async function captionTeacher(
   for (const caption of denoisedCaptions(captions, TAUGHT_CAPTIONS)) {
     taught.push({ own: await base.caption(caption), fused: await student.caption(caption) });
   }
-  const isJudging = (caption: number): boolean => caption % JUDGING_CAPTION === 1;
   return {
     name: 'captions',
     deltas: base.deltas,
-    prompts: taught.filter((_, i) => !isJudging(i)),
-    heldOut: taught.filter((_, i) => isJudging(i)),
+    prompts: taught,
+    heldOut: taught.filter((_, i) => i % JUDGING_CAPTION === 0),
   };
 }
 

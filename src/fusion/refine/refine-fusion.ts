@@ -11,7 +11,7 @@ import type { FusionOptions } from '../options.ts';
 import { PromptReader } from '../prompt-reader.ts';
 import { conceptPrompts } from '../prompts.ts';
 import { latentSizeFor } from '../statistics/collector.ts';
-import { captionTeacher, ModelReading, refineOptionsFor } from './readings.ts';
+import { captionTeacher, ModelReading, noPromptOf, refineOptionsFor } from './readings.ts';
 import { refine, refineWork } from './refine.ts';
 import { REFINE_DEFAULTS, type RefineOptions } from './refine-options.ts';
 import type { LatentSize, Refinement, RefineProgress, Teacher } from './refine-request.ts';
@@ -63,13 +63,15 @@ export async function refineFusion(fusion: FusionToRefine): Promise<Refinement> 
       heldOut: await read(JUDGING_TEMPLATES),
     });
   }
+  const inBase = new ModelReading(reader, size);
   return refine({
     base,
     size,
     schedule: checkpointSchedule(base),
     start: inFused.deltas,
+    noPrompt: await noPromptOf(inBase, inFused),
     concepts: teachers,
-    preserved: await captionTeacher(new ModelReading(reader, size), inFused, captions),
+    preserved: await captionTeacher(inBase, inFused, captions),
     options: settingsOf(base, size, options),
     execution,
   });
@@ -84,16 +86,14 @@ export async function fusionRefineWork(
 ): Promise<ReturnType<typeof refineWork>> {
   if (options.refine === 0) return { units: 0, passes: 0 };
   const teachers = concepts + (captions > 0 ? 1 : 0);
-  const settings = settingsOf(base, await latentSizeFor(base, options), options);
-  // A list of one caption has none to judge by.
-  return refineWork(settings, teachers, captions > 1 ? teachers : concepts);
+  return refineWork(settingsOf(base, await latentSizeFor(base, options), options), teachers, teachers);
 }
 
 function settingsOf(
   base: Checkpoint,
   size: LatentSize,
-  { refine: steps, steps: collected, seed }: FusionOptions,
+  { refine: steps, steps: collected, guidanceScale, seed }: FusionOptions,
 ): RefineOptions {
   const denoisingSteps = Math.min(collected, REFINE_DEFAULTS.denoisingSteps);
-  return refineOptionsFor(base, size, { steps, denoisingSteps, seed });
+  return refineOptionsFor(base, size, { steps, denoisingSteps, guidanceScale, seed });
 }

@@ -1,8 +1,9 @@
 /** Options of a refinement and their defaults. */
 import { UsageError } from '../../errors.ts';
+import { isGuided } from '../../sampling/guidance.ts';
 
 export interface RefineOptions {
-  /** Gradient steps; 0 returns the start. Each costs about three forward passes of `batch` predictions. */
+  /** Gradient steps; 0 returns the start. Each costs about three forward passes of `batch` guided predictions. */
   readonly steps: number;
   /**
    * Steps between two looks at held-out predictions, where teachers have prompts for them. Where the last look finds no less error
@@ -15,6 +16,8 @@ export interface RefineOptions {
   readonly batch: number;
   /** Pictures of one pass of a network, a divisor of `batch`: what memory has room for. Others come one after the other. */
   readonly picturesPerPass: number;
+  /** g of the guided predictions that are compared; 1 or less compares what the prompt alone predicts. */
+  readonly guidanceScale: number;
   /** Share of the steps that generic captions get, in [0, 1). */
   readonly preserve: number;
   /**
@@ -40,10 +43,11 @@ export interface RefineOptions {
 export const REFINE_DEFAULTS: RefineOptions = {
   steps: 400,
   checkSteps: 50,
-  learningRate: 2e-3,
+  learningRate: 4e-3,
   batch: 8,
   picturesPerPass: 8,
-  preserve: 0.6,
+  guidanceScale: 4,
+  preserve: 0.75,
   reach: 0.75,
   denoisingSteps: 20,
   runs: 32,
@@ -51,6 +55,13 @@ export const REFINE_DEFAULTS: RefineOptions = {
   seed: 0,
   recomputeBlocks: false,
 };
+
+/**
+ * w of what is compared, e_c − w e_∅: a guided prediction g e_c − (g − 1) e_∅, divided by g. 0 without guidance.
+ */
+export function unpromptedWeight({ guidanceScale }: Pick<RefineOptions, 'guidanceScale'>): number {
+  return isGuided(guidanceScale) ? 1 - 1 / guidanceScale : 0;
+}
 
 /** @throws {UsageError} naming the option, what is allowed, and what it got */
 export function checkRefineOptions(options: RefineOptions): void {
@@ -69,9 +80,12 @@ export function checkRefineOptions(options: RefineOptions): void {
       `refine picturesPerPass: expected a divisor of the batch of ${batch}, got ${picturesPerPass}`,
     );
   }
-  const { learningRate, preserve, reach } = options;
+  const { learningRate, guidanceScale, preserve, reach } = options;
   if (!(learningRate > 0 && Number.isFinite(learningRate))) {
     throw new UsageError(`refine learning rate: expected a number > 0, got ${learningRate}`);
+  }
+  if (!Number.isFinite(guidanceScale)) {
+    throw new UsageError(`refine guidance: expected a number, got ${guidanceScale}`);
   }
   if (!(preserve >= 0 && preserve < 1)) {
     throw new UsageError(`refine preserve: expected a share ≥ 0 and < 1, got ${preserve}`);

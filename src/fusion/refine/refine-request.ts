@@ -44,6 +44,8 @@ export interface RefineRequest {
   readonly start: LayerDeltas;
   /** Changes of other layers of the UNet, which stay as they are. Default none. */
   readonly fixed?: LayerDeltas;
+  /** No prompt, as the base (`own`) and the refined model (`fused`) read it. Without guidance nothing reads it. */
+  readonly noPrompt: RefinePrompt;
   readonly concepts: readonly Teacher[];
   /** The base with generic captions; null preserves nothing. */
   readonly preserved: Teacher | null;
@@ -73,7 +75,7 @@ export interface Refinement {
  * Check that everything fits the base.
  * @throws {UsageError} for no concepts, layers or prompts; {ShapeError} if deltas or text features do not fit
  */
-export function checkRequest({ base, start, fixed, concepts, preserved }: RefineRequest): void {
+export function checkRequest({ base, start, fixed, noPrompt, concepts, preserved }: RefineRequest): void {
   if (start.size === 0) throw new UsageError('refine: expected at least one layer');
   if (concepts.length === 0) throw new UsageError('refine: expected at least one concept');
   for (const [layerName, { up, down }] of start) {
@@ -98,6 +100,8 @@ export function checkRequest({ base, start, fixed, concepts, preserved }: Refine
       );
     }
   };
+  check('no prompt', noPrompt.own);
+  check('no prompt', noPrompt.fused);
   for (const { name, prompts, heldOut = [] } of [...concepts, ...(preserved ? [preserved] : [])]) {
     if (prompts.length === 0) throw new UsageError(`refine: ${name}: expected at least one prompt`);
     for (const prompt of [...prompts, ...heldOut]) {

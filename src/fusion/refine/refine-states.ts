@@ -1,4 +1,4 @@
-/** Latents that denoising visits, each with the prediction that a model should make there under its prompt. */
+/** Latents that denoising visits, each with what is compared there as a model should predict it under its prompt. */
 
 import type { ModelPart } from '../../models/checkpoint.ts';
 import {
@@ -29,12 +29,16 @@ export interface RefineState {
   readonly latents: Float32Array;
   readonly timestep: number;
   readonly prompt: RefinePrompt;
-  /** What the teacher predicts there, [C · h · w]. */
+  /** e_c − w e_∅ there, [C · h · w]: with its prompt by the teacher, without one by the base. */
   readonly target: Float32Array;
 }
 
 export interface RolloutOptions {
   readonly sampler: Sampler;
+  /** As in a `RefineRequest`. */
+  readonly noPrompt: RefinePrompt;
+  /** w of what is compared. */
+  readonly unprompted: number;
   readonly execution: ExecutionContext;
 }
 
@@ -84,7 +88,7 @@ export class Rollouts {
   }
 
   /**
-   * Draw pictures by their prompts alone and note what the teacher predicts at every step.
+   * Draw pictures by their prompts alone and note at every step what is to be predicted there.
    * @param prompts  of B pictures, a multiple of those of a pass
    * @param noise    standard normal, [B · C · h · w]
    * @param teacher  changes of the UNet that reads `own` of each prompt
@@ -138,6 +142,8 @@ export class Rollouts {
             driver,
             prompts.map(({ fused }) => fused),
           );
+    const { noPrompt, unprompted } = this.#options;
+    const askBase = this.#network(NO_CHANGES, Array(prompts.length).fill(noPrompt.own));
     const pixels = noise.length / prompts.length;
     const states: RefineState[] = [];
     await runGuided({
@@ -148,7 +154,8 @@ export class Rollouts {
       signal,
       predict: drive,
       onStep: async ({ pass, prediction, timestep }) => {
-        const targets = driver === null ? prediction : await ask(pass);
+        const prompted = driver === null ? prediction : await ask(pass);
+        const targets = unprompted === 0 ? prompted : prompted.map(less(unprompted, await askBase(pass)));
         prompts.forEach((prompt, i) => {
           const of = (values: Float32Array): Float32Array => values.slice(i * pixels, (i + 1) * pixels);
           states.push({ latents: of(pass.feeds.sample.data), timestep, prompt, target: of(targets) });
@@ -160,7 +167,7 @@ export class Rollouts {
   }
 
   /**
-   * Predictions at states, each [C · h · w]. The model reads `fused` of their prompts.
+   * What is compared at states, each [C · h · w], as a model predicts it that reads `fused` of their prompts.
    * @param states a multiple of the pictures of a pass
    */
   async predict(states: readonly RefineState[], deltas: LayerDeltas): Promise<Float32Array[]> {
@@ -172,7 +179,11 @@ export class Rollouts {
         deltas,
         part.map(({ prompt }) => prompt.fused),
       );
-      const all = await ask({ feeds: stateFeeds(part, this.#size, this.#config) });
+      const pass = { feeds: stateFeeds(part, this.#rows, this.#size, this.#config) };
+      const prompted = await ask(pass);
+      const { noPrompt, unprompted } = this.#options;
+      const without = this.#network(deltas, Array(pictures).fill(noPrompt.fused));
+      const all = unprompted === 0 ? prompted : prompted.map(less(unprompted, await without(pass)));
       const cells = all.length / pictures;
       predictions.push(...part.map((_, i) => all.slice(i * cells, (i + 1) * cells)));
     }
@@ -200,9 +211,18 @@ export class Rollouts {
   }
 }
 
+const NO_CHANGES: LayerDeltas = new Map();
+
+/** To each number of a prediction less w times what another has there. */
+const less =
+  (unprompted: number, other: Float32Array) =>
+  (value: number, i: number): number =>
+    value - unprompted * other[i]!;
+
 /** Latents and timesteps of the pictures of one pass, as the UNet takes them. */
 export function stateFeeds(
   states: readonly RefineState[],
+  rows: GuidedRows,
   { latentHeight, latentWidth }: Pick<UnetSize, 'latentHeight' | 'latentWidth'>,
   { inChannels }: Pick<UnetConfig, 'inChannels'>,
 ): Pass['feeds'] {
@@ -212,5 +232,5 @@ export function stateFeeds(
     latents.data.set(state.latents, i * state.latents.length);
     timesteps.data[i] = state.timestep;
   });
-  return { sample: latents, timestep: timesteps };
+  return { sample: rows.both(latents), timestep: rows.both(timesteps) };
 }

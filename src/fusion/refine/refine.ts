@@ -2,18 +2,19 @@
  * Refinement of a fusion by distillation: gradient steps on what pictures are made of, after the closed form.
  *
  * The closed form asks of every layer on its own to act as each concept's layer does. Here the whole fused UNet is asked
- * for the concept's noise prediction under its prompt:
+ * for guided noise predictions:
  *
- *   min over the factors  Σ_i E_{x, t} w(t) ‖e_fused(x, t, prompt_i) − e_i(x, t, prompt_i)‖²
+ *   min over the factors  Σ_i E_{x, t} λ(t) ‖e_fused(x, t, p_i) − w e_fused(x, t, ∅) − (e_i(x, t, p_i) − w e_base(x, t, ∅))‖²
  *
- * over concepts i with their own models as teachers, and generic captions with the base as theirs; every step is one
- * teacher's. Latents x are those that the teacher visits when it draws, and from the second round on, for half of the rows,
+ * over concepts i with their own models as teachers of their prompts, and generic captions with the base as theirs; every
+ * step is one teacher's. With w = 1 − 1/g that is the guided prediction, divided by its guidance g. Latents x are those that the teacher visits when it draws, and from the second round on, for half of the rows,
  * those that the fused model visits: errors that feed on each other are only seen there (dataset aggregation, Ross et al.
- * 2011, 1011.0686). w(t) = min(σ/α, 1): the last steps hardly move a picture.
+ * 2011, 1011.0686). λ(t) = min(σ/α, 1): the last steps hardly move a picture.
  *
- * Guidance is not in what is compared. A concept's own model draws some of its concept for the empty prompt too, so that its
- * guided prediction, e_u + g (e_c − e_u), tells less of the concept than what the fused model makes of the same e_c and the
- * base's e_u; and learning it moves e_u, which all concepts share.
+ * Without a prompt the teacher is the base, for all: a concept's own model draws some of its concept for the empty prompt
+ * too, so that its own guided prediction tells less of the concept than what e_i and the base's e_∅ make; and all concepts
+ * share e_∅, which is read at every step of every picture, at latents of all of them. The two errors, compared apart, do not
+ * cancel where guidance lets them (docs/fusion.md).
  *
  * The factors keep their ranks: the result is a LoRA as before.
  */
@@ -21,13 +22,15 @@ import { NumericalError } from '../../errors.ts';
 import { gradientOutput } from '../../graph/gradient-outputs.ts';
 import { type LowRank, lowRank, rankOf, truncateSteps } from '../../linalg/low-rank.ts';
 import { matrix } from '../../linalg/matrix.ts';
-import { conditioningFeeds, stackedConditioning } from '../../models/families/conditioning.ts';
+import { conditioningFeeds } from '../../models/families/conditioning.ts';
 import { commonRanks, deltaFeeds, deltaRanks, type LayerDeltas } from '../../models/lora.ts';
 import { loraDownInput, loraUpInput } from '../../models/network.ts';
 import { adamwState, adamwStep } from '../../optim/adamw.ts';
 import { Pace } from '../../pace.ts';
 import { type ExecutionContext, executionContext } from '../../runtime/execution-context.ts';
 import type { LoadedGraph } from '../../runtime/runtime.ts';
+import { isGuided } from '../../sampling/guidance.ts';
+import { GuidedRows } from '../../sampling/guided-rows.ts';
 import { noiseSchedule } from '../../sampling/noise-schedule.ts';
 import { dpmSolver } from '../../sampling/samplers/dpm-solver.ts';
 import { withDefaults } from '../../settings.ts';
@@ -35,7 +38,12 @@ import { TorchGenerator } from '../../tensor/random.ts';
 import { float32, type Tensor } from '../../tensor/tensor.ts';
 import { HeldOut, type HeldOutStates, spreadOver } from './held-out.ts';
 import { buildRefineStep } from './refine-graph.ts';
-import { checkRefineOptions, REFINE_DEFAULTS, type RefineOptions } from './refine-options.ts';
+import {
+  checkRefineOptions,
+  REFINE_DEFAULTS,
+  type RefineOptions,
+  unpromptedWeight,
+} from './refine-options.ts';
 import {
   checkRequest,
   latentSizeOf,
@@ -88,17 +96,18 @@ const STEP_PASSES = 3;
  * @returns units that progress counts, and predictions of one picture that they are worth
  */
 export function refineWork(
-  { steps, runs, batch, picturesPerPass, denoisingSteps, roundSteps }: RefineOptions,
+  { steps, runs, batch, picturesPerPass, denoisingSteps, roundSteps, guidanceScale }: RefineOptions,
   teachers: number,
   judged: number,
 ): { readonly units: number; readonly passes: number } {
+  const rows = isGuided(guidanceScale) ? 2 : 1;
   const rounds = Math.ceil(steps / roundSteps) - 1;
   const visited = (Math.ceil(runs / batch) * teachers + judged) * denoisingSteps * batch;
   const ownPolicy = rounds * teachers * denoisingSteps * batch;
   return {
     units: steps + (visited + ownPolicy) / picturesPerPass,
-    // Where the fused model goes, its teacher predicts beside it.
-    passes: STEP_PASSES * steps * batch + visited + 2 * ownPolicy,
+    // Where the fused model goes, its teacher predicts beside it; and without a prompt the base, everywhere.
+    passes: rows * (STEP_PASSES * steps * batch + visited) + (1 + rows) * ownPolicy,
   };
 }
 
@@ -201,8 +210,9 @@ class RefineRun {
 
   async #load(): Promise<void> {
     const execution = this.#execution;
-    const { base, schedule, start } = this.#request;
+    const { base, schedule, start, noPrompt } = this.#request;
     const { denoisingSteps, picturesPerPass, recomputeBlocks } = this.#options;
+    const unprompted = unpromptedWeight(this.#options);
     const size = { ...this.#latentSize, tokens: base.parts.maxPositions };
     const drawn = commonRanks([
       this.#deltas(this.#ranks.keys()),
@@ -210,11 +220,14 @@ class RefineRun {
     ]);
     this.#rollouts = await Rollouts.create(base.parts.unet, picturesPerPass, size, drawn, {
       sampler: dpmSolver(schedule, denoisingSteps),
+      noPrompt,
+      unprompted,
       execution,
     });
     const graph = buildRefineStep(base.parts.unet, picturesPerPass, size, {
       ranks: this.#ranks,
       trained: start.keys(),
+      unprompted,
       recomputeBlocks,
     });
     this.#training = await execution.runtime.load(graph, 'training', execution);
@@ -295,10 +308,11 @@ class RefineRun {
   }
 
   #pass(states: readonly RefineState[]): Promise<Record<string, Tensor>> {
-    const { batch } = this.#options;
+    const { batch, guidanceScale } = this.#options;
     const { latentHeight, latentWidth } = this.#latentSize;
-    const { base } = this.#request;
+    const { base, noPrompt } = this.#request;
     const { config } = base.parts.unet;
+    const rows = new GuidedRows(states.length, { scale: guidanceScale });
     const cells = this.#cells;
     const target = float32([states.length, config.inChannels, latentHeight, latentWidth]);
     const weight = float32([states.length, 1, 1, 1]);
@@ -307,15 +321,20 @@ class RefineRun {
       weight.data[i] = this.#weight(state.timestep) / (batch * cells);
     });
     return this.#training!.run({
-      ...stateFeeds(states, this.#latentSize, config),
+      ...stateFeeds(states, rows, this.#latentSize, config),
       target,
       row_weight: weight,
-      ...conditioningFeeds(stackedConditioning(states.map(({ prompt }) => prompt.fused))),
+      ...conditioningFeeds(
+        rows.conditioning(
+          noPrompt.fused,
+          states.map(({ prompt }) => prompt.fused),
+        ),
+      ),
       ...this.#feeds,
     });
   }
 
-  /** w(t) = min(σ/α, 1). */
+  /** λ(t) = min(σ/α, 1). */
   #weight(timestep: number): number {
     const last = this.#alphasCumprod.length - 1;
     const alpha = this.#alphasCumprod[Math.min(last, Math.max(0, Math.round(timestep)))]!;

@@ -12,11 +12,7 @@ import { type RefinePrompt, type RefineState, Rollouts } from '../../../src/fusi
 import { gradientOutput } from '../../../src/graph/gradient-outputs.ts';
 import { frobeniusNorm, rankOf, scale, subtract } from '../../../src/linalg/low-rank.ts';
 import type { Checkpoint } from '../../../src/models/checkpoint.ts';
-import {
-  type Conditioning,
-  conditioningFeeds,
-  stackedConditioning,
-} from '../../../src/models/families/conditioning.ts';
+import { type Conditioning, conditioningFeeds } from '../../../src/models/families/conditioning.ts';
 import { within } from '../../../src/models/families/layer-table.ts';
 import { commonRanks, deltaFeeds, deltaRanks, type LayerDeltas } from '../../../src/models/lora.ts';
 import { loraUpInput } from '../../../src/models/network.ts';
@@ -26,6 +22,7 @@ import { defaultRuntime } from '../../../src/runtime/default-runtime.ts';
 import { executionContext } from '../../../src/runtime/execution-context.ts';
 import type { LoadedGraph } from '../../../src/runtime/runtime.ts';
 import { checkpointSchedule } from '../../../src/sampling/checkpoint-schedule.ts';
+import { GuidedRows } from '../../../src/sampling/guided-rows.ts';
 import { noiseSchedule } from '../../../src/sampling/noise-schedule.ts';
 import { dpmSolver } from '../../../src/sampling/samplers/dpm-solver.ts';
 import type { SchedulerConfig } from '../../../src/sampling/scheduler-config.ts';
@@ -86,6 +83,7 @@ function request(options: Partial<RefineOptions> = QUICK): RefineRequest {
       [...own].filter(([name]) => !isFixed(name)).map(([name, delta]) => [name, scale(delta, 0.5)]),
     ),
     fixed: new Map([...own].filter(([name]) => isFixed(name))),
+    noPrompt: prompt(21),
     concepts: [teacher('maple', own, 1)],
     preserved: teacher('captions', new Map(), 11),
     options,
@@ -104,6 +102,7 @@ describe('refine', () => {
       runs: 1,
       preserve: 0,
       learningRate: 5e-3,
+      guidanceScale: 1,
     });
     const [concept] = given.concepts;
     const { layers, losses } = await refine({
@@ -119,8 +118,12 @@ describe('refine', () => {
   });
 
   it('has nothing to do where the start is the teacher', async () => {
-    const { losses } = await refine({ ...request(), start: own, fixed: new Map(), preserved: null });
+    const given = { ...request(), start: own, fixed: new Map(), preserved: null };
+    const { losses } = await refine({ ...given, options: { ...QUICK, guidanceScale: 1 } });
     expect(losses[0]).toBeLessThan(1e-8);
+    // Its own model draws some of the concept without a prompt too; the base does not.
+    const { losses: guided } = await refine(given);
+    expect(guided[0]).toBeGreaterThan(1e-7);
   });
 
   it('ends between the start and where the steps went', async () => {
@@ -136,7 +139,8 @@ describe('refine', () => {
 
   it('gives every step to one teacher, captions as many as their share', async () => {
     // The start is the concept's own model: its steps find nothing to do, those of captions do.
-    const options = { ...QUICK, steps: 8, roundSteps: 8, preserve: 0.25, learningRate: 1e-12 };
+    const unmoved = { preserve: 0.25, learningRate: 1e-12, guidanceScale: 1 };
+    const options = { ...QUICK, steps: 8, roundSteps: 8, ...unmoved };
     const { losses } = await refine({ ...request(options), start: own, fixed: new Map() });
     expect(losses.map((loss) => loss > 1e-9)).toEqual(
       [3, 7].reduce((all, i) => all.with(i, true), Array(8).fill(false)),
@@ -199,13 +203,18 @@ describe('refine', () => {
       };
     };
 
-    it('compares predictions by the prompt alone, and weighs errors by σ / α, at most by 1', async () => {
+    it.each([
+      ['predictions by the prompt alone', 1, 0],
+      ["guided ones, without a prompt by the base's", 4, 0.75],
+    ])('compares %s, and weighs errors by σ / α, at most by 1', async (_, guidanceScale, unprompted) => {
       // From the noisiest timestep on.
       const trailing: SchedulerConfig = { ...schedule, timestepSpacing: 'trailing' };
       const given = {
-        ...lone({ steps: 12, roundSteps: 12, denoisingSteps: 4 }),
+        ...lone({ steps: 12, roundSteps: 12, denoisingSteps: 4, guidanceScale }),
         schedule: trailing,
+        noPrompt: { own: context(31), fused: context(32) },
       };
+      const { noPrompt } = given;
       const { losses } = await refine(given);
       // The states that the teacher visits, and the choice among them, from the same random numbers.
       const random = new TorchGenerator(3);
@@ -219,10 +228,13 @@ describe('refine', () => {
       const [concept] = given.concepts;
       const rollouts = await Rollouts.create(base.parts.unet, 1, size, commonRanks([fused, own]), {
         sampler,
+        noPrompt,
+        unprompted,
         execution: executionContext(),
       });
       const noise = random.randn(CELLS);
       const states = await rollouts.draw(concept!.prompts, noise, concept!.deltas, null, () => {});
+      const judged = await rollouts.predict(states, fused);
       await rollouts.dispose();
       // Every state once more: the teacher's own prediction there, and the fused model's.
       const sessions: LoadedGraph[] = [];
@@ -243,16 +255,21 @@ describe('refine', () => {
         };
       };
       const [ofTeacher, ofFused] = [await predictor(own), await predictor(fused)];
-      const lossOf = async (state: RefineState): Promise<number> => {
-        const target = await ofTeacher(state, state.prompt.own);
+      const ofBase = await predictor(new Map());
+      const less = (prompted: Float32Array, without: Float32Array): Float32Array =>
+        prompted.map((value, i) => value - unprompted * without[i]!);
+      const lossOf = async (state: RefineState, i: number): Promise<number> => {
+        const { prompt: read } = state;
+        const target = less(await ofTeacher(state, read.own), await ofBase(state, noPrompt.own));
         expect(state.target).toBeAllClose(target, { rtol: 1e-3, atol: 1e-4 });
-        const out = await ofFused(state, state.prompt.fused);
-        const error = target.reduce((sum, value, i) => sum + (out[i]! - value) ** 2 / CELLS, 0);
+        const out = less(await ofFused(state, read.fused), await ofFused(state, noPrompt.fused));
+        expect(judged[i]).toBeAllClose(out, { rtol: 1e-3, atol: 1e-4 });
+        const error = target.reduce((sum, value, k) => sum + (out[k]! - value) ** 2 / CELLS, 0);
         const alpha = noiseSchedule(schedule).alphasCumprod[Math.round(state.timestep)]!;
         return Math.min(1, Math.sqrt(1 - alpha) / Math.sqrt(alpha)) * error;
       };
       const expected: number[] = [];
-      for (const state of states) expected.push(await lossOf(state));
+      for (const [i, state] of states.entries()) expected.push(await lossOf(state, i));
       for (const session of sessions) await session.dispose();
       expect(states).toHaveLength(4);
       const chosen = losses.map(() => {
@@ -342,7 +359,7 @@ describe('refine', () => {
 
     it('weighs teachers as a batch does', async () => {
       const errorWith = async (preserve: number): Promise<number> => {
-        const given = judged({ steps: 1, preserve });
+        const given = judged({ steps: 1, preserve, guidanceScale: 1 });
         const [check] = (await refine({ ...given, start: own, fixed: new Map() })).checks;
         return check!.error;
       };
@@ -397,6 +414,8 @@ describe('refine', () => {
       [{ options: { ...QUICK, picturesPerPass: 3 } }, UsageError, /divisor of the batch of 2, got 3/],
       [{ options: { ...QUICK, preserve: 1 } }, UsageError, /preserve: expected/],
       [{ options: { ...QUICK, reach: 0 } }, UsageError, /reach: expected/],
+      [{ noPrompt: bent }, ShapeError, /no prompt: expected text features/],
+      [{ options: { ...QUICK, guidanceScale: Number.NaN } }, UsageError, /guidance: expected/],
       [{ options: { ...QUICK, learningRate: Number.NaN } }, UsageError, /learning rate: expected/],
     ];
     for (const [change, type, message] of cases) {
@@ -408,31 +427,36 @@ describe('refine', () => {
 });
 
 describe('buildRefineStep', () => {
-  it('measures the prediction, and its gradient is the slope', async () => {
+  it.each([
+    ['prompted', 0],
+    ['guided', 0.75],
+  ])('measures the %s prediction, and its gradient is the slope', async (_, unprompted) => {
     const { config, weights } = base.parts.unet;
     const size = { latentHeight: 8, latentWidth: 8, tokens: base.parts.textEncoder.config.maxPositions };
     const ranks = deltaRanks(own);
     const [layer] = [...own.keys()];
-    const options = { ranks, trained: [layer!] };
+    const options = { ranks, trained: [layer!], unprompted };
     const random = new TorchGenerator(5);
     const cells = 4 * 8 * 8;
+    const rows = new GuidedRows(2, { scale: unprompted === 0 ? 1 : 4 });
     const sample = float32([2, 4, 8, 8], random.randn(2 * cells));
     const target = float32([2, 4, 8, 8], random.randn(2 * cells));
     const rowWeight = float32([2, 1, 1, 1], Float32Array.of(0.25, 2));
     const common: Record<string, Tensor> = {
-      sample,
-      timestep: float32([2], Float32Array.of(900, 300)),
-      ...conditioningFeeds(stackedConditioning([context(1), context(2)])),
+      sample: rows.both(sample),
+      timestep: rows.both(float32([2], Float32Array.of(900, 300))),
+      ...conditioningFeeds(rows.conditioning(context(3), [context(1), context(2)])),
       ...deltaFeeds(own, ranks, base.parts.unet.layers),
     };
     const plain = await defaultRuntime().load(
-      buildUnet(weights, config, { ...size, batch: 2 }, { loraRanks: ranks }).graph,
+      buildUnet(weights, config, { ...size, batch: rows.count }, { loraRanks: ranks }).graph,
       'training',
     );
     const predicted = (await plain.run(common)).noise_pred!.data as Float32Array;
+    const prompted = predicted.subarray(predicted.length - 2 * cells);
     let expected = 0;
     for (let i = 0; i < 2 * cells; i++) {
-      const error = predicted[i]! - target.data[i]!;
+      const error = prompted[i]! - unprompted * predicted[i]! - target.data[i]!;
       expected += rowWeight.data[i < cells ? 0 : 1]! * error * error;
     }
     const feeds: Record<string, Tensor> = { ...common, target, row_weight: rowWeight };
@@ -456,7 +480,7 @@ describe('buildRefineStep', () => {
     // Along the gradient itself the slope is its squared norm.
     const up = feeds[loraUpInput(layer!)] as Tensor<Float32Array>;
     const squared = gradient.reduce((sum, value) => sum + value * value, 0);
-    const reach = (2e-4 * expected) / squared;
+    const reach = (5e-5 * expected) / squared;
     const lossAt = async (shift: number): Promise<number> => {
       const moved = float32(
         [...up.shape],
