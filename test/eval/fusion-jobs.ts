@@ -118,6 +118,9 @@ export function allJobs(
   return [...singles, ...together, ...ofFour.map(([label, way]) => ({ label, way, concepts: sets.at(-1)! }))];
 }
 
+/** Of a process, of which there is one for each core: the miniature's products are too small to share. */
+const THREADS = 1;
+
 const NOTHING = { text: 0, cross: 0, spatial: 0 };
 
 /** What the pictures of a concept begin with. */
@@ -162,8 +165,7 @@ export class FusionBench {
       way.kind === 'joint'
         ? [await loadConcept(await trainedJointly(concepts, way.steps))]
         : own.map(({ concept }) => concept);
-    // One thread a process: the miniature's products are too small to share.
-    const parts = { ...(await this.#model(loaded, way)), threads: 1 };
+    const parts = { ...(await this.#model(loaded, way)), threads: THREADS };
     const results: ConceptResult[] = [];
     const found: number[] = [];
     const groups: number[] = [];
@@ -216,7 +218,7 @@ export class FusionBench {
       case 'fuse': {
         const { options } = way;
         const request = { base: this.#base, concepts: concepts.map((concept) => ({ concept })), options };
-        return fusedParts(await fuse({ ...request, cacheFolder: this.#cache }));
+        return fusedParts(await fuse({ ...request, cacheFolder: this.#cache, threads: THREADS }));
       }
     }
   }
