@@ -80,10 +80,11 @@ async function drawn(jobs: readonly AutoJob[], settings: AutoSettings): Promise<
   const results = await shareOut<AutoJob, AutoPictures>({
     ...settings,
     jobs,
-    onResult: (_, { concepts, method, from, to }) => {
+    onResult: ({ verdicts }, { concepts, method, from, to }) => {
       done++;
+      const good = `${verdicts.filter(isOnce).length} of ${verdicts.length} good`;
       process.stderr.write(
-        `${done} of ${jobs.length}: ${concepts.join(' + ')}, ${method}, ${from} to ${to}\n`,
+        `${done} of ${jobs.length}: ${concepts.join(' + ')}, ${method}, ${from} to ${to}: ${good}\n`,
       );
     },
   });
@@ -124,6 +125,11 @@ async function fusionOf(
   return folder;
 }
 
+/** Every concept is there, none a second time, no two in one object. */
+function isOnce({ present, doubled, mixed }: Verdict): boolean {
+  return present.every(Boolean) && !doubled && !mixed;
+}
+
 function print(world: World, rows: readonly Row[], samples: number, steps: number): void {
   const costOf = ({ seconds, verdicts }: Row): number => seconds / verdicts.length;
   printReport({
@@ -132,14 +138,12 @@ function print(world: World, rows: readonly Row[], samples: number, steps: numbe
       const { set, concepts, method, verdicts } = row;
       const rate = (holds: (verdict: Verdict) => boolean): string =>
         percent(verdicts.filter(holds).length / verdicts.length);
-      const once = ({ present, doubled, mixed }: Verdict): boolean =>
-        present.every(Boolean) && !doubled && !mixed;
-      const { low, high } = rateInterval(verdicts.filter(once).length, verdicts.length);
+      const { low, high } = rateInterval(verdicts.filter(isOnce).length, verdicts.length);
       const first = rows.find((other) => other.set === set)!;
       return {
         concepts: set,
         method,
-        'all, once each': `${rate(once)} (${percent(low)} to ${percent(high)})`,
+        'all, once each': `${rate(isOnce)} (${percent(low)} to ${percent(high)})`,
         all: rate(({ present }) => present.every(Boolean)),
         each: concepts.map((_, i) => rate(({ present }) => present[i]!)).join(' '),
         doubled: rate(({ doubled }) => doubled),

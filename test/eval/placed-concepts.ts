@@ -96,7 +96,7 @@ const share = (cases: readonly boolean[]): string =>
 
 const PLACES: readonly PlainPlace[] = ['region', 'context'];
 
-/** One row per subject of each scene. @param sets of concepts that stand in one picture */
+/** One row per subject of each scene, said on standard error as they come. @param sets of concepts that stand in one picture */
 export async function placedConcepts(
   world: World,
   seeds: number,
@@ -120,6 +120,10 @@ export async function placedConcepts(
   }
   const plain = (await pictures(base, {}, { ...single, prompt: PLAIN })).map(isPlain);
   const rows: Record<string, string>[] = [];
+  const found = (row: Record<string, string>): void => {
+    rows.push(row);
+    process.stderr.write(`${Object.values(row).join(' | ')}\n`);
+  };
   for (const [place, names] of PLACES.flatMap((each) => sets.map((set) => [each, set] as const))) {
     const own = names.map((name) => concepts.get(name)!);
     const placedDeltas = [];
@@ -134,7 +138,7 @@ export async function placedConcepts(
       const elsewhere = drawn.flatMap((picture) =>
         places.flatMap((at) => (at === i ? [] : [shows(name)(square(picture, at))])),
       );
-      rows.push({
+      found({
         concepts: String(names.length),
         'plain shape in': place,
         subject: name,
@@ -150,7 +154,7 @@ export async function placedConcepts(
         ? plain
         : (await pictures(base, {}, canvas(names.length + 1, drawing))).map(isPlainHere);
     const inContext = drawn.map(isPlainHere);
-    rows.push({
+    found({
       concepts: String(names.length),
       'plain shape in': place,
       subject: 'red circle',
