@@ -38,16 +38,16 @@ describe('refinement by v', () => {
       concepts: [{ name: 'maple', deltas: own, prompts: [{ own: text, fused: text }] }],
       preserved: null,
       options: {
-        steps: 8,
+        steps: 4,
         batch: 1,
         picturesPerPass: 1,
         denoisingSteps: 1,
         runs: 1,
         preserve: 0,
-        learningRate: 1e-2,
+        learningRate: 2e-2,
       },
       execution: executionContext({ threads: 1 }),
     });
-    expect(losses.at(-1)).toBeLessThan(0.5 * losses[0]!);
+    expect(losses.at(-1)).toBeLessThan(0.7 * losses[0]!);
   });
 });
