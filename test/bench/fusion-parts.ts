@@ -5,6 +5,9 @@ import { fuse } from '../../src/fusion/fuse.ts';
 import { prepareConcept } from '../../src/fusion/fusion-concept.ts';
 import { DEFAULTS, type FusionOptions } from '../../src/fusion/options.ts';
 import { planFusion } from '../../src/fusion/plan.ts';
+import { refineOptionsFor } from '../../src/fusion/refine/readings.ts';
+import { refine } from '../../src/fusion/refine/refine.ts';
+import { latentSizeOf, type RefineProgress } from '../../src/fusion/refine/refine-request.ts';
 import type { FusionProgress } from '../../src/fusion/report/report.ts';
 import {
   inputProblems,
@@ -23,7 +26,7 @@ import { openStatistics } from '../../src/fusion/statistics/statistics-file.ts';
 import { layersWithin } from '../../src/fusion/statistics/statistics-store.ts';
 import { choleskyAsync } from '../../src/linalg/cholesky-async.ts';
 import { GramAccumulator, type PackedSymmetric, packedStart } from '../../src/linalg/gram.ts';
-import { rankOf } from '../../src/linalg/low-rank.ts';
+import { rankOf, scale } from '../../src/linalg/low-rank.ts';
 import { matrix } from '../../src/linalg/matrix.ts';
 import { ReusedMemory } from '../../src/linalg/reused-memory.ts';
 import { openCheckpoint } from '../../src/models/checkpoint.ts';
@@ -31,11 +34,12 @@ import { within } from '../../src/models/families/layer-table.ts';
 import { deltaFeeds, deltaRanks } from '../../src/models/lora.ts';
 import { buildUnet } from '../../src/models/unet/unet.ts';
 import { defaultRuntime } from '../../src/runtime/default-runtime.ts';
+import { executionContext } from '../../src/runtime/execution-context.ts';
 import { GraphMatmulEngine } from '../../src/runtime/matmul-engine.ts';
 import { checkpointSchedule } from '../../src/sampling/checkpoint-schedule.ts';
 import { dpmSolver } from '../../src/sampling/samplers/dpm-solver.ts';
 import { TorchGenerator } from '../../src/tensor/random.ts';
-import { float32 } from '../../src/tensor/tensor.ts';
+import { float32, sizeOf } from '../../src/tensor/tensor.ts';
 import { seconds } from './goal-table.ts';
 import { ensureRandomConcepts } from './random-concepts.ts';
 import { ensureRandomModel } from './random-sd15.ts';
@@ -147,6 +151,37 @@ export const PARTS: Readonly<Record<string, (argument: string) => Promise<object
       files: report.statistics,
       kept: report.concepts.map(({ kept }) => kept),
     };
+  },
+  /** Steps of a refinement, each on one guided prediction, towards one concept's own model. */
+  refine: async () => {
+    const { base, concept } = await subject();
+    const { maxPositions, layers } = base.parts;
+    const shape = [1, layers.contextCount, maxPositions, base.parts.unet.config.crossAttentionDim];
+    const read = { context: float32(shape, new TorchGenerator(2).randn(sizeOf(shape))) };
+    const prompt = { own: read, fused: read };
+    const deltas = within('unet', concept.deltas);
+    const ended: number[] = [];
+    const execution = executionContext({}, ({ action }: RefineProgress) => {
+      if (action === 'step') ended.push(performance.now());
+    });
+    await refine({
+      base,
+      schedule: checkpointSchedule(base),
+      start: new Map([...deltas].map(([name, delta]) => [name, scale(delta, 0.5)])),
+      noPrompt: prompt,
+      concepts: [{ name: 'concept', deltas, prompts: [prompt] }],
+      preserved: null,
+      options: {
+        ...refineOptionsFor(base, latentSizeOf(base), { steps: TIMED }),
+        batch: 1,
+        runs: 1,
+        denoisingSteps: 1,
+        roundSteps: TIMED,
+      },
+      execution,
+    });
+    const times = ended.slice(1).map((end, i) => end - ended[i]!);
+    return { predictionMs: Math.min(...times), peakBytes: peakBytes() };
   },
   /** Many concepts from stored statistics, those of three in turn: solved, and everything measured for the report. */
   many: async (argument) => {

@@ -2,7 +2,7 @@
  * Fusion at full size: a random-weight SD 1.5 and random rank-4 concepts on all attention linears. What collecting costs
  * over plain forward passes, what solving costs in time and memory, from 3 concepts to 14, and gradient fusion by PyTorch
  * beside it. `npm run bench:fusion`; `-- --steps 20` collects as many steps as a real run (with
- * fewer, the widest layers keep rows); `-- --only collect,stored,many,lapack,lbfgs` runs parts; `-- --size 256` draws the whole fusion's pictures
+ * fewer, the widest layers keep rows); `-- --only collect,stored,many,refine,lapack,lbfgs` runs parts; `-- --size 256` draws the whole fusion's pictures
  * at that size.
  */
 import { fork, spawnSync } from 'node:child_process';
@@ -110,6 +110,16 @@ async function solveRows(count: number): Promise<Row[]> {
   ];
 }
 
+/** What a step of refining costs. */
+async function refineRows(): Promise<Row[]> {
+  const { predictionMs, peakBytes } = await measured<{ predictionMs: number; peakBytes: number }>('refine');
+  return [
+    row('refining: a guided prediction with its way back', seconds(predictionMs), '–', true),
+    row('a step of 8', seconds(8 * predictionMs), '–', true),
+    row('memory of it', gigabytes(peakBytes), '–', true),
+  ];
+}
+
 /**
  * Solving, from statistics on disk to factors, and what of it is factorising and solving, beside LAPACK's factorise-and-solve of
  * matrices of the same sizes. The statistics hold random numbers in the sizes of a whole collection: the arithmetic is the same, and
@@ -159,7 +169,7 @@ if (argument('--part') !== undefined) {
   process.disconnect();
 } else {
   const wanted = argument('--only')?.split(',');
-  const known = ['collect', 'stored', 'many', 'lapack', 'lbfgs'];
+  const known = ['collect', 'stored', 'many', 'refine', 'lapack', 'lbfgs'];
   const unknown = wanted?.filter((part) => !known.includes(part)) ?? [];
   if (unknown.length > 0) throw new Error(`--only: expected ${known.join(', ')}, got ${unknown.join(', ')}`);
   const only = (part: string): boolean => wanted?.includes(part) ?? true;
@@ -177,6 +187,7 @@ if (argument('--part') !== undefined) {
     rows.push(...measured);
   }
   for (const count of only('many') ? [3, MANY] : []) rows.push(...(await solveRows(count)));
+  if (only('refine')) rows.push(...(await refineRows()));
   if (only('stored')) rows.push(...(await fusionRows({ steps, size })));
   const gradient = only('lbfgs') ? await gradientRows() : null;
   rows.push(...(gradient?.rows ?? []));
