@@ -5,9 +5,9 @@ import { within } from '../../models/families/layer-table.ts';
 import type { PromptIds } from '../../models/families/prompt-ids.ts';
 import type { LayerDeltas, ModelDeltas } from '../../models/lora.ts';
 import { denoisedCaptions } from '../captions.ts';
-import type { PromptReader } from '../prompt-reader.ts';
+import type { LatentSize, PromptReader } from '../prompt-reader.ts';
 import { REFINE_DEFAULTS, type RefineOptions } from './refine-options.ts';
-import type { LatentSize, Teacher } from './refine-request.ts';
+import type { Teacher } from './refine-request.ts';
 import type { RefinePrompt } from './refine-states.ts';
 
 /** Captions by which the base teaches; one in five of them also judges, by other seeds. */

@@ -8,13 +8,13 @@ import { checkpointSchedule } from '../../sampling/checkpoint-schedule.ts';
 import { CONTEXTS } from '../contexts.ts';
 import type { FusionConcept } from '../fusion-concept.ts';
 import type { FusionOptions } from '../options.ts';
-import { PromptReader } from '../prompt-reader.ts';
+import { type LatentSize, PromptReader } from '../prompt-reader.ts';
 import { conceptPrompts } from '../prompts.ts';
 import { latentSizeFor } from '../statistics/collector.ts';
 import { captionTeacher, ModelReading, noPromptOf, refineOptionsFor } from './readings.ts';
 import { refine, refineWork } from './refine.ts';
 import { REFINE_DEFAULTS, type RefineOptions } from './refine-options.ts';
-import type { LatentSize, Refinement, RefineProgress, Teacher } from './refine-request.ts';
+import type { Refinement, RefineProgress, Teacher } from './refine-request.ts';
 import type { RefinePrompt } from './refine-states.ts';
 
 /** Prompts that a concept is judged by. */

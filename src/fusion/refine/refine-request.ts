@@ -7,6 +7,7 @@ import type { LayerDeltas } from '../../models/lora.ts';
 import type { ExecutionContext } from '../../runtime/execution-context.ts';
 import type { SchedulerConfig } from '../../sampling/scheduler-config.ts';
 import type { HeldOutCheck } from '../best-check.ts';
+import type { LatentSize } from '../prompt-reader.ts';
 import type { RefineOptions } from './refine-options.ts';
 import type { RefinePrompt } from './refine-states.ts';
 
@@ -18,14 +19,8 @@ export interface Teacher {
   readonly deltas: LayerDeltas;
   /** At least one; drawn in turn. */
   readonly prompts: readonly RefinePrompt[];
-  /** Other prompts, by which the result is judged. Default none: the last step counts. */
+  /** Prompts by which the result is judged, from other seeds. Default none: the last step counts. */
   readonly heldOut?: readonly RefinePrompt[];
-}
-
-/** Sides of latents, in cells. */
-export interface LatentSize {
-  readonly height: number;
-  readonly width: number;
 }
 
 /** Of the latents that a base was trained at. */
