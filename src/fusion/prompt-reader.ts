@@ -20,6 +20,12 @@ export interface LatentSize {
   readonly width: number;
 }
 
+/** Of the latents that a base was trained at. */
+export function latentSizeOf({ parts }: Checkpoint): LatentSize {
+  const { sampleSize } = parts.unet.config;
+  return { height: sampleSize, width: sampleSize };
+}
+
 /** What a UNet reads of the size of whole pictures, [1, 6]; undefined for one that reads nothing of it. */
 export async function timeIdsOfLatents(
   { parts }: Checkpoint,

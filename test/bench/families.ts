@@ -11,6 +11,7 @@ import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { packageRoot } from '../../src/package-root.ts';
 import { printReport } from '../support/tool-output.ts';
+import { argument } from './argument.ts';
 import { childOutput } from './child-output.ts';
 import { PARTS } from './families-parts.ts';
 import { gigabytes, type Row, row, seconds } from './goal-table.ts';
@@ -128,11 +129,6 @@ async function solveRows(every: number): Promise<void> {
     found(what, `${seconds(ours.elapsedMs)}; no torch to compare`, '≤ 3 × LAPACK', false);
   }
   found('its memory', gigabytes(ours.peakBytes), '–', true);
-}
-
-function argument(name: string): string | undefined {
-  const at = process.argv.indexOf(name);
-  return at < 0 ? undefined : process.argv[at + 1];
 }
 
 if (argument('--part') !== undefined) {

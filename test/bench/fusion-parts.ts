@@ -5,9 +5,10 @@ import { fuse } from '../../src/fusion/fuse.ts';
 import { prepareConcept } from '../../src/fusion/fusion-concept.ts';
 import { DEFAULTS, type FusionOptions } from '../../src/fusion/options.ts';
 import { planFusion } from '../../src/fusion/plan.ts';
+import { latentSizeOf } from '../../src/fusion/prompt-reader.ts';
 import { refineOptionsFor } from '../../src/fusion/refine/readings.ts';
 import { refine } from '../../src/fusion/refine/refine.ts';
-import { latentSizeOf, type RefineProgress } from '../../src/fusion/refine/refine-request.ts';
+import type { RefineProgress } from '../../src/fusion/refine/refine-request.ts';
 import type { FusionProgress } from '../../src/fusion/report/report.ts';
 import {
   inputProblems,

@@ -13,6 +13,7 @@ import { fileURLToPath } from 'node:url';
 import type { FusionEstimate } from '../../src/fusion/estimate.ts';
 import { packageRoot } from '../../src/package-root.ts';
 import { printReport } from '../support/tool-output.ts';
+import { argument } from './argument.ts';
 import { type FusionAsked, MANY, PARTS } from './fusion-parts.ts';
 import { gigabytes, type Row, row, seconds } from './goal-table.ts';
 import { gradientRows } from './gradient-fusion.ts';
@@ -153,11 +154,6 @@ async function lapackRows(count: number): Promise<Row[]> {
 interface Spent {
   readonly elapsedMs: number;
   readonly cpuMs: number;
-}
-
-function argument(name: string): string | undefined {
-  const at = process.argv.indexOf(name);
-  return at < 0 ? undefined : process.argv[at + 1];
 }
 
 /** How busy the machine is with other work: timings of a busy one mean little. */

@@ -21,16 +21,12 @@ import { Pipeline } from '../../src/sampling/sample.ts';
 import { TorchGenerator } from '../../src/tensor/random.ts';
 import { float32 } from '../../src/tensor/tensor.ts';
 import { printReport } from '../support/tool-output.ts';
+import { argument } from './argument.ts';
 import { ensureRandomModel } from './random-sd15.ts';
 
 /** Steps per setting; the first warms up, the fastest of the others counts. */
 const STEPS = 4;
 const SIZE = Number(argument('--size') ?? 512);
-
-function argument(name: string): string | undefined {
-  const at = process.argv.indexOf(name);
-  return at < 0 ? undefined : process.argv[at + 1];
-}
 
 const seconds = (ms: number): string => `${(ms / 1000).toFixed(2)} s`;
 const gigabytes = (bytes: number): string => `${(bytes / 1e9).toFixed(2)} GB`;

@@ -12,8 +12,9 @@ import { type ExecutionRequest, executionContext, withProgress } from '../../run
 import { GraphMatmulEngine } from '../../runtime/matmul-engine.ts';
 import { withDefaults } from '../../settings.ts';
 import type { HeldOutCheck } from '../best-check.ts';
+import { latentSizeOf } from '../prompt-reader.ts';
 import { refineOptionsFor } from '../refine/readings.ts';
-import { latentSizeOf, type RefineProgress } from '../refine/refine-request.ts';
+import type { RefineProgress } from '../refine/refine-request.ts';
 import { type PortedLayer, solveAnswers } from './answers.ts';
 import { captionTerms } from './normal-equations.ts';
 import { optimiseWords } from './optimise-words.ts';

@@ -7,12 +7,12 @@ import type { ModelDeltas } from '../../models/lora.ts';
 import type { ExecutionContext } from '../../runtime/execution-context.ts';
 import { checkpointSchedule } from '../../sampling/checkpoint-schedule.ts';
 import type { HeldOutCheck } from '../best-check.ts';
-import { PromptReader } from '../prompt-reader.ts';
+import { latentSizeOf, PromptReader } from '../prompt-reader.ts';
 import { conceptPrompts } from '../prompts.ts';
 import { captionTeacher, ModelReading, noPromptOf } from '../refine/readings.ts';
 import { refine } from '../refine/refine.ts';
 import type { RefineOptions } from '../refine/refine-options.ts';
-import { latentSizeOf, type RefineProgress, type Teacher } from '../refine/refine-request.ts';
+import type { RefineProgress, Teacher } from '../refine/refine-request.ts';
 import type { RefinePrompt } from '../refine/refine-states.ts';
 import { isHeldOut } from './port-options.ts';
 

@@ -1,6 +1,6 @@
 /**
- * Predictions that a refinement does not learn from: other seeds, and of concepts other prompts. They show whether it learned anything. They do
- * not choose the step: losses fall by ways that lose concepts too (docs/fusion.md).
+ * Predictions that a refinement does not learn from: other seeds, and of concepts other prompts. They show whether it learned
+ * anything. They do not choose the step: losses fall by ways that lose concepts too (docs/fusion.md).
  */
 import type { LayerDeltas } from '../../models/lora.ts';
 import type { HeldOutCheck } from '../best-check.ts';

@@ -23,12 +23,6 @@ export interface Teacher {
   readonly heldOut?: readonly RefinePrompt[];
 }
 
-/** Of the latents that a base was trained at. */
-export function latentSizeOf({ parts }: Checkpoint): LatentSize {
-  const { sampleSize } = parts.unet.config;
-  return { height: sampleSize, width: sampleSize };
-}
-
 export interface RefineRequest {
   readonly base: Checkpoint;
   /** Of the latents that are drawn and compared. Default: those that the base was trained at. */

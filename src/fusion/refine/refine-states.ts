@@ -142,8 +142,7 @@ export class Rollouts {
             driver,
             prompts.map(({ fused }) => fused),
           );
-    const { noPrompt, unprompted } = this.#options;
-    const askBase = this.#network(NO_CHANGES, Array(prompts.length).fill(noPrompt.own));
+    const compared = this.#compared(new Map(), this.#options.noPrompt.own);
     const pixels = noise.length / prompts.length;
     const states: RefineState[] = [];
     await runGuided({
@@ -155,7 +154,7 @@ export class Rollouts {
       predict: drive,
       onStep: async ({ pass, prediction, timestep }) => {
         const prompted = driver === null ? prediction : await ask(pass);
-        const targets = unprompted === 0 ? prompted : prompted.map(less(unprompted, await askBase(pass)));
+        const targets = await compared(pass, prompted);
         prompts.forEach((prompt, i) => {
           const of = (values: Float32Array): Float32Array => values.slice(i * pixels, (i + 1) * pixels);
           states.push({ latents: of(pass.feeds.sample.data), timestep, prompt, target: of(targets) });
@@ -172,6 +171,7 @@ export class Rollouts {
    */
   async predict(states: readonly RefineState[], deltas: LayerDeltas): Promise<Float32Array[]> {
     const { pictures } = this.#rows;
+    const compared = this.#compared(deltas, this.#options.noPrompt.fused);
     const predictions: Float32Array[] = [];
     for (let first = 0; first < states.length; first += pictures) {
       const part = states.slice(first, first + pictures);
@@ -180,10 +180,7 @@ export class Rollouts {
         part.map(({ prompt }) => prompt.fused),
       );
       const pass = { feeds: stateFeeds(part, this.#rows, this.#size, this.#config) };
-      const prompted = await ask(pass);
-      const { noPrompt, unprompted } = this.#options;
-      const without = this.#network(deltas, Array(pictures).fill(noPrompt.fused));
-      const all = unprompted === 0 ? prompted : prompted.map(less(unprompted, await without(pass)));
+      const all = await compared(pass, await ask(pass));
       const cells = all.length / pictures;
       predictions.push(...part.map((_, i) => all.slice(i * cells, (i + 1) * cells)));
     }
@@ -193,6 +190,23 @@ export class Rollouts {
   /** Free the session's memory. */
   dispose(): Promise<void> {
     return this.#session.dispose();
+  }
+
+  /**
+   * What is compared, of a pass and its predictions with prompts: e_c − w e_∅, where e_∅ is a model's own.
+   * @param deltas that model's, which reads `noPrompt`
+   */
+  #compared(
+    deltas: LayerDeltas,
+    noPrompt: Conditioning,
+  ): (pass: Pick<Pass, 'feeds'>, prompted: Float32Array) => Promise<Float32Array> {
+    const { unprompted } = this.#options;
+    if (unprompted === 0) return async (_, prompted) => prompted;
+    const without = this.#network(deltas, Array(this.#rows.pictures).fill(noPrompt));
+    return async (pass, prompted) => {
+      const other = await without(pass);
+      return prompted.map((value, i) => value - unprompted * other[i]!);
+    };
   }
 
   /** What a model predicts for all rows of a pass. */
@@ -210,14 +224,6 @@ export class Rollouts {
     };
   }
 }
-
-const NO_CHANGES: LayerDeltas = new Map();
-
-/** To each number of a prediction less w times what another has there. */
-const less =
-  (unprompted: number, other: Float32Array) =>
-  (value: number, i: number): number =>
-    value - unprompted * other[i]!;
 
 /** Latents and timesteps of the pictures of one pass, as the UNet takes them. */
 export function stateFeeds(

@@ -7,9 +7,9 @@
  *   min over the factors  Σ_i E_{x, t} λ(t) ‖e_fused(x, t, p_i) − w e_fused(x, t, ∅) − (e_i(x, t, p_i) − w e_base(x, t, ∅))‖²
  *
  * over concepts i with their own models as teachers of their prompts, and generic captions with the base as theirs; every
- * step is one teacher's. With w = 1 − 1/g that is the guided prediction, divided by its guidance g. Latents x are those that the teacher visits when it draws, and from the second round on, for half of the rows,
- * those that the fused model visits: errors that feed on each other are only seen there (dataset aggregation, Ross et al.
- * 2011, 1011.0686). λ(t) = min(σ/α, 1): the last steps hardly move a picture.
+ * step is one teacher's. With w = 1 − 1/g that is the guided prediction, divided by its guidance g. Latents x are those that
+ * the teacher visits when it draws, and from the second round on, for half of the rows, those that the fused model visits:
+ * errors that feed on each other are only seen there (dataset aggregation, Ross et al. 2011, 1011.0686). λ(t) = min(σ/α, 1): the last steps hardly move a picture.
  *
  * Without a prompt the teacher is the base, for all: a concept's own model draws some of its concept for the empty prompt
  * too, so that its own guided prediction tells less of the concept than what e_i and the base's e_∅ make; and all concepts
@@ -36,6 +36,7 @@ import { dpmSolver } from '../../sampling/samplers/dpm-solver.ts';
 import { withDefaults } from '../../settings.ts';
 import { TorchGenerator } from '../../tensor/random.ts';
 import { float32, type Tensor } from '../../tensor/tensor.ts';
+import { latentSizeOf } from '../prompt-reader.ts';
 import { HeldOut, type HeldOutStates, spreadOver } from './held-out.ts';
 import { buildRefineStep } from './refine-graph.ts';
 import {
@@ -46,7 +47,6 @@ import {
 } from './refine-options.ts';
 import {
   checkRequest,
-  latentSizeOf,
   type Refinement,
   type RefineProgress,
   type RefineRequest,

@@ -14,7 +14,7 @@ import { TorchGenerator } from '../../tensor/random.ts';
 import { denoisedCaptions } from '../captions.ts';
 import type { FusionConcept } from '../fusion-concept.ts';
 import type { CollectOptions } from '../options.ts';
-import { PromptReader } from '../prompt-reader.ts';
+import { type LatentSize, latentSizeOf, PromptReader } from '../prompt-reader.ts';
 import { conceptPrompts } from '../prompts.ts';
 import type { Stage } from '../stage.ts';
 import {
@@ -63,12 +63,9 @@ function seedOf(seed: number, subject: string, run: number): number {
  * Size of the latents that pictures of the options' size have; the base's own size by default.
  * @throws {UsageError} if width or height is no multiple of the VAE's factor
  */
-export async function latentSizeFor(
-  base: Checkpoint,
-  { size }: CollectOptions,
-): Promise<{ height: number; width: number }> {
-  const { sampleSize, blocks } = base.parts.unet.config;
-  if (size === null) return { height: sampleSize, width: sampleSize };
+export async function latentSizeFor(base: Checkpoint, { size }: CollectOptions): Promise<LatentSize> {
+  const { blocks } = base.parts.unet.config;
+  if (size === null) return latentSizeOf(base);
   const factor = vaeFactor((await base.parts.vae()).config);
   // The UNet halves the latents between its blocks, and doubles them again.
   const step = factor * 2 ** (blocks.length - 1);

@@ -3,6 +3,8 @@ import { beforeAll, describe, expect, it, vi } from 'vitest';
 import { loadConcept } from '../../../src/concepts/concept-file.ts';
 import { fuse } from '../../../src/fusion/fuse.ts';
 import { refineOptionsFor } from '../../../src/fusion/refine/readings.ts';
+import { refineWork } from '../../../src/fusion/refine/refine.ts';
+import { REFINE_DEFAULTS } from '../../../src/fusion/refine/refine-options.ts';
 import { Rollouts } from '../../../src/fusion/refine/refine-states.ts';
 import { openCheckpoint } from '../../../src/models/checkpoint.ts';
 import { vaeFactor } from '../../../src/models/vae/config.ts';
@@ -31,6 +33,19 @@ describe('passes of a refinement', () => {
   });
 });
 
+describe('the work of a refinement', () => {
+  it.each([
+    ['two concepts and captions', 400, 3, 28_320, 14_880],
+    ['four concepts and captions', 800, 5, 63_200, 34_400],
+  ])('of %s in %i steps', (_, steps, teachers, guided, prompted) => {
+    const passes = (guidanceScale: number): number =>
+      refineWork({ ...REFINE_DEFAULTS, steps, guidanceScale }, teachers, teachers).passes;
+    expect(passes(4)).toBe(guided);
+    // Without guidance nothing is predicted without a prompt.
+    expect(passes(1)).toBe(prompted);
+  });
+});
+
 describe('the size of a refinement', () => {
   it.each([
     ['by default the one that the base was trained at', null, [1, 1]],
@@ -50,12 +65,15 @@ describe('the size of a refinement', () => {
         steps: 1,
         runs: 1,
         refine: 1,
+        guidanceScale: 2,
       } as const;
       await expect(fuse({ ...request, preserveCaptions: [], options })).rejects.toThrow('seen');
       expect(create.mock.calls[0]![2]).toMatchObject({
         latentWidth: wide! * sampleSize,
         latentHeight: high! * sampleSize,
       });
+      // It compares at the guidance that features are collected with.
+      expect(create.mock.calls[0]![4].unprompted).toBe(0.5);
     } finally {
       create.mockRestore();
     }
