@@ -56,6 +56,25 @@ export function coverage(shape: RegionShape, height: number, width: number): Flo
   return covered;
 }
 
+/**
+ * Size of a region as a picture of its own, in pixels: of the cells of the latents that a box covers. A mask is a part of the picture,
+ * and has its size.
+ * @param factor pixels per latent cell
+ */
+export function ownSize(
+  shape: RegionShape,
+  { width, height }: { readonly width: number; readonly height: number },
+  factor: number,
+): { width: number; height: number } {
+  if (shape.kind === 'mask') return { width, height };
+  const { top, left, bottom, right } = shape.box;
+  const side = (from: number, to: number, size: number): number => {
+    const [start, end] = coveredCells(from, to, size / factor);
+    return factor * (end - start);
+  };
+  return { width: side(left, right, width), height: side(top, bottom, height) };
+}
+
 /** Mean over each cell's area; pixels that cells share count by their part. */
 export function areaAverage(
   mask: { readonly width: number; readonly height: number; readonly data: ArrayLike<number> },

@@ -28,6 +28,7 @@ import { type StatesInPlace, withStates } from './given-states.ts';
 import { guidedPair } from './guidance.ts';
 import { LatentCodec } from './latent-codec.ts';
 import { type EncoderTexts, type LayerTexts, PromptEncoder } from './prompt-encoder.ts';
+import { ownSize } from './region.ts';
 import { type ResolvedRequest, resolveRequest, type SampleRequest } from './request.ts';
 import { checkRequestMemory, maskCount } from './request-memory.ts';
 import { createSampler } from './samplers/create.ts';
@@ -238,9 +239,16 @@ export class Pipeline {
     }
     const none: ReadonlyMap<number, string> = new Map();
     const { config } = this.base.parts.unet;
-    const sizes = { ...request, ...request.targetSize };
-    const { negativeSizes = sizes } = request;
-    const timeIds = guidedPair(guidanceScale, timeIdsOf(config, negativeSizes), timeIdsOf(config, sizes));
+    const told = (size: Pick<ResolvedRequest, 'width' | 'height'>) => {
+      const sizes = { ...request, ...size, ...request.targetSize };
+      const { negativeSizes = sizes } = request;
+      return guidedPair(guidanceScale, timeIdsOf(config, negativeSizes), timeIdsOf(config, sizes));
+    };
+    const timeIds = told(request);
+    const apart = [
+      timeIds,
+      ...request.regions.map(({ shape }) => told(ownSize(shape, request, this.factor))),
+    ];
     return encoded.map((pair, place) => {
       const { promptStates, negativeStates } = places[place]!;
       const given = guidedPair(
@@ -251,6 +259,7 @@ export class Pipeline {
       return pair.map((own, i) => ({
         ...withStates(own, given[i]!.states, given[i]!.except),
         timeIds: timeIds[i],
+        timeIdsApart: (apart[place] ?? timeIds)[i],
       }));
     });
   }

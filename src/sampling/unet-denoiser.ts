@@ -9,7 +9,7 @@ import { type FactorPlaces, hasNoPlace } from '../models/unet/factor-places.ts';
 import { buildKeysValues, isKeyOrValue, keysOutput, valuesOutput } from '../models/unet/keys-values.ts';
 import { keyInput, type SourceLayout, valueInput } from '../models/unet/region-attention.ts';
 import { crossAttentionNames } from '../models/unet/structure.ts';
-import { textEmbedsInput } from '../models/unet/time-embedding.ts';
+import { textEmbedsInput, timeIdsInput } from '../models/unet/time-embedding.ts';
 import { buildUnet } from '../models/unet/unet.ts';
 import type { Listening } from '../models/unet/word-shares.ts';
 import { type ExecutionContext, executionContext } from '../runtime/execution-context.ts';
@@ -76,7 +76,7 @@ export class UnetDenoiser {
   }
 
   /**
-   * What all sources say, as the UNet's inputs: K and V of all cross-attentions, and the pooled text where there is one.
+   * What all sources say, as the UNet's inputs: K and V of all cross-attentions, and the pooled text and sizes where there are any.
    * @param rows      of a pass: each text is repeated for every picture
    * @param strengths of the concepts for each source. Default: all whole
    */
@@ -89,8 +89,10 @@ export class UnetDenoiser {
     const names = crossAttentionNames(config);
     const feeds: Record<string, Tensor> = {};
     sources.forEach((contexts, source) => {
-      const { pooled } = stackedConditioning(contexts);
+      const { pooled, timeIds, timeIdsApart } = stackedConditioning(contexts);
       if (pooled !== undefined) feeds[textEmbedsInput(source)] = rows.spread(pooled);
+      if (timeIdsApart !== undefined) feeds[timeIdsInput(source, true)] = rows.spread(timeIdsApart);
+      if (timeIds !== undefined) feeds[timeIdsInput(source)] = rows.spread(timeIds);
     });
     const sets = [this.#own.text, ...this.#concepts.map(({ text }) => text)];
     // Texts of one length, read by the same concepts, share a run.

@@ -16,6 +16,8 @@ export interface Conditioning {
   readonly pooled?: Tensor<Float32Array>;
   /** Sizes and offsets of the picture, [B, 6], in families whose UNet reads them. */
   readonly timeIds?: Tensor<Float32Array>;
+  /** The same while a region keeps to itself, as of a picture of its own. Default: those of the whole picture. */
+  readonly timeIdsApart?: Tensor<Float32Array>;
 }
 
 /** Encoded prompts. */
@@ -93,6 +95,7 @@ export function stackedConditioning(parts: readonly Conditioning[]): Conditionin
     context: of(({ context }) => context)!,
     pooled: of(({ pooled }) => pooled),
     timeIds: of(({ timeIds }) => timeIds),
+    timeIdsApart: of(({ timeIds, timeIdsApart = timeIds }) => timeIdsApart),
   };
 }
 

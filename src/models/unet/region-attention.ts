@@ -22,7 +22,7 @@ import { partAttention } from './part-attention.ts';
 import { PART_KERNEL, partConv, type Seams } from './part-conv.ts';
 import { type PartMatrices, partGroupNorm } from './part-norm.ts';
 import type { AttentionPlace } from './structure.ts';
-import { textEmbedsInput } from './time-embedding.ts';
+import { textEmbedsInput, timeIdsInput } from './time-embedding.ts';
 import { type Listening, tellWords } from './word-shares.ts';
 
 /** How sources share the rows of one resolution. Only sizes: the numbers are fed. */
@@ -78,10 +78,11 @@ export const keyInput = (attentionName: string, source: number): string => `${at
 export const valueInput = (attentionName: string, source: number): string =>
   `${attentionName}.value.${source}`;
 
-/** Names of a source's inputs: keys, values, and the pooled text of UNets that read one. @param names of the cross-attentions */
+/** Names of a source's inputs: keys, values, and in UNets that read them the pooled text and the sizes. @param names of the cross-attentions */
 export const sourceInputs = (names: readonly string[], source: number): string[] => [
   ...names.flatMap((name) => [keyInput(name, source), valueInput(name, source)]),
   textEmbedsInput(source),
+  timeIdsInput(source),
 ];
 
 /** Names of a level's inputs. */
@@ -107,6 +108,11 @@ export const levelInputs = {
   seamForeign: (level: number, stride: number): string => `level.${level}.seam_foreign.${stride}`,
   seamPlaces: (level: number, stride: number): string => `level.${level}.seam_places.${stride}`,
 } as const;
+
+/** Whether sources keep to themselves. */
+export function keptApart({ levels }: SourceLayout): boolean {
+  return levels.some(({ apart }) => apart !== null);
+}
 
 /** Is a source alone and everywhere? Then rows need not move. */
 function onlySource({ rows, depth }: LevelLayout, count: number): number | null {

@@ -26,6 +26,9 @@ export function wholeTime(time: Value): TimeWriter {
 /** Input [B, P]: the pooled text of a source. */
 export const textEmbedsInput = (source: number): string =>
   source === 0 ? 'text_embeds' : `text_embeds.${source}`;
+/** Input [B, 6]: the sizes that a source is told. @param apart while it keeps to itself, as a picture of its own */
+export const timeIdsInput = (source: number, apart = false): string =>
+  source === 0 ? 'time_ids' : `time_ids.${source}${apart ? '.apart' : ''}`;
 
 /** numbers [N, 1] → sinusoids [N, width]: cosines first where the config flips them. */
 export function sinusoids(
@@ -45,11 +48,18 @@ export function sinusoids(
 
 /**
  * What the residual blocks read of the timestep, from inputs that are made here: `timestep` [B], and in UNets with added
- * inputs `text_embeds` [B, P] and `time_ids` [B, 6].
+ * inputs `text_embeds` [B, P] and `time_ids` [B, 6] of each source.
  * @param sources texts that share the picture. Default 1
+ * @param apart   whether they keep to themselves. Default: they do not
  * @returns SiLU of the embedding, [B, 4 · C₀]; of several sources, in UNets that read their pooled text, [B, S, 4 · C₀]
  */
-export function timeEmbedding(net: NetworkBuilder, config: UnetConfig, batch: number, sources = 1): Value {
+export function timeEmbedding(
+  net: NetworkBuilder,
+  config: UnetConfig,
+  batch: number,
+  sources = 1,
+  apart = false,
+): Value {
   const { g } = net;
   const [{ channels }] = config.blocks as [UnetConfig['blocks'][number]];
   const timestep = reshape(g, g.input('timestep', 'float32', [batch]), [batch, 1]);
@@ -58,16 +68,14 @@ export function timeEmbedding(net: NetworkBuilder, config: UnetConfig, batch: nu
   if (addedInputs === undefined || sizeEmbeddingDim === undefined) return silu(g, time);
   const sizesWidth = TIME_IDS * sizeEmbeddingDim;
   const width = addedInputs - sizesWidth;
-  const pooled = Array.from({ length: sources }, (_, source) =>
-    g.input(textEmbedsInput(source), 'float32', [batch, width]),
-  );
-  const ids = reshape(g, g.input('time_ids', 'float32', [batch, TIME_IDS]), [batch * TIME_IDS, 1]);
-  const sizes = reshape(g, sinusoids(net, ids, sizeEmbeddingDim, config), [batch, sizesWidth]);
-  if (sources === 1) {
-    const added = embedding(net, 'add_embedding', concat(g, [pooled[0]!, sizes], 1), 4 * channels);
-    return silu(g, add(g, time, added));
-  }
-  const read = pooled.map((own) => reshape(g, concat(g, [own, sizes], 1), [batch, 1, addedInputs]));
+  const read = Array.from({ length: sources }, (_, source) => {
+    const pooled = g.input(textEmbedsInput(source), 'float32', [batch, width]);
+    const ids = g.input(timeIdsInput(source, apart), 'float32', [batch, TIME_IDS]);
+    const numbers = sinusoids(net, reshape(g, ids, [batch * TIME_IDS, 1]), sizeEmbeddingDim, config);
+    const own = concat(g, [pooled, reshape(g, numbers, [batch, sizesWidth])], 1);
+    return sources === 1 ? own : reshape(g, own, [batch, 1, addedInputs]);
+  });
+  if (sources === 1) return silu(g, add(g, time, embedding(net, 'add_embedding', read[0]!, 4 * channels)));
   const added = embedding(net, 'add_embedding', concat(g, read, 1), 4 * channels);
   return silu(g, add(g, reshape(g, time, [batch, 1, 4 * channels]), added));
 }

@@ -15,7 +15,13 @@ import { upsample } from './blocks.ts';
 import type { UnetConfig } from './config.ts';
 import { blockWriter, downAndMiddle } from './down-path.ts';
 import { type FactorPlaces, placedFactors } from './factor-places.ts';
-import { type SourceLayout, sharedAttentions, sharedConv, sharedGroupNorm } from './region-attention.ts';
+import {
+  keptApart,
+  type SourceLayout,
+  sharedAttentions,
+  sharedConv,
+  sharedGroupNorm,
+} from './region-attention.ts';
 import { sharedTime } from './region-time.ts';
 import { attentionPlaces, levelSizes } from './structure.ts';
 import { timeEmbedding, wholeTime } from './time-embedding.ts';
@@ -101,7 +107,7 @@ export function buildUnet(
   const { blocks } = config;
   const sample = g.input('sample', 'float32', [batch, config.inChannels, latentHeight, latentWidth]);
   const texts = config.addedInputs === undefined ? 1 : (sources?.tokens.length ?? 1);
-  const embedded = timeEmbedding(net, config, batch, texts);
+  const embedded = timeEmbedding(net, config, batch, texts, sources !== null && keptApart(sources));
   const time = texts === 1 ? wholeTime(embedded) : sharedTime(embedded, levels);
   const attentions =
     sources === null
