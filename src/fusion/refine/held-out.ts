@@ -50,11 +50,14 @@ export class HeldOut {
   }
 }
 
-/** As many states as pictures were drawn together, one of each, from all of their steps. @param drawn step by step */
-export function spreadOver(drawn: readonly RefineState[], pictures: number): RefineState[] {
+/**
+ * So many states, picture by picture in turn, spread over all of their steps.
+ * @param drawn step by step
+ */
+export function spreadOver(drawn: readonly RefineState[], pictures: number, count: number): RefineState[] {
   const steps = drawn.length / pictures;
-  return Array.from({ length: pictures }, (_, i) => {
-    const step = Math.floor(((i + 0.5) * steps) / pictures);
-    return drawn[step * pictures + i]!;
+  return Array.from({ length: count }, (_, i) => {
+    const step = Math.floor(((i + 0.5) * steps) / count);
+    return drawn[step * pictures + (i % pictures)]!;
   });
 }

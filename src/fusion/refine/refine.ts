@@ -58,6 +58,8 @@ const MAX_NOISE_RATIO = 1;
 const WARM_UP_STEPS = 10;
 /** Of the rows of a teacher from the second round on. */
 const OWN_POLICY_SHARE = 0.5;
+/** Steps at which each held-out drawing is judged: one tells too little of four pictures. */
+const JUDGED_AT = 2;
 
 /**
  * Refine factors. Deterministic by seed. Keeps all states in memory: 8 · C · h · w bytes each, `denoisingSteps` per
@@ -265,7 +267,7 @@ class RefineRun {
         this.#advance('draw', teacher.name),
       );
       const share = i < conceptCount ? ofConcepts / conceptCount : preserve;
-      teachers.push({ states: spreadOver(drawn, batch), share });
+      teachers.push({ states: spreadOver(drawn, batch, JUDGED_AT * batch), share });
     }
     const weight = (timestep: number): number => this.#weight(timestep);
     return teachers.length === 0 ? null : new HeldOut(this.#rollouts!, teachers, weight);

@@ -1,8 +1,8 @@
-/** How much of a refinement one pass takes, and at which size it draws. */
+/** What captions teach, how much of a refinement one pass takes, and at which size it draws. */
 import { beforeAll, describe, expect, it, vi } from 'vitest';
 import { loadConcept } from '../../../src/concepts/concept-file.ts';
 import { fuse } from '../../../src/fusion/fuse.ts';
-import { refineOptionsFor } from '../../../src/fusion/refine/readings.ts';
+import { captionTeacher, type ModelReading, refineOptionsFor } from '../../../src/fusion/refine/readings.ts';
 import { refineWork } from '../../../src/fusion/refine/refine.ts';
 import { REFINE_DEFAULTS } from '../../../src/fusion/refine/refine-options.ts';
 import { Rollouts } from '../../../src/fusion/refine/refine-states.ts';
@@ -18,8 +18,8 @@ beforeAll(async () => {
 
 describe('passes of a refinement', () => {
   it.each([
-    ['the miniature, at its size', () => defaultBase(), 16, 8],
-    ["SDXL's miniature, at its size", () => `${packageRoot()}/fixtures/tiny-world-xl/model`, 48, 8],
+    ['the miniature, at its size', () => defaultBase(), 16, 4],
+    ["SDXL's miniature, at its size", () => `${packageRoot()}/fixtures/tiny-world-xl/model`, 48, 4],
     ["the miniature at SD 1.5's numbers", () => defaultBase(), 203, 1],
   ])('of %s', async (_, folder, side, pictures) => {
     const base = await openCheckpoint(folder());
@@ -33,10 +33,27 @@ describe('passes of a refinement', () => {
   });
 });
 
+describe('what captions teach', () => {
+  const reading = (name: string): ModelReading =>
+    ({ deltas: new Map(), caption: async (text: string) => `${name}: ${text}` }) as unknown as ModelReading;
+
+  it('is every one of nineteen and the empty prompt, as each model reads it; one in five judges too', async () => {
+    const captions = Array.from({ length: 19 }, (_, i) => `caption ${i}`);
+    const { prompts, heldOut } = (await captionTeacher(reading('base'), reading('fused'), captions))!;
+    const read = (text: string) => ({ own: `base: ${text}`, fused: `fused: ${text}` });
+    expect(prompts).toEqual([...captions, ''].map(read));
+    expect(heldOut).toEqual([0, 5, 10, 15].map((i) => read(captions[i]!)));
+  });
+
+  it('is nothing without captions', async () => {
+    expect(await captionTeacher(reading('base'), reading('fused'), [])).toBeNull();
+  });
+});
+
 describe('the work of a refinement', () => {
   it.each([
-    ['two concepts and captions', 400, 3, 28_320, 14_880],
-    ['four concepts and captions', 800, 5, 63_200, 34_400],
+    ['two concepts and captions', 1000, 3, 31_200, 16_080],
+    ['four concepts and captions', 2000, 5, 66_000, 34_800],
   ])('of %s in %i steps', (_, steps, teachers, guided, prompted) => {
     const passes = (guidanceScale: number): number =>
       refineWork({ ...REFINE_DEFAULTS, steps, guidanceScale }, teachers, teachers).passes;

@@ -367,10 +367,13 @@ describe('refine', () => {
       expect((await errorWith(0.4)) / (await errorWith(0.2))).toBeCloseTo(2, 4);
     });
 
-    it('takes one state of each picture, from all steps', () => {
+    it('takes as many states of each picture, from all steps', () => {
       const states = Array.from({ length: 8 }, (_, i) => ({ timestep: i }) as RefineState);
-      expect(spreadOver(states, 2).map(({ timestep }) => timestep)).toEqual([2, 7]);
-      expect(spreadOver(states, 8).map(({ timestep }) => timestep)).toEqual([0, 1, 2, 3, 4, 5, 6, 7]);
+      const taken = (pictures: number, count: number) =>
+        spreadOver(states, pictures, count).map(({ timestep }) => timestep);
+      expect(taken(2, 2)).toEqual([2, 7]);
+      expect(taken(2, 4)).toEqual([0, 3, 4, 7]);
+      expect(taken(8, 8)).toEqual([0, 1, 2, 3, 4, 5, 6, 7]);
     });
   });
 
