@@ -11,6 +11,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { FusionEstimate } from '../../src/fusion/estimate.ts';
+import { REFINE_DEFAULTS } from '../../src/fusion/refine/refine-options.ts';
 import { packageRoot } from '../../src/package-root.ts';
 import { printReport } from '../support/tool-output.ts';
 import { argument } from './argument.ts';
@@ -116,7 +117,7 @@ async function refineRows(): Promise<Row[]> {
   const { predictionMs, peakBytes } = await measured<{ predictionMs: number; peakBytes: number }>('refine');
   return [
     row('refining: a guided prediction with its way back', seconds(predictionMs), '–', true),
-    row('a step of 8', seconds(8 * predictionMs), '–', true),
+    row(`a step of ${REFINE_DEFAULTS.batch}`, seconds(REFINE_DEFAULTS.batch * predictionMs), '–', true),
     row('memory of it', gigabytes(peakBytes), '–', true),
   ];
 }
