@@ -38,7 +38,7 @@ export interface RefineOptions {
 
 /**
  * Of the settings that were tried on the trained miniature (docs/fusion.md): fewer steps find less of the concepts, captions in fewer
- * of them leave less of other prompts, and half as many steps of twice the batch, which take longer, do both.
+ * of them leave less of other prompts.
  */
 export const REFINE_DEFAULTS: RefineOptions = {
   steps: 1000,
