@@ -6,6 +6,7 @@ import type { SampleRequest } from '../../src/sampling/request.ts';
 import { Pipeline } from '../../src/sampling/sample.ts';
 import { TorchGenerator } from '../../src/tensor/random.ts';
 import { familiesPath } from '../support/goldens.ts';
+import { sideBySide, squareOf } from '../support/squares.ts';
 
 const box = (left: number, right: number, top = 0, bottom = 1): RegionShape => ({
   kind: 'box',
@@ -42,12 +43,7 @@ describe('regions of SDXL', () => {
   ): Promise<{ inScene: Float32Array; alone: Float32Array }[]> {
     const cells = SIDE / pipeline.factor;
     const noises = PROMPTS.map((_, i) => new TorchGenerator(i).randn(CHANNELS * cells ** 2));
-    const row = new Float32Array(2 * CHANNELS * cells ** 2);
-    const line = (from: Float32Array, at: number): Float32Array =>
-      from.subarray(at * cells, (at + 1) * cells);
-    for (let y = 0; y < CHANNELS * cells; y++) {
-      for (const [i, noise] of noises.entries()) line(row, 2 * y + i).set(line(noise, y));
-    }
+    const row = sideBySide(noises, cells);
     const regions = PROMPTS.map((prompt, i) => ({ prompt, shape: box(i / 2, (i + 1) / 2) }));
     const wide = { ...REQUEST, ...request, prompt: '', width: 2 * SIDE, initialNoise: [row], regions };
     const [scene] = await pipeline.sample(wide);
@@ -55,8 +51,7 @@ describe('regions of SDXL', () => {
     for (const [i, prompt] of PROMPTS.entries()) {
       const { isolate: _, ...plain } = request;
       const [own] = await pipeline.sample({ ...REQUEST, ...plain, prompt, initialNoise: [noises[i]!] });
-      const inScene = new Float32Array(CHANNELS * cells ** 2);
-      for (let y = 0; y < CHANNELS * cells; y++) line(inScene, y).set(line(scene!.latents.data, 2 * y + i));
+      const inScene = squareOf(scene!.latents.data, i, 2, cells);
       pairs.push({ inScene, alone: own!.latents.data });
     }
     return pairs;

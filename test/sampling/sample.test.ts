@@ -23,6 +23,7 @@ import { prepareScene } from '../../src/sampling/scene-request.ts';
 import { TorchGenerator } from '../../src/tensor/random.ts';
 import { float32 } from '../../src/tensor/tensor.ts';
 import { goldenPath } from '../support/goldens.ts';
+import { sideBySide, squareOf } from '../support/squares.ts';
 
 const model = goldenPath('goldens/tiny-random/model');
 const folder = mkdtempSync(path.join(tmpdir(), 'edlora-sample-'));
@@ -115,22 +116,14 @@ describe('pictures', () => {
   it('of regions that keep to themselves are those of the regions alone, whatever stands beside them', async () => {
     const [cells, channels, seeds] = [64 / pipeline.factor, 4, [3, 4]];
     const noises = seeds.map((seed) => new TorchGenerator(seed).randn(channels * cells ** 2));
-    const row = new Float32Array(2 * channels * cells ** 2);
-    const square = (from: Float32Array, line: number): Float32Array =>
-      from.subarray(line * cells, (line + 1) * cells);
-    for (let line = 0; line < channels * cells; line++) {
-      for (const [i, noise] of noises.entries()) square(row, 2 * line + i).set(square(noise, line));
-    }
+    const row = sideBySide(noises, cells);
     const prompts = ['a cat', 'the castle'];
     const regions = prompts.map((prompt, i) => ({ prompt, shape: box(i / 2, 0, (i + 1) / 2, 1) }));
     const wide = { ...SMALL, prompt: '', width: 128, initialNoise: [row], regions, isolate: 1 };
     const [scene] = await pipeline.sample(wide);
     for (const [i, prompt] of prompts.entries()) {
       const [alone] = await pipeline.sample({ ...SMALL, prompt, initialNoise: [noises[i]!] });
-      const own = new Float32Array(channels * cells ** 2);
-      for (let line = 0; line < channels * cells; line++) {
-        square(own, line).set(square(scene!.latents.data, 2 * line + i));
-      }
+      const own = squareOf(scene!.latents.data, i, 2, cells);
       expect(own).toBeAllClose(alone!.latents.data, { rtol: 1e-4, atol: 1e-4 });
     }
   });

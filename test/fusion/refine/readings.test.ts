@@ -53,7 +53,7 @@ describe('what captions teach', () => {
 describe('the work of a refinement', () => {
   it.each([
     ['two concepts and captions', 1000, 3, 31_200, 16_080],
-    ['four concepts and captions', 2000, 5, 66_000, 34_800],
+    ['four concepts and captions', 3200, 5, 102_000, 54_000],
   ])('of %s in %i steps', (_, steps, teachers, guided, prompted) => {
     const passes = (guidanceScale: number): number =>
       refineWork({ ...REFINE_DEFAULTS, steps, guidanceScale }, teachers, teachers).passes;
