@@ -288,7 +288,12 @@ export { type FuseRequest, type FusionPlan, planFusion } from './fusion/plan.ts'
 export type { PortedLayer } from './fusion/port/answers.ts';
 export { type Port, type PortProgress, type PortRequest, portable } from './fusion/port/port.ts';
 export { checkPortOptions, PORT_DEFAULTS, type PortOptions } from './fusion/port/port-options.ts';
-export { openPortSource, type PortSource, type PortSourceOptions } from './fusion/port/port-source.ts';
+export {
+  openPortSource,
+  type PortSource,
+  type PortSourceOptions,
+  type PortTeacher,
+} from './fusion/port/port-source.ts';
 export {
   checkPortTarget,
   portableWords,

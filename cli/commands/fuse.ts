@@ -168,6 +168,8 @@ async function runFuse(args: Args, { io, signal, threads }: CommandContext): Pro
       deltas: new Map([...fusion.layers].map(([id, { delta }]) => [id, delta])),
       concepts: named.map(({ concept }) => concept),
       names: named.map(({ name }) => name),
+      teachers: fused,
+      size: options.size,
       captions:
         preservedCaptions.length > 0 ? preservedCaptions : withEmptyPrompt(await defaultCaptions(base)),
       options: portOptions,

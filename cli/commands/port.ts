@@ -108,6 +108,7 @@ async function runPort(args: Args, { io, signal, threads }: CommandContext): Pro
   const progress = args.quiet === true ? null : portProgress(io);
   const port = await portable({
     ...source,
+    teachers: (options.refine ?? 0) > 0 ? await source.readTeachers(signal) : [],
     captions: withEmptyPrompt(captions),
     options,
     signal,

@@ -18,7 +18,7 @@ export const portOptionsIn = (group: string) =>
     ),
     'port-refine': option(
       group,
-      `Steps of distillation after the solve, towards pictures of the original [default: ${PORT_DEFAULTS.refine}]`,
+      `Steps of distillation after the solve, towards the concepts’ own models; 400 for two [default: ${PORT_DEFAULTS.refine}]`,
     ),
   }) as const satisfies Record<string, Options>;
 

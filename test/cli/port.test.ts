@@ -5,10 +5,13 @@ import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { run } from '../../cli/run.ts';
 import { loadAdapter } from '../../src/adapters/read.ts';
+import { openTensorFile } from '../../src/formats/open-tensor-file.ts';
+import { readFloat32 } from '../../src/formats/raw-tensor.ts';
 import { portableWords } from '../../src/fusion/port/write-port.ts';
 import { openCheckpoint } from '../../src/models/checkpoint.ts';
 import { fakeIo } from '../support/fake-io.ts';
 import { goldenPath } from '../support/goldens.ts';
+import { smallFusion } from '../support/small-fusion.ts';
 
 const model = goldenPath('goldens/tiny-random/model');
 const edlora = goldenPath('goldens/tiny-random/edlora.pth');
@@ -60,6 +63,33 @@ describe('port', () => {
     const again = await edloraRun(...argv);
     expect(again).toMatchObject({ code: 2 });
     expect(again.err).toContain('exists and is not empty');
+  }, 60_000);
+
+  it('refines a fusion by the concepts that it was made of, in the line that fuses and from its folder', async () => {
+    const { base, concepts } = await smallFusion();
+    const out = path.join(folder, 'fused');
+    const files = Object.values(concepts);
+    const how = ['--port-rank', '2', '--port-steps', '0', '--port-refine', '1', '--quiet'];
+    const fast = ['--steps', '1', '--runs', '1', '--base', base.path, '--out', out];
+    const fused = await edloraRun('fuse', '--concepts', ...files, ...fast, '--portable', ...how);
+    expect(fused.code, fused.err).toBe(0);
+    const names = ['maple1', 'maple2', 'river1', 'river2'].map((word) => `${word}.safetensors`);
+    expect(readdirSync(path.join(out, 'portable'))).toEqual(expect.arrayContaining(names));
+    const again = path.join(folder, 'again');
+    const { code, err, out: said } = await edloraRun('port', out, '--out', again, ...how);
+    expect(code, err).toBe(0);
+    expect(said).toMatch(/^Refined: /m);
+    // The folder's LoRA is the fusion in float32, so numbers are near and not the same.
+    const tensors = async (place: string) =>
+      (await openTensorFile(path.join(place, 'lora.safetensors'))).tensors;
+    const fromFolder = await tensors(again);
+    for (const [name, tensor] of await tensors(path.join(out, 'portable'))) {
+      expect(readFloat32(fromFolder.get(name)!), name).toBeAllClose(readFloat32(tensor), { atol: 1e-4 });
+    }
+    rmSync(concepts.river);
+    const gone = await edloraRun('port', out, '--out', path.join(folder, 'gone'), ...how);
+    expect(gone.code).not.toBe(0);
+    expect(gone.err).toContain(concepts.river);
   }, 60_000);
 
   it('has nothing to do for a LoRA without words', async () => {

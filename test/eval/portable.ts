@@ -15,6 +15,7 @@ import { defaultCaptions, withEmptyPrompt } from '../../src/fusion/captions.ts';
 import { fuse } from '../../src/fusion/fuse.ts';
 import { type Port, portable } from '../../src/fusion/port/port.ts';
 import { PORT_DEFAULTS } from '../../src/fusion/port/port-options.ts';
+import type { PortTeacher } from '../../src/fusion/port/port-source.ts';
 import { withSharedWords } from '../../src/fusion/port/shared-words.ts';
 import { openCheckpoint } from '../../src/models/checkpoint.ts';
 import type { ModelDeltas } from '../../src/models/lora.ts';
@@ -76,9 +77,10 @@ function fell(what: string, checks: Port['wordChecks']): string[] {
 }
 
 /** One row per concept, one for other prompts. */
-async function judge(model: string, names: readonly ConceptName[], deltas: ModelDeltas): Promise<void> {
+async function judge(model: string, names: readonly ConceptName[]): Promise<void> {
   const concepts: Concept[] = [];
   for (const name of names) concepts.push(await conceptNamed(name));
+  const { deltas, teachers } = await modelOf(concepts);
   const layerCount = base.parts.layers.contextCount;
   const way = (own: ModelDeltas, words: readonly Concept[]): DrawingModel => ({
     base,
@@ -86,7 +88,7 @@ async function judge(model: string, names: readonly ConceptName[], deltas: Model
     vocabulary: bindConcepts(base.tokenizer, words, layerCount),
   });
   const start = process.cpuUsage();
-  const port = await portable({ base, deltas, concepts, captions, options: PORT });
+  const port = await portable({ base, deltas, concepts, teachers, captions, options: PORT });
   const { user } = process.cpuUsage(start);
   const kept = port.layers.reduce((sum, layer) => sum + layer.kept, 0) / port.layers.length;
   const said = [
@@ -113,12 +115,15 @@ function conceptNamed(name: ConceptName): Promise<Concept> {
 }
 
 /** The model of one concept, or of the fusion of several. */
-async function deltasOf(names: readonly ConceptName[]): Promise<ModelDeltas> {
-  const concepts: Concept[] = [];
-  for (const name of names) concepts.push(await conceptNamed(name));
-  if (concepts.length === 1) return conceptDeltas(base, concepts[0]!);
-  const { layers } = await fuse({ base, concepts: concepts.map((concept) => ({ concept })) });
-  return new Map([...layers].map(([id, { delta }]) => [id, delta]));
+async function modelOf(
+  concepts: readonly Concept[],
+): Promise<{ deltas: ModelDeltas; teachers?: readonly PortTeacher[] }> {
+  if (concepts.length === 1) return { deltas: await conceptDeltas(base, concepts[0]!) };
+  const fusion = await fuse({ base, concepts: concepts.map((concept) => ({ concept })) });
+  return {
+    deltas: new Map([...fusion.layers].map(([id, { delta }]) => [id, delta])),
+    teachers: fusion.concepts,
+  };
 }
 
 const wanted = options.only?.split(',');
@@ -128,7 +133,7 @@ const sets =
   wanted === undefined
     ? [...singles, ...(options.concepts ? [] : pairs)]
     : [CONCEPTS.filter((name) => wanted.includes(name))];
-for (const names of sets) await judge(names.join(' + '), names, await deltasOf(names));
+for (const names of sets) await judge(names.join(' + '), names);
 printReport({
   title: `One embedding per word in place of one per layer, ${SAMPLES} samples each`,
   rows,

@@ -14,7 +14,7 @@ export interface PortOptions {
    * templates say when it is enough.
    */
   readonly steps: number;
-  /** Steps of distillation after the solve, as a fusion's `refine`, at most: the ported model learns to predict what the given one does. */
+  /** Steps of distillation after the solve, as a fusion's `refine`: the ported model learns to predict what the concepts' own models do. */
   readonly refine: number;
   /** Of the refinement's noise. */
   readonly seed: number;

@@ -1,12 +1,25 @@
 /** What is ported: one concept file, or the folder of a fusion. */
 import { isAdapterFolder } from '../../adapters/read.ts';
 import type { Concept } from '../../concepts/concept.ts';
-import { UsageError } from '../../errors.ts';
+import { FormatError, UsageError } from '../../errors.ts';
+import { InputFiles } from '../../formats/input-files.ts';
 import { infoOf } from '../../io/file-info.ts';
 import type { Checkpoint } from '../../models/checkpoint.ts';
 import { type ModelDeltas, sumDeltas } from '../../models/lora.ts';
 import type { PredictionType } from '../../models/model-schedule.ts';
 import { openSceneModel } from '../../sampling/model-source.ts';
+import { prepareConcept } from '../fusion-concept.ts';
+import type { CollectOptions } from '../options.ts';
+import { conceptFiles, type FusionRecipe } from '../recipe.ts';
+import { readFusionRecipe, recipeConcepts } from '../repeat.ts';
+
+/** A concept's own model, before any fusion. */
+export interface PortTeacher {
+  /** What prompts call it. */
+  readonly name: string;
+  /** Its changes of the base, strengths inside. */
+  readonly deltas: ModelDeltas;
+}
 
 export interface PortSource {
   readonly base: Checkpoint;
@@ -15,6 +28,13 @@ export interface PortSource {
   readonly concepts: readonly Concept[];
   /** What prompts call the concepts. */
   readonly names: readonly string[];
+  /** Of the pictures that a fusion's features were collected by, in pixels; null: the base's own. */
+  readonly size: CollectOptions['size'];
+  /**
+   * What a refinement learns from; of a fusion, its concepts' files are read.
+   * @throws {FormatError} naming a file of the fusion's recipe that is not there, or not what it was
+   */
+  readonly readTeachers: (signal?: AbortSignal) => Promise<readonly PortTeacher[]>;
 }
 
 export interface PortSourceOptions {
@@ -55,5 +75,39 @@ export async function openPortSource(
     [model.deltas, ...model.concepts.map((concept) => concept.deltas)],
     [1, ...strengths],
   );
-  return { base: model.base, deltas, concepts: model.worded, names: model.conceptNames };
+  const source = { base: model.base, deltas, concepts: model.worded, names: model.conceptNames };
+  if (!isFusion) {
+    const [name] = source.names;
+    return { ...source, size: null, readTeachers: async () => [{ name: name!, deltas }] };
+  }
+  const recipe = await readFusionRecipe(file);
+  return {
+    ...source,
+    size: recipe.options.size,
+    readTeachers: (signal) => fusionTeachers(source.base, recipe, signal),
+  };
+}
+
+/** The concepts of a fusion, from the very files that it was made of. */
+async function fusionTeachers(
+  base: Checkpoint,
+  recipe: FusionRecipe,
+  signal: AbortSignal | undefined,
+): Promise<PortTeacher[]> {
+  const teachers: PortTeacher[] = [];
+  const inputs = new InputFiles(signal);
+  for (const [i, input] of (await recipeConcepts(recipe)).entries()) {
+    const recorded = recipe.concepts[i]!.files;
+    const now = await inputs.hashes(conceptFiles(input.concept));
+    for (const { path: file, sha256 } of recorded) {
+      const found = now.get(file);
+      if (found === sha256) continue;
+      throw new FormatError(
+        file,
+        `expected the file of the fusion, sha256 ${sha256}, got ${found ?? 'another file'}: its refinement learns from the concepts as they were fused`,
+      );
+    }
+    teachers.push(await prepareConcept(base, input));
+  }
+  return teachers;
 }

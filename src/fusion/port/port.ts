@@ -12,13 +12,15 @@ import { type ExecutionRequest, executionContext, withProgress } from '../../run
 import { GraphMatmulEngine } from '../../runtime/matmul-engine.ts';
 import { withDefaults } from '../../settings.ts';
 import type { HeldOutCheck } from '../best-check.ts';
-import { latentSizeOf } from '../prompt-reader.ts';
+import type { CollectOptions } from '../options.ts';
 import { refineOptionsFor } from '../refine/readings.ts';
 import type { RefineProgress } from '../refine/refine-request.ts';
+import { latentSizeFor } from '../statistics/collector.ts';
 import { type PortedLayer, solveAnswers } from './answers.ts';
 import { captionTerms } from './normal-equations.ts';
 import { optimiseWords } from './optimise-words.ts';
 import { checkPortOptions, PORT_DEFAULTS, type PortOptions } from './port-options.ts';
+import type { PortTeacher } from './port-source.ts';
 import { PortTexts } from './port-texts.ts';
 import { refinePort } from './refine-port.ts';
 import { withSharedWords } from './shared-words.ts';
@@ -31,6 +33,10 @@ export interface PortRequest extends ExecutionRequest {
   readonly concepts: readonly Concept[];
   /** What prompts call them, e.g. `<smiley1> <smiley2>`. Default: each by all of its words. */
   readonly names?: readonly string[];
+  /** What a refinement learns from: of every concept its own model. Default, for a single one: the given changes. */
+  readonly teachers?: readonly PortTeacher[];
+  /** Of the pictures that a refinement draws, in pixels. Default: those that the base was trained at. */
+  readonly size?: CollectOptions['size'];
   readonly options?: Partial<PortOptions>;
   /** What is to be read as the base reads it. */
   readonly captions: readonly string[];
@@ -59,7 +65,7 @@ export interface Port {
 }
 
 /**
- * @throws {UsageError} if no concept has words, or an option is out of range
+ * @throws {UsageError} if no concept has words, an option is out of range, or several are to be refined without their own models
  * @throws {NumericalError} if features are not finite
  */
 export async function portable(request: PortRequest): Promise<Port> {
@@ -72,6 +78,10 @@ export async function portable(request: PortRequest): Promise<Port> {
       'port: expected a concept with words of its own, got none; a plain LoRA already is what other programs read',
     );
   }
+  const names = request.names ?? worded.map(conceptName);
+  const { templates, steps, refine } = options;
+  const teachers = refine === 0 ? [] : teachersOf(request, names);
+  const size = await latentSizeFor(base, { size: request.size ?? null });
   const execution = executionContext(request);
   const pace = new Pace(request.signal);
   const engine = new GraphMatmulEngine({
@@ -80,8 +90,6 @@ export async function portable(request: PortRequest): Promise<Port> {
     signal: request.signal,
   });
   try {
-    const names = request.names ?? worded.map(conceptName);
-    const { templates, steps, refine } = options;
     const texts = new PortTexts(base, deltas, worded, { names, templates, captions }, execution);
     const parts = {
       base,
@@ -109,12 +117,13 @@ export async function portable(request: PortRequest): Promise<Port> {
     if (refine === 0) return result;
     const refined = await refinePort({
       base,
-      given: { deltas, concepts: worded },
+      teachers,
+      native: worded,
       ported,
-      names,
       captions,
       templates,
-      options: refineOptionsFor(base, latentSizeOf(base), { steps: refine, seed: options.seed }),
+      size,
+      options: refineOptionsFor(base, size, { steps: refine, seed: options.seed }),
       execution: withProgress<RefineProgress>(execution, ({ done, total }) =>
         onProgress?.({ action: 'refine', done, total }),
       ),
@@ -123,4 +132,12 @@ export async function portable(request: PortRequest): Promise<Port> {
   } finally {
     await engine.dispose();
   }
+}
+
+function teachersOf({ deltas, teachers }: PortRequest, names: readonly string[]): readonly PortTeacher[] {
+  if (teachers !== undefined && teachers.length > 0) return teachers;
+  if (names.length === 1) return [{ name: names[0]!, deltas }];
+  throw new UsageError(
+    `port refine: expected the own models of ${names.length} concepts to learn from, got none; they are its \`teachers\``,
+  );
 }

@@ -1,4 +1,4 @@
-/** The refinement of a ported model: the given one is its teacher, with one embedding per layer. */
+/** The refinement of a ported model: the concepts' own models are its teachers, with one embedding per layer. */
 import type { Concept } from '../../concepts/concept.ts';
 import { bindConcepts } from '../../concepts/prompt.ts';
 import type { Checkpoint } from '../../models/checkpoint.ts';
@@ -7,7 +7,7 @@ import type { ModelDeltas } from '../../models/lora.ts';
 import type { ExecutionContext } from '../../runtime/execution-context.ts';
 import { checkpointSchedule } from '../../sampling/checkpoint-schedule.ts';
 import type { HeldOutCheck } from '../best-check.ts';
-import { latentSizeOf, PromptReader } from '../prompt-reader.ts';
+import { type LatentSize, PromptReader } from '../prompt-reader.ts';
 import { conceptPrompts } from '../prompts.ts';
 import { captionTeacher, ModelReading, noPromptOf } from '../refine/readings.ts';
 import { refine } from '../refine/refine.ts';
@@ -15,6 +15,7 @@ import type { RefineOptions } from '../refine/refine-options.ts';
 import type { RefineProgress, Teacher } from '../refine/refine-request.ts';
 import type { RefinePrompt } from '../refine/refine-states.ts';
 import { isHeldOut } from './port-options.ts';
+import type { PortTeacher } from './port-source.ts';
 
 /** Changes of a base, and the concepts whose words it reads with them. */
 export interface WordedModel {
@@ -24,54 +25,58 @@ export interface WordedModel {
 
 export interface PortToRefine {
   readonly base: Checkpoint;
-  readonly given: WordedModel;
+  readonly teachers: readonly PortTeacher[];
+  /** Their words as they were trained. */
+  readonly native: readonly Concept[];
   readonly ported: WordedModel;
-  /** What prompts call the concepts. */
-  readonly names: readonly string[];
   readonly captions: readonly string[];
-  /** Prompts with `{}` for the names. */
+  /** Prompts with `{}` for the concepts' names. */
   readonly templates: readonly string[];
+  /** Of the latents that are drawn and compared. */
+  readonly size: LatentSize;
   readonly options: RefineOptions;
   readonly execution: ExecutionContext<RefineProgress>;
 }
 
 /**
- * Move the UNet's factors of the ported model so that its guided predictions are those of the given one, and those of the base
- * for captions.
+ * Move the UNet's factors of the ported model so that its guided predictions are those of each concept's own model, and those of the
+ * base for captions. Not those of the fusion that was ported: it says less of the concepts than their own models do, and what it
+ * says it says beside an empty prompt of its own (docs/portable.md).
  * @returns all of the ported model's changes, and the error on held-out templates' predictions
  * @throws as `refine`
  */
 export async function refinePort({
   base,
-  given,
+  teachers: models,
+  native: words,
   ported,
-  names,
   captions,
   templates,
+  size,
   options,
   execution,
 }: PortToRefine): Promise<{ deltas: ModelDeltas; checks: readonly HeldOutCheck[] }> {
   const { tokenizers, layers } = base.parts;
-  const native = bindConcepts(tokenizers, given.concepts, layers.contextCount);
+  const native = bindConcepts(tokenizers, words, layers.contextCount);
   const shared = bindConcepts(tokenizers, ported.concepts, layers.contextCount);
   const reader = new PromptReader(base, shared, execution);
-  const size = latentSizeOf(base);
-  const inGiven = new ModelReading(new PromptReader(base, native, execution), size, given.deltas);
+  const ownReader = new PromptReader(base, native, execution);
   const inPorted = new ModelReading(reader, size, ported.deltas);
   const teachers: Teacher[] = [];
-  for (const name of names) {
+  for (const { name, deltas } of models) {
+    const inOwn = new ModelReading(ownReader, size, deltas);
     const read = async (some: readonly string[]): Promise<RefinePrompt[]> => {
       const own = conceptPrompts(native, name, some).padded;
       const other = conceptPrompts(shared, name, some).padded;
       const prompts = [];
       for (const [i, ids] of own.entries()) {
-        prompts.push({ own: await inGiven.read(ids), fused: await inPorted.read(other[i]!) });
+        prompts.push({ own: await inOwn.read(ids), fused: await inPorted.read(other[i]!) });
       }
       return prompts;
     };
     teachers.push({
       name,
-      deltas: inGiven.deltas,
+      deltas: inOwn.deltas,
       prompts: await read(templates.filter((_, i) => !isHeldOut(i))),
       heldOut: await read(templates.filter((_, i) => isHeldOut(i))),
     });
@@ -79,6 +84,7 @@ export async function refinePort({
   const inBase = new ModelReading(reader, size);
   const refined = await refine({
     base,
+    size,
     schedule: checkpointSchedule(base),
     start: inPorted.deltas,
     noPrompt: await noPromptOf(inBase, inPorted),

@@ -63,7 +63,10 @@ function seedOf(seed: number, subject: string, run: number): number {
  * Size of the latents that pictures of the options' size have; the base's own size by default.
  * @throws {UsageError} if width or height is no multiple of the VAE's factor
  */
-export async function latentSizeFor(base: Checkpoint, { size }: CollectOptions): Promise<LatentSize> {
+export async function latentSizeFor(
+  base: Checkpoint,
+  { size }: Pick<CollectOptions, 'size'>,
+): Promise<LatentSize> {
   const { blocks } = base.parts.unet.config;
   if (size === null) return latentSizeOf(base);
   const factor = vaeFactor((await base.parts.vae()).config);

@@ -1,10 +1,11 @@
-/** A ported model that follows the given one: whose predictions it is held to, and what it may change. */
+/** A ported model that follows its concepts' own: whose predictions it is held to, and what it may change. */
 import { beforeAll, describe, expect, it } from 'vitest';
 import { type Concept, conceptName } from '../../../src/concepts/concept.ts';
 import { loadConcept } from '../../../src/concepts/concept-file.ts';
 import { conceptDeltas } from '../../../src/concepts/fit.ts';
 import { type PortToRefine, refinePort } from '../../../src/fusion/port/refine-port.ts';
 import { withSharedWords } from '../../../src/fusion/port/shared-words.ts';
+import { latentSizeOf } from '../../../src/fusion/prompt-reader.ts';
 import { REFINE_DEFAULTS } from '../../../src/fusion/refine/refine-options.ts';
 import { scale } from '../../../src/linalg/low-rank.ts';
 import type { Checkpoint } from '../../../src/models/checkpoint.ts';
@@ -36,9 +37,10 @@ beforeAll(async () => {
 
 const request = (changed: Partial<PortToRefine>): PortToRefine => ({
   base,
-  given: { deltas, concepts: [concept] },
+  teachers: [{ name: conceptName(concept), deltas }],
+  native: [concept],
   ported: { deltas, concepts: [concept] },
-  names: [conceptName(concept)],
+  size: latentSizeOf(base),
   captions: [],
   templates: TEMPLATES,
   options: QUICK,
@@ -47,7 +49,7 @@ const request = (changed: Partial<PortToRefine>): PortToRefine => ({
 });
 
 describe('refining a ported model', () => {
-  it('has nothing to do where it is the given one', async () => {
+  it('has nothing to do where it is the concept’s own', async () => {
     const { checks } = await refinePort(request({ options: { ...QUICK, guidanceScale: 1, steps: 1 } }));
     expect(checks[0]!.error).toBeLessThan(1e-8);
   });
@@ -65,7 +67,7 @@ describe('refining a ported model', () => {
     }
   });
 
-  it('reads the given model with its own changes, and captions with none', async () => {
+  it('reads each teacher with its own changes, and captions with none', async () => {
     const weak = new Map([...deltas].map(([id, delta]) => [id, scale(delta, 0.1)]));
     const options = { ...QUICK, steps: 1, preserve: 0.5 };
     const alike = request({
@@ -76,7 +78,7 @@ describe('refining a ported model', () => {
     const { checks } = await refinePort(alike);
     const base = await refinePort({
       ...alike,
-      given: { deltas: new Map(), concepts: [concept] },
+      teachers: [{ name: conceptName(concept), deltas: new Map() }],
       ported: { deltas: weak, concepts: [concept] },
     });
     expect(checks[0]!.error).toBeGreaterThan(4 * base.checks[0]!.error);
