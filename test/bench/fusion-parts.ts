@@ -6,6 +6,7 @@ import { prepareConcept } from '../../src/fusion/fusion-concept.ts';
 import { DEFAULTS, type FusionOptions } from '../../src/fusion/options.ts';
 import { planFusion } from '../../src/fusion/plan.ts';
 import { latentSizeOf } from '../../src/fusion/prompt-reader.ts';
+import { PromptReading } from '../../src/fusion/refine/prompt-reading.ts';
 import { refineOptionsFor } from '../../src/fusion/refine/readings.ts';
 import { refine } from '../../src/fusion/refine/refine.ts';
 import type { RefineProgress } from '../../src/fusion/refine/refine-request.ts';
@@ -158,7 +159,9 @@ export const PARTS: Readonly<Record<string, (argument: string) => Promise<object
     const { base, concept } = await subject();
     const { maxPositions, layers } = base.parts;
     const shape = [1, layers.contextCount, maxPositions, base.parts.unet.config.crossAttentionDim];
-    const read = { context: float32(shape, new TorchGenerator(2).randn(sizeOf(shape))) };
+    const read = new PromptReading({
+      context: float32(shape, new TorchGenerator(2).randn(sizeOf(shape))),
+    });
     const prompt = { own: read, fused: read };
     const deltas = within('unet', concept.deltas);
     const ended: number[] = [];

@@ -1,17 +1,18 @@
 /** How the models of a refinement read prompts, what the base teaches by captions, and what steps cost a base of its size. */
 import type { Checkpoint } from '../../models/checkpoint.ts';
-import type { Conditioning, TokenEncoder } from '../../models/families/conditioning.ts';
+import type { TokenEncoder } from '../../models/families/conditioning.ts';
 import { within } from '../../models/families/layer-table.ts';
 import type { PromptIds } from '../../models/families/prompt-ids.ts';
 import type { LayerDeltas, ModelDeltas } from '../../models/lora.ts';
 import { denoisedCaptions } from '../captions.ts';
 import type { LatentSize, PromptReader } from '../prompt-reader.ts';
+import { PromptReading } from './prompt-reading.ts';
 import { REFINE_DEFAULTS, type RefineOptions } from './refine-options.ts';
 import type { Teacher } from './refine-request.ts';
 import type { RefinePrompt } from './refine-states.ts';
 
-/** Captions by which the base teaches; one in five of them also judges, by other seeds. */
-const TAUGHT_CAPTIONS = 20;
+/** Captions by which the base teaches, at most; one in five of them also judges, by other seeds. */
+const TAUGHT_CAPTIONS = 64;
 const JUDGING_CAPTION = 5;
 /** Numbers of one picture in a UNet's first level up to which a whole batch is one pass. SD 1.5 has ten times as many. */
 const SMALL_LEVEL = 2 ** 17;
@@ -33,17 +34,17 @@ export class ModelReading {
   }
 
   /** @param perLayer ids per cross-attention */
-  read(perLayer: readonly PromptIds[]): Promise<Conditioning> {
-    return this.#reader.conditioning(perLayer, this.#encoder, this.#size);
+  async read(perLayer: readonly PromptIds[]): Promise<PromptReading> {
+    return new PromptReading(await this.#reader.conditioning(perLayer, this.#encoder, this.#size));
   }
 
   /** A text without words of concepts. */
-  caption(text: string): Promise<Conditioning> {
+  caption(text: string): Promise<PromptReading> {
     return this.read(this.#reader.everywhere(text));
   }
 
-  noPrompt(): Promise<Conditioning> {
-    return this.#reader.noPrompt(this.#encoder, this.#size);
+  async noPrompt(): Promise<PromptReading> {
+    return new PromptReading(await this.#reader.noPrompt(this.#encoder, this.#size));
   }
 }
 

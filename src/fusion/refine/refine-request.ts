@@ -2,12 +2,12 @@
 import { ShapeError, UsageError } from '../../errors.ts';
 import type { LowRank } from '../../linalg/low-rank.ts';
 import type { Checkpoint } from '../../models/checkpoint.ts';
-import type { Conditioning } from '../../models/families/conditioning.ts';
 import type { LayerDeltas } from '../../models/lora.ts';
 import type { ExecutionContext } from '../../runtime/execution-context.ts';
 import type { SchedulerConfig } from '../../sampling/scheduler-config.ts';
 import type { HeldOutCheck } from '../best-check.ts';
 import type { LatentSize } from '../prompt-reader.ts';
+import type { PromptReading } from './prompt-reading.ts';
 import type { RefineOptions } from './refine-options.ts';
 import type { RefinePrompt } from './refine-states.ts';
 
@@ -82,7 +82,8 @@ export function checkRequest({ base, start, fixed, noPrompt, concepts, preserved
     maxPositions,
     base.parts.unet.config.crossAttentionDim,
   ];
-  const check = (where: string, { context: { shape } }: Conditioning): void => {
+  const check = (where: string, { conditioning }: PromptReading): void => {
+    const { shape } = conditioning.context;
     if (shape.join() !== expected.join()) {
       throw new ShapeError(
         `refine: ${where}: expected text features [${expected.join(', ')}], got [${shape.join(', ')}]`,

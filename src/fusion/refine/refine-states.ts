@@ -1,11 +1,7 @@
 /** Latents that denoising visits, each with what is compared there as a model should predict it under its prompt. */
 
 import type { ModelPart } from '../../models/checkpoint.ts';
-import {
-  type Conditioning,
-  conditioningFeeds,
-  stackedConditioning,
-} from '../../models/families/conditioning.ts';
+import { conditioningFeeds, stackedConditioning } from '../../models/families/conditioning.ts';
 import { deltaFeeds, type LayerDeltas } from '../../models/lora.ts';
 import type { UnetConfig } from '../../models/unet/config.ts';
 import { buildUnet, type UnetSize } from '../../models/unet/unet.ts';
@@ -16,11 +12,12 @@ import { GuidedRows } from '../../sampling/guided-rows.ts';
 import { type Pass, runGuided } from '../../sampling/guided-run.ts';
 import type { Sampler } from '../../sampling/samplers/sampler.ts';
 import { float32 } from '../../tensor/tensor.ts';
+import type { PromptReading } from './prompt-reading.ts';
 
 /** A prompt as two models read it, the concept's own and the fused one; of one row. */
 export interface RefinePrompt {
-  readonly own: Conditioning;
-  readonly fused: Conditioning;
+  readonly own: PromptReading;
+  readonly fused: PromptReading;
 }
 
 /** One place where the fused model's prediction is compared. */
@@ -198,7 +195,7 @@ export class Rollouts {
    */
   #compared(
     deltas: LayerDeltas,
-    noPrompt: Conditioning,
+    noPrompt: PromptReading,
   ): (pass: Pick<Pass, 'feeds'>, prompted: Float32Array) => Promise<Float32Array> {
     const { unprompted } = this.#options;
     if (unprompted === 0) return async (_, prompted) => prompted;
@@ -212,11 +209,11 @@ export class Rollouts {
   /** What a model predicts for all rows of a pass. */
   #network(
     deltas: LayerDeltas,
-    prompts: readonly Conditioning[],
+    prompts: readonly PromptReading[],
   ): (pass: Pick<Pass, 'feeds'>) => Promise<Float32Array> {
     const fixed = {
       ...deltaFeeds(deltas, this.#ranks, this.#layers),
-      ...conditioningFeeds(stackedConditioning(prompts)),
+      ...conditioningFeeds(stackedConditioning(prompts.map(({ conditioning }) => conditioning))),
     };
     return async ({ feeds }) => {
       const { noise_pred } = await this.#session.run({ ...feeds, ...fixed });

@@ -328,8 +328,8 @@ class RefineRun {
       row_weight: weight,
       ...conditioningFeeds(
         rows.conditioning(
-          noPrompt.fused,
-          states.map(({ prompt }) => prompt.fused),
+          noPrompt.fused.conditioning,
+          states.map(({ prompt }) => prompt.fused.conditioning),
         ),
       ),
       ...this.#feeds,

@@ -4,6 +4,7 @@ import { loadConcept } from '../../../src/concepts/concept-file.ts';
 import { conceptDeltas } from '../../../src/concepts/fit.ts';
 import { NumericalError, ShapeError, UsageError } from '../../../src/errors.ts';
 import { spreadOver } from '../../../src/fusion/refine/held-out.ts';
+import { PromptReading } from '../../../src/fusion/refine/prompt-reading.ts';
 import { refine } from '../../../src/fusion/refine/refine.ts';
 import { buildRefineStep } from '../../../src/fusion/refine/refine-graph.ts';
 import type { RefineOptions } from '../../../src/fusion/refine/refine-options.ts';
@@ -12,7 +13,7 @@ import { type RefinePrompt, type RefineState, Rollouts } from '../../../src/fusi
 import { gradientOutput } from '../../../src/graph/gradient-outputs.ts';
 import { frobeniusNorm, rankOf, scale, subtract } from '../../../src/linalg/low-rank.ts';
 import type { Checkpoint } from '../../../src/models/checkpoint.ts';
-import { type Conditioning, conditioningFeeds } from '../../../src/models/families/conditioning.ts';
+import { conditioningFeeds } from '../../../src/models/families/conditioning.ts';
 import { within } from '../../../src/models/families/layer-table.ts';
 import { commonRanks, deltaFeeds, deltaRanks, type LayerDeltas } from '../../../src/models/lora.ts';
 import { loraUpInput } from '../../../src/models/network.ts';
@@ -60,9 +61,10 @@ const contextShape = (): number[] => {
     config.crossAttentionDim,
   ];
 };
-const context = (seed: number): Conditioning => ({
-  context: float32(contextShape(), new TorchGenerator(seed).randn(sizeOf(contextShape()))),
-});
+const context = (seed: number): PromptReading =>
+  new PromptReading({
+    context: float32(contextShape(), new TorchGenerator(seed).randn(sizeOf(contextShape()))),
+  });
 const prompt = (seed: number): RefinePrompt => {
   const features = context(seed);
   return { own: features, fused: features };
@@ -244,11 +246,11 @@ describe('refine', () => {
         const network = buildUnet(weights, config, { ...size, batch: 1 }, { loraRanks: ranks });
         const session = await defaultRuntime().load(network.graph, 'every-step');
         sessions.push(session);
-        return async ({ latents, timestep }: RefineState, text: Conditioning): Promise<Float32Array> => {
+        return async ({ latents, timestep }: RefineState, text: PromptReading): Promise<Float32Array> => {
           const { noise_pred } = await session.run({
             sample: float32([1, 4, 8, 8], latents),
             timestep: float32([1], [timestep]),
-            ...conditioningFeeds(text),
+            ...conditioningFeeds(text.conditioning),
             ...deltaFeeds(deltas, ranks, base.parts.unet.layers),
           });
           return noise_pred!.data as Float32Array;
@@ -399,7 +401,7 @@ describe('refine', () => {
     const [name, delta] = [...given.start][0]!;
     const tall = { up: { ...delta.up, rows: delta.up.rows + 1 }, down: delta.down };
     const [concept] = given.concepts;
-    const short = { context: float32([1, 2, 3]) };
+    const short = new PromptReading({ context: float32([1, 2, 3]) });
     const bent = { own: short, fused: short };
     const cases: [Partial<RefineRequest>, new (...args: never[]) => Error, RegExp][] = [
       [{ start: new Map([[name, tall]]) }, ShapeError, /expected \[\d+, \d+\], got/],
@@ -448,7 +450,9 @@ describe('buildRefineStep', () => {
     const common: Record<string, Tensor> = {
       sample: rows.both(sample),
       timestep: rows.both(float32([2], Float32Array.of(900, 300))),
-      ...conditioningFeeds(rows.conditioning(context(3), [context(1), context(2)])),
+      ...conditioningFeeds(
+        rows.conditioning(context(3).conditioning, [context(1).conditioning, context(2).conditioning]),
+      ),
       ...deltaFeeds(own, ranks, base.parts.unet.layers),
     };
     const plain = await defaultRuntime().load(

@@ -2,10 +2,10 @@
 import { describe, expect, it } from 'vitest';
 import { loadConcept } from '../../../src/concepts/concept-file.ts';
 import { conceptDeltas } from '../../../src/concepts/fit.ts';
+import { PromptReading } from '../../../src/fusion/refine/prompt-reading.ts';
 import { refine } from '../../../src/fusion/refine/refine.ts';
 import { scale } from '../../../src/linalg/low-rank.ts';
 import { openCheckpoint } from '../../../src/models/checkpoint.ts';
-import type { Conditioning } from '../../../src/models/families/conditioning.ts';
 import { within } from '../../../src/models/families/layer-table.ts';
 import { crossAttentionNames } from '../../../src/models/unet/structure.ts';
 import { executionContext } from '../../../src/runtime/execution-context.ts';
@@ -26,9 +26,9 @@ describe('refinement by v', () => {
     const own = within('unet', await conceptDeltas(base, await loadConcept(file)));
     const { config } = base.parts.unet;
     const shape = [1, crossAttentionNames(config).length, base.parts.maxPositions, config.crossAttentionDim];
-    const [text, none] = [1, 2].map((seed) => ({
-      context: float32(shape, new TorchGenerator(seed).randn(sizeOf(shape))),
-    })) as [Conditioning, Conditioning];
+    const [text, none] = [1, 2].map(
+      (seed) => new PromptReading({ context: float32(shape, new TorchGenerator(seed).randn(sizeOf(shape))) }),
+    ) as [PromptReading, PromptReading];
     const { losses } = await refine({
       base,
       size: { height: 8, width: 8 },
