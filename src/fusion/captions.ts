@@ -4,36 +4,10 @@ import path from 'node:path';
 import { FormatError } from '../errors.ts';
 import { readTextFile } from '../io/read-small-file.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
+import { GENERIC_CAPTIONS } from './generic-captions.ts';
 
 /** A list of captions that a model folder may bring along, for models that know a world of their own. */
 const MODEL_LIST = 'preservation_captions.txt';
-
-/** The shipped list: everyday subjects, places and styles; the empty prompt is added to every list. */
-export const GENERIC_CAPTIONS: readonly string[] = [
-  'photo of a dog',
-  'photo of a cat sitting on a sofa',
-  'photo of a man',
-  'portrait of a woman, soft light',
-  'a group of people at a table',
-  'a child playing in a garden',
-  'photo of a red car on a street',
-  'a bicycle leaning against a wall',
-  'a wooden chair in a bright room',
-  'a cup of coffee on a desk',
-  'a bowl of fruit, still life',
-  'a mountain landscape at sunrise',
-  'a beach with blue water',
-  'a city skyline at night',
-  'a forest path in autumn',
-  'a house with a white fence',
-  'an oil painting of a ship at sea',
-  'a pencil drawing of a bird',
-  'a watercolor of flowers in a vase',
-  'a digital illustration of a robot',
-  'a statue in a museum',
-  'a horse running across a field',
-  'the interior of a kitchen',
-];
 
 /** How many captions guide denoising runs; each costs as much as a concept. */
 export const MAX_DENOISED_CAPTIONS = 8;

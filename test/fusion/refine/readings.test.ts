@@ -37,12 +37,14 @@ describe('what captions teach', () => {
   const reading = (name: string): ModelReading =>
     ({ deltas: new Map(), caption: async (text: string) => `${name}: ${text}` }) as unknown as ModelReading;
 
-  it('is every one of nineteen and the empty prompt, as each model reads it; one in five judges too', async () => {
-    const captions = Array.from({ length: 19 }, (_, i) => `caption ${i}`);
+  it('is every one of 63 and the empty prompt, as each model reads it; one in five judges too', async () => {
+    const captions = Array.from({ length: 63 }, (_, i) => `caption ${i}`);
     const { prompts, heldOut } = (await captionTeacher(reading('base'), reading('fused'), captions))!;
     const read = (text: string) => ({ own: `base: ${text}`, fused: `fused: ${text}` });
     expect(prompts).toEqual([...captions, ''].map(read));
-    expect(heldOut).toEqual([0, 5, 10, 15].map((i) => read(captions[i]!)));
+    expect(heldOut).toEqual(captions.filter((_, i) => i % 5 === 0).map(read));
+    const more = (await captionTeacher(reading('base'), reading('fused'), [...captions, 'one more']))!;
+    expect(more.prompts).toHaveLength(64);
   });
 
   it('is nothing without captions', async () => {
