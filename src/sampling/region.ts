@@ -57,8 +57,8 @@ export function coverage(shape: RegionShape, height: number, width: number): Flo
 }
 
 /**
- * Size of a region as a picture of its own, in pixels: of the cells of the latents that a box covers. A mask is a part of the picture,
- * and has its size.
+ * Size of a region as a picture of its own, in pixels: of the cells of the latents that a box covers; of a mask how far it goes along each
+ * axis, where soft edges count by their share.
  * @param factor pixels per latent cell
  */
 export function ownSize(
@@ -66,13 +66,33 @@ export function ownSize(
   { width, height }: { readonly width: number; readonly height: number },
   factor: number,
 ): { width: number; height: number } {
-  if (shape.kind === 'mask') return { width, height };
+  if (shape.kind === 'mask') return extentOf(shape.mask, { width, height });
   const { top, left, bottom, right } = shape.box;
   const side = (from: number, to: number, size: number): number => {
     const [start, end] = coveredCells(from, to, size / factor);
     return factor * (end - start);
   };
   return { width: side(left, right, width), height: side(top, bottom, height) };
+}
+
+/** How far a mask goes along each axis of a picture, where soft edges count by their share of its greatest value. */
+function extentOf(
+  { width, height, data }: SoftMask,
+  picture: { readonly width: number; readonly height: number },
+): { width: number; height: number } {
+  const [columns, rows] = [new Float64Array(width), new Float64Array(height)];
+  data.forEach((value, i) => {
+    const [x, y] = [i % width, Math.floor(i / width)];
+    columns[x] = Math.max(columns[x]!, value);
+    rows[y] = Math.max(rows[y]!, value);
+  });
+  const greatest = Math.max(...rows);
+  const side = (lines: Float64Array, size: number): number =>
+    Math.max(
+      1,
+      Math.round((size / lines.length) * lines.reduce((sum, value) => sum + value / (greatest || 1), 0)),
+    );
+  return { width: side(columns, picture.width), height: side(rows, picture.height) };
 }
 
 /** Mean over each cell's area; pixels that cells share count by their part. */

@@ -28,7 +28,7 @@ import { type StatesInPlace, withStates } from './given-states.ts';
 import { guidedPair } from './guidance.ts';
 import { LatentCodec } from './latent-codec.ts';
 import { type EncoderTexts, type LayerTexts, PromptEncoder } from './prompt-encoder.ts';
-import { ownSize } from './region.ts';
+import { ownSize, type RegionShape } from './region.ts';
 import { type ResolvedRequest, resolveRequest, type SampleRequest } from './request.ts';
 import { checkRequestMemory, maskCount } from './request-memory.ts';
 import { createSampler } from './samplers/create.ts';
@@ -204,7 +204,15 @@ export class Pipeline {
         `autoRegions: region ${i + 1}: "${excerpt(auto.regions[i]!.words.join(' '))}" is not in the prompt`,
       );
     });
-    const find = findingRun(run, { base: this.base, request, auto, model, positions, factor: this.factor });
+    const find = findingRun(run, {
+      base: this.base,
+      request,
+      auto,
+      model,
+      positions,
+      factor: this.factor,
+      toldSizes: (shape) => this.#toldSizes(request, shape),
+    });
     return (pictures, onStep) => {
       const steps = new SlowestStep(pictures, onStep);
       return run.sideBySide(pictures, (index) => find(index, steps.of(index)));
@@ -238,17 +246,8 @@ export class Pipeline {
       });
     }
     const none: ReadonlyMap<number, string> = new Map();
-    const { config } = this.base.parts.unet;
-    const told = (size: Pick<ResolvedRequest, 'width' | 'height'>) => {
-      const sizes = { ...request, ...size, ...request.targetSize };
-      const { negativeSizes = sizes } = request;
-      return guidedPair(guidanceScale, timeIdsOf(config, negativeSizes), timeIdsOf(config, sizes));
-    };
-    const timeIds = told(request);
-    const apart = [
-      timeIds,
-      ...request.regions.map(({ shape }) => told(ownSize(shape, request, this.factor))),
-    ];
+    const timeIds = this.#toldSizes(request);
+    const apart = [timeIds, ...request.regions.map(({ shape }) => this.#toldSizes(request, shape))];
     return encoded.map((pair, place) => {
       const { promptStates, negativeStates } = places[place]!;
       const given = guidedPair(
@@ -262,6 +261,15 @@ export class Pipeline {
         timeIdsApart: (apart[place] ?? timeIds)[i],
       }));
     });
+  }
+
+  /** The sizes that a UNet reads, for each row of a picture. @param shape of a region that keeps to itself. Default: the whole picture */
+  #toldSizes(request: ResolvedRequest, shape?: RegionShape): readonly (Tensor<Float32Array> | undefined)[] {
+    const { config } = this.base.parts.unet;
+    const own = shape === undefined ? {} : ownSize(shape, request, this.factor);
+    const sizes = { ...request, ...own, ...request.targetSize };
+    const { negativeSizes = sizes } = request;
+    return guidedPair(request.guidanceScale, timeIdsOf(config, negativeSizes), timeIdsOf(config, sizes));
   }
 
   /** @param strengths of the concepts in the text encoder */

@@ -76,8 +76,8 @@ export const WORLDS = {
       ['beachball', 'checker'],
       ['smiley', 'bullseye', 'beachball', 'checker'],
     ],
-    // Wider than 128 pixels it draws things twice.
-    canvases: { 2: [128, 64], 3: [128, 96], 4: [128, 96] },
+    // One prompt draws things twice where it is wider than 128 pixels; three places of 128 pixels are too narrow for what concepts learned.
+    canvases: { 2: [128, 64], 3: [192, 64], 4: [256, 64] },
     sceneSizes: [
       [64, 64],
       [96, 64],

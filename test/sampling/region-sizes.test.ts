@@ -15,12 +15,31 @@ const box = (left: number, right: number, top = 0, bottom = 1): RegionShape => (
 
 describe('the own size of a region', () => {
   const picture = { width: 64, height: 32 };
-  const mask = { width: 8, height: 4, data: new Float32Array(32).fill(1, 0, 3) };
+  const maskOf = (value: (x: number, y: number) => number): RegionShape => ({
+    kind: 'mask',
+    mask: {
+      width: 8,
+      height: 4,
+      data: Float32Array.from({ length: 32 }, (_, i) => value(i % 8, Math.floor(i / 8))),
+    },
+  });
 
   it.each<[string, RegionShape, object]>([
     ['that of whole cells', box(0.25, 1), { width: 48, height: 32 }],
     ['that of the cells inside a box', box(0.2, 0.8, 0.5, 1), { width: 32, height: 16 }],
-    ['the picture’s, of a mask', { kind: 'mask', mask }, picture],
+    ['the picture’s, of a mask that is everywhere', maskOf(() => 0.3), picture],
+    [
+      'a box’s, of a mask of its cells',
+      maskOf((x, y) => (x < 3 && y > 1 ? 1 : 0)),
+      { width: 24, height: 16 },
+    ],
+    [
+      'between two boxes’, of a soft mask',
+      maskOf((x) => (x < 3 ? 1 : x < 5 ? 0.5 : 0)),
+      { width: 32, height: 32 },
+    ],
+    ['that of one cell', maskOf((x, y) => (x === 7 && y === 3 ? 1 : 0)), { width: 8, height: 8 }],
+    ['that of the parts of a mask', maskOf((x) => (x === 0 || x === 7 ? 1 : 0)), { width: 16, height: 32 }],
   ])('is %s', (_, shape, size) => {
     expect(ownSize(shape, picture, 8)).toEqual(size);
   });

@@ -1,10 +1,12 @@
 /** Pictures whose regions find their places: each by itself, since its places are its own. */
 import type { Checkpoint } from '../../models/checkpoint.ts';
+import { joinedRows } from '../../models/families/conditioning.ts';
 import { attentionPlaces, crossAttentionNames, levelSizes } from '../../models/unet/structure.ts';
 import type { Tensor } from '../../tensor/tensor.ts';
 import type { CombinedModel } from '../combined-model.ts';
 import type { DenoisingRun, OnStep } from '../denoising-run.ts';
 import { GuidedRows } from '../guided-rows.ts';
+import type { RegionShape } from '../region.ts';
 import type { ResolvedRequest } from '../request.ts';
 import { WordListener } from '../word-listening.ts';
 import { type AutoRegions, autoCalls } from './auto-regions.ts';
@@ -22,6 +24,8 @@ export interface FindingRequest {
   readonly positions: readonly (readonly (readonly number[])[])[];
   /** Pixels per latent cell. */
   readonly factor: number;
+  /** What a region is told of its size while it keeps to itself, for each row of a picture; undefined where nothing is read of it. */
+  readonly toldSizes: (shape: RegionShape) => readonly (Tensor<Float32Array> | undefined)[];
 }
 
 export interface FoundPicture {
@@ -34,7 +38,7 @@ export interface FoundPicture {
 /** Draws the picture of an index. */
 export function findingRun(
   run: DenoisingRun,
-  { base, request, auto, model, positions, factor }: FindingRequest,
+  { base, request, auto, model, positions, factor, toldSizes }: FindingRequest,
 ): (index: number, onStep: OnStep) => Promise<FoundPicture> {
   const { config } = base.parts.unet;
   const { finder = 'soft', restart = true, regions } = auto;
@@ -59,6 +63,10 @@ export function findingRun(
       lookingCalls: looking,
       stillFrom,
       isolatedCalls: isolated,
+      toldSizes: (shape) => {
+        const own = toldSizes(shape).filter((sizes) => sizes !== undefined);
+        return own.length === 0 ? undefined : rows.spread(joinedRows(own));
+      },
     });
     let before = 0;
     if (restart) {

@@ -7,6 +7,7 @@
  * less. Where places are kept apart a network is written for their borders.
  */
 import { plainLayout, sourceInputs } from '../../models/unet/region-attention.ts';
+import { timeIdsInput } from '../../models/unet/time-embedding.ts';
 import type { Tensor } from '../../tensor/tensor.ts';
 import {
   type ConceptPlacement,
@@ -15,7 +16,7 @@ import {
   type SourceStrengths,
 } from '../concept-places.ts';
 import type { Arrangement, PicturePlaces } from '../picture-places.ts';
-import type { Region, SoftMask } from '../region.ts';
+import type { Region, RegionShape, SoftMask } from '../region.ts';
 import { shareAnyPicture, sharePicture } from '../region-shares.ts';
 import type { WordListener } from '../word-listening.ts';
 import type { MapSize } from './map-numbers.ts';
@@ -42,6 +43,8 @@ export interface FoundRequest {
   readonly stillFrom: number;
   /** Calls, from the first on, in which regions keep to themselves once they are found. */
   readonly isolatedCalls: number;
+  /** What a region is told of its size while it keeps to itself, [B, 6]; undefined where nothing is read of it. */
+  readonly toldSizes: (shape: RegionShape) => Tensor | undefined;
 }
 
 export interface FoundPlace {
@@ -120,13 +123,17 @@ export class FoundPlaces implements PicturePlaces {
 
   /** @param isolated whether regions keep to themselves */
   #drawing(isolated: boolean): Arrangement {
-    const { levels, strengths, listener, tokens, stillFrom } = this.#request;
+    const { levels, strengths, listener, tokens, stillFrom, toldSizes } = this.#request;
     const regions = this.masks.map((mask): Region => ({ prompt: '', shape: { kind: 'mask', mask } }));
     const { layout, feeds, weights } = isolated
       ? sharePicture(regions, this.#tokens, levels, true)
       : shareAnyPicture(regions, this.#tokens, levels);
     const placed = this.#placement.placed.map((concept) => strengths[concept]!);
-    const own = { ...feeds, ...conceptMasks(weights, placed) };
+    const sizes = regions.flatMap(({ shape }, i) => {
+      const told = isolated ? toldSizes(shape) : undefined;
+      return told === undefined ? [] : [[timeIdsInput(i + 1, true), told] as const];
+    });
+    const own = { ...feeds, ...conceptMasks(weights, placed), ...Object.fromEntries(sizes) };
     // Places that move are told in all calls, whether that is heard or not.
     const listens = stillFrom > 0;
     return {

@@ -23,7 +23,7 @@ import { Pipeline } from '../../../src/sampling/sample.ts';
 import { createSampler } from '../../../src/sampling/samplers/create.ts';
 import { UnetDenoiser } from '../../../src/sampling/unet-denoiser.ts';
 import { WordListener } from '../../../src/sampling/word-listening.ts';
-import { goldenPath } from '../../support/goldens.ts';
+import { familiesPath, goldenPath } from '../../support/goldens.ts';
 import { randomChange } from '../../support/random-change.ts';
 
 let base: Checkpoint;
@@ -69,6 +69,32 @@ describe('a picture in found places', () => {
     );
     const [drawn] = await pipeline.sample({ ...REQUEST, prompt: AUTO.background, isolate: 1, regions });
     expect(auto!.latents.data).toBeAllClose(drawn!.latents.data, { rtol: 0, atol: 1e-5 });
+  });
+
+  it('is told the size of each place while it keeps to itself, by a model that reads sizes', async () => {
+    const xl = await openCheckpoint(familiesPath('sdxl', 'model'));
+    const own = await Pipeline.create(xl, { placedDeltas: [randomChange(xl, 1), randomChange(xl, 2)] });
+    try {
+      const [auto] = await own.sample({ ...REQUEST, isolate: 1, autoRegions: AUTO });
+      const regions = AUTO.regions.map(
+        ({ words: _, ...region }, i): Region => ({
+          negativePrompt: 'a bird',
+          ...region,
+          shape: { kind: 'mask', mask: auto!.found[i]!.mask },
+        }),
+      );
+      const request = { ...REQUEST, prompt: AUTO.background, isolate: 1, regions };
+      const [drawn] = await own.sample(request);
+      expect(auto!.latents.data).toBeAllClose(drawn!.latents.data, { rtol: 1e-5, atol: 1e-5 });
+      // One that is told another size is another picture.
+      const [told] = await own.sample({
+        ...request,
+        targetSize: { width: REQUEST.width!, height: REQUEST.height! },
+      });
+      expect(told!.latents.data).not.toBeAllClose(drawn!.latents.data, { rtol: 1e-4, atol: 1e-4 });
+    } finally {
+      await own.dispose();
+    }
   });
 
   it('is its own whichever is drawn before it, and another one begun anew; steps are told as they are made', async () => {
@@ -185,6 +211,7 @@ it('places that move and are boxes give the picture of drawn boxes', async () =>
     lookingCalls: 1,
     stillFrom: 2,
     isolatedCalls: 0,
+    toldSizes: () => undefined,
   });
   // What is listened to is the whole prompt, the last source, in the rows that have it.
   const rows = new GuidedRows(1, { scale: 3 });
