@@ -101,7 +101,7 @@ export const fuseOptions = {
     requiresArg: true,
     group: 'How:',
     describe:
-      'Steps of distillation after the solve, towards each concept’s own predictions, some 500 a concept: minutes on the miniature, a day or more at full size [default: 0]',
+      'Steps of distillation after the solve, towards each concept’s own predictions, some 200 a concept: a minute or two on the miniature, most of a day at full size [default: 0]',
   },
   rank: {
     type: 'string',

@@ -63,7 +63,7 @@ export async function fusionTasks(base: Checkpoint, plan: FusionPlan): Promise<F
       { stage, action: 'solve', units: layers[stage].length, cost: solveCost(base, plan, stage) },
     ];
   });
-  const { units, passes } = await fusionRefineWork(base, options, concepts.length, captions.length);
+  const { units, passes } = await fusionRefineWork(base, options, concepts.length, captions);
   const prediction = pass / guidedRows(options).count;
   return [
     ...tasks,

@@ -48,6 +48,11 @@ export class ModelReading {
   }
 }
 
+/** Captions of a list by which the base teaches. */
+export function taughtCaptions(captions: readonly string[]): string[] {
+  return captions.length === 0 ? [] : denoisedCaptions(captions, TAUGHT_CAPTIONS);
+}
+
 /** No prompt, as both read it. @param student whose predictions are to be the base's */
 export async function noPromptOf(base: ModelReading, student: ModelReading): Promise<RefinePrompt> {
   return { own: await base.noPrompt(), fused: await student.noPrompt() };
@@ -61,7 +66,7 @@ export async function captionTeacher(
 ): Promise<Teacher | null> {
   if (captions.length === 0) return null;
   const taught: RefinePrompt[] = [];
-  for (const caption of denoisedCaptions(captions, TAUGHT_CAPTIONS)) {
+  for (const caption of taughtCaptions(captions)) {
     taught.push({ own: await base.caption(caption), fused: await student.caption(caption) });
   }
   return {

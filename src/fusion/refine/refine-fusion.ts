@@ -11,7 +11,7 @@ import type { FusionOptions } from '../options.ts';
 import { type LatentSize, PromptReader } from '../prompt-reader.ts';
 import { conceptPrompts } from '../prompts.ts';
 import { latentSizeFor } from '../statistics/collector.ts';
-import { captionTeacher, ModelReading, noPromptOf, refineOptionsFor } from './readings.ts';
+import { captionTeacher, ModelReading, noPromptOf, refineOptionsFor, taughtCaptions } from './readings.ts';
 import { refine, refineWork } from './refine.ts';
 import { REFINE_DEFAULTS, type RefineOptions } from './refine-options.ts';
 import type { Refinement, RefineProgress, Teacher } from './refine-request.ts';
@@ -59,7 +59,7 @@ export async function refineFusion(fusion: FusionToRefine): Promise<Refinement> 
     teachers.push({
       name,
       deltas: inOwn.deltas,
-      prompts: await read([...new Set([...options.promptTemplates, ...CONTEXTS])]),
+      prompts: await read(taughtTemplates(options)),
       heldOut: await read(JUDGING_TEMPLATES),
     });
   }
@@ -82,11 +82,18 @@ export async function fusionRefineWork(
   base: Checkpoint,
   options: FusionOptions,
   concepts: number,
-  captions: number,
+  captions: readonly string[],
 ): Promise<ReturnType<typeof refineWork>> {
   if (options.refine === 0) return { units: 0, passes: 0 };
-  const teachers = concepts + (captions > 0 ? 1 : 0);
-  return refineWork(settingsOf(base, await latentSizeFor(base, options), options), teachers, teachers);
+  const taught = taughtCaptions(captions).length;
+  const own = Array<number>(concepts).fill(taughtTemplates(options).length);
+  const prompts = taught === 0 ? own : [...own, taught];
+  return refineWork(settingsOf(base, await latentSizeFor(base, options), options), prompts, prompts.length);
+}
+
+/** Prompts that a concept teaches by. */
+function taughtTemplates({ promptTemplates }: FusionOptions): string[] {
+  return [...new Set([...promptTemplates, ...CONTEXTS])];
 }
 
 function settingsOf(

@@ -27,7 +27,7 @@ export interface RefineOptions {
   readonly reach: number;
   /** Steps of DPM-Solver++ 2M per drawing. */
   readonly denoisingSteps: number;
-  /** Drawings by each teacher before the first step; rounded up to full batches. */
+  /** Drawings by each teacher before the first step, or one of each of its prompts if these are more; rounded up to full batches. */
   readonly runs: number;
   /** Steps of a round. Before each but the first, the fused model draws a batch for every teacher. */
   readonly roundSteps: number;
@@ -41,15 +41,15 @@ export interface RefineOptions {
  * of them leave less of other prompts.
  */
 export const REFINE_DEFAULTS: RefineOptions = {
-  steps: 1000,
+  steps: 400,
   checkSteps: 100,
   learningRate: 4e-3,
   batch: 4,
   picturesPerPass: 4,
   guidanceScale: 4,
-  preserve: 0.8,
+  preserve: 0.5,
   reach: 0.75,
-  denoisingSteps: 20,
+  denoisingSteps: 10,
   runs: 32,
   roundSteps: 200,
   seed: 0,

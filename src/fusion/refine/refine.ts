@@ -91,21 +91,28 @@ export async function refine(request: RefineRequest): Promise<Refinement> {
 /** A prediction with its way back, against the prediction alone. */
 const STEP_PASSES = 3;
 
+/** Batches that a teacher of so many prompts draws before the first step. */
+function firstBatches({ runs, batch }: Pick<RefineOptions, 'runs' | 'batch'>, prompts: number): number {
+  return Math.ceil(Math.max(runs, prompts) / batch);
+}
+
 /**
  * Work that a refinement takes.
- * @param teachers concepts, and one more if captions are preserved
- * @param judged   those of them with held-out prompts
+ * @param prompts of each teacher: of the concepts, and at last the captions if they are preserved
+ * @param judged  teachers with held-out prompts
  * @returns units that progress counts, and predictions of one picture that they are worth
  */
 export function refineWork(
-  { steps, runs, batch, picturesPerPass, denoisingSteps, roundSteps, guidanceScale }: RefineOptions,
-  teachers: number,
+  options: RefineOptions,
+  prompts: readonly number[],
   judged: number,
 ): { readonly units: number; readonly passes: number } {
+  const { steps, batch, picturesPerPass, denoisingSteps, roundSteps, guidanceScale } = options;
   const rows = isGuided(guidanceScale) ? 2 : 1;
   const rounds = Math.ceil(steps / roundSteps) - 1;
-  const visited = (Math.ceil(runs / batch) * teachers + judged) * denoisingSteps * batch;
-  const ownPolicy = rounds * teachers * denoisingSteps * batch;
+  const first = prompts.reduce((sum, count) => sum + firstBatches(options, count), 0);
+  const visited = (first + judged) * denoisingSteps * batch;
+  const ownPolicy = rounds * prompts.length * denoisingSteps * batch;
   return {
     units: steps + (visited + ownPolicy) / picturesPerPass,
     // Where the fused model goes, its teacher predicts beside it; and without a prompt the base, everywhere.
@@ -162,9 +169,15 @@ class RefineRun {
   }
 
   async finish(): Promise<Refinement> {
-    const { steps, checkSteps, roundSteps, runs, batch } = this.#options;
+    const { steps, checkSteps, roundSteps } = this.#options;
     await this.#load();
-    for (let drawn = 0; drawn < runs; drawn += batch) await this.#draw('visited');
+    const batches = this.#pools.map(({ teacher }) => firstBatches(this.#options, teacher.prompts.length));
+    for (let drawn = 0; drawn < Math.max(...batches); drawn++) {
+      await this.#draw(
+        'visited',
+        this.#pools.filter((_, i) => drawn < batches[i]!),
+      );
+    }
     const states = new Map(this.#trained.map((name) => [name, adamwState(this.#feeds[name]!.data.length)]));
     const losses: number[] = [];
     const held = await this.#heldOut();
@@ -235,11 +248,11 @@ class RefineRun {
     this.#training = await execution.runtime.load(graph, 'training', execution);
   }
 
-  /** One batch of drawings for every teacher: by itself, or by the fused model as it is now. */
-  async #draw(into: 'visited' | 'ownPolicy'): Promise<void> {
+  /** One batch of drawings for each of these teachers: by itself, or by the fused model as it is now. */
+  async #draw(into: 'visited' | 'ownPolicy', pools = this.#pools): Promise<void> {
     const { batch } = this.#options;
     const fused = into === 'visited' ? null : this.#model();
-    for (const pool of this.#pools) {
+    for (const pool of pools) {
       const { teacher } = pool;
       const { prompts } = teacher;
       const chosen = Array.from({ length: batch }, (_, i) => prompts[(pool.drawn + i) % prompts.length]!);
@@ -391,7 +404,8 @@ class RefineRun {
   #advance(action: RefineProgress['action'], subject: string): void {
     this.#execution.signal?.throwIfAborted();
     const judged = this.#pools.filter(({ teacher: { heldOut = [] } }) => heldOut.length > 0).length;
-    const total = refineWork(this.#options, this.#pools.length, judged).units;
+    const prompts = this.#pools.map(({ teacher }) => teacher.prompts.length);
+    const total = refineWork(this.#options, prompts, judged).units;
     this.#done++;
     this.#execution.progress?.({ action, subject, done: this.#done, total });
   }

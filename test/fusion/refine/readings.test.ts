@@ -54,11 +54,12 @@ describe('what captions teach', () => {
 
 describe('the work of a refinement', () => {
   it.each([
-    ['two concepts and captions', 1000, 3, 31_200, 16_080],
-    ['four concepts and captions', 3200, 5, 102_000, 54_000],
-  ])('of %s in %i steps', (_, steps, teachers, guided, prompted) => {
+    ['two concepts', 400, 2, 12_680, 6400],
+    ['four concepts', 800, 4, 25_160, 12_880],
+  ])('of %s and sixty captions in %i steps', (_, steps, concepts, guided, prompted) => {
+    const prompts = [...Array<number>(concepts).fill(22), 60];
     const passes = (guidanceScale: number): number =>
-      refineWork({ ...REFINE_DEFAULTS, steps, guidanceScale }, teachers, teachers).passes;
+      refineWork({ ...REFINE_DEFAULTS, steps, guidanceScale }, prompts, prompts.length).passes;
     expect(passes(4)).toBe(guided);
     // Without guidance nothing is predicted without a prompt.
     expect(passes(1)).toBe(prompted);
