@@ -31,7 +31,7 @@ import { otherPairs } from './identity.ts';
 import { trainedJointly } from './joint-training.ts';
 import { SIDE, type World, type WorldConcept } from './worlds.ts';
 
-export const OTHER_PROMPTS = 20;
+export const OTHER_PROMPTS = 80;
 /** The average is the sum at 1 / concepts: three strengths of each count in all. */
 export const SUM_STRENGTHS = [0.7, 1] as const;
 
@@ -72,7 +72,7 @@ export interface JobResult {
 /**
  * Single concepts first, then every way for each of the world's sets.
  * @param joint  for how many steps a concept they are also trained together; 0: they are not
- * @param refine by how many steps the default is also refined; 0: it is not
+ * @param refine by how many steps a concept the default is also refined; 0: it is not
  * @param options of every fusion, beside its own
  */
 export function allJobs(
@@ -92,9 +92,11 @@ export function allJobs(
     kind: 'fuse',
     options: { ...others, ...options },
   });
-  const refined: [string, Way][] =
-    refine === 0 ? [] : [[`the default, refined by ${refine} steps`, fused({ refine })]];
-  const ways: [string, Way][] = [
+  const refined = (count: number): [string, Way][] =>
+    refine === 0
+      ? []
+      : [[`the default, refined by ${refine * count} steps`, fused({ refine: refine * count })]];
+  const ways = (count: number): [string, Way][] => [
     ...joint,
     ...SUM_STRENGTHS.map((strength): [string, Way] => [`sum ${strength}`, { kind: 'sum', strength }]),
     ['average', { kind: 'average' }],
@@ -105,10 +107,10 @@ export function allJobs(
         fused({ statistics, ...(preserve ? {} : { preserve: NOTHING }) }),
       ]),
     ),
-    ...refined,
+    ...refined(count),
   ];
   const together = sets.flatMap((names) =>
-    ways.map(([label, way]): Job => ({ label, way, concepts: names })),
+    ways(names.length).map(([label, way]): Job => ({ label, way, concepts: names })),
   );
   // Measured on the largest set only, to keep the whole within a quarter of an hour.
   const ofFour: [string, Way][] = [

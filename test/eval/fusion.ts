@@ -3,7 +3,7 @@
  * and text alignment, other prompts. `npm run eval:fusion`; `-- --json`; `-- --figure file.svg` writes the figure;
  * `-- --only normal` draws single concepts and the ways whose names hold that text (several: one `--only` each); `-- --joint 800` trains the
  * concepts together as well, for so many steps each, where that was not done yet (some ten minutes a concept and row);
- * `-- --refine 400` refines the default as well, some minutes a row; `-- --options '{"size":{"width":64,"height":64}}'` gives every fusion these
+ * `-- --refine 200` refines the default as well, by so many steps a concept, some minutes a row; `-- --options '{"size":{"width":64,"height":64}}'` gives every fusion these
  * options too.
  * `-- --world tiny-world-xl` measures on the miniature of SDXL's family (`--folder` says where its files lie), `--set beachball+checker` puts
  * these together alone, `--seeds 1` draws one picture a prompt in place of four, `--own-noise` each prompt from noise of its own (few seeds

@@ -1,7 +1,7 @@
 /**
  * Does every pair of the shipped concepts survive together, and do all four? Identity rates against each concept alone,
  * other prompts against the base. `npm run eval:pairs`, about five minutes on two cores; each row is said on standard error as it
- * comes. `-- --refine 200` with that many steps of refinement; `-- --options '{"runs":4}'` with other options of a fusion;
+ * comes. `-- --refine 200` with that many steps of refinement a concept; `-- --options '{"runs":4}'` with other options of a fusion;
  * `-- --only smiley,bullseye` fuses those alone (repeatable); `-- --joint 800` trains each set together, for so many steps a
  * concept, instead of fusing it; `-- --files '.build/eval-training/{}-ed-lora-orthogonal-0.safetensors'` takes other files of the
  * concepts; `-- --samples 160`; `-- --fast` draws with 8 steps of DPM-Solver++ in place of 25 of DDIM; `-- --threads 1` where several
@@ -48,7 +48,7 @@ const [REFINE, JOINT, SAMPLES] = [values.refine, values.joint, values.samples].m
 ];
 
 const THREADS = values.threads === undefined ? undefined : Number(values.threads);
-const OPTIONS: Partial<FusionOptions> = { ...JSON.parse(values.options), refine: REFINE };
+const OPTIONS: Partial<FusionOptions> = JSON.parse(values.options);
 const HOW = { sampling: values.fast ? SAMPLINGS.fast : SAMPLINGS.ddim };
 
 /** Statistics of one concept serve all sets. */
@@ -111,7 +111,8 @@ async function together(
     return { model, seconds: null };
   }
   const inputs = names.map((name) => concepts.get(name)!);
-  const fusion = await fuse({ base, concepts: inputs, options: OPTIONS, cacheFolder, threads: THREADS });
+  const options = { ...OPTIONS, refine: REFINE * names.length };
+  const fusion = await fuse({ base, concepts: inputs, options, cacheFolder, threads: THREADS });
   const { elapsedMs, collectMs } = fusion.report;
   return { model: { ...fusedModel(fusion), threads: THREADS }, seconds: (elapsedMs - collectMs) / 1000 };
 }
@@ -120,7 +121,7 @@ const way =
   JOINT > 0
     ? `trained together for ${JOINT} steps a concept`
     : REFINE > 0
-      ? `refined by ${REFINE} steps`
+      ? `refined by ${REFINE} steps a concept`
       : 'defaults of fuse';
 const other = values.options === '{}' ? '' : `, ${values.options}`;
 printReport({
