@@ -12,10 +12,11 @@ import { type LatentSize, PromptReader } from '../prompt-reader.ts';
 import { conceptPrompts } from '../prompts.ts';
 import { latentSizeFor } from '../statistics/collector.ts';
 import { captionTeacher, ModelReading, noPromptOf, refineOptionsFor, taughtCaptions } from './readings.ts';
-import { refine, refineWork } from './refine.ts';
+import { refine } from './refine.ts';
 import { REFINE_DEFAULTS, type RefineOptions } from './refine-options.ts';
 import type { Refinement, RefineProgress, Teacher } from './refine-request.ts';
 import type { RefinePrompt } from './refine-states.ts';
+import { refineWork } from './refine-work.ts';
 
 /** Prompts that a concept is judged by. */
 const JUDGING_TEMPLATES = [

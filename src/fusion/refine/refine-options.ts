@@ -36,10 +36,7 @@ export interface RefineOptions {
   readonly recomputeBlocks: boolean;
 }
 
-/**
- * Of the settings that were tried on the trained miniature (docs/fusion.md): fewer steps find less of the concepts, captions in fewer
- * of them leave less of other prompts.
- */
+/** Of the settings that were tried on the trained miniature (docs/fusion.md), with 200 steps for each of two concepts. */
 export const REFINE_DEFAULTS: RefineOptions = {
   steps: 400,
   checkSteps: 100,

@@ -3,8 +3,6 @@ import { beforeAll, describe, expect, it, vi } from 'vitest';
 import { loadConcept } from '../../../src/concepts/concept-file.ts';
 import { fuse } from '../../../src/fusion/fuse.ts';
 import { captionTeacher, type ModelReading, refineOptionsFor } from '../../../src/fusion/refine/readings.ts';
-import { refineWork } from '../../../src/fusion/refine/refine.ts';
-import { REFINE_DEFAULTS } from '../../../src/fusion/refine/refine-options.ts';
 import { Rollouts } from '../../../src/fusion/refine/refine-states.ts';
 import { openCheckpoint } from '../../../src/models/checkpoint.ts';
 import { vaeFactor } from '../../../src/models/vae/config.ts';
@@ -49,20 +47,6 @@ describe('what captions teach', () => {
 
   it('is nothing without captions', async () => {
     expect(await captionTeacher(reading('base'), reading('fused'), [])).toBeNull();
-  });
-});
-
-describe('the work of a refinement', () => {
-  it.each([
-    ['two concepts', 400, 2, 12_680, 6400],
-    ['four concepts', 800, 4, 25_160, 12_880],
-  ])('of %s and sixty captions in %i steps', (_, steps, concepts, guided, prompted) => {
-    const prompts = [...Array<number>(concepts).fill(22), 60];
-    const passes = (guidanceScale: number): number =>
-      refineWork({ ...REFINE_DEFAULTS, steps, guidanceScale }, prompts, prompts.length).passes;
-    expect(passes(4)).toBe(guided);
-    // Without guidance nothing is predicted without a prompt.
-    expect(passes(1)).toBe(prompted);
   });
 });
 

@@ -1,5 +1,5 @@
 /** Refinement on a small base of random weights: what it minimises, and what it refuses. */
-import { beforeAll, describe, expect, it } from 'vitest';
+import { beforeAll, describe, expect, it, vi } from 'vitest';
 import { loadConcept } from '../../../src/concepts/concept-file.ts';
 import { conceptDeltas } from '../../../src/concepts/fit.ts';
 import { NumericalError, ShapeError, UsageError } from '../../../src/errors.ts';
@@ -116,6 +116,25 @@ describe('refine', () => {
     for (const [name, { up, down }] of layers) {
       expect(base.parts.unet.layers.get(name)).toMatchObject({ m: up.rows, n: down.cols });
       expect(rankOf({ up, down })).toBeLessThanOrEqual(rankOf(own.get(name)!));
+    }
+  });
+
+  it('draws by every prompt of a teacher, however few drawings are asked for', async () => {
+    const given = request({ steps: 1, runs: 1, batch: 1, picturesPerPass: 1, denoisingSteps: 1 });
+    const [concept] = given.concepts;
+    const prompts = [1, 2, 3].map(prompt);
+    const draw = vi.spyOn(Rollouts.prototype, 'draw');
+    try {
+      await refine({ ...given, concepts: [{ ...concept!, prompts }] });
+      expect(draw.mock.calls.flatMap(([drawn]) => drawn)).toEqual([
+        prompts[0],
+        given.preserved!.prompts[0],
+        prompts[1],
+        given.preserved!.prompts[1],
+        prompts[2],
+      ]);
+    } finally {
+      draw.mockRestore();
     }
   });
 

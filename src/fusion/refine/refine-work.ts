@@ -1,0 +1,38 @@
+/** What a refinement takes, said before it begins. */
+import { isGuided } from '../../sampling/guidance.ts';
+import type { RefineOptions } from './refine-options.ts';
+
+/** A prediction with its way back, against the prediction alone. */
+const STEP_PASSES = 3;
+
+/** Batches that a teacher of so many prompts draws before the first step. */
+export function firstBatches(
+  { runs, batch }: Pick<RefineOptions, 'runs' | 'batch'>,
+  prompts: number,
+): number {
+  return Math.ceil(Math.max(runs, prompts) / batch);
+}
+
+/**
+ * Work that a refinement takes.
+ * @param prompts of each teacher: of the concepts, and at last the captions if they are preserved
+ * @param judged  teachers with held-out prompts
+ * @returns units that progress counts, and predictions of one picture that they are worth
+ */
+export function refineWork(
+  options: RefineOptions,
+  prompts: readonly number[],
+  judged: number,
+): { readonly units: number; readonly passes: number } {
+  const { steps, batch, picturesPerPass, denoisingSteps, roundSteps, guidanceScale } = options;
+  const rows = isGuided(guidanceScale) ? 2 : 1;
+  const rounds = Math.ceil(steps / roundSteps) - 1;
+  const first = prompts.reduce((sum, count) => sum + firstBatches(options, count), 0);
+  const visited = (first + judged) * denoisingSteps * batch;
+  const ownPolicy = rounds * prompts.length * denoisingSteps * batch;
+  return {
+    units: steps + (visited + ownPolicy) / picturesPerPass,
+    // Where the fused model goes, its teacher predicts beside it; and without a prompt the base, everywhere.
+    passes: rows * (STEP_PASSES * steps * batch + visited) + (1 + rows) * ownPolicy,
+  };
+}
