@@ -37,8 +37,8 @@ describe('a plain LoRA fused alone', () => {
     const squared = (a: Float32Array, b: Float32Array): number =>
       a.reduce((sum, value, i) => sum + (value - b[i]!) ** 2, 0);
     const [inOwn, inBase, inFused] = [await read(own), await read(new Map()), await read(fused)];
-    // Solved on two wordings with a tenth of the ridge: 0.5 and 0.2.
-    expect(1 - squared(inFused[0]!, inOwn[0]!) / squared(inBase[0]!, inOwn[0]!)).toBeGreaterThan(0.75);
-    expect(squared(inFused[1]!, inBase[1]!) / squared(inOwn[1]!, inBase[1]!)).toBeLessThan(0.15);
+    // 0.85 and 0.20; solved on two wordings with a tenth of the ridge 0.62 and 0.19.
+    expect(1 - squared(inFused[0]!, inOwn[0]!) / squared(inBase[0]!, inOwn[0]!)).toBeGreaterThan(0.8);
+    expect(squared(inFused[1]!, inBase[1]!) / squared(inOwn[1]!, inBase[1]!)).toBeLessThan(0.22);
   });
 });

@@ -138,6 +138,6 @@ function teachersOf({ deltas, teachers }: PortRequest, names: readonly string[])
   if (teachers !== undefined && teachers.length > 0) return teachers;
   if (names.length === 1) return [{ name: names[0]!, deltas }];
   throw new UsageError(
-    `port refine: expected the own models of ${names.length} concepts to learn from, got none; they are its \`teachers\``,
+    `port refine: expected the own models of ${names.length} concepts to learn from, got none`,
   );
 }
