@@ -293,6 +293,7 @@ export {
   type PortSource,
   type PortSourceOptions,
   type PortTeacher,
+  type PortTeachers,
 } from './fusion/port/port-source.ts';
 export {
   checkPortTarget,

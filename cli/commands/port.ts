@@ -98,6 +98,7 @@ async function runPort(args: Args, { io, signal, threads }: CommandContext): Pro
   const words = source.concepts.flatMap(({ tokens }) => tokens.map(({ word }) => word));
   const called = portableWords(words, source.base.tokenizer);
   checkPortTarget(out, [...called.values()], target);
+  const learned = (options.refine ?? 0) > 0 ? await source.readTeachers(signal) : {};
   if (args['dry-run'] === true) {
     const plan = { folder: path.resolve(out), words: Object.fromEntries(called), layers: source.deltas.size };
     io.out(args.json === true ? json(plan) : planText(file, out, called));
@@ -108,7 +109,7 @@ async function runPort(args: Args, { io, signal, threads }: CommandContext): Pro
   const progress = args.quiet === true ? null : portProgress(io);
   const port = await portable({
     ...source,
-    teachers: (options.refine ?? 0) > 0 ? await source.readTeachers(signal) : [],
+    ...learned,
     captions: withEmptyPrompt(captions),
     options,
     signal,

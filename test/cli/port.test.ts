@@ -87,7 +87,7 @@ describe('port', () => {
       expect(readFloat32(fromFolder.get(name)!), name).toBeAllClose(readFloat32(tensor), { atol: 1e-4 });
     }
     rmSync(concepts.river);
-    const gone = await edloraRun('port', out, '--out', path.join(folder, 'gone'), ...how);
+    const gone = await edloraRun('port', out, '--out', path.join(folder, 'gone'), ...how, '--dry-run');
     expect(gone.code).not.toBe(0);
     expect(gone.err).toContain(concepts.river);
   }, 60_000);

@@ -10,7 +10,7 @@ import type { PredictionType } from '../../models/model-schedule.ts';
 import { openSceneModel } from '../../sampling/model-source.ts';
 import { prepareConcept } from '../fusion-concept.ts';
 import type { CollectOptions } from '../options.ts';
-import { conceptFiles, type FusionRecipe } from '../recipe.ts';
+import { conceptFiles } from '../recipe.ts';
 import { readFusionRecipe, recipeConcepts } from '../repeat.ts';
 
 /** A concept's own model, before any fusion. */
@@ -21,6 +21,13 @@ export interface PortTeacher {
   readonly deltas: ModelDeltas;
 }
 
+/** What the refinement of a port learns from. */
+export interface PortTeachers {
+  readonly teachers: readonly PortTeacher[];
+  /** Of its pictures, in pixels: that of a fusion's features; null: the base's own. */
+  readonly size: CollectOptions['size'];
+}
+
 export interface PortSource {
   readonly base: Checkpoint;
   readonly deltas: ModelDeltas;
@@ -28,13 +35,11 @@ export interface PortSource {
   readonly concepts: readonly Concept[];
   /** What prompts call the concepts. */
   readonly names: readonly string[];
-  /** Of the pictures that a fusion's features were collected by, in pixels; null: the base's own. */
-  readonly size: CollectOptions['size'];
   /**
-   * What a refinement learns from; of a fusion, its concepts' files are read.
+   * Of a fusion its concepts' files are read.
    * @throws {FormatError} naming a file of the fusion's recipe that is not there, or not what it was
    */
-  readonly readTeachers: (signal?: AbortSignal) => Promise<readonly PortTeacher[]>;
+  readonly readTeachers: (signal?: AbortSignal) => Promise<PortTeachers>;
 }
 
 export interface PortSourceOptions {
@@ -76,24 +81,18 @@ export async function openPortSource(
     [1, ...strengths],
   );
   const source = { base: model.base, deltas, concepts: model.worded, names: model.conceptNames };
-  if (!isFusion) {
-    const [name] = source.names;
-    return { ...source, size: null, readTeachers: async () => [{ name: name!, deltas }] };
-  }
-  const recipe = await readFusionRecipe(file);
-  return {
-    ...source,
-    size: recipe.options.size,
-    readTeachers: (signal) => fusionTeachers(source.base, recipe, signal),
-  };
+  if (isFusion) return { ...source, readTeachers: (signal) => fusionTeachers(source.base, file, signal) };
+  const [name] = source.names;
+  return { ...source, readTeachers: async () => ({ teachers: [{ name: name!, deltas }], size: null }) };
 }
 
 /** The concepts of a fusion, from the very files that it was made of. */
 async function fusionTeachers(
   base: Checkpoint,
-  recipe: FusionRecipe,
+  folder: string,
   signal: AbortSignal | undefined,
-): Promise<PortTeacher[]> {
+): Promise<PortTeachers> {
+  const recipe = await readFusionRecipe(folder);
   const teachers: PortTeacher[] = [];
   const inputs = new InputFiles(signal);
   for (const [i, input] of (await recipeConcepts(recipe)).entries()) {
@@ -109,5 +108,5 @@ async function fusionTeachers(
     }
     teachers.push(await prepareConcept(base, input));
   }
-  return teachers;
+  return { teachers, size: recipe.options.size };
 }
