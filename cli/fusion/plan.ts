@@ -106,10 +106,19 @@ export function planText(
   ].join('\n');
 }
 
-function estimateText({ passes, keptPasses, passMs, elapsedMs, memoryBytes }: FusionEstimate): string {
-  if (passMs === null)
-    return passes === 0 ? 'no features by denoising' : 'all features are kept: none is collected';
+function estimateText(estimate: FusionEstimate): string {
+  const { passes, keptPasses, refinePasses, passMs, elapsedMs, memoryBytes } = estimate;
+  const left = passes - keptPasses;
   const kept = keptPasses === 0 ? '' : `, ${keptPasses} more are kept`;
+  const collected =
+    passes === 0
+      ? 'no features by denoising'
+      : left === 0
+        ? 'all features are kept: none is collected'
+        : `${left} denoising steps of ${duration(passMs!)}${kept}`;
+  if (passMs === null) return collected;
   const whole = `about ${duration(elapsedMs!)} in all, ${bytes(memoryBytes!)} of memory`;
-  return `${passes - keptPasses} denoising steps of ${duration(passMs)}${kept}; ${whole}`;
+  if (refinePasses === 0) return `${collected}; ${whole}`;
+  const refined = `a refinement worth ${refinePasses} predictions of a picture`;
+  return `${collected}; ${refined}\n${whole}, and what a step of training takes`;
 }

@@ -5,6 +5,7 @@ import type { Checkpoint } from '../models/checkpoint.ts';
 import { executionContext, withProgress } from '../runtime/execution-context.ts';
 import { type FusionAction, type FusionTask, fusionTasks } from './expected-work.ts';
 import type { FuseRequest, FusionPlan } from './plan.ts';
+import { fusionRefineWork } from './refine/refine-fusion.ts';
 import { heldOutOptions } from './solvers/parameter-choice.ts';
 import { idInStage } from './stage.ts';
 import { Collector, priorCaptions } from './statistics/collector.ts';
@@ -15,11 +16,16 @@ export interface FusionEstimate {
   readonly passes: number;
   /** Those that kept statistics save. */
   readonly keptPasses: number;
-  /** One step as measured; null where none is left to run. */
+  /** Predictions of one picture that a refinement is worth; 0 without one. */
+  readonly refinePasses: number;
+  /** One step as measured; null where no network is left to run. */
   readonly passMs: number | null;
   /** All of the fusion, by the measured step; null likewise. */
   readonly elapsedMs: number | null;
-  /** Most memory that this process will hold: as it did in the measured steps, or what solving needs beside it; null likewise. */
+  /**
+   * Most memory that this process will hold before a refinement: as it did in the measured steps, or what solving needs beside it; null
+   * likewise. A refinement takes that of a training step.
+   */
   readonly memoryBytes: number | null;
 }
 
@@ -36,7 +42,11 @@ export async function estimateFusion(request: FuseRequest, plan: FusionPlan): Pr
   const keptOf = (task: FusionTask): number => (isRun(task) ? kept.get(task.action)! : 0);
   const passes = tasks.filter(isRun).reduce((sum, { units }) => sum + units, 0);
   const keptPasses = tasks.reduce((sum, task) => sum + keptOf(task), 0);
-  if (passes === keptPasses) return { passes, keptPasses, passMs: null, elapsedMs: null, memoryBytes: null };
+  const { passes: refinePasses } = await fusionRefineWork(base, options, concepts.length, plan.captions);
+  const counts = { passes, keptPasses, refinePasses };
+  if (layers.spatial.length === 0 || (passes === keptPasses && refinePasses === 0)) {
+    return { ...counts, passMs: null, elapsedMs: null, memoryBytes: null };
+  }
   const solving = process.memoryUsage.rss() + solveBytes(base, plan);
   const stamps: number[] = [];
   const execution = withProgress(executionContext(request), () => {
@@ -54,8 +64,7 @@ export async function estimateFusion(request: FuseRequest, plan: FusionPlan): Pr
   const { cost: passCost } = tasks.find(isRun)!;
   const work = tasks.reduce((sum, task) => sum + (task.units - keptOf(task)) * task.cost, 0);
   return {
-    passes,
-    keptPasses,
+    ...counts,
     passMs,
     elapsedMs: (passMs * work) / passCost,
     memoryBytes: Math.max(process.resourceUsage().maxRSS * 1024, solving),

@@ -1,4 +1,5 @@
 /** A fusion from files to files, on the miniature with random float32 weights. */
+
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
@@ -23,6 +24,7 @@ import { frobeniusNorm, toDense } from '../../src/linalg/low-rank.ts';
 import { type Checkpoint, openCheckpoint } from '../../src/models/checkpoint.ts';
 import { loadTokenizer } from '../../src/models/clip/tokenizer.ts';
 import type { LayerId } from '../../src/models/families/layer-table.ts';
+import { GuidedRows } from '../../src/sampling/guided-rows.ts';
 import { relativeError } from '../support/close.ts';
 import { goldenPath } from '../support/goldens.ts';
 import { vectorsOf } from '../support/tokens.ts';
@@ -118,8 +120,14 @@ describe('fuse', () => {
     const estimated = async (request: FuseRequest) => estimateFusion(request, await planFusion(request));
     const passes = fresh.filter(({ stage, action }) => stage === 'spatial' && action !== 'solve').length;
     expect(await estimated({ ...both, cacheFolder })).toEqual({
-      ...{ passes, keptPasses: passes, passMs: null, elapsedMs: null, memoryBytes: null },
+      ...{ passes, keptPasses: passes, refinePasses: 0, passMs: null, elapsedMs: null, memoryBytes: null },
     });
+    // A refinement is left to do where no features are.
+    const refined = await estimated({ ...both, cacheFolder, options: { ...both.options, refine: 2 } });
+    expect(refined).toMatchObject({ passes, keptPasses: passes, memoryBytes: expect.any(Number) });
+    const ofPass = new GuidedRows(1, { scale: DEFAULTS.guidanceScale }).count;
+    expect(refined.elapsedMs! * ofPass).toBeGreaterThan(refined.refinePasses * refined.passMs!);
+    expect(refined.refinePasses).toBeGreaterThan(100);
     const alone = { ...(await request(['maple'])), cacheFolder, preserveCaptions: ['a stone', 'a tree'] };
     const { passMs, elapsedMs, ...counts } = await estimated(alone);
     const captioned = priorCaptions(withEmptyPrompt(alone.preserveCaptions), DEFAULTS).length;
