@@ -4,9 +4,9 @@
  */
 
 /** C0, DEL and C1; formats (bidirectional controls, zero width, byte order mark); line and paragraph separators; half pairs. */
-const STEERING = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Cs}]/gu;
+const UNSEEN = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Cs}]/gu;
 /** The same, save what separates lines and columns. */
-const STEERING_IN_LINES = /(?![\n\t])[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Cs}]/gu;
+const UNSEEN_IN_LINES = /(?![\n\t])[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Cs}]/gu;
 
 /** `\u001b` and the like: as JSON writes them, so that a document stays the same document. */
 function escaped(character: string): string {
@@ -19,10 +19,10 @@ function escaped(character: string): string {
 
 /** One line of text, whatever it holds: line feeds and tabs are escaped too. */
 export function visible(text: string): string {
-  return text.replace(STEERING, escaped);
+  return text.replace(UNSEEN, escaped);
 }
 
 /** Lines of text: line feeds and tabs stay. */
 export function visibleLines(text: string): string {
-  return text.replace(STEERING_IN_LINES, escaped);
+  return text.replace(UNSEEN_IN_LINES, escaped);
 }

@@ -39,19 +39,19 @@ export async function timeIdsOfLatents(
 
 export class PromptReader {
   readonly #base: Checkpoint;
-  readonly #vocabulary: BoundVocabulary;
+  readonly vocabulary: BoundVocabulary;
   readonly #execution: ExecutionContext | undefined;
 
   constructor(base: Checkpoint, vocabulary: BoundVocabulary, execution?: ExecutionContext) {
     this.#base = base;
-    this.#vocabulary = vocabulary;
+    this.vocabulary = vocabulary;
     this.#execution = execution;
   }
 
   /** The text encoders with these deltas. Default: as they are in the base. */
   encoder(deltas: ModelDeltas = new Map()): TokenEncoder {
     const { family, parts } = this.#base;
-    const added = this.#vocabulary.embeddingRows;
+    const added = this.vocabulary.embeddingRows;
     return family.base.tokenEncoder(parts, { added, deltas, execution: this.#execution });
   }
 

@@ -1,5 +1,4 @@
 /** A fusion from files to files, on the miniature with random float32 weights. */
-
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';

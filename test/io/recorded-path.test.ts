@@ -16,11 +16,11 @@ describe.skipIf(path.sep === '\\')('a path in a file that is shared', () => {
   });
 
   it('is a name where they share no more than the disk, or the folder of all users', () => {
-    expect(recordedPath('/data/client/in.pth', '/tmp/out')).toBe('in.pth');
+    expect(recordedPath('/data/mine/in.pth', '/results/out')).toBe('in.pth');
     expect(recordedPath('/home/alice/in.pth', '/home/bob/out')).toBe('in.pth');
     expect(recordedPath('/Users/alice/in.pth', '/Users/Shared')).toBe('in.pth');
     expect(recordedPath(path.join(home, 'in.pth'), path.join(path.dirname(home), 'x/y'))).toBe('in.pth');
-    expect(relativeRecord('/data/client/in.pth', '/tmp/out')).toBe(null);
+    expect(relativeRecord('/data/mine/in.pth', '/results/out')).toBe(null);
   });
 
   it('keeps the places of files inside of a folder', () => {
@@ -28,7 +28,7 @@ describe.skipIf(path.sep === '\\')('a path in a file that is shared', () => {
       path: '/models/sd15',
       files: ['/models/sd15/unet/a.safetensors', '/cache/blob.safetensors'],
     };
-    expect(recordedFiles(unit, '/tmp/out')).toEqual({
+    expect(recordedFiles(unit, '/results/out')).toEqual({
       path: 'sd15',
       files: ['sd15/unet/a.safetensors', 'blob.safetensors'],
     });

@@ -8,12 +8,10 @@ import type { ExecutionContext } from '../../runtime/execution-context.ts';
 import { checkpointSchedule } from '../../sampling/checkpoint-schedule.ts';
 import type { HeldOutCheck } from '../best-check.ts';
 import { type LatentSize, PromptReader } from '../prompt-reader.ts';
-import { conceptPrompts } from '../prompts.ts';
-import { captionTeacher, ModelReading, noPromptOf } from '../refine/readings.ts';
+import { captionTeacher, conceptTeacher, ModelReading, noPromptOf } from '../refine/readings.ts';
 import { refine } from '../refine/refine.ts';
 import type { RefineOptions } from '../refine/refine-options.ts';
 import type { RefineProgress, Teacher } from '../refine/refine-request.ts';
-import type { RefinePrompt } from '../refine/refine-states.ts';
 import { isHeldOut } from './port-options.ts';
 import type { PortTeacher } from './port-source.ts';
 
@@ -65,21 +63,12 @@ export async function refinePort({
   const teachers: Teacher[] = [];
   for (const { name, deltas } of models) {
     const inOwn = new ModelReading(ownReader, size, deltas);
-    const read = async (some: readonly string[]): Promise<RefinePrompt[]> => {
-      const own = conceptPrompts(native, name, some).padded;
-      const other = conceptPrompts(shared, name, some).padded;
-      const prompts = [];
-      for (const [i, ids] of own.entries()) {
-        prompts.push({ own: await inOwn.read(ids), fused: await inPorted.read(other[i]!) });
-      }
-      return prompts;
-    };
-    teachers.push({
-      name,
-      deltas: inOwn.deltas,
-      prompts: await read(templates.filter((_, i) => !isHeldOut(i))),
-      heldOut: await read(templates.filter((_, i) => isHeldOut(i))),
-    });
+    teachers.push(
+      await conceptTeacher(name, inOwn, inPorted, {
+        taught: templates.filter((_, i) => !isHeldOut(i)),
+        judging: templates.filter((_, i) => isHeldOut(i)),
+      }),
+    );
   }
   const inBase = new ModelReading(reader, size);
   const refined = await refine({

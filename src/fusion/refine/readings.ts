@@ -6,6 +6,7 @@ import type { PromptIds } from '../../models/families/prompt-ids.ts';
 import type { LayerDeltas, ModelDeltas } from '../../models/lora.ts';
 import { denoisedCaptions } from '../captions.ts';
 import type { LatentSize, PromptReader } from '../prompt-reader.ts';
+import { conceptPrompts } from '../prompts.ts';
 import { PromptReading } from './prompt-reading.ts';
 import { REFINE_DEFAULTS, type RefineOptions } from './refine-options.ts';
 import type { Teacher } from './refine-request.ts';
@@ -38,6 +39,15 @@ export class ModelReading {
     return new PromptReading(await this.#reader.conditioning(perLayer, this.#encoder, this.#size));
   }
 
+  /** Templates with a concept's name in place of `{}`. */
+  async templates(name: string, templates: readonly string[]): Promise<PromptReading[]> {
+    const readings: PromptReading[] = [];
+    for (const ids of conceptPrompts(this.#reader.vocabulary, name, templates).padded) {
+      readings.push(await this.read(ids));
+    }
+    return readings;
+  }
+
   /** A text without words of concepts. */
   caption(text: string): Promise<PromptReading> {
     return this.read(this.#reader.everywhere(text));
@@ -46,6 +56,27 @@ export class ModelReading {
   async noPrompt(): Promise<PromptReading> {
     return new PromptReading(await this.#reader.noPrompt(this.#encoder, this.#size));
   }
+}
+
+/**
+ * A concept as the teacher of its prompts.
+ * @param own     its own model
+ * @param student whose predictions are to be those
+ */
+export async function conceptTeacher(
+  name: string,
+  own: ModelReading,
+  student: ModelReading,
+  { taught, judging }: Readonly<Record<'taught' | 'judging', readonly string[]>>,
+): Promise<Teacher> {
+  const read = async (templates: readonly string[]): Promise<RefinePrompt[]> => {
+    const byStudent = await student.templates(name, templates);
+    return (await own.templates(name, templates)).map((reading, i) => ({
+      own: reading,
+      fused: byStudent[i]!,
+    }));
+  };
+  return { name, deltas: own.deltas, prompts: await read(taught), heldOut: await read(judging) };
 }
 
 /** Captions of a list by which the base teaches. */

@@ -9,13 +9,18 @@ import { CONTEXTS } from '../contexts.ts';
 import type { FusionConcept } from '../fusion-concept.ts';
 import type { FusionOptions } from '../options.ts';
 import { type LatentSize, PromptReader } from '../prompt-reader.ts';
-import { conceptPrompts } from '../prompts.ts';
 import { latentSizeFor } from '../statistics/collector.ts';
-import { captionTeacher, ModelReading, noPromptOf, refineOptionsFor, taughtCaptions } from './readings.ts';
+import {
+  captionTeacher,
+  conceptTeacher,
+  ModelReading,
+  noPromptOf,
+  refineOptionsFor,
+  taughtCaptions,
+} from './readings.ts';
 import { refine } from './refine.ts';
 import { REFINE_DEFAULTS, type RefineOptions } from './refine-options.ts';
 import type { Refinement, RefineProgress, Teacher } from './refine-request.ts';
-import type { RefinePrompt } from './refine-states.ts';
 import { refineWork } from './refine-work.ts';
 
 /** Prompts that a concept is judged by. */
@@ -50,19 +55,8 @@ export async function refineFusion(fusion: FusionToRefine): Promise<Refinement> 
   const teachers: Teacher[] = [];
   for (const { name, deltas } of concepts) {
     const inOwn = new ModelReading(reader, size, deltas);
-    const read = async (templates: readonly string[]): Promise<RefinePrompt[]> => {
-      const prompts = [];
-      for (const ids of conceptPrompts(vocabulary, name, templates).padded) {
-        prompts.push({ own: await inOwn.read(ids), fused: await inFused.read(ids) });
-      }
-      return prompts;
-    };
-    teachers.push({
-      name,
-      deltas: inOwn.deltas,
-      prompts: await read(taughtTemplates(options)),
-      heldOut: await read(JUDGING_TEMPLATES),
-    });
+    const templates = { taught: taughtTemplates(options), judging: JUDGING_TEMPLATES };
+    teachers.push(await conceptTeacher(name, inOwn, inFused, templates));
   }
   const inBase = new ModelReading(reader, size);
   return refine({

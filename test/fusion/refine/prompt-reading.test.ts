@@ -12,7 +12,7 @@ describe('what a model reads of a prompt', () => {
     const shared = of([1, 2, 3], [1, 2, 3], [1, 2, 3]);
     const reading = new PromptReading(shared);
     expect(reading.conditioning).toEqual(shared);
-    expect(reading.keptCount).toBe(3);
+    expect(reading.kept.context.shape).toEqual([1, 1, 1, 3]);
   });
 
   it.each([
@@ -22,6 +22,6 @@ describe('what a model reads of a prompt', () => {
   ])('is kept whole where the %s of them reads another thing', (_, own) => {
     const reading = new PromptReading(own);
     expect(reading.conditioning).toEqual(own);
-    expect(reading.keptCount).toBe(own.context.data.length);
+    expect(reading.kept.context.data).toHaveLength(own.context.data.length);
   });
 });

@@ -19,7 +19,7 @@ import type { LatentCodec } from '../../../src/sampling/latent-codec.ts';
 import { PromptEncoder } from '../../../src/sampling/prompt-encoder.ts';
 import { coverage, type Region } from '../../../src/sampling/region.ts';
 import { resolveRequest, type SampleRequest } from '../../../src/sampling/request.ts';
-import { Pipeline } from '../../../src/sampling/sample.ts';
+import { Pipeline, type SampledPicture } from '../../../src/sampling/sample.ts';
 import { createSampler } from '../../../src/sampling/samplers/create.ts';
 import { UnetDenoiser } from '../../../src/sampling/unet-denoiser.ts';
 import { WordListener } from '../../../src/sampling/word-listening.ts';
@@ -56,18 +56,23 @@ const REQUEST: SampleRequest = {
   seed: 3,
 };
 
+/** What draws the regions in the places of a picture, kept apart. */
+function drawnIn({ found }: SampledPicture): SampleRequest {
+  const regions = AUTO.regions.map(
+    ({ words: _, ...region }, i): Region => ({
+      negativePrompt: 'a bird',
+      ...region,
+      shape: { kind: 'mask', mask: found[i]!.mask },
+    }),
+  );
+  return { ...REQUEST, prompt: AUTO.background, isolate: 1, regions };
+}
+
 describe('a picture in found places', () => {
   it('is the one that regions drawn there give, kept apart as they are', async () => {
     const [auto] = await pipeline.sample({ ...REQUEST, isolate: 1, autoRegions: AUTO });
     expect(auto!.found).toHaveLength(2);
-    const regions = AUTO.regions.map(
-      ({ words: _, ...region }, i): Region => ({
-        negativePrompt: 'a bird',
-        ...region,
-        shape: { kind: 'mask', mask: auto!.found[i]!.mask },
-      }),
-    );
-    const [drawn] = await pipeline.sample({ ...REQUEST, prompt: AUTO.background, isolate: 1, regions });
+    const [drawn] = await pipeline.sample(drawnIn(auto!));
     expect(auto!.latents.data).toBeAllClose(drawn!.latents.data, { rtol: 0, atol: 1e-5 });
   });
 
@@ -76,14 +81,7 @@ describe('a picture in found places', () => {
     const own = await Pipeline.create(xl, { placedDeltas: [randomChange(xl, 1), randomChange(xl, 2)] });
     try {
       const [auto] = await own.sample({ ...REQUEST, isolate: 1, autoRegions: AUTO });
-      const regions = AUTO.regions.map(
-        ({ words: _, ...region }, i): Region => ({
-          negativePrompt: 'a bird',
-          ...region,
-          shape: { kind: 'mask', mask: auto!.found[i]!.mask },
-        }),
-      );
-      const request = { ...REQUEST, prompt: AUTO.background, isolate: 1, regions };
+      const request = drawnIn(auto!);
       const [drawn] = await own.sample(request);
       expect(auto!.latents.data).toBeAllClose(drawn!.latents.data, { rtol: 1e-5, atol: 1e-5 });
       // One that is told another size is another picture.
