@@ -262,7 +262,7 @@ export {
   type CollectRequest,
   collectStatistics,
 } from './fusion/collect-statistics.ts';
-export { estimateFusion, type FusionEstimate } from './fusion/estimate.ts';
+export { estimateFusion, type FusionEstimate, type PlannedPort } from './fusion/estimate.ts';
 export { fuse } from './fusion/fuse.ts';
 export type { FusedLayer, Fusion } from './fusion/fusion.ts';
 export type { FusionConcept, FusionConceptInput } from './fusion/fusion-concept.ts';

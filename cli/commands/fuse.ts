@@ -136,7 +136,8 @@ async function runFuse(args: Args, { io, signal, threads }: CommandContext): Pro
   const idle = [...idleNotes(args, options), ...(ported ? [] : idlePortNotes(args))];
   if (args['dry-run'] === true) {
     const plan = await planFusion({ ...request, onNote: (text) => idle.push(text) });
-    const estimate = await measured(io, () => estimateFusion(request, plan));
+    const port = ported ? { options: portOptions, captions: await portCaptions(base, plan.captions) } : null;
+    const estimate = await measured(io, () => estimateFusion(request, plan, port));
     const data = (): string => `${JSON.stringify(planData(plan, estimate, base.path, out, idle), null, 2)}\n`;
     io.out(args.json === true ? data() : planText(plan, estimate, base.path, out, io.columns, idle));
     return;
@@ -160,7 +161,7 @@ async function runFuse(args: Args, { io, signal, threads }: CommandContext): Pro
   const naming = args.format as LoraNaming;
   const written = await writeFusion(fusion, out, { naming, checkpoint, force, signal });
   if (ported) {
-    const { concepts: fused, captions: preservedCaptions } = fusion;
+    const { concepts: fused } = fusion;
     const named = fused.filter(({ concept }) => concept.tokens.length > 0);
     const porting = args.quiet === true ? null : portProgress(io);
     const port = await portable({
@@ -170,8 +171,7 @@ async function runFuse(args: Args, { io, signal, threads }: CommandContext): Pro
       names: named.map(({ name }) => name),
       teachers: fused,
       size: options.size,
-      captions:
-        preservedCaptions.length > 0 ? preservedCaptions : withEmptyPrompt(await defaultCaptions(base)),
+      captions: await portCaptions(base, fusion.captions),
       options: portOptions,
       signal,
       threads,
@@ -192,6 +192,11 @@ async function runFuse(args: Args, { io, signal, threads }: CommandContext): Pro
   }
   const data = (): string => `${JSON.stringify(resultData(fusion, written, said), null, 2)}\n`;
   io.out(args.json === true ? data() : resultText(fusion, written, io));
+}
+
+/** What a port is to read as the base does: what the fusion preserved, or else what it would have. */
+async function portCaptions(base: Checkpoint, preserved: readonly string[]): Promise<readonly string[]> {
+  return preserved.length > 0 ? preserved : withEmptyPrompt(await defaultCaptions(base));
 }
 
 /** Says on a terminal what it waits for. */

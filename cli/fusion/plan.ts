@@ -107,7 +107,7 @@ export function planText(
 }
 
 function estimateText(estimate: FusionEstimate): string {
-  const { passes, keptPasses, refinePasses, passMs, elapsedMs, memoryBytes } = estimate;
+  const { passes, keptPasses, refinePasses, portPasses, passMs, elapsedMs, memoryBytes } = estimate;
   const left = passes - keptPasses;
   const kept = keptPasses === 0 ? '' : `, ${keptPasses} more are kept`;
   const collected =
@@ -118,7 +118,11 @@ function estimateText(estimate: FusionEstimate): string {
         : `${left} denoising steps of ${duration(passMs!)}${kept}`;
   if (passMs === null) return collected;
   const whole = `about ${duration(elapsedMs!)} in all, ${bytes(memoryBytes!)} of memory`;
-  if (refinePasses === 0) return `${collected}; ${whole}`;
-  const refined = `a refinement worth ${refinePasses} predictions of a picture`;
-  return `${collected}; ${refined}\n${whole}, and what a step of training takes`;
+  const refinements = [
+    ...(refinePasses === 0 ? [] : [`a refinement worth ${refinePasses} predictions of a picture`]),
+    ...(portPasses === 0 ? [] : [`a refinement of the port worth ${portPasses} predictions of a picture`]),
+  ];
+  return refinements.length === 0
+    ? `${collected}; ${whole}`
+    : [collected, ...refinements, `${whole}, and what a step of training takes`].join('\n');
 }

@@ -3,12 +3,15 @@ import { packedLength } from '../linalg/gram.ts';
 import { rankOf } from '../linalg/low-rank.ts';
 import type { Checkpoint } from '../models/checkpoint.ts';
 import { executionContext, withProgress } from '../runtime/execution-context.ts';
-import { type FusionAction, type FusionTask, fusionTasks } from './expected-work.ts';
+import { withDefaults } from '../settings.ts';
+import { type FusionAction, type FusionTask, fusionTasks, guidedRows } from './expected-work.ts';
 import type { FuseRequest, FusionPlan } from './plan.ts';
+import { PORT_DEFAULTS, type PortOptions } from './port/port-options.ts';
+import { portRefineWork } from './port/refine-port.ts';
 import { fusionRefineWork } from './refine/refine-fusion.ts';
 import { heldOutOptions } from './solvers/parameter-choice.ts';
 import { idInStage } from './stage.ts';
-import { Collector, priorCaptions } from './statistics/collector.ts';
+import { Collector, latentSizeFor, priorCaptions } from './statistics/collector.ts';
 import { StatisticsStore, scopesOf } from './statistics/statistics-store.ts';
 
 export interface FusionEstimate {
@@ -18,6 +21,8 @@ export interface FusionEstimate {
   readonly keptPasses: number;
   /** Predictions of one picture that a refinement is worth; 0 without one. */
   readonly refinePasses: number;
+  /** Those of the refinement of a port, likewise. */
+  readonly portPasses: number;
   /** One step as measured; null where no network is left to run. */
   readonly passMs: number | null;
   /** All of the fusion, by the measured step; null likewise. */
@@ -29,11 +34,22 @@ export interface FusionEstimate {
   readonly memoryBytes: number | null;
 }
 
+/** The port of a fusion, as `portable` will be asked for it. */
+export interface PlannedPort {
+  readonly options?: Partial<PortOptions>;
+  readonly captions: readonly string[];
+}
+
 /**
- * Measure what a planned fusion will take. Runs two steps of the first concept's collection and keeps nothing of them.
+ * Measure what a planned fusion will take, and its port where there is one: of that, what its refinement takes. Runs two steps of the first
+ * concept's collection and keeps nothing of them.
  * @throws as `fuse` for statistics beside a concept that are of another base or concept
  */
-export async function estimateFusion(request: FuseRequest, plan: FusionPlan): Promise<FusionEstimate> {
+export async function estimateFusion(
+  request: FuseRequest,
+  plan: FusionPlan,
+  port: PlannedPort | null = null,
+): Promise<FusionEstimate> {
   const { base } = request;
   const { concepts, vocabulary, layers, options } = plan;
   const tasks = await fusionTasks(base, plan);
@@ -43,8 +59,9 @@ export async function estimateFusion(request: FuseRequest, plan: FusionPlan): Pr
   const passes = tasks.filter(isRun).reduce((sum, { units }) => sum + units, 0);
   const keptPasses = tasks.reduce((sum, task) => sum + keptOf(task), 0);
   const { passes: refinePasses } = await fusionRefineWork(base, options, concepts.length, plan.captions);
-  const counts = { passes, keptPasses, refinePasses };
-  if (layers.spatial.length === 0 || (passes === keptPasses && refinePasses === 0)) {
+  const portPasses = port === null ? 0 : await passesOfPort(base, plan, port);
+  const counts = { passes, keptPasses, refinePasses, portPasses };
+  if (layers.spatial.length === 0 || (passes === keptPasses && refinePasses + portPasses === 0)) {
     return { ...counts, passMs: null, elapsedMs: null, memoryBytes: null };
   }
   const solving = process.memoryUsage.rss() + solveBytes(base, plan);
@@ -62,13 +79,23 @@ export async function estimateFusion(request: FuseRequest, plan: FusionPlan): Pr
   // The first step waits for the network to be loaded.
   const passMs = stamps[1]! - stamps[0]!;
   const { cost: passCost } = tasks.find(isRun)!;
-  const work = tasks.reduce((sum, task) => sum + (task.units - keptOf(task)) * task.cost, 0);
+  const fusing = tasks.reduce((sum, task) => sum + (task.units - keptOf(task)) * task.cost, 0);
+  const work = fusing + (portPasses * passCost) / guidedRows(options).count;
   return {
     ...counts,
     passMs,
     elapsedMs: (passMs * work) / passCost,
     memoryBytes: Math.max(process.resourceUsage().maxRSS * 1024, solving),
   };
+}
+
+async function passesOfPort(
+  base: Checkpoint,
+  { concepts, options: { size } }: FusionPlan,
+  { options = {}, captions }: PlannedPort,
+): Promise<number> {
+  const port = { base, size: await latentSizeFor(base, { size }), captions };
+  return portRefineWork(port, withDefaults(PORT_DEFAULTS, options), concepts.length).passes;
 }
 
 const MEASURED_STEPS = 2;

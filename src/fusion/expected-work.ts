@@ -72,7 +72,7 @@ export async function fusionTasks(base: Checkpoint, plan: FusionPlan): Promise<F
 }
 
 /** Rows of one picture's step. */
-function guidedRows({ guidanceScale }: FusionOptions): GuidedRows {
+export function guidedRows({ guidanceScale }: FusionOptions): GuidedRows {
   return new GuidedRows(1, { scale: guidanceScale });
 }
 

@@ -10,7 +10,7 @@ import { openTensorFile } from '../../src/formats/open-tensor-file.ts';
 import { float32Tensor, readFloat32 } from '../../src/formats/raw-tensor.ts';
 import { writeSafetensors } from '../../src/formats/safetensors.ts';
 import { withEmptyPrompt } from '../../src/fusion/captions.ts';
-import { estimateFusion } from '../../src/fusion/estimate.ts';
+import { estimateFusion, type PlannedPort } from '../../src/fusion/estimate.ts';
 import { fuse } from '../../src/fusion/fuse.ts';
 import type { Fusion } from '../../src/fusion/fusion.ts';
 import { DEFAULTS } from '../../src/fusion/options.ts';
@@ -116,10 +116,12 @@ describe('fuse', () => {
       expect(seen.at(-1)).toMatchObject({ done: seen.at(-1)!.total, share: expect.closeTo(1, 12) });
     }
     // What it would take is known beforehand: two concepts and the captions, a step each, none of which is left to do.
-    const estimated = async (request: FuseRequest) => estimateFusion(request, await planFusion(request));
+    const estimated = async (request: FuseRequest, port?: PlannedPort) =>
+      estimateFusion(request, await planFusion(request), port);
     const passes = fresh.filter(({ stage, action }) => stage === 'spatial' && action !== 'solve').length;
     expect(await estimated({ ...both, cacheFolder })).toEqual({
-      ...{ passes, keptPasses: passes, refinePasses: 0, passMs: null, elapsedMs: null, memoryBytes: null },
+      ...{ passes, keptPasses: passes, refinePasses: 0, portPasses: 0 },
+      ...{ passMs: null, elapsedMs: null, memoryBytes: null },
     });
     // A refinement is left to do where no features are.
     const refined = await estimated({ ...both, cacheFolder, options: { ...both.options, refine: 2 } });
@@ -127,6 +129,12 @@ describe('fuse', () => {
     const ofPass = new GuidedRows(1, { scale: DEFAULTS.guidanceScale }).count;
     expect(refined.elapsedMs! * ofPass).toBeGreaterThan(refined.refinePasses * refined.passMs!);
     expect(refined.refinePasses).toBeGreaterThan(100);
+    // That of a port too, whose drawings take ten steps where these take one.
+    const port = { options: { refine: 2 }, captions: (await planFusion(both)).captions };
+    const ported = await estimated({ ...both, cacheFolder }, port);
+    expect(ported).toMatchObject({ refinePasses: 0, memoryBytes: expect.any(Number) });
+    expect(ported.portPasses).toBeGreaterThan(refined.refinePasses);
+    expect(ported.elapsedMs! * ofPass).toBeGreaterThan(ported.portPasses * ported.passMs!);
     const alone = { ...(await request(['maple'])), cacheFolder, preserveCaptions: ['a stone', 'a tree'] };
     const { passMs, elapsedMs, ...counts } = await estimated(alone);
     const captioned = priorCaptions(withEmptyPrompt(alone.preserveCaptions), DEFAULTS).length;

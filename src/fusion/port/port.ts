@@ -13,7 +13,6 @@ import { GraphMatmulEngine } from '../../runtime/matmul-engine.ts';
 import { withDefaults } from '../../settings.ts';
 import type { HeldOutCheck } from '../best-check.ts';
 import type { CollectOptions } from '../options.ts';
-import { refineOptionsFor } from '../refine/readings.ts';
 import type { RefineProgress } from '../refine/refine-request.ts';
 import { latentSizeFor } from '../statistics/collector.ts';
 import { type PortedLayer, solveAnswers } from './answers.ts';
@@ -22,7 +21,7 @@ import { optimiseWords } from './optimise-words.ts';
 import { checkPortOptions, PORT_DEFAULTS, type PortOptions } from './port-options.ts';
 import type { PortTeacher } from './port-source.ts';
 import { PortTexts } from './port-texts.ts';
-import { refinePort } from './refine-port.ts';
+import { portRefineOptions, refinePort } from './refine-port.ts';
 import { withSharedWords } from './shared-words.ts';
 
 export interface PortRequest extends ExecutionRequest {
@@ -123,7 +122,7 @@ export async function portable(request: PortRequest): Promise<Port> {
       captions,
       templates,
       size,
-      options: refineOptionsFor(base, size, { steps: refine, seed: options.seed }),
+      options: portRefineOptions(base, size, options),
       execution: withProgress<RefineProgress>(execution, ({ done, total }) =>
         onProgress?.({ action: 'refine', done, total }),
       ),

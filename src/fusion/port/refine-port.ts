@@ -8,11 +8,19 @@ import type { ExecutionContext } from '../../runtime/execution-context.ts';
 import { checkpointSchedule } from '../../sampling/checkpoint-schedule.ts';
 import type { HeldOutCheck } from '../best-check.ts';
 import { type LatentSize, PromptReader } from '../prompt-reader.ts';
-import { captionTeacher, conceptTeacher, ModelReading, noPromptOf } from '../refine/readings.ts';
+import {
+  captionTeacher,
+  conceptTeacher,
+  ModelReading,
+  noPromptOf,
+  refineOptionsFor,
+  workOf,
+} from '../refine/readings.ts';
 import { refine } from '../refine/refine.ts';
 import type { RefineOptions } from '../refine/refine-options.ts';
 import type { RefineProgress, Teacher } from '../refine/refine-request.ts';
-import { isHeldOut } from './port-options.ts';
+import type { RefineWork } from '../refine/refine-work.ts';
+import { isHeldOut, type PortOptions } from './port-options.ts';
 import type { PortTeacher } from './port-source.ts';
 
 /** Changes of a base, and the concepts whose words it reads with them. */
@@ -63,12 +71,11 @@ export async function refinePort({
   const teachers: Teacher[] = [];
   for (const { name, deltas } of models) {
     const inOwn = new ModelReading(ownReader, size, deltas);
-    teachers.push(
-      await conceptTeacher(name, inOwn, inPorted, {
-        taught: templates.filter((_, i) => !isHeldOut(i)),
-        judging: templates.filter((_, i) => isHeldOut(i)),
-      }),
-    );
+    const prompts = {
+      taught: taughtTemplates(templates),
+      judging: templates.filter((_, i) => isHeldOut(i)),
+    };
+    teachers.push(await conceptTeacher(name, inOwn, inPorted, prompts));
   }
   const inBase = new ModelReading(reader, size);
   const refined = await refine({
@@ -87,3 +94,27 @@ export async function refinePort({
     checks: refined.checks,
   };
 }
+
+/** Options of the refinement of a port. */
+export function portRefineOptions(
+  base: Checkpoint,
+  size: LatentSize,
+  { refine, seed }: Pick<PortOptions, 'refine' | 'seed'>,
+): RefineOptions {
+  return refineOptionsFor(base, size, { steps: refine, seed });
+}
+
+/**
+ * Work of the refinement of a port, as `refineWork`.
+ * @param teachers how many concepts' own models
+ */
+export function portRefineWork(
+  { base, size, captions }: Pick<PortToRefine, 'base' | 'size' | 'captions'>,
+  options: PortOptions,
+  teachers: number,
+): RefineWork {
+  const templates = taughtTemplates(options.templates).length;
+  return workOf(portRefineOptions(base, size, options), { teachers, templates, captions });
+}
+
+const taughtTemplates = (templates: readonly string[]): string[] => templates.filter((_, i) => !isHeldOut(i));

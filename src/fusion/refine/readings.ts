@@ -11,6 +11,7 @@ import { PromptReading } from './prompt-reading.ts';
 import { REFINE_DEFAULTS, type RefineOptions } from './refine-options.ts';
 import type { Teacher } from './refine-request.ts';
 import type { RefinePrompt } from './refine-states.ts';
+import { type RefineWork, refineWork } from './refine-work.ts';
 
 /** Captions by which the base teaches, at most; one in five of them also judges, by other seeds. */
 const TAUGHT_CAPTIONS = 64;
@@ -106,6 +107,23 @@ export async function captionTeacher(
     prompts: taught,
     heldOut: taught.filter((_, i) => i % JUDGING_CAPTION === 0),
   };
+}
+
+/**
+ * Work of a refinement whose teachers are so many concepts, by so many templates each, and the base by captions; all of them have
+ * prompts to be judged by.
+ */
+export function workOf(
+  options: RefineOptions,
+  {
+    teachers,
+    templates,
+    captions,
+  }: { readonly teachers: number; readonly templates: number; readonly captions: readonly string[] },
+): RefineWork {
+  const taught = taughtCaptions(captions).length;
+  const prompts = [...Array<number>(teachers).fill(templates), ...(taught === 0 ? [] : [taught])];
+  return refineWork(options, prompts, prompts.length);
 }
 
 /** Options of a refinement of a base, by latents of this size. */

@@ -16,12 +16,12 @@ import {
   ModelReading,
   noPromptOf,
   refineOptionsFor,
-  taughtCaptions,
+  workOf,
 } from './readings.ts';
 import { refine } from './refine.ts';
 import { REFINE_DEFAULTS, type RefineOptions } from './refine-options.ts';
 import type { Refinement, RefineProgress, Teacher } from './refine-request.ts';
-import { refineWork } from './refine-work.ts';
+import type { RefineWork } from './refine-work.ts';
 
 /** Prompts that a concept is judged by. */
 const JUDGING_TEMPLATES = [
@@ -78,12 +78,10 @@ export async function fusionRefineWork(
   options: FusionOptions,
   concepts: number,
   captions: readonly string[],
-): Promise<ReturnType<typeof refineWork>> {
-  if (options.refine === 0) return { units: 0, passes: 0 };
-  const taught = taughtCaptions(captions).length;
-  const own = Array<number>(concepts).fill(taughtTemplates(options).length);
-  const prompts = taught === 0 ? own : [...own, taught];
-  return refineWork(settingsOf(base, await latentSizeFor(base, options), options), prompts, prompts.length);
+): Promise<RefineWork> {
+  const templates = taughtTemplates(options).length;
+  const settings = settingsOf(base, await latentSizeFor(base, options), options);
+  return workOf(settings, { teachers: concepts, templates, captions });
 }
 
 /** Prompts that a concept teaches by. */

@@ -13,18 +13,21 @@ export function firstBatches(
   return Math.ceil(Math.max(runs, prompts) / batch);
 }
 
+export interface RefineWork {
+  /** What progress counts. */
+  readonly units: number;
+  /** Predictions of one picture that they are worth. */
+  readonly passes: number;
+}
+
 /**
- * Work that a refinement takes.
+ * Work that a refinement takes: none without steps.
  * @param prompts of each teacher: of the concepts, and at last the captions if they are preserved
  * @param judged  teachers with held-out prompts
- * @returns units that progress counts, and predictions of one picture that they are worth
  */
-export function refineWork(
-  options: RefineOptions,
-  prompts: readonly number[],
-  judged: number,
-): { readonly units: number; readonly passes: number } {
+export function refineWork(options: RefineOptions, prompts: readonly number[], judged: number): RefineWork {
   const { steps, batch, picturesPerPass, denoisingSteps, roundSteps, guidanceScale } = options;
+  if (steps === 0) return { units: 0, passes: 0 };
   const rows = isGuided(guidanceScale) ? 2 : 1;
   const rounds = Math.ceil(steps / roundSteps) - 1;
   const first = prompts.reduce((sum, count) => sum + firstBatches(options, count), 0);

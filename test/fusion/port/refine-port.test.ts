@@ -3,10 +3,17 @@ import { beforeAll, describe, expect, it } from 'vitest';
 import { type Concept, conceptName } from '../../../src/concepts/concept.ts';
 import { loadConcept } from '../../../src/concepts/concept-file.ts';
 import { conceptDeltas } from '../../../src/concepts/fit.ts';
-import { type PortToRefine, refinePort } from '../../../src/fusion/port/refine-port.ts';
+import { PORT_DEFAULTS } from '../../../src/fusion/port/port-options.ts';
+import {
+  type PortToRefine,
+  portRefineOptions,
+  portRefineWork,
+  refinePort,
+} from '../../../src/fusion/port/refine-port.ts';
 import { withSharedWords } from '../../../src/fusion/port/shared-words.ts';
 import { latentSizeOf } from '../../../src/fusion/prompt-reader.ts';
 import { REFINE_DEFAULTS } from '../../../src/fusion/refine/refine-options.ts';
+import type { RefineProgress } from '../../../src/fusion/refine/refine-request.ts';
 import { scale } from '../../../src/linalg/low-rank.ts';
 import type { Checkpoint } from '../../../src/models/checkpoint.ts';
 import type { ModelDeltas } from '../../../src/models/lora.ts';
@@ -65,6 +72,21 @@ describe('refining a ported model', () => {
     for (const [id, delta] of refined) {
       expect(delta === deltas.get(id), id).toBe(!id.startsWith('unet:'));
     }
+  });
+
+  it('takes the steps that are told beforehand', async () => {
+    const options = { ...PORT_DEFAULTS, refine: 2, templates: TEMPLATES };
+    const seen: { done: number; total: number }[] = [];
+    const whole = request({
+      captions: ['photo of a dog', 'a cat'],
+      options: portRefineOptions(base, latentSizeOf(base), options),
+      execution: executionContext<RefineProgress>({ threads: 1 }, (progress) => seen.push(progress)),
+    });
+    await refinePort(whole);
+    const { units } = portRefineWork(whole, options, whole.teachers.length);
+    expect(seen).toHaveLength(units);
+    expect(seen.at(-1)).toMatchObject({ done: units, total: units });
+    expect(portRefineWork(whole, { ...options, refine: 0 }, 1)).toEqual({ units: 0, passes: 0 });
   });
 
   it('reads each teacher with its own changes, and captions with none', async () => {
