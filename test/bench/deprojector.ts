@@ -20,6 +20,7 @@ import { packageRoot } from '../../src/package-root.ts';
 import { defaultRuntime } from '../../src/runtime/default-runtime.ts';
 import { TorchGenerator } from '../../src/tensor/random.ts';
 import { float32, type Tensor } from '../../src/tensor/tensor.ts';
+import { PYTHON } from '../support/python.ts';
 import { randomWeights } from '../support/random-weights.ts';
 import { printReport } from '../support/tool-output.ts';
 import { childOutput } from './child-output.ts';
@@ -120,11 +121,7 @@ function compare(): void {
     const ours = childOutput<Measured>(process.execPath, self);
     if (typeof ours === 'string') throw new Error(ours);
     const script = path.join(packageRoot(), 'test', 'bench', 'deprojector.py');
-    const theirs = childOutput<Measured & { versions: string }>(process.env.PYTHON ?? 'python3', [
-      script,
-      name,
-      String(runs),
-    ]);
+    const theirs = childOutput<Measured & { versions: string }>(PYTHON, [script, name, String(runs)]);
     const other = typeof theirs === 'string' ? null : theirs;
     if (typeof theirs === 'string') notes.push(`comparison with PyTorch skipped: ${theirs}`);
     else if (!notes.includes(theirs.versions)) notes.push(theirs.versions);

@@ -16,6 +16,7 @@ import { encodeGraph } from '../../src/runtime/onnxruntime/encode.ts';
 import { LatentCodec } from '../../src/sampling/latent-codec.ts';
 import { TorchGenerator } from '../../src/tensor/random.ts';
 import { float32, sizeOf } from '../../src/tensor/tensor.ts';
+import { PYTHON } from '../support/python.ts';
 import { printReport } from '../support/tool-output.ts';
 import { ensureRandomModel } from './random-sd15.ts';
 
@@ -100,11 +101,10 @@ interface PythonMeasured {
 
 /** The same by diffusers, in a process of its own; the reason when it cannot run. @param runs of the UNet */
 function measurePython(folder: string, runs: number): PythonMeasured | string {
-  const python = process.env.PYTHON ?? 'python3';
   const script = path.join(packageRoot(), 'test', 'bench', 'engine.py');
-  const { status, stdout, error } = spawnSync(python, [script, folder, String(runs)], { encoding: 'utf8' });
-  if (error !== undefined) return `${python}: ${error.message}`;
-  if (status !== 0) return `${python} without torch and diffusers, or it failed`;
+  const { status, stdout, error } = spawnSync(PYTHON, [script, folder, String(runs)], { encoding: 'utf8' });
+  if (error !== undefined) return `${PYTHON}: ${error.message}`;
+  if (status !== 0) return `${PYTHON} without torch and diffusers, or it failed`;
   return JSON.parse(stdout.trim().split('\n').at(-1)!) as PythonMeasured;
 }
 

@@ -10,6 +10,7 @@ import { fork, spawnSync } from 'node:child_process';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { packageRoot } from '../../src/package-root.ts';
+import { PYTHON } from '../support/python.ts';
 import { printReport } from '../support/tool-output.ts';
 import { argument } from './argument.ts';
 import { childOutput } from './child-output.ts';
@@ -51,7 +52,7 @@ interface Passed {
 async function torchPass(dtype: 'float32' | 'bfloat16'): Promise<Passed | string> {
   const script = path.join(packageRoot(), 'test', 'bench', 'engine.py');
   const theirs = childOutput<{ loadMs: number; forwardMs: number[]; cpuMs: number[]; peakBytes: number }>(
-    process.env.PYTHON ?? 'python3',
+    PYTHON,
     [script, await ensureRandomSdxl(), '2', '1', String(1024 / 8), dtype],
   );
   if (typeof theirs === 'string') return theirs;
@@ -114,7 +115,7 @@ async function solveRows(every: number): Promise<void> {
   const what = `factorise and solve the ${ours.systems.length} inputs of three LoRAs`;
   process.stderr.write(`${what}: ${seconds(ours.elapsedMs)}; LAPACK next\n`);
   const script = path.join(packageRoot(), 'test', 'bench', 'solve.py');
-  const { status, stdout } = spawnSync(process.env.PYTHON ?? 'python3', [script], {
+  const { status, stdout } = spawnSync(PYTHON, [script], {
     input: JSON.stringify(ours.systems),
     encoding: 'utf8',
   });

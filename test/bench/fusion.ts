@@ -13,6 +13,7 @@ import { fileURLToPath } from 'node:url';
 import type { FusionEstimate } from '../../src/fusion/estimate.ts';
 import { REFINE_DEFAULTS } from '../../src/fusion/refine/refine-options.ts';
 import { packageRoot } from '../../src/package-root.ts';
+import { PYTHON } from '../support/python.ts';
 import { printReport } from '../support/tool-output.ts';
 import { argument } from './argument.ts';
 import { type FusionAsked, MANY, PARTS } from './fusion-parts.ts';
@@ -134,7 +135,7 @@ async function lapackRows(count: number): Promise<Row[]> {
     count,
   });
   const script = path.join(packageRoot(), 'test', 'bench', 'solve.py');
-  const { status, stdout } = spawnSync(process.env.PYTHON ?? 'python3', [script], {
+  const { status, stdout } = spawnSync(PYTHON, [script], {
     input: JSON.stringify(ours.systems),
     encoding: 'utf8',
   });

@@ -18,7 +18,7 @@ import { defaultRuntime } from '../../src/runtime/default-runtime.ts';
 import type { LoadedGraph } from '../../src/runtime/runtime.ts';
 import { TorchGenerator } from '../../src/tensor/random.ts';
 import { float32 } from '../../src/tensor/tensor.ts';
-
+import { PYTHON } from '../support/python.ts';
 import { type Row, row, seconds } from './goal-table.ts';
 
 /** Two concepts, 20 steps, 64 × 64 latents. */
@@ -84,14 +84,13 @@ export async function gradientRows(): Promise<{ rows: Row[]; note: string }> {
       float32Tensor('y', [count, n], y),
       float32Tensor('w0', [n, n], new Float32Array(n * n)),
     ]);
-    const python = process.env.PYTHON ?? 'python3';
     const script = path.join(packageRoot(), 'test', 'bench', 'fusion.py');
-    const { status, stdout, error } = spawnSync(python, [script, file, String(iterations)], {
+    const { status, stdout, error } = spawnSync(PYTHON, [script, file, String(iterations)], {
       encoding: 'utf8',
     });
     if (status !== 0) {
       const reason = error?.message ?? 'without torch and safetensors, or it failed';
-      return { rows: [], note: `gradient fusion skipped: ${python} ${reason}` };
+      return { rows: [], note: `gradient fusion skipped: ${PYTHON} ${reason}` };
     }
     const theirs = JSON.parse(stdout.trim().split('\n').at(-1)!) as {
       elapsedMs: number;

@@ -29,6 +29,7 @@ import { openModelFiles } from '../../src/merging/model-files.ts';
 import { packageRoot } from '../../src/package-root.ts';
 import { GraphMatmulEngine } from '../../src/runtime/matmul-engine.ts';
 import { TorchGenerator } from '../../src/tensor/random.ts';
+import { PYTHON } from '../support/python.ts';
 import { printReport } from '../support/tool-output.ts';
 import { benchCache } from './random-model.ts';
 import { ensureRandomModel } from './random-sd15.ts';
@@ -127,15 +128,14 @@ function timed(command: string, args: readonly string[]): Timed {
   return { ms: performance.now() - start, cpuMs, output: stdout.trim().split('\n').at(-1)! };
 }
 
-const python = process.env.PYTHON ?? 'python3';
 const script = path.join(packageRoot(), 'test', 'bench', 'merge.py');
 const edlora = path.join(packageRoot(), '.build', 'cli', 'main.js');
 
 function tryPython(args: readonly string[]): Timed | string {
   try {
-    return timed(python, [script, ...args]);
+    return timed(PYTHON, [script, ...args]);
   } catch (error) {
-    return `${python} without torch and safetensors, or it failed (${(error as Error).message})`;
+    return `${PYTHON} without torch and safetensors, or it failed (${(error as Error).message})`;
   }
 }
 

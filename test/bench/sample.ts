@@ -20,6 +20,7 @@ import type { SampleRequest } from '../../src/sampling/request.ts';
 import { Pipeline } from '../../src/sampling/sample.ts';
 import { TorchGenerator } from '../../src/tensor/random.ts';
 import { float32 } from '../../src/tensor/tensor.ts';
+import { PYTHON } from '../support/python.ts';
 import { printReport } from '../support/tool-output.ts';
 import { argument } from './argument.ts';
 import { ensureRandomModel } from './random-sd15.ts';
@@ -115,13 +116,12 @@ async function stepTime(folder: string, request: Partial<SampleRequest>, concept
 
 /** The guided step in diffusers: a forward pass of batch 2. A text is the reason why there is none. */
 function pythonStep(folder: string): { forwardMs: number[]; versions: string } | string {
-  const python = process.env.PYTHON ?? 'python3';
   const script = path.join(packageRoot(), 'test', 'bench', 'engine.py');
-  const { status, stdout, error } = spawnSync(python, [script, folder, String(STEPS), '2'], {
+  const { status, stdout, error } = spawnSync(PYTHON, [script, folder, String(STEPS), '2'], {
     encoding: 'utf8',
   });
-  if (error !== undefined) return `${python}: ${error.message}`;
-  if (status !== 0) return `${python} without torch and diffusers, or it failed`;
+  if (error !== undefined) return `${PYTHON}: ${error.message}`;
+  if (status !== 0) return `${PYTHON} without torch and diffusers, or it failed`;
   return JSON.parse(stdout.trim().split('\n').at(-1)!) as { forwardMs: number[]; versions: string };
 }
 

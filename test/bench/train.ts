@@ -21,6 +21,7 @@ import { loraFactors } from '../../src/training/factors.ts';
 import { plainWeights } from '../../src/training/loss-weights.ts';
 import { TrainingStep } from '../../src/training/step.ts';
 import { trainedLayers } from '../../src/training/trained-layers.ts';
+import { PYTHON } from '../support/python.ts';
 import { printReport } from '../support/tool-output.ts';
 import { childOutput } from './child-output.ts';
 import { ensureRandomModel } from './random-sd15.ts';
@@ -176,7 +177,7 @@ async function compare(): Promise<void> {
       sharedPrefix !== undefined
         ? null
         : (python.get(folder) ??
-          childOutput<Measured & { versions: string }>(process.env.PYTHON ?? 'python3', [
+          childOutput<Measured & { versions: string }>(PYTHON, [
             path.join(packageRoot(), 'test', 'bench', 'train.py'),
             folder,
             String(runs),

@@ -29,6 +29,7 @@ import { TRAINING_METHODS } from '../../src/training/methods/index.ts';
 import type { TrainingInput, TrainingMethodName } from '../../src/training/options.ts';
 import { writeTrained } from '../../src/training/output.ts';
 import { train } from '../../src/training/train.ts';
+import { PYTHON } from '../support/python.ts';
 import type { ConceptName } from '../support/shapeland/world.ts';
 import { printReport } from '../support/tool-output.ts';
 import { identityRate, wordsOf } from './identity.ts';
@@ -124,10 +125,7 @@ function trainingCommand(job: Job): Command {
   if (by !== 'pytorch') return childCommand(job);
   const script = path.join(packageRoot(), 'test', 'eval', 'train_edlora.py');
   const settings = [values.steps, String(seed), '1'];
-  return [
-    process.env.PYTHON ?? 'python3',
-    [script, defaultBase(), dataOf(name), name, classOf(name), ...settings, fileOf(job)],
-  ];
+  return [PYTHON, [script, defaultBase(), dataOf(name), name, classOf(name), ...settings, fileOf(job)]];
 }
 
 /** Run in a process of its own. @returns what it printed */

@@ -12,6 +12,7 @@ import { byteRangeOf, float32Tensor, readBytes } from '../../src/formats/raw-ten
 import { torchHost } from '../../src/formats/torch-host.ts';
 import type { TorchDict, TorchValue } from '../../src/formats/torch-value.ts';
 import { torchTensor, writeTorchZip } from '../../src/formats/torch-writer.ts';
+import { PYTHON } from '../support/python.ts';
 import { TENSOR, zipFile } from './hostile-files.ts';
 import { scratchFolder } from './scratch-folder.ts';
 import { randomTensors } from './weights.ts';
@@ -195,7 +196,7 @@ describe('writeTorchZip', () => {
     );
   });
 
-  const python = spawnSync('python3', [
+  const python = spawnSync(PYTHON, [
     '-c',
     'import importlib.util as u; raise SystemExit(u.find_spec("torch") is None)',
   ]);
@@ -226,7 +227,7 @@ x = torch.load(sys.argv[1], weights_only=True)
 print(json.dumps([[k, str(v.dtype), list(v.shape)] for k, v in x['params'].items()]))
 print(repr((x['integers'], x['floats'], x[7], x['bytes'], type(x['parameter']).__name__, x['parameter'].tolist())))
 `;
-    const { stdout, stderr, status } = spawnSync('python3', ['-c', script, file], { encoding: 'utf8' });
+    const { stdout, stderr, status } = spawnSync(PYTHON, ['-c', script, file], { encoding: 'utf8' });
     expect(status, stderr).toBe(0);
     const [tensors, rest] = stdout.trim().split('\n');
     expect(JSON.parse(tensors!).map(([name, , shape]: [string, string, number[]]) => [name, shape])).toEqual(

@@ -3,7 +3,7 @@
  * 1e-5 of its change, and no name may be left over. Kinds other than plain LoRA are not diffusers': it leaves DoRA's magnitudes out. Then a
  * ported concept and a ported fusion are drawn by diffusers' own pipeline: pictures must be those of the sampler here to 1 of 255.
  *
- *     EDLORA_PYTHON=/path/to/python npm run test:interop
+ *     PYTHON=/path/to/python npm run test:interop
  *
  * Python with torch, diffusers, transformers and peft; where there is none, it says so and ends with 0.
  */
@@ -24,17 +24,15 @@ import type { Layer } from '../../src/models/families/layer-table.ts';
 import { inOneGo } from '../../src/pace.ts';
 import { defaultBase, packageRoot } from '../../src/package-root.ts';
 import { TorchGenerator } from '../../src/tensor/random.ts';
+import { PYTHON } from '../support/python.ts';
 import { fusedOnSdxl } from './fused-sdxl.ts';
 import { portableDifferences } from './portable.ts';
 
 const TOLERANCE = 1e-5;
 
-const python = process.env.EDLORA_PYTHON ?? 'python3';
-const present = spawnSync(python, ['-c', 'import diffusers, peft, transformers'], { encoding: 'utf8' });
+const present = spawnSync(PYTHON, ['-c', 'import diffusers, peft, transformers'], { encoding: 'utf8' });
 if (present.status !== 0) {
-  process.stdout.write(
-    `skipped: ${python} has no diffusers, peft and transformers (EDLORA_PYTHON names another)\n`,
-  );
+  process.stdout.write(`skipped: ${PYTHON} has no diffusers, peft and transformers (PYTHON names another)\n`);
   process.exit(0);
 }
 
@@ -136,19 +134,19 @@ try {
   }
   const script = path.join(packageRoot(), 'fixtures/cases/loaded/load_changes.py');
   const out = path.join(folder, 'loaded');
-  const ran = spawnSync(python, [script, defaultBase(), out, ...files], { encoding: 'utf8' });
+  const ran = spawnSync(PYTHON, [script, defaultBase(), out, ...files], { encoding: 'utf8' });
   if (ran.status !== 0) throw new Error(ran.stderr.slice(-4000));
   for (const [i, [format, kind]] of cases.entries()) {
     const fault = await faultOf(path.join(out, `${i}.safetensors`), written[i]!);
     if (fault !== null) faults++;
     process.stdout.write(`${format}, ${kind}: ${fault ?? `${written[i]!.length} layers right`}\n`);
   }
-  for (const { naming, layers, worst, fault } of await fusedOnSdxl(python, folder)) {
+  for (const { naming, layers, worst, fault } of await fusedOnSdxl(PYTHON, folder)) {
     const found = fault ?? (worst <= TOLERANCE ? null : `a layer is off by ${worst.toPrecision(2)}`);
     if (found !== null) faults++;
     process.stdout.write(`a fusion on SDXL, ${naming}: ${found ?? `${layers} layers right`}\n`);
   }
-  for (const { what, difference } of await portableDifferences(python, folder)) {
+  for (const { what, difference } of await portableDifferences(PYTHON, folder)) {
     if (!(difference <= 1)) faults++;
     process.stdout.write(`${what} in diffusers' pipeline: pixels differ by ${difference} of 255 at most\n`);
   }
