@@ -313,7 +313,7 @@ export type {
   StageReport,
   Truncation,
 } from './fusion/report/report.ts';
-export { LARGE_CHANGE, LITTLE_KEPT } from './fusion/report/verdict.ts';
+export { keptSentence, LARGE_CHANGE, LITTLE_KEPT, refinementAdvice } from './fusion/report/verdict.ts';
 export {
   FUSION_METHODS,
   type FusionMethod,

@@ -3,15 +3,17 @@ import path from 'node:path';
 import {
   type Fusion,
   type FusionReport,
+  keptSentence,
   LARGE_CHANGE,
   LITTLE_KEPT,
   rankOf,
+  refinementAdvice,
   STAGES,
   type WrittenFile,
 } from '../../src/index.ts';
 import { visible } from '../../src/visible.ts';
 import { type Io, paint } from '../terminal/io.ts';
-import { bytes, duration, nearPath, percent, table, times } from '../terminal/table.ts';
+import { bytes, duration, nearPath, percent, table, times, wrapText } from '../terminal/table.ts';
 import { rankRange } from './plan.ts';
 
 interface Written {
@@ -116,8 +118,9 @@ export function resultText(fusion: Fusion, { folder, files }: Written, io: Io): 
   const notes = fusionNotes(report);
   const verdict =
     notes.length === 0
-      ? [paint(io, 'green', 'Every concept was kept on its own features.')]
+      ? [paint(io, 'green', wrapText(visible(keptSentence(report)), io.columns))]
       : notes.map((note) => `${paint(io, 'yellow', 'note:')} ${visible(note)}`);
+  const advice = refinementAdvice(report);
   const count = report.concepts.length;
   return [
     `Fused ${count} concept${count === 1 ? '' : 's'} on ${nearPath(base.path)}`,
@@ -132,6 +135,7 @@ export function resultText(fusion: Fusion, { folder, files }: Written, io: Io): 
     '',
     written,
     ...verdict,
+    ...(advice === null ? [] : [wrapText(advice, io.columns)]),
     '',
   ].join('\n');
 }

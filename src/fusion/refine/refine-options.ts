@@ -36,9 +36,12 @@ export interface RefineOptions {
   readonly recomputeBlocks: boolean;
 }
 
-/** Of the settings that were tried on the trained miniature (docs/fusion.md), with 200 steps for each of two concepts. */
+/** Steps for each concept with which all of the miniature's came back (docs/fusion.md). */
+export const STEPS_PER_CONCEPT = 200;
+
+/** Of the settings that were tried on the trained miniature (docs/fusion.md), for two concepts. */
 export const REFINE_DEFAULTS: RefineOptions = {
-  steps: 400,
+  steps: 2 * STEPS_PER_CONCEPT,
   checkSteps: 100,
   learningRate: 4e-3,
   batch: 4,

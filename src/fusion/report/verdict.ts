@@ -1,5 +1,6 @@
 /** What a fusion's numbers mean, in sentences for people: did it work, and if not, what fights what? */
 
+import { STEPS_PER_CONCEPT } from '../refine/refine-options.ts';
 import { STAGES } from '../stage.ts';
 import type { FusionReport } from './report.ts';
 
@@ -44,30 +45,45 @@ function least(kept: FusionReport['concepts'][number]['kept']): number | null {
   return shares.length === 0 ? null : Math.min(...shares);
 }
 
+interface Kept {
+  readonly name: string;
+  readonly share: number;
+}
+
+/** What concepts kept in their weakest stages, without those that train nothing. */
+function weakest({ concepts }: FusionReport): Kept[] {
+  return concepts.flatMap(({ name, kept }) => {
+    const share = least(kept);
+    return share === null ? [] : [{ name, share }];
+  });
+}
+
+/** How much of the concepts was kept, in one sentence. */
+export function keptSentence(report: FusionReport): string {
+  const shares = weakest(report);
+  if (shares.length === 0) return 'The concepts change nothing, so there was nothing to keep.';
+  const weak = shares.filter(({ share }) => share < LITTLE_KEPT);
+  if (weak.length > 0) {
+    return `Not everything was kept: ${weak.map(({ name, share }) => `${name} has ${percent(share)} of its effect left in its weakest stage`).join(', ')}.`;
+  }
+  const { name, share } = shares.reduce((a, b) => (b.share < a.share ? b : a));
+  return share < MOST_KEPT
+    ? `The concepts were mostly kept: in its weakest stage ${name} has ${percent(share)} of its effect on its own features left.`
+    : `Every concept was kept: in its weakest stage ${name} still has ${percent(share)} of its effect on its own features.`;
+}
+
+/** What a fusion of spatial layers that were solved one by one may be asked for next; null where nothing is left to ask. */
+export function refinementAdvice(report: FusionReport): string | null {
+  const isSolved = report.stages.some(({ stage, layers }) => stage === 'spatial' && layers > 0);
+  const concepts = weakest(report).length;
+  if (report.refinement !== null || concepts < 2 || !isSolved) return null;
+  const steps = STEPS_PER_CONCEPT * concepts;
+  return `This is layer by layer, and in pictures small errors of many layers meet: --refine ${steps} goes after them, for many times the work (--dry-run says how much).`;
+}
+
 /** One sentence that says how it went, then those that say what to do about it. */
 export function fusionVerdict(report: FusionReport): string[] {
-  const { concepts, stages } = report;
-  const shares = concepts.flatMap((concept) => {
-    const kept = least(concept.kept);
-    return kept === null ? [] : [{ name: concept.name, kept }];
-  });
-  const sentences: string[] = [];
-  const weak = shares.filter(({ kept }) => kept < LITTLE_KEPT);
-  const lowest = shares.length === 0 ? null : shares.reduce((a, b) => (b.kept < a.kept ? b : a));
-  if (lowest === null) sentences.push('The concepts change nothing, so there was nothing to keep.');
-  else if (weak.length === 0 && lowest.kept < MOST_KEPT) {
-    sentences.push(
-      `The concepts were mostly kept: in its weakest stage ${lowest.name} has ${percent(lowest.kept)} of its effect on its own features left.`,
-    );
-  } else if (weak.length === 0) {
-    sentences.push(
-      `Every concept was kept: in its weakest stage ${lowest.name} still has ${percent(lowest.kept)} of its effect on its own features.`,
-    );
-  } else {
-    sentences.push(
-      `Not everything was kept: ${weak.map(({ name, kept }) => `${name} has ${percent(kept)} of its effect left in its weakest stage`).join(', ')}.`,
-    );
-  }
+  const sentences = [keptSentence(report)];
   const collision = worstCollision(report);
   if (collision !== null) {
     const { on, by, share } = collision;
@@ -77,16 +93,17 @@ export function fusionVerdict(report: FusionReport): string[] {
         : `${by} disturbs ${on} most: on the features of ${on} its change does ${percent(share)} of what ${on} does there itself.`,
     );
   }
-  const large = stages.filter(({ largestChange }) => (largestChange ?? 0) > LARGE_CHANGE);
+  const large = report.stages.filter(({ largestChange }) => (largestChange ?? 0) > LARGE_CHANGE);
   for (const { stage, largestChange } of large) {
     sentences.push(
       `In the stage ${stage} a layer changed ${largestChange!.toFixed(1)} times as much as any concept’s own: other prompts may suffer. Try a higher ridge or more preservation in that stage.`,
     );
   }
-  if (weak.length > 0) {
+  if (weakest(report).some(({ share }) => share < LITTLE_KEPT)) {
     sentences.push(
       'Try a lower ridge or less preservation there, a strength below 1 for the concept that disturbs, or fewer concepts.',
     );
   }
-  return sentences;
+  const advice = refinementAdvice(report);
+  return advice === null ? sentences : [...sentences, advice];
 }

@@ -4,7 +4,7 @@ import { refinementMeans } from '../../../src/fusion/report/course-sections.ts';
 import { shortLayerName } from '../../../src/fusion/report/page-text.ts';
 import type { FusionReport, LayerReport } from '../../../src/fusion/report/report.ts';
 import { fusionReportPage } from '../../../src/fusion/report/report-page.ts';
-import { fusionVerdict, worstCollision } from '../../../src/fusion/report/verdict.ts';
+import { fusionVerdict, refinementAdvice, worstCollision } from '../../../src/fusion/report/verdict.ts';
 
 const NONE = { text: null, cross: null, spatial: null };
 
@@ -69,6 +69,7 @@ describe('the verdict', () => {
       expect.stringMatching(
         /^No two concepts are in each other’s way; most of all <word1> on <word0>, with 40 %/,
       ),
+      expect.stringContaining('--refine 400 goes after them'),
     ]);
   });
 
@@ -93,7 +94,7 @@ describe('the verdict', () => {
     expect(said[1]).toMatch(
       /^<word0> disturbs <word1> most: on the features of <word1> its change does 130 %/,
     );
-    expect(said.at(-1)).toMatch(/^Try a lower ridge or less preservation/);
+    expect(said.at(-2)).toMatch(/^Try a lower ridge or less preservation/);
   });
 
   it('warns of changes that other prompts will show', () => {
@@ -123,6 +124,17 @@ describe('the verdict', () => {
       fusionVerdict(report([0.95], { stages: stages.map((stage) => ({ ...stage, largestChange })) }));
     expect(changed(5)).toHaveLength(1);
     expect(changed(5.1)).toHaveLength(2);
+  });
+
+  it('advises a refinement where one could help, and none was made', () => {
+    const three = report([0.97, 0.93, 0.9]);
+    expect(refinementAdvice(three)).toContain('--refine 600 ');
+    expect(refinementAdvice({ ...three, refinement: { losses: [1], checks: [], elapsedMs: 1 } })).toBeNull();
+    expect(refinementAdvice(report([0.9]))).toBeNull();
+    const text = three.stages.map((stage) => ({ ...stage, stage: 'text' as const }));
+    expect(refinementAdvice({ ...three, stages: text })).toBeNull();
+    const idle = three.concepts.map((concept) => ({ ...concept, kept: NONE }));
+    expect(refinementAdvice({ ...three, concepts: idle })).toBeNull();
   });
 
   it('knows a single concept, and concepts without effect', () => {
