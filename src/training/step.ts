@@ -108,7 +108,7 @@ export class TrainingStep {
           firstTrainedId,
           trainedRows,
           // Those of one row.
-          promptsPerRun: layerwise ? attentionPlaces(base.parts.unet.config).length : 1,
+          prompts: layerwise ? attentionPlaces(base.parts.unet.config).length : 1,
           sharedPrefix,
         };
         return [id, new TextStep(part, textReading, embeddings.get(id)!, own, execution)];

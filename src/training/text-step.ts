@@ -16,7 +16,7 @@ import type { LoadedGraph } from '../runtime/runtime.ts';
 import { float32, type Tensor } from '../tensor/tensor.ts';
 import { type FactorFeeds, type FactorGradients, factorGradients } from './factor-gradients.ts';
 import { commonPrefix, type Ids } from './prompt-prefix.ts';
-import { buildTextFeatures, buildTextGradients } from './text-graph.ts';
+import { buildTextFeatures, buildTextGradients, promptsTogether } from './text-graph.ts';
 
 export interface TextStepPlan {
   /** Trained layers with the ranks of their factors. */
@@ -25,8 +25,8 @@ export interface TextStepPlan {
   readonly firstTrainedId: number | null;
   /** Number of trained embeddings. */
   readonly trainedRows: number;
-  /** Prompts per run of a graph. */
-  readonly promptsPerRun: number;
+  /** Prompts of a step that are worth one run of a graph; of large text encoders some of them run at a time. */
+  readonly prompts: number;
   /**
    * Positions at the beginning that the prompts of a run are computed once for, wherever they are equal so far; others
    * run without sharing. 0: never.
@@ -63,6 +63,8 @@ export class TextStep {
   readonly #ranks: ReadonlyMap<string, number>;
   readonly #embeddings: TokenEmbeddings;
   readonly #plan: TextStepPlan;
+  /** Prompts of one run. */
+  readonly #together: number;
   readonly #graphs: LoadedGraphs;
   /** Of prompts that training does not change, by ids. */
   readonly #fixed = new Map<string, TextFeatures>();
@@ -85,6 +87,7 @@ export class TextStep {
     this.#ranks = new Map([...plan.ranks].filter(([layer]) => run.has(layer)));
     this.#embeddings = embeddings;
     this.#plan = plan;
+    this.#together = promptsTogether(encoder, this.#reading, plan.prompts);
     this.#graphs = new LoadedGraphs(execution.runtime, 'training', execution);
   }
 
@@ -152,7 +155,7 @@ export class TextStep {
       const session = await this.#session('gradients', ids, shared, (size) =>
         buildTextGradients(this.#encoder, size, ranks, this.#reading, embeddings !== null),
       );
-      const rows = this.#plan.promptsPerRun;
+      const rows = this.#together;
       const output = await session.run({
         ...this.#lookUp(ids, shared),
         d_last_hidden_state: float32(
@@ -236,7 +239,7 @@ export class TextStep {
   }
 
   #chunks<T>(items: readonly T[]): T[][] {
-    const size = this.#plan.promptsPerRun;
+    const size = this.#together;
     return Array.from({ length: Math.ceil(items.length / size) }, (_, i) =>
       items.slice(i * size, (i + 1) * size),
     );
@@ -250,7 +253,7 @@ export class TextStep {
 
   /** Embeddings of a chunk; a short one is filled up with its first prompt. */
   #lookUp(chunk: readonly Ids[], shared: number): Record<string, Tensor> {
-    const filled = Array.from({ length: this.#plan.promptsPerRun }, (_, i) => chunk[i] ?? chunk[0]!);
+    const filled = Array.from({ length: this.#together }, (_, i) => chunk[i] ?? chunk[0]!);
     const pooledAt = filled.map((ids) => pooledPosition(ids, this.#encoder.config.eosTokenId));
     return {
       ...(this.pools ? { pooled_rows: pooledRows(pooledAt, filled[0]!.length) } : {}),
@@ -267,7 +270,7 @@ export class TextStep {
   ): Promise<LoadedGraph> {
     const tokens = chunk[0]!.length;
     return this.#graphs.get(`${what} ${tokens} ${sharedPrefix}`, () =>
-      build({ batch: this.#plan.promptsPerRun, tokens, sharedPrefix }),
+      build({ batch: this.#together, tokens, sharedPrefix }),
     );
   }
 }

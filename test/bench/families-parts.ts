@@ -1,4 +1,5 @@
 /** What bench:families measures in processes of their own, each alone with its memory. */
+import path from 'node:path';
 import { loadConcept } from '../../src/concepts/concept-file.ts';
 import { prepareConcept } from '../../src/fusion/fusion-concept.ts';
 import { DEFAULTS } from '../../src/fusion/options.ts';
@@ -19,12 +20,14 @@ import { openCheckpoint } from '../../src/models/checkpoint.ts';
 import { timeIdsOf } from '../../src/models/families/conditioning.ts';
 import { SDXL_UNET } from '../../src/models/families/sdxl-configs.ts';
 import { buildUnet } from '../../src/models/unet/unet.ts';
+import { packageRoot } from '../../src/package-root.ts';
 import { defaultRuntime } from '../../src/runtime/default-runtime.ts';
 import { GraphMatmulEngine } from '../../src/runtime/matmul-engine.ts';
 import { checkpointSchedule } from '../../src/sampling/checkpoint-schedule.ts';
 import { dpmSolver } from '../../src/sampling/samplers/dpm-solver.ts';
 import { TorchGenerator } from '../../src/tensor/random.ts';
 import { float32, type Tensor } from '../../src/tensor/tensor.ts';
+import { train } from '../../src/training/train.ts';
 import { ensureRandomLoras, LORA_LAYERS } from './random-loras.ts';
 import { ensureRandomSdxl } from './random-sdxl.ts';
 import { ensureRandomStatistics, SDXL_LORA } from './random-statistics.ts';
@@ -99,6 +102,28 @@ export const PARTS: Readonly<Record<string, (argument: string) => Promise<object
       if (!(error instanceof Enough)) throw error;
     }
     return { stepMs: ended[1]! - ended[0]!, layers: layers.length, peakBytes: peakBytes() };
+  },
+  /** Two steps of training, blocks computed a second time; the first one loads the graphs. */
+  train: async (argument) => {
+    const { method } = JSON.parse(argument) as { method: 'lora' | 'ed-lora' };
+    const base = await openCheckpoint(await ensureRandomSdxl());
+    const ended: number[] = [];
+    await train({
+      base,
+      settings: {
+        data: path.join(packageRoot(), 'fixtures/tiny-world/concepts/smiley'),
+        method,
+        ...(method === 'lora' ? {} : { token: '<toy>', init: '<rand-0.01>' }),
+        resolution: SIDE,
+        batch: 1,
+        steps: 2,
+        checkpointBlocks: true,
+      },
+      onProgress: ({ step }) => {
+        if (step !== undefined) ended.push(performance.now());
+      },
+    });
+    return { stepMs: ended[1]! - ended[0]!, peakBytes: peakBytes() };
   },
   /** From statistics on disk to factors, every so manieth input of three LoRAs. Tells which systems were solved. */
   solve: async (argument) => {

@@ -1,8 +1,8 @@
 /**
  * SDXL at full size, random weights in float16, 1024 × 1024, with --lean: what a pass of its UNet takes in time and memory, beside
- * PyTorch in float32 where it is installed (PYTHON names the interpreter); what a step of collecting takes; what solving three
- * rank-16 LoRAs on all their 722 layers takes beside LAPACK. `npm run bench:families`; `-- --only pass,torch,collect,solve`
- * runs parts, each in processes of its own; `wide` is a pass without --lean, which takes 13 GB, `bfloat16` PyTorch's in half of the
+ * PyTorch in float32 where it is installed (PYTHON names the interpreter); what a step of collecting takes, and one of training; what solving three
+ * rank-16 LoRAs on all their 722 layers takes beside LAPACK. `npm run bench:families`; `-- --only pass,torch,collect,train,ed-lora,solve`
+ * runs parts, each in processes of its own; `wide` is a pass without --lean, which takes 12 GB, `bfloat16` PyTorch’s in half of the
  * digits; `--every 7` solves every seventh input alone, sizes of all kinds among them. Rows come as they are measured, a table at the
  * end.
  */
@@ -20,7 +20,17 @@ import { ensureRandomLoras } from './random-loras.ts';
 import { ensureRandomSdxl } from './random-sdxl.ts';
 import { ensureRandomStatistics, SDXL_LORA } from './random-statistics.ts';
 
-const KNOWN = ['pass', 'wide', 'torch', 'bfloat16', 'collect', 'linear', 'solve'] as const;
+const KNOWN = [
+  'pass',
+  'wide',
+  'torch',
+  'bfloat16',
+  'collect',
+  'linear',
+  'train',
+  'ed-lora',
+  'solve',
+] as const;
 type Known = (typeof KNOWN)[number];
 
 /** One part in a process of its own; lean: weights as they lie in the file. */
@@ -103,6 +113,12 @@ async function collectRows(scope: 'attention' | 'linear'): Promise<void> {
   found(what, `${gigabytes(peakBytes)}, ${seconds(stepMs)}`, '≤ 10 GB', peakBytes <= 10e9);
 }
 
+async function trainRow(method: 'lora' | 'ed-lora'): Promise<void> {
+  const { stepMs, peakBytes } = await measured<{ stepMs: number; peakBytes: number }>('train', { method });
+  const what = `memory of a training step, ${method} on all attentions, blocks computed twice`;
+  found(what, `${gigabytes(peakBytes)}, ${seconds(stepMs)}`, '≤ 16 GB', peakBytes <= 16e9);
+}
+
 async function solveRows(every: number): Promise<void> {
   await ensureRandomLoras(3);
   await ensureRandomStatistics(SDXL_LORA);
@@ -145,6 +161,8 @@ if (argument('--part') !== undefined) {
   if (wanted.includes('collect') || wanted.includes('linear')) await ensureRandomLoras(1);
   if (wanted.includes('collect')) await collectRows('attention');
   if (wanted.includes('linear')) await collectRows('linear');
+  if (wanted.includes('train')) await trainRow('lora');
+  if (wanted.includes('ed-lora')) await trainRow('ed-lora');
   if (wanted.includes('solve')) await solveRows(Number(argument('--every') ?? 1));
   printReport({
     title: 'SDXL at full size, random float16 weights, 1024 × 1024, --lean',

@@ -8,13 +8,14 @@ import { openTensorFile } from '../../src/formats/open-tensor-file.ts';
 import { memoryTensor } from '../../src/formats/raw-tensor.ts';
 import { writeSafetensors } from '../../src/formats/safetensors.ts';
 import { GraphBuilder } from '../../src/graph/builder.ts';
+import type { Graph } from '../../src/graph/graph.ts';
 import { add } from '../../src/graph/ops/elementwise.ts';
 import { matmul } from '../../src/graph/ops/matmul.ts';
 import { defaultRuntime } from '../../src/runtime/default-runtime.ts';
 import { halvesAreWidenedInRuns, withLeanWeights } from '../../src/runtime/half-weights.ts';
 import { InterpreterRuntime } from '../../src/runtime/interpreter-runtime.ts';
 import { withWeightsInMemory } from '../../src/runtime/onnxruntime/weight-mapping.ts';
-import type { Runtime } from '../../src/runtime/runtime.ts';
+import type { GraphUse, Runtime } from '../../src/runtime/runtime.ts';
 import { float32 } from '../../src/tensor/tensor.ts';
 
 let folder: string;
@@ -25,9 +26,12 @@ afterAll(() => rmSync(folder, { recursive: true }));
 
 type Half = 'F16' | 'BF16';
 
-/** x ← x + x Wᵀ, layer after layer, each with its own weight in the file. */
-async function layers(dtype: Half, count: number, size: number) {
-  const file = path.join(folder, `${dtype}-${count}-${size}.safetensors`);
+/**
+ * x ← x + x Wᵀ, layer after layer, each with its own weight in the file.
+ * @param back then x ← x + x W, from the last to the first, as gradients go
+ */
+async function layers(dtype: Half, count: number, size: number, back = false) {
+  const file = path.join(folder, `${dtype}-${count}-${size}${back ? '-back' : ''}.safetensors`);
   const names = Array.from({ length: count }, (_, i) => `w${i}`);
   const values = encodeFloat(
     Float32Array.from({ length: size * size }, (_, i) => ((i % 61) - 30) / (30 * size)),
@@ -40,13 +44,15 @@ async function layers(dtype: Half, count: number, size: number) {
   const { tensors } = await openTensorFile(file);
   const g = new GraphBuilder();
   let x = g.input('x', 'float32', [1, size]);
-  for (const name of names) x = add(g, x, matmul(g, x, g.weight(tensors.get(name)!), { transB: true }));
+  const weights = names.map((name) => g.weight(tensors.get(name)!));
+  for (const weight of weights) x = add(g, x, matmul(g, x, weight, { transB: true }));
+  for (const weight of back ? weights.toReversed() : []) x = add(g, x, matmul(g, x, weight));
   g.output('y', x);
   return g.finish();
 }
 
-async function result(runtime: Runtime, graph: Awaited<ReturnType<typeof layers>>, size: number) {
-  const loaded = await runtime.load(graph, 'every-step');
+async function result(runtime: Runtime, graph: Graph, size: number, use: GraphUse) {
+  const loaded = await runtime.load(graph, use);
   const x = float32(
     [1, size],
     Float32Array.from({ length: size }, (_, i) => Math.cos(i)),
@@ -57,38 +63,46 @@ async function result(runtime: Runtime, graph: Awaited<ReturnType<typeof layers>
 }
 
 describe.each(['F16', 'BF16'] as const)('weights of %s', (dtype) => {
-  it('give what the interpreter gives, widened at load or in runs, mapped or in memory', async () => {
-    const graph = await layers(dtype, 3, 24);
-    const expected = await result(new InterpreterRuntime(), graph, 24);
-    const ours = () => result(defaultRuntime(), graph, 24);
-    for (const data of [
-      await ours(),
-      await withLeanWeights(ours),
-      await withWeightsInMemory(() => withLeanWeights(ours)),
-    ]) {
-      expect(data).toBeAllClose(expected, { rtol: 1e-6 });
-    }
-  });
+  it.each([
+    ['every-step', false],
+    ['training', true],
+  ] as const)(
+    'give what the interpreter gives, widened at load or in runs, mapped or in memory: %s',
+    async (use, back) => {
+      const graph = await layers(dtype, 3, 24, back);
+      const expected = await result(new InterpreterRuntime(), graph, 24, use);
+      const ours = () => result(defaultRuntime(), graph, 24, use);
+      for (const data of [
+        await ours(),
+        await withLeanWeights(ours),
+        await withWeightsInMemory(() => withLeanWeights(ours)),
+      ]) {
+        expect(data).toBeAllClose(expected, { rtol: 1e-6 });
+      }
+    },
+  );
 });
 
 describe.skipIf(process.platform !== 'linux')('memory', () => {
   const held = (): number =>
     1024 * Number(/RssAnon:\s+(\d+)/.exec(readFileSync('/proc/self/status', 'utf8'))![1]);
 
-  it('is that of one widened weight at a time', async () => {
+  it('is that of one widened weight at a time, there and back', async () => {
     const [count, size] = [24, 1024];
-    const graph = await layers('F16', count, size);
     const wide = 4 * count * size ** 2;
-    const grown = async (): Promise<number> => {
+    const there = await layers('F16', count, size);
+    const back = await layers('F16', count, size, true);
+    const grown = async (graph: Graph, use: GraphUse): Promise<number> => {
       const before = held();
-      const loaded = await defaultRuntime().load(graph, 'once');
+      const loaded = await defaultRuntime().load(graph, use);
       await loaded.run({ x: float32([1, size], new Float32Array(size)) });
       const after = held();
       await loaded.dispose();
       return after - before;
     };
-    expect(await withLeanWeights(grown)).toBeLessThan(wide / 2);
-    expect(await grown()).toBeGreaterThan(0.8 * wide);
+    expect(await withLeanWeights(() => grown(there, 'once'))).toBeLessThan(wide / 2);
+    expect(await withLeanWeights(() => grown(back, 'training'))).toBeLessThan(wide / 2);
+    expect(await grown(there, 'once')).toBeGreaterThan(0.8 * wide);
   });
 });
 

@@ -1,4 +1,5 @@
 import { afterAll, describe, expect, it } from 'vitest';
+import { valueBytes } from '../../src/graph/value-bytes.ts';
 import { openCheckpoint } from '../../src/models/checkpoint.ts';
 import { TokenEmbeddings } from '../../src/models/clip/text-encoder.ts';
 import { loraDownInput, loraUpInput } from '../../src/models/network.ts';
@@ -7,7 +8,7 @@ import { executionContext } from '../../src/runtime/execution-context.ts';
 import { TorchGenerator } from '../../src/tensor/random.ts';
 import { float32, type Tensor } from '../../src/tensor/tensor.ts';
 import { bestSharedPrefix, commonPrefix, type Ids } from '../../src/training/prompt-prefix.ts';
-import { buildTextFeatures } from '../../src/training/text-graph.ts';
+import { buildTextFeatures, promptsTogether } from '../../src/training/text-graph.ts';
 import { TextStep } from '../../src/training/text-step.ts';
 import { relativeError } from '../support/close.ts';
 
@@ -40,7 +41,7 @@ for (const [name, rank] of ranks) {
 }
 
 const steps: TextStep[] = [];
-function textStep(sharedPrefix: number): TextStep {
+function textStep(sharedPrefix: number, together = LAYERS): TextStep {
   const step = new TextStep(
     base.parts.textEncoder,
     base.family.base.textReading,
@@ -49,7 +50,7 @@ function textStep(sharedPrefix: number): TextStep {
       ranks,
       firstTrainedId: vocabulary,
       trainedRows: LAYERS,
-      promptsPerRun: LAYERS,
+      prompts: together,
       sharedPrefix,
     },
     executionContext({ threads: 1 }),
@@ -105,6 +106,49 @@ describe('prompts that begin alike', () => {
       }
     },
   );
+});
+
+describe('prompts of a large text encoder', () => {
+  const reading = base.family.base.textReading;
+
+  it('run as many together as memory has room for, in runs of about one size', () => {
+    const together = (prompts: number, bytes?: number) =>
+      promptsTogether(base.parts.textEncoder, reading, prompts, bytes);
+    expect(together(16)).toBe(16);
+    const size = { batch: 1, tokens: config.maxPositions };
+    const own = valueBytes(buildTextFeatures(base.parts.textEncoder, size, new Map(), reading));
+    expect(own).toBeGreaterThan(
+      4 * config.maxPositions * config.numLayers * (6 * width + config.intermediateSize),
+    );
+    expect(together(16, 16 * own)).toBe(16);
+    // Two runs, and four of three where the last is not full.
+    expect(together(16, 15 * own)).toBe(8);
+    expect(together(10, 3 * own)).toBe(3);
+    expect(together(16, own / 2)).toBe(1);
+  });
+
+  it('have the same features and gradients in other runs', async () => {
+    const seeds = prompts.map((ids) => ({
+      ids,
+      states: random.randn(config.maxPositions * width),
+      pooled: null,
+    }));
+    const reference = await textStep(0).gradients(seeds, factors);
+    const expected = await textStep(0).features(prompts, factors);
+    for (const together of [1, 5]) {
+      const step = textStep(0, together);
+      const features = await step.features(prompts, factors);
+      for (const [ids, { states }] of expected) {
+        expect(relativeError(features.get(ids)!.states, states)).toBeLessThan(1e-6);
+      }
+      const gradients = await step.gradients(seeds, factors);
+      expect(relativeError(gradients.embeddings!, reference.embeddings!)).toBeLessThan(1e-5);
+      for (const [layer, { down, up }] of reference.factors) {
+        expect(relativeError(gradients.factors.get(layer)!.down, down), layer).toBeLessThan(1e-5);
+        expect(relativeError(gradients.factors.get(layer)!.up, up), layer).toBeLessThan(1e-5);
+      }
+    }
+  });
 });
 
 describe('the graph of prompts that begin alike', () => {

@@ -48,7 +48,7 @@ export class WordsInTexts {
         ranks,
         firstTrainedId: bound.tokenizers.get(id)!.tokenId(bound.tokens[0]!.names[0]!)!,
         trainedRows: bound.tokens.length,
-        promptsPerRun: this.#ids.length,
+        prompts: this.#ids.length,
         sharedPrefix: 0,
       };
       const embeddings = new TokenEmbeddings(part.weights, part.config, rows);

@@ -8,13 +8,14 @@ import { realpathSync } from 'node:fs';
 import path from 'node:path';
 import { FormatError } from '../../errors.ts';
 import { byteRangeOf, readBytes, verifyStorages } from '../../formats/raw-tensor.ts';
-import type { Graph, GraphNode } from '../../graph/graph.ts';
+import type { Graph } from '../../graph/graph.ts';
 import { checkUnchanged, type FileIdentity } from '../../io/file-identity.ts';
 import type { Steps } from '../../pace.ts';
 import type { Tensor } from '../../tensor/tensor.ts';
 import type { Emitter } from './lowering.ts';
 import { encodeModel, type OnnxNode, type OnnxTensor } from './proto.ts';
 import { CPU_TARGET, type LoweringTarget, lower } from './targets.ts';
+import { withCastsFirst } from './widened-weights.ts';
 
 export interface EncodedGraph {
   readonly bytes: Uint8Array;
@@ -29,6 +30,8 @@ export interface EncodedGraph {
 export interface EncodeOptions {
   /** Weights stay in their files, for the runtime to map; off: all are handed over in memory. Default true. */
   readonly mapWeights?: boolean;
+  /** A weight of half width is widened for each node that reads it, and not once for all. Default false. */
+  readonly widenAnew?: boolean;
   /** Where the graph is going to run. Default: the CPU. */
   readonly target?: LoweringTarget;
 }
@@ -46,7 +49,7 @@ const bytesOf = ({ data }: Tensor): Uint8Array =>
  */
 export function* encodeGraph(
   graph: Graph,
-  { mapWeights = true, target = CPU_TARGET }: EncodeOptions = {},
+  { mapWeights = true, widenAnew = false, target = CPU_TARGET }: EncodeOptions = {},
 ): Steps<EncodedGraph> {
   const nodes: OnnxNode[] = [];
   const initializers: OnnxTensor[] = graph.constants.map(({ value, tensor }) => ({
@@ -73,7 +76,7 @@ export function* encodeGraph(
     }
     return name;
   };
-  for (const node of inOrderOfRuns(graph)) {
+  for (const node of withCastsFirst(graph, { anew: widenAnew })) {
     let part = 0;
     const emitter: Emitter = {
       emit: (opType, inputs, { attributes = {}, outputs, domain = '' } = {}) => {
@@ -104,16 +107,6 @@ export function* encodeGraph(
   }));
   const bytes = encodeModel({ nodes, initializers, inputs: graph.inputs, outputs, opsets: target.opsets });
   return { bytes, weightFolder, inMemory, mapped };
-}
-
-/**
- * The nodes, casts of weights before all others: of what a node reads, the runtime computes last what stands first in the
- * graph. So a weight of half width is widened just before it is used, and not all of them before anything else.
- */
-function inOrderOfRuns({ nodes, weights }: Graph): readonly GraphNode[] {
-  const stored = new Set(weights.map(({ value }) => value));
-  const widens = ({ op, inputs }: GraphNode): boolean => op === 'Cast' && stored.has(inputs[0]!);
-  return [...nodes.filter(widens), ...nodes.filter((node) => !widens(node))];
 }
 
 function* placeWeights(

@@ -10,16 +10,23 @@ interface Plan {
    * memory; products run at the same speed only when weights are used once per run.
    */
   readonly reorderWeights: boolean;
+  /** Widen a weight of half width for each node that reads it, where that happens in runs: the way back reads what the way there did. */
+  readonly widenAnew: boolean;
   /** Let threads wait in a busy loop between operators, which would slow down other work. */
   readonly allowSpinning: boolean;
 }
 
 const PLANS: Readonly<Record<GraphUse, Plan>> = {
-  once: { reorderWeights: false, allowSpinning: true },
-  'every-step': { reorderWeights: true, allowSpinning: true },
-  training: { reorderWeights: false, allowSpinning: true },
-  'many-small': { reorderWeights: true, allowSpinning: false },
+  once: { reorderWeights: false, widenAnew: false, allowSpinning: true },
+  'every-step': { reorderWeights: true, widenAnew: false, allowSpinning: true },
+  training: { reorderWeights: false, widenAnew: true, allowSpinning: true },
+  'many-small': { reorderWeights: true, widenAnew: false, allowSpinning: false },
 };
+
+/** Whether each node that reads a weight of half width has a cast of its own (widened-weights.ts). */
+export function widensAnew(use: GraphUse): boolean {
+  return halvesAreWidenedInRuns() && PLANS[use].widenAnew;
+}
 
 /** Options of `InferenceSession.create` for an encoded graph. */
 export function sessionOptions(
@@ -43,12 +50,13 @@ export function sessionOptions(
     ...(inMemory.length === 0
       ? {}
       : { externalData: inMemory.map(({ location, data }) => ({ path: location, data })) }),
-    // What it folds are the casts of half-width weights, and little else.
-    extra: {
-      session,
-      ...(halvesAreWidenedInRuns()
-        ? { optimization: { disable_specified_optimizers: 'ConstantFolding' } }
-        : {}),
-    },
+    extra: { session, ...withoutOptimizers(use) },
   };
+}
+
+/** What would widen weights when they are loaded, or once for all: these optimizers change casts of weights, and little else. */
+function withoutOptimizers(use: GraphUse): Readonly<Record<string, Record<string, string>>> {
+  if (!halvesAreWidenedInRuns()) return {};
+  const names = ['ConstantFolding', ...(widensAnew(use) ? ['CommonSubexpressionElimination'] : [])];
+  return { optimization: { disable_specified_optimizers: names.join(';') } };
 }

@@ -8,7 +8,7 @@ import { checkFeeds, checkTargets } from '../check-feeds.ts';
 import type { Feeds, GraphUse, LoadedGraph, RunSettings, Targets } from '../runtime.ts';
 import { encodeGraph } from './encode.ts';
 import type { SessionHost } from './session-host.ts';
-import { sessionOptions } from './session-options.ts';
+import { sessionOptions, widensAnew } from './session-options.ts';
 import type { LoweringTarget } from './targets.ts';
 import { weightsAreMapped } from './weight-mapping.ts';
 
@@ -46,7 +46,7 @@ export class GraphSession implements LoadedGraph {
     const { signal } = settings;
     signal?.throwIfAborted();
     const encoded = await new Pace(signal).run(
-      encodeGraph(graph, { mapWeights: weightsAreMapped(), target }),
+      encodeGraph(graph, { mapWeights: weightsAreMapped(), widenAnew: widensAnew(use), target }),
     );
     const { bytes, mapped } = encoded;
     const loading = host.load(bytes, sessionOptions(encoded, use, settings), signal);
