@@ -75,6 +75,7 @@ export {
 export type { WeightSource } from './models/network.ts';
 export type { UnetBlockConfig, UnetConfig } from './models/unet/config.ts';
 export type { VaeConfig } from './models/vae/config.ts';
+export { leanAdvice, wideBytes } from './models/wide-weights.ts';
 export { defaultBase, packageRoot, toolVersion } from './package-root.ts';
 
 // Where networks run: another device is another `Runtime`.

@@ -8,9 +8,9 @@ import {
   type FusionConceptInput,
   type LayerScope,
   loadConcept,
-  openCheckpoint,
 } from '../../src/index.ts';
 import { visible } from '../../src/visible.ts';
+import { openBase } from '../base.ts';
 import type { Command, CommandContext } from '../command.ts';
 import { collectOptions, idleNotes, readCollectOptions } from '../fusion/options.ts';
 import { baseOptionsIn, number, outputOptions, readBaseOptions, text, texts } from '../options.ts';
@@ -94,7 +94,7 @@ async function runCollect(args: Args, { io, signal, threads }: CommandContext): 
   const name = text(args, 'name') ?? null;
   const options = readCollectOptions(args, DEFAULTS);
   for (const note of idleNotes(args, { ...DEFAULTS, ...options })) sayNote(io, note);
-  const base = await openCheckpoint(text(args, 'base') ?? defaultBase(), readBaseOptions(args));
+  const base = await openBase(text(args, 'base') ?? defaultBase(), readBaseOptions(args), io);
   const concepts: FusionConceptInput[] = [];
   for (const file of files) {
     const concept = await loadConcept(file);

@@ -16,7 +16,6 @@ import {
   type FusionConceptInput,
   fuse,
   type LoraNaming,
-  openCheckpoint,
   planFusion,
   portable,
   portableWords,
@@ -30,6 +29,7 @@ import {
 } from '../../src/index.ts';
 import { withDefaults } from '../../src/settings.ts';
 import { asTyped } from '../arguments.ts';
+import { openBase } from '../base.ts';
 import type { Command, CommandContext } from '../command.ts';
 import { readConcepts } from '../fusion/concepts.ts';
 import { fuseOptions, readFuseOptions } from '../fusion/fuse-options.ts';
@@ -94,9 +94,10 @@ async function runFuse(args: Args, { io, signal, threads }: CommandContext): Pro
     ...(await readConcepts(args, earlier !== null)),
   ];
   const recorded = text(args, 'base') === undefined ? earlier?.base.prediction : undefined;
-  const base = await openCheckpoint(
+  const base = await openBase(
     basePath,
     withDefaults<CheckpointOptions>({ prediction: recorded }, readBaseOptions(args)),
+    io,
   );
   const words = concepts.flatMap(({ concept }) => concept.tokens.map(({ word }) => word));
   const ported = args.portable === true && words.length > 0;

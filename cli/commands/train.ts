@@ -4,7 +4,6 @@ import { UsageError } from '../../src/errors.ts';
 import {
   checkTrainedTarget,
   defaultBase,
-  openCheckpoint,
   readTrainingFile,
   samplePicture,
   stateFileOf,
@@ -21,6 +20,7 @@ import {
   writeTrained,
 } from '../../src/index.ts';
 import { visible } from '../../src/visible.ts';
+import { openBase } from '../base.ts';
 import type { Command, CommandContext } from '../command.ts';
 import { baseOptionsIn, outputOptions, readBaseOptions, text } from '../options.ts';
 import { type Io, paint, sayNote } from '../terminal/io.ts';
@@ -121,7 +121,7 @@ async function runTrain(args: Args, { io, signal }: CommandContext): Promise<voi
   for (const note of args.quiet === true ? [] : (file?.notes ?? [])) {
     sayNote(io, note);
   }
-  const base = await openCheckpoint(basePath, readBaseOptions(args));
+  const base = await openBase(basePath, readBaseOptions(args), io);
   // Phases differ in speed, and a resumed run begins in the middle.
   const line = new ProgressLine(io, { unequalGroups: true });
   const show = progressOn(line);

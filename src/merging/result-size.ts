@@ -7,7 +7,7 @@ import type { AdapterLayer } from '../adapters/adapter.ts';
 import type { FactorDType } from '../adapters/encode-layer.ts';
 import { factorRank, layerExtent } from '../adapters/layer-limits.ts';
 import { UsageError } from '../errors.ts';
-import { totalMemory } from '../io/platform/machine.ts';
+import { availableMemory } from '../io/platform/machine.ts';
 
 /** Share of this machine's memory that a result may take. */
 const MEMORY_SHARE = 0.5;
@@ -29,7 +29,7 @@ export function refuseLargeResult(
   job: string,
   layers: Iterable<ResultLayer>,
   dtype: FactorDType,
-  limit = MEMORY_SHARE * totalMemory(),
+  limit = MEMORY_SHARE * availableMemory(),
 ): void {
   let numbers = 0;
   for (const layer of layers) numbers += numbersOf(layer);

@@ -2,8 +2,8 @@
  * What drawing a scene needs in memory, before anything of it is allocated. Only the largest holders are counted, each by
  * what it holds at least, so that what is refused could not have been drawn.
  */
-import os from 'node:os';
 import { UsageError } from '../errors.ts';
+import { availableMemory } from '../io/platform/machine.ts';
 import type { ClipTokenizer } from '../models/clip/tokenizer.ts';
 import type { UnetConfig } from '../models/unet/config.ts';
 import { attentionPlaces } from '../models/unet/structure.ts';
@@ -60,13 +60,6 @@ export function windowedTokens(
     (sum, group) => sum + group.length * Math.max(...group.map(windows)) * maxPositions,
     0,
   );
-}
-
-/** Bytes that this process may use: of the machine, or of the container it runs in. */
-export function availableMemory(): number {
-  // 0: not known; a container without a limit says a number beyond all memory.
-  const constrained = process.constrainedMemory?.() ?? 0;
-  return constrained > 0 ? Math.min(constrained, os.totalmem()) : os.totalmem();
 }
 
 /**

@@ -2,7 +2,7 @@
 import { hexText } from '../bytes.ts';
 
 /** Browsers tell the memory in GiB, at most 8, or not at all. */
-export const totalMemory = (): number =>
+export const availableMemory = (): number =>
   ((globalThis as { navigator?: { deviceMemory?: number } }).navigator?.deviceMemory ?? 4) * 2 ** 30;
 export const homeFolder = (): string => '/home';
 export const temporaryFolder = (): string => '/tmp';

@@ -4,8 +4,12 @@ import { homedir, tmpdir, totalmem } from 'node:os';
 
 export { setImmediate as nextTurn, setTimeout as pause } from 'node:timers/promises';
 
-/** Bytes of memory that the machine has. */
-export const totalMemory = (): number => totalmem();
+/** Bytes of memory that this process may use: of the machine, or of the container it runs in. */
+export function availableMemory(): number {
+  // 0: not known; a container without a limit says a number beyond all memory.
+  const constrained = process.constrainedMemory?.() ?? 0;
+  return constrained > 0 ? Math.min(constrained, totalmem()) : totalmem();
+}
 export const homeFolder = (): string => homedir();
 export const temporaryFolder = (): string => tmpdir();
 /** From which relative paths are seen. */
