@@ -114,27 +114,37 @@ describe('collect and fuse', () => {
 });
 
 describe('eval', () => {
-  it('weighs a word among the words of each text encoder', async () => {
+  it.each([
+    ['sdxl', ['text_encoder', 'text_encoder_2']],
+    ['sd2', ['text_encoder']],
+  ])('weighs a word of %s among the words of each text encoder', async (family, encoders) => {
+    const folder = familiesPath(family, 'model');
+    const base = await openCheckpoint(folder);
+    const own = words.map((word) => scratch(`${family}-${word.slice(1, -1)}.safetensors`));
+    for (const [seed, word] of words.entries()) {
+      await writeRandomConcept(own[seed]!, base, { words: [word], seed });
+    }
     const prompts = scratch('prompts.txt');
     writeFileSync(prompts, 'a <TOK>\n');
     const out = path.join(path.dirname(prompts), 'report');
     const done = await edlora(
-      ...['eval', '--base', model, '--clip', path.join(world, 'model/clip'), '--concept', files[0]!],
-      ...['--density', files[1]!, '--reference', path.join(world, 'concepts/smiley'), '--prompts', prompts],
+      ...['eval', '--base', folder, '--clip', path.join(world, 'model/clip'), '--concept', own[0]!],
+      ...['--density', own[1]!, '--reference', path.join(world, 'concepts/smiley'), '--prompts', prompts],
       ...['--count', '1', '--steps', '1', '--width', '32', '--height', '32', '--no-attention'],
       ...['--out', out, '--quiet'],
     );
     expect(done).toMatchObject({ code: 0 });
     const { density } = JSON.parse(readFileSync(path.join(out, 'report.json'), 'utf8')) as EvaluationReport;
-    expect(density!.map(({ encoder }) => encoder)).toEqual(['text_encoder', 'text_encoder_2']);
+    expect(density!.map(({ encoder }) => encoder)).toEqual(encoders);
+    const { contextCount } = base.parts.layers;
     for (const { embeddings } of density!) {
-      expect(embeddings.map(({ word, logDensity }) => [word, logDensity.length])).toEqual([
-        ['<one>', 28],
-        ['<two>', 28],
-      ]);
+      expect(embeddings.map(({ word, logDensity }) => [word, logDensity.length])).toEqual(
+        words.map((word) => [word, contextCount]),
+      );
     }
     const page = readFileSync(path.join(out, 'report.html'), 'utf8');
-    expect(page).toContain('Where the learned embeddings lie: text_encoder_2');
+    const heading = 'Where the learned embeddings lie';
+    expect(page).toContain(encoders.length > 1 ? `${heading}: ${encoders.at(-1)}` : heading);
   });
 });
 

@@ -1,4 +1,4 @@
-/** Configuration of a ControlNet for SD 1.x, as in its `config.json`: a UNet's, and that of the picture's embedding. */
+/** Configuration of a ControlNet, as in its `config.json`: a UNet's, and that of the picture's embedding. */
 
 import { z } from 'zod';
 import { safeParse } from '../../formats/safe-parse.ts';

@@ -1,6 +1,6 @@
 /**
- * ControlNet for SD 1.x: the UNet's first half once more, with the guiding picture added, to residuals for the skip
- * connections and the middle. Source: diffusers, models/controlnets/controlnet.py; Zhang et al. 2023 (2302.05543).
+ * ControlNet: the UNet’s first half once more, with the guiding picture added, to residuals for the skip connections and
+ * the middle. Source: diffusers, models/controlnets/controlnet.py; Zhang et al. 2023 (2302.05543).
  */
 import { add, silu } from '../../graph/ops/elementwise.ts';
 import { conv2d } from '../layers.ts';
