@@ -10,7 +10,10 @@ export interface RefineOptions {
    * than the first, the start is the result.
    */
   readonly checkSteps: number;
-  /** Adam's, at its highest; rises over 10 steps and falls to 0 along a cosine. */
+  /**
+   * Adam's, at its highest, as a share of the root mean square of all numbers that are trained: wide layers have small factors, and a
+   * step that suits a small model drives those of a large one apart. Rises over 10 steps and falls to 0 along a cosine.
+   */
   readonly learningRate: number;
   /** Predictions compared in one step, and pictures drawn together. */
   readonly batch: number;
@@ -43,7 +46,7 @@ export const STEPS_PER_CONCEPT = 200;
 export const REFINE_DEFAULTS: RefineOptions = {
   steps: 2 * STEPS_PER_CONCEPT,
   checkSteps: 100,
-  learningRate: 4e-3,
+  learningRate: 0.035,
   batch: 4,
   picturesPerPass: 4,
   guidanceScale: 4,

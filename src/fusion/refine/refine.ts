@@ -20,12 +20,9 @@
  */
 import { NumericalError } from '../../errors.ts';
 import { gradientOutput } from '../../graph/gradient-outputs.ts';
-import { type LowRank, lowRank, rankOf, truncateSteps } from '../../linalg/low-rank.ts';
-import { matrix } from '../../linalg/matrix.ts';
+import { type LowRank, rankOf, truncateSteps } from '../../linalg/low-rank.ts';
 import { conditioningFeeds } from '../../models/families/conditioning.ts';
-import { commonRanks, deltaFeeds, deltaRanks, type LayerDeltas } from '../../models/lora.ts';
-import { loraDownInput, loraUpInput } from '../../models/network.ts';
-import { adamwState, adamwStep } from '../../optim/adamw.ts';
+import { commonRanks, type LayerDeltas } from '../../models/lora.ts';
 import { Pace } from '../../pace.ts';
 import { type ExecutionContext, executionContext } from '../../runtime/execution-context.ts';
 import type { LoadedGraph } from '../../runtime/runtime.ts';
@@ -37,6 +34,7 @@ import { TorchGenerator } from '../../tensor/random.ts';
 import { float32, type Tensor } from '../../tensor/tensor.ts';
 import { latentSizeOf } from '../prompt-reader.ts';
 import { HeldOut, type HeldOutStates, spreadOver } from './held-out.ts';
+import { MovingFactors } from './moving-factors.ts';
 import { buildRefineStep } from './refine-graph.ts';
 import {
   checkRefineOptions,
@@ -103,11 +101,8 @@ class RefineRun {
   readonly #execution: ExecutionContext<RefineProgress>;
   readonly #pools: readonly Pool[];
   readonly #random: TorchGenerator;
-  readonly #ranks: ReadonlyMap<string, number>;
-  readonly #feeds: Record<string, Tensor>;
+  readonly #factors: MovingFactors;
   readonly #alphasCumprod: Float32Array;
-  /** Inputs of the graph that are trained. */
-  readonly #trained: readonly string[];
   readonly #latentSize: { readonly latentHeight: number; readonly latentWidth: number };
   #rollouts: Rollouts | null = null;
   #training: LoadedGraph | null = null;
@@ -128,16 +123,13 @@ class RefineRun {
     const teachers = preserved === null || options.preserve === 0 ? concepts : [...concepts, preserved];
     this.#pools = teachers.map((teacher) => ({ teacher, visited: [], ownPolicy: [], drawn: 0 }));
     this.#random = new TorchGenerator(options.seed);
-    const deltas: LayerDeltas = new Map([...fixed, ...balanced]);
-    this.#ranks = deltaRanks(deltas);
-    this.#feeds = deltaFeeds(deltas, this.#ranks, base.parts.unet.layers);
+    this.#factors = new MovingFactors(balanced, fixed, base.parts.unet.layers);
     this.#alphasCumprod = noiseSchedule(schedule).alphasCumprod;
-    this.#trained = [...request.start.keys()].flatMap((layer) => [loraDownInput(layer), loraUpInput(layer)]);
     this.#latentSize = { latentHeight: size.height, latentWidth: size.width };
   }
 
   async finish(): Promise<Refinement> {
-    const { steps, checkSteps, roundSteps } = this.#options;
+    const { steps, checkSteps, roundSteps, reach } = this.#options;
     await this.#load();
     const batches = this.#pools.map(({ teacher }) => firstBatches(this.#options, teacher.prompts.length));
     for (let drawn = 0; drawn < Math.max(...batches); drawn++) {
@@ -146,12 +138,10 @@ class RefineRun {
         this.#pools.filter((_, i) => drawn < batches[i]!),
       );
     }
-    const states = new Map(this.#trained.map((name) => [name, adamwState(this.#feeds[name]!.data.length)]));
     const losses: number[] = [];
     const held = await this.#heldOut();
-    await held?.look(0, this.#model());
-    const start = this.#layers();
-    const began = this.#trained.map((name) => (this.#feeds[name]!.data as Float32Array).slice());
+    await held?.look(0, this.#factors.model());
+    const start = this.#factors.layers();
     for (let step = 1; step <= steps; step++) {
       if (step > 1 && (step - 1) % roundSteps === 0) await this.#draw('ownPolicy');
       const { loss, gradients } = await this.#step(this.#batch());
@@ -162,28 +152,13 @@ class RefineRun {
         );
       }
       losses.push(loss);
-      const rate = this.#learningRate(step);
-      for (const [name, state] of states) {
-        adamwStep(this.#feeds[name]!.data as Float32Array, gradients.get(name)!, state, rate, {
-          betas: [0.9, 0.99],
-          weightDecay: 0,
-        });
-      }
+      this.#factors.step(gradients, this.#learningRate(step));
       this.#advance('step', `${step}`);
-      if (step === steps) this.#withdraw(began);
-      if (step % checkSteps === 0 || step === steps) await held?.look(step, this.#model());
+      if (step === steps) this.#factors.withdraw(reach);
+      if (step % checkSteps === 0 || step === steps) await held?.look(step, this.#factors.model());
     }
-    const layers = held === null || held.hasImproved ? this.#layers() : start;
+    const layers = held === null || held.hasImproved ? this.#factors.layers() : start;
     return { layers, losses, checks: held?.checks ?? [] };
-  }
-
-  /** Back from where the steps went, towards where they began. @param began the trained factors' numbers */
-  #withdraw(began: readonly Float32Array[]): void {
-    const { reach } = this.#options;
-    for (const [i, name] of this.#trained.entries()) {
-      const { data } = this.#feeds[name]! as Tensor<Float32Array>;
-      for (const [k, from] of began[i]!.entries()) data[k] = from + reach * (data[k]! - from);
-    }
   }
 
   async dispose(): Promise<void> {
@@ -197,10 +172,7 @@ class RefineRun {
     const { denoisingSteps, picturesPerPass, recomputeBlocks } = this.#options;
     const unprompted = unpromptedWeight(this.#options);
     const size = { ...this.#latentSize, tokens: base.parts.maxPositions };
-    const drawn = commonRanks([
-      this.#deltas(this.#ranks.keys()),
-      ...this.#pools.map(({ teacher }) => teacher.deltas),
-    ]);
+    const drawn = commonRanks([this.#factors.model(), ...this.#pools.map(({ teacher }) => teacher.deltas)]);
     this.#rollouts = await Rollouts.create(base.parts.unet, picturesPerPass, size, drawn, {
       sampler: dpmSolver(schedule, denoisingSteps),
       noPrompt,
@@ -208,7 +180,7 @@ class RefineRun {
       execution,
     });
     const graph = buildRefineStep(base.parts.unet, picturesPerPass, size, {
-      ranks: this.#ranks,
+      ranks: this.#factors.ranks,
       trained: start.keys(),
       unprompted,
       recomputeBlocks,
@@ -219,7 +191,7 @@ class RefineRun {
   /** One batch of drawings for each of these teachers: by itself, or by the fused model as it is now. */
   async #draw(into: 'visited' | 'ownPolicy', pools = this.#pools): Promise<void> {
     const { batch } = this.#options;
-    const fused = into === 'visited' ? null : this.#model();
+    const fused = into === 'visited' ? null : this.#factors.model();
     for (const pool of pools) {
       const { teacher } = pool;
       const { prompts } = teacher;
@@ -280,7 +252,7 @@ class RefineRun {
     for (let first = 0; first < states.length; first += picturesPerPass) {
       const out = await this.#pass(states.slice(first, first + picturesPerPass));
       loss += (out.loss!.data as Float32Array)[0]!;
-      for (const name of this.#trained) {
+      for (const name of this.#factors.trained) {
         const own = out[gradientOutput(name)]!.data as Float32Array;
         const sum = gradients.get(name);
         if (sum === undefined) gradients.set(name, own);
@@ -313,7 +285,7 @@ class RefineRun {
           states.map(({ prompt }) => prompt.fused.conditioning),
         ),
       ),
-      ...this.#feeds,
+      ...this.#factors.feeds,
     });
   }
 
@@ -324,40 +296,11 @@ class RefineRun {
     return Math.min(MAX_NOISE_RATIO, Math.sqrt((1 - alpha) / alpha));
   }
 
+  /** As a share of what is trained. */
   #learningRate(step: number): number {
     const { learningRate, steps } = this.#options;
     const warm = Math.min(1, step / WARM_UP_STEPS);
     return learningRate * warm * 0.5 * (1 + Math.cos((Math.PI * (step - 1)) / steps));
-  }
-
-  /** The fused model as it is now. */
-  #model(): LayerDeltas {
-    return this.#deltas(this.#ranks.keys());
-  }
-
-  /** What is refined, as it is now. @throws {NumericalError} naming a layer that is not finite */
-  #layers(): Map<string, LowRank> {
-    const layers = this.#deltas(this.#request.start.keys());
-    for (const [layer, { up, down }] of layers) {
-      const bad = [...up.data, ...down.data].find((value) => !Number.isFinite(value));
-      if (bad === undefined) continue;
-      throw new NumericalError('refined factors are not finite; lower the learning rate', {
-        layer,
-        value: bad,
-      });
-    }
-    return layers;
-  }
-
-  /** The factors as they are now. */
-  #deltas(layers: Iterable<string>): Map<string, LowRank> {
-    const of = (name: string) => {
-      const { shape, data } = this.#feeds[name]!;
-      return matrix(shape[0]!, shape[1]!, Float64Array.from(data as Float32Array));
-    };
-    return new Map(
-      [...layers].map((name) => [name, lowRank(of(loraUpInput(name)), of(loraDownInput(name)))]),
-    );
   }
 
   /** Numbers of one picture's latents. */

@@ -103,7 +103,7 @@ describe('refine', () => {
       denoisingSteps: 1,
       runs: 1,
       preserve: 0,
-      learningRate: 5e-3,
+      learningRate: 0.1,
       guidanceScale: 1,
     });
     const [concept] = given.concepts;
@@ -369,7 +369,7 @@ describe('refine', () => {
     });
 
     it('gives back the last step’s factors where they are better than the start', async () => {
-      const given = judged({ steps: 8, checkSteps: 3, learningRate: 5e-3, preserve: 0 });
+      const given = judged({ steps: 8, checkSteps: 3, learningRate: 0.1, preserve: 0 });
       const { layers, checks } = await refine(given);
       expect(checks.map(({ step }) => step)).toEqual([0, 3, 6, 8]);
       expect(checks.at(-1)!.error).toBeLessThan(0.95 * checks[0]!.error);

@@ -44,7 +44,7 @@ describe('refinement by v', () => {
         denoisingSteps: 1,
         runs: 1,
         preserve: 0,
-        learningRate: 2e-2,
+        learningRate: 0.2,
       },
       execution: executionContext({ threads: 1 }),
     });
