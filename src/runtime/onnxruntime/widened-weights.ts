@@ -21,16 +21,16 @@ export function withCastsFirst(
   if (!anew) return [...casts, ...others];
   const results = new Set(outputs.values());
   const castOf = new Map<Value | null, GraphNode>(casts.map((cast) => [cast.outputs[0]!, cast]));
-  const own: GraphNode[] = [];
+  const own = new Map<string, GraphNode>();
   const readers = others.map((node) => {
     const inputs = node.inputs.map((value) => {
       const cast = castOf.get(value);
       if (cast === undefined) return value;
       const widened = { ...value!, name: `${cast.name}/for/${node.name}` };
-      own.push({ ...cast, name: widened.name, outputs: [widened] });
+      own.set(widened.name, { ...cast, name: widened.name, outputs: [widened] });
       return widened;
     });
     return { ...node, inputs };
   });
-  return [...casts.filter((cast) => results.has(cast.outputs[0]!)), ...own, ...readers];
+  return [...casts.filter((cast) => results.has(cast.outputs[0]!)), ...own.values(), ...readers];
 }
