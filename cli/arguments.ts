@@ -14,6 +14,7 @@ export const OPTION_OF: Readonly<Record<string, string>> = {
   renameTokens: 'rename',
   search: 'inputs',
   strengths: 'sum',
+  withLeanWeights: 'lean',
   words: 'name',
 };
 
@@ -46,6 +47,7 @@ export const ARGUMENTS: readonly string[] = [
   'prompt',
   'rank',
   'rankShare',
+  'refine',
   'resume',
   'ridge',
   'runs',

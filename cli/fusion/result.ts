@@ -12,6 +12,7 @@ import {
   type WrittenFile,
 } from '../../src/index.ts';
 import { visible } from '../../src/visible.ts';
+import { asTyped } from '../arguments.ts';
 import { type Io, paint } from '../terminal/io.ts';
 import { bytes, duration, nearPath, percent, table, times, wrapText } from '../terminal/table.ts';
 import { rankRange } from './plan.ts';
@@ -135,7 +136,7 @@ export function resultText(fusion: Fusion, { folder, files }: Written, io: Io): 
     '',
     written,
     ...verdict,
-    ...(advice === null ? [] : [wrapText(advice, io.columns)]),
+    ...(advice === null ? [] : [wrapText(`${asTyped(advice)} --dry-run says how much.`, io.columns)]),
     '',
   ].join('\n');
 }

@@ -26,5 +26,5 @@ export function leanAdvice(base: Checkpoint, memory = availableMemory()): string
   const wide = wideBytes(base);
   if (wide <= MUCH * memory || halvesAreWidenedInRuns()) return null;
   const gigabytes = (bytes: number): string => `${(bytes / 1e9).toFixed(1)} GB`;
-  return `${base.path}: half-width weights take ${gigabytes(wide)} of ${gigabytes(memory)} of memory once they are widened; --lean keeps them as they are`;
+  return `${base.path}: half-width weights take ${gigabytes(wide)} of ${gigabytes(memory)} of memory once they are widened; \`withLeanWeights\` keeps them as they are`;
 }

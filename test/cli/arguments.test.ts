@@ -5,6 +5,7 @@ import { describe, expect, it } from 'vitest';
 import { ARGUMENTS, asTyped, COMMAND_OF, OPTION_OF, usefulIn } from '../../cli/arguments.ts';
 import { loadAllCommands } from '../../cli/commands/index.ts';
 import { sayFailure } from '../../cli/failure.ts';
+import { globalOptions } from '../../cli/options.ts';
 import { UsageError } from '../../src/errors.ts';
 import { packageRoot } from '../../src/package-root.ts';
 import { fakeIo } from '../support/fake-io.ts';
@@ -46,7 +47,8 @@ describe('messages of the library', () => {
 
   it('become options and commands that exist', async () => {
     const commands = await loadAllCommands();
-    const options = new Set(commands.flatMap((command) => Object.keys(command.options)));
+    const own = commands.flatMap((command) => Object.keys(command.options));
+    const options = new Set([...own, ...Object.keys(globalOptions)]);
     for (const name of [...Object.keys(OPTION_OF), ...ARGUMENTS])
       expect(options).toContain(asTyped(`\`${name}\``).replace('--', ''));
     const verbs = commands.map(({ usage }) => `edlora ${usage.split(' ')[0]}`);

@@ -20,7 +20,7 @@ it('says so where widened weights take more than half of the memory, and stay wi
   expect(wide).toBeLessThan(4 * stored);
   expect(leanAdvice(base, 2 * wide)).toBeNull();
   expect(leanAdvice(base, 2 * wide - 1)).toMatch(
-    /tiny-world-xl\/model: half-width weights take 0\.\d GB .* --lean keeps/,
+    /tiny-world-xl\/model: half-width weights take 0\.\d GB .* `withLeanWeights` keeps/,
   );
   expect(withLeanWeights(() => leanAdvice(base, 1))).toBeNull();
 });

@@ -78,7 +78,7 @@ export function refinementAdvice(report: FusionReport): string | null {
   const concepts = weakest(report).length;
   if (report.refinement !== null || concepts < 2 || !isSolved) return null;
   const steps = STEPS_PER_CONCEPT * concepts;
-  return `This is layer by layer, and in pictures small errors of many layers meet: --refine ${steps} goes after them, for many times the work (--dry-run says how much).`;
+  return `This is layer by layer, and in pictures small errors of many layers meet: \`refine: ${steps}\` goes after them, for many times the work.`;
 }
 
 /** One sentence that says how it went, then those that say what to do about it. */

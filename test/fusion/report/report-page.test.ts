@@ -69,7 +69,7 @@ describe('the verdict', () => {
       expect.stringMatching(
         /^No two concepts are in each other’s way; most of all <word1> on <word0>, with 40 %/,
       ),
-      expect.stringContaining('--refine 400 goes after them'),
+      expect.stringContaining('`refine: 400` goes after them'),
     ]);
   });
 
@@ -128,7 +128,7 @@ describe('the verdict', () => {
 
   it('advises a refinement where one could help, and none was made', () => {
     const three = report([0.97, 0.93, 0.9]);
-    expect(refinementAdvice(three)).toContain('--refine 600 ');
+    expect(refinementAdvice(three)).toContain('`refine: 600` ');
     expect(refinementAdvice({ ...three, refinement: { losses: [1], checks: [], elapsedMs: 1 } })).toBeNull();
     expect(refinementAdvice(report([0.9]))).toBeNull();
     const text = three.stages.map((stage) => ({ ...stage, stage: 'text' as const }));
