@@ -10,13 +10,13 @@ import { toDense } from '../../src/linalg/low-rank.ts';
 import { openCheckpoint } from '../../src/models/checkpoint.ts';
 import { packageRoot } from '../../src/package-root.ts';
 import { relativeError } from '../support/close.ts';
+import { PYTHON } from '../support/python.ts';
 import { writeRandomConcept } from '../support/random-concept.ts';
 
 const NAMINGS = ['kohya', 'diffusers', 'peft'] as const;
 
 /** What was found, naming by naming: the largest relative difference of a layer, or what is wrong. */
 export async function fusedOnSdxl(
-  python: string,
   folder: string,
 ): Promise<{ naming: string; layers: number; worst: number; fault: string | null }[]> {
   const model = path.join(packageRoot(), 'fixtures/goldens-families/sdxl/model');
@@ -37,7 +37,7 @@ export async function fusedOnSdxl(
   }
   const loaded = path.join(folder, 'sdxl-loaded');
   const script = path.join(packageRoot(), 'fixtures/cases/loaded/load_changes.py');
-  const ran = spawnSync(python, [script, model, loaded, ...files], { encoding: 'utf8' });
+  const ran = spawnSync(PYTHON, [script, model, loaded, ...files], { encoding: 'utf8' });
   if (ran.status !== 0) throw new Error(ran.stderr.slice(-4000));
   const results = [];
   for (const [i, naming] of NAMINGS.entries()) {

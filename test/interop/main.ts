@@ -141,12 +141,12 @@ try {
     if (fault !== null) faults++;
     process.stdout.write(`${format}, ${kind}: ${fault ?? `${written[i]!.length} layers right`}\n`);
   }
-  for (const { naming, layers, worst, fault } of await fusedOnSdxl(PYTHON, folder)) {
+  for (const { naming, layers, worst, fault } of await fusedOnSdxl(folder)) {
     const found = fault ?? (worst <= TOLERANCE ? null : `a layer is off by ${worst.toPrecision(2)}`);
     if (found !== null) faults++;
     process.stdout.write(`a fusion on SDXL, ${naming}: ${found ?? `${layers} layers right`}\n`);
   }
-  for (const { what, difference } of await portableDifferences(PYTHON, folder)) {
+  for (const { what, difference } of await portableDifferences(folder)) {
     if (!(difference <= 1)) faults++;
     process.stdout.write(`${what} in diffusers' pipeline: pixels differ by ${difference} of 255 at most\n`);
   }

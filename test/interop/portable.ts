@@ -16,6 +16,7 @@ import { openSceneModel } from '../../src/sampling/model-source.ts';
 import { Pipeline } from '../../src/sampling/sample.ts';
 import { normalScene } from '../../src/sampling/scene.ts';
 import { prepareScene } from '../../src/sampling/scene-request.ts';
+import { PYTHON } from '../support/python.ts';
 
 const SEEDS = [0, 1, 2];
 const STEPS = 10;
@@ -26,21 +27,18 @@ const [SMILEY, BULLSEYE] = ['smiley', 'bullseye'].map((name) =>
 ) as [string, string];
 
 /** What is ported, with the largest difference of a pixel's value, of 255. @param folder for the files */
-export async function portableDifferences(
-  python: string,
-  folder: string,
-): Promise<{ what: string; difference: number }[]> {
+export async function portableDifferences(folder: string): Promise<{ what: string; difference: number }[]> {
   const base = await openCheckpoint(defaultBase());
   const concepts = [{ concept: await loadConcept(SMILEY) }, { concept: await loadConcept(BULLSEYE) }];
   const fused = path.join(folder, 'fused');
   await writeFusion(await fuse({ base, concepts }), fused);
   return [
-    { what: 'a ported concept', difference: await differenceOf(SMILEY, python, path.join(folder, 'one')) },
-    { what: 'a ported fusion', difference: await differenceOf(fused, python, path.join(folder, 'two')) },
+    { what: 'a ported concept', difference: await differenceOf(SMILEY, path.join(folder, 'one')) },
+    { what: 'a ported fusion', difference: await differenceOf(fused, path.join(folder, 'two')) },
   ];
 }
 
-async function differenceOf(file: string, python: string, folder: string): Promise<number> {
+async function differenceOf(file: string, folder: string): Promise<number> {
   const source = await openPortSource(file);
   const captions = withEmptyPrompt(await defaultCaptions(source.base));
   const port = await portable({ ...source, captions });
@@ -53,7 +51,7 @@ async function differenceOf(file: string, python: string, folder: string): Promi
   const script = path.join(packageRoot(), 'test/interop/draw_portable.py');
   const figures = [STEPS, GUIDANCE].map(String);
   const argv = [script, defaultBase(), out, prompt, ...figures, pictures, ...SEEDS.map(String)];
-  const { status, stderr } = spawnSync(python, argv, { encoding: 'utf8' });
+  const { status, stderr } = spawnSync(PYTHON, argv, { encoding: 'utf8' });
   if (status !== 0) throw new Error(stderr.slice(-4000));
   const theirs = readFloat32((await openTensorFile(pictures)).tensors.get('pictures')!);
 
